@@ -1,0 +1,54 @@
+"""The one tree of errors that lotune raises on purpose.
+
+    LotuneError                exit status 2: something the caller can mend
+    ├── SettingsError          a recipe, an override or an option
+    ├── DataError              rows, files, tokens
+    ├── ModelError             a base model, an adapter, a checkpoint folder
+    ├── RunError               a run folder: of another recipe, in use, damaged
+    └── CheckError             a check of ours failed on finished work (exit status 1)
+
+A message says where it happened, what was found, what was expected and how to mend it, in three lines at most.
+"""
+
+from __future__ import annotations
+
+
+class LotuneError(Exception):
+    """Something the caller can mend.
+
+    `where` is a file (with its line), a setting or an option; `found`, `expected` and `remedy` are clauses without a
+    full stop. `str(error)` is at most three lines.
+    """
+
+    exit_status = 2
+
+    def __init__(self, where: str, found: str, expected: str = "", remedy: str = "") -> None:
+        self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
+        lines = [f"{where}: {found}"]
+        if expected:
+            lines.append(f"expected: {expected}")
+        if remedy:
+            lines.append(f"remedy: {remedy}")
+        super().__init__("\n".join(lines))
+
+
+class SettingsError(LotuneError):
+    """A recipe, an override or an option cannot be read or is out of range."""
+
+
+class DataError(LotuneError):
+    """Rows or files cannot be used as they are."""
+
+
+class ModelError(LotuneError):
+    """A base model, an adapter or a checkpoint folder cannot be used."""
+
+
+class RunError(LotuneError):
+    """A run folder belongs to another recipe, is in use or is damaged."""
+
+
+class CheckError(LotuneError):
+    """A check on finished work failed: the result must not be trusted."""
+
+    exit_status = 1
