@@ -1,0 +1,45 @@
+"""Settings of the rows: where they come from, how many, and what happens to those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lotune.settings import Settings
+
+
+class SampleSettings(Settings):
+    """Which of the training rows are used."""
+
+    rows: int | None = Field(None, ge=1)
+    """How many training rows to draw; null takes all."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the draw; null takes the recipe's seed."""
+    shares: Literal["natural", "equal"] = "natural"
+    """Shares of the kinds among the drawn rows: as they come, or the same number of each kind."""
+
+
+class DataSettings(Settings):
+    """Training, validation and test rows."""
+
+    train: Path | None = None
+    """File of training rows (json, jsonl, csv, tsv); null lets the task's generator write them."""
+    rows: int = Field(20_000, ge=1)
+    """How many training rows the generator writes, where no file is named."""
+    sample: SampleSettings = SampleSettings()
+    validation: Path | None = None
+    """File of validation rows; null splits them off the training rows by seed."""
+    validation_rows: int = Field(100, ge=1)
+    """How many rows validate each checkpoint."""
+    test: Path | None = None
+    """File of test rows; null lets the generator write fresh ones, or splits them off a training file."""
+    test_rows: int = Field(500, ge=1)
+    """How many rows the test has; a longer test file is cut to as many by seed."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be read does: stop the run, or be skipped and counted."""
+    too_long: Literal["drop", "stop"] = "drop"
+    """What a row longer than the longest allowed one does: be dropped and counted, or stop the run."""
+    max_length: int | None = Field(None, ge=8)
+    """Longest row in tokens, prompt and answer together; null takes the model's context."""

@@ -1,0 +1,41 @@
+"""Settings of the evaluation, of the retention gate and of the score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lotune.settings import Settings
+
+
+class EvaluateSettings(Settings):
+    """How models are tested."""
+
+    checkpoints: Literal["chosen", "all"] = "chosen"
+    """Which checkpoints are tested: the one that validation chose, or all of them, with the contest's rule beside it."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Most tokens, prompts and answers together, that are generated from at once."""
+
+
+class RetentionSettings(Settings):
+    """What the model must not lose."""
+
+    task: str = "reading"
+    """Task that measures the retained ability."""
+    data: Path | None = None
+    """File of retention rows (for reading: SQuAD's layout); null lets the task's generator write them."""
+    rows: int = Field(200, ge=1)
+    """How many rows are generated, or taken from the file."""
+    threshold: float = Field(0.9, ge=0, le=1)
+    """Share of each of the base's retention metrics that must be kept."""
+
+
+class ScoreSettings(Settings):
+    """How accuracy and parameter ratio make one score."""
+
+    rule: Literal["phase1", "phase2"] = "phase1"
+    """Scoring rule: phase1 is 0.3 (1 - ratio) + 0.7 accuracy, phase2 0.3 (1 - 10 ratio) + 0.7 accuracy."""
+    totals: Literal["measured", "llama3-8b", "internlm-7b"] = "measured"
+    """What the ratio divides by: the base's own count, or the contest's rounded total of a model."""

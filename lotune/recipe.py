@@ -1,0 +1,108 @@
+"""A recipe: the whole of a run's settings, and which stage depends on which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lotune.data.settings import DataSettings
+from lotune.evaluate.settings import EvaluateSettings, RetentionSettings, ScoreSettings
+from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.settings import Settings, flatten, read_settings
+from lotune.tasks.settings import TaskSettings
+from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
+
+Stage = Literal["prepare", "pretrain", "tune", "evaluate"]
+
+
+class Recipe(Settings):
+    """A run: what differs from these defaults stands in the recipe file."""
+
+    name: str | None = Field(None, pattern=r"^[^/\\]+$")
+    """Name of the run and of its folder; null takes the recipe file's name."""
+    runs: Path = Path("runs")
+    """Folder that holds the run folders."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything drawn by chance."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model computes: auto takes the first GPU, else the processor."""
+    threads: int | None = Field(None, ge=1)
+    """Processor threads; null takes one for each core."""
+    base: BaseSettings = BaseSettings()
+    task: TaskSettings = TaskSettings()
+    data: DataSettings = DataSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    tune: TuneSettings = TuneSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    retention: RetentionSettings = RetentionSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    score: ScoreSettings = ScoreSettings()
+    pretrain: PretrainSettings | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.runs / (self.name or "run")
+
+
+STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
+    "prepare": ("seed", "base", "task", "data", "retention.task", "retention.data", "retention.rows"),
+    "pretrain": ("seed", "pretrain"),
+    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
+    "evaluate": (
+        *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
+        *("retention", "evaluate", "score"),
+    ),
+}
+"""The settings (single ones or whole groups) whose change redoes a stage; device and threads redo none."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a verb is carried out, apart from what its recipe says."""
+
+    dry_run: bool = False
+    json: bool = False
+    debug: bool = False
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `key=value` overrides; its name is the file's unless it has its own.
+
+    Raises: SettingsError naming every fault at once.
+    """
+    recipe = read_settings(Recipe, path, overrides)
+    return recipe if recipe.name else recipe.model_copy(update={"name": path.stem})
+
+
+def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """The settings that a stage depends on, by dotted key; a file or folder stands as a Path.
+
+    >>> sorted(stage_inputs(Recipe(), "pretrain"))
+    ['pretrain', 'seed']
+    """
+    keys = STAGE_KEYS[stage]
+    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys)}
+    for key, path in _files(recipe).items():
+        if key in inputs:
+            inputs[key] = path
+    return inputs
+
+
+def _covered(key: str, keys: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in keys)
+
+
+def _files(recipe: Recipe) -> dict[str, Path]:
+    """The input files that a recipe names, by dotted key."""
+    named = {
+        "data.train": recipe.data.train,
+        "data.validation": recipe.data.validation,
+        "data.test": recipe.data.test,
+        "retention.data": recipe.retention.data,
+    }
+    return {key: path for key, path in named.items() if path is not None}

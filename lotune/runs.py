@@ -1,0 +1,322 @@
+"""A run is a folder: how its files are written so that a crash leaves none half done, and which stages are done.
+
+`stages.json` remembers, for each finished stage, the settings and input files that it was made from and the files that it
+wrote. A stage whose memory still matches is skipped; one that does not says which settings changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from lotune.errors import RunError
+from lotune.settings import Settings
+
+State = Literal["fresh", "changed", "done"]
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that its name never stands on half a file; folders are made on the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomically(path, orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 | _KEYS) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises: RunError where the file is missing or damaged.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise RunError(str(path), f"cannot be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise RunError(str(path), f"is damaged: {error}", "JSON", "delete it and run the same command again") from None
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Append one record as one line; a last line that a crash left unfinished is taken away first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        _drop_unfinished_line(file)
+        file.write(orjson.dumps(record, default=_plain, option=_KEYS) + b"\n")
+
+
+def fingerprint(value: Any) -> str:
+    """The sha256 of a value's canonical JSON.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(orjson.dumps(value, default=_plain, option=orjson.OPT_SORT_KEYS | _KEYS)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. `Run(folder)` reads one back; `open_run` makes one, or goes on with it, under a lock."""
+
+    folder: Path
+
+    def stage_state(self, name: str, inputs: Mapping[str, Any]) -> State:
+        """Whether a stage was never finished (fresh), was finished from other inputs (changed), or is done.
+
+        `inputs` are settings by dotted key; the content of a Path among them counts, not its name.
+        """
+        if name not in self._stages():
+            return "fresh"
+        return "changed" if self.changes(name, inputs) else "done"
+
+    def changes(self, name: str, inputs: Mapping[str, Any]) -> list[str]:
+        """What has changed since a stage was finished, such as "tune.learning_rate: 0.001 -> 0.002".
+
+        Raises: RunError where stages.json is damaged.
+        """
+        memory = self._stages().get(name)
+        if memory is None:
+            return []
+        before, now = memory["inputs"], _remembered(inputs, memory["inputs"])
+        keys = [*now, *(key for key in before if key not in now)]
+        changed = [_change(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
+        return changed + [text for path, old in memory["outputs"].items() if (text := self._lost(path, old))]
+
+    def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
+        """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
+        paths = [path if path.is_absolute() else self.folder / path for path in outputs]
+        written = {path.relative_to(self.folder).as_posix(): _content(path, {}) for path in paths}
+        memory = {"inputs": _remembered(inputs, {}), "outputs": written}
+        write_json(self.folder / "stages.json", {**self._stages(), name: memory})
+
+    def forget_stage(self, name: str) -> None:
+        """Mark a stage as not done, before it is begun again."""
+        stages = self._stages()
+        if stages.pop(name, None) is not None:
+            write_json(self.folder / "stages.json", stages)
+
+    def _stages(self) -> dict[str, Any]:
+        path = self.folder / "stages.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def _lost(self, path: str, before: Mapping[str, Any]) -> str:
+        """The clause that says how an output is no longer what was written, empty where it is."""
+        if not (self.folder / path).exists():
+            return f"{path}: missing"
+        return "" if _content(self.folder / path, before)["sha256"] == before["sha256"] else f"{path}: content changed"
+
+
+@contextmanager
+def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
+    """The run in a folder, made where there is none, locked against a second one until the block is left.
+
+    Writes recipe.yaml (defaults written out) and environment.json.
+    Raises: RunError where the folder holds something else or another process runs in it.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
+        if {path.name for path in folder.iterdir()} - {".lock"}:
+            raise RunError(str(folder), "holds files but no run", "a run folder or a new one", "choose another name=")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / ".lock"):
+        write_atomically(folder / "recipe.yaml", as_yaml(recipe))
+        write_json(folder / "environment.json", environment())
+        yield Run(folder)
+
+
+def as_yaml(settings: Settings) -> str:
+    """Settings as YAML, defaults written out."""
+    import yaml
+
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git revision; nothing of the user's environment, so no secrets."""
+    import platform
+
+    return {
+        "lotune": _version("lotune"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "accelerators": _accelerators(),
+        "git_revision": _git_revision(),
+    }
+
+
+_KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "scipy", "jieba", "pydantic")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _drop_unfinished_line(file: Any) -> None:
+    end = file.seek(0, os.SEEK_END)
+    kept = end
+    while kept:
+        start = max(0, kept - 65_536)
+        file.seek(start)
+        newline = file.read(kept - start).rfind(b"\n")
+        if newline >= 0:
+            kept = start + newline + 1
+            break
+        kept = start
+    if kept != end:
+        file.truncate(kept)
+
+
+def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs as stages.json holds them: plain JSON, files by their content."""
+    held = {}
+    for key, value in inputs.items():
+        if isinstance(value, Path):
+            known = before.get(key)
+            held[key] = {"sha256": _content(value, known if isinstance(known, dict) else {})["sha256"]}
+        else:
+            held[key] = orjson.loads(orjson.dumps(value, default=_plain, option=_KEYS))
+    return held
+
+
+def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Digest, size and age of a file or folder; the digest is taken over from `before` where size and age are the same.
+
+    Raises: RunError where there is no such file.
+    """
+    if not path.exists():
+        raise RunError(str(path), "is not there")
+    files = [path] if path.is_file() else sorted(_files_below(path))
+    stats = [file.stat() for file in files]
+    size, age = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+    if before.get("bytes") == size and before.get("mtime_ns") == age:
+        return dict(before)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(b"" if file == path else file.relative_to(path).as_posix().encode() + b"\0")
+        digest.update(_digest(file))
+    return {"sha256": digest.hexdigest(), "bytes": size, "mtime_ns": age}
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        inner = path.relative_to(folder).parts
+        if path.is_file() and "__pycache__" not in inner and not any(part.startswith(".") for part in inner):
+            yield path
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict) and "sha256" in before and "sha256" in now:
+        return f"{key}: content changed"
+    return f"{key}: {_shown(before)} -> {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return "a file" if isinstance(value, dict) and "sha256" in value else orjson.dumps(value).decode()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, which names the process; where the system has no flock nothing is locked.
+
+    Raises: RunError where another process holds it.
+    """
+    with path.open("a+") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise RunError(
+                    str(path.parent), f"is in use by process {holder}", remedy="wait for it, or end it"
+                ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _version(name: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    import platform
+
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _accelerators() -> list[str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ["mps"] if torch.backends.mps.is_available() else []
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that lotune runs from, with "-dirty" where it was edited; None for an installed one."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    revision = git("rev-parse", "HEAD")
+    return f"{revision}-dirty" if revision and git("status", "--porcelain", "--untracked-files=no") else revision

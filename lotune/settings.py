@@ -1,0 +1,265 @@
+"""How settings are read: YAML, `key=value` overrides, every fault at once, and the help that is generated from them.
+
+The settings models themselves live beside the code that they steer (`lotune/*/settings.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lotune.errors import SettingsError
+
+
+class Settings(BaseModel):
+    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+class FieldHelp(NamedTuple):
+    """One line of the generated help."""
+
+    key: str
+    type: str
+    default: str
+    sentence: str
+
+
+def read_settings(model: type[SettingsType], path: Path | None, overrides: Sequence[str] = ()) -> SettingsType:
+    """The settings in a YAML file, with dotted `key=value` overrides laid over them.
+
+    Raises: SettingsError naming every fault of the file and of the overrides at once.
+    """
+    values = _read_yaml(path) if path is not None else {}
+    where = str(path) if path is not None else "settings"
+    given = _read_overrides(overrides)
+    for key, value in given.items():
+        _lay(values, key, value, where)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _as_settings_error(model, error, where, set(given)) from None
+
+
+def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
+    """The help of every field, nested ones under dotted keys.
+
+    >>> class Inner(Settings):
+    ...     rows: int = 5
+    >>> class Outer(Settings):
+    ...     data: Inner = Inner()
+    >>> describe(Outer)
+    [FieldHelp(key='data.rows', type='int', default='5', sentence='')]
+    """
+    lines: list[FieldHelp] = []
+    for name, field in model.model_fields.items():
+        inner = _inner_model(field.annotation)
+        if inner is not None:
+            lines += describe(inner, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            sentence = " ".join((field.description or "").split())
+            lines.append(FieldHelp(prefix + name, _type_name(field.annotation), default, sentence))
+    return lines
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """All values by dotted key, ready for JSON; an absent group stands as None under its own key.
+
+    >>> class Inner(Settings):
+    ...     rows: int = 5
+    >>> class Outer(Settings):
+    ...     data: Inner = Inner()
+    ...     more: Inner | None = None
+    >>> flatten(Outer())
+    {'data.rows': 5, 'more': None}
+    """
+    return dict(_flat_items(settings.model_dump(mode="json"), ""))
+
+
+def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat_items(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(str(path), f"cannot be read: {reason}", "a YAML file", "check the path") from None
+    values = _load_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(str(path), f"holds a {type(values).__name__}", "a mapping of `key: value` lines")
+    return values
+
+
+def _load_yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        repeated = _repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark is not None else where
+        raise SettingsError(place, f"is not YAML: {getattr(error, 'problem', None) or error}") from None
+    if repeated:
+        raise SettingsError(where, "keys given twice: " + ", ".join(repeated), remedy="keep one of each")
+    return value
+
+
+def _repeated_keys(node: Any) -> list[str]:
+    """Keys that stand twice in one mapping of a composed YAML node, with their lines (YAML would keep the last)."""
+    found: list[str] = []
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if getattr(node, "id", None) == "sequence":
+            pending += node.value
+        elif getattr(node, "id", None) == "mapping":
+            seen: set[str] = set()
+            for key, value in node.value:
+                if str(key.value) in seen:
+                    found.append(f"{key.value} (line {key.start_mark.line + 1})")
+                seen.add(str(key.value))
+                pending.append(value)
+    return found
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    wrong = [text for text in overrides if not text.partition("=")[1] or not text.partition("=")[0].strip()]
+    if wrong:
+        raise SettingsError(
+            "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.rows=100"
+        )
+    pairs = [(key.strip(), value) for key, _, value in (text.partition("=") for text in overrides)]
+    return {key: _load_yaml(value, f"command line, {key}") for key, value in pairs}
+
+
+def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Put `value` under the dotted `key`, making groups on the way."""
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = values.get(group)
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise SettingsError(f"command line, {key}", f"{group} is a single value in {where}", "a group of settings")
+        values[group] = dict(inner)
+        values = values[group]
+    values[last] = value
+
+
+def _as_settings_error(model: type[Settings], error: ValidationError, where: str, given: set[str]) -> SettingsError:
+    faults: dict[str, str] = {}
+    for fault in error.errors(include_url=False, include_context=False):
+        key = _dotted(model, fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            text = f"{key} is not a setting{_nearest(model, key)}"
+        elif fault["type"] == "missing":
+            text = f"{key} is missing"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            text = f"{key} is {fault['input']!r:.60}: {message[:1].lower()}{message[1:]}" if key else message
+        if key in given:
+            text += " (command line)"
+        faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
+    return SettingsError(where, "; ".join(faults.values()), remedy="`lotune run --help` lists every setting")
+
+
+def _dotted(model: type[Settings], place: tuple[int | str, ...]) -> str:
+    """The dotted key of a fault's place; what pydantic adds for the branches of a union is left out."""
+    key: list[str] = []
+    inner: type[Settings] | None = model
+    for position, part in enumerate(place):
+        if inner is None:
+            key += [str(part)] if isinstance(part, int) else []
+            continue
+        if part not in inner.model_fields:
+            if position == len(place) - 1:
+                key.append(str(part))
+            continue
+        key.append(str(part))
+        inner = _inner_model(inner.model_fields[str(part)].annotation)
+    return ".".join(key)
+
+
+def _nearest(model: type[Settings], key: str) -> str:
+    """The clause that names the known key nearest to an unknown one, empty where none is near."""
+    known = [line.key for line in describe(model)] + _group_names(model)
+    group, _, last = key.rpartition(".")
+    siblings = {
+        name.removeprefix(f"{group}.").split(".")[0] for name in known if not group or name.startswith(f"{group}.")
+    }
+    near = difflib.get_close_matches(last, sorted(siblings), n=1)
+    if near:
+        return f", the nearest is {group + '.' if group else ''}{near[0]}"
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    near = elsewhere or difflib.get_close_matches(key, known, n=1)
+    return f", the nearest is {near[0]}" if near else ""
+
+
+def _group_names(model: type[Settings]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if _inner_model(field.annotation) is not None]
+
+
+def _inner_model(annotation: Any) -> type[Settings] | None:
+    """The settings model inside an annotation (`Inner` or `Inner | None`), if there is one."""
+    for choice in _choices(annotation):
+        if isinstance(choice, type) and issubclass(choice, Settings):
+            return choice
+    return None
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (UnionType, typing.Union):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as people write it.
+
+    >>> _type_name(int | None), _type_name(typing.Literal["a", "b"]), _type_name(list[str])
+    ('int | null', 'a | b', 'list[str]')
+    """
+    names = []
+    for choice in _choices(annotation):
+        origin = typing.get_origin(choice)
+        if choice is type(None):
+            names.append("null")
+        elif origin is typing.Literal:
+            names += [str(value) for value in typing.get_args(choice)]
+        elif origin is not None:
+            inner = ", ".join(_type_name(argument) for argument in typing.get_args(choice))
+            names.append(f"{getattr(origin, '__name__', origin)}[{inner}]")
+        else:
+            names.append({"Path": "path"}.get(choice.__name__, choice.__name__))
+    return " | ".join(names)
+
+
+def _shown(value: Any) -> str:
+    """A default as it would be written in YAML."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return str(value) if str(value) else '""'

@@ -1,0 +1,127 @@
+"""Settings of tuning, of its checkpoints, and of pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lotune.settings import Settings
+
+
+class CheckpointSettings(Settings):
+    """What is kept of a training."""
+
+    count: int = Field(5, ge=1)
+    """How many checkpoints, evenly spaced over the training; each is validated."""
+    merged: Literal["all", "chosen", "none"] = "chosen"
+    """Which checkpoints are also saved as complete merged models."""
+
+
+class TuneSettings(Settings):
+    """How the adapter is trained."""
+
+    epochs: float = Field(1.0, gt=0)
+    """How often the training rows are gone through."""
+    steps: int | None = Field(None, ge=1)
+    """How many optimizer steps; overrides epochs where given."""
+    batch_rows: int = Field(32, ge=1)
+    """Rows in one forward pass."""
+    accumulation: int = Field(1, ge=1)
+    """Forward passes whose gradients make one step; the loss is that of the one large batch."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Highest learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_share: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps of warm-up; overrides warmup_share where given."""
+    final_share: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the last step, as a share of the highest."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of AdamW."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of AdamW's mean of the gradients."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of AdamW's mean of the squared gradients."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Term that keeps AdamW's division finite."""
+    clip_norm: float = Field(1.0, ge=0)
+    """Largest norm of the gradient; 0 does not clip."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled: auto compiles on a GPU."""
+    tensorboard: bool = False
+    """Whether TensorBoard files are written (needs the extra lotune[tensorboard])."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: object) -> object:
+        """YAML reads a bare yes and no as truth values."""
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+class ShapeSettings(Settings):
+    """Shape of a Llama model that is trained from scratch."""
+
+    vocab_size: int = Field(4096, ge=260)
+    """Tokens in the vocabulary."""
+    hidden_size: int = Field(384, ge=8)
+    """Width of the model."""
+    num_hidden_layers: int = Field(6, ge=1)
+    """Number of layers."""
+    num_attention_heads: int = Field(6, ge=1)
+    """Attention heads of a layer."""
+    num_key_value_heads: int = Field(6, ge=1)
+    """Key and value heads of a layer."""
+    intermediate_size: int = Field(1024, ge=8)
+    """Width of the feed-forward part."""
+    max_position_embeddings: int = Field(1024, ge=16)
+    """Context in tokens."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary position angles."""
+    tie_word_embeddings: bool = True
+    """Whether input and output embeddings are one."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ShapeSettings:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} heads are no multiple of {self.num_key_value_heads} key heads"
+            )
+        return self
+
+
+class PretrainSettings(Settings):
+    """A base model trained from scratch on text that lotune generates."""
+
+    documents: int = Field(200_000, ge=1)
+    """How many documents are generated."""
+    config: ShapeSettings = ShapeSettings()
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    """Highest learning rate."""
+    batch_tokens: int = Field(16_384, ge=1)
+    """Tokens in one step."""
+    epochs: float = Field(1.0, gt=0)
+    """How often the documents are gone through."""
+    steps: int | None = Field(None, ge=1)
+    """How many optimizer steps; overrides epochs where given."""
+    warmup_share: float = Field(0.02, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    final_share: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the last step, as a share of the highest."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of the matrices."""
+    clip_norm: float = Field(1.0, ge=0)
+    """Largest norm of the gradient; 0 does not clip."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer of the matrices; embeddings and norms always take AdamW."""
+    compile: bool = False
+    """Whether the model is compiled."""
+    validation_share: float = Field(0.005, gt=0, lt=1)
+    """Share of the documents held back to measure the loss."""
+    publish: Path | None = None
+    """Folder into which the finished model is copied."""
