@@ -32,15 +32,15 @@ class Recipe(Settings):
     """Where the model computes: auto takes the first GPU, else the processor."""
     threads: int | None = Field(None, ge=1)
     """Processor threads; null takes one for each core."""
-    base: BaseSettings = BaseSettings()
-    task: TaskSettings = TaskSettings()
-    data: DataSettings = DataSettings()
-    adapter: AdapterSettings = AdapterSettings()
-    tune: TuneSettings = TuneSettings()
-    checkpoints: CheckpointSettings = CheckpointSettings()
-    retention: RetentionSettings = RetentionSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    score: ScoreSettings = ScoreSettings()
+    base: BaseSettings = Field(default_factory=BaseSettings)
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+    tune: TuneSettings = Field(default_factory=TuneSettings)
+    checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    score: ScoreSettings = Field(default_factory=ScoreSettings)
     pretrain: PretrainSettings | None = None
 
     @property

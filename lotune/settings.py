@@ -20,7 +20,7 @@ from lotune.errors import SettingsError
 class Settings(BaseModel):
     """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -176,8 +176,9 @@ def _as_settings_error(model: type[Settings], error: ValidationError, where: str
             text = f"{key} is missing"
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            text = f"{key} is {fault['input']!r:.60}: {message[:1].lower()}{message[1:]}" if key else message
-        if key in given:
+            found = "" if isinstance(fault["input"], dict) else f" is {fault['input']!r:.60}"
+            text = f"{key}{found}: {message[:1].lower()}{message[1:]}"
+        if any(name == key or name.startswith(f"{key}.") for name in given):
             text += " (command line)"
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
     return SettingsError(where, "; ".join(faults.values()), remedy="`lotune run --help` lists every setting")

@@ -28,7 +28,7 @@ class DataSettings(Settings):
     """File of training rows (json, jsonl, csv, tsv); null lets the task's generator write them."""
     rows: int = Field(20_000, ge=1)
     """How many training rows the generator writes, where no file is named."""
-    sample: SampleSettings = SampleSettings()
+    sample: SampleSettings = Field(default_factory=SampleSettings)
     validation: Path | None = None
     """File of validation rows; null splits them off the training rows by seed."""
     validation_rows: int = Field(100, ge=1)

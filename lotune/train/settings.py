@@ -100,7 +100,7 @@ class PretrainSettings(Settings):
 
     documents: int = Field(200_000, ge=1)
     """How many documents are generated."""
-    config: ShapeSettings = ShapeSettings()
+    config: ShapeSettings = Field(default_factory=ShapeSettings)
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate."""
     batch_tokens: int = Field(16_384, ge=1)

@@ -1,0 +1,27 @@
+# make demo: everything from a fresh machine to a scorecard. make test: every check and test that this machine can run.
+
+PYTHON ?= $(firstword $(foreach version,3 3.14 3.13 3.12 3.11,$(shell python$(version) -c 'import sys; sys.version_info >= (3, 11) and print("python$(version)")' 2>/dev/null)))
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test check clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: name one with make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/lotune run recipes/demo.yaml
+
+check: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
+
+test: check
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test --all
+
+clean:
+	rm -rf .venv build dist lotune.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

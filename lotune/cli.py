@@ -1,0 +1,263 @@
+"""The command line: a verb, read and checked, is handed to the stage of its name.
+
+A run takes a recipe, a thing takes options. Results for machines go to stdout under --json and nothing else does then;
+messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from lotune import __doc__ as PURPOSE
+from lotune import __version__
+from lotune.errors import LotuneError, SettingsError
+
+if TYPE_CHECKING:
+    from lotune.recipe import Options, Recipe
+
+app = typer.Typer(
+    name="lotune",
+    help=PURPOSE,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class RecipeCommand(TyperCommand):
+    """A verb that takes a recipe: its help goes on with every setting of a recipe."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from lotune.recipe import Recipe
+        from lotune.settings import describe
+
+        with formatter.section("Settings (in the recipe, or as key=value)"):
+            formatter.write_dl(
+                [(line.key, f"{line.type}, default {line.default}. {line.sentence}") for line in describe(Recipe)]
+            )
+
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What the run is: the recipe file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings laid over the recipe's.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the checks and the estimates.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Carry out the command line of this process."""
+    app(prog_name="lotune")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lotune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+_lotune.__doc__ = PURPOSE
+
+
+@app.command(cls=RecipeCommand)
+def run(
+    recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
+) -> None:
+    """Do every stage of a recipe that is not done yet, and print the scorecard."""
+    _carry_out_recipe("run", recipe, overrides, dry_run, json, debug)
+
+
+@app.command(cls=RecipeCommand)
+def prepare(
+    recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
+) -> None:
+    """Read or generate the rows, check them, split them and write them as tokens."""
+    _carry_out_recipe("prepare", recipe, overrides, dry_run, json, debug)
+
+
+@app.command(cls=RecipeCommand)
+def pretrain(
+    recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
+) -> None:
+    """Train a base model from scratch on generated text."""
+    _carry_out_recipe("pretrain", recipe, overrides, dry_run, json, debug)
+
+
+@app.command(cls=RecipeCommand)
+def tune(
+    recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
+) -> None:
+    """Train the adapter on the prepared rows and validate its checkpoints."""
+    _carry_out_recipe("tune", recipe, overrides, dry_run, json, debug)
+
+
+@app.command(cls=RecipeCommand)
+def evaluate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="A recipe whose run is tested, and settings."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of --model: arithmetic or reading.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Test rows of --model; without it they are generated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Test on so many rows of --data at most.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the predictions of --model, one a line.")] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test base and tuned model and print the scorecard; with --model, test that model on one task."""
+    first, *others = words or [""]
+    if model is None:
+        alone = {"--task": task, "--data": data, "--limit": limit, "--out": out}
+        _carry_out(lambda: _need_recipe(first, alone), json=False, debug=debug)
+        _carry_out_recipe("evaluate", Path(first), others, dry_run, json, debug)
+    else:
+        options, overrides = _options(dry_run, json, debug), list(words or [])
+        _carry_out(lambda: _evaluate_model(model, task, data, limit, out, overrides, options), json=json, debug=debug)
+
+
+@app.command()
+def sample(
+    task: Annotated[str, typer.Option(help="Task whose rows are written: arithmetic or reading.")],
+    out: Annotated[Path, typer.Option(help="File to write, in the task's own layout.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
+    shares: Annotated[str, typer.Option(help="Mix of the kinds: deduplicated or raw.")] = "deduplicated",
+    language: Annotated[str, typer.Option(help="Language: zh, en or both.")] = "zh",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write rows of a task's own generator to a file."""
+
+    def work() -> Any:
+        from lotune import stages
+        from lotune.settings import read_settings
+        from lotune.tasks.settings import TaskSettings
+
+        settings = read_settings(TaskSettings, None, [f"name={task}", f"shares={shares}", f"language={language}"])
+        return stages.sample(settings, rows, seed, out, _options(False, json, debug))
+
+    _carry_out(work, json=json, debug=debug)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your training rows.")],
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; without it, it is named after the file.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a first recipe for a file of rows."""
+
+    def work() -> Any:
+        from lotune import stages
+
+        return stages.init(file, out, _options(False, json, debug))
+
+    _carry_out(work, json=json, debug=debug)
+
+
+def _options(dry_run: bool, json: bool, debug: bool) -> Options:
+    from lotune.recipe import Options
+
+    return Options(dry_run=dry_run, json=json, debug=debug)
+
+
+def _carry_out_recipe(
+    verb: str, path: Path, overrides: list[str] | None, dry_run: bool, json: bool, debug: bool
+) -> None:
+    def work() -> Any:
+        from lotune.recipe import read_recipe
+
+        recipe = read_recipe(path, overrides or [])
+        from lotune import stages
+
+        stage: Callable[[Recipe, Options], Any] = getattr(stages, verb)
+        return stage(recipe, _options(dry_run, json, debug))
+
+    _carry_out(work, json=json, debug=debug)
+
+
+def _need_recipe(first: str, alone: dict[str, Any]) -> None:
+    """Raises: SettingsError where there is no recipe to evaluate, or an option that only --model takes."""
+    given = [name for name, value in alone.items() if value is not None]
+    if given:
+        raise SettingsError("evaluate", f"{', '.join(given)} without --model", remedy="name a model with --model")
+    if not first or "=" in first:
+        raise SettingsError("evaluate", "no recipe and no --model", "RECIPE.yaml, or --model FOLDER --task NAME")
+
+
+def _evaluate_model(
+    model: str,
+    task: str | None,
+    data: Path | None,
+    limit: int | None,
+    out: Path | None,
+    overrides: list[str],
+    options: Options,
+) -> Any:
+    if any("=" not in word for word in overrides):
+        raise SettingsError("evaluate", "a recipe beside --model", remedy="give one of the two")
+    if task is None:
+        raise SettingsError("evaluate", "--model without --task", "--task arithmetic or --task reading")
+    from lotune import stages
+    from lotune.recipe import Recipe
+    from lotune.settings import read_settings
+
+    recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}"])
+    return stages.evaluate_model(recipe, model, data, limit, out, options)
+
+
+def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:
+    """Do the work of a verb and print its result where it is to be JSON; what it raises becomes an exit status."""
+    from contextlib import nullcontext, redirect_stdout
+
+    try:
+        with redirect_stdout(sys.stderr) if json else nullcontext():
+            result = work()
+    except LotuneError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here: " + _own_command(), file=sys.stderr)
+        raise typer.Exit(130) from None
+    if json:
+        print(_as_json(result))
+
+
+def _own_command() -> str:
+    import shlex
+
+    return shlex.join(["lotune", *sys.argv[1:]])
+
+
+def _as_json(result: Any) -> str:
+    import orjson
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        return str(value)
+
+    return orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
