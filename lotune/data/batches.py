@@ -1,0 +1,249 @@
+"""From examples to batches: prompt and answer to tokens and mask, token files, micro-batches, blocks.
+
+(B, T): rows of a batch × tokens of its longest row. `targets` are shifted here and nowhere else: position t holds the token that
+follows position t, or UNSCORED.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lotune.errors import DataError
+from lotune.runs import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from lotune.data.examples import Example
+
+UNSCORED = -100
+"""Target of a position that is not scored."""
+NO_ROW = -1
+"""Row id of padding."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """Tokens of one row; those from `answer_start` on are trained on."""
+
+    id: str
+    tokens: tuple[int, ...]
+    answer_start: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens, targets, positions and row ids, all (B, T) int64; row ids tell rows packed into one line apart."""
+
+    input_ids: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor
+    row_ids: torch.Tensor
+
+    @property
+    def supervised(self) -> int:
+        """Number of scored positions."""
+        return int((self.targets != UNSCORED).sum())
+
+
+def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
+    """Token ids of a prompt within `budget` tokens, and whether its middle (a passage) had to be cut.
+
+    Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the question
+    stays.
+
+    Raises: DataError where the prompt is too long and nothing of it may be cut.
+    """
+    ids = _encode(tokenizer, example.prompt, special=True)
+    if len(ids) <= budget:
+        return ids, False
+    if example.prompt_parts is None:
+        raise DataError(
+            f"row {example.id}", f"the prompt has {len(ids)} tokens", f"{budget} at most", "shorten it or drop the row"
+        )
+    head, middle, tail = example.prompt_parts
+    head_ids = _encode(tokenizer, head, special=True)
+    tail_ids = _encode(tokenizer, tail)
+    room = budget - len(head_ids) - len(tail_ids)
+    if room < 1:
+        raise DataError(f"row {example.id}", "the question alone is longer than the context", f"{budget} tokens at most")
+    return head_ids + _encode(tokenizer, middle)[:room] + tail_ids, True
+
+
+def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
+    """Tokens of prompt, answer and end-of-text; the prompt is never scored.
+
+    Prompt and answer are encoded apart, so that training sees the boundary that generation sees.
+    """
+    prompt = _encode(tokenizer, example.prompt, special=True)
+    answer = _encode(tokenizer, example.target)
+    return EncodedRow(example.id, (*prompt, *answer, tokenizer.eos_token_id), len(prompt))
+
+
+def check_supervision(row: EncodedRow, eos_token_id: int) -> None:
+    """Refuse a row that would teach nothing, or never to stop.
+
+    Raises: DataError naming the row.
+    """
+    if len(row.tokens) - row.answer_start <= 1:
+        raise DataError(
+            f"row {row.id}", "no token of its answer is trained on", "an answer after the prompt", "give it one"
+        )
+    if row.tokens[-1] != eos_token_id:
+        raise DataError(
+            f"row {row.id}", "its answer does not end with end-of-text", "a scored end-of-text", "do not cut it"
+        )
+
+
+def _encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+    ids = list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+        ids.pop()
+    return ids
+
+
+class TokenFile:
+    """Encoded rows in two memory-mapped arrays beside each other: all tokens, and (offset, answer start) a row."""
+
+    def __init__(self, stem: Path) -> None:
+        self.stem = stem
+        self._tokens = np.load(stem.with_suffix(".tokens.npy"), mmap_mode="r", allow_pickle=False)
+        self._rows = np.load(stem.with_suffix(".rows.npy"), mmap_mode="r", allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self._rows) - 1
+
+    def __getitem__(self, index: int) -> EncodedRow:
+        start, answer_start = self._rows[index]
+        tokens = self._tokens[start : self._rows[index + 1, 0]]
+        return EncodedRow(str(index), tuple(tokens.tolist()), int(answer_start))
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, (rows,) int64."""
+        return np.diff(np.asarray(self._rows[:, 0]))
+
+    def supervised(self) -> int:
+        """Scored tokens of all rows; the first token of a line is never scored."""
+        return int((self.lengths() - np.maximum(self._rows[:-1, 1], 1)).sum())
+
+
+def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) -> TokenFile:
+    """Write rows as a token file, atomically; tokens are uint16 where the vocabulary allows it."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
+    chunks, table, offset = [], [], 0
+    for row in rows:
+        chunks.append(np.asarray(row.tokens, dtype=dtype))
+        table.append((offset, row.answer_start))
+        offset += len(row.tokens)
+    table.append((offset, 0))
+    _save(stem.with_suffix(".tokens.npy"), np.concatenate(chunks) if chunks else np.zeros(0, dtype))
+    _save(stem.with_suffix(".rows.npy"), np.asarray(table, dtype=np.int64))
+    write_json(stem.with_suffix(".tokens.json"), {"rows": len(table) - 1, "tokens": offset})
+    return TokenFile(stem)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.stem}.tmp.npy")
+    np.save(temporary, array, allow_pickle=False)
+    temporary.replace(path)
+
+
+def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
+    """One row a line, padded on the right to the longest: (B, T).
+
+    No mask is needed: with causal attention what stands to the right of a token never reaches it.
+    """
+    return _lines([[row] for row in rows], max(len(row.tokens) for row in rows) - 1, pad_token_id)
+
+
+def pack(rows: Iterable[EncodedRow], block_size: int, pad_token_id: int) -> Iterator[list[list[EncodedRow]]]:
+    """Rows one after another into lines of `block_size` tokens, none of them cut; yields every full group of lines."""
+    line: list[EncodedRow] = []
+    used = 0
+    for row in rows:
+        length = len(row.tokens)
+        if used + length > block_size + 1 and line:
+            yield [line]
+            line, used = [], 0
+        line.append(row)
+        used += length
+    if line:
+        yield [line]
+
+
+def blocks(lines: Sequence[Sequence[EncodedRow]], block_size: int, pad_token_id: int) -> Batch:
+    """Packed lines as a batch (B, block_size); positions run on through a line."""
+    return _lines(lines, block_size, pad_token_id)
+
+
+def _lines(lines: Sequence[Sequence[EncodedRow]], width: int, pad_token_id: int) -> Batch:
+    import torch
+
+    tokens = np.full((len(lines), width + 1), pad_token_id, dtype=np.int64)
+    scored = np.zeros((len(lines), width + 1), dtype=bool)
+    row_ids = np.full((len(lines), width + 1), NO_ROW, dtype=np.int64)
+    for index, line in enumerate(lines):
+        start = 0
+        for number, row in enumerate(line):
+            end = min(start + len(row.tokens), width + 1)
+            tokens[index, start:end] = row.tokens[: end - start]
+            scored[index, start + row.answer_start : end] = True
+            row_ids[index, start:end] = number
+            start = end
+    targets = np.where(scored, tokens, UNSCORED)[:, 1:]
+    positions = np.broadcast_to(np.arange(width), (len(lines), width))
+    return Batch(
+        torch.from_numpy(tokens[:, :-1].copy()),
+        torch.from_numpy(targets.copy()),
+        torch.from_numpy(positions.copy()),
+        torch.from_numpy(row_ids[:, :-1].copy()),
+    )
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """The order of the rows in one epoch, the same on every machine.
+
+    >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
+    True
+    """
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def tuning_batches(
+    rows: TokenFile, *, step_rows: int, batch_rows: int, steps: int, seed: int, pad_token_id: int
+) -> Iterator[list[Batch]]:
+    """For each of `steps` steps, the micro-batches whose loss together is that of one batch of `step_rows` rows.
+
+    Rows of a step are sorted by length before they are cut into micro-batches of `batch_rows`, so little is padded. Epochs follow one another
+    without a remainder: every row is drawn once before any is drawn again.
+    """
+    drawn = _draw(len(rows), seed)
+    for _ in range(steps):
+        step = sorted((rows[next(drawn)] for _ in range(min(step_rows, len(rows)))), key=lambda row: len(row.tokens))
+        yield [pad(step[i : i + batch_rows], pad_token_id) for i in range(0, len(step), batch_rows)]
+
+
+def pretraining_batches(
+    rows: TokenFile, *, block_size: int, batch_tokens: int, steps: int, seed: int, pad_token_id: int
+) -> Iterator[list[Batch]]:
+    """For each of `steps` steps, one batch of packed lines of `block_size` tokens, about `batch_tokens` in all."""
+    lines = pack((rows[index] for index in _draw(len(rows), seed)), block_size, pad_token_id)
+    count = max(1, batch_tokens // block_size)
+    for _ in range(steps):
+        yield [blocks([next(lines)[0] for _ in range(count)], block_size, pad_token_id)]
+
+
+def _draw(rows: int, seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        yield from epoch_order(rows, seed, epoch)
+        epoch += 1

@@ -1,0 +1,173 @@
+"""The one training loop: tuning an adapter and pre-training a base differ in their batches and their optimiser only.
+
+(B, T): rows of a micro-batch × tokens. N: scored positions. D: width of the model. V: vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lotune.data.batches import UNSCORED, Batch
+from lotune.errors import CheckError, ModelError
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step did: mean loss over its scored tokens, all of its real tokens, seconds it took."""
+
+    number: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    supervised: int
+    seconds: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """One or more optimisers stepped together; their learning rates are `highest` times a share."""
+
+    members: tuple[torch.optim.Optimizer, ...]
+    highest: tuple[float, ...]
+
+    def set_share(self, share: float) -> None:
+        """Set every learning rate to `share` of its highest."""
+        for optimizer, highest in zip(self.members, self.highest, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = highest * share
+
+    def step(self) -> None:
+        """Apply the gradients and forget them."""
+        for optimizer in self.members:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def adamw(
+    parameters: Sequence[torch.nn.Parameter], learning_rate: float, betas: tuple[float, float], epsilon: float, decay: float
+) -> Optimizers:
+    """AdamW on all parameters, weight decay on matrices only."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas, epsilon)
+    return Optimizers((optimizer,), (learning_rate,))
+
+
+def muon(
+    model: torch.nn.Module, learning_rate: float, decay: float, embedding_rate: float = 3e-3
+) -> Optimizers:
+    """Muon (Jordan et al., 2024) on the matrices inside the layers, AdamW on embeddings and norms.
+
+    Raises: ModelError where this PyTorch has no Muon.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise ModelError("pretrain.optimizer", "this PyTorch has no Muon", "torch 2.9 or newer", "use adamw")
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    inner = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inner]
+    first = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    second = adamw(others, embedding_rate, (0.9, 0.95), 1e-8, 0.0)
+    return Optimizers((first, *second.members), (learning_rate, embedding_rate))
+
+
+class Head:
+    """Loss of a causal model with its output head applied at scored positions only.
+
+    For a model whose logits are not simply head(hidden state) (scaled or capped ones), the whole model is called: a comparison on the
+    first batch finds out.
+    """
+
+    def __init__(self, model: Any, compile: bool = False) -> None:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model, self._decoder, self._output = model, inner.get_decoder(), inner.get_output_embeddings()
+        self._forward = torch.compile(self._decoder) if compile else self._decoder
+        self._plain: bool | None = None
+
+    def loss_sum(self, batch: Batch) -> torch.Tensor:
+        """Sum of the cross-entropy over the scored positions of a batch, float32 scalar."""
+        scored = batch.targets != UNSCORED
+        if self._plain is None:
+            self._plain = self._is_plain(batch)
+        if self._plain:
+            hidden = self._forward(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            logits = self._output(hidden[scored])
+        else:
+            logits = self._model(input_ids=batch.input_ids, use_cache=False).logits[scored]
+        return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
+
+    @torch.no_grad()
+    def _is_plain(self, batch: Batch) -> bool:
+        ids = batch.input_ids[:1, :32]
+        training = self._model.training
+        self._model.eval()
+        direct = self._output(self._decoder(input_ids=ids, use_cache=False).last_hidden_state)
+        whole = self._model(input_ids=ids, use_cache=False).logits
+        self._model.train(training)
+        return bool(torch.allclose(direct.float(), whole.float(), rtol=1e-4, atol=1e-4))
+
+
+def train(
+    model: Any,
+    batches: Iterable[list[Batch]],
+    optimizers: Optimizers,
+    shares: Sequence[float],
+    *,
+    clip_norm: float = 1.0,
+    compile: bool = False,
+    first_step: int = 1,
+) -> Iterator[Step]:
+    """Train, one step at a time; the caller decides between steps what to log, measure and save.
+
+    `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step, however it is
+    divided. `shares[i]` is the learning rate of step i + 1 as a share of the highest.
+
+    Raises: CheckError where the loss is not finite; the weights are then those before that step.
+    """
+    head = Head(model, compile)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    device = parameters[0].device
+    for number, micro_batches in enumerate(batches, start=first_step):
+        started = time.perf_counter()
+        model.train()
+        supervised = sum(batch.supervised for batch in micro_batches)
+        loss = 0.0
+        for batch in micro_batches:
+            part = head.loss_sum(_move(batch, device)) / supervised
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
+        if loss != loss or norm != norm:
+            raise CheckError(f"step {number}", f"the loss is {loss}", "a finite number", "lower the learning rate")
+        optimizers.set_share(shares[number - 1])
+        optimizers.step()
+        tokens = sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches)
+        rate = optimizers.highest[0] * shares[number - 1]
+        yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
+
+
+@torch.no_grad()
+def mean_loss(model: Any, batches: Iterable[Batch]) -> float:
+    """Mean cross-entropy over all scored tokens, in nats."""
+    head, total, count = Head(model), 0.0, 0
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    for batch in batches:
+        total += head.loss_sum(_move(batch, device)).item()
+        count += batch.supervised
+    model.train(training)
+    return total / max(1, count)
+
+
+def _move(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return Batch(*(tensor.to(device) for tensor in (batch.input_ids, batch.targets, batch.positions, batch.row_ids)))

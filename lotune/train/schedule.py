@@ -1,0 +1,65 @@
+"""Learning rate at a step, and the steps at which checkpoints are due: pure functions."""
+
+from __future__ import annotations
+
+import math
+
+from lotune.errors import SettingsError
+
+
+def learning_rate_share(step: int, steps: int, warmup_steps: int, schedule: str, final_share: float = 0.0) -> float:
+    """Learning rate at a step (counted from 1 to `steps`), as a share of the highest.
+
+    It rises linearly over the warm-up and then falls by the schedule to `final_share`.
+
+    >>> [round(learning_rate_share(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
+    [0.5, 1.0, 0.5, 0.0]
+    >>> round(learning_rate_share(6, 10, 2, "cosine"), 2)
+    0.5
+    """
+    if step <= warmup_steps:
+        return step / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
+    return final_share + (1 - final_share) * fall
+
+
+def warmup_length(steps: int, warmup_steps: int | None, warmup_share: float) -> int:
+    """Steps of warm-up: the number given, else a share of all steps; never all of them.
+
+    >>> warmup_length(100, None, 0.03), warmup_length(100, 500, 0.03)
+    (3, 99)
+    """
+    wanted = round(steps * warmup_share) if warmup_steps is None else warmup_steps
+    return max(0, min(wanted, steps - 1))
+
+
+def checkpoint_steps(steps: int, count: int) -> list[int]:
+    """The steps after which checkpoints are due: the i-th of `count` after round(i · steps / count).
+
+    The contest's rule: five checkpoints of ten epochs stand after epochs 2, 4, 6, 8 and 10. Halves are rounded up.
+
+    >>> checkpoint_steps(10, 5), checkpoint_steps(7, 2)
+    ([2, 4, 6, 8, 10], [4, 7])
+
+    Raises: SettingsError where there are more checkpoints than steps.
+    """
+    if count > steps:
+        raise SettingsError(
+            "checkpoints.count", f"{count} checkpoints in {steps} steps", "as many steps at least",
+            "lower checkpoints.count or train longer",
+        )  # fmt: skip
+    return [(2 * i * steps + count) // (2 * count) for i in range(1, count + 1)]
+
+
+def tuning_steps(rows: int, step_rows: int, epochs: float, steps: int | None) -> int:
+    """Optimiser steps of a training: the number given, else that of the epochs, one at least.
+
+    >>> tuning_steps(100, 32, 2, None), tuning_steps(100, 32, 2, 5)
+    (6, 5)
+    """
+    if steps is not None:
+        return steps
+    return max(1, round(rows * epochs / min(step_rows, rows)))
