@@ -1,0 +1,191 @@
+"""Honest rows: no duplicates, a draw and a split that a seed fixes, and no question of an evaluation set in training.
+
+All draws depend on the seed and on the order of the examples only: they use `random.Random(text).random()`, whose
+sequence Python keeps the same on all machines and in all versions.
+"""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lotune.data.examples import Example
+from lotune.errors import DataError
+
+
+@dataclass(frozen=True)
+class SetOverlap:
+    """How training met one evaluation set.
+
+    `exact` training rows have a prompt of the set, `normalised` ones only after NFKC and collapsing blanks; `rows` is
+    the size of the set and `seen` how many of its rows stood in training, one way or the other.
+    """
+
+    exact: int
+    normalised: int
+    seen: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class OverlapReport:
+    """The overlap by evaluation set, and how many training rows left (one that meets two sets counts in both)."""
+
+    sets: dict[str, SetOverlap]
+    removed: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of a training file, as data/counts.json holds it.
+
+    `read` rows could be read and `malformed` ones could not (`malformed_rows`: "file:line reason"); of those read,
+    `duplicates` were removed, `undrawn` ones not sampled, `validation` and `test` ones split off, `overlap.removed`
+    ones taken away because an evaluation set asks them, and `kept` ones are trained on, `kinds` of them by kind.
+    """
+
+    read: int
+    kept: int
+    malformed: int = 0
+    malformed_rows: tuple[str, ...] = ()
+    duplicates: int = 0
+    undrawn: int = 0
+    validation: int = 0
+    test: int = 0
+    overlap: OverlapReport = field(default_factory=lambda: OverlapReport({}, 0))
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+def remove_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int]:
+    """The examples without exact repetitions of prompt, target and answers (the first stays), and how many went."""
+    seen: set[tuple[str, str, tuple[str, ...]]] = set()
+    kept: list[Example] = []
+    total = 0
+    for example in examples:
+        total += 1
+        key = (example.prompt, example.target, example.answers)
+        if key not in seen:
+            seen.add(key)
+            kept.append(example)
+    return kept, total - len(kept)
+
+
+def sample(
+    examples: Sequence[Example],
+    rows: int | None,
+    seed: int,
+    shares: Literal["natural", "equal"] = "natural",
+    kinds: Collection[str] | None = None,
+) -> list[Example]:
+    """A draw without replacement, in the order of the examples; all there are where `rows` is None or larger.
+
+    "natural" draws from all rows alike. "equal" draws the same number of each kind; a kind with fewer rows gives all of
+    them, the others share the rest, and numbers differ by one where they do not divide. With `kinds`, only rows of
+    these kinds are drawn. With the same seed a larger natural draw holds the smaller one.
+
+    Raises: DataError where no row is of a kind in `kinds`.
+    """
+    places = [place for place, example in enumerate(examples) if kinds is None or example.kind in kinds]
+    if kinds is not None:
+        unknown = sorted(set(kinds) - {examples[place].kind for place in places})
+        if unknown:
+            there = ", ".join(sorted(count_kinds(examples)))
+            raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
+    if rows is None or rows >= len(places):
+        return [examples[place] for place in places]
+    drawn = _shuffled(places, f"sample:{seed}")
+    if shares == "natural":
+        return [examples[place] for place in sorted(drawn[:rows])]
+    left = equal_quotas(Counter(examples[place].kind for place in places), rows)
+    chosen = []
+    for place in drawn:
+        kind = examples[place].kind
+        if left[kind]:
+            left[kind] -= 1
+            chosen.append(place)
+    return [examples[place] for place in sorted(chosen)]
+
+
+def equal_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
+    """How many rows of each kind an equal draw takes: as equal as the available ones allow, `rows` together if they do.
+
+    >>> equal_quotas({"sum": 100, "root": 3, "mean": 100}, 24)
+    {'root': 3, 'mean': 10, 'sum': 11}
+    """
+    quotas: dict[str, int] = {}
+    for kind, count in sorted(available.items(), key=lambda item: (item[1], item[0])):
+        share = (rows - sum(quotas.values())) // (len(available) - len(quotas))
+        quotas[kind] = min(count, share)
+    return quotas
+
+
+def split(examples: Sequence[Example], validation_rows: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples, each in the order given; every example is in one of the two.
+
+    Two examples with the same prompt can come to different sides: `overlap` finds them.
+    Raises: DataError where no example would be left to train on.
+    """
+    if validation_rows >= len(examples):
+        raise DataError(
+            "validation_rows",
+            f"{validation_rows} rows split off {len(examples)} leave none to train on",
+            f"at most {max(len(examples) - 1, 0)}",
+            "lower it, or name a validation file",
+        )
+    validation = set(_shuffled(range(len(examples)), f"split:{seed}")[:validation_rows])
+    train = [example for place, example in enumerate(examples) if place not in validation]
+    return train, [examples[place] for place in sorted(validation)]
+
+
+def overlap(
+    train: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
+) -> tuple[list[Example], OverlapReport]:
+    """The training examples whose prompt is in no evaluation set, and what was found, by set.
+
+    Prompts are compared as they are, then after NFKC and collapsing blanks (`normalised`).
+    """
+    prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
+    forms = {name: {normalised(prompt) for prompt in known} for name, known in prompts.items()}
+    exact: Counter[str] = Counter()
+    close: Counter[str] = Counter()
+    met: set[str] = set()
+    kept: list[Example] = []
+    for example in train:
+        form = normalised(example.prompt)
+        sets = [name for name in evaluation if form in forms[name]]
+        if not sets:
+            kept.append(example)
+            continue
+        met.add(form)
+        for name in sets:
+            (exact if example.prompt in prompts[name] else close)[name] += 1
+    report = {
+        name: SetOverlap(exact[name], close[name], sum(normalised(row.prompt) in met for row in rows), len(rows))
+        for name, rows in evaluation.items()
+    }
+    return kept, OverlapReport(report, len(train) - len(kept))
+
+
+def normalised(text: str) -> str:
+    r"""A text after NFKC, with runs of blanks and line ends as one blank and none at its ends.
+
+    >>> normalised("  计算　１２ +\n 3 ")
+    '计算 12 + 3'
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def count_kinds(examples: Iterable[Example]) -> dict[str, int]:
+    """The number of examples of each kind, by name."""
+    return dict(sorted(Counter(example.kind for example in examples).items()))
+
+
+def _shuffled(places: Sequence[int], seed: str) -> list[int]:
+    """The places in an order that the seed fixes."""
+    generator = random.Random(seed)
+    keys = {place: generator.random() for place in places}
+    return sorted(places, key=lambda place: (keys[place], place))

@@ -1,0 +1,145 @@
+"""Prompt templates: the text around an instruction, the same in training, evaluation and serving.
+
+A template travels with every checkpoint (`lotune_template.json`), so that nobody asks a model in another form than it
+was trained in.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from lotune.errors import ModelError, RunError, SettingsError
+from lotune.runs import read_json, write_json
+
+FILE_NAME = "lotune_template.json"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt's form; `{instruction}` and `{input}` stand for the texts, which are put in as they are.
+
+    `without_input` is used where the input is empty. `cut` names the text that may be shortened to fit the context.
+    `preamble` is put before the instruction.
+    """
+
+    name: str
+    without_input: str
+    with_input: str
+    cut: Literal["", "instruction", "input"] = ""
+    preamble: str = ""
+
+    def render(self, instruction: str, input: str = "") -> str:
+        """The whole prompt.
+
+        >>> TEMPLATES["qa"].render("Where is Kunming?")
+        'Where is Kunming? ## '
+        """
+        return "".join(self.parts(instruction, input))
+
+    def parts(self, instruction: str, input: str = "") -> tuple[str, str, str]:
+        r"""Head, middle and tail of the prompt, of which only the middle may be cut; it is empty where nothing may.
+
+        >>> head, middle, tail = TEMPLATES["retention"].parts("A long passage.", "A question?")
+        >>> middle
+        'A long passage.'
+        >>> tail.startswith("\n\n### Input:\nA question?")
+        True
+        """
+        form = self.with_input if input else self.without_input
+        if self.cut:
+            head, found, tail = form.partition("{" + self.cut + "}")
+            if found:
+                middle, before = (instruction, self.preamble) if self.cut == "instruction" else (input, "")
+                return self._filled(head, instruction, input) + before, middle, self._filled(tail, instruction, input)
+        return self._filled(form, instruction, input), "", ""
+
+    def _filled(self, form: str, instruction: str, input: str) -> str:
+        """A form with its texts; braces inside the texts are left alone."""
+        filled = [piece.replace("{input}", input) for piece in form.split("{instruction}")]
+        return (self.preamble + instruction).join(filled)
+
+
+_RETENTION = (
+    "Read the passage and answer the question below.\n\n### Instruction:\n{instruction}\n\n"
+    "### Input:\n{input}\n\n### Response:"
+)
+
+TEMPLATES: dict[str, Template] = {
+    "alpaca": Template(
+        name="alpaca",
+        without_input=(
+            "Below is an instruction that describes a task. "
+            "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
+        ),
+        with_input=(
+            "Below is an instruction that describes a task, paired with an input that provides further context. "
+            "Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+        ),
+    ),
+    "retention": Template(name="retention", without_input=_RETENTION, with_input=_RETENTION, cut="instruction"),
+    "plain": Template(name="plain", without_input="{instruction}", with_input="{instruction}{input}"),
+    "qa": Template(name="qa", without_input="{instruction} ## ", with_input="{instruction}{input} ## "),
+}
+"""Stanford Alpaca's form; the contest's retention prompt (instruction: the passage, input: the question); the texts
+alone; and the form of a question-answering GPT."""
+
+
+def template_named(name: str) -> Template:
+    """The template of that name.
+
+    Raises: SettingsError where there is none, with the nearest name.
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    near = difflib.get_close_matches(name, TEMPLATES, 1)
+    remedy = f"did you mean {near[0]}?" if near else ""
+    raise SettingsError("template", f"{name!r} is not known", f"one of {', '.join(TEMPLATES)}", remedy)
+
+
+def save_template(folder: Path, template: Template) -> None:
+    """Write the template into a checkpoint folder."""
+    write_json(folder / FILE_NAME, asdict(template))
+
+
+def load_template(folder: Path, wanted: Template | None = None, *, force: bool = False) -> Template:
+    """The template to use with a checkpoint: its own, which `wanted` must equal in text where it is given.
+
+    A folder without a template, a plain base model, takes the wanted one; with `force` the wanted one is used anyway.
+    Raises: ModelError where the checkpoint was trained with another template than the wanted one, its file is damaged,
+    or neither is there.
+    """
+    path = folder / FILE_NAME
+    if wanted is not None and (force or not path.exists()):
+        return wanted
+    if not path.exists():
+        raise ModelError(str(folder), "has no prompt template of its own", FILE_NAME, "name the template to use")
+    stored = _stored(path)
+    if wanted is not None and _texts(stored) != _texts(wanted):
+        found = f"was trained with the template {stored.name!r}, but {wanted.name!r} was asked for"
+        if stored.name == wanted.name:
+            found = f"was trained with another wording of the template {stored.name!r}"
+        raise ModelError(str(folder), found, "the same template", "leave the template out, or force the other one")
+    return stored
+
+
+def _texts(template: Template) -> tuple[str, str, str]:
+    return template.without_input, template.with_input, template.preamble
+
+
+def _stored(path: Path) -> Template:
+    """Raises: ModelError where the file does not hold a template."""
+    try:
+        fields = read_json(path)
+    except RunError as error:
+        raise ModelError(str(path), error.found, "a prompt template", "save the checkpoint again") from None
+    known = set(Template.__dataclass_fields__)
+    whole = isinstance(fields, dict) and set(fields) == known and all(isinstance(text, str) for text in fields.values())
+    if not whole or fields["cut"] not in ("", "instruction", "input"):
+        raise ModelError(
+            str(path), "is not a template", f"texts for {', '.join(sorted(known))}", "save the checkpoint again"
+        )
+    return Template(**fields)
