@@ -1,7 +1,7 @@
 """A run is a folder: how its files are written so that a crash leaves none half done, and which stages are done.
 
-`stages.json` remembers, for each finished stage, the settings and input files that it was made from and the files that it
-wrote. A stage whose memory still matches is skipped; one that does not says which settings changed.
+`stages.json` remembers, for each finished stage, the settings and input files that it was made from and the files that
+it wrote. A stage whose memory still matches is skipped; one that does not says which settings changed.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     Writes recipe.yaml (defaults written out) and environment.json.
     Raises: RunError where the folder holds something else or another process runs in it.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
-        if {path.name for path in folder.iterdir()} - {".lock"}:
-            raise RunError(str(folder), "holds files but no run", "a run folder or a new one", "choose another name=")
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if present - {".lock"} and "recipe.yaml" not in present:
+        raise RunError(str(folder), "holds files but no run", "a run folder or a new one", "choose another name=")
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / ".lock"):
         write_atomically(folder / "recipe.yaml", as_yaml(recipe))
@@ -306,7 +306,7 @@ def _accelerators() -> list[str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that lotune runs from, with "-dirty" where it was edited; None for an installed one."""
+    """The revision of the checkout that lotune runs from, "-dirty" where it was edited; None for an installed one."""
     import subprocess
 
     def git(*words: str) -> str | None:

@@ -54,12 +54,10 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
 def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
     """The help of every field, nested ones under dotted keys.
 
-    >>> class Inner(Settings):
-    ...     rows: int = 5
-    >>> class Outer(Settings):
-    ...     data: Inner = Inner()
-    >>> describe(Outer)
-    [FieldHelp(key='data.rows', type='int', default='5', sentence='')]
+    >>> class Rows(Settings):
+    ...     rows: int | None = 5
+    >>> describe(Rows)
+    [FieldHelp(key='rows', type='int | null', default='5', sentence='')]
     """
     lines: list[FieldHelp] = []
     for name, field in model.model_fields.items():

@@ -14,7 +14,7 @@ class EvaluateSettings(Settings):
     """How models are tested."""
 
     checkpoints: Literal["chosen", "all"] = "chosen"
-    """Which checkpoints are tested: the one that validation chose, or all of them, with the contest's rule beside it."""
+    """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
     batch_tokens: int = Field(8192, ge=1)
     """Most tokens, prompts and answers together, that are generated from at once."""
 

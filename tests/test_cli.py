@@ -1,0 +1,176 @@
+"""The command line: verbs, help, exit statuses, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import lotune
+from lotune.cli import app
+from lotune.errors import CheckError, ModelError
+from lotune.recipe import Options, Recipe
+from lotune.settings import describe
+
+HEAVY = ("torch", "transformers", "peft", "jieba", "scipy", "numpy", "rich", "tokenizers", "safetensors")
+VERBS = ("run", "prepare", "pretrain", "tune", "evaluate")
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), prog_name="lotune")
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A stand-in for the stages that remembers how it was called."""
+    module: Any = ModuleType("lotune.stages")
+    module.calls = []
+
+    def stage(name: str) -> Any:
+        def work(*arguments: Any) -> dict[str, Any]:
+            module.calls.append((name, arguments))
+            print("progress")
+            return {"done": name, "path": Path("a/b"), "loss": float("nan")}
+
+        return work
+
+    for name in (*VERBS, "sample", "init", "evaluate_model"):
+        setattr(module, name, stage(name))
+    monkeypatch.setitem(sys.modules, "lotune.stages", module)
+    monkeypatch.setattr(lotune, "stages", module, raising=False)
+    return module
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 3\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_hands_its_recipe_to_its_stage(stages: Any, recipe: str, verb: str) -> None:
+    result = call(verb, recipe, "data.rows=12", "--dry-run", "tune.epochs=2")
+    assert result.exit_code == 0, result.output
+    [(name, (given, options))] = stages.calls
+    assert name == verb
+    assert (given.name, given.seed, given.data.rows, given.tune.epochs) == ("mine", 3, 12, 2.0)
+    assert options == Options(dry_run=True)
+    assert result.stdout == "progress\n"
+
+
+def test_under_json_stdout_holds_json_only(stages: Any, recipe: str) -> None:
+    result = call("run", recipe, "--json")
+    assert json.loads(result.stdout) == {"done": "run", "path": "a/b", "loss": None}
+    assert result.stderr == "progress\n"
+
+
+def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
+    words = ["--model", "nano", "--task", "reading", "--data", "x.json", "--limit", "5", "--out", "p.jsonl"]
+    assert call("evaluate", *words, "evaluate.batch_tokens=64", "--json").exit_code == 0
+    [(name, (given, *others))] = stages.calls
+    assert (name, given.task.name, given.evaluate.batch_tokens) == ("evaluate_model", "reading", 64)
+    assert others == ["nano", Path("x.json"), 5, Path("p.jsonl"), Options(json=True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate"], "no recipe and no --model"),
+        (["evaluate", "seed=3"], "no recipe and no --model"),
+        (["evaluate", "mine.yaml", "--limit", "3"], "--limit without --model"),
+        (["evaluate", "--model", "nano"], "--model without --task"),
+        (["evaluate", "mine.yaml", "--model", "nano", "--task", "reading"], "a recipe beside --model"),
+        (["run", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["sample", "--task", "arithmetic", "--out", "x", "--shares", "fair"], "shares is 'fair'"),
+    ],
+)
+def test_bad_input(stages: Any, words: list[str], said: str) -> None:
+    result = call(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) <= 3
+    assert not result.stdout
+    assert not stages.calls
+
+
+@pytest.mark.parametrize("words", [["fly"], ["run", "x.yaml", "--fast"], ["run"], ["sample", "--rows", "0"], []])
+def test_unknown_words(words: list[str]) -> None:
+    assert call(*words).exit_code == 2
+
+
+def test_sample_and_init(stages: Any) -> None:
+    assert call("sample", "--task", "arithmetic", "--rows", "7", "--shares", "raw", "--out", "x.jsonl").exit_code == 0
+    assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
+    (_, (task, *others)), (_, named) = stages.calls
+    assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
+    assert others == [7, 0, Path("x.jsonl"), Options()]
+    assert named == (Path("rows.csv"), Path("mine.yaml"), Options())
+
+
+@pytest.mark.parametrize(("error", "status"), [(ModelError("m", "is bad", "good"), 2), (CheckError("c", "failed"), 1)])
+def test_errors_end_in_their_status(
+    stages: Any, recipe: str, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "tune", fail)
+    result = call("tune", recipe)
+    assert (result.exit_code, result.stderr) == (status, f"{error}\n")
+    assert call("tune", recipe, "--debug").exception is error
+
+
+def test_an_interrupt_says_how_to_go_on(stages: Any, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "run", stop)
+    monkeypatch.setattr(sys, "argv", ["lotune", "run", recipe])
+    result = call("run", recipe)
+    assert result.exit_code == 130
+    assert f"lotune run {recipe}" in result.stderr
+
+
+def test_version() -> None:
+    assert call("--version").stdout == f"lotune {lotune.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_prints_every_setting(verb: str) -> None:
+    text = call(verb, "--help").stdout
+    assert [line.key for line in describe(Recipe) if line.key not in text] == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["tune", "--help"], ["evaluate", "-h"], ["--version"]])
+def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
+    script = (
+        "import sys\nfrom lotune.cli import app\n"
+        f"try: app({words!r})\n"
+        f"except SystemExit: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+@pytest.mark.parametrize("words", [["--help"], ["tune", "--help"]])
+def test_help_answers_within_300_ms(words: list[str]) -> None:
+    import resource
+
+    def processor_seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    seconds = []
+    for _ in range(6):  # the first one may still have to compile; the least is what others leave undisturbed
+        before = processor_seconds()
+        subprocess.run([sys.executable, "-m", "lotune", *words], capture_output=True, check=True)
+        seconds.append(processor_seconds() - before)
+    assert min(seconds) <= 0.3

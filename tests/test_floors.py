@@ -1,0 +1,120 @@
+"""The order of the modules: imports run downwards only, files stay short and are named after what they do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "lotune"
+FLOORS = (
+    ("errors",),
+    ("settings",),
+    ("runs",),
+    ("data",),
+    ("model", "tasks"),
+    ("train", "generate", "nano"),
+    ("evaluate",),
+    ("contest", "report", "serve"),
+    ("recipe",),
+    ("stages",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LONGEST_MODULE = 450
+NAMELESS = {"utils", "common", "helpers", "misc"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: Path) -> str:
+    """The room of a file: the folder or the module right below the package, "" for the package itself."""
+    first = module.relative_to(PACKAGE).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def rooms_imported(tree: ast.AST, module: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of every import of lotune in a module, those inside functions included."""
+    package = ("lotune", *module.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{start}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "lotune" and len(parts) > 1 and is_room(parts[1]):
+                yield node.lineno, parts[1]
+
+
+def is_room(name: str) -> bool:
+    return name in FLOOR or (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+
+
+def upward_arrows(source: str, module: Path) -> list[str]:
+    """The imports of a module that do not run to a lower floor or stay in its own folder."""
+    room = room_of(module)
+    name = module.relative_to(PACKAGE.parent)
+    found = []
+    for line, other in rooms_imported(ast.parse(source), module):
+        if other != room and FLOOR.get(other, len(FLOORS)) >= FLOOR.get(room, -1):
+            found.append(f"{name}:{line} imports lotune.{other}")
+    return found
+
+
+def test_imports_run_downwards() -> None:
+    arrows = [arrow for module in MODULES for arrow in upward_arrows(module.read_text(encoding="utf-8"), module)]
+    assert not arrows, "\n".join(arrows)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room_of(module) for module in MODULES} - {""}
+    assert rooms <= set(FLOOR)
+
+
+def test_modules_are_short_and_named() -> None:
+    faults = []
+    for module in MODULES:
+        lines = len(module.read_text(encoding="utf-8").splitlines())
+        if lines > LONGEST_MODULE:
+            faults.append(f"{module}: {lines} lines")
+        if NAMELESS & {module.stem, *module.relative_to(PACKAGE).parts}:
+            faults.append(f"{module}: its name says nothing")
+        if module.name == "__init__.py" and module.parent != PACKAGE and module.stat().st_size:
+            faults.append(f"{module}: is not empty")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import lotune.cli",
+        "from lotune import stages",
+        "from lotune.evaluate.settings import EvaluateSettings",
+        "def late():\n    from ..train import loop",
+        "from ..tasks.task import Example",
+        "if TYPE_CHECKING:\n    from lotune.stages import run",
+    ],
+)
+def test_an_upward_arrow_is_found(source: str) -> None:
+    assert upward_arrows(source, PACKAGE / "model" / "base.py")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import lotune",
+        "from lotune import __version__",
+        "from lotune.data import rows",
+        "from . import settings",
+        "import torch",
+    ],
+)
+def test_a_downward_arrow_passes(source: str) -> None:
+    assert upward_arrows(source, PACKAGE / "model" / "base.py") == []

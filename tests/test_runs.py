@@ -1,0 +1,123 @@
+"""Run folders: atomic files, stages that know whether they are done, and the lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lotune import runs
+from lotune.errors import RunError
+from lotune.recipe import Recipe, read_recipe
+from lotune.runs import Run, append_jsonl, open_run, read_json, write_atomically, write_json
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_atomically(path, "旧")
+
+    def fail(*_: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(runs.os, "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, "new")
+    assert path.read_text(encoding="utf-8") == "旧"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"path": Path("x/y"), "recipe": Recipe().score, 3: 0.1})
+    expected = {"path": "x/y", "recipe": {"rule": "phase1", "totals": "measured"}, "3": 0.1}
+    assert read_json(tmp_path / "a.json") == expected
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 2, "lo', "x" * 200_000])
+def test_an_unfinished_line_is_dropped(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_jsonl(path, {"step": 1})
+    with path.open("a") as file:
+        file.write(torn)
+    append_jsonl(path, {"step": 2})
+    assert path.read_text() == '{"step":1}\n{"step":2}\n'
+
+
+def test_a_file_of_one_unfinished_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{")
+    append_jsonl(tmp_path / "a.jsonl", 1)
+    assert (tmp_path / "a.jsonl").read_text() == "1\n"
+
+
+def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
+    run, rows = Run(tmp_path), tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    write_atomically(tmp_path / "data" / "tokens.bin", b"123")
+    inputs = {"seed": 1, "tune.learning_rate": 0.001, "data.train": rows}
+    assert run.stage_state("prepare", inputs) == "fresh"
+    run.finish_stage("prepare", inputs, [Path("data"), tmp_path / "data" / "tokens.bin"])
+    assert run.stage_state("prepare", inputs) == "done"
+    assert run.changes("prepare", {**inputs, "tune.learning_rate": 0.002}) == ["tune.learning_rate: 0.001 -> 0.002"]
+    assert run.changes("prepare", {"seed": 1, "data.train": rows}) == ["tune.learning_rate: 0.001 -> null"]
+    assert run.changes("prepare", {**inputs, "data.train": None}) == ["data.train: a file -> null"]
+    assert run.stage_state("prepare", {**inputs, "seed": 2}) == "changed"
+    rows.write_text("[]\n")
+    assert run.changes("prepare", inputs) == ["data.train: content changed"]
+    run.forget_stage("prepare")
+    assert run.stage_state("prepare", inputs) == "fresh"
+
+
+def test_lost_and_damaged_outputs_are_noticed(tmp_path: Path) -> None:
+    run, output = Run(tmp_path), tmp_path / "checkpoints" / "model.bin"
+    write_atomically(output, b"123")
+    run.finish_stage("tune", {}, [output])
+    write_atomically(output, b"123")
+    assert run.stage_state("tune", {}) == "done"
+    write_atomically(output, b"1234")
+    assert run.changes("tune", {}) == ["checkpoints/model.bin: content changed"]
+    output.unlink()
+    assert run.changes("tune", {}) == ["checkpoints/model.bin: missing"]
+
+
+def test_open_run_writes_what_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "demo"
+    with open_run(folder, Recipe(seed=7)) as run:
+        assert run.folder == folder
+    assert read_recipe(folder / "recipe.yaml") == Recipe(name="recipe", seed=7)
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["tune"]["learning_rate"] == 1e-3
+    described = read_json(folder / "environment.json")
+    assert described["packages"]["torch"]
+    assert described["cores"] >= 1
+    with open_run(folder, Recipe(seed=8)):
+        assert read_recipe(folder / "recipe.yaml").seed == 8
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match="holds files but no run"), open_run(tmp_path, Recipe()):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_a_second_run_is_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from lotune.runs import _lock\n"
+        "with _lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"in use by process {holder.pid}"), open_run(tmp_path, Recipe()):
+            pass
+        holder.kill()
+    with open_run(tmp_path, Recipe()):
+        pass

@@ -1,0 +1,121 @@
+"""Settings: what is read, what is refused and how it is said, and the help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.errors import SettingsError
+from lotune.recipe import STAGE_KEYS, Recipe, read_recipe, stage_inputs
+from lotune.settings import describe, flatten, read_settings
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed: 3\ndata:\n  rows: 10\n  sample: {shares: equal}\n")
+    recipe = read_recipe(path, ["data.rows=20", "tune.learning_rate=1e-4", "adapter.target_modules=[q_proj, o_proj]"])
+    assert (recipe.name, recipe.seed, recipe.data.rows, recipe.data.sample.shares) == ("mine", 3, 20, "equal")
+    assert recipe.tune.learning_rate == 1e-4
+    assert recipe.adapter.target_modules == ["q_proj", "o_proj"]
+    assert recipe.folder == Path("runs/mine")
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert read_settings(Recipe, write(tmp_path, "# nothing\n")) == Recipe()
+
+
+def test_all_faults_at_once_in_three_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {rwos: 3}\nlearning_rate: 1\ntask: {judge: sometimes}\nadapter: {rank: 0}\n")
+    with pytest.raises(SettingsError) as caught:
+        read_recipe(path, ["tune.epochs=many", "base.modle=nano"])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert len(message.splitlines()) <= 3
+    assert "data.rwos is not a setting, the nearest is data.rows" in message
+    assert "learning_rate is not a setting, the nearest is tune.learning_rate" in message
+    assert "adapter.rank is 0" in message
+    assert "task.judge is 'sometimes'" in message
+    assert "tune.epochs is 'many'" in message
+    assert "base.modle is not a setting, the nearest is base.model (command line)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: [", "mine.yaml:"),
+        ("- 1\n- 2\n", "holds a list"),
+        ("seed: 1\nseed: 2\n", "keys given twice: seed (line 2)"),
+        ("data: {rows: 1, rows: 2}\n", "keys given twice: rows (line 1)"),
+        ("data: 3\n", "data is 3"),
+        ("pretrain: {config: {hidden_size: 100}}\n", "pretrain.config: hidden_size 100 is no multiple of 6 heads"),
+        ("? [a, b]\n: 1\n", "mine.yaml"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_recipe(write(tmp_path, text))
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("override", ["data.rows", "=3", "seed.inner=1", "seed=[", "data.rows=0"])
+def test_bad_overrides(tmp_path: Path, override: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_recipe(write(tmp_path, "seed: 1\n"), [override])
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        read_recipe(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        read_recipe(tmp_path / "binary.yaml")
+
+
+def test_yes_and_no_stay_words(tmp_path: Path) -> None:
+    assert read_recipe(write(tmp_path, "tune: {compile: yes}\n")).tune.compile == "yes"
+    assert read_recipe(write(tmp_path, ""), ["tune.compile=no"]).tune.compile == "no"
+    assert read_recipe(write(tmp_path, ""), ["checkpoints.merged=none"]).checkpoints.merged == "none"
+
+
+@pytest.mark.parametrize("judge", ["exact", "significant:5", "decimals:2", "relative:1e-4", "relative:0.001"])
+def test_judges(tmp_path: Path, judge: str) -> None:
+    assert read_recipe(write(tmp_path, ""), [f"task.judge={judge}"]).task.judge == judge
+
+
+def test_every_field_has_help() -> None:
+    lines = describe(Recipe)
+    assert [line.key for line in lines if not line.sentence.endswith(".")] == []
+    assert len({line.key for line in lines}) == len(lines)
+    assert next(line for line in lines if line.key == "data.train").type == "path | null"
+
+
+def test_stage_keys_name_settings() -> None:
+    known = [line.key for line in describe(Recipe)]
+    groups = {key.rsplit(".", count)[0] for key in known for count in range(key.count(".") + 1)}
+    assert {key for keys in STAGE_KEYS.values() for key in keys} <= groups
+
+
+def test_stage_inputs(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, "data: {train: rows.jsonl}\n"))
+    assert stage_inputs(recipe, "prepare")["data.train"] == Path("rows.jsonl")
+    assert "tune.epochs" not in stage_inputs(recipe, "prepare")
+    assert "device" not in stage_inputs(recipe, "evaluate")
+    assert set(stage_inputs(recipe, "tune")) < set(stage_inputs(recipe, "evaluate"))
+
+
+@given(rows=st.integers(1, 10**9), rate=st.floats(1e-9, 1), name=st.text("abc-_", min_size=1))
+def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> None:
+    recipe = read_settings(Recipe, None, [f"data.rows={rows}", f"tune.learning_rate={rate!r}", f"name='{name}'"])
+    values = flatten(recipe)
+    assert (values["data.rows"], values["tune.learning_rate"], values["name"]) == (rows, rate, name)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
