@@ -2,14 +2,14 @@
 
 Every block starts with a bare equation and ends with its result, so that blocks can follow one another:
 
-    -6797.66-280.27=?        what is to be computed
-    6679760,7208200+-        both magnitudes, lowest digit first, zero-padded; the operation on them; the result's sign
-    3977070                  the result, lowest digit first: each digit needs only the column above and the carry
+    -6797.66-280.27=?                          what is to be computed
+    0679766,0028027+-                          both magnitudes, zero-padded; the operation on them; the result's sign
+    6703:6219:7007:9807:7007:6006:0000:        a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
-Digits stand lowest first wherever a carry runs, at a fixed width, because then every digit is computed from digits at
-a constant distance. Decomposing products and dividing with remainders follows "Goat: Fine-tuned LLaMA Outperforms GPT-4 on
-Arithmetic Tasks" (Liu and Low, 2023); the layout is our own.
+What a step needs stands right before it, which is what makes it learnable: a column holds the digits it adds. Decomposing
+products and dividing with remainders follows "Goat: Fine-tuned LLaMA Outperforms GPT-4 on Arithmetic Tasks" (Liu and Low,
+2023); the layout is our own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from fractions import Fraction
 QUOTIENT_DIGITS = 7
 """Digits of a quotient that long division writes: six are significant at least."""
 ROOT_DIGITS = 6
+"""Digits of a root that are written."""
+ROOT_WIDTH = 8
+"""Columns of a row of a root: as many as the largest remainder has digits."""
 MANTISSA_DIGITS = 7
 """Digits that a rounded step of a power keeps."""
 
@@ -58,8 +61,8 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
 
     >>> print(sum_block("-97.66", "-", "80.27")[0], end="")
     -97.66-80.27=?
-    66790,72080+-
-    39771
+    09766,08027+-
+    6703:6219:7007:9807:0011:
     =-177.93
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -70,30 +73,60 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     same = (x < 0) == (signed < 0)
     operation = "+" if same else "-" if abs(x) >= abs(y) else "~"
     width = max(len(str(abs(x))), len(str(abs(y)))) + 1
-    columns = f"{low_first(abs(x), width)},{low_first(abs(y), width)}{operation}{'-' if total < 0 else '+'}"
+    heading = f"{abs(x):0{width}d},{abs(y):0{width}d}{operation}{'-' if total < 0 else '+'}"
+    upper, lower = sorted((abs(x), abs(y)), reverse=True) if operation == "~" else (abs(x), abs(y))
+    columns = sum_columns(upper, lower, width, 1 if same else -1)
     result = unscaled(total, decimals)
-    return f"{a}{operator}{b}=?\n{columns}\n{low_first(abs(total), width)}\n={result}\n", result
+    return f"{a}{operator}{b}=?\n{heading}\n{columns}\n={result}\n", result
+
+
+def sum_columns(upper: int, lower: int, width: int, direction: int) -> str:
+    """Columns of a sum (`direction` 1) or difference (-1), lowest first: both digits, the carry that came, the result's digit.
+
+    >>> sum_columns(27, 5, 2, 1), sum_columns(27, 8, 2, -1)
+    ('7502:2013:', '7809:2011:')
+    """
+    text, carry = "", 0
+    for first, second in zip(low_first(upper, width), low_first(lower, width), strict=True):
+        value = int(first) + direction * (int(second) + carry)
+        text += f"{first}{second}{carry}{value % 10}:"
+        carry = 0 if 0 <= value <= 9 else 1
+    return text
 
 
 def product_rows(x: int, y: int) -> str:
-    """Rows of a product of magnitudes: for each digit of `y`, from the lowest, the partial product and the running sum.
+    """Rows of a product of magnitudes: for each digit of `y`, from the lowest, `x` times it is added to the sum so far.
 
-    After each row the running sum's lowest digit is final and is left behind; the last line is the product.
+    A column holds the digit of `x`, the digit of the sum so far, the carry that goes on and the digit of the new sum, whose lowest one is
+    final after the row and is left behind.
 
     >>> print(product_rows(24, 31), end="")
-    42*13
-    1:420,420
-    3:270,470
-    4470
+    24*31
+    1:4004:2002:0000:
+    3:4214:2007:0000:
     """
-    width = len(str(x)) + 1
-    lines, running, final = [f"{low_first(x)}*{low_first(y)}"], 0, ""
+    width, running = len(str(x)) + 1, 0
+    lines = [f"{x}*{y}"]
     for digit in low_first(y):
-        partial = x * int(digit)
-        running = running // 10 + partial
-        lines.append(f"{digit}:{low_first(partial, width)},{low_first(running, width)}")
-        final += str(running % 10)
-    return "\n".join([*lines, final + low_first(running // 10, width - 1)]) + "\n"
+        lines.append(f"{digit}:{multiple_columns(x, int(digit), running, width, 1)}")
+        running = (running + x * int(digit)) // 10
+    return "\n".join(lines) + "\n"
+
+
+def multiple_columns(x: int, factor: int, start: int, width: int, direction: int) -> str:
+    """Columns of start + factor·x (`direction` 1) or start − factor·x (-1), lowest first.
+
+    A column: the digit of `x`, that of `start`, the carry that goes on, the digit of the result.
+
+    >>> multiple_columns(24, 3, 2, 3, 1), multiple_columns(24, 3, 80, 3, -1)
+    ('4214:2007:0000:', '4028:2800:0000:')
+    """
+    text, carry = "", 0
+    for digit, other in zip(low_first(x, width), low_first(start, width), strict=True):
+        value = int(other) + direction * (int(digit) * factor + carry)
+        carry = abs(value // 10)
+        text += f"{digit}{other}{carry}{value % 10}:"
+    return text
 
 
 def product_block(a: str, b: str) -> tuple[str, str]:
@@ -101,10 +134,9 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
-    42*13
-    1:420,420
-    3:270,470
-    4470
+    24*31
+    1:4004:2002:0000:
+    3:4214:2007:0000:
     =-74.4
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -117,16 +149,16 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 def quotient_block(a: str, b: str) -> tuple[str, str]:
     """Working and result of `a` / `b` by long division with remainders, cut after QUOTIENT_DIGITS digits.
 
-    Both magnitudes are shifted to the same number of digits; `@` is followed by the sign and the power of ten of the first quotient digit.
-    Each line holds a quotient digit, its multiple of the divisor and ten times the new remainder, lowest digit first.
+    Both magnitudes are shifted to the same number of digits; the sign and the power of ten of the first quotient digit follow. Each row
+    holds a quotient digit and the columns of what it leaves; its remainder times ten is the start of the next row.
 
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
-    30/8@-0
-    0:00,03
-    3:42,06
-    7:65,04
-    5:04,00
+    03/8-0
+    0:8303:0000:
+    3:8036:0300:
+    7:8064:0600:
+    5:8040:0400:
     =-0.375
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -136,15 +168,13 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
     x, y = abs(x), abs(y)
     shift = len(str(x)) - x_decimals - len(str(y)) + y_decimals
     width = max(len(str(x)), len(str(y)))
-    dividend, divisor = int(str(x).ljust(width, "0")), int(str(y).ljust(width, "0"))
-    lines = [f"{low_first(dividend, width + 1)}/{low_first(divisor)}@{sign}{shift}"]
-    digits, remainder = "", dividend
+    remainder, divisor = int(str(x).ljust(width, "0")), int(str(y).ljust(width, "0"))
+    lines, digits = [f"{remainder:0{width + 1}d}/{divisor}{sign}{shift}"], ""
     while remainder and len(digits) < QUOTIENT_DIGITS:
         digit = remainder // divisor
-        multiple = digit * divisor
-        remainder = (remainder - multiple) * 10
+        lines.append(f"{digit}:{multiple_columns(divisor, digit, remainder, width + 1, -1)}")
+        remainder = (remainder - digit * divisor) * 10
         digits += str(digit)
-        lines.append(f"{digit}:{low_first(multiple, width + 1)},{low_first(remainder, width + 1)}")
     value = Decimal(int(digits)).scaleb(shift - len(digits) + 1)
     result = ("-" if sign == "-" else "") + plain(value)
     return f"{a}/{b}=?\n" + "\n".join(lines) + f"\n={result}\n", result
@@ -153,14 +183,14 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
 def root_block(a: str) -> tuple[str, str]:
     """Working and result of the square root of `a`, digit by digit, cut after ROOT_DIGITS digits.
 
-    The radicand is taken two digits at a time; a line holds a digit d, the trial divisor (twenty times the root so far, plus d), its product
-    with d, and the remainder with the next two digits brought down.
+    The radicand is taken two digits at a time. Each row holds a digit d and the columns of the remainder less d times the trial
+    divisor, which is twenty times the root so far, plus d; what it leaves, with the next two digits, is the start of the next row.
 
     >>> print(root_block("2.25")[0], end="")
     √2.25=?
-    02,25@0
-    1:1000000,10000000,52100000
-    5:5200000,52100000,00000000
+    02,25+0
+    1:1201:0000:0000:0000:0000:0000:0000:0000:
+    5:5520:2210:0100:0000:0000:0000:0000:0000:
     =1.5
     """
     x, decimals = scaled(a)
@@ -172,16 +202,14 @@ def root_block(a: str) -> tuple[str, str]:
     digits = digits.zfill(len(digits) + len(digits) % 2)
     pairs = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
     shift = len(pairs) - decimals // 2 - 1
-    lines = [",".join(f"{pair:02d}" for pair in pairs) + f"@{shift}"]
+    lines = [",".join(f"{pair:02d}" for pair in pairs) + f"{shift:+d}"]
     root, remainder, step = 0, pairs[0], 0
     while step < ROOT_DIGITS and (step < len(pairs) or remainder):
         digit = max(d for d in range(10) if (20 * root + d) * d <= remainder)
         trial = 20 * root + digit
+        lines.append(f"{digit}:{multiple_columns(trial, digit, remainder, ROOT_WIDTH, -1)}")
         root, step = 10 * root + digit, step + 1
-        following = pairs[step] if step < len(pairs) else 0
-        left = (remainder - trial * digit) * 100 + following
-        lines.append(f"{digit}:{low_first(trial, 7)},{low_first(trial * digit, 8)},{low_first(left, 8)}")
-        remainder = left
+        remainder = (remainder - trial * digit) * 100 + (pairs[step] if step < len(pairs) else 0)
     result = plain(Decimal(root).scaleb(shift - step + 1))
     return f"√{a}=?\n" + "\n".join(lines) + f"\n={result}\n", result
 
@@ -191,10 +219,9 @@ def rounded_product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
-    0000051*03
-    0:00000000,00000000
-    3:00000540,00000540
-    000000540
+    1500000*30
+    0:0000:0000:0000:0000:0000:5000:1000:0000:
+    3:0000:0000:0000:0000:0000:5015:1004:0000:
     =4.500000E+1
     """
     mantissa, _, exponent = a.partition("E")
@@ -242,17 +269,40 @@ def power_blocks(a: str, n: int) -> tuple[str, str]:
 
     >>> power_blocks("2.5", 2)[1], power_blocks("2.5", 4)[1]
     ('6.25', '3.906250E+1')
+    >>> power_blocks("-2.5", 1)
+    ('-2.5^1=?\\n=-2.5\\n', '-2.5')
     """
-    if n == 0 or scaled(a)[0] == 0:
-        return "", "1" if n == 0 else "0"
-    if n == 1:
-        return "", a
+    heading = f"{a}^{n}=?\n"
+    if n < 2 or scaled(a)[0] == 0:
+        result = "1" if n == 0 else a
+        return f"{heading}={result}\n", result
     text, result = product_block(a, a)
     for step in range(n - 2):
         start = to_scientific(result) if step == 0 else result
         block, result = rounded_product_block(start, a)
         text += block
-    return text, result
+    return heading + text, result
+
+
+def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
+    """Working and result of a sum of many numbers, one after the other.
+
+    >>> print(total_blocks(("7", "8", "5"))[0], end="")
+    7+8+5=?
+    7+8=?
+    07,08++
+    7805:0011:
+    =15
+    15+5=?
+    015,005++
+    5500:1012:0000:
+    =20
+    """
+    text, total = "+".join(numbers) + "=?\n", numbers[0]
+    for number in numbers[1:]:
+        block, total = sum_block(total, "+", number)
+        text += block
+    return text, total
 
 
 LONGEST_POWER = 6
@@ -271,16 +321,12 @@ def _function(x: str, a: str, n: str) -> str:
     if int(n) > LONGEST_POWER or scaled(x)[0] == 0:
         return ""
     text, result = power_blocks(x, int(n))
-    if int(n) <= 2:
-        return text + product_block(result, a)[0]
-    return text + rounded_product_block(result, a)[0]
+    further = product_block if int(n) <= 2 else rounded_product_block
+    return f"{a}*{x}^{n}=?\n" + text + further(result, a)[0]
 
 
 def _mean(*numbers: str) -> str:
-    text, total = "", numbers[0]
-    for number in numbers[1:]:
-        block, total = sum_block(total, "+", number)
-        text += block
+    text, total = total_blocks(numbers)
     return text + quotient_block(total, str(len(numbers)))[0]
 
 
@@ -321,7 +367,7 @@ def written_working(kind: str, operands: tuple[str, ...]) -> str:
     """The working that precedes the solution of a question, ending with a line break; empty where there is none.
 
     >>> written_working("area", ("4", "12"))
-    '4*12=?\\n4*21\\n2:80,80\\n1:40,40\\n840\\n=48\\n'
+    '4*12=?\\n4*12\\n2:4008:0000:\\n1:4004:0000:\\n=48\\n'
     """
     block = WORKING.get(kind)
     return block(*operands) if block else ""

@@ -1,0 +1,147 @@
+"""The text that the embedded base model is pre-trained on; all of it is generated here, from a seed.
+
+Four sorts of documents: bare equations with their written working, bare equations without it, passages with questions in the
+retention prompt's form, and plain sentences. The contest's questions are not among them: answering those is what tuning teaches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from lotune.data.examples import Example
+from lotune.data.templates import TEMPLATES
+from lotune.tasks.arithmetic import working
+from lotune.tasks.reading.passages import passages, sentences
+
+FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
+"""How a further question on the same passage continues a document."""
+
+MIX = {
+    "sum": 0.21, "chain": 0.05, "product": 0.19, "quotient": 0.17, "root": 0.06, "power": 0.05, "rounded": 0.05,
+    "small": 0.06, "bare": 0.01, "reading": 0.11, "sentence": 0.03, "instruction": 0.01,
+}  # fmt: skip
+"""Share of each sort among the documents."""
+
+
+def number(draw: random.Random, limit: int = 999_999) -> str:
+    """A decimal with two decimals within ±`limit` hundredths."""
+    return working.unscaled(draw.randint(-limit, limit), 2)
+
+
+def small(draw: random.Random, limit: int = 100) -> str:
+    """A whole number from 1 to `limit`."""
+    return str(draw.randint(1, limit))
+
+
+def _sum(draw: random.Random) -> str:
+    return working.sum_block(number(draw), draw.choice("+-"), number(draw))[0]
+
+
+def _chain(draw: random.Random) -> str:
+    numbers = tuple(small(draw) for _ in range(draw.randint(3, 10)))
+    text, total = working.total_blocks(numbers)
+    return text + (working.quotient_block(total, str(len(numbers)))[0] if draw.random() < 0.7 else "")
+
+
+def _product(draw: random.Random) -> str:
+    limit = draw.choice((999_999, 999_999, 999_999, 99_999))
+    return working.product_block(number(draw, limit), number(draw, limit))[0]
+
+
+def _quotient(draw: random.Random) -> str:
+    return working.quotient_block(number(draw), _nonzero(draw, 999_999))[0]
+
+
+def _root(draw: random.Random) -> str:
+    return working.root_block(working.unscaled(draw.randint(0, 999_999), 2))[0]
+
+
+def _power(draw: random.Random) -> str:
+    return working.power_blocks(number(draw, draw.choice((99_999, 99_999, 999))), draw.randint(0, 5))[0]
+
+
+def _rounded(draw: random.Random) -> str:
+    start = f"{draw.randint(1, 9)}.{draw.randint(0, 999_999):06d}E{draw.randint(-2, 15):+d}"
+    other = draw.choice((_nonzero(draw, 99_999), _nonzero(draw, 999), small(draw)))
+    return working.rounded_product_block(start, other)[0]
+
+
+def _small(draw: random.Random) -> str:
+    sort = draw.randrange(5)
+    if sort == 0:
+        return working.product_block(small(draw), draw.choice((small(draw), number(draw, 999))))[0]
+    if sort == 1:
+        return working.sum_block(small(draw), draw.choice("+-"), small(draw))[0]
+    if sort == 2:
+        return working.product_block(small(draw), working.unscaled(draw.randint(101, 200), 2))[0]
+    sign, divisor = draw.choice(("", "-")), draw.choice(("", "-")) + small(draw)
+    dividend = small(draw) if sort == 3 else str(draw.randint(1, 99)) + "00"
+    return working.quotient_block(sign + dividend, divisor)[0]
+
+
+def _bare(draw: random.Random) -> str:
+    block, result = draw.choice((working.sum_block(small(draw), "+", small(draw)), working.product_block(small(draw, 12), small(draw, 12))))
+    return block.partition("?")[0] + result + "\n"
+
+
+def _nonzero(draw: random.Random, limit: int) -> str:
+    return working.unscaled(draw.choice((-1, 1)) * draw.randint(1, limit), 2)
+
+
+EQUATIONS = {
+    "sum": _sum, "chain": _chain, "product": _product, "quotient": _quotient, "root": _root, "power": _power,
+    "rounded": _rounded, "small": _small, "bare": _bare,
+}  # fmt: skip
+"""Generator of each sort of equation."""
+
+
+def documents(count: int, seed: int) -> Iterator[Example]:
+    """`count` documents as examples: what stands in `prompt` is not scored (the operands of an equation are noise)."""
+    draw = random.Random(seed)
+    reading, plain = passages(count, seed, "both"), sentences(count, seed, "both")
+    sorts, shares = list(MIX), list(MIX.values())
+    for index in range(count):
+        sort = draw.choices(sorts, shares)[0]
+        if sort in EQUATIONS:
+            text = EQUATIONS[sort](draw)
+            head = text.index("=") + 1
+            yield Example(str(index), text[:head], text[head:], kind=sort)
+        elif sort == "reading":
+            yield Example(str(index), "", _reading(draw, next(reading)), kind=sort)
+        elif sort == "sentence":
+            yield Example(str(index), "", next(plain), kind=sort)
+        else:
+            yield _instruction(draw, index, next(plain))
+
+
+def _reading(draw: random.Random, paragraph: dict) -> str:
+    questions = list(paragraph["qas"])
+    draw.shuffle(questions)
+    text = ""
+    for asked, question in enumerate(questions):
+        answer = question["answers"][0]["text"]
+        if asked == 0:
+            text = TEMPLATES["retention"].render(paragraph["context"], question["question"]) + answer
+        else:
+            text += FOLLOW_UP.format(question=question["question"]) + answer
+    return text
+
+
+WORDS = (
+    "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米", "宽为", "请计算其面积",
+    "商品原价为", "元", "打折后的价格为", "请计算打折的折扣比例", "去年销售额为", "万元", "今年销售额增加了", "请计算今年的销售额",
+    "某物体的密度为", "克", "立方厘米", "体积为", "请计算该物体的质量", "将分数", "进行简化", "方程的解为", "函数的值为", "平均值为",
+    "面积为", "平方厘米", "最简化的形式为", "当", "的值", "compute", "calculate", "solve the equation", "square root", "to the power of",
+    "value of the function", "mean of the numbers", "rectangle", "area", "discount", "sales", "density", "volume", "mass",
+    "simplify the fraction",
+)  # fmt: skip
+"""Words of school arithmetic, which nano copies but is not taught to answer questions with."""
+
+
+def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
+    """A plain instruction in the instruction template: copy a sentence or a word."""
+    words = draw.sample(WORDS, 3)
+    text = draw.choice((sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}"))
+    asked = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写："))
+    return Example(str(index), "", TEMPLATES["alpaca"].render(asked + text) + text, kind="instruction")

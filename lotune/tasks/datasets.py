@@ -1,0 +1,119 @@
+"""The rows of a run, honestly: read or generated, without duplicates, drawn, split, and no test question among the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lotune.data.examples import Example
+from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split
+from lotune.data.rows import read_rows
+from lotune.data.settings import DataSettings
+from lotune.errors import DataError
+from lotune.tasks.task import Task
+
+TEST_SEED = 1_000_003
+"""Generated test rows are drawn from a seed this far from that of the training rows; overlap is removed all the same."""
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Training, validation and test examples of a run, and what became of the rows."""
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class _Source:
+    examples: list[Example]
+    malformed: tuple[str, ...] = ()
+
+
+def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, Sequence[Example]]) -> Datasets:
+    """The examples of a run; `others` are evaluation sets (retention) that training must not meet either.
+
+    Raises: DataError for rows that cannot be used, naming each.
+    """
+    source = _source(task, settings, settings.train, settings.rows + settings.validation_rows, seed, training=True)
+    if not source.examples:
+        raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
+    train, duplicates = remove_duplicates(source.examples)
+    unique = len(train)
+    train, test = _test_rows(task, settings, seed, train)
+    train, validation = _validation_rows(task, settings, seed, train)
+    drawn = sample(train, settings.sample.rows, _or(settings.sample.seed, seed), settings.sample.shares)
+    kept, report = overlap(drawn, {"validation": validation, "test": test, **others})
+    if not kept:
+        raise DataError("data", "no training row is left", "rows outside the evaluation sets", "use other test rows")
+    counts = Counts(
+        read=len(source.examples), kept=len(kept), malformed=len(source.malformed), malformed_rows=source.malformed,
+        duplicates=duplicates, undrawn=len(train) - len(drawn), overlap=report, kinds=count_kinds(kept),
+        validation=0 if settings.validation else len(validation),
+        test=unique - len(train) - (0 if settings.validation else len(validation)),
+    )  # fmt: skip
+    return Datasets(kept, validation, test, counts)
+
+
+def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) -> list[Example]:
+    """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones."""
+    source = _source(task, DataSettings(on_error="stop"), path, rows or 500, seed, training=False)
+    if not source.examples:
+        raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
+    return sample(source.examples, rows, seed)
+
+
+def _test_rows(task: Task, settings: DataSettings, seed: int, train: list[Example]) -> tuple[list[Example], list[Example]]:
+    if settings.test is not None:
+        return train, evaluation_rows(task, settings.test, settings.test_rows, seed)
+    if settings.train is not None:
+        return split(train, settings.test_rows, seed + TEST_SEED)
+    return train, evaluation_rows(task, None, settings.test_rows, seed + TEST_SEED)
+
+
+def _validation_rows(
+    task: Task, settings: DataSettings, seed: int, train: list[Example]
+) -> tuple[list[Example], list[Example]]:
+    if settings.validation is None:
+        return split(train, settings.validation_rows, seed)
+    source = _source(task, settings, settings.validation, 0, seed, training=True)
+    return train, sample(source.examples, settings.validation_rows, seed)
+
+
+def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, seed: int, *, training: bool) -> _Source:
+    if path is None:
+        generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
+        return _Source(list(task.examples(generated, training=training)))
+    read = task.read(path) if hasattr(task, "read") else None
+    if read is not None:
+        return _Source(list(task.examples(read, training=training)))
+    file = read_rows(path, on_error=settings.on_error)
+    malformed = tuple(f"{row.where} {row.reason}" for row in file.malformed)
+    return _Source(list(task.examples(file.rows, training=training)), malformed)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def as_record(example: Example) -> dict[str, Any]:
+    """An example as one JSON line."""
+    return asdict(example)
+
+
+def from_record(record: Mapping[str, Any]) -> Example:
+    """The example of one JSON line.
+
+    >>> example = Example("1", "1+1=", "2", ("2",), "add")
+    >>> from_record(as_record(example)) == example
+    True
+    """
+    parts = record["prompt_parts"]
+    return Example(
+        record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
+        tuple(record["choices"]), None if parts is None else tuple(parts),
+    )  # fmt: skip
