@@ -87,7 +87,7 @@ def sample(
     them, the others share the rest, and numbers differ by one where they do not divide. With `kinds`, only rows of
     these kinds are drawn. With the same seed a larger natural draw holds the smaller one.
 
-    Raises: DataError where no row is of a kind in `kinds`.
+    Raises: DataError for a kind in `kinds` that no row has.
     """
     places = [place for place, example in enumerate(examples) if kinds is None or example.kind in kinds]
     if kinds is not None:

@@ -162,8 +162,8 @@ def to_conversation(id: str, prompt: str, answer: str) -> dict[str, Any]:
 def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     """Whether the first line of a table names its columns.
 
-    It does where its cells (the very first may be empty) are distinct, 40 characters at most, no numbers, do not end
-    like a sentence, and do not stand again in their own column.
+    It does where its cells (the very first may be empty) are distinct, of three words and 40 characters at most, do not
+    begin with a digit or end like a sentence, and do not stand again in their own column.
 
     >>> looks_like_header(["id", "question"], [["7", "Why?"]])
     True
@@ -173,7 +173,7 @@ def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> 
     named = first[1:] if first and not first[0].strip() else first
     if not named or len(set(named)) < len(named):
         return False
-    if not all(cell.strip() and len(cell) <= 40 and not _NUMBER.match(cell) for cell in named):
+    if not all(1 <= len(cell.split()) <= 3 and len(cell) <= 40 and not _NUMBER.match(cell) for cell in named):
         return False
     if any(cell.rstrip()[-1] in ".?!。？！" for cell in named):
         return False
@@ -181,7 +181,7 @@ def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> 
 
 
 _MARK = b"\xef\xbb\xbf"
-_NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?%?\s*$", re.IGNORECASE)
+_NUMBER = re.compile(r"\s*[-+.]?\d")
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
 _Found = Iterator[tuple[str, dict[str, Any] | str]]
 """Pairs of a row's id and the row, or the reason why it cannot be read."""
@@ -297,13 +297,13 @@ def _table(path: Path, records: _Records, columns: Mapping[str, str] | None) -> 
     """Rows of a table; the header is taken off its first lines."""
     start = list(islice(records, 1000))
     cells = [record for _, record in start if not isinstance(record, str)]
-    if not cells:
-        names = []
-    elif columns is None:
-        headed = start[0][1] is cells[0] and looks_like_header(cells[0], cells[1:])
-        names = cells[0] if headed else []
+    if not cells or start[0][1] is not cells[0]:
+        headed = False
+    elif columns:
+        headed = not all(name.isdecimal() for name in columns.values())
     else:
-        names = [] if all(name.isdecimal() for name in columns.values()) else cells[0]
+        headed = looks_like_header(cells[0], cells[1:])
+    names = cells[0] if headed else []
     if len(set(names)) < len(names):
         raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")
     width = len(cells[0]) if cells else 0

@@ -72,7 +72,8 @@ TEMPLATES: dict[str, Template] = {
         name="alpaca",
         without_input=(
             "Below is an instruction that describes a task. "
-            "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
+            "Write a response that appropriately completes the request.\n\n"
+            "### Instruction:\n{instruction}\n\n### Response:"
         ),
         with_input=(
             "Below is an instruction that describes a task, paired with an input that provides further context. "

@@ -1,0 +1,102 @@
+"""Templates: the exact texts, cutting, and the template that travels with a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.data.templates import FILE_NAME, TEMPLATES, Template, load_template, save_template, template_named
+from lotune.errors import ModelError, SettingsError
+
+every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))
+
+
+def test_exact_texts() -> None:
+    assert TEMPLATES["alpaca"].render("计算 1 + 1 等于多少？") == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n计算 1 + 1 等于多少？\n\n### Response:"
+    )
+    assert TEMPLATES["alpaca"].render("Add.", "1 and 2") == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+        "response that appropriately completes the request."
+        "\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
+    )
+    assert TEMPLATES["retention"].render("P.", "Q?") == (
+        "Read the passage and answer the question below.\n\n### Instruction:\nP.\n\n### Input:\nQ?\n\n### Response:"
+    )
+    assert TEMPLATES["plain"].render("a", "b") == "ab"
+    assert TEMPLATES["qa"].render("Who?") == "Who? ## "
+
+
+@every_template
+def test_names_are_keys(template: Template) -> None:
+    assert TEMPLATES[template.name] is template
+
+
+@given(st.sampled_from(sorted(TEMPLATES)), st.text(), st.text(), st.text())
+def test_parts_make_the_prompt_and_texts_stay_as_they_are(name: str, preamble: str, text: str, more: str) -> None:
+    template = dataclasses.replace(TEMPLATES[name], preamble=preamble)
+    prompt = template.render(text, more)
+    head, middle, tail = template.parts(text, more)
+    assert head + middle + tail == prompt
+    assert preamble + text in prompt
+    assert more in prompt
+    if template.cut:
+        assert middle == text
+
+
+@pytest.mark.parametrize("text", ["{input}", "{instruction}", "{", "{0}", r"\boxed{}"])
+def test_braces_in_texts_mean_nothing(text: str) -> None:
+    assert TEMPLATES["plain"].render(text, text) == text + text
+    assert TEMPLATES["retention"].parts(text, text)[1] == text
+    assert TEMPLATES["retention"].parts(text, text)[2] == f"\n\n### Input:\n{text}\n\n### Response:"
+
+
+def test_the_middle_is_the_passage_or_nothing() -> None:
+    assert TEMPLATES["alpaca"].parts("a", "b") == (TEMPLATES["alpaca"].render("a", "b"), "", "")
+    other = Template("other", "{instruction}", "{instruction} | {input}!", cut="input")
+    assert other.parts("a", "b") == ("a | ", "b", "!")
+    assert other.parts("a") == ("a", "", "")
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean alpaca"):
+        template_named("alpacca")
+    assert template_named("qa") is TEMPLATES["qa"]
+
+
+@every_template
+def test_templates_travel_with_checkpoints(tmp_path: Path, template: Template) -> None:
+    held = dataclasses.replace(template, preamble="你是专家。 ")
+    save_template(tmp_path / "checkpoint", held)
+    assert load_template(tmp_path / "checkpoint") == held
+    assert load_template(tmp_path / "checkpoint", held) == held
+
+
+def test_another_template_is_refused_unless_forced(tmp_path: Path) -> None:
+    save_template(tmp_path, TEMPLATES["alpaca"])
+    with pytest.raises(ModelError, match="trained with the template 'alpaca', but 'plain'"):
+        load_template(tmp_path, TEMPLATES["plain"])
+    reworded = dataclasses.replace(TEMPLATES["alpaca"], preamble="Please: ")
+    with pytest.raises(ModelError, match="another wording"):
+        load_template(tmp_path, reworded)
+    assert load_template(tmp_path, reworded, force=True) == reworded
+    renamed = dataclasses.replace(TEMPLATES["alpaca"], name="mine")
+    assert load_template(tmp_path, renamed) == TEMPLATES["alpaca"]
+
+
+def test_folders_without_a_template(tmp_path: Path) -> None:
+    assert load_template(tmp_path, TEMPLATES["qa"]) is TEMPLATES["qa"]
+    with pytest.raises(ModelError, match="no prompt template"):
+        load_template(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "a", "without_input": "", "with_input": 1}'])
+def test_damaged_templates(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(ModelError, match=FILE_NAME):
+        load_template(tmp_path)
