@@ -1,0 +1,113 @@
+"""SQuAD's layout and official metric."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.errors import DataError
+from lotune.tasks.reading.squad import evaluate_official, normalised, read_items, squad_scores, write_items
+
+
+def reference(name: str) -> Path:
+    folder = os.environ.get("LOTUNE_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("LOTUNE_REFERENCE_DATA, the folder of reference data, is not set")
+    return Path(folder) / name
+
+
+def paragraph(id: str = "q1", title: str = "T") -> dict:
+    answers = [{"text": "Denver", "answer_start": 3}]
+    return {"title": title, "context": "In Denver.", "qas": [{"id": id, "question": "Where?", "answers": answers}]}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("system", "em", "f1", "missing", "foreign"),
+    [
+        ("bert_ensemble", 86.20624408703878, 92.19557978351145, 0, 0),
+        ("logistic_regression", 40.14191106906339, 50.98153647324461, 13, 28),
+    ],
+)
+def test_two_published_systems(system: str, em: float, f1: float, missing: int, foreign: int) -> None:
+    items = read_items(reference("squad/dev-v1.1.json"))
+    predictions = json.loads(reference(f"squad/predictions/{system}.json").read_text())
+    result = evaluate_official(items, predictions)
+    assert result["exact_match"] == pytest.approx(em, abs=1e-9)
+    assert result["f1"] == pytest.approx(f1, abs=1e-9)
+    assert (result["missing"], result["foreign"]) == (missing, foreign)
+
+
+@pytest.mark.parametrize(
+    ("name", "paragraphs", "questions"),
+    [
+        ("squad/dev-v1.1.json", 2067, 10570),
+        ("cmrc2018/cmrc2018_dev.json", 848, 3219),
+        ("cmrc2018/cmrc2018_trial.json", 256, 1002),
+    ],
+)
+def test_real_files_are_read(name: str, paragraphs: int, questions: int) -> None:
+    items = read_items(reference(name))
+    assert len(items) == paragraphs
+    assert sum(len(row["qas"]) for _, row in items) == questions
+    assert items[0][0] == items[0][1]["qas"][0]["id"]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    rows = [paragraph("a"), paragraph("b"), paragraph("c", "Other"), paragraph("d")]
+    write_items(tmp_path / "out.json", rows)
+    assert [row for _, row in read_items(tmp_path / "out.json")] == rows
+    assert len(json.loads((tmp_path / "out.json").read_text())["data"]) == 3
+
+
+def broken(**changes: object) -> dict:
+    return {**paragraph(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("paragraphs", "words"),
+    [
+        (None, "data[0] is no paragraph"),
+        ([broken(context="")], "data[0].paragraphs[0] has no context"),
+        ([broken(qas=[])], "has no questions"),
+        ([broken(qas=[{"id": "x", "question": "?", "answers": []}])], "qas[0] has no answer"),
+        ([broken(qas=[{"id": 3, "question": "?", "answers": []}])], "qas[0] has no id"),
+        ([broken(qas=[{"id": "x", "answers": []}])], "qas[0] has no question"),
+        ([broken(qas=[{"id": "x", "question": "?", "answers": [{"text": " "}]}])], "has an answer without text"),
+        ([paragraph(), paragraph()], "paragraphs[1] repeats the id 'q1'"),
+        ([], "holds no paragraphs"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, paragraphs: object, words: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({"data": [{"title": "T", "paragraphs": paragraphs}]}))
+    with pytest.raises(DataError) as caught:
+        read_items(path)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("document", ["[]", "{}", '{"data": {}}', "3"])
+def test_another_layout_is_refused(tmp_path: Path, document: str) -> None:
+    (tmp_path / "other.json").write_text(document)
+    with pytest.raises(DataError, match="not in SQuAD's layout"):
+        read_items(tmp_path / "other.json")
+
+
+def test_no_questions_no_result() -> None:
+    with pytest.raises(DataError):
+        evaluate_official([], {})
+
+
+@given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=3))
+def test_laws_of_the_official_metric(prediction: str, golds: list[str]) -> None:
+    f1, em = squad_scores(prediction, golds)
+    assert 0 <= f1 <= 100
+    assert em in (0, 100)
+    if em and normalised(prediction):
+        assert f1 == 100
+    assert squad_scores(prediction, [*golds, prediction])[1] == 100  # more gold answers never lower a figure
+    assert squad_scores(prediction, [*golds, "x"])[0] >= f1

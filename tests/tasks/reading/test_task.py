@@ -1,0 +1,74 @@
+"""The reading task: the contest's protocol."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lotune.errors import DataError
+from lotune.tasks.reading.squad import read_items
+from lotune.tasks.reading.task import ReadingTask
+from lotune.tasks.settings import TaskSettings
+
+ROW = {
+    "title": "T",
+    "context": "Denver Broncos won. {x}",
+    "qas": [
+        {"id": "q1", "question": "Who won?", "answers": [{"text": "Denver Broncos"}, {"text": "Broncos"}]},
+        {"id": "q2", "question": "Who, again?", "answers": [{"text": "Broncos"}]},
+    ],
+}
+
+
+def test_the_first_question_and_the_prompt() -> None:
+    task = ReadingTask()
+    (example,) = task.examples([("row", ROW)], training=False)
+    assert example.prompt == (
+        "Read the passage and answer the question below.\n\n### Instruction:\nDenver Broncos won. {x}\n\n"
+        "### Input:\nWho won?\n\n### Response:"
+    )
+    assert "".join(example.prompt_parts or ()) == example.prompt
+    assert example.prompt_parts is not None
+    assert example.prompt_parts[1] == ROW["context"]
+    assert (example.id, example.target, example.answers) == ("q1", "Denver Broncos", ("Denver Broncos", "Broncos"))
+    assert (task.max_new_tokens, task.min_new_tokens, task.stop) == (20, 1, ())
+
+
+def test_training_takes_every_question() -> None:
+    assert [one.id for one in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
+
+
+def test_verdicts_and_means() -> None:
+    task = ReadingTask()
+    (example,) = task.examples([("row", ROW)], training=False)
+    first, second = task.judge(example, "\n Denver Broncos\nbecause"), task.judge(example, "The Broncos")
+    assert (first.read, first.key, first.right) == ("Denver Broncos", "Denver Broncos", True)
+    assert second.scores == pytest.approx({"f1": 200 / 3, "em": 0.0, "squad_f1": 100.0, "squad_em": 100.0})
+    assert task.metrics([first, second]) == pytest.approx(
+        {"contest_f1": 250 / 3, "contest_em": 50.0, "squad_f1": 100.0, "squad_em": 100.0}
+    )
+
+
+def test_the_target_is_right() -> None:
+    task = ReadingTask()
+    for example in task.examples([("row", ROW)], training=True):
+        assert task.judge(example, example.target).scores == dict.fromkeys(("f1", "em", "squad_f1", "squad_em"), 100.0)
+
+
+@pytest.mark.parametrize("row", [{}, {"context": "c", "qas": []}, {"context": "c", "qas": [{"id": "x"}]}])
+def test_other_rows_are_refused(row: dict) -> None:
+    with pytest.raises(DataError, match="rows:7"):
+        list(ReadingTask().examples([("rows:7", row)], training=False))
+
+
+def test_settings_may_allow_longer_answers() -> None:
+    assert ReadingTask(TaskSettings(name="reading", max_new_tokens=40)).max_new_tokens == 40
+
+
+def test_the_protocol_has_2067_items() -> None:
+    folder = os.environ.get("LOTUNE_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("LOTUNE_REFERENCE_DATA, the folder of reference data, is not set")
+    items = read_items(Path(folder) / "squad" / "dev-v1.1.json")
+    examples = list(ReadingTask().examples(items, training=False))
+    assert len(examples) == len({one.id for one in examples}) == 2067
