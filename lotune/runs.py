@@ -97,8 +97,10 @@ class Run:
             return []
         before, now = memory["inputs"], _remembered(inputs, memory["inputs"])
         keys = [*now, *(key for key in before if key not in now)]
-        changed = [_change(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
-        return changed + [text for path, old in memory["outputs"].items() if (text := self._lost(path, old))]
+        changed = [_change(key, before.get(key), now.get(key)) for key in keys]
+        return list(filter(None, changed)) + [
+            text for path, old in memory["outputs"].items() if (text := self._lost(path, old))
+        ]
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
         """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
@@ -193,24 +195,24 @@ def _drop_unfinished_line(file: Any) -> None:
 
 
 def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs as stages.json holds them: plain JSON, files by their content."""
+    """Inputs as stages.json holds them: plain JSON, files by their content.
+
+    Raises: RunError where an input file is missing.
+    """
     held = {}
     for key, value in inputs.items():
         if isinstance(value, Path):
+            if not value.exists():
+                raise RunError(key, f"{value} is not there", "a file or a folder")
             known = before.get(key)
-            held[key] = {"sha256": _content(value, known if isinstance(known, dict) else {})["sha256"]}
+            held[key] = _content(value, known if isinstance(known, dict) else {})
         else:
             held[key] = orjson.loads(orjson.dumps(value, default=_plain, option=_KEYS))
     return held
 
 
 def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest, size and age of a file or folder; the digest is taken over from `before` where size and age are the same.
-
-    Raises: RunError where there is no such file.
-    """
-    if not path.exists():
-        raise RunError(str(path), "is not there")
+    """Digest, size and age of a file or folder; the digest is taken over from `before` where size and age are the same."""
     files = [path] if path.is_file() else sorted(_files_below(path))
     stats = [file.stat() for file in files]
     size, age = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
@@ -236,13 +238,18 @@ def _digest(file: Path) -> bytes:
 
 
 def _change(key: str, before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict) and "sha256" in before and "sha256" in now:
-        return f"{key}: content changed"
-    return f"{key}: {_shown(before)} -> {_shown(now)}"
+    """The clause that says how an input has changed, empty where it has not."""
+    if _is_content(before) and _is_content(now):
+        return "" if before["sha256"] == now["sha256"] else f"{key}: content changed"
+    return "" if before == now else f"{key}: {_shown(before)} -> {_shown(now)}"
+
+
+def _is_content(value: Any) -> bool:
+    return isinstance(value, dict) and "sha256" in value
 
 
 def _shown(value: Any) -> str:
-    return "a file" if isinstance(value, dict) and "sha256" in value else orjson.dumps(value).decode()
+    return "a file" if _is_content(value) else orjson.dumps(value).decode()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,13 @@ def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
     assert run.changes("prepare", {"seed": 1, "data.train": rows}) == ["tune.learning_rate: 0.001 -> null"]
     assert run.changes("prepare", {**inputs, "data.train": None}) == ["data.train: a file -> null"]
     assert run.stage_state("prepare", {**inputs, "seed": 2}) == "changed"
+    rows.unlink()
+    with pytest.raises(RunError, match=r"data.train: .*rows.jsonl is not there"):
+        run.stage_state("prepare", inputs)
+    rows.write_text("{}\n")
+    assert run.stage_state("prepare", inputs) == "done"
     rows.write_text("[]\n")
+    os.utime(rows, ns=(0, 0))
     assert run.changes("prepare", inputs) == ["data.train: content changed"]
     run.forget_stage("prepare")
     assert run.stage_state("prepare", inputs) == "fresh"

@@ -13,6 +13,9 @@ from lotune.recipe import STAGE_KEYS, Recipe, read_recipe, stage_inputs
 from lotune.settings import describe, flatten, read_settings
 
 
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
@@ -26,6 +29,12 @@ def test_file_and_overrides(tmp_path: Path) -> None:
     assert recipe.tune.learning_rate == 1e-4
     assert recipe.adapter.target_modules == ["q_proj", "o_proj"]
     assert recipe.folder == Path("runs/mine")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_short_and_read(path: Path) -> None:
+    assert read_recipe(path).name == path.stem
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 30
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
