@@ -212,7 +212,7 @@ def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 
 def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest, size and age of a file or folder; the digest is taken over from `before` where size and age are the same."""
+    """Digest, size and age of a file or folder; the digest is that of `before` where size and age are the same."""
     files = [path] if path.is_file() else sorted(_files_below(path))
     stats = [file.stat() for file in files]
     size, age = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)

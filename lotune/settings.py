@@ -5,7 +5,10 @@ The settings models themselves live beside the code that they steer (`lotune/*/s
 
 from __future__ import annotations
 
-import difflib
+import ast
+import functools
+import itertools
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +23,7 @@ from lotune.errors import SettingsError
 class Settings(BaseModel):
     """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -60,13 +63,14 @@ def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
     [FieldHelp(key='rows', type='int | null', default='5', sentence='')]
     """
     lines: list[FieldHelp] = []
+    sentences = _docstrings(model.__module__)
     for name, field in model.model_fields.items():
         inner = _inner_model(field.annotation)
         if inner is not None:
             lines += describe(inner, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-            sentence = " ".join((field.description or "").split())
+            sentence = field.description or sentences.get((model.__name__, name), "")
             lines.append(FieldHelp(prefix + name, _type_name(field.annotation), default, sentence))
     return lines
 
@@ -83,6 +87,25 @@ def flatten(settings: Settings) -> dict[str, Any]:
     {'data.rows': 5, 'more': None}
     """
     return dict(_flat_items(settings.model_dump(mode="json"), ""))
+
+
+@functools.cache
+def _docstrings(module: str) -> Mapping[tuple[str, str], str]:
+    """The docstring under each field of each class of a module, on one line.
+
+    Read only when help is wanted: pydantic would do it at every start, for a fifth of the time that help may take.
+    """
+    source = getattr(sys.modules.get(module), "__file__", None)
+    if not source or not Path(source).is_file():
+        return {}
+    found: dict[tuple[str, str], str] = {}
+    for model in ast.parse(Path(source).read_text(encoding="utf-8")).body:
+        if isinstance(model, ast.ClassDef):
+            for field, below in itertools.pairwise(model.body):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        found[model.name, name] = " ".join(text.split())
+    return found
 
 
 def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -201,6 +224,8 @@ def _dotted(model: type[Settings], place: tuple[int | str, ...]) -> str:
 
 def _nearest(model: type[Settings], key: str) -> str:
     """The clause that names the known key nearest to an unknown one, empty where none is near."""
+    import difflib
+
     known = [line.key for line in describe(model)] + _group_names(model)
     group, _, last = key.rpartition(".")
     siblings = {

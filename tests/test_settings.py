@@ -12,7 +12,6 @@ from lotune.errors import SettingsError
 from lotune.recipe import STAGE_KEYS, Recipe, read_recipe, stage_inputs
 from lotune.settings import describe, flatten, read_settings
 
-
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
