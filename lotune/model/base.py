@@ -1,0 +1,272 @@
+"""A base model, ready to be tuned or asked: from safetensors only, no foreign code is run and no pickle opened."""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from lotune.errors import ModelError, SettingsError
+from lotune.model.settings import BaseSettings
+
+NANO = "nano"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded model with its tokeniser; `folder` is None for a model of the hub, `dtype` that of the weights."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path | None
+    dtype: torch.dtype
+
+
+def load_base(settings: BaseSettings, device: str) -> Base:
+    """The base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
+
+    Raises: ModelError where there are no safetensors weights, weights are missing or of another shape, the tokeniser
+    has more tokens than the model, or the model would need code of its own.
+    """
+    device = resolve_device(device)
+    folder = _folder(settings.model)
+    if folder is not None:
+        _check_folder(folder, settings.model)
+    dtype = resolve_dtype(settings.dtype, device)
+    source = str(folder) if folder is not None else settings.model
+    with quietly(), _as_model_error(settings.model, folder is None):
+        model = _load_model(source, settings.model, dtype)
+        tokenizer = _load_tokenizer(source, settings.model)
+    _check_tokenizer(model, tokenizer, settings.model)
+    model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
+    tokenizer.name_or_path = settings.model
+    nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
+    return Base(settings.model, model, tokenizer, folder, dtype)
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for: cuda, else mps, else cpu; another name is checked and given back.
+
+    Raises: SettingsError where the device is unknown or not there.
+
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    kind = device.partition(":")[0]
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in there.items() if available)
+    if kind not in there:
+        raise SettingsError("device", f"{device!r} is unknown", "auto, cpu, cuda or mps")
+    if not there[kind]:
+        raise SettingsError("device", f"{device} is not available here", remedy="device=auto, or install its PyTorch")
+    return device
+
+
+def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
+    """The number format of the weights: "auto" takes bfloat16 where the device computes in it, else float32.
+
+    >>> resolve_dtype("bfloat16", "cpu")
+    torch.bfloat16
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 in hardware; where it is only emulated it is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.startswith("cpu") and bool({"amx_bf16", "avx512_bf16"} & _processor_flags())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters, tied ones once, adapters included where there are any.
+
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The number of tokens that prompt and answer may have together.
+
+    Raises: ModelError where the model's configuration does not say.
+    """
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 1:
+        raise ModelError(model.name_or_path or "model", "its config.json gives no max_position_embeddings")
+    return length
+
+
+def build_from_config(shape: Mapping[str, Any]) -> LlamaForCausalLM:
+    """A Llama model with fresh float32 weights, drawn from torch's current random state; its parameters are trainable.
+
+    `shape` holds LlamaConfig's names (vocab_size, hidden_size, num_hidden_layers, ...), `rope_theta` too.
+    Under `torch.device("meta")` no memory is taken, which is enough to count.
+    Raises: ModelError for a name that LlamaConfig does not have, or sizes that do not fit together.
+    """
+    known = set(LlamaConfig().to_dict()) | {"rope_theta"}
+    unknown = sorted(set(shape) - known)
+    if unknown:
+        raise ModelError("model shape", f"unknown names: {', '.join(unknown)}", "names of LlamaConfig")
+    values = dict(shape)
+    if "rope_theta" in values:
+        values["rope_parameters"] = {"rope_type": "default", "rope_theta": float(values.pop("rope_theta"))}
+    try:
+        config = LlamaConfig(**values)
+    except Exception as error:  # the configuration's own validation has several kinds
+        raise ModelError("model shape", _one_line(error)) from None
+    config._attn_implementation = "sdpa"
+    return LlamaForCausalLM(config)
+
+
+def in_float32(base: Base) -> Base:
+    """A copy of the base whose weights are float32 (exact, as bfloat16 is a part of it)."""
+    return replace(base, model=round_weights(base.model, torch.float32), dtype=torch.float32)
+
+
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of the model with its parameters in `dtype`, as reading it from a file of that dtype gives.
+
+    Buffers stay: `model.to(dtype)` would round the frequencies of the position encoding, too, which no file holds.
+    """
+    rounded = copy.deepcopy(model)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return rounded
+
+
+def _folder(name: str) -> Path | None:
+    """The folder a base model's name stands for; None for a name on the hub.
+
+    Raises: ModelError where the name looks like a path and nothing is there.
+    """
+    if name == NANO:
+        folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
+        if not folder.is_dir():
+            raise ModelError(
+                NANO, "the embedded model's weights are missing", remedy="lotune pretrain recipes/nano.yaml"
+            )
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
+        raise ModelError(name, "is no folder", "a folder in Hugging Face's layout", "check the path")
+    return None
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse, with the reason, a folder that holds no complete model in safetensors."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(name, "holds an adapter", "a complete model", "merge it into its base: `lotune merge`")
+    if not (folder / "config.json").is_file():
+        raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        found = f"holds weights only as pickle ({', '.join(pickles[:2])}), which can run code when opened"
+        raise ModelError(name, found, "*.safetensors", "convert them with their author's tool, or take another copy")
+    raise ModelError(name, "holds no weights", "model.safetensors, or its parts with their index")
+
+
+def _load_model(source: str, name: str, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(name, f"{len(missing)} weights are missing, such as {missing[0]}", "a complete model")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or len(tokenizer) == 0:
+        raise ModelError(name, "has no tokeniser", "tokenizer.json beside the weights")
+    return tokenizer
+
+
+def _check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokeniser that can give an id without a row in the embedding."""
+    tokens = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+    embedding: Any = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    if tokens > rows:
+        found = f"its tokeniser has {tokens} tokens, its embedding {rows} rows"
+        raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
+
+
+@contextmanager
+def _as_model_error(name: str, hub: bool) -> Iterator[None]:
+    """Turn what the libraries raise for a model that cannot be loaded into a ModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            found, remedy = "it runs code of its own, which lotune never does", "take a model that transformers knows"
+        elif hub:
+            found = f"is no folder here, and the hub did not give it: {_one_line(error)}"
+            remedy = "check the name and the connection, or give the folder of a downloaded model"
+        else:
+            found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
+        raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' loading report and progress bar off the terminal; what matters in it is raised instead."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _processor_flags() -> set[str]:
+    """What the processor can do, of the names that matter here: torch's word, else the kernel's."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities:
+        return {name for name, there in capabilities.items() if there is True}
+    try:
+        return set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return set()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
