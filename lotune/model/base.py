@@ -149,6 +149,22 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel
     return rounded
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' loading report and progress bar off the terminal; what matters in it is raised instead."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
 def _folder(name: str) -> Path | None:
     """The folder a base model's name stands for; None for a name on the hub.
 
@@ -239,22 +255,6 @@ def _as_model_error(name: str, hub: bool) -> Iterator[None]:
         else:
             found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
         raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep transformers' loading report and progress bar off the terminal; what matters in it is raised instead."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _processor_flags() -> set[str]:

@@ -1,0 +1,178 @@
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lotune.errors import CheckError
+from lotune.evaluate import merge_check
+from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
+from lotune.model.adapters import attach
+from lotune.model.base import Base, build_from_config, load_base, round_weights
+from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
+from lotune.model.settings import AdapterSettings, BaseSettings
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
+NEW_TOKENS = 6
+Trio = tuple[Any, LlamaForCausalLM, LlamaForCausalLM]
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Trio:
+    """Adapted, merged and saved: float32 models of one random adapter, the last read back from a bfloat16 folder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        llama = build_from_config(SHAPE).eval()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0"))
+        )
+        tuned = attach(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+    save_adapter(tuned, tmp_path / "adapter")
+    base = Base("tiny", llama, tokenizer, None, torch.float32)
+    merged: Any = merge(base, tmp_path / "adapter")
+    save_merged(merged, tokenizer, tmp_path / "merged", torch.bfloat16)
+    saved: Any = load_base(BaseSettings(model=str(tmp_path / "merged"), dtype="float32"), "cpu").model
+    return load_adapter(base, tmp_path / "adapter"), merged, saved
+
+
+@pytest.fixture
+def questions() -> list[Question]:
+    """Rows of 5 to 16 tokens."""
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.randint(5, 17, (12,), generator=generator).tolist()
+    return [Question(torch.randint(1, 64, (n,), generator=generator).tolist(), n - 3) for n in lengths]
+
+
+@torch.inference_mode()
+def greedy(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    """The plainest greedy decoding: one row at a time, everything computed anew for each token."""
+    answers: list[list[int]] = []
+    for prompt in prompts:
+        answer: list[int] = []
+        while len(answer) < max_new_tokens and (not answer or answer[-1] != 0):
+            ids = torch.tensor([[*prompt, *answer]])
+            answer.append(int(model(input_ids=ids, use_cache=False).logits[0, -1].argmax()))
+        answers.append(answer)
+    return answers
+
+
+def judge(row: int, answer: Sequence[int]) -> tuple[str, bool | None]:
+    """A row is right when its last token is even."""
+    return " ".join(map(str, answer)), answer[-1] % 2 == 0
+
+
+def check(trio: Trio, questions: Sequence[Question], **changes: Any) -> MergeCheck:
+    arguments: dict[str, Any] = {"saved_dtype": torch.bfloat16, "greedy": greedy, "judge": judge}
+    return check_merge(*trio, questions, max_new_tokens=NEW_TOKENS, **(arguments | changes))
+
+
+def broken(model: LlamaForCausalLM, by: float) -> LlamaForCausalLM:
+    copied = copy.deepcopy(model)
+    copied.model.layers[1].self_attn.v_proj.weight.data[3] += by
+    return copied
+
+
+def test_a_good_merge_passes(trio: Trio, questions: list[Question]) -> None:
+    result = check(trio, questions, batch_tokens=24)
+    assert result.passed
+    assert 0 < result.max_logit_difference < 1e-4
+    assert (result.rows, result.judged, result.greedy_differences, result.saved_dtype) == (12, 12, 0, "bfloat16")
+    assert 0 <= result.verdicts_changed <= result.texts_changed
+
+
+def test_the_batches_do_not_matter(trio: Trio, questions: list[Question]) -> None:
+    adapted, merged, _ = trio
+    other = broken(merged, 0.1)
+    one = merge_check._largest_difference(adapted, other, questions, 1)
+    many = merge_check._largest_difference(adapted, other, questions, 10_000)
+    assert one == pytest.approx(many, abs=1e-5)
+    alone = [(adapted(torch.tensor([q.tokens])).logits - other(torch.tensor([q.tokens])).logits) for q in questions]
+    assert one == pytest.approx(max(float(gap.abs().max()) for gap in alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("by", [0.01, float("nan")])
+def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[Question]) -> None:
+    with pytest.raises(CheckError, match="merged and adapted logits differ by"):
+        check((trio[0], broken(trio[1], by), trio[2]), questions)
+
+
+def test_a_forgotten_merge_is_caught(trio: Trio, questions: list[Question]) -> None:
+    base = copy.deepcopy(trio[0]).unload()
+    with pytest.raises(CheckError, match="logits differ"):
+        check((trio[0], base, trio[2]), questions)
+
+
+def test_saved_weights_must_be_the_merged_ones_rounded(trio: Trio, questions: list[Question]) -> None:
+    with pytest.raises(CheckError, match=r"layers.1.self_attn.v_proj.weight is not the merged weight rounded"):
+        check((trio[0], trio[1], broken(trio[2], 0.5)), questions)
+    exact = check((trio[0], trio[1], trio[1]), questions, saved_dtype=torch.float32)
+    assert (exact.texts_changed, exact.verdicts_changed) == (0, 0)
+
+
+def test_answers_may_part_at_a_tie_only(trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch) -> None:
+    def parting(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        answers = greedy(model, prompts, max_new_tokens)
+        return [[*answers[0][:2], 63 - answers[0][2]], *answers[1:]] if model is trio[1] else answers
+
+    with pytest.raises(CheckError, match="row 0: the answers part at token 2"):
+        check(trio, questions, greedy=parting)
+    monkeypatch.setattr(merge_check, "_best_two_gap", lambda model, tokens: 1e-5 if model is trio[1] else 2e-4)
+    assert check(trio, questions, greedy=parting).greedy_differences == 1
+
+
+def test_the_gap_is_that_of_the_two_best_logits(trio: Trio) -> None:
+    logits = trio[1](torch.tensor([[5, 6, 7]])).logits[0, -1].sort().values
+    assert merge_check._best_two_gap(trio[1], [5, 6, 7]) == pytest.approx(float(logits[-1] - logits[-2]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "passed"), [(300, 3, True), (300, 4, False), (199, 50, True), (200, 3, False)]
+)
+def test_rounding_may_change_one_verdict_in_a_hundred(rows: int, changed: int, passed: bool) -> None:
+    before: list[tuple[str, bool | None]] = [("a", True)] * rows + [("unjudgeable", None)] * 7
+    after: list[tuple[str, bool | None]] = [("b", False)] * changed + [("c", True)] * 5 + before[changed + 5 :]
+    result = merge_check._record(1e-5, 0, torch.bfloat16, before, after)
+    assert (result.texts_changed, result.verdicts_changed, result.passed) == (changed + 5, changed, passed)
+    assert result.judged == rows
+    assert result.verdict_share == pytest.approx(changed / rows)
+
+
+def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[Question]) -> None:
+    coarse = copy.deepcopy(trio[1])
+    for parameter in coarse.parameters():
+        parameter.data = parameter.data.to(torch.float8_e4m3fn).float()
+    result = check((trio[0], trio[1], coarse), questions, saved_dtype=torch.float8_e4m3fn)
+    answers = [
+        [judge(0, answer) for answer in greedy(model, [q.tokens[: q.prompt_tokens] for q in questions], 6)]
+        for model in (trio[1], coarse)
+    ]
+    assert result.texts_changed == sum(a[0] != b[0] for a, b in zip(*answers, strict=True)) > 0
+    assert result.verdicts_changed == sum(a[1] != b[1] for a, b in zip(*answers, strict=True))
+
+
+def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[Question]) -> None:
+    with pytest.raises(CheckError, match="no rows"):
+        check(trio, [])
+    with pytest.raises(CheckError, match=r"the merged model has torch\.bfloat16 weights"):
+        check((trio[0], round_weights(trio[1], torch.bfloat16), trio[2]), questions)  # type: ignore[arg-type]
+    trio[0].train()
+    with pytest.raises(CheckError, match="training mode"):
+        check(trio, questions)
