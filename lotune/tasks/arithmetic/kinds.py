@@ -42,7 +42,7 @@ _LIST = r"[0-9]{1,9}(?:, [0-9]{1,9}){0,99}"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of question. In the texts {0}, {1} … are operands, {all} is all of them, {result} what `result` gives."""
+    """One kind of question. In its texts {0}, {1} … are operands, {all} all of them, {result} the number asked for."""
 
     draw: Callable[[Random], Operands]
     """Operands, as printed in the question."""
@@ -276,7 +276,7 @@ KINDS: Mapping[str, Kind] = {
         result=lambda a, p: str(int(a) + int(a) * int(p) / 100),
         zh="去年销售额为 {0} 万元，今年销售额增加了 {1}%，请计算今年的销售额。",
         zh_solution="{result}",
-        en="Last year a shop sold goods for {0} thousand yuan, this year for {1}% more. How many thousand yuan is that?",
+        en="Sales were {0} thousand yuan last year and rose by {1}% this year. How many thousand yuan are they now?",
         en_solution="{result}",
         patterns=(_NATURAL, _NATURAL),
     ),
@@ -303,17 +303,13 @@ KINDS: Mapping[str, Kind] = {
 }
 """The kinds by name."""
 
+_NAMES = tuple(KINDS)
+_DEDUPLICATED = (16.7, 16.6, 16.7, 16.7, 7.4, 7.3, 7.3, 3.7, 3.7, 1.6, 1.2, 1.2, 0.02, 0.01)
+_RAW = (11.25, 11.25, 11.25, 11.25, 30.0, 5.0, 5.0, 2.5, 2.5, 2.5, 1.25, 1.25, 2.5, 2.5)
+
 SHARES: Mapping[Shares, Mapping[str, float]] = {
-    "deduplicated": {
-        **{"add": 16.7, "subtract": 16.6, "multiply": 16.7, "divide": 16.7},
-        **{"equation": 7.4, "root": 7.3, "power": 7.3, "function": 3.7, "mean": 3.7},
-        **{"area": 1.6, "discount": 1.2, "sales": 1.2, "mass": 0.02, "fraction": 0.01},
-    },
-    "raw": {
-        **{"add": 11.25, "subtract": 11.25, "multiply": 11.25, "divide": 11.25},
-        **{"equation": 30.0, "root": 5.0, "power": 5.0, "function": 2.5, "mean": 2.5},
-        **{"area": 2.5, "discount": 1.25, "sales": 1.25, "mass": 2.5, "fraction": 2.5},
-    },
+    "deduplicated": dict(zip(_NAMES, _DEDUPLICATED, strict=True)),
+    "raw": dict(zip(_NAMES, _RAW, strict=True)),
 }
 """Shares of the kinds, to be normalised: among the contest's Chinese rows without duplicates, and in its raw file."""
 
@@ -351,7 +347,7 @@ def generate_rows(
     """
     if distinct and rows > (limit := distinct_limit(shares, language)):
         raise SettingsError(
-            "rows", f"{rows:,} distinct rows", f"{limit:,} at most in the mix {shares}", "allow duplicates, or take fewer"
+            "rows", f"{rows:,} distinct rows", f"{limit:,} at most in the mix {shares}", "take fewer, or shares: raw"
         )
     return _rows(rows, Random(seed), shares, language, distinct)
 

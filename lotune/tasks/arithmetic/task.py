@@ -1,0 +1,131 @@
+"""Arithmetic, the contest's first phase: a problem in words, an answer whose number counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from lotune.data.rows import from_conversation
+from lotune.data.templates import TEMPLATES, Template, template_named
+from lotune.errors import DataError
+from lotune.tasks.arithmetic.judge import judge
+from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
+from lotune.tasks.arithmetic.working import written_working
+from lotune.tasks.metrics import accuracy, unjudgeable
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Example, Judged, Row
+
+EXPERT_PREAMBLE = "You are an expert in mathematics, accurately calculating the following problem. "
+"""What a contestant put before every problem; rows that carry it are recognised all the same."""
+
+
+@dataclass(frozen=True)
+class ArithmeticTask:
+    """The contest's arithmetic: its rows {"problem", "solution"}, or the conversation form of them.
+
+    Training answers carry the written working before the solution where the settings want it and there is any. A row
+    without a key has no target and is unjudgeable.
+    """
+
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    name: str = "arithmetic"
+    metric: str = "accuracy"
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens: 640 unless the settings say otherwise, which the longest written working needs."""
+        return self.settings.max_new_tokens or 640
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """An example a row, the preamble before its problem. With `training`, targets carry the written working.
+
+        Raises: DataError for a row in neither form, and, with `training`, for one without a solution.
+        """
+        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        for id, row in rows:
+            yield self._example(id, row, template, training)
+
+    def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
+        problem, solution = problem_and_solution(row, id)
+        if training and not solution:
+            raise DataError(id, "has no solution to train on", "problem and solution", "use it as a test row")
+        problem = problem.removeprefix(self.settings.preamble)
+        bare = problem.removeprefix(EXPERT_PREAMBLE)
+        target = solution
+        if training and self.settings.working and (found := recognise(bare)):
+            target = written_working(*found) + solution
+        answers = (solution,) if solution else ()
+        return Example(id, template.render(problem), target, answers, kind=kind_of(bare))
+
+    def generate(self, rows: int, seed: int) -> list[Row]:
+        """Generated rows, as `stream` gives them."""
+        return list(self.stream(rows, seed))
+
+    def stream(self, rows: int, seed: int) -> Iterator[Row]:
+        """Generated rows one at a time, in the settings' mix and language, the same for the same seed.
+
+        The mix `deduplicated` has distinct rows as long as there are as many (about 551,000 in Chinese), beyond that
+        it keeps its shares and repeats rows; the mix `raw` has repetitions, like the contest's file.
+        """
+        shares, language = self.settings.shares, self.settings.language
+        distinct = shares == "deduplicated" and rows <= distinct_limit(shares, language)
+        return generate_rows(rows, seed, shares, language, distinct)
+
+    def judge(self, example: Example, text: str) -> Judged:
+        """Whether the answer's number is the key's under the settings' rule; None where the key is no number.
+
+        Raises: SettingsError for a rule that does not exist.
+        """
+        return Judged(*judge(text, example.answers[0] if example.answers else "", self.settings.judge))
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.
+
+        Raises: DataError where none can be judged.
+        """
+        return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
+
+
+def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
+    """Problem and solution of a row in the contest's or in the conversation form; the solution may be missing, "".
+
+    The problem of a conversation is taken out of the alpaca prompt where it stands in one.
+
+    Raises: DataError for a row in neither form.
+
+    >>> problem_and_solution({"problem": "计算 1 + 1 等于多少？", "solution": "1 + 1 = 2"})
+    ('计算 1 + 1 等于多少？', '1 + 1 = 2')
+    """
+    if "conversations" in row:
+        prompt, solution = from_conversation(row, where)
+        return _out_of_prompt(prompt), solution
+    problem, solution = row.get("problem"), row.get("solution", "")
+    if not isinstance(problem, str) or not problem.strip() or not isinstance(solution, str):
+        expected = "problem and solution as texts, or conversations"
+        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'})", expected)
+    return problem, solution
+
+
+def _out_of_prompt(prompt: str) -> str:
+    head, tail = TEMPLATES["alpaca"].without_input.split("{instruction}")
+    stripped = prompt.rstrip()
+    if stripped.startswith(head) and stripped.endswith(tail):
+        return stripped[len(head) : len(stripped) - len(tail)]
+    return prompt
+
+
+def by_kind(judged: Sequence[Judged], examples: Sequence[Example]) -> dict[str, dict[str, float]]:
+    """Accuracy (0 to 1), right ones and number of judged rows of each kind, kinds in alphabetical order.
+
+    A kind of which no row can be judged is left out; `judged` and `examples` run side by side.
+    """
+    verdicts: dict[str, list[bool]] = {}
+    for verdict, example in zip(judged, examples, strict=True):
+        if verdict.right is not None:
+            verdicts.setdefault(example.kind, []).append(verdict.right)
+    return {
+        kind: {"accuracy": sum(rights) / len(rights), "right": sum(rights), "n": len(rights)}
+        for kind, rights in sorted(verdicts.items())
+    }

@@ -1,0 +1,141 @@
+"""The arithmetic task: rows in both forms, prompts, training answers, verdicts and figures."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import orjson
+import pytest
+
+from lotune.data.rows import to_conversation
+from lotune.data.templates import TEMPLATES
+from lotune.errors import DataError, SettingsError
+from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticTask, by_kind
+from lotune.tasks.arithmetic.working import written_working
+from lotune.tasks.registry import TASKS, build_task
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Example, Row
+
+ROW = {"problem": "计算 1.50 + -2.25 等于多少？", "solution": "1.50 + -2.25 = -0.75"}
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n计算 1.50 + -2.25 等于多少？\n\n### Response:"
+)
+
+
+def example_of(row: Row, *, training: bool = False, **settings: object) -> Example:
+    [example] = ArithmeticTask(TaskSettings.model_validate(settings)).examples([("f:1", row)], training=training)
+    return example
+
+
+def test_an_example_of_the_contests_row() -> None:
+    example = example_of(ROW)
+    assert example.id == "f:1"
+    assert example.prompt == PROMPT
+    assert example.answers == (ROW["solution"],)
+    assert example.target == ROW["solution"]
+    assert example.kind == "add"
+
+
+def test_training_answers_carry_the_working_and_end_in_the_solution() -> None:
+    working = written_working("add", ("1.50", "-2.25"))
+    assert example_of(ROW, training=True).target == working + ROW["solution"]
+    assert example_of(ROW, training=True, working=False).target == ROW["solution"]
+
+
+@pytest.mark.parametrize("problem", [PROMPT, PROMPT + "\n", ROW["problem"]])
+def test_the_conversation_form_is_the_same_example(problem: str) -> None:
+    row = to_conversation("1", problem, ROW["solution"])
+    assert example_of(row, training=True) == example_of(ROW, training=True)
+
+
+def test_the_preamble_stands_before_the_problem_once() -> None:
+    example = example_of(ROW, preamble=EXPERT_PREAMBLE)
+    assert f"### Instruction:\n{EXPERT_PREAMBLE}计算" in example.prompt
+    with_preamble = {**ROW, "problem": EXPERT_PREAMBLE + ROW["problem"]}
+    assert example_of(with_preamble, preamble=EXPERT_PREAMBLE) == example
+    assert example_of(with_preamble, training=True).kind == "add"
+    assert example_of(with_preamble).prompt == example.prompt
+
+
+def test_another_row_is_english_and_has_no_working() -> None:
+    row = {"problem": "Find $x$ with braces {0}.", "solution": r"So $x = \boxed{5}$."}
+    example = example_of(row, training=True)
+    assert (example.kind, example.target) == ("english", row["solution"])
+    assert row["problem"] in example.prompt
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"problem": " ", "solution": "1"}, {"question": "1?"}, {"problem": "1?", "solution": 3}]
+)
+def test_a_row_in_neither_form_is_named(row: Row) -> None:
+    with pytest.raises(DataError, match="f:1: is no arithmetic row"):
+        example_of(row)
+
+
+def test_a_row_without_a_key_can_be_asked_but_not_trained_on() -> None:
+    example = example_of({"problem": "1 + 1?"})
+    assert (example.target, example.answers) == ("", ())
+    assert ArithmeticTask().judge(example, "2").right is None
+    with pytest.raises(DataError, match="f:1: has no solution"):
+        example_of({"problem": "1 + 1?"}, training=True)
+
+
+def test_an_unknown_template_is_refused() -> None:
+    with pytest.raises(SettingsError, match="did you mean alpaca"):
+        example_of(ROW, template="alpacca")
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "both"])
+@pytest.mark.parametrize("shares", ["deduplicated", "raw"])
+def test_every_training_answer_is_right(language: str, shares: str) -> None:
+    settings = {"language": language, "shares": shares}
+    task = ArithmeticTask(TaskSettings.model_validate(settings))
+    rows = task.generate(400, 3)
+    assert rows == task.generate(400, 3)
+    for example in task.examples(((str(i), row) for i, row in enumerate(rows)), training=True):
+        assert example.prompt.endswith(TEMPLATES["alpaca"].without_input[-len("### Response:") :])
+        assert example.target.endswith(example.answers[0])
+        assert example.kind not in ("english", "other")
+        assert task.judge(example, example.target).right is True
+
+
+def test_more_rows_than_are_distinct_are_written_all_the_same() -> None:
+    task = ArithmeticTask()
+    assert len(list(itertools.islice(task.stream(800_000, 1), 100))) == 100
+    few = [row["problem"] for row in task.stream(3_000, 1)]
+    assert len(set(few)) == len(few)
+
+
+def test_figures_leave_unjudgeable_rows_out() -> None:
+    task = ArithmeticTask()
+    examples = [example_of(ROW), example_of(ROW), example_of({"problem": "Who?", "solution": "me"})]
+    judged = [task.judge(example, text) for example, text in zip(examples, ["-0.75", "0.75", "3"], strict=True)]
+    assert [one.right for one in judged] == [True, False, None]
+    assert (judged[0].read, judged[0].key, judged[2].key) == ("-0.75", "-0.75", "me")
+    assert task.metrics(judged) == {"accuracy": 0.5, "unjudgeable": 1.0}
+    assert by_kind(judged, examples) == {"add": {"accuracy": 0.5, "right": 1, "n": 2}}
+
+
+def test_the_judging_rule_is_the_settings_own() -> None:
+    example = example_of({"problem": "?", "solution": "0.123456"})
+    assert ArithmeticTask(TaskSettings(judge="significant:3")).judge(example, "0.123").right is True
+    assert ArithmeticTask(TaskSettings(judge="exact")).judge(example, "0.123").right is False
+
+
+@pytest.mark.oracle
+def test_the_contests_own_answers_are_right(reference_data: Path) -> None:
+    lines = (reference_data / "contest" / "math-300.jsonl").read_bytes().splitlines()
+    task = ArithmeticTask()
+    examples = list(task.examples(((str(i), orjson.loads(line)) for i, line in enumerate(lines, 1)), training=True))
+    judged = [task.judge(example, example.target) for example in examples]
+    assert all(one.right for one in judged)
+    assert by_kind(judged, examples)["english"]["n"] == 6
+
+
+def test_tasks_are_found_by_name() -> None:
+    for name in TASKS:
+        assert build_task(TaskSettings(name=name)).name == name
+    with pytest.raises(SettingsError, match="did you mean arithmetic"):
+        build_task(TaskSettings(name="aritmetic"))
