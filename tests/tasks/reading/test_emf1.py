@@ -1,7 +1,6 @@
 """The contest's metric against its own logged values, and the laws that it keeps and does not keep."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,8 @@ from lotune.tasks.reading.task import first_line
 TEXTS = st.text(st.sampled_from("ab the 24.,-·中国人（）'\"\n"), max_size=12) | st.text(max_size=12)
 
 
-def stored(name: str) -> list[dict]:
-    folder = os.environ.get("LOTUNE_REFERENCE_DATA")
-    if not folder:
-        pytest.skip("LOTUNE_REFERENCE_DATA, the folder of reference data, is not set")
-    return [json.loads(line) for line in (Path(folder) / "contest" / name).read_text().splitlines()]
+def stored(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / "contest" / name).read_text().splitlines()]
 
 
 def check(pairs: list[tuple[str, dict]]) -> tuple[float, float]:
@@ -32,8 +28,8 @@ def check(pairs: list[tuple[str, dict]]) -> tuple[float, float]:
 
 
 @pytest.mark.oracle
-def test_the_thousand_stored_answers() -> None:
-    rows = stored("emf1-answers-1000.jsonl")
+def test_the_thousand_stored_answers(reference_data: Path) -> None:
+    rows = stored(reference_data, "emf1-answers-1000.jsonl")
     f1, em = check([(first_line(row["raw_answer"]), row) for row in rows])
     assert len(rows) == 1000
     assert f1 == pytest.approx(59.384656341897106, abs=1e-9)
@@ -41,8 +37,8 @@ def test_the_thousand_stored_answers() -> None:
 
 
 @pytest.mark.oracle
-def test_the_stored_triples_and_their_means() -> None:
-    rows = stored("emf1-triples-1199.jsonl")
+def test_the_stored_triples_and_their_means(reference_data: Path) -> None:
+    rows = stored(reference_data, "emf1-triples-1199.jsonl")
     f1, em = check([(row["pred"], row) for row in rows])
     assert len(rows) == 1199
     assert f1 == pytest.approx(sum(row["F1"] for row in rows) / 1199, abs=1e-9)

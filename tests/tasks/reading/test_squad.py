@@ -1,7 +1,6 @@
 """SQuAD's layout and official metric."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from hypothesis import strategies as st
 
 from lotune.errors import DataError
 from lotune.tasks.reading.squad import evaluate_official, normalised, read_items, squad_scores, write_items
-
-
-def reference(name: str) -> Path:
-    folder = os.environ.get("LOTUNE_REFERENCE_DATA")
-    if not folder:
-        pytest.skip("LOTUNE_REFERENCE_DATA, the folder of reference data, is not set")
-    return Path(folder) / name
 
 
 def paragraph(id: str = "q1", title: str = "T") -> dict:
@@ -32,9 +24,11 @@ def paragraph(id: str = "q1", title: str = "T") -> dict:
         ("logistic_regression", 40.14191106906339, 50.98153647324461, 13, 28),
     ],
 )
-def test_two_published_systems(system: str, em: float, f1: float, missing: int, foreign: int) -> None:
-    items = read_items(reference("squad/dev-v1.1.json"))
-    predictions = json.loads(reference(f"squad/predictions/{system}.json").read_text())
+def test_two_published_systems(
+    system: str, em: float, f1: float, missing: int, foreign: int, reference_data: Path
+) -> None:
+    items = read_items(reference_data / "squad/dev-v1.1.json")
+    predictions = json.loads((reference_data / f"squad/predictions/{system}.json").read_text())
     result = evaluate_official(items, predictions)
     assert result["exact_match"] == pytest.approx(em, abs=1e-9)
     assert result["f1"] == pytest.approx(f1, abs=1e-9)
@@ -49,8 +43,8 @@ def test_two_published_systems(system: str, em: float, f1: float, missing: int, 
         ("cmrc2018/cmrc2018_trial.json", 256, 1002),
     ],
 )
-def test_real_files_are_read(name: str, paragraphs: int, questions: int) -> None:
-    items = read_items(reference(name))
+def test_real_files_are_read(name: str, paragraphs: int, questions: int, reference_data: Path) -> None:
+    items = read_items(reference_data / name)
     assert len(items) == paragraphs
     assert sum(len(row["qas"]) for _, row in items) == questions
     assert items[0][0] == items[0][1]["qas"][0]["id"]

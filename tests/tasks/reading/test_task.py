@@ -1,6 +1,5 @@
 """The reading task: the contest's protocol."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -65,10 +64,7 @@ def test_settings_may_allow_longer_answers() -> None:
     assert ReadingTask(TaskSettings(name="reading", max_new_tokens=40)).max_new_tokens == 40
 
 
-def test_the_protocol_has_2067_items() -> None:
-    folder = os.environ.get("LOTUNE_REFERENCE_DATA")
-    if not folder:
-        pytest.skip("LOTUNE_REFERENCE_DATA, the folder of reference data, is not set")
-    items = read_items(Path(folder) / "squad" / "dev-v1.1.json")
+def test_the_protocol_has_2067_items(reference_data: Path) -> None:
+    items = read_items(reference_data / "squad" / "dev-v1.1.json")
     examples = list(ReadingTask().examples(items, training=False))
     assert len(examples) == len({one.id for one in examples}) == 2067

@@ -1,0 +1,88 @@
+"""The contest's score formulas and the 20 published rows of phase 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lotune.errors import SettingsError
+from lotune.evaluate.parameters import TOTALS
+
+__all__ = ["PUBLISHED", "RULES", "TOTALS", "PublishedRow", "place", "score"]
+
+
+def phase1(ratio: float, accuracy: float) -> float:
+    """(1 - ratio) * 0.3 + accuracy * 0.7, all 0 to 1.
+
+    >>> round(phase1(0.000424393, 0.64), 9)
+    0.747872682
+    """
+    return (1 - ratio) * 0.3 + accuracy * 0.7
+
+
+def phase2(ratio: float, accuracy: float) -> float:
+    """(1 - 10 ratio) * 0.3 + accuracy * 0.7, all 0 to 1.
+
+    >>> round(phase2(4_194_304 / 7_321_000_000, 0.993), 6)
+    0.993381
+    """
+    return (1 - 10 * ratio) * 0.3 + accuracy * 0.7
+
+
+RULES: dict[str, Callable[[float, float], float]] = {"phase1": phase1, "phase2": phase2}
+"""(ratio, accuracy) -> score, by name."""
+
+
+class PublishedRow(NamedTuple):
+    """A row of the contest's published table: accuracy and ratio are 0 to 1."""
+
+    accuracy: float
+    ratio: float
+    score: float
+
+
+PUBLISHED = (
+    PublishedRow(0.7161, 0.00679028, 0.799232916),
+    PublishedRow(0.7059, 0.00169757, 0.793620729),
+    PublishedRow(0.6400, 0.000424393, 0.747872682),
+    PublishedRow(0.6154, 0.000424393, 0.730652682),
+    PublishedRow(0.5138, 0.000424393, 0.659532682),
+    PublishedRow(0.4820, 0.000424393, 0.637272682),
+    PublishedRow(0.4554, 0.000848785, 0.618525364),
+    PublishedRow(0.4156, 0.000424393, 0.590792682),
+    PublishedRow(0.3644, 0.000424393, 0.554952682),
+    PublishedRow(0.3356, 0.000424393, 0.534792682),
+    PublishedRow(0.3205, 0.000424393, 0.524222682),
+    PublishedRow(0.3010, 0.000636589, 0.510509023),
+    PublishedRow(0.3004, 0.000424393, 0.510152682),
+    PublishedRow(0.2987, 0.000424393, 0.508962682),
+    PublishedRow(0.2774, 0.000212196, 0.494116341),
+    PublishedRow(0.2755, 0.000424393, 0.492722682),
+    PublishedRow(0.2600, 0.000424393, 0.481872682),
+    PublishedRow(0.2564, 0.000685557, 0.479274333),
+    PublishedRow(0.2355, 0.000424393, 0.464722682),
+    PublishedRow(0.2240, 0.000424393, 0.456672682),
+)
+"""Phase 1, best first; measured on Llama-3-8B and the contest's own test set, so a place among them is no ranking."""
+
+
+def score(rule: str, ratio: float, accuracy: float) -> float:
+    """The score by a named rule, from fractions 0 to 1.
+
+    Raises: SettingsError for an unknown rule.
+
+    >>> round(score("phase1", 0.00679028, 0.7161), 9)
+    0.799232916
+    """
+    if rule not in RULES:
+        raise SettingsError("score.rule", f"{rule!r} is not known", f"one of {', '.join(RULES)}")
+    return RULES[rule](ratio, accuracy)
+
+
+def place(score: float) -> int:
+    """The place, 1 to 21, that a phase 1 score would take among the 20 published rows; equal scores share a place.
+
+    >>> place(0.8), place(0.75), place(0.747872682), place(0.1)
+    (1, 3, 3, 21)
+    """
+    return 1 + sum(row.score > score for row in PUBLISHED)

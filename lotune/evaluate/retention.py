@@ -1,0 +1,76 @@
+"""The gate: what the base could do before, the tuned model must still do.
+
+Source: the contest's rule. F1 and EM *each* keep at least the threshold's share of the base; a base below 5 points has
+nothing to keep, so the gate is not measurable there and not passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lotune.errors import DataError
+
+LEAST_BASE = 5.0
+"""Points, 0 to 100, below which a base has no ability that could be kept."""
+CONTEST_METRICS = ("contest_f1", "contest_em")
+"""The contest's two gated metrics. Others are reported beside them, where these are measured."""
+
+
+@dataclass(frozen=True)
+class RetentionLine:
+    """One metric before and after, 0 to 100.
+
+    `kept` is tuned / base, or None where the base is below 5 points (not measurable); `gates` tells whether the line
+    decides validity or is only reported.
+    """
+
+    task: str
+    metric: str
+    base: float
+    tuned: float
+    kept: float | None
+    threshold: float
+    passed: bool
+    gates: bool = True
+
+
+def gate(
+    base_metrics: Mapping[str, float],
+    tuned_metrics: Mapping[str, float],
+    threshold: float = 0.9,
+    task: str = "reading",
+    gating: Sequence[str] = CONTEST_METRICS,
+) -> list[RetentionLine]:
+    """A line for each metric (0 to 100) of the base; where none of them is in `gating`, all of them gate.
+
+    Raises: DataError where the tuned model's metrics are not the base's.
+
+    >>> lines = gate({"contest_f1": 59.87, "contest_em": 44.17}, {"contest_f1": 53.9, "contest_em": 39.7})
+    >>> [(line.metric, round(line.kept, 4), line.passed) for line in lines]
+    [('contest_f1', 0.9003, True), ('contest_em', 0.8988, False)]
+    """
+    if set(base_metrics) != set(tuned_metrics):
+        found = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
+        raise DataError("retention", found, ", ".join(sorted(base_metrics)))
+    decisive = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
+    return [
+        _line(task, metric, base, tuned_metrics[metric], threshold, metric in decisive)
+        for metric, base in base_metrics.items()
+    ]
+
+
+def gate_passed(lines: Sequence[RetentionLine]) -> bool:
+    """Whether all lines that gate are passed, and there is one.
+
+    >>> gate_passed([])
+    False
+    """
+    decisive = [line for line in lines if line.gates]
+    return bool(decisive) and all(line.passed for line in decisive)
+
+
+def _line(task: str, metric: str, base: float, tuned: float, threshold: float, gates: bool) -> RetentionLine:
+    kept = tuned / base if base >= LEAST_BASE else None
+    passed = kept is not None and kept >= threshold - 1e-12  # the last bit of a mean must not decide
+    return RetentionLine(task, metric, base, tuned, kept, threshold, passed, gates)

@@ -1,0 +1,325 @@
+"""The scorecard: what was gained on the target, what was kept, with how many parameters, and whether it counts.
+
+Fractions (accuracy, kept, threshold, ratio) are 0 to 1; the retained metrics are 0 to 100, as their protocols have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lotune.errors import DataError, RunError
+from lotune.evaluate.parameters import divisor_of, ratio
+from lotune.evaluate.retention import RetentionLine, gate_passed
+from lotune.evaluate.statistics import (
+    SIGNIFICANCE,
+    Interval,
+    PairedTest,
+    bootstrap_difference,
+    bootstrap_mean,
+    mcnemar,
+    sign_flips,
+    wilson,
+)
+from lotune.runs import read_json, write_json
+from lotune.tasks.task import Judged
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Kind(_Record):
+    """One group of questions: `n` that can be judged, accuracy or mean after and before; no figures where n is 0."""
+
+    n: int
+    value: float | None
+    base_value: float | None
+    interval: Interval | None
+    unjudgeable: int = 0
+
+
+class Target(_Record):
+    """The task that was trained on, measured on the test rows before (base) and after."""
+
+    task: str
+    metric: str
+    value: float
+    base_value: float
+    interval: Interval
+    """95 % interval of `value`: Wilson's for an accuracy, a bootstrap's for a mean."""
+    base_interval: Interval
+    n: int
+    """Rows that can be judged."""
+    unjudgeable: int
+    """Rows whose key cannot be judged; they are in no figure."""
+    by_kind: dict[str, Kind]
+    gained: int
+    """Rows that are better after than before."""
+    lost: int
+    p_value: float
+    """One-sided p of the paired test (McNemar's exact one for an accuracy): chance alone gains this much or more."""
+    better: bool
+    """Whether p_value is below 0.05."""
+    difference_interval: Interval | None = None
+    """95 % interval of value - base_value where the metric is a mean (paired bootstrap)."""
+    judge: str = ""
+    """The judging rule, such as significant:5."""
+
+
+class Parameters(_Record):
+    """Trained parameters over those of the base: `ratio` is trainable / total; `base_total` is the base's own count."""
+
+    trainable: int
+    total: int
+    ratio: float
+    convention: str
+    base_total: int
+
+
+class Score(_Record):
+    """One figure from accuracy and ratio, and where it would stand among the contest's published rows."""
+
+    rule: str
+    value: float
+    place: int | None = None
+    published: int | None = None
+
+
+class Checkpoint(_Record):
+    """One checkpoint; `value` is its test figure, where it was tested; `retention` its gate's result there."""
+
+    name: str
+    step: int
+    validation_value: float | None = None
+    validation_loss: float | None = None
+    value: float | None = None
+    score: float | None = None
+    gate_passed: bool | None = None
+
+
+class ContestRule(_Record):
+    """The contest's own choice, the best of all checkpoints *on the test*, which flatters; shown beside the other."""
+
+    checkpoint: str
+    value: float
+    score: float | None = None
+
+
+class Check(_Record):
+    """A check on the finished work, such as the merge check."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+class Scorecard(_Record):
+    """Everything that a run has to show. `valid` needs the gate, a target better than the base's, and every check."""
+
+    target: Target
+    retention: tuple[RetentionLine, ...]
+    parameters: Parameters
+    score: Score
+    chosen_checkpoint: str
+    checkpoints: tuple[Checkpoint, ...]
+    checks: tuple[Check, ...]
+    valid: bool
+    reasons: tuple[str, ...] = ()
+    """Why it is not valid, empty where it is."""
+    contest_rule: ContestRule | None = None
+    """Best of N on the test, where all checkpoints were tested."""
+    base: str = ""
+    """Name of the base model."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know besides: prompts that were cut, overlap, rounding."""
+
+
+class Verdict(NamedTuple):
+    """The verdict on one row: the row's id, its kind and the judgement."""
+
+    id: str
+    kind: str
+    judged: Judged
+
+
+def measure_target(
+    task: str,
+    metric: str,
+    base: Sequence[Verdict],
+    tuned: Sequence[Verdict],
+    *,
+    judge: str = "",
+    score: str | None = None,
+) -> Target:
+    """The target's figures from the verdicts on the same rows before and after.
+
+    Without `score` the figure is the accuracy of the verdicts (0 to 1, McNemar's test); with it, the mean of that
+    per-example score, in its own unit (sign-flip test). Rows that cannot be judged are counted and left out.
+    Raises: DataError where the two sets are not of the same rows, or nothing can be judged.
+    """
+    pairs = _pairs(base, tuned, score)
+    known = [(kind, *pair) for kind, pair in pairs if pair is not None]
+    if not known:
+        raise DataError("evaluation", f"none of {len(pairs)} rows has a key that can be judged")
+    before, after = [old for _, old, _ in known], [new for _, _, new in known]
+    test = _paired_test(before, after, score)
+    return Target(
+        task=task,
+        metric=metric,
+        value=sum(after) / len(after),
+        base_value=sum(before) / len(before),
+        interval=_interval(after, score),
+        base_interval=_interval(before, score),
+        n=len(known),
+        unjudgeable=len(pairs) - len(known),
+        by_kind=_by_kind(pairs, score),
+        gained=test.gained,
+        lost=test.lost,
+        p_value=test.p_better,
+        better=test.better,
+        difference_interval=bootstrap_difference(before, after) if score else None,
+        judge=judge,
+    )
+
+
+def measure_parameters(trainable: int, base_total: int, convention: str) -> Parameters:
+    """The ratio by the named convention. Raises: SettingsError for an unknown one."""
+    return Parameters(
+        trainable=trainable,
+        total=divisor_of(base_total, convention),
+        ratio=ratio(trainable, base_total, convention),
+        convention=convention,
+        base_total=base_total,
+    )
+
+
+def make_scorecard(
+    *,
+    target: Target,
+    retention: Sequence[RetentionLine],
+    parameters: Parameters,
+    score: Score,
+    chosen_checkpoint: str,
+    checkpoints: Sequence[Checkpoint],
+    checks: Sequence[Check] = (),
+    base: str = "",
+    notes: Sequence[str] = (),
+) -> Scorecard:
+    """The whole card, its verdict and the contest's rule drawn from the parts."""
+    reasons = why_not_valid(target, retention, checks)
+    return Scorecard(
+        target=target,
+        retention=tuple(retention),
+        parameters=parameters,
+        score=score,
+        chosen_checkpoint=chosen_checkpoint,
+        checkpoints=tuple(checkpoints),
+        checks=tuple(checks),
+        valid=not reasons,
+        reasons=tuple(reasons),
+        contest_rule=best_on_test(checkpoints),
+        base=base,
+        notes=tuple(notes),
+    )
+
+
+def why_not_valid(target: Target, retention: Sequence[RetentionLine], checks: Sequence[Check]) -> list[str]:
+    """The reasons against a result, empty where it is valid."""
+    reasons = [_retention_reason(line) for line in retention if line.gates and not line.passed]
+    if not gate_passed(retention) and not reasons:
+        reasons.append("retention was not measured")
+    if not target.better:
+        chance = f"p = {target.p_value:.2g}, below {SIGNIFICANCE} needed"
+        reasons.append(f"{target.task} is not better than the base beyond chance ({chance})")
+    return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
+
+
+def best_on_test(checkpoints: Sequence[Checkpoint]) -> ContestRule | None:
+    """The contest's pick: the highest test figure, the earliest of equals; None unless all checkpoints were tested.
+
+    >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2, value=0.4)])
+    ContestRule(checkpoint='step-1', value=0.5, score=None)
+    >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2)])
+    """
+    tested = [(point.value, point) for point in checkpoints if point.value is not None]
+    if not tested or len(tested) < len(checkpoints):
+        return None
+    value, best = max(tested, key=lambda pair: (pair[0], -pair[1].step))
+    return ContestRule(checkpoint=best.name, value=value, score=best.score)
+
+
+def write_scorecard(path: Path, card: Scorecard) -> None:
+    """Write the card as JSON."""
+    write_json(path, card.model_dump(mode="json"))
+
+
+def read_scorecard(path: Path) -> Scorecard:
+    """The card in a file. Raises: RunError where it is missing, damaged or of another form."""
+    try:
+        return Scorecard.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunError(str(path), f"is no scorecard: {place}: {first['msg']}", remedy="run evaluate again") from None
+
+
+_Pair = tuple[float, float]
+"""A row's figure before and after."""
+
+
+def _pairs(base: Sequence[Verdict], tuned: Sequence[Verdict], score: str | None) -> list[tuple[str, _Pair | None]]:
+    """Kind and figures of each row, None where it cannot be judged."""
+    before: Mapping[str, Judged] = {verdict.id: verdict.judged for verdict in base}
+    after_ids = {verdict.id for verdict in tuned}
+    if set(before) != after_ids or not len(before) == len(base) == len(tuned):
+        odd = len(set(before) ^ after_ids)
+        found = f"{len(base)} verdicts before and {len(tuned)} after, {odd} of them on other rows"
+        raise DataError("evaluation", found, "one verdict a row, the same rows before and after")
+    return [(verdict.kind, _pair(before[verdict.id], verdict.judged, score)) for verdict in tuned]
+
+
+def _pair(before: Judged, after: Judged, score: str | None) -> _Pair | None:
+    if before.right is None or after.right is None:
+        return None
+    if score is None:
+        return float(before.right), float(after.right)
+    return before.scores[score], after.scores[score]
+
+
+def _paired_test(before: Sequence[float], after: Sequence[float], score: str | None) -> PairedTest:
+    if score is None:
+        return mcnemar([value == 1 for value in before], [value == 1 for value in after])
+    return sign_flips(before, after)
+
+
+def _interval(values: Sequence[float], score: str | None) -> Interval:
+    return wilson(int(sum(values)), len(values)) if score is None else bootstrap_mean(values)
+
+
+def _by_kind(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, Kind]:
+    kinds = sorted({kind for kind, _ in pairs})
+    return {kind: _kind([pair for other, pair in pairs if other == kind], score) for kind in kinds if kind}
+
+
+def _kind(pairs: Sequence[_Pair | None], score: str | None) -> Kind:
+    known = [pair for pair in pairs if pair is not None]
+    if not known:
+        return Kind(n=0, value=None, base_value=None, interval=None, unjudgeable=len(pairs))
+    after = [new for _, new in known]
+    return Kind(
+        n=len(known),
+        value=sum(after) / len(known),
+        base_value=sum(old for old, _ in known) / len(known),
+        interval=_interval(after, score),
+        unjudgeable=len(pairs) - len(known),
+    )
+
+
+def _retention_reason(line: RetentionLine) -> str:
+    if line.kept is None:
+        return f"{line.task} {line.metric}: not measurable, the base has {line.base:.2f} points"
+    return f"{line.task} {line.metric}: {line.kept:.1%} of the base kept, {line.threshold:.0%} needed"

@@ -1,0 +1,184 @@
+"""How sure a figure is: intervals of shares and means, and paired tests of "after is better than before".
+
+All intervals are two-sided. Shares are 0 to 1; means have the unit of their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
+from lotune.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy
+
+CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+"""A tuned model is better than its base where the one-sided p value is below this."""
+RESAMPLES = 10_000
+
+
+class Interval(NamedTuple):
+    """Lower and upper limit."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The same questions before and after.
+
+    `gained` and `lost` count the questions that are better and worse after; `p_value` is two-sided, `p_better`
+    one-sided: how likely at least such a gain is where nothing has changed.
+    """
+
+    gained: int
+    lost: int
+    p_value: float
+    p_better: float
+
+    @property
+    def better(self) -> bool:
+        """Whether after is better than before beyond chance."""
+        return self.p_better < SIGNIFICANCE
+
+
+def wilson(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval of a share (Wilson, 1927); (0, 1) where n is 0.
+
+    >>> low, high = wilson(81, 263)
+    >>> round(low, 4), round(high, 4)
+    (0.2553, 0.3662)
+    """
+    if not 0 <= right <= n:
+        raise DataError("interval of a share", f"{right} of {n}", "0 <= right <= n")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half)
+
+
+def difference_of_shares(
+    first: int, first_n: int, second: int, second_n: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """Newcombe's interval (1998, method 10) of first / first_n - second / second_n, for two independent samples.
+
+    >>> low, high = difference_of_shares(56, 70, 48, 80)
+    >>> round(low, 4), round(high, 4)
+    (0.0524, 0.3339)
+    """
+    if not first_n or not second_n:
+        raise DataError("difference of two shares", "an empty sample", "one row at least in each")
+    (low1, high1), (low2, high2) = wilson(first, first_n, confidence), wilson(second, second_n, confidence)
+    share1, share2 = first / first_n, second / second_n
+    below = sqrt((share1 - low1) ** 2 + (high2 - share2) ** 2)
+    above = sqrt((high1 - share1) ** 2 + (share2 - low2) ** 2)
+    return Interval(share1 - share2 - below, share1 - share2 + above)
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
+    """McNemar's exact test of verdicts on the same questions: without an effect the changed ones are a fair coin.
+
+    >>> mcnemar([False] * 8 + [True], [True] * 8 + [False])
+    PairedTest(gained=8, lost=1, p_value=0.0390625, p_better=0.01953125)
+    """
+    _check_pairs(before, after)
+    gained = sum(new and not old for old, new in zip(before, after, strict=True))
+    lost = sum(old and not new for old, new in zip(before, after, strict=True))
+    two_sided = min(1.0, 2 * _coin_tail(max(gained, lost), gained + lost))
+    return PairedTest(gained, lost, two_sided, _coin_tail(gained, gained + lost))
+
+
+def sign_flips(before: Sequence[float], after: Sequence[float], rounds: int = RESAMPLES, seed: int = 0) -> PairedTest:
+    """A paired permutation test of scores: the signs of the differences are drawn anew `rounds` times.
+
+    p = (draws at least as extreme + 1) / (rounds + 1).
+
+    >>> sign_flips([0.0] * 12, [50.0] * 12).better
+    True
+    """
+    _check_pairs(before, after)
+    import numpy
+
+    changes = numpy.subtract(after, before, dtype=float)
+    total, slack = changes.sum(), 1e-9 * abs(changes).sum()
+    changed = changes[changes != 0]
+    generator = numpy.random.default_rng(seed)
+    sums = numpy.concatenate(
+        [generator.choice((-1.0, 1.0), (size, len(changed))) @ changed for size in _portions(rounds, len(changed))]
+    )
+    above = int((sums >= total - slack).sum())
+    beyond = int((abs(sums) >= abs(total) - slack).sum())
+    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    return PairedTest(gained, lost, (beyond + 1) / (rounds + 1), (above + 1) / (rounds + 1))
+
+
+def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The percentile bootstrap interval (95 %) of a mean.
+
+    >>> bootstrap_mean([3.0, 3.0, 3.0])
+    Interval(low=3.0, high=3.0)
+    """
+    if not scores:
+        raise DataError("interval of a mean", "no scores", "one at least")
+    import numpy
+
+    values = numpy.asarray(scores, dtype=float)
+    generator = numpy.random.default_rng(seed)
+    means = [
+        values[generator.integers(0, len(values), (size, len(values)))].mean(axis=1)
+        for size in _portions(resamples, len(values))
+    ]
+    return _limits(numpy.concatenate(means))
+
+
+def bootstrap_difference(
+    before: Sequence[float], after: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The percentile bootstrap interval (95 %) of mean(after) - mean(before), questions drawn with both scores.
+
+    >>> bootstrap_difference([10.0, 20.0], [15.0, 25.0])
+    Interval(low=5.0, high=5.0)
+    """
+    _check_pairs(before, after)
+    return bootstrap_mean([new - old for old, new in zip(before, after, strict=True)], resamples, seed)
+
+
+def _limits(means: numpy.ndarray) -> Interval:
+    import numpy
+
+    low, high = numpy.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Interval(float(low), float(high))
+
+
+def _portions(rounds: int, width: int) -> list[int]:
+    """Sizes of the portions that `rounds` draws of `width` numbers are made in, four million numbers at most each.
+
+    >>> _portions(10, 1_000_000)
+    [4, 4, 2]
+    """
+    size = max(1, 4_000_000 // max(1, width))
+    return [min(size, rounds - start) for start in range(0, rounds, size)]
+
+
+def _coin_tail(heads: int, tosses: int) -> float:
+    """The probability of at least that many heads of a fair coin, exact before the last division.
+
+    >>> _coin_tail(8, 9)
+    0.01953125
+    """
+    return sum(comb(tosses, number) for number in range(heads, tosses + 1)) / (1 << tosses)
+
+
+def _check_pairs(before: Sequence[object], after: Sequence[object]) -> None:
+    """Raises: DataError where the two are not of one length, or empty."""
+    if len(before) != len(after) or not before:
+        raise DataError("paired test", f"{len(before)} and {len(after)} rows", "the same rows, one at least")

@@ -1,0 +1,167 @@
+"""The scorecard for people, in a terminal: percent, one verdict sentence first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lotune.evaluate.scorecard import Scorecard, Target
+from lotune.evaluate.statistics import Interval
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def show_scorecard(card: Scorecard, console: Console) -> None:
+    """Print the whole card: verdict, target, kinds, retention, parameters, score, checkpoints, checks."""
+    from rich.markup import escape
+    from rich.rule import Rule
+
+    console.print(Rule("scorecard", style="dim"))
+    colour = "green" if card.valid else "red"
+    console.print(f"[bold {colour}]{escape(verdict_sentence(card))}[/]")
+    for reason in card.reasons:
+        console.print(f"  - {escape(reason)}", highlight=False)
+    for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
+        if table is not None:
+            console.print()
+            console.print(table)
+    console.print()
+    for line in _closing(card):
+        console.print(escape(line), highlight=False)
+
+
+def verdict_sentence(card: Scorecard) -> str:
+    """One sentence: what was trained, what was gained, whether it counts. Plain text."""
+    target = card.target
+    gain = f"{target.task} {shown(target.base_value, target)} -> {shown(target.value, target)}"
+    trained = f"{percent(card.parameters.ratio, 3)} of the parameters trained"
+    return f"{'VALID' if card.valid else 'NOT VALID'}: {gain} with {trained}."
+
+
+def shown(value: float, target: Target) -> str:
+    """A figure of the target's metric for people: percent for an accuracy, points for a mean of scores."""
+    return f"{value:.2f}" if target.difference_interval else percent(value)
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction for people.
+
+    >>> percent(0.4321), percent(0.00679028, 3)
+    ('43.2 %', '0.679 %')
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def _figures(card: Scorecard) -> Table:
+    target, parameters = card.target, card.parameters
+    table = _table("figure", "base", "tuned", "95 % interval")
+    rows = f"{target.metric}, {target.n} rows" + (f", judge {target.judge}" if target.judge else "")
+    _add(
+        table,
+        f"{target.task}: {rows}",
+        f"{shown(target.base_value, target)} ({_range(target.base_interval, target)})",
+        shown(target.value, target),
+        _range(target.interval, target),
+    )
+    for line in card.retention:
+        _add(table, f"{line.task}: {line.metric}", f"{line.base:.2f}", f"{line.tuned:.2f}", "")
+    total = f"{parameters.total:,} ({parameters.convention})"
+    _add(table, "parameters", total, f"{parameters.trainable:,}", f"ratio {percent(parameters.ratio, 4)}")
+    return table
+
+
+def _kinds(target: Target) -> Table | None:
+    if len(target.by_kind) < 2:
+        return None
+    table = _table("kind", "rows", "base", "tuned", "95 % interval")
+    for name, kind in target.by_kind.items():
+        if kind.value is None or kind.base_value is None or kind.interval is None:
+            _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
+            continue
+        rows = f"{kind.n}" + (f" (+{kind.unjudgeable} unjudgeable)" if kind.unjudgeable else "")
+        figures = shown(kind.base_value, target), shown(kind.value, target), _range(kind.interval, target)
+        _add(table, name, rows, *figures)
+    return table
+
+
+def _retention(card: Scorecard) -> Table | None:
+    if not card.retention:
+        return None
+    table = _table("retained", "kept", "needed", "gate")
+    for line in card.retention:
+        kept = "not measurable" if line.kept is None else percent(line.kept)
+        result = "passed" if line.passed else "failed"
+        _add(
+            table,
+            f"{line.task}: {line.metric}",
+            kept,
+            percent(line.threshold, 0),
+            result if line.gates else f"reported only ({result})",
+        )
+    return table
+
+
+def _checkpoints(card: Scorecard) -> Table | None:
+    if len(card.checkpoints) < 2:
+        return None
+    table = _table("checkpoint", "validation", "loss", "test", "score")
+    for point in card.checkpoints:
+        loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
+        validation, test = (
+            "-" if value is None else shown(value, card.target) for value in (point.validation_value, point.value)
+        )
+        score = "-" if point.score is None else f"{point.score:.4f}"
+        chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
+        _add(table, point.name + chosen, validation, loss, test, score)
+    return table
+
+
+def _closing(card: Scorecard) -> list[str]:
+    """The lines under the tables, plain text."""
+    target = card.target
+    lines = [
+        f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
+    ]
+    place = ""
+    if card.score.place is not None and card.score.published is not None:
+        place = (
+            f", place {card.score.place} beside the {card.score.published} published rows (of another base and test)"
+        )
+    lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{place}")
+    if card.contest_rule is not None:
+        rule = card.contest_rule
+        score = "" if rule.score is None else f", score {rule.score:.4f}"
+        best = f"{rule.checkpoint} {shown(rule.value, target)}{score}"
+        lines.append(f"by the contest's rule, best of {len(card.checkpoints)} on the test: {best}")
+    if target.unjudgeable:
+        lines.append(f"{target.unjudgeable} rows have a key that cannot be judged and are left out")
+    checks = [f"{check.name} {'passed' if check.passed else 'FAILED'}" + _detail(check.detail) for check in card.checks]
+    return lines + [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
+
+
+def _detail(detail: str) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def _range(interval: Interval, target: Target) -> str:
+    if target.difference_interval:
+        return f"{interval.low:.2f} to {interval.high:.2f}"
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row of plain texts: nothing in them is read as markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(cell) for cell in cells))

@@ -1,0 +1,31 @@
+"""The published rows come out of the formula."""
+
+import pytest
+
+from lotune.contest.scores import PUBLISHED, RULES, TOTALS, PublishedRow, place, score
+from lotune.errors import SettingsError
+
+
+@pytest.mark.parametrize("row", PUBLISHED)
+def test_every_published_score(row: PublishedRow) -> None:
+    assert score("phase1", row.ratio, row.accuracy) == pytest.approx(row.score, abs=1e-8)
+
+
+def test_the_table() -> None:
+    assert len(PUBLISHED) == 20
+    assert [place(row.score) for row in PUBLISHED] == list(range(1, 21))
+    assert set(TOTALS) == {"measured", "llama3-8b", "internlm-7b"}
+    assert (TOTALS["llama3-8b"], TOTALS["internlm-7b"]) == (8_030_000_000, 7_321_000_000)
+
+
+def test_the_published_ratios_are_counts_over_the_rounded_total() -> None:
+    for count, ratio in ((54_525_952, 0.00679028), (13_631_488, 0.00169757), (3_407_872, 0.000424393)):
+        assert count / 8_030_000_000 == pytest.approx(ratio, abs=5e-9)
+
+
+def test_the_rules() -> None:
+    assert score("phase1", 0.01, 0.5) == pytest.approx(0.647)
+    assert score("phase2", 0.01, 0.5) == pytest.approx(0.62)
+    with pytest.raises(SettingsError, match="phase1, phase2"):
+        score("phase3", 0.0, 0.0)
+    assert list(RULES) == ["phase1", "phase2"]

@@ -1,0 +1,134 @@
+"""Intervals and paired tests against published examples, scipy, and their own laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.errors import DataError
+from lotune.evaluate.statistics import (
+    bootstrap_difference,
+    bootstrap_mean,
+    difference_of_shares,
+    mcnemar,
+    sign_flips,
+    wilson,
+)
+
+COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (10, 10), (1, 3), (215, 500), (499, 500)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_scipys(right: int, n: int, confidence: float) -> None:
+    from scipy.stats import binomtest
+
+    theirs = binomtest(right, n).proportion_ci(confidence, method="wilson")
+    assert tuple(wilson(right, n, confidence)) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+@given(COUNTS)
+def test_wilson_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    right, n = counts
+    low, high = wilson(right, n)
+    assert 0 <= low <= right / n <= high <= 1
+    assert tuple(wilson(n - right, n)) == pytest.approx((1 - high, 1 - low))
+
+
+def test_wilson_of_nothing_and_of_nonsense() -> None:
+    assert tuple(wilson(0, 0)) == (0, 1)
+    with pytest.raises(DataError):
+        wilson(3, 2)
+
+
+@pytest.mark.parametrize(  # Newcombe (1998), table II, method 10
+    ("first", "first_n", "second", "second_n", "low", "high"),
+    [
+        (56, 70, 48, 80, 0.0524, 0.3339),
+        (9, 10, 3, 10, 0.1705, 0.8090),
+        (6, 7, 2, 7, 0.0582, 0.8062),
+        (5, 56, 0, 29, -0.0381, 0.1926),
+        (0, 10, 0, 20, -0.1611, 0.2775),
+        (10, 10, 0, 20, 0.6791, 1.0),
+    ],
+)
+def test_newcombes_own_examples(first: int, first_n: int, second: int, second_n: int, low: float, high: float) -> None:
+    assert tuple(difference_of_shares(first, first_n, second, second_n)) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(COUNTS, COUNTS)
+def test_difference_is_antisymmetric(first: tuple[int, int], second: tuple[int, int]) -> None:
+    low, high = difference_of_shares(*first, *second)
+    assert low <= first[0] / first[1] - second[0] / second[1] <= high
+    assert tuple(difference_of_shares(*second, *first)) == pytest.approx((-high, -low))
+
+
+@pytest.mark.oracle
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 20))
+def test_mcnemar_is_the_binomial_test(gained: int, lost: int, same: int) -> None:
+    from scipy.stats import binomtest
+
+    before = [False] * gained + [True] * lost + [True] * same
+    after = [True] * gained + [False] * lost + [True] * same
+    ours = mcnemar(before, after)
+    assert (ours.gained, ours.lost) == (gained, lost)
+    if gained + lost:
+        assert ours.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
+        assert ours.p_better == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
+    else:
+        assert ours.p_value == ours.p_better == 1.0
+        assert not ours.better
+
+
+def test_mcnemar_of_many_rows() -> None:
+    ours = mcnemar([False] * 3000 + [True] * 2000, [True] * 3000 + [False] * 2000)
+    assert ours.better
+    assert 0 <= ours.p_better < 1e-20
+
+
+@pytest.mark.oracle
+def test_sign_flips_is_scipys_permutation_test() -> None:
+    from scipy.stats import permutation_test
+
+    generator = np.random.default_rng(3)
+    before, after = generator.normal(0, 1, 12), generator.normal(0.6, 1, 12)
+    exact = permutation_test(
+        (after, before), lambda x, y: np.mean(x - y), permutation_type="samples", alternative="greater", n_resamples=1e5
+    )
+    assert sign_flips(list(before), list(after)).p_better == pytest.approx(exact.pvalue, abs=0.015)
+
+
+def test_no_change_is_no_gain() -> None:
+    test = sign_flips([1.0, 2.0], [1.0, 2.0])
+    assert (test.gained, test.lost, test.p_value, test.p_better) == (0, 0, 1.0, 1.0)
+
+
+@pytest.mark.oracle
+def test_bootstrap_is_scipys() -> None:
+    from scipy.stats import bootstrap
+
+    generator = np.random.default_rng(1)
+    before, after = generator.uniform(0, 100, 150), generator.uniform(5, 100, 150)
+    theirs = bootstrap((after - before,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    limits = theirs.confidence_interval
+    assert tuple(bootstrap_difference(list(before), list(after))) == pytest.approx((limits.low, limits.high), abs=0.5)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
+def test_bootstrap_stays_among_the_scores_and_repeats(scores: list[float]) -> None:
+    interval = bootstrap_mean(scores, resamples=50)
+    assert min(scores) - 1e-9 <= interval.low <= interval.high <= max(scores) + 1e-9
+    assert bootstrap_mean(scores, resamples=50) == interval
+
+
+def test_other_rows_are_refused() -> None:
+    for test in (mcnemar, sign_flips, bootstrap_difference):
+        with pytest.raises(DataError):
+            test([True], [True, False])
+        with pytest.raises(DataError):
+            test([], [])
+    with pytest.raises(DataError):
+        bootstrap_mean([])
+    with pytest.raises(DataError):
+        difference_of_shares(0, 0, 1, 2)

@@ -1,0 +1,75 @@
+"""The scorecard for people."""
+
+import io
+
+from rich.console import Console
+
+from lotune.evaluate.retention import gate
+from lotune.evaluate.scorecard import (
+    Check,
+    Checkpoint,
+    Score,
+    Scorecard,
+    Verdict,
+    make_scorecard,
+    measure_parameters,
+    measure_target,
+)
+from lotune.report.terminal import show_scorecard, verdict_sentence
+from lotune.tasks.task import Judged
+
+
+def card(tuned_em: float = 49.0, name: str = "step-000020") -> Scorecard:
+    def verdicts(*right: bool | None) -> list[Verdict]:
+        return [Verdict(str(n), "[red]+" if n % 2 else "/", Judged("", "", one)) for n, one in enumerate(right)]
+
+    base = {"contest_f1": 60.0, "contest_em": 50.0, "squad_f1": 61.0, "squad_em": 51.0}
+    return make_scorecard(
+        target=measure_target("arithmetic", "accuracy", verdicts(*[False] * 10, None), verdicts(*[True] * 10, None)),
+        retention=gate(base, {**base, "contest_em": tuned_em}),
+        parameters=measure_parameters(3_407_872, 8_030_261_248, "llama3-8b"),
+        score=Score(rule="phase1", value=0.9999, place=1, published=20),
+        chosen_checkpoint=name,
+        checkpoints=[
+            Checkpoint(name="step-000010", step=10, validation_value=0.4, validation_loss=0.5, value=1.0, score=0.99),
+            Checkpoint(name=name, step=20, validation_value=0.8, validation_loss=0.4, value=1.0, score=0.99),
+        ],
+        checks=[Check(name="merge", passed=True, detail="logits within 1e-4 [/bold]")],
+        notes=["3 passages were cut"],
+    )
+
+
+def printed(card: Scorecard, width: int = 110) -> str:
+    stream = io.StringIO()
+    show_scorecard(card, Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+def test_a_valid_card() -> None:
+    text = printed(card())
+    assert "VALID: arithmetic 0.0 % -> 100.0 % with 0.042 % of the parameters trained." in text
+    for words in (
+        *("95 % interval", "98.0 %", "3,407,872", "8,030,000,000 (llama3-8b)", "0.0424 %", "place 1 beside the 20"),
+        *(
+            "step-000020 (chosen)",
+            "best of 2 on the test: step-000010",
+            "10 rows gained, 0 lost",
+            "3 passages were cut",
+        ),
+        *("[red]+", "[/bold]", "reported only", "1 rows have a key"),
+    ):
+        assert words in text, words
+
+
+def test_a_card_that_is_not_valid_says_why() -> None:
+    text = printed(card(tuned_em=30.0))
+    assert text.splitlines()[1].startswith("NOT VALID: ")
+    assert "reading contest_em: 60.0% of the base kept, 90% needed" in text
+
+
+def test_it_fits_a_narrow_terminal() -> None:
+    assert all(len(line) <= 80 for line in printed(card(), 80).splitlines())
+
+
+def test_the_sentence_is_plain() -> None:
+    assert verdict_sentence(card()).startswith("VALID: ")
