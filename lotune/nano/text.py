@@ -18,8 +18,8 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "sum": 0.21, "chain": 0.05, "product": 0.19, "quotient": 0.17, "root": 0.06, "power": 0.05, "rounded": 0.05,
-    "small": 0.06, "bare": 0.01, "reading": 0.11, "sentence": 0.03, "instruction": 0.01,
+    "sum": 0.25, "chain": 0.05, "product": 0.17, "quotient": 0.15, "root": 0.05, "power": 0.04, "rounded": 0.04,
+    "small": 0.07, "bare": 0.005, "reading": 0.20, "sentence": 0.025, "instruction": 0.01,
 }  # fmt: skip
 """Share of each sort among the documents."""
 
@@ -145,3 +145,13 @@ def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
     text = draw.choice((sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}"))
     asked = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写："))
     return Example(str(index), "", TEMPLATES["alpaca"].render(asked + text) + text, kind="instruction")
+
+
+def tokenizer_texts(count: int, seed: int) -> Iterator[str]:
+    """Texts whose pieces the tokeniser learns: documents, and the words of school arithmetic."""
+    for document in documents(count, seed):
+        if document.kind not in EQUATIONS:
+            yield document.prompt + document.target
+    for template in TEMPLATES.values():
+        yield from [template.render(" ".join(WORDS), "x")] * 20
+    yield from [word for word in WORDS for _ in range(200)]

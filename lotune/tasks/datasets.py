@@ -16,6 +16,8 @@ from lotune.tasks.task import Task
 
 TEST_SEED = 1_000_003
 """Generated test rows are drawn from a seed this far from that of the training rows; overlap is removed all the same."""
+RETENTION_SEED = 2_000_003
+"""The same for generated retention rows."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""What a person sees while a run goes on: sentences, and a bar with loss, tokens a second and the time left. All on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lotune.train.loop import Step
+
+LINE_SECONDS = 30.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+def say(text: str) -> None:
+    """A sentence for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar over `total` things; in a log file, a line every LINE_SECONDS."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        self._started = self._shown = time.monotonic()
+        self._tokens = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(self._name, total=self._total, figures="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, step: Step) -> None:
+        """One training step is done."""
+        self._tokens += step.tokens
+        rate = self._tokens / max(1e-9, time.monotonic() - self._started)
+        self.advance(step.number, f"loss {step.loss:.4f}  {rate:,.0f} tokens/s")
+
+    def advance(self, done: int, figures: str = "") -> None:
+        """`done` of the things are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, figures=figures)
+            return
+        now = time.monotonic()
+        if now - self._shown >= LINE_SECONDS or done == self._total:
+            self._shown = now
+            left = (now - self._started) / max(1, done) * (self._total - done)
+            say(f"{self._name} {done}/{self._total}  {figures}  {left:.0f} s left")

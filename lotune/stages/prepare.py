@@ -1,0 +1,146 @@
+"""`lotune prepare`: rows become examples, examples become tokens, and everything that was left out is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, write_token_file
+from lotune.data.examples import Example
+from lotune.errors import DataError
+from lotune.model.base import context_length, load_config, load_tokenizer
+from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.report.progress import say
+from lotune.runs import Run, open_run, read_json, write_json
+from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather
+from lotune.tasks.registry import build_task
+from lotune.tasks.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What encoding found: rows and tokens to train on, the longest row, rows dropped for their length."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    longest: int
+    limit: int
+    dropped_too_long: int
+    first: str
+    """The first row as it is trained on: what is scored stands between ⟦ and ⟧."""
+    retention_cut: int
+    """Retention prompts whose passage had to be cut to fit the context."""
+
+
+def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it is there."""
+    with open_run(recipe.folder, recipe) as run:
+        return ensure_prepared(run, recipe)
+
+
+def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """The counts of the prepared data, made anew where it is missing or its settings changed."""
+    inputs = stage_inputs(recipe, "prepare")
+    if run.stage_state("prepare", inputs) != "done":
+        announce(run, "prepare", inputs)
+        run.forget_stage("prepare")
+        _write(run, recipe)
+        run.finish_stage("prepare", inputs, [run.folder / "data"])
+    counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
+    say(describe_counts(counts))
+    return counts
+
+
+def announce(run: Run, stage: str, inputs: dict[str, Any]) -> None:
+    """Say that a stage begins, and why it is done again where it was done before."""
+    changes = run.changes(stage, inputs)
+    say(f"{stage}: done again, because {'; '.join(changes[:5])}" if changes else f"{stage} …")
+
+
+def retention_task_settings(recipe: Recipe) -> TaskSettings:
+    """The settings of the task that measures what is kept: its protocol, in the recipe's language."""
+    return TaskSettings(name=recipe.retention.task, language=recipe.retention.language)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Examples from one of the run's files."""
+    import orjson
+
+    with path.open("rb") as file:
+        return [from_record(orjson.loads(line)) for line in file]
+
+
+def _write(run: Run, recipe: Recipe) -> None:
+    task = build_task(recipe.task)
+    retention = evaluation_rows(
+        build_task(retention_task_settings(recipe)), recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED
+    )
+    data = gather(task, recipe.data, recipe.seed, {"retention": retention})
+    tokenizer = load_tokenizer(recipe.base)
+    context = context_length(load_config(recipe.base))
+    limit = min(recipe.data.max_length or context, context)
+    kept, dropped = _encode_all(tokenizer, data.train, limit, recipe.data.too_long)
+    for row in (kept[0], *kept):
+        check_supervision(row, tokenizer.eos_token_id)
+    folder = run.folder / "data"
+    file = write_token_file(folder / "train", kept, len(tokenizer))
+    for name, examples in (("validation", data.validation), ("test", data.test), ("retention", retention)):
+        _write_examples(folder / f"{name}.jsonl", examples)
+    room = context - build_task(retention_task_settings(recipe)).max_new_tokens
+    cut = sum(encode_prompt(tokenizer, example, room)[1] for example in retention)
+    tokens = Tokens(
+        len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit, dropped,
+        _marked(tokenizer, kept[0]), cut,
+    )  # fmt: skip
+    write_json(folder / "counts.json", {"rows": asdict(data.counts), "tokens": asdict(tokens)})
+
+
+def _write_examples(path: Path, examples: Sequence[Example]) -> None:
+    from lotune.data.rows import write_jsonl
+
+    write_jsonl(path, (as_record(example) for example in examples))
+
+
+def _encode_all(tokenizer: Any, examples: Iterable[Example], limit: int, too_long: str) -> tuple[list[EncodedRow], int]:
+    """Rows within `limit` tokens, and how many were longer.
+
+    Raises: DataError where a row is longer and that stops the run, or none is left.
+    """
+    kept, long = [], []
+    for example in examples:
+        row = encode_row(tokenizer, example)
+        (kept if len(row.tokens) <= limit else long).append(row)
+    if long and too_long == "stop":
+        ids = ", ".join(row.id for row in long[:10])
+        raise DataError("data.train", f"{len(long)} rows are too long: {ids}", f"{limit} tokens", "data.too_long=drop")
+    if not kept:
+        raise DataError("data.train", f"every row is longer than {limit} tokens", remedy="raise data.max_length")
+    return kept, len(long)
+
+
+def _marked(tokenizer: Any, row: EncodedRow) -> str:
+    head, answer = tokenizer.decode(row.tokens[: row.answer_start]), tokenizer.decode(row.tokens[row.answer_start :])
+    return f"{head}⟦{answer}⟧"
+
+
+def describe_counts(counts: dict[str, Any]) -> str:
+    """The counts for a person."""
+    rows, tokens = counts["rows"], counts["tokens"]
+    share = tokens["supervised"] / tokens["tokens"]
+    lines = [
+        f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
+        f"{rows['undrawn']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, {rows['kept']} kept",
+        *(
+            f"overlap with {name}: {found['exact']} exact, {found['normalised']} after normalising (removed from training)"
+            for name, found in rows["overlap"]["sets"].items()
+        ),
+        f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {share:.0%} supervised, longest {tokens['longest']}, "
+        f"{tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
+        f"retention prompts cut to fit: {tokens['retention_cut']}",
+        "first row, supervised between ⟦ and ⟧:",
+        tokens["first"],
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""`lotune pretrain`: a base model from scratch, on text that is generated from a seed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lotune.data.batches import EncodedRow, TokenFile, pretraining_batches, write_token_file
+from lotune.errors import SettingsError
+from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.report.progress import Progress, say
+from lotune.runs import Run, append_jsonl, open_run, write_json
+from lotune.train.settings import PretrainSettings
+
+TOKENIZER_DOCUMENTS = 20_000
+"""Documents that the tokeniser is trained on."""
+BLOCK_SIZE = 512
+"""Tokens of a line of packed documents."""
+SAVE_SECONDS = 600
+"""Seconds between two copies of the model while it trains."""
+
+
+def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Generate text, train a tokeniser and a model on it, save the model and copy it to `pretrain.publish`.
+
+    Raises: SettingsError where the recipe has no `pretrain` part.
+    """
+    settings = recipe.pretrain
+    if settings is None:
+        raise SettingsError("recipe", "has no pretrain part", "pretrain:", "lotune pretrain recipes/nano.yaml")
+    with open_run(recipe.folder, recipe) as run:
+        inputs = stage_inputs(recipe, "pretrain")
+        model_folder = run.folder / "model"
+        if run.stage_state("pretrain", inputs) == "done":
+            say(f"{run.folder}: pre-training is done; nothing has changed")
+        elif options.dry_run:
+            return {"documents": settings.documents, "steps": settings.steps}
+        else:
+            run.forget_stage("pretrain")
+            figures = _train(run, settings, recipe, model_folder)
+            write_json(run.folder / "pretraining.json", figures)
+            run.finish_stage("pretrain", inputs, [model_folder])
+        if settings.publish is not None:
+            publish(model_folder, settings.publish)
+        return json.loads((run.folder / "pretraining.json").read_text())
+
+
+def publish(model_folder: Path, target: Path) -> None:
+    """Replace the files of `target` that a saved model has by its own; a model card beside them stays."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(model_folder.iterdir()):
+        temporary = target / f".{file.name}.tmp"
+        shutil.copyfile(file, temporary)
+        temporary.replace(target / file.name)
+    say(f"copied to {target}")
+
+
+def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, TokenFile, TokenFile]:
+    from transformers import AutoTokenizer
+
+    from lotune.data.tokenizers import train_tokenizer
+    from lotune.nano.text import documents, tokenizer_texts
+
+    folder = run.folder / "data" / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        say("training the tokeniser")
+        train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    say(f"writing {settings.documents} documents as tokens")
+    held_back = max(1, int(settings.documents * settings.validation_share))
+    stems = {"train": settings.documents, "validation": held_back}
+    files = [
+        write_token_file(
+            run.folder / "data" / name,
+            (_encoded(tokenizer, text.prompt, text.target, text.id) for text in documents(count, seed + number)),
+            len(tokenizer),
+        )
+        for number, (name, count) in enumerate(stems.items())
+    ]
+    return tokenizer, files[0], files[1]
+
+
+def _encoded(tokenizer: Any, prompt: str, target: str, name: str) -> EncodedRow:
+    encode = tokenizer.backend_tokenizer.encode
+    head = encode(prompt, add_special_tokens=False).ids if prompt else []
+    return EncodedRow(name, (*head, *encode(target, add_special_tokens=False).ids, tokenizer.eos_token_id), len(head))
+
+
+def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:
+    import torch
+
+    from lotune.model.base import build_from_config, count_parameters, resolve_device
+    from lotune.model.checkpoints import save_full
+    from lotune.train.loop import adamw, mean_loss, muon, train
+    from lotune.train.schedule import learning_rate_share, warmup_length
+
+    device = resolve_device(recipe.device)
+    torch.set_num_threads(recipe.threads or torch.get_num_threads())
+    tokenizer, rows, validation = _prepare(run, settings, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = build_from_config(
+        settings.config.model_dump() | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ).to(device)
+    total_tokens = int(rows.lengths().sum())
+    steps = settings.steps or max(1, round(settings.epochs * total_tokens / settings.batch_tokens))
+    say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")
+    warmup = warmup_length(steps, None, settings.warmup_share)
+    shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
+    parameters = list(model.parameters())
+    if settings.optimizer == "muon":
+        optimizers = muon(model, settings.learning_rate, settings.weight_decay)
+    else:
+        optimizers = adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
+    place = {"block_size": BLOCK_SIZE, "pad_token_id": tokenizer.pad_token_id}
+    batches = pretraining_batches(
+        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place
+    )
+    held_back = list(_validation(validation, place))
+    saved = time.monotonic()
+    with Progress("pre-training", steps) as progress:
+        for step in train(
+            model, batches, optimizers, shares, clip_norm=settings.clip_norm, compile=settings.compile
+        ):
+            progress.step(step)
+            append_jsonl(run.folder / "metrics.jsonl", asdict(step))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save_full(model, tokenizer, run.folder / "latest", torch.float32)
+                saved = time.monotonic()
+    dtype = torch.bfloat16
+    save_full(model, tokenizer, model_folder, dtype)
+    return {
+        "parameters": count_parameters(model), "tokens": total_tokens, "steps": steps,
+        "validation_loss": mean_loss(model, held_back),
+    }  # fmt: skip
+
+
+def _validation(rows: TokenFile, place: dict[str, int]) -> Iterator[Any]:
+    lengths = int(rows.lengths().sum())
+    for batches in pretraining_batches(rows, batch_tokens=8192, steps=max(1, lengths // 8192), seed=0, **place):
+        yield from batches
