@@ -24,9 +24,7 @@ def show_scorecard(card: Scorecard, console: Console) -> None:
         console.print(f"  - {escape(reason)}", highlight=False)
     for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
         if table is not None:
-            console.print()
             console.print(table)
-    console.print()
     for line in _closing(card):
         console.print(escape(line), highlight=False)
 
@@ -64,8 +62,6 @@ def _figures(card: Scorecard) -> Table:
         shown(target.value, target),
         _range(target.interval, target),
     )
-    for line in card.retention:
-        _add(table, f"{line.task}: {line.metric}", f"{line.base:.2f}", f"{line.tuned:.2f}", "")
     total = f"{parameters.total:,} ({parameters.convention})"
     _add(table, "parameters", total, f"{parameters.trainable:,}", f"ratio {percent(parameters.ratio, 4)}")
     return table
@@ -88,17 +84,12 @@ def _kinds(target: Target) -> Table | None:
 def _retention(card: Scorecard) -> Table | None:
     if not card.retention:
         return None
-    table = _table("retained", "kept", "needed", "gate")
+    table = _table("retained", "base", "tuned", "kept", "needed", "gate")
     for line in card.retention:
         kept = "not measurable" if line.kept is None else percent(line.kept)
-        result = "passed" if line.passed else "failed"
-        _add(
-            table,
-            f"{line.task}: {line.metric}",
-            kept,
-            percent(line.threshold, 0),
-            result if line.gates else f"reported only ({result})",
-        )
+        result = ("passed" if line.passed else "failed") if line.gates else "only reported"
+        figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, percent(line.threshold, 0)
+        _add(table, f"{line.task}: {line.metric}", *figures, result)
     return table
 
 
@@ -135,7 +126,7 @@ def _closing(card: Scorecard) -> list[str]:
         best = f"{rule.checkpoint} {shown(rule.value, target)}{score}"
         lines.append(f"by the contest's rule, best of {len(card.checkpoints)} on the test: {best}")
     if target.unjudgeable:
-        lines.append(f"{target.unjudgeable} rows have a key that cannot be judged and are left out")
+        lines.append(f"rows left out, their key cannot be judged: {target.unjudgeable}")
     checks = [f"{check.name} {'passed' if check.passed else 'FAILED'}" + _detail(check.detail) for check in card.checks]
     return lines + [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
 

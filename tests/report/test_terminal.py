@@ -56,7 +56,7 @@ def test_a_valid_card() -> None:
             "10 rows gained, 0 lost",
             "3 passages were cut",
         ),
-        *("[red]+", "[/bold]", "reported only", "1 rows have a key"),
+        *("[red]+", "[/bold]", "only reported", "cannot be judged: 1"),
     ):
         assert words in text, words
 

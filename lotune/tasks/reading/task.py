@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
 from lotune.tasks.reading.emf1 import emf1
-from lotune.tasks.reading.squad import squad_scores
+from lotune.tasks.reading.squad import read_items, squad_scores
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Judged, Row
 
@@ -36,6 +37,13 @@ class ReadingTask:
     def max_new_tokens(self) -> int:
         """Longest answer in tokens: the protocol's 20 unless the settings say otherwise."""
         return self.settings.max_new_tokens or 20
+
+    def read(self, path: Path) -> list[tuple[str, Row]] | None:
+        """The paragraphs of a file in SQuAD's layout; None for a .jsonl file, whose lines are paragraphs.
+
+        Raises: DataError where the file cannot be read or is in another layout.
+        """
+        return None if path.suffix == ".jsonl" else read_items(path)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example for the first question of each paragraph; with `training`, for every question.

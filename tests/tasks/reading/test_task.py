@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lotune.errors import DataError
-from lotune.tasks.reading.squad import read_items
+from lotune.tasks.reading.squad import read_items, write_items
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.settings import TaskSettings
 
@@ -58,6 +58,20 @@ def test_the_target_is_right() -> None:
 def test_other_rows_are_refused(row: dict) -> None:
     with pytest.raises(DataError, match="rows:7"):
         list(ReadingTask().examples([("rows:7", row)], training=False))
+
+
+def test_generated_paragraphs_are_in_squads_layout(tmp_path: Path) -> None:
+    task = ReadingTask(TaskSettings(name="reading", language="both"))
+    rows = task.generate(12, 5)
+    assert rows == task.generate(12, 5)
+    write_items(tmp_path / "rows.json", rows)
+    read = task.read(tmp_path / "rows.json")
+    assert read is not None
+    assert [row["context"] for _, row in read] == [row["context"] for row in rows]
+    for example in task.examples(read, training=True):
+        assert example.target in example.prompt
+        assert task.judge(example, example.target).right
+    assert task.read(tmp_path / "rows.jsonl") is None
 
 
 def test_settings_may_allow_longer_answers() -> None:
