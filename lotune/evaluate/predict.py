@@ -1,0 +1,145 @@
+"""A task's questions put to a model, and the verdicts on its answers, one line a question on disk as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from lotune.data.batches import encode_prompt
+from lotune.data.examples import Example
+from lotune.errors import DataError
+from lotune.runs import append_jsonl, write_atomically
+from lotune.tasks.task import Judged, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lotune.generate.engine import Request
+
+WINDOW = 4096
+"""Questions whose tokens are held at once."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer and its verdict. `cut`: the passage was shortened to fit; `stopped_by`: eos, stop or length."""
+
+    example_id: str
+    prompt: str
+    text: str
+    judged: Judged
+    kind: str
+    cut: bool = False
+    stopped_by: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The prediction as a line of a predictions file."""
+        return {
+            "id": self.example_id,
+            "prompt": self.prompt,
+            "answer": self.text,
+            "read": self.judged.read,
+            "key": self.judged.key,
+            "right": self.judged.right,
+            "scores": dict(self.judged.scores),
+            "kind": self.kind,
+            "cut": self.cut,
+            "stopped_by": self.stopped_by,
+        }
+
+
+def predict(
+    task: Task,
+    examples: Sequence[Example],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_tokens: int,
+    out: Path | None,
+    context: int,
+) -> Iterator[Prediction]:
+    """A verdict for each example, as the answers come; those that `out` already holds come first.
+
+    An example of `out` with the same id and prompt is not asked again, but its answer is judged again; other rows of
+    `out` are taken away. `context` is the longest prompt and answer together, in tokens; where they are longer the
+    passage is cut.
+    Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
+    """
+    kept = _keep(task, examples, out) if out is not None else {}
+    yield from kept.values()
+    asked = [example for place, example in enumerate(examples) if place not in kept]
+    for start in range(0, len(asked), WINDOW):
+        for prediction in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context):
+            if out is not None:
+                append_jsonl(out, prediction.record())
+            yield prediction
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """The predictions in a file; a last line that a crash left unfinished is left out.
+
+    Raises: DataError for a file that is not there or a line that is no prediction.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}", "a file of predictions") from None
+    return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]
+
+
+def _parse(line: bytes, where: str) -> Prediction:
+    try:
+        row: Mapping[str, Any] = orjson.loads(line)
+        judged = Judged(row["read"], row["key"], row["right"], row["scores"])
+        more = bool(row.get("cut", False)), row.get("stopped_by", "")
+        return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
+        raise DataError(where, "is no prediction", expected, "delete the line") from None
+
+
+def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Prediction]:
+    """Predictions already made, by place of their example, judged again; `out` then holds these and no others."""
+    stored = read_predictions(out) if out.exists() else []
+    known = {(old.example_id, old.prompt): old for old in stored}
+    kept = {}
+    for place, example in enumerate(examples):
+        if (old := known.get((example.id, example.prompt))) is not None:
+            kept[place] = _judge(task, example, old.text, old.cut, old.stopped_by)
+    if stored:
+        lines = [orjson.dumps(prediction.record()) + b"\n" for prediction in kept.values()]
+        write_atomically(out, b"".join(lines))
+    return kept
+
+
+def _answer(
+    task: Task,
+    examples: Sequence[Example],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_tokens: int,
+    context: int,
+) -> Iterator[Prediction]:
+    from lotune.generate.engine import stream
+
+    asked = [_request(task, example, tokenizer, context) for example in examples]
+    for place, answer in stream(model, tokenizer, [request for request, _ in asked], batch_tokens=batch_tokens):
+        yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
+
+
+def _request(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[Request, bool]:
+    """What is asked of the engine, and whether the prompt had to be cut."""
+    from lotune.generate.engine import Request
+
+    ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
+    where = f"row {example.id}"
+    return Request(tuple(ids), task.max_new_tokens, task.min_new_tokens, tuple(task.stop), where), cut
+
+
+def _judge(task: Task, example: Example, text: str, cut: bool, stopped_by: str) -> Prediction:
+    verdict = task.judge(example, text)
+    return Prediction(example.id, example.prompt, text, verdict, example.kind, cut, stopped_by)

@@ -1,0 +1,81 @@
+"""How the next token is chosen and where an answer ends: pure functions.
+
+Shapes: B rows, V vocabulary. Logits are floating point; a token that must not be chosen has the logit -inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lotune.errors import SettingsError
+
+
+def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits (B, V) divided by the temperature: below 1 the likely tokens gain, above 1 the unlikely ones.
+
+    Raises: SettingsError for a temperature that is not above 0 (greedy choice is `logits.argmax(-1)`).
+
+    >>> scale(torch.tensor([[1.0, 2.0]]), 0.5).tolist()
+    [[2.0, 4.0]]
+    """
+    if not temperature > 0:
+        raise SettingsError("temperature", f"is {temperature}", "a number above 0", "choose greedily instead of 0")
+    return logits / temperature
+
+
+def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Logits (B, V) with all but the k best of each row at -inf; those equal to the k-th stay.
+
+    Raises: SettingsError for k below 1.
+
+    >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
+    [[-inf, 3.0, 2.0]]
+    """
+    if k < 1:
+        raise SettingsError("top_k", f"is {k}", "1 or more")
+    worst = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < worst, float("-inf"))
+
+
+def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+    """Logits (B, V) with all at -inf but the fewest best ones whose probabilities reach p; the best one always stays.
+
+    Nucleus sampling, Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
+    Raises: SettingsError for p outside (0, 1].
+
+    >>> keep_top_p(torch.tensor([[0.1, 0.6, 0.3]]).log(), 0.7).exp().isclose(torch.tensor([[0, 0.6, 0.3]])).all().item()
+    True
+    """
+    if not 0 < p <= 1:
+        raise SettingsError("top_p", f"is {p}", "above 0 and at most 1")
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(-1, dtype=torch.float32)
+    reached_before = probabilities.cumsum(-1) - probabilities >= p
+    reached_before[..., 0] = False
+    return logits.masked_fill(reached_before.scatter(-1, order, reached_before), float("-inf"))
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    r"""The text before the earliest stop text, and whether there was one.
+
+    >>> cut_at_stop("4\n\n### Instruction", ["###", "\n\n"])
+    ('4', True)
+    >>> cut_at_stop("4", ["###"])
+    ('4', False)
+    """
+    places = [place for place in map(text.find, filter(None, stop)) if place >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def tokens_to_watch(stop: Sequence[str]) -> int:
+    """How many of the last tokens can hold a stop text that the very last one ends.
+
+    A token adds a byte at least, special tokens apart; a few more keep the stop text away from the cut, where
+    tokenisers drop blanks.
+
+    >>> tokens_to_watch(["###", "问"])
+    11
+    """
+    return max((len(text.encode()) for text in stop), default=0) + 8

@@ -1,0 +1,131 @@
+"""Predictions: asked once, judged always, one line each on disk; a second start goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from lotune.data.examples import Example
+from lotune.errors import DataError
+from lotune.evaluate import predict as module
+from lotune.evaluate.predict import predict, read_predictions
+from lotune.tasks.task import Judged, Row
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Whatever is answered, the verdict is a length."""
+
+    name: str = "echo"
+    metric: str = "accuracy"
+    max_new_tokens: int = 6
+    min_new_tokens: int = 1
+    stop: tuple[str, ...] = ()
+    verdict: bool = True
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
+        raise NotImplementedError
+
+    def generate(self, rows: int, seed: int) -> list[Row]:
+        raise NotImplementedError
+
+    def judge(self, example: Example, text: str) -> Judged:
+        return Judged(text[:1], example.target, self.verdict, {"length": float(len(text))})
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        return {"accuracy": 1.0}
+
+
+EXAMPLES = [Example(f"q{number}", f"Question {number}?" * (1 + number % 3), "7", kind="a") for number in range(12)]
+
+
+@pytest.fixture
+def ask(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> Any:
+    def ask(examples: Sequence[Example], out: Path | None, *, context: int = 256, task: Echo = Echo()) -> Any:
+        return predict(task, examples, tiny_llama, byte_tokenizer, batch_tokens=200, out=out, context=context)
+
+    return ask
+
+
+def test_every_example_is_answered_judged_and_written(ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "predictions" / "echo" / "base.jsonl"
+    found = list(ask(EXAMPLES, out))
+    assert {prediction.example_id for prediction in found} == {example.id for example in EXAMPLES}
+    assert all(prediction.judged.scores["length"] == len(prediction.text) for prediction in found)
+    assert read_predictions(out) == found
+    row = orjson.loads(out.read_bytes().splitlines()[0])
+    assert {"id", "prompt", "answer", "read", "key", "right", "scores", "kind"} <= row.keys()
+
+
+def test_without_a_file_nothing_is_written(ask: Any, tmp_path: Path) -> None:
+    assert len(list(ask(EXAMPLES, None))) == 12
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_do_not_change_the_answers(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
+    monkeypatch.setattr(module, "WINDOW", 5)
+    assert {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)} == whole
+
+
+def test_a_second_start_asks_only_what_is_missing(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "base.jsonl"
+    whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
+    first = ask(EXAMPLES, out)
+    early = [next(first) for _ in range(5)]
+    first.close()
+    with out.open("ab") as file:
+        file.write(b'{"id": "q9", "prom')  # a crash in the middle of a line
+    asked: list[str] = []
+    request = module._request
+    monkeypatch.setattr(module, "_request", lambda *a: (asked.append(a[1].id), request(*a))[1])
+    again = list(ask(EXAMPLES, out))
+    assert len(asked) == 7
+    assert not set(asked) & {prediction.example_id for prediction in early}
+    assert {prediction.example_id: prediction for prediction in again} == whole
+    assert {prediction.example_id: prediction for prediction in read_predictions(out)} == whole
+
+
+def test_a_changed_prompt_is_asked_again_and_lost_rows_leave_the_file(ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "base.jsonl"
+    list(ask(EXAMPLES, out))
+    changed = [Example("q0", "Another question?", "7"), *EXAMPLES[1:6]]
+    list(ask(changed, out))
+    stored = {prediction.example_id: prediction.prompt for prediction in read_predictions(out)}
+    assert stored == {example.id: example.prompt for example in changed}
+
+
+def test_kept_answers_are_judged_again(ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "base.jsonl"
+    list(ask(EXAMPLES, out))
+    assert not any(prediction.judged.right for prediction in ask(EXAMPLES, out, task=Echo(verdict=False)))
+    assert not any(prediction.judged.right for prediction in read_predictions(out))
+
+
+def test_long_passages_are_cut_and_counted(ask: Any) -> None:
+    parts = ("Read. ", "word " * 100, " Answer:")
+    long = Example("long", "".join(parts), "7", prompt_parts=parts)
+    found = list(ask([*EXAMPLES, long], None, context=64))
+    assert [prediction.example_id for prediction in found if prediction.cut] == ["long"]
+
+
+def test_a_long_prompt_without_a_passage_is_refused(ask: Any) -> None:
+    with pytest.raises(DataError, match="row long"):
+        list(ask([Example("long", "word " * 100, "7")], None, context=64))
+
+
+def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "base.jsonl"
+    path.write_text('{"id": "q1"}\n')
+    with pytest.raises(DataError, match=r"base\.jsonl:1: is no prediction"):
+        read_predictions(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_predictions(tmp_path / "nothing.jsonl")

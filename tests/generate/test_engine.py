@@ -1,0 +1,301 @@
+"""The engine: transformers' own greedy answers, whatever the batch; ends, stop texts, refusals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from lotune.errors import DataError
+from lotune.generate import engine
+from lotune.generate.engine import Completion, Request, generate
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+SMALL = {"vocab_size": 300, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+WIDE = {
+    **SMALL,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+def llama(**changes: Any) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**WIDE, **changes))
+
+
+def gpt2() -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256))
+
+
+def qwen2() -> PreTrainedModel:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**WIDE))
+
+
+def mistral() -> PreTrainedModel:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**WIDE, sliding_window=8))
+
+
+def gemma3() -> PreTrainedModel:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    layers = ["sliding_attention", "full_attention"]
+    return Gemma3ForCausalLM(Gemma3TextConfig(**WIDE, head_dim=8, sliding_window=8, layer_types=layers))
+
+
+def eager_llama() -> PreTrainedModel:
+    return llama(attn_implementation="eager")
+
+
+def dynamic_llama() -> PreTrainedModel:
+    return llama(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+
+
+def bloom() -> PreTrainedModel:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4))
+
+
+SLOTTED = [llama, gpt2, qwen2, mistral, gemma3, eager_llama]
+ALIGNED = [dynamic_llama, bloom]
+
+
+def made(shape: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A model with weights wide enough that its answers vary; the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = shape().eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.25)
+    return model
+
+
+def requests(count: int, seed: int = 0, low: int = 1) -> list[Request]:
+    """Prompts of 1 to 40 tokens, answers of `low` to 30."""
+    draw = random.Random(seed)
+    return [
+        Request(tuple(draw.randrange(2, 300) for _ in range(draw.randint(1, 40))), draw.randint(low, 30))
+        for _ in range(count)
+    ]
+
+
+def theirs(model: PreTrainedModel, request: Request) -> tuple[int, ...]:
+    """The answer of transformers' own generate to one prompt alone, without the end-of-text."""
+    prompt = torch.tensor([request.prompt_ids])
+    output = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=request.max_new_tokens,
+        min_new_tokens=request.min_new_tokens or None,
+        do_sample=False,
+    )
+    ids = tuple(output[0, prompt.shape[1] :].tolist())
+    return ids[:-1] if ids and ids[-1] == 0 else ids
+
+
+def ids(completions: list[Completion]) -> list[tuple[int, ...]]:
+    return [completion.token_ids for completion in completions]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", [*SLOTTED, *ALIGNED], ids=lambda shape: shape.__name__)
+def test_answers_are_those_of_transformers(
+    shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = made(shape)
+    asked = requests(14)
+    expected = [theirs(model, request) for request in asked]
+    assert len(set(expected)) > 10
+    for batch_tokens in (1, 150, 10_000):  # one row at a time, few rows with refills, all at once
+        assert ids(generate(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
+
+
+@pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
+def test_these_models_run_in_slots(shape: Callable[[], PreTrainedModel]) -> None:
+    assert engine._attention_kinds(made(shape))
+
+
+@pytest.mark.parametrize("shape", ALIGNED, ids=lambda shape: shape.__name__)
+def test_these_models_run_in_aligned_batches(shape: Callable[[], PreTrainedModel]) -> None:
+    assert not engine._attention_kinds(made(shape))
+
+
+def test_answers_do_not_depend_on_order_or_company(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = requests(40, seed=3)
+    expected = ids(generate(tiny_llama, byte_tokenizer, asked, batch_tokens=400))
+    order = list(range(40))
+    random.Random(1).shuffle(order)
+    for batch_tokens in (90, 1000):
+        shuffled = ids(generate(tiny_llama, byte_tokenizer, [asked[i] for i in order], batch_tokens=batch_tokens))
+        assert shuffled == [expected[i] for i in order]
+
+
+def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights, sizes = [], []
+    forward = engine._Slotted._forward
+
+    def watched(self: engine._Slotted, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+        sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
+        if mask is not None:
+            heights.append(len(input_ids))
+        return forward(self, input_ids, positions, mask)
+
+    monkeypatch.setattr(engine._Slotted, "_forward", watched)
+    asked = [Request((5, *range(2, 2 + length)), 10 + length % 7, min_new_tokens=50) for length in range(40)]
+    generate(tiny_llama, byte_tokenizer, asked, batch_tokens=300)
+    assert max(sizes) <= 300
+    assert sum(heights) == sum(request.max_new_tokens for request in asked)
+    assert len(heights) < sum(heights) / 5  # the batch stays full, and grows as the prompts get shorter
+
+
+def test_no_request_no_answer(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert generate(tiny_llama, byte_tokenizer, [], batch_tokens=100) == []
+
+
+def test_each_answer_is_reported_once_and_the_training_mode_comes_back(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_llama.train()
+    seen: dict[int, Completion] = {}
+    answers = generate(tiny_llama, byte_tokenizer, requests(9), batch_tokens=200, on_done=seen.__setitem__)
+    assert [seen[place] for place in range(9)] == answers
+    assert tiny_llama.training
+
+
+class Scripted:
+    """Stands in for the tokeniser's decode, and forces the tokens that a model chooses."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+        self.tokenizer = tokenizer
+        self.tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], 0, 0, 0]
+
+    def force(self, model: LlamaForCausalLM, prompt_tokens: int) -> None:
+        """From position prompt_tokens - 1 on the model is sure of each token of the text, then of end-of-text."""
+
+        def sure(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            for row, position in enumerate(kwargs["position_ids"][:, -1].tolist()):
+                place = min(position - prompt_tokens + 1, len(self.tokens) - 1)
+                if place >= 0:
+                    output.logits[row, -1, self.tokens[place]] = 1e4
+            return output
+
+        model.register_forward_hook(sure, with_kwargs=True)
+
+
+@pytest.fixture
+def answer(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Completion]:
+    """The answer of a model that is bound to write a text."""
+
+    def ask(text: str, **wishes: Any) -> Completion:
+        Scripted(byte_tokenizer, text).force(tiny_llama, 3)
+        request = Request((5, 6, 7), **{"max_new_tokens": 60, **wishes})
+        return generate(tiny_llama, byte_tokenizer, [request, request], batch_tokens=1000)[1]
+
+    return ask
+
+
+def test_a_character_of_several_tokens_is_whole(answer: Callable[..., Completion]) -> None:
+    text = "计算 3.5 等于 √12 🙂。"
+    completion = answer(text)
+    assert completion.text == text
+    assert completion.stopped_by == "eos"
+    assert len(completion.token_ids) == len(text.encode())
+
+
+def test_an_answer_ends_before_a_stop_text(answer: Callable[..., Completion]) -> None:
+    completion = answer("答案 12\n\n### Instruction: more", stop=("###", "说明"))
+    assert completion.text == "答案 12\n\n"
+    assert completion.stopped_by == "stop"
+    assert len(completion.token_ids) == len("答案 12\n\n###".encode())
+
+
+def test_a_stop_text_of_several_bytes_and_at_the_start(answer: Callable[..., Completion]) -> None:
+    assert answer("问题", stop=("问",)) == Completion("", answer("问", max_new_tokens=3).token_ids, "stop")
+
+
+def test_an_answer_ends_at_its_length(answer: Callable[..., Completion]) -> None:
+    completion = answer("abcdef", max_new_tokens=4)
+    assert (completion.text, completion.stopped_by) == ("abcd", "length")
+
+
+def test_no_end_before_the_minimum(answer: Callable[..., Completion]) -> None:
+    assert len(answer("ab", min_new_tokens=1).token_ids) == 2
+    assert answer("", max_new_tokens=4).token_ids == ()
+    assert len(answer("", max_new_tokens=4, min_new_tokens=4).token_ids) == 4
+
+
+@pytest.mark.oracle
+def test_the_minimum_is_that_of_transformers(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = made(llama)
+    with torch.no_grad():  # end-of-text is always likely
+        model.lm_head.weight[0] = model.lm_head.weight[1:].abs().max(0).values * 2
+    asked = [Request(r.prompt_ids, r.max_new_tokens, min_new_tokens=5) for r in requests(12, low=6)]
+    expected = [theirs(model, request) for request in asked]
+    assert ids(generate(model, byte_tokenizer, asked, batch_tokens=300)) == expected
+    assert min(map(len, expected)) == 5
+
+
+def test_every_end_of_text_of_model_and_tokenizer_ends(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, answer: Callable[..., Completion]
+) -> None:
+    b = byte_tokenizer("b", add_special_tokens=False)["input_ids"][0]
+    tiny_llama.generation_config.eos_token_id = [b, 299]
+    assert engine.end_ids(tiny_llama, byte_tokenizer) == (0, b, 299)
+    completion = answer("abc")
+    assert (completion.text, completion.stopped_by) == ("a", "eos")
+    tiny_llama.generation_config.eos_token_id = None
+    assert engine.end_ids(tiny_llama, byte_tokenizer) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request((5,) * 250, 20, where="row q7"), "row q7: needs 270 tokens"),
+        (Request((), 20), "request 1: has no prompt"),
+        (Request((5,), 0), "request 1: has no prompt or asks for no token"),
+        (Request((5, 300), 5), "request 1: has token ids from 5 to 300"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_runs(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, request_: Request, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        generate(tiny_llama, byte_tokenizer, [Request((5,), 5), request_], batch_tokens=1000)
+
+
+def test_the_whole_context_can_be_used(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    request = Request((5,) * 236, 20, min_new_tokens=20)
+    assert len(generate(tiny_llama, byte_tokenizer, [request], batch_tokens=10)[0].token_ids) == 20
+
+
+@pytest.mark.oracle
+def test_an_adapted_model_answers_as_transformers_has_it(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(made(llama), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.eval()
+    asked = requests(8)
+    expected = [theirs(model, request) for request in asked]
+    assert ids(generate(model, byte_tokenizer, asked, batch_tokens=200)) == expected
