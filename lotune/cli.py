@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,12 +150,12 @@ def sample(
     """Write rows of a task's own generator to a file."""
 
     def work() -> Any:
-        from lotune import stages
         from lotune.settings import read_settings
+        from lotune.stages import things
         from lotune.tasks.settings import TaskSettings
 
         settings = read_settings(TaskSettings, None, [f"name={task}", f"shares={shares}", f"language={language}"])
-        return stages.sample(settings, rows, seed, out, _options(False, json, debug))
+        return things.sample(settings, rows, seed, out, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 
@@ -169,9 +170,9 @@ def init(
     """Write a first recipe for a file of rows."""
 
     def work() -> Any:
-        from lotune import stages
+        from lotune.stages import things
 
-        return stages.init(file, out, _options(False, json, debug))
+        return things.init(file, out, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 
@@ -189,9 +190,7 @@ def _carry_out_recipe(
         from lotune.recipe import read_recipe
 
         recipe = read_recipe(path, overrides or [])
-        from lotune import stages
-
-        stage: Callable[[Recipe, Options], Any] = getattr(stages, verb)
+        stage: Callable[[Recipe, Options], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
         return stage(recipe, _options(dry_run, json, debug))
 
     _carry_out(work, json=json, debug=debug)
@@ -219,12 +218,12 @@ def _evaluate_model(
         raise SettingsError("evaluate", "a recipe beside --model", remedy="give one of the two")
     if task is None:
         raise SettingsError("evaluate", "--model without --task", "--task arithmetic or --task reading")
-    from lotune import stages
     from lotune.recipe import Recipe
     from lotune.settings import read_settings
+    from lotune.stages import things
 
     recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}"])
-    return stages.evaluate_model(recipe, model, data, limit, out, options)
+    return things.evaluate_model(recipe, model, data, limit, out, options)
 
 
 def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:

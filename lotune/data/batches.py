@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,19 +164,22 @@ def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
     return _lines([[row] for row in rows], max(len(row.tokens) for row in rows) - 1, pad_token_id)
 
 
-def pack(rows: Iterable[EncodedRow], block_size: int, pad_token_id: int) -> Iterator[list[list[EncodedRow]]]:
-    """Rows one after another into lines of `block_size` tokens, none of them cut; yields every full group of lines."""
-    line: list[EncodedRow] = []
-    used = 0
-    for row in rows:
-        length = len(row.tokens)
-        if used + length > block_size + 1 and line:
-            yield [line]
-            line, used = [], 0
-        line.append(row)
-        used += length
-    if line:
-        yield [line]
+def pack(rows: Iterable[EncodedRow], block_size: int, pool_rows: int = 128) -> Iterator[list[EncodedRow]]:
+    """Lines of whole rows, `block_size` + 1 tokens at most, little of them empty.
+
+    A line takes the first waiting row, then again and again the longest of the `pool_rows` waiting ones that still fits.
+    """
+    source = iter(rows)
+    pool = list(islice(source, pool_rows))
+    while pool:
+        line = [pool.pop(0)]
+        room = block_size + 1 - len(line[0].tokens)
+        while fitting := [place for place, row in enumerate(pool) if len(row.tokens) <= room]:
+            row = pool.pop(max(fitting, key=lambda place: len(pool[place].tokens)))
+            line.append(row)
+            room -= len(row.tokens)
+        pool.extend(islice(source, pool_rows - len(pool)))
+        yield line
 
 
 def blocks(lines: Sequence[Sequence[EncodedRow]], block_size: int, pad_token_id: int) -> Batch:
@@ -236,10 +240,10 @@ def pretraining_batches(
     rows: TokenFile, *, block_size: int, batch_tokens: int, steps: int, seed: int, pad_token_id: int
 ) -> Iterator[list[Batch]]:
     """For each of `steps` steps, one batch of packed lines of `block_size` tokens, about `batch_tokens` in all."""
-    lines = pack((rows[index] for index in _draw(len(rows), seed)), block_size, pad_token_id)
+    lines = pack((rows[index] for index in _draw(len(rows), seed)), block_size)
     count = max(1, batch_tokens // block_size)
     for _ in range(steps):
-        yield [blocks([next(lines)[0] for _ in range(count)], block_size, pad_token_id)]
+        yield [blocks([next(lines) for _ in range(count)], block_size, pad_token_id)]
 
 
 def _draw(rows: int, seed: int) -> Iterator[int]:

@@ -23,6 +23,10 @@ import orjson
 from lotune.errors import DataError
 
 
+OnError = Literal["stop", "skip"]
+"""What malformed rows do: stop with an error that lists them, or be skipped and counted."""
+
+
 @dataclass(frozen=True)
 class Malformed:
     """A row that cannot be read: where it stands ("train.jsonl:12") and what is wrong with it."""
@@ -53,7 +57,7 @@ class MalformedRowsError(DataError):
 
 
 def read_rows(
-    path: Path, *, on_error: Literal["stop", "skip"] = "stop", columns: Mapping[str, str] | None = None
+    path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None
 ) -> RowFile:
     """The rows of a file, its format told by its suffix.
 
@@ -84,9 +88,7 @@ def read_rows(
     if not rows:
         skipped = f" ({len(malformed)} could not be read)" if malformed else ""
         raise DataError(str(path), f"holds no rows{skipped}", "one row at least")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return RowFile(path, rows, tuple(malformed), digest)
+    return RowFile(path, rows, tuple(malformed), file_digest(path))
 
 
 def read_json_document(path: Path) -> Any:
@@ -105,6 +107,12 @@ def read_json_document(path: Path) -> Any:
     except _NotJsonError as error:
         line, reason = error.args
         raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

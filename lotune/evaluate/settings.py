@@ -28,6 +28,8 @@ class RetentionSettings(Settings):
     """File of retention rows (for reading: SQuAD's layout); null lets the task's generator write them."""
     rows: int = Field(200, ge=1)
     """How many rows are generated, or taken from the file."""
+    language: Literal["zh", "en", "both"] = "both"
+    """Language of generated retention rows."""
     threshold: float = Field(0.9, ge=0, le=1)
     """Share of each of the base's retention metrics that must be kept."""
 

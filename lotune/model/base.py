@@ -105,9 +105,35 @@ def context_length(model: PreTrainedModel) -> int:
 
     Raises: ModelError where the model's configuration does not say.
     """
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return _context_of(model.config, model.name_or_path or "model")
+
+
+def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokeniser of a base model and its context in tokens; no weights are read.
+
+    Raises: ModelError as `load_base` does.
+    """
+    from transformers import AutoConfig
+
+    folder = _folder(settings.model)
+    if folder is not None:
+        _check_folder(folder, settings.model)
+    source = str(folder) if folder is not None else settings.model
+    with quietly(), _as_model_error(settings.model, folder is None):
+        tokenizer = _load_tokenizer(source, settings.model)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return tokenizer, _context_of(config, settings.model)
+
+
+def base_folder(settings: BaseSettings) -> Path | None:
+    """The folder of a base model's files, None for one of the hub. Raises: ModelError where it is missing."""
+    return _folder(settings.model)
+
+
+def _context_of(config: Any, name: str) -> int:
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(length, int) or length < 1:
-        raise ModelError(model.name_or_path or "model", "its config.json gives no max_position_embeddings")
+        raise ModelError(name, "its config.json gives no max_position_embeddings")
     return length
 
 

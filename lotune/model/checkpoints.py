@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lotune.data.templates import FILE_NAME as TEMPLATE_FILE
 from lotune.errors import ModelError
 from lotune.model.adapters import METHODS
 from lotune.model.base import Base, in_float32, quietly, round_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-TEMPLATE = "template.json"
 
 
 def save_adapter(model: PeftModel, folder: Path, template_json: str | None = None) -> None:
@@ -132,7 +132,7 @@ def _mend_generation(config: Any) -> None:
 
 def _write_template(folder: Path, template_json: str | None) -> None:
     if template_json is not None:
-        (folder / TEMPLATE).write_text(template_json, encoding="utf-8")
+        (folder / TEMPLATE_FILE).write_text(template_json, encoding="utf-8")
 
 
 @contextmanager

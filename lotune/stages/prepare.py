@@ -10,7 +10,7 @@ from typing import Any
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, write_token_file
 from lotune.data.examples import Example
 from lotune.errors import DataError
-from lotune.model.base import context_length, load_config, load_tokenizer
+from lotune.model.base import load_tokenizer
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
@@ -74,13 +74,10 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _write(run: Run, recipe: Recipe) -> None:
-    task = build_task(recipe.task)
-    retention = evaluation_rows(
-        build_task(retention_task_settings(recipe)), recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED
-    )
+    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    retention = evaluation_rows(retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED)
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
-    tokenizer = load_tokenizer(recipe.base)
-    context = context_length(load_config(recipe.base))
+    tokenizer, context = load_tokenizer(recipe.base)
     limit = min(recipe.data.max_length or context, context)
     kept, dropped = _encode_all(tokenizer, data.train, limit, recipe.data.too_long)
     for row in (kept[0], *kept):
@@ -89,7 +86,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     file = write_token_file(folder / "train", kept, len(tokenizer))
     for name, examples in (("validation", data.validation), ("test", data.test), ("retention", retention)):
         _write_examples(folder / f"{name}.jsonl", examples)
-    room = context - build_task(retention_task_settings(recipe)).max_new_tokens
+    room = context - retained.max_new_tokens
     cut = sum(encode_prompt(tokenizer, example, room)[1] for example in retention)
     tokens = Tokens(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit, dropped,

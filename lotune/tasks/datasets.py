@@ -9,7 +9,6 @@ from typing import Any
 
 from lotune.data.examples import Example
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split
-from lotune.data.rows import read_rows
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Task
@@ -90,10 +89,7 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
     if path is None:
         generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
         return _Source(list(task.examples(generated, training=training)))
-    read = task.read(path) if hasattr(task, "read") else None
-    if read is not None:
-        return _Source(list(task.examples(read, training=training)))
-    file = read_rows(path, on_error=settings.on_error)
+    file = task.read(path, settings.on_error)
     malformed = tuple(f"{row.where} {row.reason}" for row in file.malformed)
     return _Source(list(task.examples(file.rows, training=training)), malformed)
 

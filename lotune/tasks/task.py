@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from lotune.data.examples import Example
+from lotune.data.rows import OnError, RowFile
 
 __all__ = ["Example", "Judged", "Row", "Task"]
 
@@ -26,13 +28,38 @@ class Judged:
 class Task(Protocol):
     """A task: read rows, ask, judge. Implementations are frozen dataclasses holding their settings."""
 
-    name: str
-    metric: str
-    """Name of the headline metric, a key of what `metrics` returns."""
-    max_new_tokens: int
-    min_new_tokens: int
-    stop: tuple[str, ...]
-    """Texts that end an answer (they are cut off)."""
+    @property
+    def name(self) -> str:
+        """Its name in TASKS."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the headline metric, a key of what `metrics` returns."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens."""
+
+    @property
+    def min_new_tokens(self) -> int:
+        """Shortest answer in tokens."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer; they are cut off."""
+
+    @property
+    def score_of(self) -> Mapping[str, str]:
+        """For each metric that is a mean of a per-example score: the name of that score. The others are accuracies."""
+
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """The rows of a file in one of the task's layouts.
+
+        Raises: DataError where it cannot be read.
+        """
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows in the task's layout, which `read` gives back."""
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
         """Examples from (row id, row) pairs. With `training`, targets carry the written working.
@@ -45,6 +72,9 @@ class Task(Protocol):
 
         Raises: SettingsError where the task has no generator.
         """
+
+    def stream(self, rows: int, seed: int) -> Iterable[Row]:
+        """The same rows one at a time."""
 
     def judge(self, example: Example, text: str) -> Judged:
         """The verdict on a generated answer."""

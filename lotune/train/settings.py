@@ -17,6 +17,8 @@ class CheckpointSettings(Settings):
     """How many checkpoints, evenly spaced over the training; each is validated."""
     merged: Literal["all", "chosen", "none"] = "chosen"
     """Which checkpoints are also saved as complete merged models."""
+    check_rows: int = Field(200, ge=1)
+    """Real rows on which a merged model is compared with the adapted one."""
 
 
 class TuneSettings(Settings):

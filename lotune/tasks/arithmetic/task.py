@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from lotune.data.rows import from_conversation
+from lotune.data.rows import OnError, RowFile, from_conversation, read_rows, write_jsonl
 from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.judge import judge
@@ -31,12 +32,26 @@ class ArithmeticTask:
     name: str = "arithmetic"
     metric: str = "accuracy"
     min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ("\n###",)
+    """A new turn of the prompt ends an answer."""
+
+    @property
+    def score_of(self) -> Mapping[str, str]:
+        """The accuracy is a share of right verdicts, not a mean of scores."""
+        return {}
 
     @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens: 640 unless the settings say otherwise, which the longest written working needs."""
         return self.settings.max_new_tokens or 640
+
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """The rows of a json, jsonl, csv or tsv file."""
+        return read_rows(path, on_error=on_error)
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows as jsonl, one at a time."""
+        write_jsonl(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row, the preamble before its problem. With `training`, targets carry the written working.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lotune.data.rows import OnError, RowFile, file_digest, read_rows
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
@@ -34,16 +35,24 @@ class ReadingTask:
     stop: tuple[str, ...] = ()
 
     @property
+    def score_of(self) -> Mapping[str, str]:
+        """All metrics are means of a per-example score."""
+        return METRICS
+
+    @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens: the protocol's 20 unless the settings say otherwise."""
         return self.settings.max_new_tokens or 20
 
-    def read(self, path: Path) -> list[tuple[str, Row]] | None:
-        """The paragraphs of a file in SQuAD's layout; None for a .jsonl file, whose lines are paragraphs.
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """Paragraphs: of a file in SQuAD's layout, where a fault always stops, or one a line of a .jsonl file."""
+        if path.suffix == ".jsonl":
+            return read_rows(path, on_error=on_error)
+        return RowFile(path, [(id, dict(row)) for id, row in read_items(path)], (), file_digest(path))
 
-        Raises: DataError where the file cannot be read or is in another layout.
-        """
-        return None if path.suffix == ".jsonl" else read_items(path)
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write paragraphs in SQuAD's layout."""
+        write_items(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example for the first question of each paragraph; with `training`, for every question.
@@ -65,7 +74,11 @@ class ReadingTask:
         """Generated paragraphs with questions, the same for the same seed and language."""
         from lotune.tasks.reading.passages import passages
 
-        return list(passages(rows, seed, self.settings.language))
+        return list(passages(rows, seed, self.settings.language, "unseen"))
+
+    def stream(self, rows: int, seed: int) -> Iterable[Row]:
+        """The same paragraphs; the layout is one document, so they are held in memory."""
+        return self.generate(rows, seed)
 
     def judge(self, example: Example, text: str) -> Judged:
         """Both metrics of the first line of the stripped output; right where the contest's EM is 100."""

@@ -1,0 +1,235 @@
+"""`lotune evaluate`: base and tuned model on the test and on what must be kept, and the scorecard of both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lotune.contest.scores import PUBLISHED, place, score
+from lotune.data.examples import Example
+from lotune.evaluate.parameters import count_adapter
+from lotune.evaluate.predict import Prediction, predict
+from lotune.evaluate.retention import RetentionLine, gate, gate_passed
+from lotune.evaluate.scorecard import (
+    Check,
+    Checkpoint,
+    Score,
+    Scorecard,
+    Target,
+    Verdict,
+    make_scorecard,
+    measure_parameters,
+    measure_target,
+    read_scorecard,
+    write_scorecard,
+)
+from lotune.model.base import Base, context_length, count_parameters, load_base, resolve_dtype
+from lotune.model.checkpoints import merge
+from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.report.progress import Progress, say
+from lotune.report.terminal import show_scorecard
+from lotune.runs import Run, fingerprint, open_run, read_json, write_json
+from lotune.stages.prepare import announce, ensure_prepared, read_examples, retention_task_settings
+from lotune.stages.tune import ensure_tuned
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task
+
+BASE = "base"
+"""Name under which the untuned model's predictions stand."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A model's predictions on the test rows and on the retention rows."""
+
+    target: list[Prediction]
+    retained: list[Prediction]
+
+
+def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
+    """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
+    with open_run(recipe.folder, recipe) as run:
+        counts = ensure_prepared(run, recipe)
+        tuning = ensure_tuned(run, recipe, options)
+        if options.dry_run:
+            return {"counts": counts, **tuning}
+        card = ensure_evaluated(run, recipe, tuning, counts)
+    show(card)
+    say(f"everything is in {recipe.folder}")
+    return card
+
+
+def show(card: Scorecard) -> None:
+    """Print the scorecard for people."""
+    from rich.console import Console
+
+    show_scorecard(card, Console())
+
+
+def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
+    """The scorecard in the run folder, made anew where it is missing or what it depends on changed."""
+    folder = run.folder
+    inputs = {
+        **stage_inputs(recipe, "evaluate"),
+        "tuning": folder / "tuning.json",
+        "test.rows": folder / "data" / "test.jsonl",
+        "retention.rows.file": folder / "data" / "retention.jsonl",
+    }
+    if run.stage_state("evaluate", inputs) != "done":
+        announce(run, "evaluate", inputs)
+        run.forget_stage("evaluate")
+        _forget_predictions_of_other_inputs(run, inputs)
+        card = _evaluate(run, recipe, tuning, counts)
+        write_scorecard(folder / "scorecard.json", card)
+        run.finish_stage("evaluate", inputs, [folder / "scorecard.json", folder / "predictions"])
+    return read_scorecard(folder / "scorecard.json")
+
+
+def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
+    """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
+    plain = {key: value.read_bytes().hex()[:64] if isinstance(value, Path) else value for key, value in inputs.items()}
+    mark, memory = fingerprint(plain), run.folder / "predictions" / "inputs.json"
+    if not memory.exists() or read_json(memory) != mark:
+        shutil.rmtree(run.folder / "predictions", ignore_errors=True)
+        write_json(memory, mark)
+
+
+def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
+    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
+    base = load_base(recipe.base, recipe.device)
+    total = count_parameters(base.model)
+    before = _test(run, recipe, BASE, base, (task, retained), rows)
+    chosen = tuning["chosen"]
+    names = [one["name"] for one in tuning["checkpoints"]] if recipe.evaluate.checkpoints == "all" else [chosen]
+    after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
+    lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
+    targets = {name: _target(recipe, task, before, tested) for name, tested in after.items()}
+    trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
+    parameters = measure_parameters(trainable, total, recipe.score.totals)
+    scores = {
+        name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()
+    }
+    return make_scorecard(
+        target=targets[chosen],
+        retention=lines[chosen],
+        parameters=parameters,
+        score=_score(recipe, scores[chosen]),
+        chosen_checkpoint=chosen,
+        checkpoints=[_point(one, targets, lines, scores) for one in tuning["checkpoints"]],
+        checks=_checks(tuning, trainable, counts),
+        base=recipe.base.model,
+        notes=_notes(counts),
+    )
+
+
+def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
+    """The model of a checkpoint: the merged folder where it was written, else merged in memory."""
+    folder = run.folder / "checkpoints" / name
+    if (folder / "merged").is_dir():
+        return load_base(recipe.base.model_copy(update={"model": str(folder / "merged")}), recipe.device)
+    base = load_base(recipe.base, recipe.device)
+    merged = merge(base, folder / "adapter")
+    dtype = resolve_dtype(recipe.base.dtype, recipe.device)
+    for parameter in merged.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return Base(name, merged, base.tokenizer, None, dtype)
+
+
+def _test(
+    run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
+) -> Tested:
+    found = []
+    for task, examples in zip(tasks, (rows["test"], rows["retention"]), strict=True):
+        out = run.folder / "predictions" / task.name / f"{name}.jsonl"
+        found.append(ask(f"{name}, {task.name}", task, examples, model, recipe.evaluate.batch_tokens, out))
+    return Tested(*found)
+
+
+def ask(
+    title: str, task: Task, examples: Sequence[Example], model: Base, batch_tokens: int, out: Path | None
+) -> list[Prediction]:
+    """Predictions on all examples, with a bar; written one a line as they come."""
+    done = []
+    with Progress(title, len(examples)) as progress:
+        for prediction in predict(
+            task, examples, model.model, model.tokenizer, batch_tokens=batch_tokens, out=out, context=context_length(model.model)
+        ):
+            done.append(prediction)
+            progress.advance(len(done))
+    return done
+
+
+def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
+    """What the scorecard needs of predictions."""
+    return [Verdict(one.example_id, one.kind, one.judged) for one in predictions]
+
+
+def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[RetentionLine]:
+    figures = [task.metrics([one.judged for one in tested.retained]) for tested in (before, after)]
+    return gate(figures[0], figures[1], recipe.retention.threshold, task.name)
+
+
+def _target(recipe: Recipe, task: Task, before: Tested, after: Tested) -> Target:
+    mean_of = task.score_of.get(task.metric)
+    return measure_target(
+        task.name, task.metric, verdicts(before.target), verdicts(after.target), judge=recipe.task.judge if mean_of is None else "",
+        score=mean_of,
+    )  # fmt: skip
+
+
+def _fraction(target: Target) -> float:
+    """The target's figure as 0 to 1: a mean of scores is 0 to 100."""
+    return target.value / 100 if target.difference_interval else target.value
+
+
+def _score(recipe: Recipe, value: float) -> Score:
+    if recipe.score.rule != "phase1" or recipe.task.name != "arithmetic":
+        return Score(rule=recipe.score.rule, value=value)
+    return Score(rule=recipe.score.rule, value=value, place=place(value), published=len(PUBLISHED))
+
+
+def _point(
+    one: dict[str, Any], targets: dict[str, Target], lines: dict[str, list[RetentionLine]], scores: dict[str, float]
+) -> Checkpoint:
+    name = one["name"]
+    tested = name in targets
+    return Checkpoint(
+        name=name, step=one["step"], validation_value=one["value"], validation_loss=one["loss"],
+        value=targets[name].value if tested else None, score=scores[name] if tested else None,
+        gate_passed=gate_passed(lines[name]) if tested else None,
+    )  # fmt: skip
+
+
+def _checks(tuning: dict[str, Any], trainable: int, counts: dict[str, Any]) -> list[Check]:
+    checks = [
+        Check(
+            name="parameters", passed=trainable == tuning["trainable"],
+            detail=f"{trainable:,} in the saved adapter, {tuning['trainable']:,} while training",
+        ),
+        Check(
+            name="supervision", passed=counts["tokens"]["supervised"] > 0,
+            detail=f"{counts['tokens']['supervised']:,} of {counts['tokens']['tokens']:,} tokens are trained on",
+        ),
+    ]  # fmt: skip
+    for name, found in tuning["merge_checks"].items():
+        detail = (
+            f"{name}: {found['rows']} rows, logits within {found['max_logit_difference']:.1e}, "
+            f"{found['greedy_differences']} greedy answers differ at ties; rounding to {found['saved_dtype']} changes "
+            f"{found['texts_changed']} texts and {found['verdicts_changed']} verdicts"
+        )
+        checks.append(Check(name="merge", passed=found["passed"], detail=detail))
+    return checks
+
+
+def _notes(counts: dict[str, Any]) -> list[str]:
+    notes = []
+    removed = counts["rows"]["overlap"]["removed"]
+    if removed:
+        notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
+    if counts["tokens"]["retention_cut"]:
+        notes.append(f"{counts['tokens']['retention_cut']} retention passages were cut to fit the context")
+    return notes

@@ -1,0 +1,271 @@
+"""`lotune tune`: an adapter trained on the prepared rows, validated at every checkpoint, the best one merged and checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lotune.data.batches import TokenFile, encode_row, pad, tuning_batches
+from lotune.data.examples import Example
+from lotune.errors import CheckError
+from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
+from lotune.evaluate.predict import Prediction, predict
+from lotune.generate.engine import Request, generate
+from lotune.model.adapters import attach, trainable_count
+from lotune.model.base import Base, base_folder, context_length, count_parameters, in_float32, load_base
+from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
+from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.report.progress import Progress, say
+from lotune.runs import Run, append_jsonl, open_run, read_json, write_json
+from lotune.stages.prepare import announce, ensure_prepared, read_examples
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task
+from lotune.train.estimate import Estimate, estimate
+from lotune.train.loop import Step, adamw, mean_loss, train
+from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The course of a tuning: its steps, when checkpoints are due, rows and shares of the learning rate a step."""
+
+    steps: int
+    checkpoints: list[int]
+    step_rows: int
+    shares: list[float]
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A checkpoint with its figures on the validation rows: the task's own metric and the loss of the answers."""
+
+    name: str
+    step: int
+    value: float
+    loss: float
+
+
+def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Train and validate the adapter, unless it is there; prepares the data first where needed."""
+    with open_run(recipe.folder, recipe) as run:
+        ensure_prepared(run, recipe)
+        return ensure_tuned(run, recipe, options)
+
+
+def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
+    """What tuning found (tuning.json), done anew where it is missing or what it depends on changed."""
+    inputs = tuning_inputs(run, recipe)
+    if run.stage_state("tune", inputs) != "done":
+        base = load_base(recipe.base, recipe.device)
+        rows = TokenFile(run.folder / "data" / "train")
+        plan = make_plan(recipe, len(rows))
+        model: Any = attach(base.model, recipe.adapter, recipe.seed)
+        forecast = _estimate(model, base, rows, recipe, plan)
+        say(forecast.describe())
+        if options.dry_run:
+            return {"estimate": asdict(forecast)}
+        announce(run, "tune", inputs)
+        run.forget_stage("tune")
+        summary = _train(run, recipe, base, model, rows, plan)
+        write_json(run.folder / "tuning.json", summary)
+        run.finish_stage("tune", inputs, [run.folder / "tuning.json", run.folder / "checkpoints"])
+    found: dict[str, Any] = read_json(run.folder / "tuning.json")
+    return found
+
+
+def tuning_inputs(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """What tuning depends on: settings, the prepared rows, the base's files."""
+    folder = base_folder(recipe.base)
+    files = {"base.files": folder} if folder is not None else {}
+    return {**stage_inputs(recipe, "tune"), **files, "rows": run.folder / "data" / "train.tokens.npy"}
+
+
+def make_plan(recipe: Recipe, rows: int) -> Plan:
+    """The course of a tuning. Raises: SettingsError where there are more checkpoints than steps."""
+    settings = recipe.tune
+    step_rows = min(settings.batch_rows * settings.accumulation, rows)
+    steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
+    warmup = warmup_length(steps, settings.warmup_steps, settings.warmup_share)
+    shares = [
+        learning_rate_share(step, steps, warmup, settings.schedule, settings.final_share)
+        for step in range(1, steps + 1)
+    ]
+    return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows, shares)
+
+
+def _batches(rows: TokenFile, base: Base, recipe: Recipe, plan: Plan) -> Iterator[list[Any]]:
+    pad_id = padding_id(base)
+    return tuning_batches(
+        rows, step_rows=plan.step_rows, batch_rows=recipe.tune.batch_rows, steps=plan.steps, seed=recipe.seed,
+        pad_token_id=pad_id,
+    )  # fmt: skip
+
+
+def padding_id(base: Base) -> int:
+    """The id that fills up lines; it is never scored and never attended to."""
+    tokenizer: Any = base.tokenizer
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+def _estimate(model: Any, base: Base, rows: TokenFile, recipe: Recipe, plan: Plan) -> Estimate:
+    batches = next(_batches(rows, base, recipe, plan))
+    merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.checkpoints.merged]
+    return estimate(model, batches, plan.steps, recipe.checkpoints.count, merged)
+
+
+def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, plan: Plan) -> dict[str, Any]:
+    settings, task = recipe.tune, build_task(recipe.task)
+    validation = read_examples(run.folder / "data" / "validation.jsonl")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    betas = (settings.beta1, settings.beta2)
+    optimizers = adamw(parameters, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
+    trainable, total = trainable_count(model), count_parameters(model) - trainable_count(model)
+    say(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {plan.steps} steps")
+    torch.manual_seed(recipe.seed)
+    found: list[Validated] = []
+    started = time.monotonic()
+    metrics = run.folder / "metrics.jsonl"
+    metrics.unlink(missing_ok=True)
+    writer = _tensorboard(run) if settings.tensorboard else None
+    compiled = settings.compile == "yes" or (settings.compile == "auto" and recipe.device.startswith("cuda"))
+    with Progress("tuning", plan.steps) as progress:
+        for step in train(
+            model, _batches(rows, base, recipe, plan), optimizers, plan.shares, clip_norm=settings.clip_norm, compile=compiled
+        ):
+            progress.step(step)
+            append_jsonl(metrics, asdict(step))
+            _write_scalars(writer, step)
+            if step.number in plan.checkpoints:
+                found.append(_checkpoint(run, recipe, base, model, task, validation, step))
+                append_jsonl(metrics, {"validation": asdict(found[-1])})
+    chosen = choose(found)
+    say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
+    trained_seconds = time.monotonic() - started
+    checks = _merge_checkpoints(run, recipe, task, validation, found, chosen)
+    return {
+        "steps": plan.steps, "trainable": trainable, "total": total, "seconds": trained_seconds,
+        "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
+        "merge_checks": checks,
+    }  # fmt: skip
+
+
+def _checkpoint(
+    run: Run, recipe: Recipe, base: Base, model: Any, task: Task, validation: list[Example], step: Step
+) -> Validated:
+    """Save the adapter and measure it on the validation rows."""
+    name = f"step-{step.number:06d}"
+    folder = run.folder / "checkpoints" / name
+    save_adapter(model, folder / "adapter", template_text(recipe))
+    model.eval()
+    loss = mean_loss(model, validation_batches(base, validation, recipe.tune.batch_rows))
+    predictions = ask(task, validation, model, base.tokenizer, recipe.evaluate.batch_tokens)
+    value = task.metrics([prediction.judged for prediction in predictions])[task.metric]
+    say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
+    return Validated(name, step.number, value, loss)
+
+
+def ask(task: Task, examples: list[Example], model: Any, tokenizer: Any, batch_tokens: int) -> list[Prediction]:
+    """Predictions of a model on all examples, kept in memory only."""
+    context = context_length(model)
+    return list(predict(task, examples, model, tokenizer, batch_tokens=batch_tokens, out=None, context=context))
+
+
+def validation_batches(base: Base, examples: list[Example], batch_rows: int) -> Iterator[Any]:
+    """Batches of examples with their answers, by length."""
+    rows = sorted((encode_row(base.tokenizer, example) for example in examples), key=lambda row: len(row.tokens))
+    for start in range(0, len(rows), batch_rows):
+        yield pad(rows[start : start + batch_rows], padding_id(base))
+
+
+def choose(found: list[Validated]) -> Validated:
+    """The checkpoint with the best validation metric; of equals the one with the lower loss.
+
+    >>> choose([Validated("a", 1, 0.5, 1.0), Validated("b", 2, 0.5, 0.9)]).name
+    'b'
+    """
+    return max(found, key=lambda one: (one.value, -one.loss))
+
+
+def template_text(recipe: Recipe) -> str:
+    """The prompt template that a checkpoint carries, as JSON."""
+    from dataclasses import replace
+
+    import orjson
+
+    from lotune.data.templates import template_named
+
+    template = replace(template_named(recipe.task.template), preamble=recipe.task.preamble)
+    return orjson.dumps(asdict(template), option=orjson.OPT_INDENT_2).decode()
+
+
+def _merge_checkpoints(
+    run: Run, recipe: Recipe, task: Task, validation: list[Example], found: list[Validated], chosen: Validated
+) -> dict[str, Any]:
+    wanted = {"all": found, "chosen": [chosen], "none": []}[recipe.checkpoints.merged]
+    checks = {}
+    for one in wanted:
+        say(f"merging {one.name} and comparing it with the adapted model")
+        check = merge_and_check(recipe, run.folder / "checkpoints" / one.name, task, validation)
+        checks[one.name] = asdict(check)
+        if not check.passed:
+            raise CheckError(
+                f"checkpoints/{one.name}/merged",
+                f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
+                "1 % at most", "base.dtype=float32",
+            )  # fmt: skip
+    return checks
+
+
+def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Example]) -> MergeCheck:
+    """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
+
+    Raises: CheckError where they differ.
+    """
+    base = load_base(recipe.base, recipe.device)
+    merged = merge(base, folder / "adapter")
+    save_merged(merged, base.tokenizer, folder / "merged", base.dtype, template_text(recipe))
+    settings = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
+    saved = load_base(settings, recipe.device).model
+    adapted = load_adapter(in_float32(base), folder / "adapter")
+    examples = examples[: recipe.checkpoints.check_rows]
+    rows = [encode_row(base.tokenizer, example) for example in examples]
+    tokenizer: Any = base.tokenizer
+
+    def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
+        requests = [Request(tuple(prompt), max_new_tokens, task.min_new_tokens) for prompt in prompts]
+        done = generate(model, tokenizer, requests, batch_tokens=recipe.evaluate.batch_tokens)
+        return [list(completion.token_ids) for completion in done]
+
+    def judge(row: int, ids: Any) -> tuple[str, bool | None]:
+        text = tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text, task.judge(examples[row], text).right
+
+    return check_merge(
+        adapted, merged, saved, [Question(row.tokens, row.answer_start) for row in rows],
+        saved_dtype=base.dtype, greedy=greedy, judge=judge, max_new_tokens=task.max_new_tokens,
+    )  # fmt: skip
+
+
+def _tensorboard(run: Run) -> Any:
+    """Raises: SettingsError where the extra is not installed."""
+    from lotune.errors import SettingsError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise SettingsError(
+            "tune.tensorboard", "TensorBoard is not installed", remedy="pip install 'lotune[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run.folder / "tensorboard"))  # type: ignore[no-untyped-call]
+
+
+def _write_scalars(writer: Any, step: Step) -> None:
+    if writer is not None:
+        for name in ("loss", "learning_rate", "gradient_norm"):
+            writer.add_scalar(f"train/{name}", getattr(step, name), step.number)
+        writer.flush()
