@@ -50,7 +50,16 @@ class Recipe(Settings):
 
 
 STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
-    "prepare": ("seed", "base", "task", "data", "retention.task", "retention.data", "retention.rows", "retention.language"),
+    "prepare": (
+        "seed",
+        "base",
+        "task",
+        "data",
+        "retention.task",
+        "retention.data",
+        "retention.rows",
+        "retention.language",
+    ),
     "pretrain": ("seed", "pretrain"),
     "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
     "evaluate": (

@@ -73,7 +73,9 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[i
     tail_ids = _encode(tokenizer, tail)
     room = budget - len(head_ids) - len(tail_ids)
     if room < 1:
-        raise DataError(f"row {example.id}", "the question alone is longer than the context", f"{budget} tokens at most")
+        raise DataError(
+            f"row {example.id}", "the question alone is longer than the context", f"{budget} tokens at most"
+        )
     return head_ids + _encode(tokenizer, middle)[:room] + tail_ids, True
 
 

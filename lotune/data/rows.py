@@ -56,9 +56,7 @@ class MalformedRowsError(DataError):
         super().__init__(str(path), found, remedy="mend these rows, or skip and count them with on_error: skip")
 
 
-def read_rows(
-    path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None
-) -> RowFile:
+def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None) -> RowFile:
     """The rows of a file, its format told by its suffix.
 
     `columns` gives columns the names that the task wants: {wanted: name in the file}. In csv and tsv files a name is

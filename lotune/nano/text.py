@@ -81,7 +81,9 @@ def _small(draw: random.Random) -> str:
 
 
 def _bare(draw: random.Random) -> str:
-    block, result = draw.choice((working.sum_block(small(draw), "+", small(draw)), working.product_block(small(draw, 12), small(draw, 12))))
+    block, result = draw.choice(
+        (working.sum_block(small(draw), "+", small(draw)), working.product_block(small(draw, 12), small(draw, 12)))
+    )
     return block.partition("?")[0] + result + "\n"
 
 

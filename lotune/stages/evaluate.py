@@ -32,7 +32,8 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, fingerprint, open_run, read_json, write_json
-from lotune.stages.prepare import announce, ensure_prepared, read_examples, retention_task_settings
+from lotune.stages.changes import warn_of_changes
+from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -52,6 +53,7 @@ class Tested:
 def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
     """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
     with open_run(recipe.folder, recipe) as run:
+        warn_of_changes(run, recipe)
         counts = ensure_prepared(run, recipe)
         tuning = ensure_tuned(run, recipe, options)
         if options.dry_run:
@@ -79,7 +81,6 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }
     if run.stage_state("evaluate", inputs) != "done":
-        announce(run, "evaluate", inputs)
         run.forget_stage("evaluate")
         _forget_predictions_of_other_inputs(run, inputs)
         card = _evaluate(run, recipe, tuning, counts)
@@ -110,9 +111,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     targets = {name: _target(recipe, task, before, tested) for name, tested in after.items()}
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.totals)
-    scores = {
-        name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()
-    }
+    scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
     return make_scorecard(
         target=targets[chosen],
         retention=lines[chosen],
@@ -156,7 +155,13 @@ def ask(
     done = []
     with Progress(title, len(examples)) as progress:
         for prediction in predict(
-            task, examples, model.model, model.tokenizer, batch_tokens=batch_tokens, out=out, context=context_length(model.model)
+            task,
+            examples,
+            model.model,
+            model.tokenizer,
+            batch_tokens=batch_tokens,
+            out=out,
+            context=context_length(model.model),
         ):
             done.append(prediction)
             progress.advance(len(done))

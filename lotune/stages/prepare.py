@@ -14,6 +14,7 @@ from lotune.model.base import load_tokenizer
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
+from lotune.stages.changes import warn_of_changes
 from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -38,6 +39,7 @@ class Tokens:
 def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it is there."""
     with open_run(recipe.folder, recipe) as run:
+        warn_of_changes(run, recipe)
         return ensure_prepared(run, recipe)
 
 
@@ -45,19 +47,13 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The counts of the prepared data, made anew where it is missing or its settings changed."""
     inputs = stage_inputs(recipe, "prepare")
     if run.stage_state("prepare", inputs) != "done":
-        announce(run, "prepare", inputs)
+        say("preparing the rows")
         run.forget_stage("prepare")
         _write(run, recipe)
         run.finish_stage("prepare", inputs, [run.folder / "data"])
     counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
     say(describe_counts(counts))
     return counts
-
-
-def announce(run: Run, stage: str, inputs: dict[str, Any]) -> None:
-    """Say that a stage begins, and why it is done again where it was done before."""
-    changes = run.changes(stage, inputs)
-    say(f"{stage}: done again, because {'; '.join(changes[:5])}" if changes else f"{stage} …")
 
 
 def retention_task_settings(recipe: Recipe) -> TaskSettings:

@@ -117,15 +117,11 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     else:
         optimizers = adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
     place = {"block_size": BLOCK_SIZE, "pad_token_id": tokenizer.pad_token_id}
-    batches = pretraining_batches(
-        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place
-    )
+    batches = pretraining_batches(rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place)
     held_back = list(_validation(validation, place))
     saved = time.monotonic()
     with Progress("pre-training", steps) as progress:
-        for step in train(
-            model, batches, optimizers, shares, clip_norm=settings.clip_norm, compile=settings.compile
-        ):
+        for step in train(model, batches, optimizers, shares, clip_norm=settings.clip_norm, compile=settings.compile):
             progress.step(step)
             append_jsonl(run.folder / "metrics.jsonl", asdict(step))
             if time.monotonic() - saved > SAVE_SECONDS:

@@ -22,7 +22,8 @@ from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_mer
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, open_run, read_json, write_json
-from lotune.stages.prepare import announce, ensure_prepared, read_examples
+from lotune.stages.changes import warn_of_changes
+from lotune.stages.prepare import ensure_prepared, read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
@@ -53,6 +54,7 @@ class Validated:
 def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train and validate the adapter, unless it is there; prepares the data first where needed."""
     with open_run(recipe.folder, recipe) as run:
+        warn_of_changes(run, recipe)
         ensure_prepared(run, recipe)
         return ensure_tuned(run, recipe, options)
 
@@ -69,7 +71,6 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         say(forecast.describe())
         if options.dry_run:
             return {"estimate": asdict(forecast)}
-        announce(run, "tune", inputs)
         run.forget_stage("tune")
         summary = _train(run, recipe, base, model, rows, plan)
         write_json(run.folder / "tuning.json", summary)
@@ -135,7 +136,12 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
     compiled = settings.compile == "yes" or (settings.compile == "auto" and recipe.device.startswith("cuda"))
     with Progress("tuning", plan.steps) as progress:
         for step in train(
-            model, _batches(rows, base, recipe, plan), optimizers, plan.shares, clip_norm=settings.clip_norm, compile=compiled
+            model,
+            _batches(rows, base, recipe, plan),
+            optimizers,
+            plan.shares,
+            clip_norm=settings.clip_norm,
+            compile=compiled,
         ):
             progress.step(step)
             append_jsonl(metrics, asdict(step))

@@ -68,7 +68,9 @@ def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) 
     return sample(source.examples, rows, seed)
 
 
-def _test_rows(task: Task, settings: DataSettings, seed: int, train: list[Example]) -> tuple[list[Example], list[Example]]:
+def _test_rows(
+    task: Task, settings: DataSettings, seed: int, train: list[Example]
+) -> tuple[list[Example], list[Example]]:
     if settings.test is not None:
         return train, evaluation_rows(task, settings.test, settings.test_rows, seed)
     if settings.train is not None:

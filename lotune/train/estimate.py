@@ -36,7 +36,9 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
     head, device = Head(model), next(model.parameters()).device
-    batch = Batch(*(tensor.to(device) for tensor in (largest.input_ids, largest.targets, largest.positions, largest.row_ids)))
+    batch = Batch(
+        *(tensor.to(device) for tensor in (largest.input_ids, largest.targets, largest.positions, largest.row_ids))
+    )
     elapsed = []
     for _ in range(2):
         started = time.perf_counter()

@@ -51,7 +51,11 @@ class Optimizers:
 
 
 def adamw(
-    parameters: Sequence[torch.nn.Parameter], learning_rate: float, betas: tuple[float, float], epsilon: float, decay: float
+    parameters: Sequence[torch.nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    decay: float,
 ) -> Optimizers:
     """AdamW on all parameters, weight decay on matrices only."""
     groups: list[dict[str, Any]] = [
@@ -62,16 +66,16 @@ def adamw(
     return Optimizers((optimizer,), (learning_rate,))
 
 
-def muon(
-    model: torch.nn.Module, learning_rate: float, decay: float, embedding_rate: float = 3e-3
-) -> Optimizers:
+def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_rate: float = 3e-3) -> Optimizers:
     """Muon (Jordan et al., 2024) on the matrices inside the layers, AdamW on embeddings and norms.
 
     Raises: ModelError where this PyTorch has no Muon.
     """
     if not hasattr(torch.optim, "Muon"):
         raise ModelError("pretrain.optimizer", "this PyTorch has no Muon", "torch 2.9 or newer", "use adamw")
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    matrices = [
+        p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
+    ]
     inner = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inner]
     first = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")

@@ -1,0 +1,27 @@
+"""What a changed setting undoes: said before anything is done again."""
+
+from __future__ import annotations
+
+from lotune.recipe import Recipe, Stage, stage_inputs
+from lotune.report.progress import say
+from lotune.runs import Run
+
+STAGES: tuple[Stage, ...] = ("prepare", "tune", "evaluate")
+"""The stages of a run in their order."""
+
+
+def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
+    """For each change since a stage was finished, such as "data.rows: 100 -> 200", the stages that it invalidates."""
+    found: dict[str, list[Stage]] = {}
+    for stage in STAGES:
+        inputs = stage_inputs(recipe, stage)
+        for change in run.changes(stage, inputs):
+            if change.partition(":")[0] in inputs:
+                found.setdefault(change, []).append(stage)
+    return found
+
+
+def warn_of_changes(run: Run, recipe: Recipe) -> None:
+    """Say which settings have changed and which stages are done again for it."""
+    for change, stages in invalidated(run, recipe).items():
+        say(f"changed: {change} (invalidates {', '.join(stages)})")
