@@ -57,6 +57,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main() -> None:
     """Carry out the command line of this process."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
     app(prog_name="lotune")
 
 

@@ -229,13 +229,33 @@ def tuning_batches(
 ) -> Iterator[list[Batch]]:
     """For each of `steps` steps, the micro-batches whose loss together is that of one batch of `step_rows` rows.
 
-    Rows of a step are sorted by length before they are cut into micro-batches of `batch_rows`, so little is padded. Epochs follow one another
-    without a remainder: every row is drawn once before any is drawn again.
+    Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
     """
     drawn = _draw(len(rows), seed)
     for _ in range(steps):
-        step = sorted((rows[next(drawn)] for _ in range(min(step_rows, len(rows)))), key=lambda row: len(row.tokens))
-        yield [pad(step[i : i + batch_rows], pad_token_id) for i in range(0, len(step), batch_rows)]
+        step = [rows[next(drawn)] for _ in range(min(step_rows, len(rows)))]
+        yield [pad(group, pad_token_id) for group in by_length(step, batch_rows)]
+
+
+def by_length(rows: Iterable[EncodedRow], batch_rows: int) -> Iterator[list[EncodedRow]]:
+    """Rows grouped with others of about their length, `batch_rows` at most in a group, so that little is padded."""
+    group: list[EncodedRow] = []
+    for row in sorted(rows, key=lambda row: len(row.tokens)):
+        if group and (len(group) == batch_rows or _padding(group, row) > MOST_PADDING):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+MOST_PADDING = 768
+"""Tokens of padding that a micro-batch may have; another forward pass costs about as much as so many tokens."""
+
+
+def _padding(group: Sequence[EncodedRow], longest: EncodedRow) -> int:
+    """Tokens of padding in a group of rows when `longest` joins it."""
+    return sum(len(longest.tokens) - len(row.tokens) for row in group)
 
 
 def pretraining_batches(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lotune.data.batches import TokenFile, encode_row, pad, tuning_batches
+from lotune.data.batches import TokenFile, by_length, encode_row, pad, tuning_batches
 from lotune.data.examples import Example
 from lotune.errors import CheckError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
@@ -183,9 +183,9 @@ def ask(task: Task, examples: list[Example], model: Any, tokenizer: Any, batch_t
 
 def validation_batches(base: Base, examples: list[Example], batch_rows: int) -> Iterator[Any]:
     """Batches of examples with their answers, by length."""
-    rows = sorted((encode_row(base.tokenizer, example) for example in examples), key=lambda row: len(row.tokens))
-    for start in range(0, len(rows), batch_rows):
-        yield pad(rows[start : start + batch_rows], padding_id(base))
+    rows = [encode_row(base.tokenizer, example) for example in examples]
+    for group in by_length(rows, batch_rows):
+        yield pad(group, padding_id(base))
 
 
 def choose(found: list[Validated]) -> Validated:
