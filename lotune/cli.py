@@ -147,6 +147,9 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
     shares: Annotated[str, typer.Option(help="Mix of the kinds: deduplicated or raw.")] = "deduplicated",
     language: Annotated[str, typer.Option(help="Language: zh, en or both.")] = "zh",
+    form: Annotated[
+        str, typer.Option(help="rows (the task's own layout) or conversation (prompt and answer).")
+    ] = "rows",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -158,7 +161,7 @@ def sample(
         from lotune.tasks.settings import TaskSettings
 
         settings = read_settings(TaskSettings, None, [f"name={task}", f"shares={shares}", f"language={language}"])
-        return things.sample(settings, rows, seed, out, _options(False, json, debug))
+        return things.sample(settings, rows, seed, out, form, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 

@@ -76,7 +76,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     tokenizer, context = load_tokenizer(recipe.base)
     limit = min(recipe.data.max_length or context, context)
     kept, dropped = _encode_all(tokenizer, data.train, limit, recipe.data.too_long)
-    for row in (kept[0], *kept):
+    for row in kept:
         check_supervision(row, tokenizer.eos_token_id)
     folder = run.folder / "data"
     file = write_token_file(folder / "train", kept, len(tokenizer))

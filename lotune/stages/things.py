@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lotune.data.rows import read_rows
+from lotune.data.rows import read_rows, to_conversation, write_jsonl
 from lotune.errors import DataError, SettingsError
 from lotune.model.base import load_base
 from lotune.recipe import Options, Recipe
@@ -17,12 +17,22 @@ from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 
 
-def sample(settings: TaskSettings, rows: int, seed: int, out: Path, options: Options) -> dict[str, Any]:
-    """Write rows of a task's own generator."""
+def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, options: Options) -> dict[str, Any]:
+    """Write rows of a task's own generator, in the task's layout or as conversations of prompt and solution.
+
+    Raises: SettingsError for another form.
+    """
     task = build_task(settings)
-    task.write(out, task.stream(rows, seed))
+    if form == "rows":
+        task.write(out, task.stream(rows, seed))
+    elif form == "conversation":
+        pairs = ((str(number), row) for number, row in enumerate(task.stream(rows, seed), start=1))
+        examples = task.examples(pairs, training=False)
+        write_jsonl(out, (to_conversation(one.id, one.prompt, one.target) for one in examples))
+    else:
+        raise SettingsError("--form", f"{form!r} is not known", "rows or conversation")
     say(f"{rows} rows of {task.name} in {out}")
-    return {"task": task.name, "rows": rows, "seed": seed, "out": str(out)}
+    return {"task": task.name, "rows": rows, "seed": seed, "form": form, "out": str(out)}
 
 
 def evaluate_model(

@@ -92,8 +92,22 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
         generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
         return _Source(list(task.examples(generated, training=training)))
     file = task.read(path, settings.on_error)
-    malformed = tuple(f"{row.where} {row.reason}" for row in file.malformed)
-    return _Source(list(task.examples(file.rows, training=training)), malformed)
+    malformed = [f"{row.where} {row.reason}" for row in file.malformed]
+    examples, wrong = [], []
+    for row in file.rows:
+        try:
+            examples += task.examples([row], training=training)
+        except DataError as error:
+            wrong.append(f"{error.where} {error.found}")
+    if wrong and settings.on_error == "stop":
+        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise DataError(
+            str(path),
+            f"{len(wrong)} of {len(file.rows)} rows cannot be used: {'; '.join(wrong[:10])}{more}",
+            f"rows of the task {task.name}",
+            "mend these rows, or skip and count them with data.on_error=skip",
+        )
+    return _Source(examples, (*malformed, *wrong))
 
 
 def _or(value: int | None, default: int) -> int:
