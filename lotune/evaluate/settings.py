@@ -15,7 +15,7 @@ class EvaluateSettings(Settings):
 
     checkpoints: Literal["chosen", "all"] = "chosen"
     """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
-    batch_tokens: int = Field(8192, ge=1)
+    batch_tokens: int = Field(32_768, ge=1)
     """Most tokens, prompts and answers together, that are generated from at once."""
 
 

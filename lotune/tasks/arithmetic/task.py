@@ -11,7 +11,7 @@ from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.judge import judge
 from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
-from lotune.tasks.arithmetic.working import written_working
+from lotune.tasks.arithmetic.working import worked_answer
 from lotune.tasks.metrics import accuracy, unjudgeable
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Judged, Row
@@ -70,7 +70,7 @@ class ArithmeticTask:
         bare = problem.removeprefix(EXPERT_PREAMBLE)
         target = solution
         if training and self.settings.working and (found := recognise(bare)):
-            target = written_working(*found) + solution
+            target = worked_answer(*found, solution)
         answers = (solution,) if solution else ()
         return Example(id, template.render(problem), target, answers, kind=kind_of(bare))
 

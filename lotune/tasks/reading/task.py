@@ -12,7 +12,7 @@ from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
 from lotune.tasks.reading.emf1 import emf1
-from lotune.tasks.reading.squad import read_items, squad_scores
+from lotune.tasks.reading.squad import read_items, squad_scores, write_items
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Judged, Row
 
