@@ -13,13 +13,14 @@ from lotune.data.examples import Example
 from lotune.data.templates import TEMPLATES
 from lotune.tasks.arithmetic import working
 from lotune.tasks.reading.passages import passages, sentences
+from lotune.tasks.task import Row
 
 FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "sum": 0.25, "chain": 0.05, "product": 0.17, "quotient": 0.15, "root": 0.05, "power": 0.04, "rounded": 0.04,
-    "small": 0.07, "bare": 0.005, "reading": 0.20, "sentence": 0.025, "instruction": 0.01,
+    "sum": 0.43, "chain": 0.04, "product": 0.10, "quotient": 0.08, "root": 0.017, "power": 0.02, "rounded": 0.02,
+    "small": 0.11, "bare": 0.008, "reading": 0.125, "sentence": 0.03, "instruction": 0.02,
 }  # fmt: skip
 """Share of each sort among the documents."""
 
@@ -45,12 +46,13 @@ def _chain(draw: random.Random) -> str:
 
 
 def _product(draw: random.Random) -> str:
-    limit = draw.choice((999_999, 999_999, 999_999, 99_999))
-    return working.product_block(number(draw, limit), number(draw, limit))[0]
+    first, second = draw.choice(((999_999, 999_999), (999_999, 999_999), (9_999, 9_999), (9_999, 999)))
+    return working.product_block(number(draw, first), number(draw, second))[0]
 
 
 def _quotient(draw: random.Random) -> str:
-    return working.quotient_block(number(draw), _nonzero(draw, 999_999))[0]
+    limit = draw.choice((999_999, 999_999, 999_999, 9_999))
+    return working.quotient_block(number(draw, limit), _nonzero(draw, limit))[0]
 
 
 def _root(draw: random.Random) -> str:
@@ -58,7 +60,9 @@ def _root(draw: random.Random) -> str:
 
 
 def _power(draw: random.Random) -> str:
-    return working.power_blocks(number(draw, draw.choice((99_999, 99_999, 999))), draw.randint(0, 5))[0]
+    return working.power_blocks(
+        number(draw, draw.choice((99_999, 99_999, 999))), draw.randint(0, working.LONGEST_POWER)
+    )[0]
 
 
 def _rounded(draw: random.Random) -> str:
@@ -110,24 +114,22 @@ def documents(count: int, seed: int) -> Iterator[Example]:
             head = text.index("=") + 1
             yield Example(str(index), text[:head], text[head:], kind=sort)
         elif sort == "reading":
-            yield Example(str(index), "", _reading(draw, next(reading)), kind=sort)
+            yield _reading(draw, index, next(reading))
         elif sort == "sentence":
             yield Example(str(index), "", next(plain), kind=sort)
         else:
             yield _instruction(draw, index, next(plain))
 
 
-def _reading(draw: random.Random, paragraph: dict) -> str:
+def _reading(draw: random.Random, index: int, paragraph: Row) -> Example:
+    """A passage with all its questions, one after the other; the passage and the first question are not scored."""
     questions = list(paragraph["qas"])
     draw.shuffle(questions)
-    text = ""
-    for asked, question in enumerate(questions):
-        answer = question["answers"][0]["text"]
-        if asked == 0:
-            text = TEMPLATES["retention"].render(paragraph["context"], question["question"]) + answer
-        else:
-            text += FOLLOW_UP.format(question=question["question"]) + answer
-    return text
+    prompt = TEMPLATES["retention"].render(paragraph["context"], questions[0]["question"])
+    target = questions[0]["answers"][0]["text"]
+    for question in questions[1:]:
+        target += FOLLOW_UP.format(question=question["question"]) + question["answers"][0]["text"]
+    return Example(str(index), prompt, target, kind="reading")
 
 
 WORDS = (

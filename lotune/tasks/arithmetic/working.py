@@ -2,9 +2,9 @@
 
 Every block starts with a bare equation and ends with its result, so that blocks can follow one another:
 
-    -6797.66-280.27=?                          what is to be computed
-    0679766,0028027+-                          both magnitudes, zero-padded; the operation on them; the result's sign
-    6703:6219:7007:9807:7007:6006:0000:        a column a step, lowest first: both digits, the carry, the digit below
+    -6797.66-280.27=?                      what is to be computed
+    0679766,0028027+-                      both magnitudes, zero-padded; the operation on them; the result's sign
+    +6703+6219+7007+9807+7007+6006+0000    a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
 What a step needs stands right before it, which is what makes it learnable: a column holds the digits it adds. Decomposing
@@ -23,8 +23,6 @@ QUOTIENT_DIGITS = 7
 """Digits of a quotient that long division writes: six are significant at least."""
 ROOT_DIGITS = 6
 """Digits of a root that are written."""
-ROOT_WIDTH = 8
-"""Columns of a row of a root: as many as the largest remainder has digits."""
 MANTISSA_DIGITS = 7
 """Digits that a rounded step of a power keeps."""
 
@@ -64,7 +62,7 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     >>> print(sum_block("-97.66", "-", "80.27")[0], end="")
     -97.66-80.27=?
     09766,08027+-
-    6703:6219:7007:9807:0011:
+    +6703+6219+7007+9807+0011
     =-177.93
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -77,21 +75,21 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     width = max(len(str(abs(x))), len(str(abs(y)))) + 1
     heading = f"{abs(x):0{width}d},{abs(y):0{width}d}{operation}{'-' if total < 0 else '+'}"
     upper, lower = sorted((abs(x), abs(y)), reverse=True) if operation == "~" else (abs(x), abs(y))
-    columns = sum_columns(upper, lower, width, 1 if same else -1)
+    columns = sum_columns(upper, lower, width, "+" if same else "-")
     result = unscaled(total, decimals)
     return f"{a}{operator}{b}=?\n{heading}\n{columns}\n={result}\n", result
 
 
-def sum_columns(upper: int, lower: int, width: int, direction: int) -> str:
-    """Columns of a sum (`direction` 1) or difference (-1), lowest first: both digits, the carry that came, the result's digit.
+def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
+    """Columns of a sum or difference, lowest first: the operation, both digits, the carry that came, the result's digit.
 
-    >>> sum_columns(27, 5, 2, 1), sum_columns(27, 8, 2, -1)
-    ('7502:2013:', '7809:2011:')
+    >>> sum_columns(27, 5, 2, "+"), sum_columns(27, 8, 2, "-")
+    ('+7502+2013', '-7809-2011')
     """
-    text, carry = "", 0
+    text, carry, direction = "", 0, 1 if operation == "+" else -1
     for first, second in zip(low_first(upper, width), low_first(lower, width), strict=True):
         value = int(first) + direction * (int(second) + carry)
-        text += f"{first}{second}{carry}{value % 10}:"
+        text += f"{operation}{first}{second}{carry}{value % 10}"
         carry = 0 if 0 <= value <= 9 else 1
     return text
 
@@ -99,13 +97,12 @@ def sum_columns(upper: int, lower: int, width: int, direction: int) -> str:
 def product_rows(x: int, y: int) -> str:
     """Rows of a product of magnitudes: for each digit of `y`, from the lowest, `x` times it is added to the sum so far.
 
-    A column holds the digit of `x`, the digit of the sum so far, the carry that goes on and the digit of the new sum, whose lowest one is
-    final after the row and is left behind.
+    The lowest digit of the new sum is final after its row and is left behind.
 
     >>> print(product_rows(24, 31), end="")
     24*31
-    1:4004:2002:0000:
-    3:4214:2007:0000:
+    1:b404004b202002b000000
+    3:d412214d206007d000000
     """
     width, running = len(str(x)) + 1, 0
     lines = [f"{x}*{y}"]
@@ -118,16 +115,18 @@ def product_rows(x: int, y: int) -> str:
 def multiple_columns(x: int, factor: int, start: int, width: int, direction: int) -> str:
     """Columns of start + factor·x (`direction` 1) or start − factor·x (-1), lowest first.
 
-    A column: the digit of `x`, that of `start`, the carry that goes on, the digit of the result.
+    A column: the factor as a letter (a is 0, j is 9; a capital where it is taken away), the digit of `x`, their product in
+    two digits, the digit of `start`, the carry that goes on, the result's digit.
 
     >>> multiple_columns(24, 3, 2, 3, 1), multiple_columns(24, 3, 80, 3, -1)
-    ('4214:2007:0000:', '4028:2800:0000:')
+    ('d412214d206007d000000', 'D412028D206800D000000')
     """
-    text, carry = "", 0
+    text, carry, letter = "", 0, ("abcdefghij" if direction > 0 else "ABCDEFGHIJ")[factor]
     for digit, other in zip(low_first(x, width), low_first(start, width), strict=True):
-        value = int(other) + direction * (int(digit) * factor + carry)
+        product = int(digit) * factor
+        value = int(other) + direction * (product + carry)
         carry = abs(value // 10)
-        text += f"{digit}{other}{carry}{value % 10}:"
+        text += f"{letter}{digit}{product:02d}{other}{carry}{value % 10}"
     return text
 
 
@@ -137,8 +136,8 @@ def product_block(a: str, b: str) -> tuple[str, str]:
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
     24*31
-    1:4004:2002:0000:
-    3:4214:2007:0000:
+    1:b404004b202002b000000
+    3:d412214d206007d000000
     =-74.4
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -157,10 +156,10 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
     03/8-0
-    0:8303:0000:
-    3:8036:0300:
-    7:8064:0600:
-    5:8040:0400:
+    0:A800303A000000
+    3:D824036D000300
+    7:H856064H000600
+    5:F840040F000400
     =-0.375
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
@@ -191,8 +190,8 @@ def root_block(a: str) -> tuple[str, str]:
     >>> print(root_block("2.25")[0], end="")
     √2.25=?
     02,25+0
-    1:1201:0000:0000:0000:0000:0000:0000:0000:
-    5:5520:2210:0100:0000:0000:0000:0000:0000:
+    1:B101201B000000
+    5:F525520F210210F000100F000000
     =1.5
     """
     x, decimals = scaled(a)
@@ -209,7 +208,7 @@ def root_block(a: str) -> tuple[str, str]:
     while step < ROOT_DIGITS and (step < len(pairs) or remainder):
         digit = max(d for d in range(10) if (20 * root + d) * d <= remainder)
         trial = 20 * root + digit
-        lines.append(f"{digit}:{multiple_columns(trial, digit, remainder, ROOT_WIDTH, -1)}")
+        lines.append(f"{digit}:{multiple_columns(trial, digit, remainder, step + 3 if step else 2, -1)}")
         root, step = 10 * root + digit, step + 1
         remainder = (remainder - trial * digit) * 100 + (pairs[step] if step < len(pairs) else 0)
     result = plain(Decimal(root).scaleb(shift - step + 1))
@@ -222,8 +221,8 @@ def rounded_product_block(a: str, b: str) -> tuple[str, str]:
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
     1500000*30
-    0:0000:0000:0000:0000:0000:5000:1000:0000:
-    3:0000:0000:0000:0000:0000:5015:1004:0000:
+    0:a000000a000000a000000a000000a000000a500000a100000a000000
+    3:d000000d000000d000000d000000d000000d515015d103004d000000
     =4.500000E+1
     """
     mantissa, _, exponent = a.partition("E")
@@ -293,11 +292,11 @@ def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
     7+8+5=?
     7+8=?
     07,08++
-    7805:0011:
+    +7805+0011
     =15
     15+5=?
     015,005++
-    5500:1012:0000:
+    +5500+1012+0000
     =20
     """
     text, total = "+".join(numbers) + "=?\n", numbers[0]
@@ -307,7 +306,7 @@ def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
     return text, total
 
 
-LONGEST_POWER = 6
+LONGEST_POWER = 3
 """Largest exponent whose power is written out; beyond it the working would not fit a small model's context."""
 
 
@@ -318,6 +317,10 @@ Worked = tuple[str, str]
 def _equation(a: str, b: str) -> Worked:
     opposite = b[1:] if b.startswith("-") else f"-{b}"
     return quotient_block(opposite if b != "0" else "0", a)
+
+
+def _power(a: str, n: str) -> Worked:
+    return power_blocks(a, int(n)) if int(n) <= LONGEST_POWER else ("", "")
 
 
 def _function(x: str, a: str, n: str) -> Worked:
@@ -352,7 +355,7 @@ WORKING: Mapping[str, Callable[..., Worked]] = {
     "divide": quotient_block,
     "equation": _equation,
     "root": root_block,
-    "power": lambda a, n: power_blocks(a, int(n)),
+    "power": _power,
     "function": _function,
     "mean": _mean,
     "area": product_block,
@@ -368,7 +371,7 @@ def written_working(kind: str, operands: tuple[str, ...]) -> str:
     """The working that precedes the solution of a question, ending with a line break; empty where there is none.
 
     >>> written_working("area", ("4", "12"))
-    '4*12=?\\n4*12\\n2:4008:0000:\\n1:4004:0000:\\n=48\\n'
+    '4*12=?\\n4*12\\n2:c408008c000000\\n1:b404004b000000\\n=48\\n'
     """
     return WORKING[kind](*operands)[0] if kind in WORKING else ""
 
