@@ -196,6 +196,7 @@ def _carry_out_recipe(
         from lotune.recipe import read_recipe
 
         recipe = read_recipe(path, overrides or [])
+        _use_threads(recipe)
         stage: Callable[[Recipe, Options], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
         return stage(recipe, _options(dry_run, json, debug))
 
@@ -229,7 +230,15 @@ def _evaluate_model(
     from lotune.stages import things
 
     recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}"])
+    _use_threads(recipe)
     return things.evaluate_model(recipe, model, data, limit, out, options)
+
+
+def _use_threads(recipe: Recipe) -> None:
+    if recipe.threads is not None:
+        import torch
+
+        torch.set_num_threads(recipe.threads)
 
 
 def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:

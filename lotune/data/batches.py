@@ -1,7 +1,7 @@
 """From examples to batches: prompt and answer to tokens and mask, token files, micro-batches, blocks.
 
-(B, T): rows of a batch × tokens of its longest row. `targets` are shifted here and nowhere else: position t holds the token that
-follows position t, or UNSCORED.
+(B, T): rows of a batch × tokens of its longest row. `targets` are shifted here and nowhere else: position t holds the
+token that follows position t, or UNSCORED.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Batch:
 def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
     """Token ids of a prompt within `budget` tokens, and whether its middle (a passage) had to be cut.
 
-    Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the question
-    stays.
+    Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the
+    question stays.
 
     Raises: DataError where the prompt is too long and nothing of it may be cut.
     """
@@ -169,7 +169,8 @@ def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
 def pack(rows: Iterable[EncodedRow], block_size: int, pool_rows: int = 128) -> Iterator[list[EncodedRow]]:
     """Lines of whole rows, `block_size` + 1 tokens at most, little of them empty.
 
-    A line takes the first waiting row, then again and again the longest of the `pool_rows` waiting ones that still fits.
+    A line takes the first waiting row, then again and again the longest of the `pool_rows` waiting ones that still
+    fits.
     """
     source = iter(rows)
     pool = list(islice(source, pool_rows))

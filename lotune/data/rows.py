@@ -22,7 +22,6 @@ import orjson
 
 from lotune.errors import DataError
 
-
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
 

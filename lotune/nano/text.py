@@ -1,7 +1,8 @@
 """The text that the embedded base model is pre-trained on; all of it is generated here, from a seed.
 
-Four sorts of documents: bare equations with their written working, bare equations without it, passages with questions in the
-retention prompt's form, and plain sentences. The contest's questions are not among them: answering those is what tuning teaches.
+Four sorts of documents: bare equations with their written working, bare equations without it, passages with questions
+in the retention prompt's form, and plain sentences. The contest's questions are not among them: answering those is what
+tuning teaches.
 """
 
 from __future__ import annotations
@@ -133,11 +134,12 @@ def _reading(draw: random.Random, index: int, paragraph: Row) -> Example:
 
 
 WORDS = (
-    "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米", "宽为", "请计算其面积",
-    "商品原价为", "元", "打折后的价格为", "请计算打折的折扣比例", "去年销售额为", "万元", "今年销售额增加了", "请计算今年的销售额",
-    "某物体的密度为", "克", "立方厘米", "体积为", "请计算该物体的质量", "将分数", "进行简化", "方程的解为", "函数的值为", "平均值为",
-    "面积为", "平方厘米", "最简化的形式为", "当", "的值", "compute", "calculate", "solve the equation", "square root", "to the power of",
-    "value of the function", "mean of the numbers", "rectangle", "area", "discount", "sales", "density", "volume", "mass",
+    "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米",
+    "宽为", "请计算其面积", "商品原价为", "元", "打折后的价格为", "请计算打折的折扣比例", "去年销售额为", "万元",
+    "今年销售额增加了", "请计算今年的销售额", "某物体的密度为", "克", "立方厘米", "体积为", "请计算该物体的质量",
+    "将分数", "进行简化", "方程的解为", "函数的值为", "平均值为", "面积为", "平方厘米", "最简化的形式为", "当",
+    "的值", "compute", "calculate", "solve the equation", "square root", "to the power of", "value of the function",
+    "mean of the numbers", "rectangle", "area", "discount", "sales", "density", "volume", "mass",
     "simplify the fraction",
 )  # fmt: skip
 """Words of school arithmetic, which nano copies but is not taught to answer questions with."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: sentences, and a bar with loss, tokens a second and the time left. All on stderr."""
+"""What a person sees while a run goes on, on stderr: sentences, and a bar with loss, tokens a second and time left."""
 
 from __future__ import annotations
 

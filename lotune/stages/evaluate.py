@@ -10,6 +10,7 @@ from typing import Any
 
 from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
+from lotune.data.rows import file_digest
 from lotune.evaluate.parameters import count_adapter
 from lotune.evaluate.predict import Prediction, predict
 from lotune.evaluate.retention import RetentionLine, gate, gate_passed
@@ -91,7 +92,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
-    plain = {key: value.read_bytes().hex()[:64] if isinstance(value, Path) else value for key, value in inputs.items()}
+    plain = {key: file_digest(value) if isinstance(value, Path) else value for key, value in inputs.items()}
     mark, memory = fingerprint(plain), run.folder / "predictions" / "inputs.json"
     if not memory.exists() or read_json(memory) != mark:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
@@ -181,8 +182,8 @@ def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[Ret
 def _target(recipe: Recipe, task: Task, before: Tested, after: Tested) -> Target:
     mean_of = task.score_of.get(task.metric)
     return measure_target(
-        task.name, task.metric, verdicts(before.target), verdicts(after.target), judge=recipe.task.judge if mean_of is None else "",
-        score=mean_of,
+        task.name, task.metric, verdicts(before.target), verdicts(after.target),
+        judge=recipe.task.judge if mean_of is None else "", score=mean_of,
     )  # fmt: skip
 
 

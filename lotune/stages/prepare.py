@@ -102,7 +102,8 @@ def _encode_all(tokenizer: Any, examples: Iterable[Example], limit: int, too_lon
 
     Raises: DataError where a row is longer and that stops the run, or none is left.
     """
-    kept, long = [], []
+    kept: list[EncodedRow] = []
+    long: list[EncodedRow] = []
     for example in examples:
         row = encode_row(tokenizer, example)
         (kept if len(row.tokens) <= limit else long).append(row)
@@ -125,9 +126,11 @@ def describe_counts(counts: dict[str, Any]) -> str:
     share = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
-        f"{rows['undrawn']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, {rows['kept']} kept",
+        f"{rows['undrawn']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, "
+        f"{rows['kept']} kept",
         *(
-            f"overlap with {name}: {found['exact']} exact, {found['normalised']} after normalising (removed from training)"
+            f"overlap with {name}: {found['exact']} exact, {found['normalised']} after normalising "
+            "(removed from training)"
             for name, found in rows["overlap"]["sets"].items()
         ),
         f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {share:.0%} supervised, longest {tokens['longest']}, "

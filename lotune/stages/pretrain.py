@@ -47,7 +47,8 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
             run.finish_stage("pretrain", inputs, [model_folder])
         if settings.publish is not None:
             publish(model_folder, settings.publish)
-        return json.loads((run.folder / "pretraining.json").read_text())
+        found: dict[str, Any] = json.loads((run.folder / "pretraining.json").read_text())
+        return found
 
 
 def publish(model_folder: Path, target: Path) -> None:
@@ -100,12 +101,12 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     from lotune.train.schedule import learning_rate_share, warmup_length
 
     device = resolve_device(recipe.device)
-    torch.set_num_threads(recipe.threads or torch.get_num_threads())
     tokenizer, rows, validation = _prepare(run, settings, recipe.seed)
     torch.manual_seed(recipe.seed)
-    model = build_from_config(
+    model: Any = build_from_config(
         settings.config.model_dump() | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    ).to(device)
+    )
+    model.to(device)
     total_tokens = int(rows.lengths().sum())
     steps = settings.steps or max(1, round(settings.epochs * total_tokens / settings.batch_tokens))
     say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")

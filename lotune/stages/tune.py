@@ -1,4 +1,4 @@
-"""`lotune tune`: an adapter trained on the prepared rows, validated at every checkpoint, the best one merged and checked."""
+"""`lotune tune`: an adapter trained on the prepared rows, validated at each checkpoint, the best merged and checked."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def _tensorboard(run: Run) -> Any:
         raise SettingsError(
             "tune.tensorboard", "TensorBoard is not installed", remedy="pip install 'lotune[tensorboard]'"
         ) from None
-    return SummaryWriter(str(run.folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run.folder / "tensorboard"))
 
 
 def _write_scalars(writer: Any, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a run, honestly: read or generated, without duplicates, drawn, split, and no test question among the training rows."""
+"""The rows of a run, honestly: without duplicates, drawn, split, and no test question among the training rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lotune.errors import DataError
 from lotune.tasks.task import Task
 
 TEST_SEED = 1_000_003
-"""Generated test rows are drawn from a seed this far from that of the training rows; overlap is removed all the same."""
+"""Generated test rows have a seed this far from that of the training rows; overlap is removed all the same."""
 RETENTION_SEED = 2_000_003
 """The same for generated retention rows."""
 
@@ -93,7 +93,8 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
         return _Source(list(task.examples(generated, training=training)))
     file = task.read(path, settings.on_error)
     malformed = [f"{row.where} {row.reason}" for row in file.malformed]
-    examples, wrong = [], []
+    examples: list[Example] = []
+    wrong: list[str] = []
     for row in file.rows:
         try:
             examples += task.examples([row], training=training)

@@ -12,7 +12,7 @@ from lotune.data.batches import Batch
 from lotune.train.loop import Head
 
 ACTIVATION_NUMBERS = 40
-"""Numbers kept for the backward pass a token and layer, as multiples of the model's width (measured on Llama shapes)."""
+"""Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     elapsed = []
     for _ in range(2):
         started = time.perf_counter()
-        head.loss_sum(batch).backward()  # type: ignore[no-untyped-call]
+        head.loss_sum(batch).backward()
         elapsed.append(time.perf_counter() - started)
     for parameter in model.parameters():
         parameter.grad = None
@@ -66,4 +66,4 @@ def disk_bytes(model: Any, adapters: int, merged: int) -> int:
     """Adapters and merged models."""
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    return trained * adapters + whole * merged
+    return int(trained * adapters + whole * merged)

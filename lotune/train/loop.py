@@ -86,8 +86,8 @@ def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_r
 class Head:
     """Loss of a causal model with its output head applied at scored positions only.
 
-    For a model whose logits are not simply head(hidden state) (scaled or capped ones), the whole model is called: a comparison on the
-    first batch finds out.
+    For a model whose logits are not simply head(hidden state) (scaled or capped ones), the whole model is called: a
+    comparison on the first batch finds out.
     """
 
     def __init__(self, model: Any, compile: bool = False) -> None:
@@ -131,8 +131,8 @@ def train(
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
-    `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step, however it is
-    divided. `shares[i]` is the learning rate of step i + 1 as a share of the highest.
+    `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
+    however it is divided. `shares[i]` is the learning rate of step i + 1 as a share of the highest.
 
     Raises: CheckError where the loss is not finite; the weights are then those before that step.
     """
@@ -146,7 +146,7 @@ def train(
         loss = 0.0
         for batch in micro_batches:
             part = head.loss_sum(_move(batch, device)) / supervised
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
         if loss != loss or norm != norm:

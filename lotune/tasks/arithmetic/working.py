@@ -7,9 +7,9 @@ Every block starts with a bare equation and ends with its result, so that blocks
     +6703+6219+7007+9807+7007+6006+0000    a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
-What a step needs stands right before it, which is what makes it learnable: a column holds the digits it adds. Decomposing
-products and dividing with remainders follows "Goat: Fine-tuned LLaMA Outperforms GPT-4 on Arithmetic Tasks" (Liu and Low,
-2023); the layout is our own.
+What a step needs stands right before it, which is what makes it learnable: a column holds the digits it adds.
+Decomposing products and dividing with remainders follows "Goat: Fine-tuned LLaMA Outperforms GPT-4 on Arithmetic Tasks"
+(Liu and Low, 2023); the layout is our own.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
 
 
 def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
-    """Columns of a sum or difference, lowest first: the operation, both digits, the carry that came, the result's digit.
+    """Columns of a sum or difference, lowest first: operation, both digits, the carry that came, the result's digit.
 
     >>> sum_columns(27, 5, 2, "+"), sum_columns(27, 8, 2, "-")
     ('+7502+2013', '-7809-2011')
@@ -115,8 +115,8 @@ def product_rows(x: int, y: int) -> str:
 def multiple_columns(x: int, factor: int, start: int, width: int, direction: int) -> str:
     """Columns of start + factor·x (`direction` 1) or start − factor·x (-1), lowest first.
 
-    A column: the factor as a letter (a is 0, j is 9; a capital where it is taken away), the digit of `x`, their product in
-    two digits, the digit of `start`, the carry that goes on, the result's digit.
+    A column: the factor as a letter (a is 0, j is 9; a capital where it is taken away), the digit of `x`, their product
+    in two digits, the digit of `start`, the carry that goes on, the result's digit.
 
     >>> multiple_columns(24, 3, 2, 3, 1), multiple_columns(24, 3, 80, 3, -1)
     ('d412214d206007d000000', 'D412028D206800D000000')
@@ -150,8 +150,9 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 def quotient_block(a: str, b: str) -> tuple[str, str]:
     """Working and result of `a` / `b` by long division with remainders, cut after QUOTIENT_DIGITS digits.
 
-    Both magnitudes are shifted to the same number of digits; the sign and the power of ten of the first quotient digit follow. Each row
-    holds a quotient digit and the columns of what it leaves; its remainder times ten is the start of the next row.
+    Both magnitudes are shifted to the same number of digits; the sign and the power of ten of the first quotient digit
+    follow. Each row holds a quotient digit and the columns of what it leaves; its remainder times ten is the start of
+    the next row.
 
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
@@ -184,8 +185,9 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
 def root_block(a: str) -> tuple[str, str]:
     """Working and result of the square root of `a`, digit by digit, cut after ROOT_DIGITS digits.
 
-    The radicand is taken two digits at a time. Each row holds a digit d and the columns of the remainder less d times the trial
-    divisor, which is twenty times the root so far, plus d; what it leaves, with the next two digits, is the start of the next row.
+    The radicand is taken two digits at a time. Each row holds a digit d and the columns of the remainder less d times
+    the trial divisor, which is twenty times the root so far, plus d; what it leaves, with the next two digits, is the
+    start of the next row.
 
     >>> print(root_block("2.25")[0], end="")
     √2.25=?
@@ -266,12 +268,12 @@ def plain(value: Decimal) -> str:
 
 
 def power_blocks(a: str, n: int) -> tuple[str, str]:
-    """Working and result of `a`**`n`: the square exactly, further factors in rounded steps.
+    r"""Working and result of `a`**`n`: the square exactly, further factors in rounded steps.
 
     >>> power_blocks("2.5", 2)[1], power_blocks("2.5", 4)[1]
     ('6.25', '3.906250E+1')
     >>> power_blocks("-2.5", 1)
-    ('-2.5^1=?\\n=-2.5\\n', '-2.5')
+    ('-2.5^1=?\n=-2.5\n', '-2.5')
     """
     heading = f"{a}^{n}=?\n"
     if n < 2 or scaled(a)[0] == 0:
@@ -368,10 +370,10 @@ WORKING: Mapping[str, Callable[..., Worked]] = {
 
 
 def written_working(kind: str, operands: tuple[str, ...]) -> str:
-    """The working that precedes the solution of a question, ending with a line break; empty where there is none.
+    r"""The working that precedes the solution of a question, ending with a line break; empty where there is none.
 
     >>> written_working("area", ("4", "12"))
-    '4*12=?\\n4*12\\n2:c408008c000000\\n1:b404004b000000\\n=48\\n'
+    '4*12=?\n4*12\n2:c408008c000000\n1:b404004b000000\n=48\n'
     """
     return WORKING[kind](*operands)[0] if kind in WORKING else ""
 
@@ -379,8 +381,8 @@ def written_working(kind: str, operands: tuple[str, ...]) -> str:
 def worked_answer(kind: str, operands: tuple[str, ...], solution: str) -> str:
     """The answer to train on: the working, then the solution in its own form, with the number that the working reaches.
 
-    A solution may have 28 digits that no working on paper reaches; where its number is not exactly the working's, it is written as far
-    as the working goes, or rounded where there is none.
+    A solution may have 28 digits that no working on paper reaches; where its number is not exactly the working's, it is
+    written as far as the working goes, or rounded where there is none.
 
     >>> worked_answer("divide", ("1", "3"), "1 / 3 = 0.3333333333333333333333333333").splitlines()[-1]
     '1 / 3 = 0.333333'
