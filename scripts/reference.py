@@ -1,0 +1,102 @@
+"""Write docs/reference.md from the command line and the settings; with --check, say whether it is current."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
+
+HEAD = """# Reference
+
+Every verb, every setting and every name that a setting takes. This page is written by `python scripts/reference.py`;
+`lotune VERB --help` prints the same.
+"""
+
+EXITS = """## Exit status
+
+| status | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | a check on finished work failed: the result must not be trusted |
+| 2 | bad input; three lines at most on stderr say where, what was found and how to mend it |
+| 130 | interrupted; the same command goes on from the last finished stage |
+"""
+
+SETTINGS = """## Settings
+
+In a recipe, groups are YAML mappings; on the command line a setting is `key=value` with a dotted key, its value read as
+YAML. Paths count from the folder in which the command is given.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [HEAD, "## Verbs\n", *_verbs(), EXITS, SETTINGS, *_settings(), "## Names\n", *_names()]
+    return "\n".join(parts)
+
+
+def _verbs() -> Iterator[str]:
+    """A section a verb: what it does, how it is called, its options."""
+    from typer.main import get_command
+
+    from lotune.cli import app
+
+    group: Any = get_command(app)
+    for name, command in group.commands.items():
+        words = [p.metavar or p.name for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+        lines = [f"### {name}\n", f"    lotune {' '.join([name, *words])} [options]\n", f"{command.help}\n"]
+        rows = [[f"`{max(p.opts, key=len)}`", _default(p), p.help or ""] for p in options]
+        yield "\n".join([*lines, *_table(["option", "default", "meaning"], rows)])
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    return "" if option.is_flag or option.default is None else f"`{option.default}`"
+
+
+def _settings() -> Iterator[str]:
+    """A table of the single settings, then one a group."""
+    from lotune.recipe import Recipe
+    from lotune.settings import describe
+
+    for group, lines in groupby(describe(Recipe), key=lambda line: line.key.rpartition(".")[0].partition(".")[0]):
+        rows = [[f"`{line.key}`", f"`{line.type}`", f"`{line.default}`", line.sentence] for line in lines]
+        title = f"### {group}\n" if group else "### The run\n"
+        yield "\n".join([title, *_table(["setting", "type", "default", "meaning"], rows)])
+
+
+def _names() -> Iterator[str]:
+    """Settings that take a name from a table in the code."""
+    from lotune.data.templates import TEMPLATES
+    from lotune.tasks.registry import TASKS
+
+    tables = {"task.name": TASKS, "task.template": TEMPLATES}
+    rows = [[f"`{key}`", ", ".join(f"`{name}`" for name in table)] for key, table in tables.items()]
+    yield "\n".join(_table(["setting", "names"], rows))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)] + [""]
+
+
+def main(words: list[str]) -> int:
+    """Write the page, or compare it; 1 where it is not current."""
+    text = page()
+    if words == ["--check"]:
+        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
+        print("docs/reference.md is current" if current else "docs/reference.md is old: python scripts/reference.py")
+        return 0 if current else 1
+    PAGE.write_text(text, encoding="utf-8")
+    print(f"written: {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
