@@ -122,7 +122,9 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of --model: arithmetic or reading.")] = None,
     data: Annotated[Path | None, typer.Option(help="Test rows of --model; without it they are generated.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Test on so many rows of --data at most.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Test on so many rows at most (without --data: generate so many).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the predictions of --model, one a line.")] = None,
     dry_run: DryRun = False,
     json: Json = False,

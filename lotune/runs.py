@@ -104,7 +104,7 @@ class Run:
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
         """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
-        paths = [path if path.is_absolute() else self.folder / path for path in outputs]
+        paths = [path if path.is_relative_to(self.folder) else self.folder / path for path in outputs]
         written = {path.relative_to(self.folder).as_posix(): _content(path, {}) for path in paths}
         memory = {"inputs": _remembered(inputs, {}), "outputs": written}
         write_json(self.folder / "stages.json", {**self._stages(), name: memory})

@@ -25,7 +25,7 @@ class DataSettings(Settings):
     """Training, validation and test rows."""
 
     train: Path | None = None
-    """File of training rows (json, jsonl, csv, tsv); null lets the task's generator write them."""
+    """File of training rows (json, jsonl, csv, tsv, parquet); null lets the task's generator write them."""
     rows: int = Field(20_000, ge=1)
     """How many training rows the generator writes, where no file is named."""
     sample: SampleSettings = Field(default_factory=SampleSettings)

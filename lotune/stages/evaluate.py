@@ -43,6 +43,10 @@ BASE = "base"
 """Name under which the untuned model's predictions stand."""
 
 
+NO_ANSWER_DEPENDS_ON = ("score.", "retention.threshold", "evaluate.checkpoints", "task.judge")
+"""Settings whose change asks no question again: the answers that are there are judged anew."""
+
+
 @dataclass(frozen=True)
 class Tested:
     """A model's predictions on the test rows and on the retention rows."""
@@ -92,7 +96,11 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
-    plain = {key: file_digest(value) if isinstance(value, Path) else value for key, value in inputs.items()}
+    plain = {
+        key: file_digest(value) if isinstance(value, Path) else value
+        for key, value in inputs.items()
+        if not key.startswith(NO_ANSWER_DEPENDS_ON)
+    }
     mark, memory = fingerprint(plain), run.folder / "predictions" / "inputs.json"
     if not memory.exists() or read_json(memory) != mark:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
@@ -109,7 +117,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     names = [one["name"] for one in tuning["checkpoints"]] if recipe.evaluate.checkpoints == "all" else [chosen]
     after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
     lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
-    targets = {name: _target(recipe, task, before, tested) for name, tested in after.items()}
+    targets = {name: _target(task, before, tested) for name, tested in after.items()}
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.totals)
     scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
@@ -175,16 +183,19 @@ def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
 
 
 def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[RetentionLine]:
-    figures = [task.metrics([one.judged for one in tested.retained]) for tested in (before, after)]
+    figures = [_points(task, tested.retained) for tested in (before, after)]
     return gate(figures[0], figures[1], recipe.retention.threshold, task.name)
 
 
-def _target(recipe: Recipe, task: Task, before: Tested, after: Tested) -> Target:
-    mean_of = task.score_of.get(task.metric)
-    return measure_target(
-        task.name, task.metric, verdicts(before.target), verdicts(after.target),
-        judge=recipe.task.judge if mean_of is None else "", score=mean_of,
-    )  # fmt: skip
+def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The retained metrics in points, 0 to 100: all means of scores, else the accuracy."""
+    found = task.metrics([one.judged for one in predictions])
+    return {name: found[name] for name in task.score_of} or {task.metric: 100 * found[task.metric]}
+
+
+def _target(task: Task, before: Tested, after: Tested) -> Target:
+    rows = verdicts(before.target), verdicts(after.target)
+    return measure_target(task.name, task.metric, *rows, judge=task.rule, score=task.score_of.get(task.metric))
 
 
 def _fraction(target: Target) -> float:

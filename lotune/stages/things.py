@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,9 @@ def evaluate_model(
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
     found = ask(f"{model}, {task.name}", task, examples, base, recipe.evaluate.batch_tokens, out)
     seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
-    mean_of = task.score_of.get(task.metric)
-    target = measure_target(task.name, task.metric, seen, seen, judge=recipe.task.judge, score=mean_of)
+    target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
     figures = {
-        "model": model, "task": task.name, "judge": recipe.task.judge if mean_of is None else "",
+        "model": model, "task": task.name, "judge": task.rule,
         "metrics": task.metrics([one.judged for one in found]), "n": target.n, "unjudgeable": target.unjudgeable,
         "interval": target.interval, "by_kind": {
             name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_kind.items()
@@ -122,7 +122,7 @@ def _recipe_text(task: str, file: Path) -> str:
             "task:",
             f"  name: {task}",
             "data:",
-            f"  train: {file}",
+            f"  train: {json.dumps(str(file), ensure_ascii=False)}",
             "  validation_rows: 50",
             "  test_rows: 100",
             "",

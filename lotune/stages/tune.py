@@ -17,7 +17,7 @@ from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
 from lotune.evaluate.predict import Prediction, predict
 from lotune.generate.engine import Request, generate
 from lotune.model.adapters import attach, trainable_count
-from lotune.model.base import Base, base_folder, context_length, count_parameters, in_float32, load_base
+from lotune.model.base import Base, base_folder, context_length, count_parameters, in_float32, load_base, resolve_device
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
@@ -133,7 +133,9 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
     metrics = run.folder / "metrics.jsonl"
     metrics.unlink(missing_ok=True)
     writer = _tensorboard(run) if settings.tensorboard else None
-    compiled = settings.compile == "yes" or (settings.compile == "auto" and recipe.device.startswith("cuda"))
+    compiled = settings.compile == "yes" or (
+        settings.compile == "auto" and resolve_device(recipe.device).startswith("cuda")
+    )
     with Progress("tuning", plan.steps) as progress:
         for step in train(
             model,

@@ -25,7 +25,7 @@ class TaskSettings(Settings):
     working: bool = True
     """Whether the answers that are trained on show the written working before the result."""
     template: str = "alpaca"
-    """Prompt template: alpaca, conversation, plain, or tokenizer for the tokeniser's own."""
+    """Prompt template: alpaca, plain or qa (reading always takes the retention prompt)."""
     preamble: str = ""
     """Text put before the problem."""
     max_new_tokens: int | None = Field(None, ge=1)

@@ -37,6 +37,10 @@ class Task(Protocol):
         """Name of the headline metric, a key of what `metrics` returns."""
 
     @property
+    def rule(self) -> str:
+        """Name of the judging rule, empty where the task has but one."""
+
+    @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens."""
 

@@ -10,7 +10,8 @@ from lotune.errors import SettingsError
 def learning_rate_share(step: int, steps: int, warmup_steps: int, schedule: str, final_share: float = 0.0) -> float:
     """Learning rate at a step (counted from 1 to `steps`), as a share of the highest.
 
-    It rises linearly over the warm-up and then falls by the schedule to `final_share`.
+    It rises linearly over the warm-up and then falls by the schedule to `final_share`; a training of one step takes the
+    highest.
 
     >>> [round(learning_rate_share(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
     [0.5, 1.0, 0.5, 0.0]
@@ -19,7 +20,7 @@ def learning_rate_share(step: int, steps: int, warmup_steps: int, schedule: str,
     """
     if step <= warmup_steps:
         return step / warmup_steps
-    if schedule == "constant":
+    if schedule == "constant" or steps == 1:
         return 1.0
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress

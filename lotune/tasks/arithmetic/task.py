@@ -36,14 +36,19 @@ class ArithmeticTask:
     """A new turn of the prompt ends an answer."""
 
     @property
+    def rule(self) -> str:
+        """How an answer's number is compared with the key's."""
+        return self.settings.judge
+
+    @property
     def score_of(self) -> Mapping[str, str]:
         """The accuracy is a share of right verdicts, not a mean of scores."""
         return {}
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 640 unless the settings say otherwise, which the longest written working needs."""
-        return self.settings.max_new_tokens or 640
+        """Longest answer in tokens: 720 unless the settings say otherwise, which the longest written working needs."""
+        return self.settings.max_new_tokens or 720
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""

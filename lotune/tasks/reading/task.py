@@ -35,6 +35,11 @@ class ReadingTask:
     stop: tuple[str, ...] = ()
 
     @property
+    def rule(self) -> str:
+        """There is but one."""
+        return ""
+
+    @property
     def score_of(self) -> Mapping[str, str]:
         """All metrics are means of a per-example score."""
         return METRICS

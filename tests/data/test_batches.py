@@ -1,0 +1,245 @@
+"""From examples to batches: what is scored, that no row is lost, and that files give back what was written."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.data.batches import (
+    NO_ROW,
+    UNSCORED,
+    EncodedRow,
+    TokenFile,
+    blocks,
+    by_length,
+    check_supervision,
+    encode_prompt,
+    encode_row,
+    epoch_order,
+    pack,
+    pad,
+    pretraining_batches,
+    tuning_batches,
+    write_token_file,
+)
+from lotune.data.examples import Example
+from lotune.errors import DataError
+
+EOS, PAD = 0, 1
+
+
+@st.composite
+def encoded_rows(draw: Any, most_tokens: int = 30, most_rows: int = 12) -> list[EncodedRow]:
+    """Rows of 2 tokens or more that end with EOS; their ids are their places."""
+    lengths = draw(st.lists(st.integers(2, most_tokens), min_size=1, max_size=most_rows))
+    rows = []
+    for place, length in enumerate(lengths):
+        tokens = draw(st.lists(st.integers(2, 299), min_size=length - 1, max_size=length - 1))
+        rows.append(EncodedRow(str(place), (*tokens, EOS), draw(st.integers(0, length - 1))))
+    return rows
+
+
+def bodies(rows: list[EncodedRow]) -> list[tuple[tuple[int, ...], int]]:
+    return sorted((row.tokens, row.answer_start) for row in rows)
+
+
+@given(encoded_rows())
+def test_exactly_the_answers_are_scored_and_targets_are_shifted_once(rows: list[EncodedRow]) -> None:
+    batch = pad(rows, PAD)
+    width = max(len(row.tokens) for row in rows) - 1
+    for tensor in (batch.input_ids, batch.targets, batch.positions, batch.row_ids):
+        assert tensor.shape == (len(rows), width)
+        assert tensor.dtype == torch.int64
+    for line, row in enumerate(rows):
+        length = len(row.tokens)
+        for place in range(width):
+            follows = place + 1  # the token that position `place` is to predict
+            scored = row.answer_start <= follows < length
+            assert batch.targets[line, place] == (row.tokens[follows] if scored else UNSCORED)
+            assert batch.input_ids[line, place] == (row.tokens[place] if place < length else PAD)
+            assert batch.row_ids[line, place] == (0 if place < length else NO_ROW)
+        assert batch.targets[line, length - 2] == EOS or row.answer_start == length
+        assert batch.positions[line].tolist() == list(range(width))
+    assert batch.supervised == sum(len(row.tokens) - max(1, row.answer_start) for row in rows)
+
+
+@given(encoded_rows(), st.integers(29, 64), st.integers(1, 20))
+def test_packing_keeps_every_row_whole_and_once(rows: list[EncodedRow], block_size: int, pool_rows: int) -> None:
+    lines = list(pack(iter(rows), block_size, pool_rows))
+    assert bodies([row for line in lines for row in line]) == bodies(rows)
+    assert all(0 < sum(len(row.tokens) for row in line) <= block_size + 1 for line in lines)
+    batch = blocks(lines, block_size, PAD)
+    for line, (packed, targets) in enumerate(zip(lines, batch.targets.tolist(), strict=True)):
+        tokens = [token for row in packed for token in row.tokens]
+        inputs = batch.input_ids[line].tolist()
+        assert inputs[: len(tokens)] == tokens[:block_size]
+        scored = [place >= row.answer_start for row in packed for place in range(len(row.tokens))]
+        expected = [token if one else UNSCORED for token, one in zip(tokens, scored, strict=True)][1:]
+        assert targets == expected + [UNSCORED] * (block_size - len(expected))
+        ids = [number for number, row in enumerate(packed) for _ in row.tokens][:block_size]
+        assert batch.row_ids[line].tolist() == ids + [NO_ROW] * (block_size - len(ids))
+
+
+def test_packing_wastes_little() -> None:
+    lengths = [2 + (7 * number) % 60 for number in range(600)]
+    rows = [EncodedRow("", (5,) * length, 0) for length in lengths]
+    lines = list(pack(rows, 128))
+    assert sum(lengths) / (129 * len(lines)) > 0.98
+
+
+@given(encoded_rows(), st.integers(1, 5))
+def test_grouping_by_length_keeps_every_row_once(rows: list[EncodedRow], batch_rows: int) -> None:
+    groups = list(by_length(rows, batch_rows))
+    assert bodies([row for group in groups for row in group]) == bodies(rows)
+    assert all(1 <= len(group) <= batch_rows for group in groups)
+
+
+def test_rows_of_very_different_length_are_not_padded_to_one_another() -> None:
+    groups = list(by_length([EncodedRow("", (5,) * length, 0) for length in (10, 900, 12, 905)], 4))
+    assert [[len(row.tokens) for row in group] for group in groups] == [[10, 12], [900, 905]]
+
+
+@given(st.integers(1, 50), st.integers(0, 2**40), st.integers(0, 10))
+def test_an_epoch_draws_each_row_once(rows: int, seed: int, epoch: int) -> None:
+    assert sorted(epoch_order(rows, seed, epoch)) == list(range(rows))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
+    """Ten rows; row i begins with token 10 + i."""
+    rows = [EncodedRow(str(i), (10 + i, *[5] * (i % 4), 7, EOS), 1 + i % 4) for i in range(10)]
+    return write_token_file(tmp_path_factory.mktemp("tokens") / "train", rows, 300)
+
+
+@given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 9), st.integers(0, 100))
+def test_tuning_draws_every_row_before_any_again(
+    file: TokenFile, step_rows: int, batch_rows: int, steps: int, seed: int
+) -> None:
+    how = {"step_rows": step_rows, "batch_rows": batch_rows, "steps": steps, "seed": seed, "pad_token_id": PAD}
+    found = list(tuning_batches(file, **how))
+    assert len(found) == steps
+    drawn = []
+    for micro_batches in found:
+        assert all(len(batch.input_ids) <= batch_rows for batch in micro_batches)
+        drawn.append([row[0] - 10 for batch in micro_batches for row in batch.input_ids.tolist()])
+    assert all(len(step) == min(step_rows, 10) for step in drawn)
+    order = [row for epoch in range(20) for row in epoch_order(10, seed, epoch)]
+    for number, step in enumerate(drawn):
+        size = len(step)
+        assert sorted(step) == sorted(order[number * size : (number + 1) * size])
+
+
+def test_how_a_step_is_divided_does_not_change_its_rows(file: TokenFile) -> None:
+    def rows(batch_rows: int) -> list[list[int]]:
+        steps = tuning_batches(file, step_rows=6, batch_rows=batch_rows, steps=4, seed=3, pad_token_id=PAD)
+        return [sorted(row[0] for batch in step for row in batch.input_ids.tolist()) for step in steps]
+
+    assert rows(1) == rows(4) == rows(6)
+
+
+def test_pretraining_batches_have_the_asked_size_and_all_rows(file: TokenFile) -> None:
+    steps = list(
+        pretraining_batches(file, block_size=8, batch_tokens=16, steps=8, seed=1, pad_token_id=PAD)
+    )
+    assert len(steps) == 8
+    assert all(batch.input_ids.shape == (2, 8) for [batch] in steps)
+    seen = {token for [batch] in steps for token in batch.input_ids.flatten().tolist()}
+    assert set(range(10, 20)) <= seen
+
+
+@given(rows=encoded_rows(), vocabulary=st.sampled_from([300, 2**16, 2**16 + 1]))
+def test_a_token_file_gives_back_its_rows(
+    rows: list[EncodedRow], vocabulary: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stem = tmp_path_factory.mktemp("file") / "new" / "train"
+    written = write_token_file(stem, iter(rows), vocabulary)
+    read = TokenFile(stem)
+    for file in (written, read):
+        assert [(file[i].tokens, file[i].answer_start) for i in range(len(file))] == [
+            (row.tokens, row.answer_start) for row in rows
+        ]
+        assert file.lengths().tolist() == [len(row.tokens) for row in rows]
+        assert file.supervised() == sum(pad([row], PAD).supervised for row in rows)
+    assert np.load(stem.with_suffix(".tokens.npy")).dtype == (np.uint16 if vocabulary <= 2**16 else np.uint32)
+    assert not list(stem.parent.glob(".*"))
+
+
+def test_the_highest_id_of_each_width_survives(tmp_path: Path) -> None:
+    for vocabulary in (2**16, 200_000):
+        file = write_token_file(tmp_path / str(vocabulary), [EncodedRow("", (vocabulary - 1, 0), 1)], vocabulary)
+        assert file[0].tokens == (vocabulary - 1, 0)
+
+
+def test_a_file_without_rows(tmp_path: Path) -> None:
+    assert len(write_token_file(tmp_path / "none", [], 300)) == 0
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_a_row_is_its_prompt_its_answer_and_an_end(byte_tokenizer: Any, prompt: str, answer: str) -> None:
+    row = encode_row(byte_tokenizer, Example("a", prompt, answer))
+    assert row.tokens[: row.answer_start] == tuple(encode_prompt(byte_tokenizer, Example("a", prompt, ""), 10**6)[0])
+    assert row.tokens[-1] == byte_tokenizer.eos_token_id
+    assert byte_tokenizer.decode(row.tokens[row.answer_start : -1]) == answer
+    check_supervision(row, byte_tokenizer.eos_token_id)
+
+
+def test_begin_of_text_is_added_and_end_of_text_is_not(byte_tokenizer: Any) -> None:
+    class Adding:
+        """A tokeniser that puts 300 before and the end-of-text after every text, as T5's and some Llamas' do."""
+
+        eos_token, eos_token_id = byte_tokenizer.eos_token, byte_tokenizer.eos_token_id
+
+        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
+            ids = byte_tokenizer(text)["input_ids"]
+            return {"input_ids": [300, *ids, self.eos_token_id] if add_special_tokens else ids}
+
+    row = encode_row(Adding(), Example("a", "1+1=", "2"))
+    plain = encode_row(byte_tokenizer, Example("a", "1+1=", "2"))
+    assert row.tokens == (300, *plain.tokens)
+    assert row.answer_start == plain.answer_start + 1
+
+
+def parts(head: str, middle: str, tail: str) -> Example:
+    return Example("r7", head + middle + tail, "", prompt_parts=(head, middle, tail))
+
+
+@given(st.integers(1, 40))
+def test_a_long_passage_is_cut_at_its_end(byte_tokenizer: Any, budget: int) -> None:
+    example = parts("head ", "x" * 50 + "passage", " question?")
+    smallest = len("head  question?") + 1
+    if budget < smallest:
+        with pytest.raises(DataError, match="r7"):
+            encode_prompt(byte_tokenizer, example, budget)
+        return
+    ids, cut = encode_prompt(byte_tokenizer, example, budget)
+    assert cut
+    assert len(ids) == budget
+    assert byte_tokenizer.decode(ids) == "head " + "x" * (budget - smallest + 1) + " question?"
+
+
+def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
+    example = parts("a", "b", "c")
+    assert encode_prompt(byte_tokenizer, example, 3) == (byte_tokenizer("abc")["input_ids"], False)
+    with pytest.raises(DataError, match="row 5: the prompt has 4 tokens"):
+        encode_prompt(byte_tokenizer, Example("5", "abcd", ""), 3)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "start", "said"),
+    [((5, 6, EOS), 2, "no token of its answer"), ((5, 6, EOS), 3, "no token"), ((5, 6, 7), 1, "end-of-text")],
+)
+def test_a_row_that_teaches_nothing_is_refused(tokens: tuple[int, ...], start: int, said: str) -> None:
+    with pytest.raises(DataError, match=f"row train.jsonl:12: .*{said}"):
+        check_supervision(EncodedRow("train.jsonl:12", tokens, start), EOS)
