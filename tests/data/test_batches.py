@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotune.data.batches import (
@@ -150,15 +149,14 @@ def test_how_a_step_is_divided_does_not_change_its_rows(file: TokenFile) -> None
 
 
 def test_pretraining_batches_have_the_asked_size_and_all_rows(file: TokenFile) -> None:
-    steps = list(
-        pretraining_batches(file, block_size=8, batch_tokens=16, steps=8, seed=1, pad_token_id=PAD)
-    )
+    steps = list(pretraining_batches(file, block_size=8, batch_tokens=16, steps=8, seed=1, pad_token_id=PAD))
     assert len(steps) == 8
     assert all(batch.input_ids.shape == (2, 8) for [batch] in steps)
     seen = {token for [batch] in steps for token in batch.input_ids.flatten().tolist()}
     assert set(range(10, 20)) <= seen
 
 
+@settings(max_examples=15)
 @given(rows=encoded_rows(), vocabulary=st.sampled_from([300, 2**16, 2**16 + 1]))
 def test_a_token_file_gives_back_its_rows(
     rows: list[EncodedRow], vocabulary: int, tmp_path_factory: pytest.TempPathFactory

@@ -1,0 +1,291 @@
+"""The training loop beside transformers' loss and torch's optimiser: the same numbers, however a step is divided."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lotune.data.batches import Batch, EncodedRow, blocks, by_length, pad
+from lotune.errors import CheckError
+from lotune.model.adapters import attach
+from lotune.model.settings import AdapterSettings
+from lotune.train.estimate import estimate
+from lotune.train.loop import Head, Optimizers, adamw, mean_loss, muon, train
+
+EOS, PAD = 0, 1
+
+
+def some_rows(count: int, seed: int = 0) -> list[EncodedRow]:
+    """Rows of 3 to 24 tokens, about half of each an answer."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        length = draw.randint(3, 24)
+        tokens = (*(draw.randint(2, 299) for _ in range(length - 1)), EOS)
+        rows.append(EncodedRow(str(number), tokens, draw.randint(1, length - 1)))
+    return rows
+
+
+def plain_loss(model: Any, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    """The mean loss of transformers itself, of one padded batch, from labels that hide prompt and padding."""
+    width = max(len(row.tokens) for row in rows)
+    ids = torch.tensor([[*row.tokens, *[PAD] * (width - len(row.tokens))] for row in rows])
+    mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows])
+    places = torch.arange(width)
+    starts = torch.tensor([row.answer_start for row in rows])[:, None]
+    labels = ids.masked_fill((mask == 0) | (places < starts), -100)
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    return loss
+
+
+class Catcher(torch.optim.Optimizer):
+    """An optimiser that moves nothing and keeps the gradients it was given."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+        self.caught: list[torch.Tensor] = []
+
+    def step(self, closure: Any = None) -> None:
+        self.caught = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+
+
+def step_of(model: Any, micro_batches: list[Batch], clip_norm: float = 0.0) -> tuple[Any, list[torch.Tensor]]:
+    """The record of one step, and its gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    catcher = Catcher(parameters)
+    [step] = train(model, [micro_batches], Optimizers((catcher,), (1.0,)), [1.0], clip_norm=clip_norm)
+    return step, catcher.caught
+
+
+def plain_step(model: Any, rows: Sequence[EncodedRow]) -> tuple[float, list[torch.Tensor]]:
+    loss = plain_loss(model, rows)
+    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+    return loss.item(), list(gradients)
+
+
+def assert_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], relative: float = 1e-5) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= relative * other.norm() + 1e-9
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    from lotune.model.base import build_from_config
+
+    shape = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": True,
+        "eos_token_id": EOS, "pad_token_id": PAD,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return build_from_config(shape)
+
+
+@pytest.mark.oracle
+@settings(max_examples=20)
+@given(count=st.integers(1, 9), seed=st.integers(0, 99), order=st.randoms(use_true_random=False), data=st.data())
+def test_a_step_is_that_of_one_large_batch_however_it_is_divided(
+    llama: Any, count: int, seed: int, order: random.Random, data: st.DataObject
+) -> None:
+    rows = some_rows(count, seed)
+    loss, gradients = plain_step(llama, rows)
+    order.shuffle(rows)
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, count - 1)), max_size=count)) - {count})
+    groups = [rows[a:b] for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
+    step, found = step_of(llama, [pad(group, PAD) for group in groups])
+    assert step.loss == pytest.approx(loss, rel=1e-5)
+    assert_same(found, gradients)
+    assert step.supervised == sum(len(row.tokens) - row.answer_start for row in rows)
+    assert step.tokens <= sum(len(row.tokens) for row in rows)
+    assert step.gradient_norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-4)
+
+
+@pytest.mark.oracle
+def test_groups_by_length_give_the_same_step(llama: Any) -> None:
+    rows = some_rows(24, 5)
+    loss, gradients = plain_step(llama, rows)
+    step, found = step_of(llama, [pad(group, PAD) for group in by_length(rows, 4)])
+    assert step.loss == pytest.approx(loss, rel=1e-5)
+    assert_same(found, gradients)
+
+
+def test_what_stands_in_prompt_and_padding_is_no_target(llama: Any) -> None:
+    """A row's prompt is context only: another padding changes nothing, nor does another row."""
+    rows = some_rows(2, 8)
+    alone = [mean_loss(llama, [pad([row], PAD)]) for row in rows]
+    counts = [len(row.tokens) - row.answer_start for row in rows]
+    together = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
+    for padding in (PAD, EOS, 77):
+        assert mean_loss(llama, [pad(rows, padding)]) == pytest.approx(together, rel=1e-5)
+
+
+@pytest.mark.oracle
+def test_the_adapter_alone_is_trained(llama: Any) -> None:
+    model = attach(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules=["q_proj", "down_proj"]), 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    rows = some_rows(7, 2)
+    loss, gradients = plain_step(model, rows)
+    step, found = step_of(model, [pad(rows[:3], PAD), pad(rows[3:], PAD)])
+    assert step.loss == pytest.approx(loss, rel=1e-5)
+    assert_same(found, gradients)
+    assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def scaled_models() -> list[Any]:
+    """Models whose logits are scaled or capped after their head."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+
+    shape = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": PAD,
+    }  # fmt: skip
+    granite = GraniteConfig(**shape, logits_scaling=7.0)
+    gemma = Gemma2Config(**shape, head_dim=8, final_logit_softcapping=2.0, attn_implementation="eager")
+    return [GraniteForCausalLM(granite), Gemma2ForCausalLM(gemma)]
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+def test_a_model_that_scales_its_logits_is_called_whole() -> None:
+    for model in scaled_models():
+        rows = some_rows(6, 4)
+        model.train()
+        loss, gradients = plain_step(model, rows)
+        step, found = step_of(model, [pad(rows[:2], PAD), pad(rows[2:], PAD)])
+        assert step.loss == pytest.approx(loss, rel=1e-5)
+        assert_same(found, gradients)
+        head = Head(model)
+        head.loss_sum(pad(rows, PAD))
+        assert head._plain is False
+
+
+def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any) -> None:
+    seen: list[int] = []
+    model = copy.deepcopy(llama)
+    model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][..., 0].numel()))
+    batch = pad(some_rows(5), PAD)
+    head = Head(model)
+    head.loss_sum(batch)
+    seen.clear()
+    head.loss_sum(batch)
+    assert seen == [batch.supervised]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_a_training_is_that_of_torch_and_transformers(llama: Any, clip_norm: float) -> None:
+    """Five steps: loss, clipping, AdamW with decay on matrices, and the course of the learning rate."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    from lotune.train.schedule import learning_rate_share
+
+    ours, theirs = copy.deepcopy(llama), copy.deepcopy(llama)
+    steps = [some_rows(6, seed) for seed in range(5)]
+    shares = [learning_rate_share(step, 5, 2, "cosine") for step in range(1, 6)]
+    optimizers = adamw(list(ours.parameters()), 1e-2, (0.9, 0.99), 1e-3, 0.1)
+    batches = [[pad(rows[:4], PAD), pad(rows[4:], PAD)] for rows in steps]
+    records = list(train(ours, batches, optimizers, shares, clip_norm=clip_norm))
+
+    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
+    vectors = [p for p in theirs.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.99), eps=1e-3)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 2, 5)
+    optimizer.step()  # without gradients nothing moves; ours counts from 1: its first step already has a learning rate
+    theirs.train()
+    for rows, record in zip(steps, records, strict=True):
+        schedule.step()
+        loss = plain_loss(theirs, rows)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or float("inf"))
+        assert record.learning_rate == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        assert record.loss == pytest.approx(loss.item(), rel=1e-4)
+        assert record.gradient_norm == pytest.approx(norm.item(), rel=1e-3)
+    assert [record.number for record in records] == [1, 2, 3, 4, 5]
+    assert_same(list(ours.parameters()), list(theirs.parameters()))
+    moved = [(a - b).norm().item() for a, b in zip(ours.parameters(), llama.parameters(), strict=True)]
+    assert min(moved) > 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(llama: Any) -> None:
+    model = copy.deepcopy(llama)
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("inf")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckError, match="step 1"):
+        list(train(model, [[pad(some_rows(3), PAD)]], adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0), [1]))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_training_learns_and_is_the_same_each_time(llama: Any) -> None:
+    def losses() -> list[float]:
+        model = copy.deepcopy(llama)
+        batches = ([pad(some_rows(8, 1), PAD)] for _ in range(30))
+        optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
+        return [step.loss for step in train(model, batches, optimizers, [1.0] * 30)]
+
+    first = losses()
+    assert first[-1] < 0.3 * first[0]
+    assert losses() == first
+
+
+def test_packed_lines_train_too(llama: Any) -> None:
+    rows = [EncodedRow(row.id, row.tokens, 0) for row in some_rows(6)]
+    batch = blocks([rows[:3], rows[3:]], 80, PAD)
+    whole = EncodedRow("", tuple(token for row in rows[:3] for token in row.tokens), 0)
+    other = EncodedRow("", tuple(token for row in rows[3:] for token in row.tokens), 0)
+    assert mean_loss(llama, [batch]) == pytest.approx(mean_loss(llama, [pad([whole, other], PAD)]), rel=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+def test_muon_takes_the_matrices_of_the_layers(llama: Any) -> None:
+    model = copy.deepcopy(llama)
+    optimizers = muon(model, 0.02, 0.01)
+    held = [{id(p) for group in one.param_groups for p in group["params"]} for one in optimizers.members]
+    assert not held[0] & held[1]
+    assert held[0] | held[1] == {id(p) for p in model.parameters()}
+    assert id(model.model.embed_tokens.weight) in held[1]
+    before = mean_loss(model, [pad(some_rows(8), PAD)])
+    list(train(model, ([pad(some_rows(8), PAD)] for _ in range(10)), optimizers, [1.0] * 10))
+    assert mean_loss(model, [pad(some_rows(8), PAD)]) < before
+
+
+def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
+    model = copy.deepcopy(llama).train()
+    rows = some_rows(9)
+    whole = mean_loss(model, [pad(rows, PAD)])
+    assert mean_loss(model, [pad([row], PAD) for row in rows]) == pytest.approx(whole, rel=1e-5)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert mean_loss(model, []) == 0
+
+
+def test_an_estimate_leaves_no_trace_and_grows_with_the_work(llama: Any) -> None:
+    model = attach(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
+    before = copy.deepcopy(model.state_dict())
+    step = [pad(some_rows(8), PAD)]
+    few, many = estimate(model, step, 10, 1, 0), estimate(model, step, 1000, 5, 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert few.steps == 10
+    assert 0 < few.seconds < many.seconds
+    assert few.memory_bytes == many.memory_bytes > sum(p.numel() * 4 for p in model.parameters())
+    adapter = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    assert few.disk_bytes == adapter
+    assert many.disk_bytes == 5 * adapter + sum(p.numel() * 4 for p in llama.parameters())
+    assert "10 steps" in few.describe()
