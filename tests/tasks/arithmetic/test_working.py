@@ -1,0 +1,292 @@
+"""Written working: every number that it reaches is exact, and every step follows from what it shows."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_DOWN, Context, Decimal, localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.tasks.arithmetic.kinds import KINDS, generate_rows, recognise
+from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.arithmetic.working import (
+    LONGEST_POWER,
+    MANTISSA_DIGITS,
+    multiple_columns,
+    plain,
+    power_blocks,
+    product_block,
+    quotient_block,
+    root_block,
+    rounded,
+    rounded_product_block,
+    scaled,
+    scientific,
+    sum_block,
+    sum_columns,
+    to_scientific,
+    total_blocks,
+    unscaled,
+    worked_answer,
+    written_working,
+)
+from lotune.tasks.settings import TaskSettings
+
+
+@st.composite
+def decimals(draw: st.DrawFn, most: int = 999_999, places: int = 3) -> str:
+    """A decimal with at most three decimals, as a question prints it."""
+    return unscaled(draw(st.integers(-most, most)), draw(st.integers(0, places)))
+
+
+nonzero = decimals().filter(lambda text: Decimal(text) != 0)
+
+
+def columns(line: str, width: int) -> list[str]:
+    """The steps of a line of working."""
+    found = [line[i : i + width] for i in range(0, len(line), width)]
+    assert all(len(one) == width for one in found)
+    return found
+
+
+def digits_of(steps: list[str]) -> int:
+    """The number that the last digits of the steps make, lowest first."""
+    return int("".join(step[-1] for step in reversed(steps)))
+
+
+def cut(value: Fraction, digits: int) -> Decimal:
+    """`value`, cut after so many significant digits."""
+    context = Context(prec=digits, rounding=ROUND_DOWN)
+    return context.divide(Decimal(value.numerator), Decimal(value.denominator))
+
+
+def assert_ends_on(text: str, result: str) -> None:
+    assert text.endswith(f"\n={result}\n")
+    assert " " not in text
+    assert "\n\n" not in text
+
+
+@given(decimals(), decimals(), st.sampled_from("+-"))
+def test_sums(a: str, b: str, operator: str) -> None:
+    text, result = sum_block(a, operator, b)
+    total = Decimal(a) + Decimal(b) if operator == "+" else Decimal(a) - Decimal(b)
+    assert Decimal(result) == total
+    assert_ends_on(text, result)
+    heading, operands, steps, _ = text.splitlines()
+    assert heading == f"{a}{operator}{b}=?"
+    scale = max(scaled(a)[1], scaled(b)[1])
+    assert digits_of(columns(steps, 5)) == abs(total).scaleb(scale)
+    first, second = operands[:-2].split(",")
+    assert (int(first), int(second)) == (abs(Decimal(a)).scaleb(scale), abs(Decimal(b)).scaleb(scale))
+    assert operands[-1] == ("-" if total < 0 else "+")
+    assert len(first) == len(second) == len(columns(steps, 5))
+
+
+@given(st.integers(0, 10**8), st.integers(0, 10**8), st.sampled_from("+-"))
+def test_every_column_of_a_sum_follows_from_what_it_shows(x: int, y: int, operation: str) -> None:
+    upper, lower = max(x, y), min(x, y)
+    carry = 0
+    sign = 1 if operation == "+" else -1
+    for operator, a, b, came, digit in columns(sum_columns(upper, lower, 10, operation), 5):
+        assert (operator, int(came)) == (operation, carry)
+        value = int(a) + sign * (int(b) + carry)
+        assert int(digit) == value % 10
+        carry = int(not 0 <= value <= 9)
+    assert carry == 0
+
+
+@given(st.integers(0, 10**8), st.integers(0, 9), st.integers(0, 10**9), st.sampled_from([1, -1]))
+def test_every_column_of_a_multiple_follows_from_what_it_shows(x: int, factor: int, start: int, sign: int) -> None:
+    if sign < 0:
+        start += factor * x
+    steps = columns(multiple_columns(x, factor, start, 12, sign), 7)
+    carry = 0
+    for letter, digit, tens, ones, other, goes, result in steps:
+        assert "abcdefghijABCDEFGHIJ".index(letter) == factor + (0 if sign > 0 else 10)
+        assert int(tens + ones) == int(digit) * factor
+        value = int(other) + sign * (int(tens + ones) + carry)
+        carry = int(goes)
+        assert value == sign * 10 * carry + int(result)
+    assert carry == 0
+    assert digits_of(steps) == start + sign * factor * x
+
+
+@given(decimals(), decimals())
+def test_products(a: str, b: str) -> None:
+    text, result = product_block(a, b)
+    assert Decimal(result) == Decimal(a) * Decimal(b)
+    assert_ends_on(text, result)
+    lines = text.splitlines()
+    if Decimal(result) == 0:
+        assert lines == [f"{a}*{b}=?", f"={result}"]
+        return
+    x, y = (int(word) for word in lines[1].split("*"))
+    rows = [line.split(":") for line in lines[2:-1]]
+    assert "".join(digit for digit, _ in reversed(rows)) == str(y)
+    running, found = 0, ""
+    for digit, steps in rows:  # the lowest digit of a row is final, the others are added to in the next
+        shown = columns(steps, 7)
+        assert "".join(step[4] for step in reversed(shown)) == str(running).zfill(len(shown))
+        total = digits_of(shown)
+        assert total == running + int(digit) * x
+        running, found = total // 10, str(total % 10) + found
+    assert int(str(running) + found) == x * y
+
+
+@given(decimals(), nonzero)
+def test_quotients(a: str, b: str) -> None:
+    text, result = quotient_block(a, b)
+    assert_ends_on(text, result)
+    exact = Fraction(a) / Fraction(b)
+    assert cut(Fraction(result), 6) == cut(exact, 6)
+    assert abs(Fraction(result)) <= abs(exact)
+    if Fraction(result) != exact:
+        assert len(result.replace("-", "").replace(".", "").lstrip("0")) <= 7
+    lines = text.splitlines()
+    if exact == 0:
+        assert lines == [f"{a}/{b}=?", "=0"]
+        return
+    remainder = int(lines[1].split("/")[0])
+    divisor = int(lines[1].split("/")[1].split("+")[0].split("-")[0])
+    for row in lines[2:-1]:
+        digit, steps = row.split(":")
+        shown = columns(steps, 7)
+        assert int("".join(step[4] for step in reversed(shown))) == remainder
+        left = digits_of(shown)
+        assert left == remainder - int(digit) * divisor
+        assert 0 <= left < divisor
+        remainder = 10 * left
+
+
+@given(decimals().map(lambda text: text.lstrip("-")))
+def test_roots(a: str) -> None:
+    text, result = root_block(a)
+    assert_ends_on(text, result)
+    with localcontext(Context(prec=60)):
+        exact = Decimal(a).sqrt()
+    found = Decimal(result)
+    if found**2 == Decimal(a):
+        return
+    with localcontext(Context(prec=6, rounding=ROUND_DOWN)):
+        assert +found == +exact
+
+
+@given(decimals(99_999), st.integers(0, 5))
+def test_powers(a: str, n: int) -> None:
+    text, result = power_blocks(a, n)
+    assert_ends_on(text, result)
+    exact = Fraction(a) ** n if n or Fraction(a) else Fraction(1)
+    if n <= 2:
+        assert Fraction(result) == exact
+    else:  # each of n - 2 factors is cut after MANTISSA_DIGITS digits, and so is the square
+        assert abs(Fraction(result) - exact) <= abs(exact) * (n - 1) * Fraction(10) ** (1 - MANTISSA_DIGITS)
+
+
+@given(nonzero, nonzero)
+def test_rounded_products(a: str, b: str) -> None:
+    start = to_scientific(a)
+    assert abs(Fraction(Decimal(start)) - Fraction(a)) <= abs(Fraction(a)) * Fraction(10) ** (1 - MANTISSA_DIGITS)
+    text, result = rounded_product_block(start, b)
+    assert_ends_on(text, result)
+    exact = Fraction(Decimal(start)) * Fraction(b)
+    assert cut(exact, MANTISSA_DIGITS) == Decimal(result)
+
+
+@given(st.lists(decimals(), min_size=2, max_size=8))
+def test_long_sums(numbers: list[str]) -> None:
+    text, result = total_blocks(tuple(numbers))
+    assert Decimal(result) == sum(map(Decimal, numbers))
+    assert text.startswith("+".join(numbers) + "=?\n")
+    blocks = text.split("=?\n")[1:]
+    assert len(blocks) == len(numbers)
+    reached = [block.splitlines()[-2][1:] for block in blocks[1:-1]]  # what one block reaches, the next begins with
+    begins = [block.splitlines()[-1] for block in blocks[1:-1]]
+    assert all(begun.startswith(one + "+") for one, begun in zip(reached, begins, strict=True))
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=6))
+def test_numbers_in_their_forms(value: Decimal) -> None:
+    assert Decimal(plain(value)) == value
+    assert "E" not in plain(value)
+    assert Decimal(unscaled(*scaled(f"{value:f}"))) == value
+    if value:
+        assert abs(Decimal(rounded(str(value))) / value - 1) <= Decimal("5.1e-6")
+    for digits in ("25", "1234567", "123456789"):
+        assert scientific(digits, 3).count(".") == 1
+
+
+def test_every_kind_but_those_without_operations_has_working() -> None:
+    assert {kind for kind in KINDS if not any(written_working(kind, o) for o in _operands(kind))} == set()
+
+
+def _operands(kind: str) -> list[tuple[str, ...]]:
+    from random import Random
+
+    draw = Random(1)
+    return [KINDS[kind].draw(draw) for _ in range(30)]
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_every_training_answer_is_right_by_its_own_judge(language: str) -> None:
+    """2,000 questions in both mixes; a power whose rounded steps end beside the key is wrong at most."""
+    wrong, lacking, longest = [], 0, 0
+    for shares in ("deduplicated", "raw"):
+        task = ArithmeticTask(TaskSettings(shares=shares, language=language))
+        rows = ((str(number), row) for number, row in enumerate(generate_rows(1000, 7, shares, language), 1))
+        for example in task.examples(rows, training=True):
+            verdict = task.judge(example, example.target)
+            lacking += example.target == example.answers[0]
+            longest = max(longest, len(example.target))
+            if not verdict.right:
+                wrong.append((example.kind, example.target.splitlines()[-1], example.answers[0]))
+    assert wrong == []
+    assert lacking < 1000
+    assert longest < 900
+
+
+def test_powers_of_the_contest_are_right_to_five_digits() -> None:
+    """Operands as the contest draws them: exponents up to the longest that is written out."""
+    from random import Random
+
+    task, draw, wrong, total = ArithmeticTask(), Random(3), [], 0
+    for kind in ("power", "function"):
+        for _ in range(1500):
+            operands = KINDS[kind].draw(draw)
+            if int(operands[-1]) > LONGEST_POWER:
+                continue
+            solution = KINDS[kind].solution(operands)
+            [example] = task.examples(
+                [("1", {"problem": KINDS[kind].problem_zh(operands), "solution": solution})], training=True
+            )
+            total += 1
+            if not task.judge(example, example.target).right:
+                wrong.append((operands, example.target.splitlines()[-1], solution))
+    assert total > 500
+    assert wrong == []
+
+
+def _without_last_number(text: str) -> str:
+    last = list(re.finditer(r"-?\d+(\.\d+)?(E[+-]?\d+)?", text))[-1]
+    return text[: last.start()] + "#" + text[last.end() :]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_an_answer_ends_in_the_solution_s_own_form(kind: str) -> None:
+    for operands in _operands(kind):
+        solution = KINDS[kind].solution(operands)
+        answer = worked_answer(kind, operands, solution)
+        assert _without_last_number(answer.splitlines()[-1]) == _without_last_number(solution)
+        assert recognise(KINDS[kind].problem_zh(operands)) == (kind, operands)
+
+
+def test_a_kind_without_working_keeps_its_solution() -> None:
+    assert written_working("english", ()) == ""
+    assert worked_answer("english", (), r"so \boxed{4}") == r"so \boxed{4}"
+
+
+def test_a_block_names_what_it_computes_before_it_does() -> None:
+    text = written_working("mean", ("3", "8", "5"))
+    assert [line for line in text.splitlines() if line.endswith("=?")] == ["3+8+5=?", "3+8=?", "11+5=?", "16/3=?"]
