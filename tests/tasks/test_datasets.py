@@ -1,0 +1,185 @@
+"""The rows of a run: nothing is lost without a count, and no evaluation row is trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lotune.data.examples import Example
+from lotune.data.settings import DataSettings
+from lotune.errors import DataError
+from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.datasets import as_record, evaluation_rows, from_record, gather
+from lotune.tasks.reading.task import ReadingTask
+from lotune.tasks.settings import TaskSettings
+
+TASK = ArithmeticTask(TaskSettings())
+
+
+def row(number: int, text: str = "") -> dict[str, str]:
+    return {"problem": text or f"计算 {number} + 1 等于多少？", "solution": f"{number} + 1 = {number + 1}"}
+
+
+def write(path: Path, rows: Sequence[Any]) -> Path:
+    lines = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def prompts(examples: Sequence[Example]) -> set[str]:
+    return {example.prompt for example in examples}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    numbers=st.lists(st.integers(0, 40), min_size=8, max_size=60),
+    sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    drawn=st.none() | st.integers(1, 30),
+    seed=st.integers(0, 99),
+)
+def test_every_row_of_a_file_is_accounted_for(
+    tmp_path: Path, numbers: list[int], sizes: tuple[int, int], drawn: int | None, seed: int
+) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(number) for number in numbers])
+    how = DataSettings(train=file, validation_rows=sizes[0], test_rows=sizes[1], sample={"rows": drawn})
+    if len(set(numbers)) <= sum(sizes):
+        with pytest.raises(DataError):
+            gather(TASK, how, seed, {})
+        return
+    data = gather(TASK, how, seed, {})
+    counts = data.counts
+    assert (counts.read, counts.duplicates) == (len(numbers), len(numbers) - len(set(numbers)))
+    assert (counts.validation, counts.test) == (len(data.validation), len(data.test)) == sizes
+    assert counts.kept == len(data.train) == sum(counts.kinds.values())
+    parts = (counts.duplicates, counts.undrawn, counts.validation, counts.test, counts.overlap.removed, counts.kept)
+    assert counts.read == sum(parts)
+    sides = [prompts(data.train), prompts(data.validation), prompts(data.test)]
+    assert len(sides[0] | sides[1] | sides[2]) == sum(map(len, sides))
+    if drawn is not None:
+        assert counts.kept <= drawn
+    assert gather(TASK, how, seed, {}) == data
+
+
+def test_rows_that_an_evaluation_set_asks_leave_the_training_side(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [row(number) for number in range(40)])
+    test = write(tmp_path / "test.jsonl", [row(3), row(4, "计算　４ + 1 等于多少？"), row(99)])
+    how = DataSettings(train=train, test=test, validation_rows=5)
+    retained = [Example("q", TASK.settings.preamble + prompt_of(7), "")]
+    data = gather(TASK, how, 1, {"retention": retained})
+    found = data.counts.overlap.sets
+    met = {name: (one.exact, one.normalised) for name, one in found.items()}
+    in_validation = {number for number in (3, 4, 7) if prompt_of(number) in prompts(data.validation)}
+    assert met["test"] == (int(3 not in in_validation), int(4 not in in_validation))
+    assert met["retention"] == (int(7 not in in_validation), 0)
+    assert data.counts.overlap.removed == 3 - len(in_validation)
+    assert not prompts(data.train) & {prompt_of(3), prompt_of(4), prompt_of(7)}
+    assert (data.counts.test, data.counts.validation) == (0, 5)
+
+
+def prompt_of(number: int) -> str:
+    [example] = TASK.examples([("x", row(number))], training=False)
+    return example.prompt
+
+
+def test_a_validation_file_takes_no_training_row(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [row(number) for number in range(30)])
+    validation = write(tmp_path / "validation.jsonl", [row(number) for number in range(20, 60)])
+    how = DataSettings(train=train, validation=validation, validation_rows=12, test_rows=4)
+    data = gather(TASK, how, 1, {})
+    assert (len(data.validation), data.counts.validation, data.counts.test) == (12, 0, 4)
+    assert not prompts(data.train) & prompts(data.validation)
+    assert data.counts.kept == 30 - 4 - data.counts.overlap.removed
+
+
+def test_generated_rows(tmp_path: Path) -> None:
+    how = DataSettings(rows=60, validation_rows=10, test_rows=25)
+    data = gather(TASK, how, 2, {})
+    assert (data.counts.read, data.counts.validation, data.counts.test) == (70, 10, 0)
+    assert (len(data.validation), len(data.test)) == (10, 25)
+    assert data.counts.kept == len(data.train) == 60 - data.counts.overlap.removed
+    assert any("=?\n" in example.target for example in data.train)
+    assert not any("=?\n" in example.target for example in data.test)
+    assert prompts(gather(TASK, how, 3, {}).train) != prompts(data.train)
+
+
+def test_every_row_without_an_answer_is_named(tmp_path: Path) -> None:
+    rows: list[Any] = [row(number) for number in range(20)]
+    rows[4] = {"problem": "计算 4 + 1 等于多少？", "solution": ""}
+    rows[11] = {"question": "?"}
+    file = write(tmp_path / "rows.jsonl", rows)
+    how = {"train": file, "validation_rows": 2, "test_rows": 2}
+    with pytest.raises(DataError, match="2 of 20 rows cannot be used") as caught:
+        gather(TASK, DataSettings(**how), 0, {})
+    text = str(caught.value)
+    assert "rows.jsonl:5 has no solution" in text
+    assert "rows.jsonl:12 is no arithmetic row" in text
+    assert len(text.splitlines()) <= 3
+    data = gather(TASK, DataSettings(**how, on_error="skip"), 0, {})
+    assert (data.counts.read, data.counts.malformed, data.counts.kept) == (18, 2, 14)
+    assert [text.split(" ")[0].rpartition("/")[2] for text in data.counts.malformed_rows] == [
+        "rows.jsonl:5",
+        "rows.jsonl:12",
+    ]
+
+
+def test_lines_that_are_no_json_are_named_and_counted(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [*(row(number) for number in range(12)), "{broken"])
+    with pytest.raises(DataError, match=r"rows\.jsonl:13"):
+        gather(TASK, DataSettings(train=file, validation_rows=1, test_rows=1), 0, {})
+    counts = gather(TASK, DataSettings(train=file, validation_rows=1, test_rows=1, on_error="skip"), 0, {}).counts
+    assert (counts.malformed, counts.read, counts.kept) == (1, 12, 10)
+
+
+def test_nothing_left_to_train_on(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(number) for number in range(6)])
+    with pytest.raises(DataError, match="no training row is left"):
+        gather(TASK, DataSettings(train=file, test=file, validation_rows=2), 0, {})
+    with pytest.raises(DataError, match=r"missing\.jsonl"):
+        gather(TASK, DataSettings(train=tmp_path / "missing.jsonl"), 0, {})
+
+
+def test_a_test_file_is_drawn_from_by_seed(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(number) for number in range(30)])
+    few = evaluation_rows(TASK, file, 10, 1)
+    assert len(few) == 10
+    assert prompts(few) != prompts(evaluation_rows(TASK, file, 10, 2))
+    assert len(evaluation_rows(TASK, file, None, 1)) == 30
+    assert len(evaluation_rows(TASK, None, 7, 1)) == 7
+
+
+def test_a_test_row_without_a_key_is_kept(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(1), {"problem": "计算 2 + 1 等于多少？"}])
+    examples = evaluation_rows(TASK, file, None, 0)
+    assert [TASK.judge(example, "2").right for example in examples] == [True, None]
+
+
+def test_reading_trains_on_every_question_and_tests_on_the_first() -> None:
+    task = ReadingTask()
+    data = gather(task, DataSettings(rows=30, validation_rows=5, test_rows=6), 1, {})
+    assert len(data.test) == 6
+    assert data.counts.read > 35
+    assert not prompts(data.train) & prompts(data.test)
+
+
+@given(
+    st.builds(
+        Example,
+        *(st.text() for _ in range(3)),
+        st.lists(st.text(), max_size=3).map(tuple),
+        st.text(),
+        st.lists(st.text(), max_size=2).map(tuple),
+        st.none() | st.tuples(st.text(), st.text(), st.text()),
+    )
+)
+def test_an_example_survives_its_file(example: Example) -> None:
+    try:
+        line = json.dumps(as_record(example), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair is no text
+        return
+    assert from_record(json.loads(line)) == example
