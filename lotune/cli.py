@@ -274,6 +274,6 @@ def _as_json(result: Any) -> str:
     def plain(value: Any) -> Any:
         if hasattr(value, "model_dump"):
             return value.model_dump(mode="json")
-        return str(value)
+        return list(value) if isinstance(value, tuple) else str(value)
 
     return orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()

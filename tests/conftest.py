@@ -79,3 +79,26 @@ def reference_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"LOTUNE_REFERENCE_DATA names {folder}, which is not there")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete base model: two layers of width 32 with random weights, context 1024."""
+    import torch
+
+    from lotune.data.tokenizers import train_tokenizer
+    from lotune.model.base import build_from_config
+    from lotune.model.checkpoints import save_full
+
+    folder = tmp_path_factory.mktemp("base")
+    texts = ["计算 1 + 1 等于多少？ the answer is short", "### Instruction:", "### Response:"] * 20
+    tokenizer = train_tokenizer(texts, 400, folder / "tokenizer")
+    shape = {
+        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.2,
+        "tie_word_embeddings": True, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_full(build_from_config(shape), tokenizer, folder / "model", torch.float32)
+    return folder / "model"

@@ -10,7 +10,7 @@ from typing import Any
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, write_token_file
 from lotune.data.examples import Example
 from lotune.errors import DataError
-from lotune.model.base import load_tokenizer
+from lotune.model.base import base_folder, load_tokenizer
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
@@ -45,7 +45,7 @@ def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The counts of the prepared data, made anew where it is missing or its settings changed."""
-    inputs = stage_inputs(recipe, "prepare")
+    inputs = {**stage_inputs(recipe, "prepare"), **_tokenizer_file(recipe)}
     if run.stage_state("prepare", inputs) != "done":
         say("preparing the rows")
         run.forget_stage("prepare")
@@ -54,6 +54,13 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
     say(describe_counts(counts))
     return counts
+
+
+def _tokenizer_file(recipe: Recipe) -> dict[str, Path]:
+    """The file that decides how rows become tokens, where the base has one here."""
+    folder = base_folder(recipe.base)
+    file = folder / "tokenizer.json" if folder is not None else None
+    return {"base.tokenizer": file} if file is not None and file.exists() else {}
 
 
 def retention_task_settings(recipe: Recipe) -> TaskSettings:

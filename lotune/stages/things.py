@@ -93,7 +93,7 @@ def init(file: Path, out: Path | None, options: Options) -> dict[str, Any]:
     target = out or Path(f"{file.stem}.yaml")
     if target.exists():
         raise SettingsError(str(target), "is there already", remedy="name another file with --out, or delete it")
-    write_atomically(target, _recipe_text(name, file))
+    write_atomically(target, _recipe_text(name, file, len(rows)))
     say(f"{len(rows)} rows of {name}; recipe written: lotune run {target}")
     return {"task": name, "rows": len(rows), "recipe": str(target)}
 
@@ -113,7 +113,8 @@ def _recognise(file: Path) -> tuple[str, list[tuple[str, Any]]]:
     raise DataError(str(file), f"has the columns {', '.join(sorted(columns))}", known, "rename the columns")
 
 
-def _recipe_text(task: str, file: Path) -> str:
+def _recipe_text(task: str, file: Path, rows: int) -> str:
+    """The recipe; of a small file a tenth validates and a fifth tests."""
     return "\n".join(
         [
             f"# Tune the embedded base on {file.name}; `lotune run --help` lists every setting.",
@@ -123,8 +124,8 @@ def _recipe_text(task: str, file: Path) -> str:
             f"  name: {task}",
             "data:",
             f"  train: {json.dumps(str(file), ensure_ascii=False)}",
-            "  validation_rows: 50",
-            "  test_rows: 100",
+            f"  validation_rows: {max(1, min(50, rows // 10))}",
+            f"  test_rows: {max(1, min(100, rows // 5))}",
             "",
         ]
     )

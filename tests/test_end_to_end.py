@@ -1,0 +1,427 @@
+"""The whole of it through the command line: from a recipe to a scorecard, on a base model of two small layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lotune.cli import app
+
+RECIPE = """
+seed: 3
+device: cpu
+base: {{model: {base}, dtype: float32}}
+task: {{working: false, max_new_tokens: 8}}
+data: {{rows: 40, validation_rows: 4, test_rows: 6}}
+adapter: {{rank: 2}}
+tune: {{batch_rows: 8, learning_rate: 0.01}}
+checkpoints: {{count: 2, check_rows: 3}}
+retention: {{rows: 4}}
+"""
+"""Five steps of eight rows."""
+
+
+def call(*words: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.stderr
+    return result
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of each file below a folder that a finished run must leave alone."""
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name in ("environment.json", ".lock"):
+        names.pop(name, None)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()}
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def recipe(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "small.yaml"
+    path.write_text(RECIPE.format(base=small_base))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs in which the recipe has been run; tests read it and change nothing."""
+    runs = tmp_path_factory.mktemp("finished")
+    result = call("run", recipe, f"runs={runs}")
+    assert "changed:" not in result.stderr
+    return runs
+
+
+@pytest.fixture
+def runs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    shutil.copytree(finished, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_the_scorecard(finished: Path) -> None:
+    card = json.loads((finished / "small" / "scorecard.json").read_text())
+    target = card["target"]
+    assert {"task", "metric", "value", "base_value", "interval", "n", "by_kind"} <= set(target)
+    assert (target["task"], target["metric"], target["n"]) == ("arithmetic", "accuracy", 6)
+    assert 0 <= target["interval"][0] <= target["value"] <= target["interval"][1] <= 1
+    assert sum(kind["n"] for kind in target["by_kind"].values()) == 6
+    lines = card["retention"]
+    assert {"contest_f1", "contest_em"} <= {line["metric"] for line in lines}
+    assert all({"task", "metric", "base", "tuned", "kept", "threshold", "passed"} <= set(line) for line in lines)
+    parameters = card["parameters"]
+    assert parameters["trainable"] == 2 * 2 * (32 + 32 + 32 + 16)  # layers · rank · (q: in + out, v: in + out)
+    assert parameters["ratio"] == pytest.approx(parameters["trainable"] / parameters["total"])
+    assert parameters["convention"] == "measured"
+    assert card["score"]["rule"] == "phase1"
+    assert card["score"]["value"] == pytest.approx(0.3 * (1 - parameters["ratio"]) + 0.7 * target["value"])
+    assert [one["name"] for one in card["checkpoints"]] == ["step-000003", "step-000005"]
+    assert card["chosen_checkpoint"] in {"step-000003", "step-000005"}
+    assert {check["name"] for check in card["checks"]} == {"parameters", "supervision", "merge"}
+    assert all(check["passed"] for check in card["checks"])
+    assert card["valid"] is False  # a random base has nothing to keep
+
+
+def test_the_run_folder(finished: Path) -> None:
+    folder = finished / "small"
+    chosen = json.loads((folder / "scorecard.json").read_text())["chosen_checkpoint"]
+    for task, rows in (("arithmetic", 6), ("reading", 4)):
+        for model in ("base", chosen):
+            lines = records(folder / "predictions" / task / f"{model}.jsonl")
+            assert len({line["id"] for line in lines}) == len(lines) == rows
+            assert all(
+                {"id", "prompt", "answer", "read", "key", "right", "scores", "kind"} <= set(one) for one in lines
+            )
+    steps = [line for line in records(folder / "metrics.jsonl") if "loss" in line]
+    assert [step["number"] for step in steps] == [1, 2, 3, 4, 5]
+    validated = [line["validation"] for line in records(folder / "metrics.jsonl") if "validation" in line]
+    assert [one["step"] for one in validated] == [3, 5]
+    counts = json.loads((folder / "data" / "counts.json").read_text())
+    assert counts["rows"]["read"] == 44
+    assert counts["rows"]["kept"] == counts["tokens"]["rows"] == 40 - counts["rows"]["overlap"]["removed"]
+    assert 0 < counts["tokens"]["supervised"] < counts["tokens"]["tokens"]
+    first = counts["tokens"]["first"]
+    assert first.count("⟦") == first.count("⟧") == 1
+    assert first.partition("⟦")[0].endswith("### Response:")
+    assert first.endswith("<|endoftext|>⟧")
+    merged = [path.parent.name for path in folder.glob("checkpoints/*/merged")]
+    assert merged == [chosen]
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.oracle
+def test_adapter_and_merged_model_load_elsewhere_and_agree(finished: Path, small_base: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished / "small"
+    checkpoint = folder / "checkpoints" / json.loads((folder / "scorecard.json").read_text())["chosen_checkpoint"]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "merged")
+    line = records(folder / "predictions" / "arithmetic" / f"{checkpoint.name}.jsonl")[0]
+    ids = tokenizer(line["prompt"], return_tensors="pt")["input_ids"]
+    base = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32).eval()
+    merged = AutoModelForCausalLM.from_pretrained(checkpoint / "merged", dtype=torch.float32).eval()
+    with torch.no_grad():
+        before = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(checkpoint / "adapter")).eval()(ids).logits
+        after = merged(ids).logits
+        answer = merged.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+    assert (adapted - after).abs().max() < 1e-4
+    assert (before - after).abs().max() > 1e-2
+    text = tokenizer.decode(answer, skip_special_tokens=True)
+    assert text.split("\n###")[0] == line["answer"]
+
+
+def test_the_same_command_again_does_nothing_again(finished: Path, recipe: Path) -> None:
+    before = digests(finished / "small")
+    times = {path: path.stat().st_mtime_ns for path in (finished / "small").rglob("*.safetensors")}
+    result = call("run", recipe, f"runs={finished}")
+    assert digests(finished / "small") == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    for word in ("changed:", "preparing", "tuning", "merging", "estimate"):
+        assert word not in result.stderr
+    assert "arithmetic" in result.stdout
+
+
+def test_a_changed_learning_rate_redoes_tuning_and_evaluation_only(runs: Path, recipe: Path) -> None:
+    def rates() -> list[float]:
+        return [line["learning_rate"] for line in records(runs / "small" / "metrics.jsonl") if "loss" in line]
+
+    before, slow = digests(runs / "small"), rates()
+    result = call("run", recipe, f"runs={runs}", "tune.learning_rate=0.02")
+    assert "changed: tune.learning_rate: 0.01 -> 0.02 (invalidates tune, evaluate)\n" in result.stderr
+    assert "preparing" not in result.stderr
+    after = digests(runs / "small")
+    changed = {name.split("/")[0] for name in before if before[name] != after.get(name)}
+    assert {"metrics.jsonl", "checkpoints", "tuning.json", "stages.json", "recipe.yaml"} <= changed
+    assert "data" not in changed
+    assert rates() == pytest.approx([2 * rate for rate in slow])
+
+
+def test_another_score_asks_nothing_again(runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predictions() -> dict[str, list[str]]:
+        files = (runs / "small" / "predictions").rglob("*.jsonl")
+        return {str(path): sorted(path.read_text().splitlines()) for path in files}
+
+    before, answers = digests(runs / "small"), predictions()
+    monkeypatch.setattr("lotune.generate.engine.stream", None)
+    result = call("run", recipe, f"runs={runs}", "score.rule=phase2")
+    assert 'changed: score.rule: "phase1" -> "phase2" (invalidates evaluate)\n' in result.stderr
+    after = digests(runs / "small")
+    changed = {name for name in before if before[name] != after[name] and not name.startswith("predictions")}
+    assert changed == {"recipe.yaml", "scorecard.json", "stages.json"}
+    assert predictions() == answers
+    assert json.loads((runs / "small" / "scorecard.json").read_text())["score"]["rule"] == "phase2"
+
+
+def test_a_lost_checkpoint_is_made_again(runs: Path, recipe: Path) -> None:
+    card = (runs / "small" / "scorecard.json").read_bytes()
+    losses = [line["loss"] for line in records(runs / "small" / "metrics.jsonl") if "loss" in line]
+    shutil.rmtree(runs / "small" / "checkpoints")
+    call("run", recipe, f"runs={runs}")
+    assert [line["loss"] for line in records(runs / "small" / "metrics.jsonl") if "loss" in line] == losses
+    assert (runs / "small" / "scorecard.json").read_bytes() == card
+
+
+def test_each_stage_alone(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    call("prepare", recipe, f"runs={tmp_path}")
+    assert {path.name for path in folder.iterdir()} >= {"data", "recipe.yaml", "environment.json", "stages.json"}
+    assert not (folder / "checkpoints").exists()
+    data = digests(folder / "data")
+    assert data == digests(finished / "small" / "data")
+    call("tune", recipe, f"runs={tmp_path}")
+    assert digests(folder / "data") == data
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    assert not (folder / "scorecard.json").exists()
+    weights = digests(folder / "checkpoints")
+    assert weights == digests(finished / "small" / "checkpoints")
+    call("evaluate", recipe, f"runs={tmp_path}")
+    assert digests(folder / "checkpoints") == weights
+    assert (folder / "scorecard.json").read_bytes() == (finished / "small" / "scorecard.json").read_bytes()
+
+
+def test_a_dry_run_prepares_and_estimates(recipe: Path, tmp_path: Path) -> None:
+    result = call("run", recipe, f"runs={tmp_path}", "--dry-run")
+    assert "estimate: 5 steps" in result.stderr
+    assert (tmp_path / "small" / "data" / "counts.json").exists()
+    assert {path.name for path in (tmp_path / "small").iterdir()} & {
+        "checkpoints",
+        "metrics.jsonl",
+        "tuning.json",
+    } == set()
+    result = call("tune", recipe, f"runs={tmp_path}", "--dry-run", "--json")
+    assert json.loads(result.stdout)["estimate"]["steps"] == 5
+
+
+def test_under_json_stdout_is_json(finished: Path, recipe: Path) -> None:
+    result = call("run", recipe, f"runs={finished}", "--json")
+    assert json.loads(result.stdout) == json.loads((finished / "small" / "scorecard.json").read_text())
+    assert json.loads(call("prepare", recipe, f"runs={finished}", "--json").stdout)["rows"]["read"] == 44
+
+
+def test_all_checkpoints_can_be_merged_and_tested(recipe: Path, tmp_path: Path) -> None:
+    words = ("evaluate.checkpoints=all", "checkpoints.merged=all", "data.test_rows=3", "retention.rows=2")
+    call("run", recipe, f"runs={tmp_path}", *words)
+    folder = tmp_path / "small"
+    card = json.loads((folder / "scorecard.json").read_text())
+    assert all(point["value"] is not None and point["score"] is not None for point in card["checkpoints"])
+    assert len(list(folder.glob("checkpoints/*/merged/model.safetensors"))) == 2
+    assert len([check for check in card["checks"] if check["name"] == "merge"]) == 2
+    names = {path.stem for path in (folder / "predictions" / "arithmetic").iterdir()}
+    assert names == {"base", "step-000003", "step-000005"}
+
+
+def test_without_merged_models_the_answers_are_the_same(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    call("run", recipe, f"runs={tmp_path}", "checkpoints.merged=none")
+    assert not list(tmp_path.glob("small/checkpoints/*/merged"))
+    card, other = (json.loads((one / "small" / "scorecard.json").read_text()) for one in (tmp_path, finished))
+    assert (card["target"], card["retention"]) == (other["target"], other["retention"])
+
+
+def test_accumulation_is_the_large_batch(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    call("tune", recipe, f"runs={tmp_path}", "tune.batch_rows=2", "tune.accumulation=4", "checkpoints.merged=none")
+    ours, large = (
+        [line for line in records(one / "small" / "metrics.jsonl") if "loss" in line] for one in (tmp_path, finished)
+    )
+    assert [step["loss"] for step in ours] == pytest.approx([step["loss"] for step in large], rel=1e-4)
+    assert [step["supervised"] for step in ours] == [step["supervised"] for step in large]
+
+
+def write_rows(path: Path, numbers: range, last: str = "") -> Path:
+    rows = [{"problem": f"计算 {n} + 7 等于多少？", "solution": f"{n} + 7 = {n + 7}"} for n in numbers]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join([*lines, *([last] if last else [])]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_an_edited_training_file_redoes_everything(recipe: Path, tmp_path: Path) -> None:
+    """The file's name stays; what was answered by the model of the old rows is not used for the new one."""
+    file = write_rows(tmp_path / "mine.jsonl", range(30))
+    fixed = write_rows(tmp_path / "test.jsonl", range(100, 104))
+    words = (recipe, f"runs={tmp_path}", f"data.train={file}", f"data.test={fixed}", "retention.rows=2")
+    call("run", *words)
+    folder = tmp_path / "small"
+    counts = json.loads((folder / "data" / "counts.json").read_text())["rows"]
+    assert (counts["read"], counts["duplicates"], counts["kept"]) == (30, 0, 26)
+    first = digests(folder)
+    again = json.dumps({"problem": "计算 3 + 7 等于多少？", "solution": "3 + 7 = 10"}, ensure_ascii=False)
+    asked = json.dumps({"problem": "计算 102 + 7  等于多少？", "solution": "102 + 7 = 109"}, ensure_ascii=False)
+    write_rows(file, range(30), f"{again}\n{asked}")
+    result = call("run", *words)
+    assert "changed: data.train" in result.stderr
+    assert "(invalidates prepare, tune, evaluate)" in result.stderr
+    counts = json.loads((folder / "data" / "counts.json").read_text())["rows"]
+    assert (counts["read"], counts["duplicates"], counts["kept"]) == (32, 1, 26)
+    met = {name: (one["exact"], one["normalised"]) for name, one in counts["overlap"]["sets"].items()}
+    assert met["test"] == (0, 1)
+    assert "1 training rows were removed" in (folder / "scorecard.json").read_text()
+    assert digests(folder)["predictions/inputs.json"] != first["predictions/inputs.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["checkpoints.count=9"], "9 checkpoints in 5 steps"),
+        (["data.train=missing.jsonl"], "missing.jsonl"),
+        (["retention.data=missing.json"], "missing.json"),
+        (["base.model=./nowhere"], "./nowhere"),
+        (["tune.learning_rate=-1"], "tune.learning_rate"),
+        (["tune.lerning_rate=1"], "tune.lerning_rate"),
+        (["data.max_length=8"], "every row is longer than 8 tokens"),
+        (["task.judge=roughly"], "task.judge"),
+        (["adapter.target_modules=[nothing]"], "nothing"),
+    ],
+)
+def test_bad_input_ends_with_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    result = call("run", recipe, f"runs={tmp_path}", *words, status=2)
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_a_row_that_teaches_nothing_is_named(recipe: Path, tmp_path: Path) -> None:
+    file = write_rows(
+        tmp_path / "mine.jsonl", range(20), json.dumps({"problem": "计算 1 + 1 等于多少？", "solution": ""})
+    )
+    result = call("prepare", recipe, f"runs={tmp_path}", f"data.train={file}", status=2)
+    assert "mine.jsonl:21" in result.stderr
+    result = call("prepare", recipe, f"runs={tmp_path}", f"data.train={file}", "data.on_error=skip", "--json")
+    assert json.loads(result.stdout)["rows"]["malformed"] == 1
+
+
+def test_another_tokeniser_in_the_same_folder_prepares_again(recipe: Path, small_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    words = ("prepare", recipe, f"runs={tmp_path}", f"base.model={base}")
+    call(*words)
+    before = digests(tmp_path / "small" / "data")
+    state = json.loads((base / "tokenizer.json").read_text())
+    state["model"]["merges"] = state["model"]["merges"][:1]
+    (base / "tokenizer.json").write_text(json.dumps(state))
+    assert "preparing" in call(*words).stderr
+    assert digests(tmp_path / "small" / "data") != before
+
+
+def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", range(6), json.dumps({"problem": "What is 1/2?", "solution": "none"}))
+    words = ("evaluate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=8")
+    result = call(*words, "--out", tmp_path / "predictions.jsonl", "--json")
+    found = json.loads(result.stdout)
+    assert (found["n"], found["unjudgeable"]) == (6, 1)
+    assert set(found["by_kind"]) == {"add", "english"}
+    assert 0 <= found["interval"][0] <= found["metrics"]["accuracy"] <= found["interval"][1] <= 1
+    assert len(records(tmp_path / "predictions.jsonl")) == 7
+    assert "accuracy" in call(*words, "--limit", 3, "task.judge=exact").stdout
+    merged = next(finished.glob("small/checkpoints/*/merged"))
+    result = call("evaluate", "--model", merged, "--task", "reading", "--limit", 2, "--json")
+    assert {"contest_f1", "contest_em", "squad_f1", "squad_em"} <= set(json.loads(result.stdout)["metrics"])
+    assert "evaluate.batch_tokens is 0" in call(*words, "evaluate.batch_tokens=0", status=2).stderr
+
+
+@pytest.mark.parametrize(("task", "suffix", "form"), [
+    ("arithmetic", "jsonl", "rows"), ("arithmetic", "jsonl", "conversation"), ("reading", "json", "rows"),
+])  # fmt: skip
+def test_sample(tmp_path: Path, task: str, suffix: str, form: str) -> None:
+    from lotune.tasks.registry import build_task
+    from lotune.tasks.settings import TaskSettings
+
+    files = [tmp_path / f"{number}.{suffix}" for number in range(3)]
+    for file, seed in zip(files, (4, 4, 5), strict=True):
+        call("sample", "--task", task, "--rows", 30, "--seed", seed, "--form", form, "--out", file)
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    known = build_task(TaskSettings(name=task))
+    examples = list(known.examples(known.read(files[0]).rows, training=False))
+    assert len(examples) == 30
+    assert all(known.judge(example, example.target).right for example in examples)
+    assert "raw" in call("sample", "--task", task, "--out", tmp_path / "x", "--shares", "odd", status=2).stderr
+
+
+def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "my rows #1: sums.jsonl", range(12))
+    result = call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", "--json")
+    assert json.loads(result.stdout)["rows"] == 12
+    assert "⟦" in result.stderr
+    call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", status=2)
+    result = call("prepare", "first.yaml", f"base.model={small_base}", "--json")
+    assert json.loads(result.stdout)["rows"]["read"] == 12
+    call("sample", "--task", "reading", "--rows", 5, "--out", "passages.json")
+    call("init", "passages.json")
+    assert "name: reading" in (tmp_path / "passages.yaml").read_text()
+    (tmp_path / "odd.csv").write_text("height,width\n1,2\n")
+    assert "height" in call("init", "odd.csv", status=2).stderr
+    call("init", "nothing.jsonl", status=2)
+
+
+def run_lotune(*words: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "lotune", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+    """Ctrl-C while the adapter is trained: status 130 and the command that goes on, which then finishes."""
+    words = ("run", recipe, f"runs={tmp_path}", "tune.steps=3000", "checkpoints.count=1")
+    process = run_lotune(*words)
+    metrics = tmp_path / "small" / "metrics.jsonl"
+    patience = time.monotonic() + 240
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < patience:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "The same command goes on from here: lotune run" in said
+    call("run", recipe, f"runs={tmp_path}")  # fewer steps: what was begun is begun anew
+    assert (tmp_path / "small" / "scorecard.json").exists()
+
+
+@pytest.mark.slow
+def test_the_installed_command(recipe: Path, finished: Path) -> None:
+    process = run_lotune("run", recipe, f"runs={finished}", "--json")
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert json.loads(printed)["target"]["task"] == "arithmetic"
+    assert "Warning" not in said
