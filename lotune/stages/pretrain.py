@@ -68,9 +68,8 @@ def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, Toke
     from lotune.nano.text import documents, tokenizer_texts
 
     folder = run.folder / "data" / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        say("training the tokeniser")
-        train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
+    say("training the tokeniser")
+    train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     say(f"writing {settings.documents} documents as tokens")
     held_back = max(1, int(settings.documents * settings.validation_share))
@@ -120,6 +119,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     place = {"block_size": BLOCK_SIZE, "pad_token_id": tokenizer.pad_token_id}
     batches = pretraining_batches(rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place)
     held_back = list(_validation(validation, place))
+    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
     saved = time.monotonic()
     with Progress("pre-training", steps) as progress:
         for step in train(model, batches, optimizers, shares, clip_norm=settings.clip_norm, compile=settings.compile):

@@ -1,0 +1,75 @@
+"""Pre-training through the command line: text, tokeniser and model from a seed, small enough for a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lotune.cli import app
+
+RECIPE = """
+seed: 2
+device: cpu
+pretrain:
+  documents: 120
+  batch_tokens: 1024
+  steps: 4
+  optimizer: OPTIMIZER
+  publish: PUBLISH
+  validation_share: 0.2
+  config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
+    intermediate_size: 64}
+"""
+
+
+@pytest.fixture(autouse=True)
+def few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotune.stages.pretrain.TOKENIZER_DOCUMENTS", 150)
+
+
+def call(*words: object, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
+    assert result.exit_code == status, result.stderr
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from lotune.data.tokenizers import check_tokenizer
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+
+    recipe = tmp_path / "mini.yaml"
+    recipe.write_text(RECIPE.replace("OPTIMIZER", optimizer).replace("PUBLISH", str(tmp_path / "weights")))
+    words = ("pretrain", recipe, f"runs={tmp_path / 'runs'}", "--json")
+    assert json.loads(call(*words, "--dry-run").stdout) == {"documents": 120, "steps": 4}
+    figures = json.loads(call(*words).stdout)
+    steps = [json.loads(line) for line in (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()]
+    assert [step["number"] for step in steps] == [1, 2, 3, 4] == list(range(1, figures["steps"] + 1))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert 0 < figures["validation_loss"] < steps[0]["loss"]
+    base = load_base(BaseSettings(model=str(tmp_path / "weights")), "cpu")
+    check_tokenizer(base.tokenizer, 420)
+    assert sum(p.numel() for p in base.model.parameters()) == figures["parameters"]
+    assert all(p.dtype == torch.float32 or base.dtype == torch.bfloat16 for p in base.model.parameters())
+    stamp = (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns
+    assert "nothing has changed" in call(*words).stderr
+    assert (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns == stamp
+    call(*words, "pretrain.steps=2", "pretrain.config.vocab_size=400", "pretrain.publish=null")
+    assert json.loads((tmp_path / "runs" / "mini" / "model" / "config.json").read_text())["vocab_size"] == 400
+    check_tokenizer(AutoTokenizer.from_pretrained(tmp_path / "runs" / "mini" / "model"), 400)
+    lines = (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2, "the metrics of an older training stand among those of this one"
+
+
+def test_a_recipe_without_the_part(tmp_path: Path) -> None:
+    recipe = tmp_path / "plain.yaml"
+    recipe.write_text("seed: 1\n")
+    assert "has no pretrain part" in call("pretrain", recipe, f"runs={tmp_path}", status=2).stderr

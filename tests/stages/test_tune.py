@@ -1,0 +1,113 @@
+"""Parts of the stages that the whole of a run does not show: plans, choices, changes, and a merge that went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.data.batches import encode_row
+from lotune.data.examples import Example
+from lotune.errors import CheckError, SettingsError
+from lotune.model.adapters import attach
+from lotune.model.base import load_base
+from lotune.model.checkpoints import save_adapter
+from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.recipe import Recipe, stage_inputs
+from lotune.runs import Run
+from lotune.stages.changes import invalidated
+from lotune.stages.tune import Validated, choose, make_plan, merge_and_check, padding_id, validation_batches
+from lotune.tasks.registry import build_task
+from lotune.train.settings import CheckpointSettings, TuneSettings
+
+
+@given(rows=st.integers(1, 500), batch=st.integers(1, 40), accumulation=st.integers(1, 5), epochs=st.floats(0.1, 4))
+def test_a_plan(rows: int, batch: int, accumulation: int, epochs: float) -> None:
+    tune = TuneSettings(batch_rows=batch, accumulation=accumulation, epochs=epochs)
+    plan = make_plan(Recipe(tune=tune, checkpoints=CheckpointSettings(count=1)), rows)
+    assert plan.step_rows == min(rows, batch * accumulation)
+    assert len(plan.shares) == plan.steps
+    assert plan.checkpoints == [plan.steps]
+    assert max(plan.shares) > 0
+    with pytest.raises(SettingsError, match=r"checkpoints\.count"):
+        make_plan(Recipe(tune=tune, checkpoints=CheckpointSettings(count=plan.steps + 1)), rows)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.floats(0, 5)), min_size=1, max_size=6))
+def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) -> None:
+    found = [Validated(str(step), step, value, loss) for step, (value, loss) in enumerate(figures)]
+    chosen = choose(found)
+    assert chosen.value == max(value for value, _ in figures)
+    assert chosen.loss == min(loss for value, loss in figures if value == chosen.value)
+
+
+CHANGES = [
+    ({"seed": 1}, {"prepare", "tune", "evaluate"}),
+    ({"task": {"template": "plain"}}, {"prepare", "tune", "evaluate"}),
+    ({"data": {"rows": 9}}, {"prepare", "tune", "evaluate"}),
+    ({"retention": {"rows": 9}}, {"prepare", "evaluate"}),
+    ({"adapter": {"rank": 3}}, {"tune", "evaluate"}),
+    ({"tune": {"epochs": 2.0}}, {"tune", "evaluate"}),
+    ({"checkpoints": {"count": 2}}, {"tune", "evaluate"}),
+    ({"retention": {"threshold": 0.5}}, {"evaluate"}),
+    ({"score": {"rule": "phase2"}}, {"evaluate"}),
+    ({"device": "cpu"}, set()),
+    ({"threads": 1}, set()),
+    ({"name": "other"}, set()),
+]
+
+
+@pytest.mark.parametrize(("change", "stages"), CHANGES)
+def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stages: set[str]) -> None:
+    run = Run(tmp_path)
+    for stage in ("prepare", "tune", "evaluate"):
+        run.finish_stage(stage, {**stage_inputs(Recipe(), stage), "rows": 1})
+    assert invalidated(run, Recipe()) == {}
+    found = invalidated(run, Recipe(**change))
+    assert {stage for one in found.values() for stage in one} == stages
+    assert len(found) == (1 if stages else 0)
+    assert all(" -> " in text for text in found)
+
+
+def test_validation_batches_hold_every_row_once(small_base: Path) -> None:
+    base = load_base(BaseSettings(model=str(small_base)), "cpu")
+    examples = [Example(str(n), f"计算 {n} + 1", str(n) * (n % 5 + 1)) for n in range(11)]
+    batches = list(validation_batches(base, examples, 4))
+    assert sum(len(batch.input_ids) for batch in batches) == 11
+    assert padding_id(base) != base.tokenizer.eos_token_id
+    assert sum(batch.supervised for batch in batches) == sum(
+        len(row.tokens) - row.answer_start for row in (encode_row(base.tokenizer, example) for example in examples)
+    )
+
+
+def test_a_merged_model_that_differs_stops_the_run(
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(base={"model": str(small_base), "dtype": "float32"}, device="cpu", task={"max_new_tokens": 4})
+    base = load_base(recipe.base, "cpu")
+    model: Any = attach(base.model, AdapterSettings(rank=2), 0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    save_adapter(model, tmp_path / "adapter")
+    examples = [Example(str(n), f"计算 {n} + 1\n\n### Response:", str(n + 1), (str(n + 1),)) for n in range(3)]
+    check = merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)
+    assert check.passed
+    assert check.max_logit_difference < 1e-4
+
+    from lotune.stages import tune
+
+    def broken(base: Any, folder: Path) -> Any:
+        merged: Any = merge(base, folder)
+        merged.model.layers[0].self_attn.q_proj.weight.data *= 1.1
+        return merged
+
+    merge = tune.merge
+    monkeypatch.setattr(tune, "merge", broken)
+    with pytest.raises(CheckError):
+        merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)
