@@ -171,8 +171,10 @@ def pack(rows: Iterable[EncodedRow], block_size: int, pool_rows: int = 128) -> I
 
     A line takes the first waiting row, then again and again the longest of the `pool_rows` waiting ones that still
     fits.
+
+    Raises: DataError for a row that is longer than a line.
     """
-    source = iter(rows)
+    source = (_fitting(row, block_size + 1) for row in rows)
     pool = list(islice(source, pool_rows))
     while pool:
         line = [pool.pop(0)]
@@ -183,6 +185,12 @@ def pack(rows: Iterable[EncodedRow], block_size: int, pool_rows: int = 128) -> I
             room -= len(row.tokens)
         pool.extend(islice(source, pool_rows - len(pool)))
         yield line
+
+
+def _fitting(row: EncodedRow, most: int) -> EncodedRow:
+    if len(row.tokens) > most:
+        raise DataError(f"row {row.id}", f"has {len(row.tokens)} tokens", f"{most} at most", "a longer context")
+    return row
 
 
 def blocks(lines: Sequence[Sequence[EncodedRow]], block_size: int, pad_token_id: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from lotune.train.settings import PretrainSettings
 TOKENIZER_DOCUMENTS = 20_000
 """Documents that the tokeniser is trained on."""
 BLOCK_SIZE = 512
-"""Tokens of a line of packed documents."""
+"""Tokens of a line of packed documents, at least; the longest document fits into one."""
 SAVE_SECONDS = 600
 """Seconds between two copies of the model while it trains."""
 
@@ -116,7 +117,9 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         optimizers = muon(model, settings.learning_rate, settings.weight_decay)
     else:
         optimizers = adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
-    place = {"block_size": BLOCK_SIZE, "pad_token_id": tokenizer.pad_token_id}
+    longest = max(int(file.lengths().max()) for file in (rows, validation))
+    block_size = min(max(BLOCK_SIZE, 64 * math.ceil(longest / 64)), settings.config.max_position_embeddings)
+    place = {"block_size": block_size, "pad_token_id": tokenizer.pad_token_id}
     batches = pretraining_batches(rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place)
     held_back = list(_validation(validation, place))
     (run.folder / "metrics.jsonl").unlink(missing_ok=True)

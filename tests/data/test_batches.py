@@ -86,6 +86,13 @@ def test_packing_keeps_every_row_whole_and_once(rows: list[EncodedRow], block_si
         assert batch.row_ids[line].tolist() == ids + [NO_ROW] * (block_size - len(ids))
 
 
+def test_a_row_longer_than_a_line_is_refused() -> None:
+    rows = [EncodedRow("short", (5,) * 9, 0), EncodedRow("long", (5,) * 10, 0)]
+    with pytest.raises(DataError, match="row long: has 10 tokens"):
+        list(pack(rows, 8))
+    assert len(list(pack(rows, 9))) == 2
+
+
 def test_packing_wastes_little() -> None:
     lengths = [2 + (7 * number) % 60 for number in range(600)]
     rows = [EncodedRow("", (5,) * length, 0) for length in lengths]
