@@ -59,9 +59,10 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.data",
         "retention.rows",
         "retention.language",
+        "retention.replay_rows",
     ),
     "pretrain": ("seed", "pretrain"),
-    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
+    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints", "retention.replay_rows"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
         *("retention", "evaluate", "score"),

@@ -30,6 +30,8 @@ class RetentionSettings(Settings):
     """How many rows are generated, or taken from the file."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of generated retention rows."""
+    replay_rows: int = Field(0, ge=0)
+    """How many generated rows of that task are mixed into the training rows, so that the ability is kept."""
     threshold: float = Field(0.9, ge=0, le=1)
     """Share of each of the base's retention metrics that must be kept."""
 

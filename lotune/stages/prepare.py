@@ -15,7 +15,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.changes import warn_of_changes
-from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather
+from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather, replay_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 
@@ -82,7 +82,8 @@ def _write(run: Run, recipe: Recipe) -> None:
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     tokenizer, context = load_tokenizer(recipe.base)
     limit = min(recipe.data.max_length or context, context)
-    kept, dropped = _encode_all(tokenizer, data.train, limit, recipe.data.too_long)
+    replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
+    kept, dropped = _encode_all(tokenizer, [*data.train, *replay], limit, recipe.data.too_long)
     for row in kept:
         check_supervision(row, tokenizer.eos_token_id)
     folder = run.folder / "data"
@@ -95,7 +96,7 @@ def _write(run: Run, recipe: Recipe) -> None:
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit, dropped,
         _marked(tokenizer, kept[0]), cut,
     )  # fmt: skip
-    write_json(folder / "counts.json", {"rows": asdict(data.counts), "tokens": asdict(tokens)})
+    write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
 
 
 def _write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -142,6 +143,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
         ),
         f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {share:.0%} supervised, longest {tokens['longest']}, "
         f"{tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
+        f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ TEST_SEED = 1_000_003
 """Generated test rows have a seed this far from that of the training rows; overlap is removed all the same."""
 RETENTION_SEED = 2_000_003
 """The same for generated retention rows."""
+REPLAY_SEED = 3_000_017
+"""The same for rows that replay the retained task."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
         test=unique - len(train) - (0 if settings.validation else len(validation)),
     )  # fmt: skip
     return Datasets(kept, validation, test, counts)
+
+
+def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> list[Example]:
+    """Generated examples of a retained task to mix into the training rows, none of which the evaluation asks."""
+    if not rows:
+        return []
+    numbered = (
+        (f"replay:{number}", row) for number, row in enumerate(task.practice(rows, seed + REPLAY_SEED), start=1)
+    )
+    examples, _ = remove_duplicates(islice(task.examples(numbered, training=True), rows))
+    return overlap(examples, {"retention": evaluation})[0]
 
 
 def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) -> list[Example]:

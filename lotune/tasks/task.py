@@ -77,6 +77,9 @@ class Task(Protocol):
         Raises: SettingsError where the task has no generator.
         """
 
+    def practice(self, rows: int, seed: int) -> Iterable[Row]:
+        """Generated rows to train on, with other names than `generate` gives where names are drawn."""
+
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """The same rows one at a time."""
 

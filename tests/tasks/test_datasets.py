@@ -15,7 +15,7 @@ from lotune.data.examples import Example
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.task import ArithmeticTask
-from lotune.tasks.datasets import as_record, evaluation_rows, from_record, gather
+from lotune.tasks.datasets import as_record, evaluation_rows, from_record, gather, replay_rows
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.settings import TaskSettings
 
@@ -183,3 +183,13 @@ def test_an_example_survives_its_file(example: Example) -> None:
     except UnicodeEncodeError:  # half a surrogate pair is no text
         return
     assert from_record(json.loads(line)) == example
+
+
+def test_replay_practises_other_names_than_the_retention_rows_have() -> None:
+    reading = ReadingTask(TaskSettings(name="reading", language="both"))
+    evaluation = evaluation_rows(reading, None, 30, 1)
+    replayed = replay_rows(reading, 40, 1, evaluation)
+    assert len(replayed) == 40
+    assert not {example.prompt for example in replayed} & {example.prompt for example in evaluation}
+    assert all(example.target for example in replayed)
+    assert replay_rows(reading, 0, 1, evaluation) == []

@@ -83,6 +83,10 @@ class ArithmeticTask:
         """Generated rows, as `stream` gives them."""
         return list(self.stream(rows, seed))
 
+    def practice(self, rows: int, seed: int) -> Iterator[Row]:
+        """The same as `stream`: no names are drawn."""
+        return self.stream(rows, seed)
+
     def stream(self, rows: int, seed: int) -> Iterator[Row]:
         """Generated rows one at a time, in the settings' mix and language, the same for the same seed.
 

@@ -81,6 +81,12 @@ class ReadingTask:
 
         return list(passages(rows, seed, self.settings.language, "unseen"))
 
+    def practice(self, rows: int, seed: int) -> Iterable[Row]:
+        """Generated paragraphs with names that `generate` never gives."""
+        from lotune.tasks.reading.passages import passages
+
+        return passages(rows, seed, self.settings.language, "train")
+
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """The same paragraphs; the layout is one document, so they are held in memory."""
         return self.generate(rows, seed)
