@@ -42,7 +42,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     for name in (*VERBS, "sample", "init", "evaluate_model"):
         setattr(module, name, stage(name))
-    monkeypatch.setitem(sys.modules, "lotune.stages", module)
+    module.things = module
+    for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, "things"))):
+        monkeypatch.setitem(sys.modules, place, module)
     monkeypatch.setattr(lotune, "stages", module, raising=False)
     return module
 
@@ -110,7 +112,7 @@ def test_sample_and_init(stages: Any) -> None:
     assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
     (_, (task, *others)), (_, named) = stages.calls
     assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
-    assert others == [7, 0, Path("x.jsonl"), Options()]
+    assert others == [7, 0, Path("x.jsonl"), "rows", Options()]
     assert named == (Path("rows.csv"), Path("mine.yaml"), Options())
 
 

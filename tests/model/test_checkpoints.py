@@ -7,6 +7,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from lotune.data.templates import FILE_NAME
 from lotune.errors import ModelError
 from lotune.model.adapters import METHODS, attach
 from lotune.model.base import Base, load_base, round_weights
@@ -40,7 +41,7 @@ def test_a_saved_adapter_loads_in_plain_peft(
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
-        "template.json",
+        FILE_NAME,
     ]
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.name), str(tmp_path / "adapter"))
     assert torch.equal(plain(input_ids=tokens).logits, expected)
@@ -82,7 +83,7 @@ def test_a_merged_folder_loads_in_transformers(
     merged = merge(reload(base), tmp_path / "adapter")
     save_merged(merged, base.tokenizer, tmp_path / "merged", dtype, "{}")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
-    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "template.json"}
+    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", FILE_NAME}
     assert not list(tmp_path.glob(".merged*"))
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
     loaded = AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged"))

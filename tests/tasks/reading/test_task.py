@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lotune.data.rows import write_jsonl
 from lotune.errors import DataError
 from lotune.tasks.reading.squad import read_items, write_items
 from lotune.tasks.reading.task import ReadingTask
@@ -65,13 +66,13 @@ def test_generated_paragraphs_are_in_squads_layout(tmp_path: Path) -> None:
     rows = task.generate(12, 5)
     assert rows == task.generate(12, 5)
     write_items(tmp_path / "rows.json", rows)
-    read = task.read(tmp_path / "rows.json")
-    assert read is not None
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    read = task.read(tmp_path / "rows.json").rows
     assert [row["context"] for _, row in read] == [row["context"] for row in rows]
     for example in task.examples(read, training=True):
         assert example.target in example.prompt
         assert task.judge(example, example.target).right
-    assert task.read(tmp_path / "rows.jsonl") is None
+    assert [row for _, row in task.read(tmp_path / "rows.jsonl").rows] == [row for _, row in read]
 
 
 def test_settings_may_allow_longer_answers() -> None:
