@@ -144,7 +144,7 @@ def test_quotients(a: str, b: str) -> None:
     assert cut(Fraction(result), 6) == cut(exact, 6)
     assert abs(Fraction(result)) <= abs(exact)
     if Fraction(result) != exact:
-        assert len(result.replace("-", "").replace(".", "").lstrip("0")) <= 7
+        assert len(result.replace("-", "").replace(".", "").strip("0")) <= 7
     lines = text.splitlines()
     if exact == 0:
         assert lines == [f"{a}/{b}=?", "=0"]
