@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lotune.data.batches import Batch
-from lotune.train.loop import Head
+from lotune.train.loop import Head, on_device
 
 ACTIVATION_NUMBERS = 40
 """Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
@@ -36,9 +36,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
     head, device = Head(model), next(model.parameters()).device
-    batch = Batch(
-        *(tensor.to(device) for tensor in (largest.input_ids, largest.targets, largest.positions, largest.row_ids))
-    )
+    batch = on_device(largest, device)
     elapsed = []
     for _ in range(2):
         started = time.perf_counter()

@@ -145,7 +145,7 @@ def train(
         supervised = sum(batch.supervised for batch in micro_batches)
         loss = 0.0
         for batch in micro_batches:
-            part = head.loss_sum(_move(batch, device)) / supervised
+            part = head.loss_sum(on_device(batch, device)) / supervised
             part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
@@ -165,13 +165,14 @@ def mean_loss(model: Any, batches: Iterable[Batch]) -> float:
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for batch in batches:
-        total += head.loss_sum(_move(batch, device)).item()
+        total += head.loss_sum(on_device(batch, device)).item()
         count += batch.supervised
     model.train(training)
     return total / max(1, count)
 
 
-def _move(batch: Batch, device: torch.device) -> Batch:
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
     return Batch(*(tensor.to(device) for tensor in (batch.input_ids, batch.targets, batch.positions, batch.row_ids)))
