@@ -20,8 +20,8 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "sum": 0.43, "chain": 0.04, "product": 0.10, "quotient": 0.08, "root": 0.017, "power": 0.02, "rounded": 0.02,
-    "small": 0.11, "bare": 0.008, "reading": 0.125, "sentence": 0.03, "instruction": 0.02,
+    "sum": 0.235, "chain": 0.018, "product": 0.08, "quotient": 0.067, "root": 0.016, "power": 0.012, "rounded": 0.008,
+    "small": 0.055, "bare": 0.02, "reading": 0.31, "sentence": 0.079, "instruction": 0.10,
 }  # fmt: skip
 """Share of each sort among the documents."""
 
@@ -106,7 +106,7 @@ EQUATIONS = {
 def documents(count: int, seed: int) -> Iterator[Example]:
     """`count` documents as examples: what stands in `prompt` is not scored (the operands of an equation are noise)."""
     draw = random.Random(seed)
-    reading, plain = passages(count, seed, "both"), sentences(count, seed, "both")
+    reading, plain = passages(count, seed, "both", most_questions=8), sentences(count, seed, "both")
     sorts, shares = list(MIX), list(MIX.values())
     for index in range(count):
         sort = draw.choices(sorts, shares)[0]
@@ -123,13 +123,15 @@ def documents(count: int, seed: int) -> Iterator[Example]:
 
 
 def _reading(draw: random.Random, index: int, paragraph: Row) -> Example:
-    """A passage with all its questions, one after the other; the passage and the first question are not scored."""
+    """A passage with all its questions, one after the other; three times in ten the passage is scored too."""
     questions = list(paragraph["qas"])
     draw.shuffle(questions)
     prompt = TEMPLATES["retention"].render(paragraph["context"], questions[0]["question"])
     target = questions[0]["answers"][0]["text"]
     for question in questions[1:]:
         target += FOLLOW_UP.format(question=question["question"]) + question["answers"][0]["text"]
+    if draw.random() < 0.3:
+        prompt, target = "", prompt + target
     return Example(str(index), prompt, target, kind="reading")
 
 
@@ -146,11 +148,24 @@ WORDS = (
 
 
 def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
-    """A plain instruction in the instruction template: copy a sentence or a word."""
+    """A plain instruction in the instruction template: copy a sentence, words or numbers, with or without blanks."""
     words = draw.sample(WORDS, 3)
-    text = draw.choice((sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}"))
-    asked = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写："))
-    return Example(str(index), "", TEMPLATES["alpaca"].render(asked + text) + text, kind="instruction")
+    text = draw.choice((
+        sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}",
+        _numbers(draw), _numbers(draw), f"{words[0]} {_numbers(draw)} {words[1]}",
+    ))  # fmt: skip
+    if draw.random() < 0.3:
+        asked, answer = draw.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
+    else:
+        asked, answer = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
+    return Example(str(index), "", TEMPLATES["alpaca"].render(asked + text) + answer, kind="instruction")
+
+
+def _numbers(draw: random.Random) -> str:
+    """Numbers joined by signs, to copy."""
+    one = draw.choice((number, number, small))
+    sign = draw.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
+    return sign.join(one(draw) for _ in range(draw.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
 
 
 def tokenizer_texts(count: int, seed: int) -> Iterator[str]:

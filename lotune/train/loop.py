@@ -14,7 +14,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lotune.data.batches import UNSCORED, Batch
-from lotune.errors import CheckError, ModelError
+from lotune.errors import CheckError
+from lotune.train.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,14 @@ def adamw(
 
 
 def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_rate: float = 3e-3) -> Optimizers:
-    """Muon (Jordan et al., 2024) on the matrices inside the layers, AdamW on embeddings and norms.
-
-    Raises: ModelError where this PyTorch has no Muon.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise ModelError("pretrain.optimizer", "this PyTorch has no Muon", "torch 2.9 or newer", "use adamw")
+    """Muon on the matrices inside the layers, AdamW on embeddings and norms."""
     matrices = [
         p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
     ]
     inner = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inner]
-    first = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     second = adamw(others, embedding_rate, (0.9, 0.95), 1e-8, 0.0)
-    return Optimizers((first, *second.members), (learning_rate, embedding_rate))
+    return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, embedding_rate))
 
 
 class Head:

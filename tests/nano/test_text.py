@@ -78,8 +78,10 @@ def test_no_question_of_the_contest_is_among_the_text(made: list[Example]) -> No
         assert "等于多少" not in text or example.kind == "instruction"
         if example.kind == "instruction":
             asked = text[len(head) : text.index(tail)]
-            assert asked.startswith(("Repeat: ", "Copy this: ", "重复：", "抄写："))
-            assert example.target.endswith(asked.partition("：" if "：" in asked[:3] else ": ")[2])
+            assert asked.startswith(("Repeat: ", "Copy this: ", "重复：", "抄写：", "Without blanks: ", "去掉空格："))
+            copied = re.split("：|: ", asked, maxsplit=1)[1]
+            bare = asked.startswith(("Without blanks", "去掉空格"))
+            assert example.target.endswith(copied.replace(" ", "") if bare else copied)
             assert recognise(asked) is None
         for line in text.splitlines():
             assert recognise(line) is None
@@ -88,12 +90,12 @@ def test_no_question_of_the_contest_is_among_the_text(made: list[Example]) -> No
 def test_a_reading_document_asks_every_question_of_its_passage(made: list[Example]) -> None:
     readings = [example for example in made if example.kind == "reading"]
     for example in readings:
-        passage = example.prompt.split("### Input:")[0]
-        first, *others = example.target.split("\n\n### Input:\n")
+        passage, _, asked = (example.prompt + example.target).partition("### Response:")
+        first, *others = asked.split("\n\n### Input:\n")
         answers = [first, *(one.split("\n\n### Response:")[1] for one in others)]
         assert all(answer.strip() for answer in answers)
         assert all(answer in passage for answer in answers)
-    chinese = sum(bool(re.search("[一-鿿]", example.prompt)) for example in readings)
+    chinese = sum(bool(re.search("[一-鿿]", example.target)) for example in readings)
     assert 0.3 < chinese / len(readings) < 0.7
 
 

@@ -97,15 +97,15 @@ def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
 def product_rows(x: int, y: int) -> str:
     """Rows of a product of magnitudes: for each digit of `y`, from the lowest, `x` times it is added to the sum so far.
 
-    The lowest digit of the new sum is final after its row and is left behind.
+    The lowest digit of the new sum is final after its row and is left behind. Both are copied first, zero-padded.
 
     >>> print(product_rows(24, 31), end="")
-    24*31
+    024,031*
     1:b404004b202002b000000
     3:d412214d206007d000000
     """
-    width, running = len(str(x)) + 1, 0
-    lines = [f"{x}*{y}"]
+    width, running = max(len(str(x)), len(str(y))) + 1, 0
+    lines = [f"{x:0{width}d},{y:0{width}d}*"]
     for digit in low_first(y):
         lines.append(f"{digit}:{multiple_columns(x, int(digit), running, width, 1)}")
         running = (running + x * int(digit)) // 10
@@ -135,7 +135,7 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
-    24*31
+    024,031*
     1:b404004b202002b000000
     3:d412214d206007d000000
     =-74.4
@@ -156,7 +156,7 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
-    03/8-0
+    03,08/-0
     0:A800303A000000
     3:D824036D000300
     7:H856064H000600
@@ -171,7 +171,7 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
     shift = len(str(x)) - x_decimals - len(str(y)) + y_decimals
     width = max(len(str(x)), len(str(y)))
     remainder, divisor = int(str(x).ljust(width, "0")), int(str(y).ljust(width, "0"))
-    lines, digits = [f"{remainder:0{width + 1}d}/{divisor}{sign}{shift}"], ""
+    lines, digits = [f"{remainder:0{width + 1}d},{divisor:0{width + 1}d}/{sign}{shift}"], ""
     while remainder and len(digits) < QUOTIENT_DIGITS:
         digit = remainder // divisor
         lines.append(f"{digit}:{multiple_columns(divisor, digit, remainder, width + 1, -1)}")
@@ -222,7 +222,7 @@ def rounded_product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
-    1500000*30
+    01500000,00000030*
     0:a000000a000000a000000a000000a000000a500000a100000a000000
     3:d000000d000000d000000d000000d000000d515015d103004d000000
     =4.500000E+1
@@ -373,7 +373,7 @@ def written_working(kind: str, operands: tuple[str, ...]) -> str:
     r"""The working that precedes the solution of a question, ending with a line break; empty where there is none.
 
     >>> written_working("area", ("4", "12"))
-    '4*12=?\n4*12\n2:c408008c000000\n1:b404004b000000\n=48\n'
+    '4*12=?\n004,012*\n2:c408008c000000c000000\n1:b404004b000000b000000\n=48\n'
     """
     return WORKING[kind](*operands)[0] if kind in WORKING else ""
 

@@ -177,8 +177,10 @@ def _once(context: str, answer: str) -> bool:
     return context.count(answer) == 1
 
 
-def _paragraph(random: Random, language: str, names: Names) -> tuple[str, str, list[tuple[str, str]]]:
-    """Title, passage and two to four questions with their answers."""
+def _paragraph(
+    random: Random, language: str, names: Names, most_questions: int
+) -> tuple[str, str, list[tuple[str, str]]]:
+    """Title, passage and two to `most_questions` questions with their answers."""
     least, most = LENGTHS[language]
     while True:
         subjects = _story(random, language, names)
@@ -192,10 +194,12 @@ def _paragraph(random: Random, language: str, names: Names) -> tuple[str, str, l
         random.shuffle(told)
         asked = [qa for fact in told if (qa := _question(random, fact, context, language)) is not None]
         if len(asked) >= 2:
-            return subjects[0][0].name, context, asked[: random.randint(2, 4)]
+            return subjects[0][0].name, context, asked[: random.randint(2, most_questions)]
 
 
-def passages(rows: int, seed: int, language: Language, names: Names = "train") -> Iterator[Paragraph]:
+def passages(
+    rows: int, seed: int, language: Language, names: Names = "train", most_questions: int = 4
+) -> Iterator[Paragraph]:
     """`rows` paragraphs in SQuAD's layout, each with its title; the same for the same arguments.
 
     >>> paragraph = next(passages(1, 0, "en"))
@@ -206,7 +210,7 @@ def passages(rows: int, seed: int, language: Language, names: Names = "train") -
     random = Random(f"passages {seed} {language} {names}")
     for row in range(rows):
         chosen = random.choice(("zh", "en")) if language == "both" else language
-        title, context, asked = _paragraph(random, chosen, names)
+        title, context, asked = _paragraph(random, chosen, names, most_questions)
         qas = [
             {
                 "id": f"{chosen}-{names}-{seed}-{row}-{number}",

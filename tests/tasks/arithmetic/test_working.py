@@ -123,7 +123,8 @@ def test_products(a: str, b: str) -> None:
     if Decimal(result) == 0:
         assert lines == [f"{a}*{b}=?", f"={result}"]
         return
-    x, y = (int(word) for word in lines[1].split("*"))
+    assert len({len(word) for word in lines[1].rstrip("*").split(",")}) == 1
+    x, y = (int(word) for word in lines[1].rstrip("*").split(","))
     rows = [line.split(":") for line in lines[2:-1]]
     assert "".join(digit for digit, _ in reversed(rows)) == str(y)
     running, found = 0, ""
@@ -149,8 +150,7 @@ def test_quotients(a: str, b: str) -> None:
     if exact == 0:
         assert lines == [f"{a}/{b}=?", "=0"]
         return
-    remainder = int(lines[1].split("/")[0])
-    divisor = int(lines[1].split("/")[1].split("+")[0].split("-")[0])
+    remainder, divisor = (int(word) for word in lines[1].split("/")[0].split(","))
     for row in lines[2:-1]:
         digit, steps = row.split(":")
         shown = columns(steps, 7)
