@@ -105,8 +105,9 @@ def check_supervision(row: EncodedRow, eos_token_id: int) -> None:
 
 
 def _encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
-    ids = list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-    if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+    """Token ids of a text; what reads like a special token in it is text, or a row could end its own answer."""
+    ids = list(tokenizer(text, add_special_tokens=special, split_special_tokens=True, verbose=False)["input_ids"])
+    if special and ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids
 
@@ -234,15 +235,16 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
 
 
 def tuning_batches(
-    rows: TokenFile, *, step_rows: int, batch_rows: int, steps: int, seed: int, pad_token_id: int
+    rows: TokenFile, *, step_rows: int, batch_rows: int, steps: int, seed: int, pad_token_id: int, first_step: int = 1
 ) -> Iterator[list[Batch]]:
-    """For each of `steps` steps, the micro-batches whose loss together is that of one batch of `step_rows` rows.
+    """For each step from `first_step` to `steps`, the micro-batches whose loss together is that of `step_rows` rows.
 
     Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
     """
-    drawn = _draw(len(rows), seed)
-    for _ in range(steps):
-        step = [rows[next(drawn)] for _ in range(min(step_rows, len(rows)))]
+    step_rows = min(step_rows, len(rows))
+    drawn = islice(_draw(len(rows), seed), (first_step - 1) * step_rows, None)
+    for _ in range(first_step, steps + 1):
+        step = [rows[next(drawn)] for _ in range(step_rows)]
         yield [pad(group, pad_token_id) for group in by_length(step, batch_rows)]
 
 
@@ -268,12 +270,23 @@ def _padding(group: Sequence[EncodedRow], longest: EncodedRow) -> int:
 
 
 def pretraining_batches(
-    rows: TokenFile, *, block_size: int, batch_tokens: int, steps: int, seed: int, pad_token_id: int
+    rows: TokenFile,
+    *,
+    block_size: int,
+    batch_tokens: int,
+    steps: int,
+    seed: int,
+    pad_token_id: int,
+    first_step: int = 1,
 ) -> Iterator[list[Batch]]:
-    """For each of `steps` steps, one batch of packed lines of `block_size` tokens, about `batch_tokens` in all."""
+    """For each step from `first_step` to `steps`, one batch of packed lines of `block_size` tokens.
+
+    It has about `batch_tokens` tokens in all.
+    """
     lines = pack((rows[index] for index in _draw(len(rows), seed)), block_size)
     count = max(1, batch_tokens // block_size)
-    for _ in range(steps):
+    lines = islice(lines, (first_step - 1) * count, None)
+    for _ in range(first_step, steps + 1):
         yield [blocks([next(lines) for _ in range(count)], block_size, pad_token_id)]
 
 

@@ -54,23 +54,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
     return _save(tokenizer, folder)
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int) -> None:
-    """Nothing, where the tokeniser suits a model whose embedding has `embedding_rows` rows.
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str) -> None:
+    """Nothing, where the tokeniser suits the model `name`, whose embedding has `embedding_rows` rows.
 
-    Raises: ModelError where it has an id beyond them, no end-of-text token, or pads with the end-of-text token.
+    It may pad with the end-of-text token, as GPT-2's does: padding is never scored, the end of an answer always is.
+    Raises: ModelError where it has no token, one without a row in the embedding, or none that ends a text.
     """
-    name = tokenizer.name_or_path or "tokenizer"
-    highest = max(tokenizer.get_vocab().values(), default=-1)
-    if highest >= embedding_rows:
-        remedy = "use the tokenizer that was saved with the model"
-        raise ModelError(
-            name, f"its highest id is {highest}", f"less than {embedding_rows}, the embedding's rows", remedy
-        )
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if not tokens:
+        raise ModelError(name, "has no tokeniser", "tokenizer.json beside the weights")
+    if tokens > embedding_rows:
+        found = f"its tokeniser has {tokens} tokens, its embedding {embedding_rows} rows"
+        raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
     if tokenizer.eos_token_id is None:
-        raise ModelError(name, "it has no end-of-text token", "eos_token in tokenizer_config.json")
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        remedy = "give it a padding token of its own: a model that pads with the end never learns to stop"
-        raise ModelError(name, f"{tokenizer.eos_token!r} both ends a text and pads", "two tokens", remedy)
+        raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
 
 
 def _bytes() -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
 from lotune.model.settings import BaseSettings
 
@@ -47,7 +48,8 @@ def load_base(settings: BaseSettings, device: str) -> Base:
     with quietly(), _as_model_error(settings.model, folder is None):
         model = _load_model(source, settings.model, dtype)
         tokenizer = _load_tokenizer(source, settings.model)
-    _check_tokenizer(model, tokenizer, settings.model)
+    embedding: Any = model.get_input_embeddings()
+    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model)
     model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
     tokenizer.name_or_path = settings.model
     nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
@@ -122,6 +124,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
     with quietly(), _as_model_error(settings.model, folder is None):
         tokenizer = _load_tokenizer(source, settings.model)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model)
     return tokenizer, _context_of(config, settings.model)
 
 
@@ -249,19 +252,9 @@ def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or len(tokenizer) == 0:
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(name, "has no tokeniser", "tokenizer.json beside the weights")
     return tokenizer
-
-
-def _check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokeniser that can give an id without a row in the embedding."""
-    tokens = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
-    embedding: Any = model.get_input_embeddings()
-    rows = int(embedding.weight.shape[0])
-    if tokens > rows:
-        found = f"its tokeniser has {tokens} tokens, its embedding {rows} rows"
-        raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
 
 
 @contextmanager

@@ -204,16 +204,26 @@ def test_begin_of_text_is_added_and_end_of_text_is_not(byte_tokenizer: Any) -> N
     class Adding:
         """A tokeniser that puts 300 before and the end-of-text after every text, as T5's and some Llamas' do."""
 
-        eos_token, eos_token_id = byte_tokenizer.eos_token, byte_tokenizer.eos_token_id
+        eos_token_id = byte_tokenizer.eos_token_id
 
-        def __call__(self, text: str, add_special_tokens: bool, verbose: bool) -> dict[str, list[int]]:
-            ids = byte_tokenizer(text)["input_ids"]
+        def __call__(self, text: str, add_special_tokens: bool, **how: bool) -> dict[str, list[int]]:
+            ids = byte_tokenizer(text, **how)["input_ids"]
             return {"input_ids": [300, *ids, self.eos_token_id] if add_special_tokens else ids}
 
     row = encode_row(Adding(), Example("a", "1+1=", "2"))
     plain = encode_row(byte_tokenizer, Example("a", "1+1=", "2"))
     assert row.tokens == (300, *plain.tokens)
     assert row.answer_start == plain.answer_start + 1
+
+
+@given(st.sampled_from(["<|endoftext|>", "<|pad|>"]), st.text(), st.text())
+def test_special_tokens_in_a_rows_own_text_are_text(byte_tokenizer: Any, name: str, before: str, after: str) -> None:
+    text = before + name + after
+    row = encode_row(byte_tokenizer, Example("a", text, text))
+    assert row.tokens.count(byte_tokenizer.eos_token_id) == 1
+    assert byte_tokenizer.pad_token_id not in row.tokens
+    assert byte_tokenizer.decode(row.tokens[row.answer_start : -1]) == text
+    assert encode_prompt(byte_tokenizer, Example("a", text, ""), 10**6)[0] == list(row.tokens[: row.answer_start])
 
 
 def parts(head: str, middle: str, tail: str) -> Example:

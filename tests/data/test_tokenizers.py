@@ -125,13 +125,12 @@ def test_a_vocabulary_below_the_bytes_is_refused(tmp_path: Path) -> None:
 
 
 def test_check_names_what_does_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
-    check_tokenizer(tokenizer, len(tokenizer))
-    with pytest.raises(ModelError, match="highest id"):
-        check_tokenizer(tokenizer, len(tokenizer) - 1)
+    check_tokenizer(tokenizer, len(tokenizer), "mine")
+    with pytest.raises(ModelError, match=rf"mine: its tokeniser has {len(tokenizer)} tokens"):
+        check_tokenizer(tokenizer, len(tokenizer) - 1, "mine")
     from transformers import PreTrainedTokenizerFast as Fast
 
     same = Fast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
-    with pytest.raises(ModelError, match="both ends a text and pads"):
-        check_tokenizer(same, 2000)
+    check_tokenizer(same, 2000, "GPT-2 pads with its end")
     with pytest.raises(ModelError, match="no end-of-text"):
-        check_tokenizer(Fast(tokenizer_object=tokenizer.backend_tokenizer), 2000)
+        check_tokenizer(Fast(tokenizer_object=tokenizer.backend_tokenizer), 2000, "mine")

@@ -40,9 +40,7 @@ def call(*words: object, status: int = 0) -> Result:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     import torch
-    from transformers import AutoTokenizer
 
-    from lotune.data.tokenizers import check_tokenizer
     from lotune.model.base import load_base
     from lotune.model.settings import BaseSettings
 
@@ -56,7 +54,6 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert 0 < figures["validation_loss"] < steps[0]["loss"]
     base = load_base(BaseSettings(model=str(tmp_path / "weights")), "cpu")
-    check_tokenizer(base.tokenizer, 420)
     assert sum(p.numel() for p in base.model.parameters()) == figures["parameters"]
     assert all(p.dtype == torch.float32 or base.dtype == torch.bfloat16 for p in base.model.parameters())
     stamp = (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns
@@ -64,7 +61,7 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     assert (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns == stamp
     call(*words, "pretrain.steps=2", "pretrain.config.vocab_size=400", "pretrain.publish=null")
     assert json.loads((tmp_path / "runs" / "mini" / "model" / "config.json").read_text())["vocab_size"] == 400
-    check_tokenizer(AutoTokenizer.from_pretrained(tmp_path / "runs" / "mini" / "model"), 400)
+    load_base(BaseSettings(model=str(tmp_path / "runs" / "mini" / "model")), "cpu")
     lines = (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2, "the metrics of an older training stand among those of this one"
 

@@ -369,15 +369,6 @@ WORKING: Mapping[str, Callable[..., Worked]] = {
 """Working by kind of question; the operands are as printed in the question."""
 
 
-def written_working(kind: str, operands: tuple[str, ...]) -> str:
-    r"""The working that precedes the solution of a question, ending with a line break; empty where there is none.
-
-    >>> written_working("area", ("4", "12"))
-    '4*12=?\n004,012*\n2:c408008c000000c000000\n1:b404004b000000b000000\n=48\n'
-    """
-    return WORKING[kind](*operands)[0] if kind in WORKING else ""
-
-
 def worked_answer(kind: str, operands: tuple[str, ...], solution: str) -> str:
     """The answer to train on: the working, then the solution in its own form, with the number that the working reaches.
 

@@ -12,7 +12,7 @@ from lotune.data.rows import to_conversation
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticTask, by_kind
-from lotune.tasks.arithmetic.working import written_working
+from lotune.tasks.arithmetic.working import WORKING
 from lotune.tasks.registry import TASKS, build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Row
@@ -39,7 +39,7 @@ def test_an_example_of_the_contests_row() -> None:
 
 
 def test_training_answers_carry_the_working_and_end_in_the_solution() -> None:
-    working = written_working("add", ("1.50", "-2.25"))
+    working, _ = WORKING["add"]("1.50", "-2.25")
     assert example_of(ROW, training=True).target == working + ROW["solution"]
     assert example_of(ROW, training=True, working=False).target == ROW["solution"]
 
