@@ -70,6 +70,17 @@ def gate_passed(lines: Sequence[RetentionLine]) -> bool:
     return bool(decisive) and all(line.passed for line in decisive)
 
 
+def least_kept(lines: Sequence[RetentionLine]) -> float | None:
+    """The smallest share that a gating line kept; None where one cannot be measured, or none gates.
+
+    >>> least_kept(gate({"contest_f1": 60.0, "contest_em": 40.0}, {"contest_f1": 57.0, "contest_em": 40.0}))
+    0.95
+    """
+    kept = [line.kept for line in lines if line.gates]
+    known = [share for share in kept if share is not None]
+    return min(known) if known and len(known) == len(kept) else None
+
+
 def _line(task: str, metric: str, base: float, tuned: float, threshold: float, gates: bool) -> RetentionLine:
     kept = tuned / base if base >= LEAST_BASE else None
     passed = kept is not None and kept >= threshold - 1e-12  # the last bit of a mean must not decide

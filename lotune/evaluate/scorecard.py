@@ -90,7 +90,7 @@ class Score(_Record):
 
 
 class Checkpoint(_Record):
-    """One checkpoint; `value` is its test figure, where it was tested; `retention` its gate's result there."""
+    """One checkpoint; `value`, `score`, `kept` (of the gating metrics the least) and the gate's result, where tested."""
 
     name: str
     step: int
@@ -98,6 +98,7 @@ class Checkpoint(_Record):
     validation_loss: float | None = None
     value: float | None = None
     score: float | None = None
+    kept: float | None = None
     gate_passed: bool | None = None
 
 
