@@ -46,6 +46,8 @@ class Counts:
     `read` rows could be read and `malformed` ones could not (`malformed_rows`: "file:line reason"); of those read,
     `duplicates` were removed, `undrawn` ones not sampled, `validation` and `test` ones split off, `overlap.removed`
     ones taken away because an evaluation set asks them, and `kept` ones are trained on, `kinds` of them by kind.
+    Malformed rows of a validation file are counted too. `validation_removed` validation rows were taken away because
+    the test asks them: checkpoints are chosen by validation, which would choose by the test.
     """
 
     read: int
@@ -55,6 +57,7 @@ class Counts:
     duplicates: int = 0
     undrawn: int = 0
     validation: int = 0
+    validation_removed: int = 0
     test: int = 0
     overlap: OverlapReport = field(default_factory=lambda: OverlapReport({}, 0))
     kinds: dict[str, int] = field(default_factory=dict)
@@ -146,7 +149,8 @@ def overlap(
 ) -> tuple[list[Example], OverlapReport]:
     """The training examples whose prompt is in no evaluation set, and what was found, by set.
 
-    Prompts are compared as they are, then after NFKC and collapsing blanks (`normalised`).
+    Prompts are compared as they are, then after NFKC and collapsing blanks (`normalised`); of a conversation, what
+    stands before each answer that is trained on.
     """
     prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
     forms = {name: {normalised(prompt) for prompt in known} for name, known in prompts.items()}
@@ -155,14 +159,15 @@ def overlap(
     met: set[str] = set()
     kept: list[Example] = []
     for example in train:
-        form = normalised(example.prompt)
-        sets = [name for name in evaluation if form in forms[name]]
+        asked = set(example.trained_prompts)
+        close_to = {normalised(prompt) for prompt in asked}
+        sets = [name for name in evaluation if not close_to.isdisjoint(forms[name])]
         if not sets:
             kept.append(example)
             continue
-        met.add(form)
+        met |= close_to
         for name in sets:
-            (exact if example.prompt in prompts[name] else close)[name] += 1
+            (close if asked.isdisjoint(prompts[name]) else exact)[name] += 1
     report = {
         name: SetOverlap(exact[name], close[name], sum(normalised(row.prompt) in met for row in rows), len(rows))
         for name, rows in evaluation.items()

@@ -7,6 +7,7 @@ item 3 (from 0) of an array. Text is UTF-8, with or without a byte-order mark, w
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import importlib
 import json
@@ -24,6 +25,10 @@ from lotune.errors import DataError
 
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
+
+
+MEND_ROWS = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
+"""What helps where rows cannot be read or used; rows to test on are never skipped."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,27 @@ class RowFile:
     digest: str
 
 
+def listed(malformed: Sequence[Malformed], most: int = 10) -> str:
+    """The first of the malformed rows on one line, those of one reason together, and how many more there are.
+
+    >>> listed([Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")], most=2)
+    'a:1, a:4 no JSON; and 1 more'
+    """
+    places: dict[str, list[str]] = {}
+    for row in malformed[:most]:
+        places.setdefault(_short(row.reason, 240), []).append(row.where)
+    more = [f"and {len(malformed) - most} more"] if len(malformed) > most else []
+    return "; ".join([*(f"{', '.join(wheres)} {reason}" for reason, wheres in places.items()), *more])
+
+
 class MalformedRowsError(DataError):
     """Rows of a file cannot be read: the message shows the first ten, `malformed` holds all."""
 
     def __init__(self, path: Path, malformed: Sequence[Malformed], total: int) -> None:
         self.malformed = tuple(malformed)
-        shown = "; ".join(f"{row.where} {_short(row.reason)}" for row in malformed[:10])
-        more = f"; and {len(malformed) - 10} more" if len(malformed) > 10 else ""
-        found = f"{len(malformed)} of {total} rows cannot be read: {shown}{more}"
-        super().__init__(str(path), found, remedy="mend these rows, or skip and count them with on_error: skip")
+        found = f"{len(malformed)} of {total} rows cannot be read: {listed(malformed)}"
+        foreign = any("is not UTF-8" in row.reason for row in malformed)
+        super().__init__(str(path), found, remedy="save the file as UTF-8" if foreign else MEND_ROWS)
 
 
 def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None) -> RowFile:
@@ -183,6 +200,20 @@ def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> 
     if any(cell.rstrip()[-1] in ".?!。？！" for cell in named):
         return False
     return not any(cell == other for row in others for cell, other in zip(first, row, strict=False) if cell.strip())
+
+
+def nearest_names(wanted: Iterable[str], there: Iterable[str]) -> str:
+    """The clause that names, for each wanted column that is not there, the nearest one; empty where none is near.
+
+    >>> nearest_names(["problem", "solution"], ["Problems", "solution", "id"])
+    "; nearest to 'problem' is 'Problems'"
+    """
+    plain = {name.strip().lower(): name for name in there}
+    found = []
+    for name in wanted:
+        close = [] if name in plain.values() else difflib.get_close_matches(name.lower(), plain, 1)
+        found += [f"; nearest to {name!r} is {plain[one]!r}" for one in close]
+    return "".join(found)
 
 
 _MARK = b"\xef\xbb\xbf"
@@ -378,7 +409,8 @@ def _kind(value: Any) -> str:
 def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:
     missing = [name for name in columns.values() if name not in row]
     if missing:
-        return f"no column {', '.join(map(repr, missing))} among {', '.join(map(repr, row))}"
+        near = nearest_names(missing, row)
+        return f"no column {', '.join(map(repr, missing))} among {', '.join(map(repr, row))}{near}"
     rest = {name: value for name, value in row.items() if name not in columns.values()}
     return {**rest, **{wanted: row[name] for wanted, name in columns.items()}}
 
@@ -394,10 +426,10 @@ def _line(row: Mapping[str, Any], where: str) -> bytes:
             raise DataError(where, f"has no form in JSON: {reason}", "texts, numbers, lists, objects") from None
 
 
-def _short(text: str) -> str:
-    """A text on one line of 120 characters at most."""
+def _short(text: str, most: int = 120) -> str:
+    """A text on one line of `most` characters at most."""
     line = " ".join(text.split())
-    return line if len(line) <= 120 else line[:119] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -38,7 +38,7 @@ class DataSettings(Settings):
     test_rows: int = Field(500, ge=1)
     """How many rows the test has; a longer test file is cut to as many by seed."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a row that cannot be read does: stop the run, or be skipped and counted."""
+    """What a row to train or validate on that cannot be read does: stop the run, or be skipped and counted."""
     too_long: Literal["drop", "stop"] = "drop"
     """What a row longer than the longest allowed one does: be dropped and counted, or stop the run."""
     max_length: int | None = Field(None, ge=8)

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lotune.data.examples import Example
+from lotune.data.examples import Example, Turn
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split
+from lotune.data.rows import MEND_ROWS, Malformed, listed
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Task
@@ -49,16 +50,20 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
     train, duplicates = remove_duplicates(source.examples)
     unique = len(train)
     train, test = _test_rows(task, settings, seed, train)
-    train, validation = _validation_rows(task, settings, seed, train)
+    train, found = _validation_rows(task, settings, seed, train)
+    validation, met = overlap(found.examples, {"test": test})
+    if not validation:
+        raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
     drawn = sample(train, settings.sample.rows, _or(settings.sample.seed, seed), settings.sample.shares)
     kept, report = overlap(drawn, {"validation": validation, "test": test, **others})
     if not kept:
         raise DataError("data", "no training row is left", "rows outside the evaluation sets", "use other test rows")
+    malformed = (*source.malformed, *found.malformed)
+    split_off = 0 if settings.validation else len(found.examples)
     counts = Counts(
-        read=len(source.examples), kept=len(kept), malformed=len(source.malformed), malformed_rows=source.malformed,
+        read=len(source.examples), kept=len(kept), malformed=len(malformed), malformed_rows=malformed,
         duplicates=duplicates, undrawn=len(train) - len(drawn), overlap=report, kinds=count_kinds(kept),
-        validation=0 if settings.validation else len(validation),
-        test=unique - len(train) - (0 if settings.validation else len(validation)),
+        validation=split_off, validation_removed=met.removed, test=unique - len(train) - split_off,
     )  # fmt: skip
     return Datasets(kept, validation, test, counts)
 
@@ -94,11 +99,12 @@ def _test_rows(
 
 def _validation_rows(
     task: Task, settings: DataSettings, seed: int, train: list[Example]
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[list[Example], _Source]:
     if settings.validation is None:
-        return split(train, settings.validation_rows, seed)
+        train, validation = split(train, settings.validation_rows, seed)
+        return train, _Source(validation)
     source = _source(task, settings, settings.validation, 0, seed, training=True)
-    return train, sample(source.examples, settings.validation_rows, seed)
+    return train, _Source(sample(source.examples, settings.validation_rows, seed), source.malformed)
 
 
 def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, seed: int, *, training: bool) -> _Source:
@@ -106,23 +112,21 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
         generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
         return _Source(list(task.examples(generated, training=training)))
     file = task.read(path, settings.on_error)
-    malformed = [f"{row.where} {row.reason}" for row in file.malformed]
     examples: list[Example] = []
-    wrong: list[str] = []
+    wrong: list[Malformed] = []
     for row in file.rows:
         try:
             examples += task.examples([row], training=training)
         except DataError as error:
-            wrong.append(f"{error.where} {error.found}")
+            wrong.append(Malformed(error.where, error.found))
     if wrong and settings.on_error == "stop":
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(
             str(path),
-            f"{len(wrong)} of {len(file.rows)} rows cannot be used: {'; '.join(wrong[:10])}{more}",
+            f"{len(wrong)} of {len(file.rows)} rows cannot be used: {listed(wrong)}",
             f"rows of the task {task.name}",
-            "mend these rows, or skip and count them with data.on_error=skip",
+            MEND_ROWS,
         )
-    return _Source(examples, (*malformed, *wrong))
+    return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *wrong)))
 
 
 def _or(value: int | None, default: int) -> int:
@@ -145,4 +149,5 @@ def from_record(record: Mapping[str, Any]) -> Example:
     return Example(
         record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
+        tuple(Turn(**turn) for turn in record.get("turns", ())),
     )  # fmt: skip

@@ -92,9 +92,45 @@ def test_a_validation_file_takes_no_training_row(tmp_path: Path) -> None:
     validation = write(tmp_path / "validation.jsonl", [row(number) for number in range(20, 60)])
     how = DataSettings(train=train, validation=validation, validation_rows=12, test_rows=4)
     data = gather(TASK, how, 1, {})
-    assert (len(data.validation), data.counts.validation, data.counts.test) == (12, 0, 4)
+    assert (len(data.validation) + data.counts.validation_removed, data.counts.validation) == (12, 0)
+    assert data.counts.test == 4
     assert not prompts(data.train) & prompts(data.validation)
     assert data.counts.kept == 30 - 4 - data.counts.overlap.removed
+
+
+def test_validation_rows_that_the_test_asks_leave(tmp_path: Path) -> None:
+    """Two rows with one problem and two solutions are no duplicates, and can be split to different sides."""
+    problems = [f"计算 {number % 40} + 1 等于多少？" for number in range(80)]
+    rows = [{"problem": problem, "solution": f"{place}"} for place, problem in enumerate(problems)]
+    how = DataSettings(train=write(tmp_path / "rows.jsonl", rows), validation_rows=12, test_rows=12)
+    removed = []
+    for seed in range(5):
+        data = gather(TASK, how, seed, {})
+        assert not prompts(data.validation) & prompts(data.test)
+        assert len(data.validation) + data.counts.validation_removed == data.counts.validation == 12
+        removed.append(data.counts.validation_removed)
+    assert any(removed)
+
+
+def test_malformed_validation_rows_are_counted(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [row(number) for number in range(9)])
+    validation = write(tmp_path / "validation.jsonl", [row(50), "{broken", {"problem": "?", "answer": "2"}])
+    how = {"train": train, "validation": validation, "test_rows": 2}
+    with pytest.raises(DataError, match=r"validation\.jsonl:2"):
+        gather(TASK, DataSettings(**how), 0, {})
+    counts = gather(TASK, DataSettings(**how, on_error="skip"), 0, {}).counts
+    assert (counts.malformed, len(counts.malformed_rows), counts.read) == (2, 2, 9)
+
+
+def test_rows_of_one_fault_are_listed_together(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"problems": "1 + 1", "Solution": "2"}] * 14)
+    with pytest.raises(DataError) as caught:
+        gather(TASK, DataSettings(train=file), 0, {})
+    text = str(caught.value)
+    assert text.count("is no arithmetic row") == 1
+    assert "rows.jsonl:10 is no" in text
+    assert "and 4 more" in text
+    assert "nearest to 'problem' is 'problems'; nearest to 'solution' is 'Solution'" in text
 
 
 def test_generated_rows(tmp_path: Path) -> None:
@@ -138,7 +174,10 @@ def test_lines_that_are_no_json_are_named_and_counted(tmp_path: Path) -> None:
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(number) for number in range(6)])
+    one = write(tmp_path / "one.jsonl", [row(99)])
     with pytest.raises(DataError, match="no training row is left"):
+        gather(TASK, DataSettings(train=file, test=file, validation=one), 0, {})
+    with pytest.raises(DataError, match="the test asks every validation row"):
         gather(TASK, DataSettings(train=file, test=file, validation_rows=2), 0, {})
     with pytest.raises(DataError, match=r"missing\.jsonl"):
         gather(TASK, DataSettings(train=tmp_path / "missing.jsonl"), 0, {})

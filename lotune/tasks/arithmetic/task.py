@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lotune.data.rows import OnError, RowFile, from_conversation, read_rows, write_jsonl
+from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names, read_rows, write_jsonl
 from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.judge import judge
@@ -128,7 +128,8 @@ def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
     problem, solution = row.get("problem"), row.get("solution", "")
     if not isinstance(problem, str) or not problem.strip() or not isinstance(solution, str):
         expected = "problem and solution as texts, or conversations"
-        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'})", expected)
+        near = nearest_names(("problem", "solution"), row)
+        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected)
     return problem, solution
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lotune.data.rows import OnError, RowFile, file_digest, read_rows
+from lotune.data.rows import OnError, RowFile, file_digest, nearest_names, read_rows
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
@@ -70,7 +70,8 @@ class ReadingTask:
                 found = [_example(row["context"], qa) for qa in questions]
             except (KeyError, IndexError, TypeError):
                 expected = "title, context, qas with id, question, answers"
-                raise DataError(id, "is no paragraph in SQuAD's layout", expected) from None
+                near = nearest_names(("context", "qas"), row)
+                raise DataError(id, f"is no paragraph in SQuAD's layout{near}", expected) from None
             if not found:
                 raise DataError(id, "has no question", "one at least")
             yield from found
