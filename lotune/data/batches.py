@@ -28,14 +28,30 @@ UNSCORED = -100
 NO_ROW = -1
 """Row id of padding."""
 
+Span = tuple[int, int]
+"""Places of a stretch of tokens: its first one, and the one after its last."""
+
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """Tokens of one row; those from `answer_start` on are trained on."""
+    """Tokens of one row; those from `answer_start` on, the last answer, are trained on, and those of `earlier`.
+
+    `earlier` holds start and end of each earlier answer of a conversation that is trained on.
+    """
 
     id: str
     tokens: tuple[int, ...]
     answer_start: int
+    earlier: tuple[Span, ...] = ()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Start and end of everything that is trained on, in order.
+
+        >>> EncodedRow("1", (7, 7, 7, 0, 8, 8, 0), 5, ((1, 4),)).spans
+        ((1, 4), (5, 7))
+        """
+        return (*self.earlier, (self.answer_start, len(self.tokens)))
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,11 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[i
     """Token ids of a prompt within `budget` tokens, and whether its middle (a passage) had to be cut.
 
     Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the
-    question stays.
+    question stays. Each earlier answer of a conversation ends with end-of-text, as in training.
 
     Raises: DataError where the prompt is too long and nothing of it may be cut.
     """
-    ids = _encode(tokenizer, example.prompt, special=True)
+    ids, _ = _encode_prompt(tokenizer, example)
     if len(ids) <= budget:
         return ids, False
     if example.prompt_parts is None:
@@ -80,13 +96,36 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[i
 
 
 def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
-    """Tokens of prompt, answer and end-of-text; the prompt is never scored.
+    """Tokens of prompt, answer and end-of-text; of the prompt only earlier answers can be scored.
 
     Prompt and answer are encoded apart, so that training sees the boundary that generation sees.
     """
-    prompt = _encode(tokenizer, example.prompt, special=True)
+    prompt, earlier = _encode_prompt(tokenizer, example)
     answer = _encode(tokenizer, example.target)
-    return EncodedRow(example.id, (*prompt, *answer, tokenizer.eos_token_id), len(prompt))
+    return EncodedRow(example.id, (*prompt, *answer, tokenizer.eos_token_id), len(prompt), earlier)
+
+
+def _encode_prompt(tokenizer: Any, example: Example) -> tuple[list[int], tuple[Span, ...]]:
+    """Token ids of a prompt, and the spans of its earlier answers, with their end-of-text, that are scored."""
+    ids: list[int] = []
+    spans = []
+    for turn in example.turns:
+        ids += _encode(tokenizer, turn.prompt, special=not ids)
+        start = len(ids)
+        ids += [*_encode(tokenizer, turn.answer), tokenizer.eos_token_id]
+        if turn.scored:
+            spans.append((start, len(ids)))
+    ids += _encode(tokenizer, example.question, special=not ids)
+    return ids, tuple(spans)
+
+
+def marked(tokenizer: Any, row: EncodedRow) -> str:
+    """The text of a row as the model sees it, what is trained on between ⟦ and ⟧."""
+    text, end = "", 0
+    for start, stop in row.spans:
+        text += f"{tokenizer.decode(row.tokens[end:start])}⟦{tokenizer.decode(row.tokens[start:stop])}⟧"
+        end = stop
+    return text
 
 
 def check_supervision(row: EncodedRow, eos_token_id: int) -> None:
@@ -94,11 +133,11 @@ def check_supervision(row: EncodedRow, eos_token_id: int) -> None:
 
     Raises: DataError naming the row.
     """
-    if len(row.tokens) - row.answer_start <= 1:
+    if any(end - start <= 1 for start, end in row.spans):
         raise DataError(
             f"row {row.id}", "no token of its answer is trained on", "an answer after the prompt", "give it one"
         )
-    if row.tokens[-1] != eos_token_id:
+    if any(row.tokens[end - 1] != eos_token_id for _, end in row.spans):
         raise DataError(
             f"row {row.id}", "its answer does not end with end-of-text", "a scored end-of-text", "do not cut it"
         )
@@ -113,12 +152,17 @@ def _encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
 
 
 class TokenFile:
-    """Encoded rows in two memory-mapped arrays beside each other: all tokens, and (offset, answer start) a row."""
+    """Encoded rows in memory-mapped arrays beside each other: all tokens, and (offset, answer start) a row.
+
+    Where rows have earlier answers to train on, a third array holds (row, start, end) of each, (3, answers).
+    """
 
     def __init__(self, stem: Path) -> None:
         self.stem = stem
         self._tokens = np.load(stem.with_suffix(".tokens.npy"), mmap_mode="r", allow_pickle=False)
         self._rows = np.load(stem.with_suffix(".rows.npy"), mmap_mode="r", allow_pickle=False)
+        earlier = stem.with_suffix(".earlier.npy")
+        self._earlier = np.load(earlier, mmap_mode="r", allow_pickle=False) if earlier.exists() else None
 
     def __len__(self) -> int:
         return len(self._rows) - 1
@@ -126,7 +170,13 @@ class TokenFile:
     def __getitem__(self, index: int) -> EncodedRow:
         start, answer_start = self._rows[index]
         tokens = self._tokens[start : self._rows[index + 1, 0]]
-        return EncodedRow(str(index), tuple(tokens.tolist()), int(answer_start))
+        return EncodedRow(str(index), tuple(tokens.tolist()), int(answer_start), self._earlier_spans(index))
+
+    def _earlier_spans(self, index: int) -> tuple[Span, ...]:
+        if self._earlier is None:
+            return ()
+        first, last = np.searchsorted(self._earlier[0], (index, index + 1))
+        return tuple((int(start), int(end)) for start, end in self._earlier[1:, first:last].T)
 
     def lengths(self) -> np.ndarray:
         """Tokens of each row, (rows,) int64."""
@@ -134,21 +184,31 @@ class TokenFile:
 
     def supervised(self) -> int:
         """Scored tokens of all rows; the first token of a line is never scored."""
-        return int((self.lengths() - np.maximum(self._rows[:-1, 1], 1)).sum())
+        last = int((self.lengths() - np.maximum(self._rows[:-1, 1], 1)).sum())
+        if self._earlier is None:
+            return last
+        return last + int((self._earlier[2] - np.maximum(self._earlier[1], 1)).sum())
 
 
 def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) -> TokenFile:
     """Write rows as a token file, atomically; tokens are uint16 where the vocabulary allows it."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
-    chunks, table, offset = [], [], 0
+    chunks: list[np.ndarray] = []
+    table: list[Span] = []
+    earlier: list[tuple[int, int, int]] = []
+    offset = 0
     for row in rows:
         chunks.append(np.asarray(row.tokens, dtype=dtype))
+        earlier += [(len(table), start, end) for start, end in row.earlier]
         table.append((offset, row.answer_start))
         offset += len(row.tokens)
     table.append((offset, 0))
     _save(stem.with_suffix(".tokens.npy"), np.concatenate(chunks) if chunks else np.zeros(0, dtype))
     _save(stem.with_suffix(".rows.npy"), np.asarray(table, dtype=np.int64))
+    stem.with_suffix(".earlier.npy").unlink(missing_ok=True)
+    if earlier:
+        _save(stem.with_suffix(".earlier.npy"), np.asarray(earlier, dtype=np.int64).T.copy())
     write_json(stem.with_suffix(".tokens.json"), {"rows": len(table) - 1, "tokens": offset})
     return TokenFile(stem)
 
@@ -210,7 +270,8 @@ def _lines(lines: Sequence[Sequence[EncodedRow]], width: int, pad_token_id: int)
         for number, row in enumerate(line):
             end = min(start + len(row.tokens), width + 1)
             tokens[index, start:end] = row.tokens[: end - start]
-            scored[index, start + row.answer_start : end] = True
+            for first, last in row.spans:
+                scored[index, start + first : min(start + last, end)] = True
             row_ids[index, start:end] = number
             start = end
     targets = np.where(scored, tokens, UNSCORED)[:, 1:]

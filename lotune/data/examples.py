@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Turn:
+    """An earlier question of a conversation with its answer, which is trained on where it is `scored`."""
+
+    prompt: str
+    answer: str
+    scored: bool = True
+
+
+@dataclass(frozen=True)
 class Example:
     """One question of a task: what the model is shown and what counts as right.
 
@@ -22,3 +31,28 @@ class Example:
     choices: tuple[str, ...] = ()
     prompt_parts: tuple[str, str, str] | None = None
     """Head, middle and tail of `prompt` where only the middle (a passage) may be cut to fit the context."""
+    turns: tuple[Turn, ...] = ()
+    """Earlier questions and answers of a conversation; `prompt` begins with their text."""
+
+    @property
+    def question(self) -> str:
+        """The part of the prompt that follows the earlier turns.
+
+        >>> Example("1", "a?b.c?", "d.", turns=(Turn("a?", "b."),)).question
+        'c?'
+        """
+        return self.prompt[sum(len(turn.prompt) + len(turn.answer) for turn in self.turns) :]
+
+    @property
+    def trained_prompts(self) -> tuple[str, ...]:
+        """The whole text before each answer that is trained on; the prompt itself is the last.
+
+        >>> Example("1", "a?b.c?", "d.", turns=(Turn("a?", "b."),)).trained_prompts
+        ('a?', 'a?b.c?')
+        """
+        found, before = [], ""
+        for turn in self.turns:
+            if turn.scored:
+                found.append(before + turn.prompt)
+            before += turn.prompt + turn.answer
+        return (*found, self.prompt)
