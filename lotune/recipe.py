@@ -32,6 +32,8 @@ class Recipe(Settings):
     """Where the model computes: auto takes the first GPU, else the processor."""
     threads: int | None = Field(None, ge=1)
     """Processor threads; null takes one for each core."""
+    save_every_minutes: float = Field(5.0, ge=0)
+    """Minutes between two saved states of a training, from which it goes on after a crash; 0 saves every step."""
     base: BaseSettings = Field(default_factory=BaseSettings)
     task: TaskSettings = Field(default_factory=TaskSettings)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -68,7 +70,10 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *("retention", "evaluate", "score"),
     ),
 }
-"""The settings (single ones or whole groups) whose change redoes a stage; device and threads redo none."""
+"""The settings (single ones or whole groups) whose change redoes a stage.
+
+`device`, `threads` and `save_every_minutes` redo none.
+"""
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,12 @@ def _covered(key: str, keys: Sequence[str]) -> bool:
 
 
 def _files(recipe: Recipe) -> dict[str, Path]:
-    """The input files that a recipe names, by dotted key."""
+    """The input files and folders that a recipe names, by dotted key."""
     named = {
         "data.train": recipe.data.train,
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
+        "adapter.start": recipe.adapter.start,
     }
     return {key: path for key, path in named.items() if path is not None}

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
-from lotune.errors import RunError
-from lotune.settings import Settings
+from lotune.disk import writing
+from lotune.errors import RunError, SettingsError
+from lotune.settings import Settings, flatten, load_yaml, read_yaml
 
 State = Literal["fresh", "changed", "done"]
 
@@ -27,9 +29,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that its name never stands on half a file; folders are made on the way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = content.encode() if isinstance(content, str) else content
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        with writing(path, len(content)), temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,9 +61,20 @@ def read_json(path: Path) -> Any:
 def append_jsonl(path: Path, record: Any) -> None:
     """Append one record as one line; a last line that a crash left unfinished is taken away first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    line = orjson.dumps(record, default=_plain, option=_KEYS) + b"\n"
+    with writing(path, len(line)), path.open("a+b") as file:
         _drop_unfinished_line(file)
-        file.write(orjson.dumps(record, default=_plain, option=_KEYS) + b"\n")
+        file.write(line)
+
+
+def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
+    """Rewrite a jsonl file with the wanted records only; what is no JSON, such as a last half line, goes too."""
+    kept = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(orjson.JSONDecodeError):
+            if wanted(orjson.loads(line)):
+                kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept))
 
 
 def fingerprint(value: Any) -> str:
@@ -72,11 +86,19 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, default=_plain, option=orjson.OPT_SORT_KEYS | _KEYS)).hexdigest()
 
 
+def inputs_mark(inputs: Mapping[str, Any]) -> str:
+    """A fingerprint of a stage's inputs; of a Path among them the content counts, not its name or age."""
+    held = _remembered(inputs, {})
+    return fingerprint({key: value["sha256"] if _is_content(value) else value for key, value in held.items()})
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder. `Run(folder)` reads one back; `open_run` makes one, or goes on with it, under a lock."""
 
     folder: Path
+    recipe_changes: tuple[str, ...] = ()
+    """How the recipe differs from the one that the folder was opened with before, such as "seed: 0 -> 1"."""
 
     def stage_state(self, name: str, inputs: Mapping[str, Any]) -> State:
         """Whether a stage was never finished (fresh), was finished from other inputs (changed), or is done.
@@ -131,16 +153,20 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     """The run in a folder, made where there is none, locked against a second one until the block is left.
 
     Writes recipe.yaml (defaults written out) and environment.json.
-    Raises: RunError where the folder holds something else or another process runs in it.
+    Raises: RunError where the folder holds something else, a run of a newer lotune or one whose recipe cannot be read,
+    or another process runs in it.
     """
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if present - {".lock"} and "recipe.yaml" not in present:
         raise RunError(str(folder), "holds files but no run", "a run folder or a new one", "choose another name=")
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / ".lock"):
-        write_atomically(folder / "recipe.yaml", as_yaml(recipe))
+        _refuse_newer(folder)
+        text = as_yaml(recipe)
+        changes = _recipe_changes(folder / "recipe.yaml", text)
+        write_atomically(folder / "recipe.yaml", text)
         write_json(folder / "environment.json", environment())
-        yield Run(folder)
+        yield Run(folder, changes)
 
 
 def as_yaml(settings: Settings) -> str:
@@ -165,6 +191,48 @@ def environment() -> dict[str, Any]:
         "accelerators": _accelerators(),
         "git_revision": _git_revision(),
     }
+
+
+def _refuse_newer(folder: Path) -> None:
+    """Raises: RunError where a newer lotune has written the run."""
+    path = folder / "environment.json"
+    try:
+        theirs = str(read_json(path)["lotune"]) if path.exists() else ""
+    except (RunError, KeyError, TypeError):
+        return  # it says nothing, and is written anew
+    ours = _version("lotune") or ""
+    if _numbers(theirs) > _numbers(ours) > ():
+        raise RunError(
+            str(folder),
+            f"was written by lotune {theirs}, this is {ours}",
+            remedy="update lotune, or choose another name=",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a release, empty for a text that is none.
+
+    >>> _numbers("0.10.2.dev3+g1a2b"), _numbers("None")
+    ((0, 10, 2), ())
+    """
+    release = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in release.group().split(".")) if release else ()
+
+
+def _recipe_changes(path: Path, text: str) -> tuple[str, ...]:
+    """What a recipe that is written out changes of the one in a run folder; what only one of them knows is left out.
+
+    Raises: RunError where the one in the folder cannot be read.
+    """
+    if not path.exists():
+        return ()
+    try:
+        before = flatten(read_yaml(path))
+    except SettingsError as error:
+        raise RunError(error.where, error.found, "the recipe of a run", "choose another name=, or delete it") from None
+    now = flatten(load_yaml(text, str(path)))
+    known = [key for key in now if key in before and key not in ("name", "runs")]
+    return tuple(filter(None, (_change(key, before[key], now[key]) for key in known)))
 
 
 _KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
@@ -270,10 +338,11 @@ def _lock(path: Path) -> Iterator[None]:
                 raise RunError(
                     str(path.parent), f"is in use by process {holder}", remedy="wait for it, or end it"
                 ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with writing(path):
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()}\n")
+            file.flush()
         yield
 
 

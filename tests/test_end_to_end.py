@@ -402,7 +402,7 @@ def run_lotune(*words: object) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
     """Ctrl-C while the adapter is trained: status 130 and the command that goes on, which then finishes."""
-    words = ("run", recipe, f"runs={tmp_path}", "tune.steps=3000", "checkpoints.count=1")
+    words = ("run", recipe, f"runs={tmp_path}", "tune.steps=600", "checkpoints.count=1")
     process = run_lotune(*words)
     metrics = tmp_path / "small" / "metrics.jsonl"
     patience = time.monotonic() + 240
@@ -414,8 +414,12 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert "The same command goes on from here: lotune run" in said
-    call("run", recipe, f"runs={tmp_path}")  # fewer steps: what was begun is begun anew
+    done = len(records(metrics))
+    assert f"going on after step {done}\n" in call(*words).stderr
+    numbers = [line["number"] for line in records(metrics) if "number" in line]
+    assert numbers == list(range(1, 601))
     assert (tmp_path / "small" / "scorecard.json").exists()
+    assert not (tmp_path / "small" / "states").exists()
 
 
 @pytest.mark.slow

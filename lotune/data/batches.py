@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lotune.disk import writing
 from lotune.errors import DataError
 from lotune.runs import write_json
 
@@ -195,7 +196,7 @@ def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) ->
     stem.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if vocabulary <= 2**16 else np.uint32
     chunks: list[np.ndarray] = []
-    table: list[Span] = []
+    table: list[tuple[int, int]] = []
     earlier: list[tuple[int, int, int]] = []
     offset = 0
     for row in rows:
@@ -215,8 +216,12 @@ def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) ->
 
 def _save(path: Path, array: np.ndarray) -> None:
     temporary = path.with_name(f".{path.stem}.tmp.npy")
-    np.save(temporary, array, allow_pickle=False)
-    temporary.replace(path)
+    try:
+        with writing(path, array.nbytes):
+            np.save(temporary, array, allow_pickle=False)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:

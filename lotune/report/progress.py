@@ -22,8 +22,8 @@ def say(text: str) -> None:
 class Progress:
     """A bar over `total` things; in a log file, a line every LINE_SECONDS."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self._name, self._total = name, total
+    def __init__(self, name: str, total: int, done: int = 0) -> None:
+        self._name, self._total, self._before = name, total, done
         self._started = self._shown = time.monotonic()
         self._tokens = 0
         self._bar: Any = None
@@ -60,5 +60,5 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= LINE_SECONDS or done == self._total:
             self._shown = now
-            left = (now - self._started) / max(1, done) * (self._total - done)
+            left = (now - self._started) / max(1, done - self._before) * (self._total - done)
             say(f"{self._name} {done}/{self._total}  {figures}  {left:.0f} s left")

@@ -10,10 +10,9 @@ from typing import Any
 
 from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
-from lotune.data.rows import file_digest
 from lotune.evaluate.parameters import count_adapter
 from lotune.evaluate.predict import Prediction, predict
-from lotune.evaluate.retention import RetentionLine, gate, gate_passed
+from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
@@ -32,7 +31,7 @@ from lotune.model.checkpoints import merge
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
 from lotune.report.terminal import show_scorecard
-from lotune.runs import Run, fingerprint, open_run, read_json, write_json
+from lotune.runs import Run, inputs_mark, open_run, read_json, write_json
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
@@ -96,12 +95,8 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
-    plain = {
-        key: file_digest(value) if isinstance(value, Path) else value
-        for key, value in inputs.items()
-        if not key.startswith(NO_ANSWER_DEPENDS_ON)
-    }
-    mark, memory = fingerprint(plain), run.folder / "predictions" / "inputs.json"
+    relevant = {key: value for key, value in inputs.items() if not key.startswith(NO_ANSWER_DEPENDS_ON)}
+    mark, memory = inputs_mark(relevant), run.folder / "predictions" / "inputs.json"
     if not memory.exists() or read_json(memory) != mark:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
         write_json(memory, mark)
@@ -217,7 +212,7 @@ def _point(
     return Checkpoint(
         name=name, step=one["step"], validation_value=one["value"], validation_loss=one["loss"],
         value=targets[name].value if tested else None, score=scores[name] if tested else None,
-        gate_passed=gate_passed(lines[name]) if tested else None,
+        kept=least_kept(lines[name]) if tested else None, gate_passed=gate_passed(lines[name]) if tested else None,
     )  # fmt: skip
 
 
@@ -247,6 +242,9 @@ def _notes(counts: dict[str, Any]) -> list[str]:
     removed = counts["rows"]["overlap"]["removed"]
     if removed:
         notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
+    for name, number in counts["tokens"]["left_out"].items():
+        if number:
+            notes.append(f"{number} {name} rows were left out: too long for the context with an answer")
     if counts["tokens"]["retention_cut"]:
         notes.append(f"{counts['tokens']['retention_cut']} retention passages were cut to fit the context")
     return notes

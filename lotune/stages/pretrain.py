@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +14,14 @@ from lotune.data.batches import EncodedRow, TokenFile, pretraining_batches, writ
 from lotune.errors import SettingsError
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
-from lotune.runs import Run, append_jsonl, open_run, write_json
+from lotune.runs import Run, append_jsonl, inputs_mark, open_run, write_json
+from lotune.stages.states import STATES, go_on
 from lotune.train.settings import PretrainSettings
 
 TOKENIZER_DOCUMENTS = 20_000
 """Documents that the tokeniser is trained on."""
 BLOCK_SIZE = 512
 """Tokens of a line of packed documents, at least; the longest document fits into one."""
-SAVE_SECONDS = 600
-"""Seconds between two copies of the model while it trains."""
 
 
 def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -46,6 +44,7 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
             figures = _train(run, settings, recipe, model_folder)
             write_json(run.folder / "pretraining.json", figures)
             run.finish_stage("pretrain", inputs, [model_folder])
+            shutil.rmtree(run.folder / STATES, ignore_errors=True)
         if settings.publish is not None:
             publish(model_folder, settings.publish)
         found: dict[str, Any] = json.loads((run.folder / "pretraining.json").read_text())
@@ -98,6 +97,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     from lotune.model.base import build_from_config, count_parameters, resolve_device
     from lotune.model.checkpoints import save_full
     from lotune.train.loop import adamw, mean_loss, muon, train
+    from lotune.train.resume import Training, watched
     from lotune.train.schedule import learning_rate_share, warmup_length
 
     device = resolve_device(recipe.device)
@@ -120,17 +120,31 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     longest = max(int(file.lengths().max()) for file in (rows, validation))
     block_size = min(max(BLOCK_SIZE, 64 * math.ceil(longest / 64)), settings.config.max_position_embeddings)
     place = {"block_size": block_size, "pad_token_id": tokenizer.pad_token_id}
-    batches = pretraining_batches(rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, **place)
+    training = Training(
+        model,
+        optimizers,
+        inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.npy"}),
+    )
+    state = go_on(run, training)
+    first_step = state.step + 1 if state else 1
+    batches = pretraining_batches(
+        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, first_step=first_step, **place
+    )
     held_back = list(_validation(validation, place))
-    (run.folder / "metrics.jsonl").unlink(missing_ok=True)
-    saved = time.monotonic()
-    with Progress("pre-training", steps) as progress:
-        for step in train(model, batches, optimizers, shares, clip_norm=settings.clip_norm, compile=settings.compile):
+    found = train(
+        model,
+        batches,
+        optimizers,
+        shares,
+        clip_norm=settings.clip_norm,
+        compile=settings.compile,
+        first_step=first_step,
+    )
+    kept = watched(found, run.folder / STATES, training, dict, minutes=recipe.save_every_minutes, always=(steps,))
+    with Progress("pre-training", steps, first_step - 1) as progress:
+        for step in kept:
             progress.step(step)
             append_jsonl(run.folder / "metrics.jsonl", asdict(step))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save_full(model, tokenizer, run.folder / "latest", torch.float32)
-                saved = time.monotonic()
     dtype = torch.bfloat16
     save_full(model, tokenizer, model_folder, dtype)
     return {

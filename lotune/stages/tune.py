@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,18 +17,20 @@ from lotune.errors import CheckError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
 from lotune.evaluate.predict import Prediction, predict
 from lotune.generate.engine import Request, generate
-from lotune.model.adapters import attach, trainable_count
+from lotune.model.adapters import trainable_count
 from lotune.model.base import Base, base_folder, context_length, count_parameters, in_float32, load_base, resolve_device
-from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
+from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
-from lotune.runs import Run, append_jsonl, open_run, read_json, write_json
+from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
+from lotune.stages.states import STATES, go_on
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
 from lotune.train.loop import Step, adamw, mean_loss, train
+from lotune.train.resume import Training, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 
 
@@ -66,7 +69,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         base = load_base(recipe.base, recipe.device)
         rows = TokenFile(run.folder / "data" / "train")
         plan = make_plan(recipe, len(rows))
-        model: Any = attach(base.model, recipe.adapter, recipe.seed)
+        model: Any = start_adapter(base, recipe.adapter, recipe.seed)
         forecast = _estimate(model, base, rows, recipe, plan)
         say(forecast.describe())
         if options.dry_run:
@@ -75,6 +78,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         summary = _train(run, recipe, base, model, rows, plan)
         write_json(run.folder / "tuning.json", summary)
         run.finish_stage("tune", inputs, [run.folder / "tuning.json", run.folder / "checkpoints"])
+        shutil.rmtree(run.folder / STATES, ignore_errors=True)
     found: dict[str, Any] = read_json(run.folder / "tuning.json")
     return found
 
@@ -99,11 +103,10 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows, shares)
 
 
-def _batches(rows: TokenFile, base: Base, recipe: Recipe, plan: Plan) -> Iterator[list[Any]]:
-    pad_id = padding_id(base)
+def _batches(rows: TokenFile, base: Base, recipe: Recipe, plan: Plan, first_step: int = 1) -> Iterator[list[Any]]:
     return tuning_batches(
         rows, step_rows=plan.step_rows, batch_rows=recipe.tune.batch_rows, steps=plan.steps, seed=recipe.seed,
-        pad_token_id=pad_id,
+        pad_token_id=padding_id(base), first_step=first_step,
     )  # fmt: skip
 
 
@@ -128,29 +131,22 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
     trainable, total = trainable_count(model), count_parameters(model) - trainable_count(model)
     say(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {plan.steps} steps")
     torch.manual_seed(recipe.seed)
-    found: list[Validated] = []
-    started = time.monotonic()
-    metrics = run.folder / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)
-    writer = _tensorboard(run) if settings.tensorboard else None
-    compiled = settings.compile == "yes" or (
-        settings.compile == "auto" and resolve_device(recipe.device).startswith("cuda")
-    )
-    with Progress("tuning", plan.steps) as progress:
-        for step in train(
-            model,
-            _batches(rows, base, recipe, plan),
-            optimizers,
-            plan.shares,
-            clip_norm=settings.clip_norm,
-            compile=compiled,
-        ):
-            progress.step(step)
-            append_jsonl(metrics, asdict(step))
-            _write_scalars(writer, step)
-            if step.number in plan.checkpoints:
-                found.append(_checkpoint(run, recipe, base, model, task, validation, step))
-                append_jsonl(metrics, {"validation": asdict(found[-1])})
+    training = Training(model, optimizers, inputs_mark(tuning_inputs(run, recipe)))
+    state = go_on(run, training)
+    found = [Validated(**one) for one in state.notes["found"]] if state else []
+    if state is None:
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    started = time.monotonic() - (state.notes["seconds"] if state else 0.0)
+
+    def notes() -> dict[str, Any]:
+        return {"found": [asdict(one) for one in found], "seconds": time.monotonic() - started}
+
+    first = state.step + 1 if state else 1
+    batches = _batches(rows, base, recipe, plan, first)
+    for step in _steps(run, recipe, training, batches, plan, first, notes):
+        if step.number in plan.checkpoints:
+            found.append(_checkpoint(run, recipe, base, model, task, validation, step))
+            append_jsonl(run.folder / "metrics.jsonl", {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
     trained_seconds = time.monotonic() - started
@@ -160,6 +156,31 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
         "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
         "merge_checks": checks,
     }  # fmt: skip
+
+
+def _steps(
+    run: Run, recipe: Recipe, training: Training, batches: Iterator[list[Any]], plan: Plan, first: int, notes: Any
+) -> Iterator[Step]:
+    """The steps from the `first` on, shown, logged, and their state saved where that is due."""
+    settings = recipe.tune
+    writer = _tensorboard(run) if settings.tensorboard else None
+    on_gpu = resolve_device(recipe.device).startswith("cuda")
+    steps = train(
+        training.model,
+        batches,
+        training.optimizers,
+        plan.shares,
+        clip_norm=settings.clip_norm,
+        compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu),
+        first_step=first,
+    )
+    minutes, always = recipe.save_every_minutes, plan.checkpoints
+    with Progress("tuning", plan.steps, first - 1) as progress:
+        for step in watched(steps, run.folder / STATES, training, notes, minutes=minutes, always=always):
+            progress.step(step)
+            append_jsonl(run.folder / "metrics.jsonl", asdict(step))
+            _write_scalars(writer, step)
+            yield step
 
 
 def _checkpoint(

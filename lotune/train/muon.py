@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": learning_rate, "decay": decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Apply the gradients; a closure is not called."""
         for group in self.param_groups:
             for matrix in group["params"]:

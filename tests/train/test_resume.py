@@ -1,0 +1,132 @@
+"""States of a training: going on from one gives the weights of a training that was never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lotune.data.batches import EncodedRow, pad
+from lotune.train.loop import Optimizers, Step, adamw, muon, train
+from lotune.train.resume import KEPT, Training, load_state, save_state, watched
+
+STEPS = 6
+
+
+def batches(first: int) -> Iterator[list[Any]]:
+    for number in range(first, STEPS + 1):
+        rows = [EncodedRow(str(i), tuple(2 + (number * 7 + i * 5 + t) % 250 for t in range(12)), 3) for i in range(3)]
+        yield [pad(rows, 1)]
+
+
+def begin(model: Any, optimizer: str, mark: str = "m") -> Training:
+    """A training of a model with dropout, so that the random generator matters."""
+    model.config.attention_dropout = 0.2
+    torch.manual_seed(1)
+    made: Optimizers = (
+        muon(model, 1e-2, 0.1) if optimizer == "muon" else adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.1)
+    )
+    return Training(model, made, mark)
+
+
+def steps(training: Training, first: int = 1) -> Iterator[Step]:
+    return train(training.model, batches(first), training.optimizers, [1.0] * STEPS, first_step=first)
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_going_on_gives_the_same_weights_to_the_bit(tiny_llama: Any, tmp_path: Path, optimizer: str) -> None:
+    start = {name: value.clone() for name, value in tiny_llama.state_dict().items()}
+    whole = begin(tiny_llama, optimizer)
+    for step in steps(whole):
+        if step.number == 4:
+            save_state(tmp_path, whole, 4, {"found": [1.5]})
+    expected = weights(whole)
+    tiny_llama.load_state_dict(start)
+    again = begin(tiny_llama, optimizer)
+    torch.manual_seed(99)
+    found = load_state(tmp_path, again)
+    assert found.state is not None
+    assert (found.state.step, found.state.notes) == (4, {"found": [1.5]})
+    assert not same(weights(again), expected)
+    assert [step.number for step in steps(again, 5)] == [5, 6]
+    assert same(weights(again), expected)
+
+
+@pytest.mark.parametrize("harm", ["cut", "altered"])
+def test_a_damaged_state_is_noticed_and_the_one_before_it_used(tiny_llama: Any, tmp_path: Path, harm: str) -> None:
+    training = begin(tiny_llama, "adamw")
+    for step in steps(training):
+        newest = save_state(tmp_path, training, step.number, None)
+    content = bytearray(newest.read_bytes())
+    if harm == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[-5] ^= 1
+    newest.write_bytes(content)
+    found = load_state(tmp_path, training)
+    assert found.damaged == (newest.name,)
+    assert found.state is not None
+    assert found.state.step == STEPS - 1
+
+
+def test_the_newest_states_are_kept_and_what_a_crash_left_is_taken_away(tiny_llama: Any, tmp_path: Path) -> None:
+    training = begin(tiny_llama, "adamw")
+    for step in steps(training):
+        save_state(tmp_path, training, step.number, None)
+    (tmp_path / ".123.tmp").write_bytes(b"half a state")
+    load_state(tmp_path, training)
+    assert [path.name.split(".")[0] for path in sorted(tmp_path.iterdir())] == ["step-000000005", "step-000000006"]
+    assert KEPT == 2
+
+
+def test_a_state_of_other_inputs_is_left_alone(tiny_llama: Any, tmp_path: Path) -> None:
+    training = begin(tiny_llama, "adamw")
+    next(steps(training))
+    save_state(tmp_path, training, 1, None)
+    before = weights(training)
+    assert load_state(tmp_path, Training(training.model, training.optimizers, "other")).state is None
+    assert same(weights(training), before)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_saves_first(tiny_llama: Any, tmp_path: Path, number: int) -> None:
+    training = begin(tiny_llama, "adamw")
+    seen: list[int] = []
+    handler = signal.getsignal(number)
+
+    def work() -> None:
+        for step in watched(steps(training), tmp_path, training, lambda: {"seen": len(seen)}, minutes=60):
+            seen.append(step.number)
+            if step.number == 3:
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert seen == [1, 2, 3]
+    found = load_state(tmp_path, training).state
+    assert found is not None
+    assert (found.step, found.notes) == (3, {"seen": 3})
+    assert signal.getsignal(number) is handler
+
+
+def test_states_are_saved_when_due(tiny_llama: Any, tmp_path: Path) -> None:
+    training = begin(tiny_llama, "adamw")
+    kept = []
+    for _ in watched(steps(training), tmp_path, training, lambda: None, minutes=60, always=(2, 5)):
+        kept.append(sorted(path.name.split(".")[0] for path in tmp_path.iterdir()))
+    assert [len(names) for names in kept] == [0, 0, 1, 1, 1, 2]
+    assert kept[-1] == ["step-000000002", "step-000000005"]
