@@ -17,7 +17,8 @@ from typer.core import TyperCommand
 
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
-from lotune.errors import LotuneError, SettingsError
+from lotune.disk import as_lotune_error
+from lotune.errors import SettingsError
 
 if TYPE_CHECKING:
     from lotune.recipe import Options, Recipe
@@ -250,11 +251,12 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:
     try:
         with redirect_stdout(sys.stderr) if json else nullcontext():
             result = work()
-    except LotuneError as error:
-        if debug:
+    except Exception as error:
+        found = as_lotune_error(error)
+        if debug or found is None:
             raise
-        print(error, file=sys.stderr)
-        raise typer.Exit(error.exit_status) from None
+        print(found, file=sys.stderr)
+        raise typer.Exit(found.exit_status) from None
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here: " + _own_command(), file=sys.stderr)
         raise typer.Exit(130) from None

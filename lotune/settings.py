@@ -43,7 +43,7 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
 
     Raises: SettingsError naming every fault of the file and of the overrides at once.
     """
-    values = _read_yaml(path) if path is not None else {}
+    values = read_yaml(path) if path is not None else {}
     where = str(path) if path is not None else "settings"
     given = _read_overrides(overrides)
     for key, value in given.items():
@@ -75,7 +75,7 @@ def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
     return lines
 
 
-def flatten(settings: Settings) -> dict[str, Any]:
+def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
     """All values by dotted key, ready for JSON; an absent group stands as None under its own key.
 
     >>> class Inner(Settings):
@@ -86,7 +86,8 @@ def flatten(settings: Settings) -> dict[str, Any]:
     >>> flatten(Outer())
     {'data.rows': 5, 'more': None}
     """
-    return dict(_flat_items(settings.model_dump(mode="json"), ""))
+    values = settings.model_dump(mode="json") if isinstance(settings, Settings) else settings
+    return dict(_flat_items(values, ""))
 
 
 @functools.cache
@@ -116,13 +117,14 @@ def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises: SettingsError where it cannot be read or holds something else."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SettingsError(str(path), f"cannot be read: {reason}", "a YAML file", "check the path") from None
-    values = _load_yaml(text, str(path))
+    values = load_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -130,7 +132,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _load_yaml(text: str, where: str) -> Any:
+def load_yaml(text: str, where: str) -> Any:
+    """The value that a YAML text holds. Raises: SettingsError where it is none, or a key stands twice."""
     import yaml
 
     try:
@@ -170,7 +173,7 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.rows=100"
         )
     pairs = [(key.strip(), value) for key, _, value in (text.partition("=") for text in overrides)]
-    return {key: _load_yaml(value, f"command line, {key}") for key, value in pairs}
+    return {key: load_yaml(value, f"command line, {key}") for key, value in pairs}
 
 
 def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
     ("errors",),
-    ("settings",),
+    ("settings", "disk"),
     ("runs",),
     ("data",),
     ("model", "tasks"),

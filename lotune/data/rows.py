@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import orjson
 
+from lotune.disk import writing
 from lotune.errors import DataError
 
 OnError = Literal["stop", "skip"]
@@ -139,7 +140,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     number = 0
     try:
-        with temporary.open("wb", buffering=1 << 20) as file:
+        with writing(path), temporary.open("wb", buffering=1 << 20) as file:
             for number, row in enumerate(rows, 1):
                 file.write(_line(row, f"row {number} for {path}"))
             file.flush()

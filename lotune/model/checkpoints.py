@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lotune.data.templates import FILE_NAME as TEMPLATE_FILE
+from lotune.disk import writing
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS
+from lotune.model.adapters import METHODS, attach, find_targets
 from lotune.model.base import Base, in_float32, quietly, round_weights
+from lotune.model.settings import AdapterSettings
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -34,8 +36,8 @@ def save_adapter(model: PeftModel, folder: Path, template_json: str | None = Non
     config.inference_mode = True
     if isinstance(targets := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
-    with _whole_folder(folder) as temporary:
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with _whole_folder(folder, _bytes(kept.values())) as temporary:
         save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
@@ -47,14 +49,57 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
     Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, or one whose
     tensors do not fit the base.
     """
+    return _load(base, folder, _read_config(folder), trainable=False).requires_grad_(False)
+
+
+def start_adapter(base: Base, settings: AdapterSettings, seed: int) -> PeftModel:
+    """The base with the adapter that training begins with: a fresh one, or the float32 copy of a saved one.
+
+    Rank, alpha and targets of a saved one stay; dropout is the settings', as it belongs to the training.
+    Raises: ModelError as `attach` and `load_adapter`, and as `check_start` where settings and saved adapter disagree.
+    """
+    if settings.start is None:
+        return attach(base.model, settings, seed)
+    check_start(settings)
+    config: Any = _read_config(settings.start)
+    if "target_modules" in settings.model_fields_set:
+        wanted, there = set(find_targets(base.model, settings.target_modules)), _adapted_modules(settings.start)
+        if wanted != there:
+            found = f"adapts {_few(there)}, the recipe {_few(wanted)}"
+            raise ModelError(str(settings.start), found, "the same modules", "leave adapter.target_modules out")
+    config.base_model_name_or_path, config.lora_dropout = base.name, settings.dropout
+    return _load(base, settings.start, config, trainable=True)
+
+
+def check_start(settings: AdapterSettings) -> None:
+    """Nothing, where training can begin with the saved adapter that the settings name; no model is needed for it.
+
+    Raises: ModelError where there is none, or its rank or alpha is not the one that the recipe gives.
+    """
+    if settings.start is None:
+        return
+    config: Any = _read_config(settings.start)
+    _tensor_names(settings.start / ADAPTER_WEIGHTS)
+    if getattr(config, "bias", "none") != "none":
+        raise ModelError(str(settings.start), f"trains biases of the base, too (bias: {config.bias})", "bias: none")
+    for name, value in (("rank", config.r), ("alpha", config.lora_alpha)):
+        if name in settings.model_fields_set and getattr(settings, name) != value:
+            found = f"has {name} {value:g}, the recipe adapter.{name}={getattr(settings, name):g}"
+            raise ModelError(
+                str(settings.start), found, "the same", f"leave adapter.{name} out, it is taken from there"
+            )
+
+
+def _load(base: Base, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
     if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
         raise ModelError(base.name, "already has an adapter", "a base model", "load the base again")
-    config = _read_config(folder)
     found = _tensor_names(folder / ADAPTER_WEIGHTS)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error of ours, below
-            model = PeftModel.from_pretrained(base.model, str(folder), config=config, torch_device=_device(base.model))
+            model = PeftModel.from_pretrained(
+                base.model, str(folder), config=config, is_trainable=trainable, torch_device=_device(base.model)
+            )
     except (ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
         raise ModelError(
@@ -65,7 +110,7 @@ def load_adapter(base: Base, folder: Path) -> PeftModel:
         odd = sorted(found ^ expected)
         text = f"{len(odd)} tensors do not fit {base.name}, such as {odd[0]}"
         raise ModelError(str(folder), text, "one tensor for each adapted module", "give the base it was made for")
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 def merge(base: Base, adapter_folder: Path) -> PreTrainedModel:
@@ -116,7 +161,7 @@ def save_full(
     rounded = round_weights(model, dtype)
     if rounded.generation_config is not None:
         _mend_generation(rounded.generation_config)
-    with quietly(), _whole_folder(folder) as temporary:
+    with quietly(), _whole_folder(folder, _bytes(rounded.parameters())) as temporary:
         rounded.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
@@ -136,15 +181,19 @@ def _write_template(folder: Path, template_json: str | None) -> None:
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends well, and is gone when it does not."""
+def _whole_folder(folder: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well, and is gone when it does not.
+
+    Raises: RunError where there is no room for the `needed` bytes; `folder` is then as it was.
+    """
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)  # of a crash
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for path in temporary.iterdir():
-            _flush(path)
+        with writing(folder, needed):
+            yield temporary
+            for path in temporary.iterdir():
+                _flush(path)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
@@ -152,6 +201,10 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _flush(path: Path) -> None:
@@ -185,6 +238,17 @@ def _tensor_names(path: Path) -> set[str]:
             return set(file.keys())
     except (OSError, SafetensorError) as error:
         raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
+
+
+def _adapted_modules(folder: Path) -> set[str]:
+    """The full names of the modules that a saved LoRA adapter changes."""
+    names = (name.removeprefix("base_model.model.") for name in _tensor_names(folder / ADAPTER_WEIGHTS))
+    return {name.rpartition(".lora_A.")[0] for name in names if ".lora_A." in name}
+
+
+def _few(modules: set[str]) -> str:
+    """Modules for a message: how many, and their last names."""
+    return f"{len(modules)} modules ({', '.join(sorted({name.rpartition('.')[2] for name in modules}))})"
 
 
 def _device(model: PreTrainedModel) -> str:

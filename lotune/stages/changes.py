@@ -22,6 +22,10 @@ def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
 
 
 def warn_of_changes(run: Run, recipe: Recipe) -> None:
-    """Say which settings have changed and which stages are done again for it."""
-    for change, stages in invalidated(run, recipe).items():
+    """Say which settings have changed since the folder was last used, and which stages are done again for it."""
+    found = invalidated(run, recipe)
+    for change, stages in found.items():
         say(f"changed: {change} (invalidates {', '.join(stages)})")
+    for change in run.recipe_changes:
+        if change not in found:
+            say(f"changed: {change} (nothing finished depends on it)")
