@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -31,3 +32,5 @@ class AdapterSettings(Settings):
     """Share of the update's inputs dropped while training."""
     target_modules: str | list[str] = ["q_proj", "v_proj"]
     """Which linear layers are tuned: names, or one pattern; MindFormers' names (.*wq|.*wv) are translated."""
+    start: Path | None = None
+    """Folder of a saved adapter in PEFT's format to go on from; rank, alpha and targets are taken from it."""

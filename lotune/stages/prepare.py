@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, write_token_file
+from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked, write_token_file
 from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.model.base import base_folder, load_tokenizer
+from lotune.model.checkpoints import check_start
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
@@ -18,6 +19,7 @@ from lotune.stages.changes import warn_of_changes
 from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather, replay_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Tokens:
     """The first row as it is trained on: what is scored stands between ⟦ and ⟧."""
     retention_cut: int
     """Retention prompts whose passage had to be cut to fit the context."""
+    left_out: dict[str, int]
+    """Rows to validate on, to test on or of the retained task that were left out as too long to be asked."""
 
 
 def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _write(run: Run, recipe: Recipe) -> None:
+    check_start(recipe.adapter)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     retention = evaluation_rows(retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED)
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
@@ -88,13 +93,15 @@ def _write(run: Run, recipe: Recipe) -> None:
         check_supervision(row, tokenizer.eos_token_id)
     folder = run.folder / "data"
     file = write_token_file(folder / "train", kept, len(tokenizer))
-    for name, examples in (("validation", data.validation), ("test", data.test), ("retention", retention)):
-        _write_examples(folder / f"{name}.jsonl", examples)
-    room = context - retained.max_new_tokens
-    cut = sum(encode_prompt(tokenizer, example, room)[1] for example in retention)
+    left_out, cut = {}, 0
+    sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
+    for name, examples, asker in sets:
+        fitting, cut = _askable(tokenizer, examples, asker, context, name, recipe.data.too_long)
+        left_out[name] = len(examples) - len(fitting)
+        _write_examples(folder / f"{name}.jsonl", fitting)
     tokens = Tokens(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit, dropped,
-        _marked(tokenizer, kept[0]), cut,
+        marked(tokenizer, kept[0]), cut, left_out,
     )  # fmt: skip
     write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
 
@@ -123,9 +130,35 @@ def _encode_all(tokenizer: Any, examples: Iterable[Example], limit: int, too_lon
     return kept, len(long)
 
 
-def _marked(tokenizer: Any, row: EncodedRow) -> str:
-    head, answer = tokenizer.decode(row.tokens[: row.answer_start]), tokenizer.decode(row.tokens[row.answer_start :])
-    return f"{head}⟦{answer}⟧"
+def _askable(
+    tokenizer: Any, examples: Sequence[Example], task: Task, context: int, name: str, too_long: str
+) -> tuple[list[Example], int]:
+    """The examples whose prompt, cut where it may be, leaves room for an answer, and how many were cut.
+
+    Of an example to validate on, the answer that its loss is measured on fits, too.
+    Raises: DataError where one does not fit and that stops the run, or none is left.
+    """
+    fitting: list[Example] = []
+    long: list[str] = []
+    cut = 0
+    for example in examples:
+        try:
+            shortened = encode_prompt(tokenizer, example, context - task.max_new_tokens)[1]
+        except DataError:
+            shortened = None
+        whole = name != "validation" or len(encode_row(tokenizer, example).tokens) <= context
+        if shortened is None or not whole:
+            long.append(example.id)
+        else:
+            fitting.append(example)
+            cut += shortened
+    remedy = "shorten them, lower task.max_new_tokens, or take a base with a longer context"
+    if long and too_long == "stop":
+        found = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
+        raise DataError(f"{name} rows", found, f"{context} tokens with the answer", remedy)
+    if not fitting:
+        raise DataError(f"{name} rows", "all are too long to be asked", f"{context} tokens with the answer", remedy)
+    return fitting, cut
 
 
 def describe_counts(counts: dict[str, Any]) -> str:
@@ -145,6 +178,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
         f"{tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
+        *(f"{name} rows left out as too long: {number}" for name, number in tokens["left_out"].items() if number),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],
     ]
