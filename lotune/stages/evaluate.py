@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
 from lotune.evaluate.parameters import count_adapter
-from lotune.evaluate.predict import Prediction, predict
+from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept
 from lotune.evaluate.scorecard import (
     Check,
@@ -26,12 +25,13 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
-from lotune.model.base import Base, context_length, count_parameters, load_base, resolve_dtype
+from lotune.model.base import Base, count_parameters, load_base, resolve_dtype
 from lotune.model.checkpoints import merge
 from lotune.recipe import Options, Recipe, stage_inputs
-from lotune.report.progress import Progress, say
+from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, open_run, read_json, write_json
+from lotune.stages.asking import ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
@@ -148,28 +148,9 @@ def _test(
     found = []
     for task, examples in zip(tasks, (rows["test"], rows["retention"]), strict=True):
         out = run.folder / "predictions" / task.name / f"{name}.jsonl"
-        found.append(ask(f"{name}, {task.name}", task, examples, model, recipe.evaluate.batch_tokens, out))
+        title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
+        found.append(ask(title, task, examples, model.model, model.tokenizer, batch_tokens, out))
     return Tested(*found)
-
-
-def ask(
-    title: str, task: Task, examples: Sequence[Example], model: Base, batch_tokens: int, out: Path | None
-) -> list[Prediction]:
-    """Predictions on all examples, with a bar; written one a line as they come."""
-    done = []
-    with Progress(title, len(examples)) as progress:
-        for prediction in predict(
-            task,
-            examples,
-            model.model,
-            model.tokenizer,
-            batch_tokens=batch_tokens,
-            out=out,
-            context=context_length(model.model),
-        ):
-            done.append(prediction)
-            progress.advance(len(done))
-    return done
 
 
 def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:

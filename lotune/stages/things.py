@@ -12,7 +12,7 @@ from lotune.model.base import load_base
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.evaluate import ask
+from lotune.stages.asking import ask
 from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -47,7 +47,8 @@ def evaluate_model(
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-    found = ask(f"{model}, {task.name}", task, examples, base, recipe.evaluate.batch_tokens, out)
+    title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
+    found = ask(title, task, examples, base.model, base.tokenizer, batch_tokens, out)
     seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
     target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
     figures = {

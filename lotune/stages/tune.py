@@ -5,31 +5,33 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lotune.data.batches import TokenFile, by_length, encode_row, pad, tuning_batches
+from lotune.data.batches import TokenFile, by_length, encode_row, pad, rows_of_step, tuning_batches
 from lotune.data.examples import Example
+from lotune.disk import require_space
 from lotune.errors import CheckError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
-from lotune.evaluate.predict import Prediction, predict
 from lotune.generate.engine import Request, generate
 from lotune.model.adapters import trainable_count
-from lotune.model.base import Base, base_folder, context_length, count_parameters, in_float32, load_base, resolve_device
+from lotune.model.base import Base, base_folder, count_parameters, in_float32, load_base, resolve_device
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
+from lotune.stages.asking import ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
 from lotune.stages.states import STATES, go_on
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
-from lotune.train.loop import Step, adamw, mean_loss, train
+from lotune.train.loop import NotFiniteError, Step, adamw, mean_loss, train
 from lotune.train.resume import Training, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 
@@ -72,6 +74,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         model: Any = start_adapter(base, recipe.adapter, recipe.seed)
         forecast = _estimate(model, base, rows, recipe, plan)
         say(forecast.describe())
+        require_space(run.folder, forecast.disk_bytes, "tuning", [run.folder / "checkpoints", run.folder / STATES])
         if options.dry_run:
             return {"estimate": asdict(forecast)}
         run.forget_stage("tune")
@@ -143,10 +146,11 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
 
     first = state.step + 1 if state else 1
     batches = _batches(rows, base, recipe, plan, first)
-    for step in _steps(run, recipe, training, batches, plan, first, notes):
-        if step.number in plan.checkpoints:
-            found.append(_checkpoint(run, recipe, base, model, task, validation, step))
-            append_jsonl(run.folder / "metrics.jsonl", {"validation": asdict(found[-1])})
+    with _naming_rows(rows, plan, recipe.seed):
+        for step in _steps(run, recipe, training, batches, plan, first, notes):
+            if step.number in plan.checkpoints:
+                found.append(_checkpoint(run, recipe, base, model, task, validation, step))
+                append_jsonl(run.folder / "metrics.jsonl", {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
     trained_seconds = time.monotonic() - started
@@ -156,6 +160,16 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
         "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
         "merge_checks": checks,
     }  # fmt: skip
+
+
+@contextmanager
+def _naming_rows(rows: TokenFile, plan: Plan, seed: int) -> Iterator[None]:
+    """A block in which a step that comes to no finite loss names its rows. Raises: NotFiniteError."""
+    try:
+        yield
+    except NotFiniteError as error:
+        drawn = rows_of_step(len(rows), plan.step_rows, seed, error.step)
+        raise error.of_rows(rows.ids(drawn)) from None
 
 
 def _steps(
@@ -192,16 +206,11 @@ def _checkpoint(
     save_adapter(model, folder / "adapter", template_text(recipe))
     model.eval()
     loss = mean_loss(model, validation_batches(base, validation, recipe.tune.batch_rows))
-    predictions = ask(task, validation, model, base.tokenizer, recipe.evaluate.batch_tokens)
+    title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
+    predictions = ask(title, task, validation, model, base.tokenizer, batch_tokens)
     value = task.metrics([prediction.judged for prediction in predictions])[task.metric]
     say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
     return Validated(name, step.number, value, loss)
-
-
-def ask(task: Task, examples: list[Example], model: Any, tokenizer: Any, batch_tokens: int) -> list[Prediction]:
-    """Predictions of a model on all examples, kept in memory only."""
-    context = context_length(model)
-    return list(predict(task, examples, model, tokenizer, batch_tokens=batch_tokens, out=None, context=context))
 
 
 def validation_batches(base: Base, examples: list[Example], batch_rows: int) -> Iterator[Any]:
