@@ -17,7 +17,7 @@ import numpy as np
 
 from lotune.disk import writing
 from lotune.errors import DataError
-from lotune.runs import write_json
+from lotune.runs import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -179,6 +179,11 @@ class TokenFile:
         first, last = np.searchsorted(self._earlier[0], (index, index + 1))
         return tuple((int(start), int(end)) for start, end in self._earlier[1:, first:last].T)
 
+    def ids(self, places: Iterable[int]) -> list[str]:
+        """Where the rows at these places came from, such as "train.jsonl:12"; their places in files without ids."""
+        known = read_json(self.stem.with_suffix(".tokens.json")).get("ids")
+        return [known[place] if known else str(place) for place in places]
+
     def lengths(self) -> np.ndarray:
         """Tokens of each row, (rows,) int64."""
         return np.diff(np.asarray(self._rows[:, 0]))
@@ -198,8 +203,10 @@ def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) ->
     chunks: list[np.ndarray] = []
     table: list[tuple[int, int]] = []
     earlier: list[tuple[int, int, int]] = []
+    ids: list[str] = []
     offset = 0
     for row in rows:
+        ids.append(row.id)
         chunks.append(np.asarray(row.tokens, dtype=dtype))
         earlier += [(len(table), start, end) for start, end in row.earlier]
         table.append((offset, row.answer_start))
@@ -210,7 +217,7 @@ def write_token_file(stem: Path, rows: Iterable[EncodedRow], vocabulary: int) ->
     stem.with_suffix(".earlier.npy").unlink(missing_ok=True)
     if earlier:
         _save(stem.with_suffix(".earlier.npy"), np.asarray(earlier, dtype=np.int64).T.copy())
-    write_json(stem.with_suffix(".tokens.json"), {"rows": len(table) - 1, "tokens": offset})
+    write_json(stem.with_suffix(".tokens.json"), {"rows": len(table) - 1, "tokens": offset, "ids": ids})
     return TokenFile(stem)
 
 
@@ -312,6 +319,16 @@ def tuning_batches(
     for _ in range(first_step, steps + 1):
         step = [rows[next(drawn)] for _ in range(step_rows)]
         yield [pad(group, pad_token_id) for group in by_length(step, batch_rows)]
+
+
+def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
+    """The places of the rows that `tuning_batches` draws for a step (from 1).
+
+    >>> sorted(rows_of_step(4, 2, 7, 1) + rows_of_step(4, 2, 7, 2))
+    [0, 1, 2, 3]
+    """
+    step_rows = min(step_rows, rows)
+    return list(islice(_draw(rows, seed), (step - 1) * step_rows, step * step_rows))
 
 
 def by_length(rows: Iterable[EncodedRow], batch_rows: int) -> Iterator[list[EncodedRow]]:

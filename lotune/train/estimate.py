@@ -10,6 +10,7 @@ import torch
 
 from lotune.data.batches import Batch
 from lotune.train.loop import Head, on_device
+from lotune.train.resume import KEPT
 
 ACTIVATION_NUMBERS = 40
 """Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
@@ -61,7 +62,7 @@ def memory_bytes(model: Any, batch: Batch) -> int:
 
 
 def disk_bytes(model: Any, adapters: int, merged: int) -> int:
-    """Adapters and merged models."""
+    """Adapters, merged models and saved states (weights and AdamW's two means; one is written beside the kept ones)."""
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    return int(trained * adapters + whole * merged)
+    return int(trained * (adapters + 3 * (KEPT + 1)) + whole * merged)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,26 @@ class Head:
         return bool(torch.allclose(direct.float(), whole.float(), rtol=1e-4, atol=1e-4))
 
 
+class NotFiniteError(CheckError):
+    """The loss of a step, or the norm of its gradient, is not a finite number; `rows` are those of the step."""
+
+    def __init__(self, step: int, loss: float, norm: float, rows: Sequence[str] = ()) -> None:
+        self.step, self.loss, self.norm = step, loss, norm
+        listed = f"; its rows: {', '.join(rows[:MOST_ROWS])}" if rows else ""
+        more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
+        remedy = "look at these rows or lower the learning rate; what was saved before this step is kept"
+        found = f"the loss is {loss} and the norm of its gradient {norm}{listed}{more}"
+        super().__init__(f"step {step}", found, "finite numbers", remedy)
+
+    def of_rows(self, rows: Sequence[str]) -> NotFiniteError:
+        """The same error, naming the rows of the step."""
+        return NotFiniteError(self.step, self.loss, self.norm, rows)
+
+
+MOST_ROWS = 32
+"""Rows of a step that an error names."""
+
+
 def train(
     model: Any,
     batches: Iterable[list[Batch]],
@@ -129,7 +150,7 @@ def train(
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
     however it is divided. `shares[i]` is the learning rate of step i + 1 as a share of the highest.
 
-    Raises: CheckError where the loss is not finite; the weights are then those before that step.
+    Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     """
     head = Head(model, compile)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -144,8 +165,8 @@ def train(
             part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
-        if loss != loss or norm != norm:
-            raise CheckError(f"step {number}", f"the loss is {loss}", "a finite number", "lower the learning rate")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFiniteError(number, loss, norm)
         optimizers.set_share(shares[number - 1])
         optimizers.step()
         tokens = sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches)

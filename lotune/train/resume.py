@@ -1,8 +1,8 @@
 """The state of a training on disk, so that what is stopped at any moment goes on to the same weights, bit for bit.
 
 One file a state: `step-000000120.<checksum>.safetensors` holds the trained weights, the optimisers' moments and the
-random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the content,
-so a file that was cut short or altered is noticed, and the state before it is used.
+random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the
+content, so a file that was cut short or altered is noticed, and the state before it is used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from lotune.disk import writing
 from lotune.train.loop import Optimizers, Step
 
 KEPT = 2
@@ -62,9 +63,11 @@ def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
     header = orjson.dumps({"step": step, "mark": training.mark, "notes": notes}).decode()
     temporary = folder / f".{os.getpid()}.tmp"
     try:
-        save_file(_tensors(training), temporary, metadata={"lotune": header})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        tensors = _tensors(training)
+        with writing(folder, sum(tensor.nbytes for tensor in tensors.values())):
+            save_file(tensors, temporary, metadata={"lotune": header})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         path = folder / f"step-{step:09d}.{_checksum(temporary)}.safetensors"
         os.replace(temporary, path)
     finally:

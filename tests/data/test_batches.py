@@ -25,6 +25,7 @@ from lotune.data.batches import (
     pack,
     pad,
     pretraining_batches,
+    rows_of_step,
     tuning_batches,
     write_token_file,
 )
@@ -145,6 +146,21 @@ def test_tuning_draws_every_row_before_any_again(
     for number, step in enumerate(drawn):
         size = len(step)
         assert sorted(step) == sorted(order[number * size : (number + 1) * size])
+
+
+@given(st.integers(1, 14), st.integers(1, 9), st.integers(0, 100))
+def test_the_rows_of_a_step_are_known_without_its_batches(
+    file: TokenFile, step_rows: int, steps: int, seed: int
+) -> None:
+    found = tuning_batches(file, step_rows=step_rows, batch_rows=4, steps=steps, seed=seed, pad_token_id=PAD)
+    for number, step in enumerate(found, 1):
+        drawn = sorted(row[0] - 10 for batch in step for row in batch.input_ids.tolist())
+        assert drawn == sorted(rows_of_step(len(file), step_rows, seed, number))
+
+
+def test_a_token_file_knows_where_its_rows_came_from(tmp_path: Path) -> None:
+    file = write_token_file(tmp_path / "train", [EncodedRow(f"a.jsonl:{n}", (5, EOS), 1) for n in (3, 8, 9)], 300)
+    assert file.ids([2, 0]) == ["a.jsonl:9", "a.jsonl:3"]
 
 
 def test_how_a_step_is_divided_does_not_change_its_rows(file: TokenFile) -> None:

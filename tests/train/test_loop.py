@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotune.data.batches import Batch, EncodedRow, blocks, by_length, pad
-from lotune.errors import CheckError
 from lotune.model.adapters import attach
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
-from lotune.train.loop import Head, Optimizers, adamw, mean_loss, muon, train
+from lotune.train.loop import Head, NotFiniteError, Optimizers, adamw, mean_loss, muon, train
 
 EOS, PAD = 0, 1
 
@@ -227,9 +226,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(llama: An
     with torch.no_grad():
         model.model.norm.weight[3] = float("inf")
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(CheckError, match="step 1"):
+    with pytest.raises(NotFiniteError, match="step 1: the loss is nan and the norm of its gradient nan"):
         list(train(model, [[pad(some_rows(3), PAD)]], adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0), [1]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_step_that_is_not_finite_names_some_rows() -> None:
+    few, many = (NotFiniteError(7, 1.0, float("inf")).of_rows([f"a:{n}" for n in range(rows)]) for rows in (2, 40))
+    assert (few.step, few.exit_status) == (7, 1)
+    assert "norm of its gradient inf; its rows: a:0, a:1" in str(few)
+    assert "a:31 and 8 more" in str(many)
+    assert len(str(many).splitlines()) == 3
 
 
 def test_training_learns_and_is_the_same_each_time(llama: Any) -> None:
@@ -286,6 +293,7 @@ def test_an_estimate_leaves_no_trace_and_grows_with_the_work(llama: Any) -> None
     assert 0 < few.seconds < many.seconds
     assert few.memory_bytes == many.memory_bytes > sum(p.numel() * 4 for p in model.parameters())
     adapter = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
-    assert few.disk_bytes == adapter
-    assert many.disk_bytes == 5 * adapter + sum(p.numel() * 4 for p in llama.parameters())
+    states = 3 * 3 * adapter
+    assert few.disk_bytes == adapter + states
+    assert many.disk_bytes == 5 * adapter + states + sum(p.numel() * 4 for p in llama.parameters())
     assert "10 steps" in few.describe()
