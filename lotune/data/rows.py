@@ -13,7 +13,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -92,12 +92,17 @@ def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, s
     _check(path)
     rows: list[tuple[str, dict[str, Any]]] = []
     malformed: list[Malformed] = []
+    there: dict[str, None] = {}
     for where, found_row in reader(path, columns):
+        if columns and not isinstance(found_row, str):
+            there.update(dict.fromkeys(found_row))
         row = found_row if isinstance(found_row, str) or not columns else _renamed(found_row, columns)
         if isinstance(row, str):
             malformed.append(Malformed(where, row))
         else:
             rows.append((where, row))
+    if columns:
+        _check_columns(path, columns, there)
     if malformed and on_error == "stop":
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
@@ -405,6 +410,14 @@ def _as_row(value: Any) -> dict[str, Any] | str:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def _check_columns(path: Path, columns: Mapping[str, str], there: Collection[str]) -> None:
+    """Raises: DataError for a wanted column that no row has, with the nearest one."""
+    missing = [name for name in columns.values() if name not in there]
+    if there and missing:
+        found = f"has no column {', '.join(map(repr, missing))}{nearest_names(missing, there)}"
+        raise DataError(str(path), found, f"one of {', '.join(there)}", "correct the names in task.columns")
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:

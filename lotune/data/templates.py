@@ -2,12 +2,17 @@
 
 A template travels with every checkpoint (`lotune_template.json`), so that nobody asks a model in another form than it
 was trained in.
+
+A conversation is one text. The system message, where there is one, and an empty line stand first; then the first
+question in the template's whole form, and its answer; then each later question in the form `later`, which has the
+template's tags without its opening sentence, and its answer. Every answer ends with the tokeniser's end-of-text token.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +27,8 @@ class Template:
     """A prompt's form; `{instruction}` and `{input}` stand for the texts, which are put in as they are.
 
     `without_input` is used where the input is empty. `cut` names the text that may be shortened to fit the context.
-    `preamble` is put before the instruction.
+    `preamble` is put before the instruction. `later` is the form of a later question of a conversation, empty where it
+    is `without_input`.
     """
 
     name: str
@@ -30,6 +36,27 @@ class Template:
     with_input: str
     cut: Literal["", "instruction", "input"] = ""
     preamble: str = ""
+    later: str = ""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        r"""What ends an answer of a model that does not stop by itself: the tag of a next question.
+
+        >>> TEMPLATES["alpaca"].stop, TEMPLATES["plain"].stop
+        (('\n### Instruction:',), ())
+        """
+        tag = self.later.partition("{instruction}")[0].strip()
+        return (f"\n{tag}",) if tag else ()
+
+    def conversation(self, questions: Sequence[str], system: str = "", input: str = "") -> list[str]:
+        r"""The text before each answer, from the end of the answer before it; the input belongs to the first question.
+
+        >>> TEMPLATES["qa"].conversation(["Who?", "Where?"], system="Be brief.")
+        ['Be brief.\n\nWho? ## ', 'Where? ## ']
+        """
+        head = f"{system}\n\n" if system else ""
+        form = self.later or self.without_input
+        return [head + self.render(questions[0], input), *(form.replace("{instruction}", one) for one in questions[1:])]
 
     def render(self, instruction: str, input: str = "") -> str:
         """The whole prompt.
@@ -80,8 +107,15 @@ TEMPLATES: dict[str, Template] = {
             "Write a response that appropriately completes the request.\n\n"
             "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
         ),
+        later="\n\n### Instruction:\n{instruction}\n\n### Response:",
     ),
-    "retention": Template(name="retention", without_input=_RETENTION, with_input=_RETENTION, cut="instruction"),
+    "retention": Template(
+        name="retention",
+        without_input=_RETENTION,
+        with_input=_RETENTION,
+        cut="instruction",
+        later="\n\n### Input:\n{instruction}\n\n### Response:",
+    ),
     "plain": Template(name="plain", without_input="{instruction}", with_input="{instruction}{input}"),
     "qa": Template(name="qa", without_input="{instruction} ## ", with_input="{instruction}{input} ## "),
 }
@@ -127,20 +161,25 @@ def load_template(folder: Path, wanted: Template | None = None, *, force: bool =
     return stored
 
 
-def _texts(template: Template) -> tuple[str, str, str]:
-    return template.without_input, template.with_input, template.preamble
+def _texts(template: Template) -> tuple[str, ...]:
+    return template.without_input, template.with_input, template.preamble, template.later
 
 
 def _stored(path: Path) -> Template:
     """Raises: ModelError where the file does not hold a template."""
     try:
-        fields = read_json(path)
+        texts = read_json(path)
     except RunError as error:
         raise ModelError(str(path), error.found, "a prompt template", "save the checkpoint again") from None
-    known = set(Template.__dataclass_fields__)
-    whole = isinstance(fields, dict) and set(fields) == known and all(isinstance(text, str) for text in fields.values())
-    if not whole or fields["cut"] not in ("", "instruction", "input"):
+    known = {one.name for one in fields(Template)}
+    needed = {one.name for one in fields(Template) if one.default is MISSING}
+    whole = isinstance(texts, dict) and needed <= set(texts) <= known
+    if not whole or not all(isinstance(text, str) for text in texts.values()) or not _cuts(texts.get("cut", "")):
         raise ModelError(
             str(path), "is not a template", f"texts for {', '.join(sorted(known))}", "save the checkpoint again"
         )
-    return Template(**fields)
+    return Template(**texts)
+
+
+def _cuts(name: str) -> bool:
+    return name in ("", "instruction", "input")

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.instructions.task import InstructionsTask
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
@@ -14,6 +15,7 @@ from lotune.tasks.task import Task
 TASKS: Mapping[str, Callable[[TaskSettings], Task]] = {
     "arithmetic": ArithmeticTask,
     "reading": ReadingTask,
+    "instructions": InstructionsTask,
 }
 """Tasks by name; each is made from its settings."""
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import Field
 
+from lotune.errors import SettingsError
 from lotune.settings import Settings
 
-JUDGES = r"^(exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?)$"
+NUMBER_JUDGES = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
+TEXT_JUDGES = r"exact|contains|number"
 
 
 class TaskSettings(Settings):
     """What is asked and how it is judged."""
 
     name: str = "arithmetic"
-    """Name of the task: arithmetic or reading."""
+    """Name of the task: arithmetic, reading or instructions."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
     shares: Literal["deduplicated", "raw"] = "deduplicated"
     """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
-    judge: str = Field("significant:5", pattern=JUDGES)
-    """How a number is compared with its key: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE."""
+    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{TEXT_JUDGES})$")
+    """How an answer is compared with its key. For arithmetic: exact, significant:DIGITS, decimals:DIGITS or
+    relative:TOLERANCE; for instructions: exact, contains or number; null: significant:5, and exact."""
+    answers: Literal["all", "last"] = "all"
+    """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
     working: bool = True
     """Whether the answers that are trained on show the written working before the result."""
     template: str = "alpaca"
@@ -30,3 +40,25 @@ class TaskSettings(Settings):
     """Text put before the problem."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest answer in tokens; null takes the task's own."""
+
+
+def check_judge(settings: TaskSettings, judges: str) -> None:
+    """Nothing, where the task has the judge that the settings name; `judges` is the pattern of those that it has.
+
+    Raises: SettingsError for another one.
+    """
+    if settings.judge is not None and not re.fullmatch(judges, settings.judge):
+        names = re.sub(r":[^|]*", ":NUMBER", judges).replace("|", ", ") or "no setting: it has but one"
+        raise SettingsError("task.judge", f"{settings.judge!r} is no judge of {settings.name}", names)
+
+
+def check_columns(settings: TaskSettings, fields: Collection[str]) -> None:
+    """Nothing, where every column of the settings stands for a field of the task's rows.
+
+    Raises: SettingsError for another name, with the nearest field.
+    """
+    unknown = [name for name in settings.columns if name not in fields]
+    if unknown:
+        near = [f"did you mean {close[0]}?" for name in unknown if (close := get_close_matches(name, fields, 1))]
+        found = f"{', '.join(unknown)} is no field of {settings.name}"
+        raise SettingsError("task.columns", found, f"of {', '.join(fields) or 'none'}", " ".join(near))

@@ -198,8 +198,23 @@ def test_columns_rename_and_settle_the_header(tmp_path: Path) -> None:
     assert plain(headed, columns={"question": "What?", "answer": "So."}) == [{"question": "3", "answer": "4"}]
     path = written(tmp_path, "rows.jsonl", '{"q": "a", "r": 1}\n')
     assert plain(path, columns={"problem": "q"}) == [{"problem": "a", "r": 1}]
-    with pytest.raises(MalformedRowsError, match="no column 'x' among 'q', 'r'"):
-        read_rows(path, columns={"problem": "x"})
+    with pytest.raises(DataError, match=r"has no column 'x'\nexpected: one of q, r\nremedy: .*task.columns"):
+        read_rows(path, columns={"problem": "x"}, on_error="skip")
+    path = written(tmp_path, "some.jsonl", '{"question": "a"}\n{"questions": "b"}\n')
+    with pytest.raises(
+        MalformedRowsError, match=r"some.jsonl:2 no column 'question' among 'questions'; nearest to 'question'"
+    ):
+        read_rows(path, columns={"problem": "question"})
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.json"])
+def test_a_column_that_no_row_has_gets_the_nearest_one(tmp_path: Path, name: str) -> None:
+    mark = "," if name.endswith("csv") else "\t"
+    table = f"question{mark}answer\nWhy?{mark}So.\n"
+    text = table if name.endswith("sv") else '{"question": "Why?", "answer": "So."}'
+    path = written(tmp_path, name, f"[{text}]" if name.endswith(".json") else text)
+    with pytest.raises(DataError, match="has no column 'qestion'; nearest to 'qestion' is 'question'\n"):
+        read_rows(path, columns={"instruction": "qestion"})
 
 
 def test_a_header_that_cannot_be_read_is_no_header(tmp_path: Path) -> None:

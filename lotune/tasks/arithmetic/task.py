@@ -13,7 +13,7 @@ from lotune.tasks.arithmetic.judge import judge
 from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
 from lotune.tasks.arithmetic.working import worked_answer
 from lotune.tasks.metrics import accuracy, unjudgeable
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.settings import NUMBER_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
 EXPERT_PREAMBLE = "You are an expert in mathematics, accurately calculating the following problem. "
@@ -35,10 +35,15 @@ class ArithmeticTask:
     stop: tuple[str, ...] = ("\n###",)
     """A new turn of the prompt ends an answer."""
 
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a judge or a column that the task does not have."""
+        check_judge(self.settings, NUMBER_JUDGES)
+        check_columns(self.settings, ("problem", "solution", "conversations"))
+
     @property
     def rule(self) -> str:
         """How an answer's number is compared with the key's."""
-        return self.settings.judge
+        return self.settings.judge or "significant:5"
 
     @property
     def score_of(self) -> Mapping[str, str]:
@@ -52,7 +57,7 @@ class ArithmeticTask:
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""
-        return read_rows(path, on_error=on_error)
+        return read_rows(path, on_error=on_error, columns=self.settings.columns)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write rows as jsonl, one at a time."""
@@ -102,7 +107,7 @@ class ArithmeticTask:
 
         Raises: SettingsError for a rule that does not exist.
         """
-        return Judged(*judge(text, example.answers[0] if example.answers else "", self.settings.judge))
+        return Judged(*judge(text, example.answers[0] if example.answers else "", self.rule))
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.

@@ -13,7 +13,7 @@ from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
 from lotune.tasks.reading.emf1 import emf1
 from lotune.tasks.reading.squad import read_items, squad_scores, write_items
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.settings import TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
 METRICS = {"contest_f1": "f1", "contest_em": "em", "squad_f1": "squad_f1", "squad_em": "squad_em"}
@@ -33,6 +33,11 @@ class ReadingTask:
     metric: str = "contest_f1"
     min_new_tokens: int = 1
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a judge or columns: there is one way of judging, and one layout."""
+        check_judge(self.settings, "")
+        check_columns(self.settings, ())
 
     @property
     def rule(self) -> str:

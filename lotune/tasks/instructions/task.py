@@ -1,0 +1,133 @@
+"""Instructions: a task in words, or a conversation, and the answer that a row gives to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lotune.data.examples import Turn
+from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.templates import Template, template_named
+from lotune.errors import DataError, SettingsError
+from lotune.runs import write_json
+from lotune.tasks.arithmetic.judge import judge as judge_number
+from lotune.tasks.instructions.shapes import FIELDS, check_shapes, conversation_of
+from lotune.tasks.metrics import accuracy, unjudgeable
+from lotune.tasks.settings import TEXT_JUDGES, TaskSettings, check_columns, check_judge
+from lotune.tasks.task import Example, Judged, Row
+
+
+@dataclass(frozen=True)
+class InstructionsTask:
+    """Rows of one's own: alpaca's, conversations of many turns, prompts with completions (see `shapes`).
+
+    Every shape is put into the prompt template of the settings. The last answer of a row is the one that is asked for
+    and judged; the earlier ones are trained on too, unless the settings want the last only. A row without an answer has
+    no target and is unjudgeable.
+    """
+
+    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="instructions"))
+    name: str = "instructions"
+    metric: str = "accuracy"
+    min_new_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a judge or a column that the task does not have."""
+        check_judge(self.settings, TEXT_JUDGES)
+        check_columns(self.settings, FIELDS)
+
+    @property
+    def rule(self) -> str:
+        """How an answer is compared with the row's."""
+        return self.settings.judge or "exact"
+
+    @property
+    def score_of(self) -> Mapping[str, str]:
+        """The accuracy is a share of right verdicts, not a mean of scores."""
+        return {}
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens: 256 unless the settings say otherwise."""
+        return self.settings.max_new_tokens or 256
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The template's tag of a next question ends an answer."""
+        return template_named(self.settings.template).stop
+
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
+
+        Raises: DataError where they are of no known shape, or of several.
+        """
+        file = read_rows(path, on_error=on_error, columns=self.settings.columns)
+        check_shapes(file)
+        return file
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows as they are: one array where the file is called .json, else one a line."""
+        if path.suffix == ".json":
+            write_json(path, list(rows))
+        else:
+            write_jsonl(path, rows)
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """An example a row, its earlier turns before the last question.
+
+        Raises: DataError for a row of no known shape, and, with `training`, for one without an answer.
+        """
+        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        for id, row in rows:
+            yield self._example(id, row, template, training)
+
+    def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
+        said = conversation_of(id, row)
+        target = said.answers[-1]
+        if not target.strip():
+            if training:
+                raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", "")
+            target = ""
+        prompts = template.conversation(said.questions, said.system, said.input)
+        scored = self.settings.answers == "all"
+        turns = tuple(Turn(*pair, scored) for pair in zip(prompts[:-1], said.answers[:-1], strict=True))
+        prompt = "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1]
+        return Example(id, prompt, target, (target,) if target else (), turns=turns)
+
+    def generate(self, rows: int, seed: int) -> list[Row]:
+        """Raises: SettingsError, as such rows are one's own."""
+        raise SettingsError("data.train", "the task instructions has no generator", "a file of rows")
+
+    def practice(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def stream(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def judge(self, example: Example, text: str) -> Judged:
+        """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""
+        if not example.answers:
+            return Judged(collapsed(text), "", None)
+        if self.rule == "number":
+            return Judged(*judge_number(text, example.answers[0], "exact"))
+        answer, key = collapsed(text), collapsed(example.answers[0])
+        return Judged(answer, key, key in answer if self.rule == "contains" else key == answer)
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.
+
+        Raises: DataError where none can be judged.
+        """
+        return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
+
+
+def collapsed(text: str) -> str:
+    r"""The text without blanks at its ends, each run of blanks and line ends inside as one blank.
+
+    >>> collapsed(" It is\n  4. ")
+    'It is 4.'
+    """
+    return " ".join(text.split())
