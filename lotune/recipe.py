@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lotune.data.settings import DataSettings
+from lotune.errors import DataError
 from lotune.evaluate.settings import EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.settings import Settings, flatten, read_settings
@@ -122,3 +123,14 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         "adapter.start": recipe.adapter.start,
     }
     return {key: path for key, path in named.items() if path is not None}
+
+
+def check_files(recipe: Recipe) -> None:
+    """Nothing, where every file of rows that a recipe names is one. Raises: DataError naming all that are not."""
+    faults = [
+        f"{key}: {path} is a folder" if path.is_dir() else f"{key}: there is no file {path}"
+        for key, path in _files(recipe).items()
+        if key != "adapter.start" and not path.is_file()
+    ]
+    if faults:
+        raise DataError("recipe", "; ".join(faults), "files of rows", "check the paths: they count from where you are")

@@ -128,6 +128,21 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
     return tokenizer, _context_of(config, settings.model)
 
 
+def empty_model(settings: BaseSettings) -> PreTrainedModel:
+    """A base model without its weights, on the meta device: enough to name and count its parts.
+
+    Raises: ModelError as `load_base` does.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = _folder(settings.model)
+    source = str(folder) if folder is not None else settings.model
+    with quietly(), _as_model_error(settings.model, folder is None), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
+
+
 def base_folder(settings: BaseSettings) -> Path | None:
     """The folder of a base model's files, None for one of the hub. Raises: ModelError where it is missing."""
     return _folder(settings.model)

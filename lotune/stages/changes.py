@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lotune.recipe import Recipe, Stage, stage_inputs
+from lotune.recipe import Recipe, Stage, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run
 
@@ -22,7 +22,11 @@ def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
 
 
 def warn_of_changes(run: Run, recipe: Recipe) -> None:
-    """Say which settings have changed since the folder was last used, and which stages are done again for it."""
+    """Say which settings have changed since the folder was last used, and which stages are done again for it.
+
+    Raises: DataError where a file of rows is missing.
+    """
+    check_files(recipe)
     found = invalidated(run, recipe)
     for change, stages in found.items():
         say(f"changed: {change} (invalidates {', '.join(stages)})")

@@ -10,7 +10,8 @@ from typing import Any
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked, write_token_file
 from lotune.data.examples import Example
 from lotune.errors import DataError
-from lotune.model.base import base_folder, load_tokenizer
+from lotune.model.adapters import find_targets
+from lotune.model.base import base_folder, empty_model, load_tokenizer
 from lotune.model.checkpoints import check_start
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
@@ -82,10 +83,12 @@ def read_examples(path: Path) -> list[Example]:
 
 def _write(run: Run, recipe: Recipe) -> None:
     check_start(recipe.adapter)
+    tokenizer, context = load_tokenizer(recipe.base)
+    if recipe.adapter.start is None:
+        find_targets(empty_model(recipe.base), recipe.adapter.target_modules)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     retention = evaluation_rows(retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED)
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
-    tokenizer, context = load_tokenizer(recipe.base)
     limit = min(recipe.data.max_length or context, context)
     replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     kept, dropped = _encode_all(tokenizer, [*data.train, *replay], limit, recipe.data.too_long)
