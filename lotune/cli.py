@@ -121,7 +121,7 @@ def evaluate(
         typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="A recipe whose run is tested, and settings."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task of --model: arithmetic or reading.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of --model: arithmetic, reading or instructions.")] = None,
     data: Annotated[Path | None, typer.Option(help="Test rows of --model; without it they are generated.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Test on so many rows at most (without --data: generate so many).")
@@ -173,15 +173,16 @@ def sample(
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your training rows.")],
     out: Annotated[Path | None, typer.Option(help="Recipe to write; without it, it is named after the file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a first recipe for a file of rows."""
+    """Recognise the shape of a file of rows, show three as they are trained on, and write a first recipe."""
 
     def work() -> Any:
         from lotune.stages import things
 
-        return things.init(file, out, _options(False, json, debug))
+        return things.init(file, out, force, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 
@@ -227,7 +228,7 @@ def _evaluate_model(
     if any("=" not in word for word in overrides):
         raise SettingsError("evaluate", "a recipe beside --model", remedy="give one of the two")
     if task is None:
-        raise SettingsError("evaluate", "--model without --task", "--task arithmetic or --task reading")
+        raise SettingsError("evaluate", "--model without --task", "--task arithmetic, reading or instructions")
     from lotune.recipe import Recipe
     from lotune.settings import read_settings
     from lotune.stages import things

@@ -113,7 +113,7 @@ def test_sample_and_init(stages: Any) -> None:
     (_, (task, *others)), (_, named) = stages.calls
     assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
     assert others == [7, 0, Path("x.jsonl"), "rows", Options()]
-    assert named == (Path("rows.csv"), Path("mine.yaml"), Options())
+    assert named == (Path("rows.csv"), Path("mine.yaml"), False, Options())
 
 
 @pytest.mark.parametrize(("error", "status"), [(ModelError("m", "is bad", "good"), 2), (CheckError("c", "failed"), 1)])

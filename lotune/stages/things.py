@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lotune.data.rows import read_rows, to_conversation, write_jsonl
+from lotune.data.batches import encode_row, marked
+from lotune.data.examples import Example
+from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
 from lotune.errors import DataError, SettingsError
-from lotune.model.base import load_base
+from lotune.model.base import load_base, load_tokenizer
+from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
 from lotune.stages.asking import ask
+from lotune.tasks.arithmetic.kinds import recognise
+from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
+from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Row, Task
 
 
 def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, options: Options) -> dict[str, Any]:
@@ -75,58 +82,89 @@ def _show(figures: dict[str, Any]) -> None:
 
 LAYOUTS = {
     ("problem", "solution"): "arithmetic",
-    ("conversations",): "arithmetic",
     ("context", "qas"): "reading",
 }
-"""Columns by which a file's task is known."""
+"""Columns by which a file's task is known; what is neither of these is read by the task instructions."""
 
 
-def init(file: Path, out: Path | None, options: Options) -> dict[str, Any]:
+def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[str, Any]:
     """Write a first recipe for a file of rows, and show three of them as they would be trained on.
 
-    Raises: DataError where no task reads such rows, SettingsError where the recipe is there already.
+    Raises: DataError where no task reads such rows, SettingsError where the recipe is there already and `force` is not
+    given.
     """
-    name, rows = _recognise(file)
-    task = build_task(TaskSettings(name=name))
-    shown = [example for example, _ in zip(task.examples(rows, training=True), range(3), strict=False)]
-    for example in shown:
-        say(f"--- {example.id}\n{example.prompt}⟦{example.target}⟧")
+    settings = _recognise(file)
     target = out or Path(f"{file.stem}.yaml")
-    if target.exists():
-        raise SettingsError(str(target), "is there already", remedy="name another file with --out, or delete it")
-    write_atomically(target, _recipe_text(name, file, len(rows)))
-    say(f"{len(rows)} rows of {name}; recipe written: lotune run {target}")
-    return {"task": name, "rows": len(rows), "recipe": str(target)}
+    if target.exists() and not force:
+        raise SettingsError(str(target), "is there already", remedy="name another file with --out, or give --force")
+    task = build_task(settings)
+    rows = task.read(file, on_error="skip").rows
+    tokenizer, _ = load_tokenizer(BaseSettings())
+    shown = _usable(task, rows, 3)
+    for example in shown:
+        say(f"--- {example.id}\n{marked(tokenizer, encode_row(tokenizer, example))}")
+    write_atomically(target, _recipe_text(settings, file, len(rows)))
+    say(f"{len(rows)} rows of {task.name}; of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
+    say(f"recipe written: lotune run {target}")
+    return {"task": task.name, "columns": settings.columns, "rows": len(rows), "recipe": str(target)}
 
 
-def _recognise(file: Path) -> tuple[str, list[tuple[str, Any]]]:
-    if file.suffix == ".json":
-        try:
-            return "reading", build_task(TaskSettings(name="reading")).read(file).rows
-        except DataError:
-            pass  # a json file of another layout, read below
-    rows = list(read_rows(file, on_error="skip").rows)
-    columns = set(rows[0][1])
+def _recognise(file: Path) -> TaskSettings:
+    """The settings of the task that reads a file's rows. Raises: DataError naming their fields where none does."""
+    if file.suffix.lower() == ".json":
+        document = read_json_document(file)
+        if isinstance(document, dict) and isinstance(document.get("data"), list):
+            return TaskSettings(name="reading")
+    rows = [row for _, row in read_rows(file, on_error="skip").rows]
     for wanted, name in LAYOUTS.items():
-        if columns.issuperset(wanted):
-            return name, rows
-    known = " or ".join(", ".join(wanted) for wanted in LAYOUTS)
-    raise DataError(str(file), f"has the columns {', '.join(sorted(columns))}", known, "rename the columns")
+        if set(wanted) <= set(rows[0]):
+            return TaskSettings(name=name)
+    if any(_asks_arithmetic(row) for row in rows[:20]):
+        return TaskSettings(name="arithmetic")
+    shape = next(filter(None, map(shape_of, rows)), None)
+    columns = suggested_columns(rows[0])
+    if shape is None and not columns:
+        refuse(file, rows[:100], "; problem, solution; or SQuAD's layout")
+    plain = "prompt" in columns or (shape is not None and shape.field == "prompt")
+    return TaskSettings(name="instructions", columns=columns, template="plain" if plain else "alpaca")
 
 
-def _recipe_text(task: str, file: Path, rows: int) -> str:
+def _asks_arithmetic(row: Row) -> bool:
+    """Whether a conversation of one question asks one of the arithmetic task's."""
+    try:
+        return "conversations" in row and recognise(problem_and_solution(row)[0]) is not None
+    except DataError:
+        return False
+
+
+def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Example]:
+    """The first examples that can be trained on. Raises: DataError, that of the first row, where there is none."""
+    found: list[Example] = []
+    faults: list[DataError] = []
+    for row in rows:
+        try:
+            found += task.examples([row], training=True)
+        except DataError as error:
+            faults.append(error)
+        if len(found) >= number:
+            break
+    if not found:
+        raise faults[0]
+    return found[:number]
+
+
+def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
     """The recipe; of a small file a tenth validates and a fifth tests."""
-    return "\n".join(
-        [
-            f"# Tune the embedded base on {file.name}; `lotune run --help` lists every setting.",
-            "base:",
-            "  model: nano",
-            "task:",
-            f"  name: {task}",
-            "data:",
-            f"  train: {json.dumps(str(file), ensure_ascii=False)}",
-            f"  validation_rows: {max(1, min(50, rows // 10))}",
-            f"  test_rows: {max(1, min(100, rows // 5))}",
-            "",
-        ]
-    )
+    import yaml
+
+    recipe = {
+        "base": {"model": "nano"},
+        "task": {"name": settings.name, **settings.model_dump(exclude_defaults=True)},
+        "data": {
+            "train": str(file),
+            "validation_rows": max(1, min(50, rows // 10)),
+            "test_rows": max(1, min(100, rows // 5)),
+        },
+    }
+    head = f"# Tune the embedded base on {file.name}; `lotune run --help` lists every setting.\n"
+    return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

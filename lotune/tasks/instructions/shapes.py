@@ -60,7 +60,7 @@ SHAPES = (
 """The shapes; a row with the fields of two is of the first one."""
 FIELDS = tuple(dict.fromkeys(field for shape in SHAPES for field in shape.fields))
 """Every field of every shape."""
-EXPECTED = "instruction, input, output; messages; conversations; or prompt, completion"
+EXPECTED = "instruction, input, output; messages; conversations; prompt, completion"
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Who speaks, by what the files call it."""
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -101,13 +101,16 @@ def check_shapes(file: RowFile) -> None:
         refuse(file.path, [row for _, row in file.rows[:100]])
 
 
-def refuse(path: Path, rows: Sequence[Row]) -> None:
-    """Raises: DataError naming the fields of rows of no known shape, and what may mend it."""
+def refuse(path: Path, rows: Sequence[Row], others: str = "") -> None:
+    """Raises: DataError naming the fields of rows of no known shape, and what may mend it.
+
+    `others` are the rows that are expected besides.
+    """
     fields = list(dict.fromkeys(field for row in rows for field in row))
     columns = suggested_columns(fields)
     mapped = ", ".join(f"{wanted}: {name}" for wanted, name in columns.items())
     remedy = f"name them in the recipe, task.columns: {{{mapped}}}" if mapped else _nearest_field(fields)
-    raise DataError(str(path), f"its rows have the fields {', '.join(fields) or '(none)'}", EXPECTED, remedy)
+    raise DataError(str(path), f"its rows have the fields {', '.join(fields) or '(none)'}", EXPECTED + others, remedy)
 
 
 def suggested_columns(fields: Collection[str]) -> dict[str, str]:
