@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -280,6 +282,80 @@ def test_what_is_written_is_read(tmp_path: Path, rows: list[dict[str, Any]]) -> 
     path = tmp_path / "folder" / "rows.jsonl"
     assert write_jsonl(path, iter(rows)) == len(rows)
     assert repr(plain(path)) == repr(rows)
+
+
+cells = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)
+
+
+@in_one_folder
+@given(
+    st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=6),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\ufeff"]),
+    st.booleans(),
+)
+def test_tables_are_read_as_written(tmp_path: Path, lines: list[list[str]], end: str, mark: str, comma: bool) -> None:
+    header = ["question", "answer", "id"]
+    text = io.StringIO()
+    if comma:
+        csv.writer(text, lineterminator=end).writerows([header, *lines])
+    else:
+        text.write("".join("\t".join(line) + end for line in [header, *lines]))
+    path = written(tmp_path, "rows.csv" if comma else "rows.tsv", mark + text.getvalue())
+    file = read_rows(path, columns={name: name for name in header})
+    assert [list(row.values()) for _, row in file.rows] == lines
+    assert [where for where, _ in file.rows] == [f"{path.name}:{number}" for number in range(2, len(lines) + 2)]
+
+
+lines_of_bytes = st.lists(
+    st.one_of(
+        st.binary(max_size=12),
+        st.sampled_from(
+            [b'{"a": 1}', b'{"a"', b"a,b", b'"a,b', b"a\tb", b"[{}]", b"\xef\xbb\xbf", b"\xff\xfe", b"1e999", b""]
+        ),
+    ),
+    max_size=6,
+)
+
+
+@in_one_folder
+@given(lines_of_bytes, st.sampled_from(["jsonl", "json", "csv", "tsv"]), st.sampled_from(["stop", "skip"]))
+def test_any_bytes_are_read_or_refused_in_three_lines(
+    tmp_path: Path, lines: list[bytes], suffix: str, on_error: Literal["stop", "skip"]
+) -> None:
+    path = written(tmp_path, f"rows.{suffix}", b"\n".join(lines))
+    message, file = "", None
+    try:
+        file = read_rows(path, on_error=on_error)
+    except DataError as error:
+        message = str(error)
+    if file is None:
+        assert str(path) in message
+        assert len(message.splitlines()) <= 3
+    else:
+        assert file.rows
+        assert on_error == "skip" or not file.malformed
+        places = [where for where, _ in file.rows] + [row.where for row in file.malformed]
+        assert len(places) == len(set(places))
+
+
+@in_one_folder
+@given(st.lists(st.sampled_from(["good", "bad", "blank"]), min_size=1, max_size=30))
+def test_every_line_is_a_row_or_told(tmp_path: Path, kinds: list[str]) -> None:
+    content = {"good": '{"a": 1}', "bad": "{", "blank": "  "}
+    path = written(tmp_path, "rows.jsonl", "\n".join(content[kind] for kind in kinds))
+    bad = [f"rows.jsonl:{number}" for number, kind in enumerate(kinds, 1) if kind == "bad"]
+    if bad:
+        with pytest.raises(MalformedRowsError) as caught:
+            read_rows(path)
+        assert [row.where for row in caught.value.malformed] == bad
+        assert all(f"{where}" in str(caught.value) for where in bad[:10])
+    if "good" in kinds:
+        file = read_rows(path, on_error="skip")
+        assert [where for where, _ in file.rows] == [
+            f"rows.jsonl:{number}" for number, kind in enumerate(kinds, 1) if kind == "good"
+        ]
+        assert [row.where for row in file.malformed] == bad
 
 
 @in_one_folder

@@ -1,0 +1,377 @@
+"""Bad input through the command line: the message, three lines of it at most, and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lotune.cli import app
+
+RECIPE = """
+seed: 3
+device: cpu
+base: {{model: {base}, dtype: float32}}
+task: {{working: false, max_new_tokens: 8}}
+data: {{rows: 40, validation_rows: 4, test_rows: 6}}
+adapter: {{rank: 2}}
+tune: {{batch_rows: 8, learning_rate: 0.01}}
+checkpoints: {{count: 2, check_rows: 3}}
+retention: {{rows: 4}}
+"""
+PROGRESS = ("preparing", "rows:", "tokens:", "overlap", "changed:", "estimate:", "first row", "retention prompts")
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
+
+
+def refused(*words: object, status: int = 2) -> str:
+    """The message of a command that is refused: one to three lines, the last ones on stderr."""
+    result = call(*words)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == status, result.stderr
+    assert not result.stdout
+    lines = result.stderr.splitlines()
+    while lines and lines[0].startswith(PROGRESS):
+        lines.pop(0)
+    assert "Traceback" not in result.stderr
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def recipe(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "small.yaml"
+    path.write_text(RECIPE.format(base=small_base))
+    return path
+
+
+def rows(count: int = 20) -> list[str]:
+    found = [{"problem": f"计算 {n} + 7 等于多少？", "solution": f"{n} + 7 = {n + 7}"} for n in range(count)]
+    return [json.dumps(row, ensure_ascii=False) for row in found]
+
+
+def write(path: Path, lines: list[str], end: str = "\n", mark: bytes = b"") -> Path:
+    path.write_bytes(mark + "".join(line + end for line in lines).encode())
+    return path
+
+
+def test_missing_files_and_folders_are_named_all_at_once(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    words = [f"data.train={tmp_path / 'none.jsonl'}", f"data.test={tmp_path / 'folder'}", "retention.data=none.json"]
+    said = refused("run", recipe, f"runs={tmp_path}", *words)
+    assert f"data.train: there is no file {tmp_path / 'none.jsonl'}" in said
+    assert f"data.test: {tmp_path / 'folder'} is a folder" in said
+    assert "retention.data: there is no file none.json" in said
+    assert len(said.splitlines()) == 3
+
+
+def test_an_empty_file(recipe: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", [])
+    assert f"{file}: is empty" in refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+
+
+def test_a_recipe_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+    assert "none.yaml: cannot be read: No such file" in refused("run", tmp_path / "none.yaml")
+    assert f"{tmp_path}: cannot be read: Is a directory" in refused("run", tmp_path)
+
+
+def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path: Path) -> None:
+    good = rows()
+    file = write(tmp_path / "mine.jsonl", [*good[:5], "{broken", *good[5:], '"text"', *["[1]"] * 12])
+    words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    said = refused(*words)
+    assert "14 of 34 rows cannot be read: mine.jsonl:6 not JSON at column 2" in said
+    assert "mine.jsonl:22 a text, not an object" in said
+    assert "mine.jsonl:23, mine.jsonl:24" in said
+    assert "and 4 more" in said
+    assert "data.on_error=skip" in said
+    assert len(said.splitlines()) <= 3
+    result = call(*words, "data.on_error=skip", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["rows"]["malformed"] == 14
+    assert "14 malformed" in result.stderr
+
+
+def test_wrong_columns_name_the_nearest(recipe: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", ['{"Problems": "1 + 1", "solutoin": "2"}'] * 12)
+    said = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    assert "'problem' is 'Problems'" in said
+    assert "'solution' is 'solutoin'" in said
+    assert "mine.jsonl:10 " in said
+    assert len(said.splitlines()) <= 3
+
+
+def test_other_encodings_are_refused_with_line_and_byte(recipe: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_bytes((rows()[0] + "\n").encode() + (rows()[1] + "\n").encode("gb18030"))
+    said = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    assert "mine.jsonl:2 byte " in said
+    assert "is not UTF-8" in said
+    assert "save the file as UTF-8" in said
+    file.write_bytes("\n".join(rows()).encode("utf-16"))
+    assert "is UTF-16" in refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+
+
+def test_a_mark_and_windows_line_ends_are_read(recipe: Path, tmp_path: Path) -> None:
+    """They change nothing: not the rows, not the split, not the tokens."""
+    plain = write(tmp_path / "plain.jsonl", rows())
+    marked = write(tmp_path / "marked.jsonl", rows(), end="\r\n", mark=b"\xef\xbb\xbf")
+    for name, file in (("a", plain), ("b", marked)):
+        result = call("prepare", recipe, f"runs={tmp_path}", f"name={name}", f"data.train={file}")
+        assert result.exit_code == 0, result.stderr
+    tokens = [(tmp_path / name / "data" / "train.tokens.npy").read_bytes() for name in "ab"]
+    assert tokens[0] == tokens[1]
+
+
+def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
+    long = json.dumps({"problem": "计算 " + "1 + " * 1200 + "1 等于多少？", "solution": "1201"})
+    lines = [*rows()[:10], long, *rows()[10:]]
+    file = write(tmp_path / "mine.jsonl", lines)
+    fixed = write(tmp_path / "fixed.jsonl", rows(60)[50:])
+    other = write(tmp_path / "other.jsonl", rows(80)[70:])
+    files = (f"data.train={file}", f"data.validation={fixed}", f"data.test={other}")
+    words = ("prepare", recipe, f"runs={tmp_path}", *files)
+    said = refused(*words, "data.too_long=stop")
+    assert "1 rows are too long: mine.jsonl:11" in said
+    assert "1024 tokens" in said
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["tokens"]["dropped_too_long"] == 1
+
+
+@pytest.mark.parametrize("targets", [".*query.*", "[q_proj, query]"])
+def test_targets_that_match_nothing_list_what_there_is(recipe: Path, tmp_path: Path, targets: str) -> None:
+    said = refused("run", recipe, f"runs={tmp_path}", f"adapter.target_modules={targets}")
+    assert "query" in said.splitlines()[0]
+    for name in ("q_proj", "o_proj", "gate_proj", "all-linear"):
+        assert name in said
+    assert len(said.splitlines()) == 3
+    assert not (tmp_path / "small" / "data").exists(), "refused after long work"
+
+
+def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
+    words = ["tune.lerning_rate=1", "data.rwos=3", "adapter.rank=0", "tune.epochs=many", "retention.threshold=2"]
+    said = refused("run", recipe, f"runs={tmp_path}", *words)
+    assert "tune.lerning_rate is not a setting, the nearest is tune.learning_rate" in said
+    assert "data.rwos is not a setting, the nearest is data.rows" in said
+    for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.threshold is 2"):
+        assert key in said
+    assert len(said.splitlines()) <= 3
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.fixture
+def base(small_base: Path, tmp_path: Path) -> Path:
+    """A copy of the base, to be spoilt."""
+    shutil.copytree(small_base, tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_bases_that_cannot_be_used(recipe: Path, base: Path, tmp_path: Path, small_base: Path) -> None:
+    words = ("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    said = refused(*words)
+    assert "only as pickle (pytorch_model.bin), which can run code when opened" in said
+    assert "*.safetensors" in said
+    (base / "pytorch_model.bin").unlink()
+    assert "holds no weights" in refused(*words)
+    (base / "config.json").unlink()
+    assert "has no config.json" in refused(*words)
+    assert "is no folder" in refused(*words, f"base.model={tmp_path / 'nothing'}")
+    assert not (tmp_path / "small" / "data").exists(), "refused after long work"
+
+
+def test_a_tokeniser_of_another_vocabulary(recipe: Path, base: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
+    larger = type(byte_tokenizer).from_pretrained(str(base))
+    larger.add_tokens([f"<extra-{number}>" for number in range(200)])
+    larger.save_pretrained(str(base))
+    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert f"its tokeniser has {len(larger)} tokens, its embedding 400 rows" in said
+    assert not (tmp_path / "small" / "data").exists(), "refused after long work"
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Path, tmp_path: Path) -> None:
+    """One row holds a token whose embedding is broken: the step that draws it stops, what was saved before stays."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from lotune.data.batches import TokenFile, rows_of_step
+    from lotune.model.base import build_from_config
+    from lotune.model.checkpoints import save_full
+
+    lines = rows(32)
+    lines[9] = json.dumps({"problem": "计算 9 @ 7 等于多少？", "solution": "16"}, ensure_ascii=False)
+    file = write(tmp_path / "mine.jsonl", lines)
+    others = [write(tmp_path / f"{name}.jsonl", rows(70)[start : start + 6]) for name, start in (("v", 50), ("t", 60))]
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    shape = {
+        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+        "tie_word_embeddings": False, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    model = build_from_config(shape)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer("@")["input_ids"][0]] = float("nan")
+    save_full(model, tokenizer, base, torch.float32)
+    words = ["run", recipe, f"runs={tmp_path}", f"base.model={base}", f"data.train={file}", "checkpoints.count=8"]
+    words += [f"data.validation={others[0]}", f"data.test={others[1]}", "tune.batch_rows=4", "save_every_minutes=0"]
+    train = tmp_path / "small" / "data" / "train"
+    for seed in range(20):  # one whose first step does not draw the row
+        assert call("prepare", *words[1:], f"seed={seed}").exit_code == 0
+        ids = TokenFile(train).ids(range(32))
+        step = next(s for s in range(1, 9) if ids.index("mine.jsonl:10") in rows_of_step(32, 4, seed, s))
+        if step > 2:
+            break
+    result = call(*words, f"seed={seed}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    said = result.stderr.splitlines()[-3:]
+    drawn = [ids[place] for place in rows_of_step(32, 4, seed, step)]
+    assert said[0] == f"step {step}: the loss is nan and the norm of its gradient nan; its rows: {', '.join(drawn)}"
+    assert "mine.jsonl:10" in drawn
+    kept = sorted(path.name for path in (tmp_path / "small" / "checkpoints").iterdir())
+    assert kept == [f"step-{number:06d}" for number in range(1, step)]
+    assert list((tmp_path / "small" / "states").glob(f"step-{step - 1:09d}.*"))
+
+
+def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_path: Path) -> None:
+    words = ("prepare", recipe, f"runs={tmp_path}")
+    folder = tmp_path / "small"
+    assert call(*words).exit_code == 0
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(environment | {"lotune": "99.1.0"}))
+    assert "was written by lotune 99.1.0" in refused(*words)
+    assert json.loads((folder / "environment.json").read_text())["lotune"] == "99.1.0"
+    (folder / "environment.json").unlink()
+    for text, found in (("seed: [", "is not YAML"), ("- 1\n", "holds a list")):
+        (folder / "recipe.yaml").write_text(text)
+        said = refused(*words)
+        assert found in said
+        assert "choose another name=" in said
+        assert (folder / "recipe.yaml").read_text() == text
+    (folder / "recipe.yaml").unlink()
+    assert "holds files but no run" in refused(*words)
+
+
+def test_two_recipes_of_one_name_say_what_changed(recipe: Path, tmp_path: Path) -> None:
+    other = tmp_path / "small.yaml"
+    other.write_text(recipe.read_text().replace("seed: 3", "seed: 4").replace("rank: 2", "rank: 3"))
+    assert call("prepare", recipe, f"runs={tmp_path}").exit_code == 0
+    result = call("prepare", other, f"runs={tmp_path}")
+    assert "changed: seed: 3 -> 4 (invalidates prepare)\n" in result.stderr
+    assert "changed: adapter.rank: 2 -> 3 (nothing finished depends on it)\n" in result.stderr
+    assert "changed:" not in call("prepare", other, f"runs={tmp_path}").stderr
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: 2048)
+    said = refused("tune", recipe, f"runs={tmp_path}")
+    assert "tuning needs 1" in said
+    assert "KiB on this disk, 2.0 KiB are free" in said
+    assert not (tmp_path / "small" / "checkpoints").exists()
+    monkeypatch.undo()
+    assert call("tune", recipe, f"runs={tmp_path}", "--dry-run").exit_code == 0
+
+
+def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write of a run in its turn finds no room; what is there stays, and the same command ends in one result."""
+    words = ("tune", recipe, f"runs={tmp_path}", "tune.steps=2", "save_every_minutes=0", "data.rows=16")
+    replace, turn = os.replace, [0]
+
+    def full(*paths: Any, **how: Any) -> None:
+        turn[0] -= 1
+        if turn[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(paths[1]))
+        replace(*paths, **how)
+
+    monkeypatch.setattr("os.replace", full)
+    refusals = 0
+    for number in range(1, 60, 2):
+        turn[0] = number
+        result = call(*words)
+        if result.exit_code == 0:
+            break
+        refusals += 1
+        said = result.stderr.splitlines()[-2:]
+        assert result.exit_code == 2, result.stderr
+        assert "cannot be written (No space left on device): " in said[0]
+        assert "are free on its disk" in said[0]
+        assert not list(tmp_path.rglob("*.tmp*"))
+    assert refusals > 4
+    assert (tmp_path / "small" / "tuning.json").exists()
+
+
+def full_disk_run(words: list[object], most: int) -> subprocess.CompletedProcess[str]:
+    """A run in whose process no file may become larger than `most` bytes."""
+    script = (
+        "import resource, sys\nfrom lotune.cli import app\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+        "app(sys.argv[1:])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_file_that_may_not_grow_is_told_and_nothing_else_is_damaged(recipe: Path, tmp_path: Path) -> None:
+    words: list[object] = ["tune", recipe, f"runs={tmp_path}", "save_every_minutes=0"]
+    done = full_disk_run(words, 60_000)  # an adapter fits in, the merged model does not
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()[-2:]
+    assert "merged: cannot be written" in said[0]
+    assert "are free on its disk, it needs 1" in said[0]
+    assert "the same command again" in said[1]
+    assert "Traceback" not in done.stderr
+    before = digests(tmp_path / "small" / "checkpoints")
+    assert len(before) >= 6
+    assert call(*words).exit_code == 0
+    after = digests(tmp_path / "small" / "checkpoints")
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own of 400 KiB; skipped where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no disk may be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the rows of a run may still be mapped
+
+
+@pytest.mark.slow
+def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["tune", recipe, f"runs={small_disk}", "save_every_minutes=0"]
+    assert call("prepare", *words[1:]).exit_code == 0
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 80_000))
+    before = digests(small_disk / "small" / "data")
+    assert "tuning needs" in refused(*words)
+    monkeypatch.setattr("lotune.stages.tune.require_space", lambda *_: None)
+    result = call(*words)
+    assert result.exit_code == 2
+    said = result.stderr.splitlines()[-2:]
+    assert "cannot be written" in said[0]
+    assert "are free on its disk, it needs " in said[0]
+    assert digests(small_disk / "small" / "data") == before
+    ballast.unlink()
+    assert call(*words).exit_code == 0
