@@ -143,6 +143,25 @@ def evaluate(
 
 
 @app.command()
+def report(
+    target: Annotated[Path, typer.Argument(metavar="RUN_FOLDER|RECIPE.yaml", help="A finished run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, where a recipe is given.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html and report.md of a finished run anew, from its folder alone."""
+
+    def work() -> Any:
+        from lotune.stages.report import report
+
+        return report(target, overrides or [], _options(False, json, debug))
+
+    _carry_out(work, json=json, debug=debug)
+
+
+@app.command()
 def sample(
     task: Annotated[str, typer.Option(help="Task whose rows are written: arithmetic or reading.")],
     out: Annotated[Path, typer.Option(help="File to write, in the task's own layout.")],

@@ -102,3 +102,113 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         save_full(build_from_config(shape), tokenizer, folder / "model", torch.float32)
     return folder / "model"
+
+
+WRITTEN = 'x < 1 & "y" <script>alert(1)</script> `a|b` ```\n[link](http://example.org/x.png)\x00\x1b[31m'
+"""What a model may write: markup of all kinds and control characters."""
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run that nobody computed: 60 test rows of three kinds, four checkpoints, all tested.
+
+    Tests that change it copy it first.
+    """
+    from lotune.recipe import Recipe, stage_inputs
+    from lotune.runs import append_jsonl, open_run, write_json
+
+    recipe = Recipe.model_validate(
+        {
+            "name": 'run "one" <b>&', "runs": str(tmp_path_factory.mktemp("made-up")), "seed": 3,
+            "tune": {"learning_rate": 0.02}, "task": {"preamble": "<script>alert(2)</script>"},
+        }
+    )  # fmt: skip
+    steps = {f"step-{number:06d}": number for number in (25, 50, 75, 100)}
+    with open_run(recipe.folder, recipe) as run:
+        losses = {name: 1.2 * 0.97**number + 0.15 for name, number in steps.items()}
+        for number in range(1, 101):
+            noise = 0.1 * ((number * 37) % 11 - 5) / number**0.5
+            step = {"number": number, "loss": 1.2 * 0.97**number + 0.1 + noise, "learning_rate": 0.02}
+            append_jsonl(run.folder / "metrics.jsonl", {**step, "tokens": 900, "seconds": 0.5, "gradient_norm": 1.0})
+        write_json(run.folder / "data" / "counts.json", _made_up_counts())
+        _write_made_up_results(run.folder, steps, losses)
+        inputs = {"prepare": {}, "tune": {}, "evaluate": stage_inputs(recipe, "evaluate")}
+        for stage, values in inputs.items():
+            run.finish_stage(stage, values)
+    return recipe.folder
+
+
+def _made_up_counts() -> dict[str, object]:
+    from dataclasses import asdict
+
+    from lotune.data.honesty import Counts, OverlapReport, SetOverlap
+
+    overlap = OverlapReport({"test": SetOverlap(2, 1, 3, 60), "retention": SetOverlap(0, 0, 0, 20)}, 3)
+    kinds = {"add": 500, "divide": 300, "a|b": 147}
+    malformed = ("mine.csv:7 <no> solution", "mine.csv:9 no problem")
+    rows = Counts(
+        read=1003, kept=949, malformed=2, malformed_rows=malformed, duplicates=1, validation=50, overlap=overlap,
+        kinds=kinds,
+    )  # fmt: skip
+    tokens = {
+        "rows": 1047, "tokens": 81234, "supervised": 30111, "longest": 612, "limit": 1024, "dropped_too_long": 4,
+        "first": "1 + 1 = ⟦2<|endoftext|>⟧", "retention_cut": 2,
+    }  # fmt: skip
+    return {"rows": asdict(rows), "replay": 100, "tokens": tokens}
+
+
+def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str, float]) -> None:
+    """Predictions of the base and of four checkpoints, and their scorecard; the third checkpoint is the chosen one."""
+    from lotune.evaluate.predict import Prediction
+    from lotune.evaluate.retention import gate, gate_passed
+    from lotune.evaluate.scorecard import (
+        Check,
+        Checkpoint,
+        Score,
+        Verdict,
+        make_scorecard,
+        measure_parameters,
+        measure_target,
+        write_scorecard,
+    )
+    from lotune.runs import append_jsonl
+    from lotune.tasks.task import Judged
+
+    def answer(row: int, right: bool) -> Prediction:
+        key = str(row + row % 7)
+        text = f"{row} + {row % 7} =\n{key}" if right else WRITTEN
+        judged = Judged(key if right else "<i>0</i>", key, right)
+        prompt = f"Solve.\n\n{row} + {row % 7} = <?>\n\nAnswer:"
+        return Prediction(f"row:{row}", prompt, text, judged, ("add", "divide", "a|b")[row % 3], stopped_by="eos")
+
+    answers = {"base": [answer(row, row % 9 == 0) for row in range(60)]}
+    for place, name in enumerate(steps, start=1):
+        answers[name] = [answer(row, row % 5 < place and row != 18) for row in range(60)]
+    for name, rows in answers.items():
+        for row in rows:
+            append_jsonl(folder / "predictions" / "arithmetic" / f"{name}.jsonl", row.record())
+    verdicts = {name: [Verdict(row.example_id, row.kind, row.judged) for row in rows] for name, rows in answers.items()}
+    targets = {
+        name: measure_target("arithmetic", "accuracy", verdicts["base"], verdicts[name], judge="significant:5")
+        for name in steps
+    }
+    before = {"contest_f1": 82.0, "contest_em": 80.0, "squad_f1": 83.0, "squad_em": 81.0}
+    shares = dict(zip(steps, (0.995, 0.97, 0.96, 0.88), strict=True))
+    lines = {name: gate(before, {key: share * old for key, old in before.items()}) for name, share in shares.items()}
+    parameters = measure_parameters(14_592, 2_164_416, "measured")
+    points = [
+        Checkpoint(
+            name=name, step=step, validation_value=targets[name].value - 0.03, validation_loss=losses[name],
+            value=targets[name].value, score=0.3 + 0.7 * targets[name].value, kept=shares[name],
+            gate_passed=gate_passed(lines[name]),
+        )
+        for name, step in steps.items()
+    ]  # fmt: skip
+    chosen = points[2].name
+    card = make_scorecard(
+        target=targets[chosen], retention=lines[chosen], parameters=parameters,
+        score=Score(rule="phase1", value=0.7123, place=4, published=20), chosen_checkpoint=chosen, checkpoints=points,
+        checks=[Check(name="merge", passed=True, detail="logits within 1.2e-05 <ok>")], base="nano",
+        notes=["3 training rows were removed because an evaluation set asks the same"],
+    )  # fmt: skip
+    write_scorecard(folder / "scorecard.json", card)

@@ -138,8 +138,7 @@ def validation_plot(points: Sequence[Mark], axis_name: str, percent: bool, width
     x = _axis("step", [0.0, *(place.x for place in places)])
     plot = Canvas(width, x, Axis(axis_name, 0.0, highest, percent=percent))
     plot.line(places, "tuned")
-    for mark in points:
-        plot.mark(mark)
+    plot.marks(points)
     text = "; ".join(f"{mark.label}: {plot.y.shown(mark.point.y)}" for mark in points) + "."
     return plot.svg("Validation at the checkpoints", text)
 
@@ -152,8 +151,7 @@ def trade_plot(points: Sequence[Mark], threshold: float, axis_name: str, percent
     x = Axis("kept, lowest gated metric", max(0.0, low - room), high + room, percent=True)
     plot = Canvas(width, x, Axis(axis_name, 0.0, 1.0 if percent else 100.0, percent=percent))
     plot.gate(threshold)
-    for mark in points:
-        plot.mark(mark)
+    plot.marks(points)
     figures = (f"{mark.label}: kept {mark.point.x:.1%}, {plot.y.shown(mark.point.y)}" for mark in points)
     return plot.svg("Target against retention", "; ".join(figures) + f"; the gate is at {threshold:.0%}.")
 
@@ -170,14 +168,16 @@ def interval_strip(base: float, base_interval: Interval | None, tuned: float, in
     return _strip(parts, label)
 
 
-def kept_strip(kept: float | None, threshold: float, label: str, full: float = 1.2) -> str:
+def kept_strip(kept: float | None, threshold: float, label: str, *, passed: bool, full: float = 1.2) -> str:
     """A bar of the share kept against the gate; the scale ends at `full`."""
     parts = [f'<line class="grid" x1="{_percent(1 / full)}" x2="{_percent(1 / full)}" y1="0" y2="26"/>']
     if kept is not None:
         span = 96 * min(kept, full) / full
-        parts.append(f'<rect class="kept" x="2%" y="7" width="{span:.2f}%" height="12" rx="2"/>')
+        parts.append(
+            f'<rect class="{"kept" if passed else "missed"}" x="2%" y="7" width="{span:.2f}%" height="12" rx="2"/>'
+        )
     place = _percent(threshold / full)
-    parts.append(f'<line class="gate" x1="{place}" x2="{place}" y1="1" y2="25"/>')
+    parts += [f'<line class="{kind}" x1="{place}" x2="{place}" y1="1" y2="25"/>' for kind in ("halo", "gate")]
     return _strip(parts, label)
 
 
@@ -240,7 +240,7 @@ class Canvas:
     """A plot under construction: axes, and the marks put on it so far."""
 
     LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 46
-    GLYPH = 6.6
+    GLYPH = 7.4
     """Mean width of a character in pixels, a little too large."""
 
     def __init__(self, width: int, x: Axis, y: Axis) -> None:
@@ -261,22 +261,36 @@ class Canvas:
         self._parts.append(_shape(kind, x, y))
         self._taken.append(Box(x - 7, y - 7, x + 7, y + 7))
 
-    def mark(self, mark: Mark) -> None:
-        """A point with its label, where there is room for it."""
-        self.dot(mark.point, mark.kind)
+    def marks(self, marks: Sequence[Mark]) -> None:
+        """Points, and of their labels those for which there is room; the chosen one's has the first choice."""
+        for mark in marks:
+            self.dot(mark.point, mark.kind)
+        for mark in sorted(marks, key=lambda mark: mark.kind != "chosen"):
+            self._label(mark)
+
+    def _label(self, mark: Mark) -> None:
         x, y = self._place(mark.point)
         size = len(mark.label) * self.GLYPH
-        for left, top in ((x + 10, y - 8), (x - 10 - size, y - 8), (x - size / 2, y - 26), (x - size / 2, y + 10)):
-            box = Box(left, top, left + size, top + 16)
+        beside = [("", x + 10, y - 8), ("end", x - 10, y - 8)]
+        over = [("middle", x, y - 26), ("middle", x, y + 10)]
+        if x - size < self.LEFT:
+            over += [("", self.LEFT + 4, y - 26), ("", self.LEFT + 4, y + 10)]
+        if x + size > self.width:
+            over += [("end", self.width - 2, y - 26), ("end", self.width - 2, y + 10)]
+        for anchor, place, top in beside + over:
+            start = place - {"": 0.0, "middle": size / 2, "end": size}[anchor]
+            box = Box(start, top, start + size, top + 16)
             if self._inside(box) and not any(box.meets(other) for other in self._taken):
                 self._taken.append(box)
-                self._parts.append(f'<text class="label" x="{left:.1f}" y="{top + 12:.1f}">{escape(mark.label)}</text>')
+                text = f'<text class="label {anchor}" x="{place:.1f}" y="{top + 12:.1f}">{escape(mark.label)}</text>'
+                self._parts.append(text)
                 return
 
     def gate(self, threshold: float) -> None:
         """The least share that must be kept, as an upright line."""
         x = self._place(Point(threshold, self.y.low))[0]
         self._parts.append(f'<line class="gate" x1="{x:.1f}" x2="{x:.1f}" y1="{self.TOP}" y2="{self._floor}"/>')
+        self._taken.append(Box(x - 2, self.TOP, x + 2, self._floor))
 
     def svg(self, title: str, description: str) -> str:
         """The finished plot."""
@@ -332,8 +346,8 @@ def _apart(placed: Sequence[tuple[float, float]], least: float) -> list[float]:
 def _shape(kind: str, x: float, y: float) -> str:
     if kind == "chosen":
         return f'<path class="chosen" d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>'
-    if kind == "tuned":
-        return f'<rect class="tuned" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
+    if kind in ("tuned", "kept"):
+        return f'<rect class="{kind}" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
 
 

@@ -58,9 +58,9 @@ def _figures(card: Scorecard) -> Table:
     _add(
         table,
         f"{target.task}: {rows}",
-        f"{shown(target.base_value, target)} ({_range(target.base_interval, target)})",
+        f"{shown(target.base_value, target)} ({span(target.base_interval, target)})",
         shown(target.value, target),
-        _range(target.interval, target),
+        span(target.interval, target),
     )
     total = f"{parameters.total:,} ({parameters.convention})"
     _add(table, "parameters", total, f"{parameters.trainable:,}", f"ratio {percent(parameters.ratio, 4)}")
@@ -76,7 +76,7 @@ def _kinds(target: Target) -> Table | None:
             _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
             continue
         rows = f"{kind.n}" + (f" (+{kind.unjudgeable} unjudgeable)" if kind.unjudgeable else "")
-        figures = shown(kind.base_value, target), shown(kind.value, target), _range(kind.interval, target)
+        figures = shown(kind.base_value, target), shown(kind.value, target), span(kind.interval, target)
         _add(table, name, rows, *figures)
     return table
 
@@ -135,7 +135,8 @@ def _detail(detail: str) -> str:
     return f" ({detail})" if detail else ""
 
 
-def _range(interval: Interval, target: Target) -> str:
+def span(interval: Interval, target: Target) -> str:
+    """An interval of the target's metric for people."""
     if target.difference_interval:
         return f"{interval.low:.2f} to {interval.high:.2f}"
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"

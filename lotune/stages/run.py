@@ -7,8 +7,12 @@ from typing import Any
 from lotune.evaluate.scorecard import Scorecard
 from lotune.recipe import Options, Recipe
 from lotune.stages.evaluate import evaluate
+from lotune.stages.report import write_report
 
 
 def run(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
-    """Prepare, tune and evaluate; the scorecard is the last stage's result."""
-    return evaluate(recipe, options)
+    """Prepare, tune, evaluate and report; the scorecard is the result, or the estimates of a dry run."""
+    result = evaluate(recipe, options)
+    if isinstance(result, Scorecard):
+        write_report(recipe.folder, "lotune run")
+    return result

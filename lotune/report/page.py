@@ -1,0 +1,143 @@
+"""A report as one HTML page that needs nothing else: styles and plots stand in it, and it runs no script.
+
+Whatever a person or a model wrote is escaped by the template; only the plots are put in as they are, and these escape
+their own labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lotune.report import words
+from lotune.report.contents import Report
+from lotune.report.plots import (
+    NARROW,
+    WIDE,
+    Mark,
+    Point,
+    interval_strip,
+    kept_strip,
+    key,
+    loss_plot,
+    trade_plot,
+    validation_plot,
+)
+from lotune.report.terminal import shown
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(report: Report) -> str:
+    """The report as HTML."""
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["written"] = visible
+    environment.filters["said"] = lambda text: visible(text).replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.globals["key"] = lambda kind: Markup(key(kind))
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        words=words,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        kinds=list(zip(words.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
+        kept=list(zip(words.kept_table(report.card.retention).rows, kept_strips(report), strict=True)),
+        plots=plots(report),
+    )
+
+
+def visible(text: str) -> str:
+    r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
+
+    >>> visible("a\x00b\n")
+    'a␀b\n'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found[0]), 0x21)), text)
+
+
+def kind_strips(report: Report) -> list[Markup]:
+    """For each line of the table of kinds, a picture of it; nothing where nothing can be judged."""
+    target = report.card.target
+    scale = 100 if target.difference_interval else 1
+    strips = []
+    for line in words.kind_lines(target):
+        if line.base is None or line.tuned is None or line.interval is None:
+            strips.append(Markup(""))
+            continue
+        intervals = [
+            one and type(one)(one.low / scale, one.high / scale) for one in (line.base_interval, line.interval)
+        ]
+        label = visible(f"{line.name}: {shown(line.base, target)} before, {shown(line.tuned, target)} after")
+        picture = interval_strip(
+            line.base / scale, intervals[0], line.tuned / scale, intervals[1] or line.interval, label
+        )
+        strips.append(Markup(picture))
+    return strips
+
+
+def kept_strips(report: Report) -> list[Markup]:
+    """For each retained metric, a bar of what was kept."""
+    lines = report.card.retention
+    labels = [
+        visible(f"{line.metric}: {words.kept_text(line.kept)} kept, {line.threshold:.0%} needed") for line in lines
+    ]
+    return [
+        Markup(kept_strip(line.kept, line.threshold, label, passed=line.passed or not line.gates))
+        for line, label in zip(lines, labels, strict=True)
+    ]
+
+
+def plots(report: Report) -> dict[str, Markup]:
+    """The plots by name, each for a desk and for a phone; empty where there is nothing to plot."""
+    return {
+        "loss": _both(lambda width: _loss(report, width)),
+        "validation": _both(lambda width: _validation(report, width)),
+        "trade": _both(lambda width: _trade(report, width)),
+    }
+
+
+def _both(draw: Callable[[int], str]) -> Markup:
+    wide, narrow = draw(WIDE), draw(NARROW)
+    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>' if wide else "")
+
+
+def _loss(report: Report, width: int) -> str:
+    points = report.card.checkpoints
+    validation = [Point(one.step, one.validation_loss) for one in points if one.validation_loss is not None]
+    return loss_plot(report.training.losses, validation, width) if report.training.losses else ""
+
+
+def _validation(report: Report, width: int) -> str:
+    """The validation figures, where not all checkpoints were tested."""
+    card = report.card
+    marks = [
+        Mark(
+            Point(one.step, one.validation_value),
+            shown(one.validation_value, card.target),
+            "chosen" if one.name == card.chosen_checkpoint else "tuned",
+        )
+        for one in card.checkpoints
+        if one.validation_value is not None
+    ]
+    if not marks or all(one.value is not None for one in card.checkpoints):
+        return ""
+    name = f"validation {card.target.metric}"
+    return validation_plot(marks, name, not card.target.difference_interval, width)
+
+
+def _trade(report: Report, width: int) -> str:
+    card = report.card
+    tested = words.tested_points(card)
+    if not tested:
+        return ""
+    marks = [Mark(Point(1.0, card.target.base_value), "base", "base")]
+    for name, kept, value in tested:
+        kind = "chosen" if name == card.chosen_checkpoint else "tuned"
+        marks.append(Mark(Point(kept, value), name, kind))
+    threshold = max(line.threshold for line in card.retention if line.gates)
+    return trade_plot(marks, threshold, f"test {card.target.metric}", not card.target.difference_interval, width)

@@ -1,0 +1,90 @@
+"""`lotune report`: report.html and report.md of a finished run, made from its folder alone and without torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.errors import RunError, SettingsError
+from lotune.recipe import Options, Recipe, read_recipe, stage_inputs
+from lotune.report.contents import Setting, gather, needed_files
+from lotune.report.markdown import render_markdown
+from lotune.report.page import render_page
+from lotune.report.progress import say
+from lotune.runs import read_json, write_atomically
+from lotune.settings import describe, flatten
+from lotune.stages.changes import STAGES
+
+
+def report(target: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
+    """Write the report of a run, named by its folder or by its recipe, and say where it is.
+
+    Raises: RunError where the folder is no finished run, SettingsError for a folder with settings beside it.
+    """
+    if not target.is_dir():
+        recipe = read_recipe(target, overrides)
+        return write_report(recipe.folder, shlex.join(["lotune", "run", str(target), *overrides]))
+    if overrides:
+        raise SettingsError("report", f"settings beside a run folder: {' '.join(overrides)}", "a run folder alone")
+    return write_report(target, shlex.join(["lotune", "run", str(target / "recipe.yaml")]))
+
+
+def write_report(folder: Path, finish: str) -> dict[str, Any]:
+    """Write report.html and report.md into a run folder; `finish` is the command that finishes the run.
+
+    Raises: RunError where the run is not finished or was changed since.
+    """
+    recipe = _finished_recipe(folder, finish)
+    name = recipe.name or folder.name
+    again = shlex.join(["lotune", "run", str(folder / "recipe.yaml"), f"name={name}-again"])
+    contents = gather(folder, name, changed_settings(recipe), again)
+    pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
+    write_atomically(pages["html"], render_page(contents))
+    write_atomically(pages["markdown"], render_markdown(contents))
+    say(f"report: {pages['html']} and {pages['markdown'].name} beside it")
+    return {**{form: str(path) for form, path in pages.items()}, "valid": contents.card.valid}
+
+
+def _finished_recipe(folder: Path, finish: str) -> Recipe:
+    """The recipe of a run whose stages are all done with just these settings."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RunError(str(folder), "holds no run: recipe.yaml is missing", "the folder of a finished run", finish)
+    recipe = read_recipe(folder / "recipe.yaml")
+    missing = needed_files(folder)
+    if missing:
+        raise RunError(str(folder), f"is not finished: {', '.join(missing)} missing", "a finished run", finish)
+    done = read_json(folder / "stages.json")
+    undone = [stage for stage in STAGES if stage not in done]
+    if undone:
+        raise RunError(str(folder), f"is not finished: {', '.join(undone)} not done", "a finished run", finish)
+    tested, now = done["evaluate"]["inputs"], stage_inputs(recipe, "evaluate")
+    changes = [
+        f"{key}: {_json(tested[key])} -> {_json(value)}"
+        for key, value in now.items()
+        if not isinstance(value, Path) and tested.get(key, value) != value
+    ]
+    if changes:
+        raise RunError(str(folder), f"was tested with other settings: {'; '.join(changes)}", "a finished run", finish)
+    return recipe
+
+
+def changed_settings(recipe: Recipe) -> list[Setting]:
+    """The settings of a recipe that differ from their defaults.
+
+    >>> [(one.key, one.value, one.default) for one in changed_settings(Recipe(seed=3))]
+    [('seed', '3', '0')]
+    """
+    defaults, sentences = flatten(Recipe()), {line.key: line.sentence for line in describe(Recipe)}
+    return [
+        Setting(key, _json(value), _json(defaults.get(key)), sentences.get(key, ""))
+        for key, value in flatten(recipe).items()
+        if key not in defaults or defaults[key] != value
+    ]
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
