@@ -1,0 +1,104 @@
+"""What holds for every task in TASKS: a new row of the table is tested from here on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lotune.data.batches import check_supervision, encode_prompt, encode_row
+from lotune.errors import DataError, SettingsError
+from lotune.generate.sampling import cut_at_stop
+from lotune.tasks.registry import TASKS, build_task
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Row, Task
+
+OWN_ROWS: dict[str, list[Row]] = {
+    "instructions": [
+        {"instruction": "Add.", "input": f"{number} and 1", "output": f" It is\n{number + 1}."} for number in range(8)
+    ]
+}
+"""Rows of the tasks that have no generator."""
+
+
+@pytest.fixture(params=TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return build_task(TaskSettings(name=request.param))
+
+
+@pytest.fixture
+def rows(task: Task) -> list[Row]:
+    return OWN_ROWS.get(task.name) or list(task.generate(8, seed=1))
+
+
+def numbered(rows: list[Row]) -> list[tuple[str, Row]]:
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def test_its_name_is_its_key(task: Task) -> None:
+    assert TASKS[task.name](TaskSettings(name=task.name)) == task
+    assert task.max_new_tokens > task.min_new_tokens >= 0
+    assert build_task(TaskSettings(name=task.name, max_new_tokens=3)).max_new_tokens == 3
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_rows_come_back_as_they_were_written(task: Task, rows: list[Row], name: str, tmp_path: Path) -> None:
+    if (task.name, name) in (("arithmetic", "rows.json"), ("reading", "rows.jsonl")):
+        pytest.skip("not a layout that the task writes")
+    task.write(tmp_path / name, rows)
+    assert [row for _, row in task.read(tmp_path / name).rows] == rows
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prompts_end_where_answers_begin(task: Task, rows: list[Row], training: bool, byte_tokenizer: Any) -> None:
+    examples = list(task.examples(numbered(rows), training=training))
+    assert len(examples) >= len(rows)
+    for example in examples:
+        row = encode_row(byte_tokenizer, example)
+        check_supervision(row, byte_tokenizer.eos_token_id)
+        assert list(row.tokens[: row.answer_start]) == encode_prompt(byte_tokenizer, example, 10**6)[0]
+        assert byte_tokenizer.decode(row.tokens[row.answer_start : -1]) == example.target
+        assert "".join(example.prompt_parts or (example.prompt,)) == example.prompt
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_trained_on_is_right_and_is_not_cut(task: Task, rows: list[Row], training: bool) -> None:
+    for example in task.examples(numbered(rows), training=training):
+        assert cut_at_stop(example.target, task.stop) == (example.target, False)
+        assert task.judge(example, example.target).right is True
+        assert task.judge(example, "").right is False
+        assert task.judge(example, "something else").right is False
+
+
+def test_figures_of_all_right_and_all_wrong(task: Task, rows: list[Row]) -> None:
+    examples = list(task.examples(numbered(rows), training=False))
+    best = task.metrics([task.judge(example, example.target) for example in examples])
+    worst = task.metrics([task.judge(example, "?") for example in examples])
+    assert best[task.metric] == (100.0 if task.score_of else 1.0)
+    assert worst[task.metric] == 0.0
+    assert set(task.score_of) <= set(best)
+
+
+def test_a_row_of_something_else_is_named(task: Task) -> None:
+    for training in (True, False):
+        with pytest.raises(DataError, match="row 7"):
+            list(task.examples([("row 7", {"height": "1", "width": "2"})], training=training))
+
+
+def test_the_seed_decides_generated_rows(task: Task) -> None:
+    if task.name in OWN_ROWS:
+        for make in (task.generate, task.stream, task.practice):
+            with pytest.raises(SettingsError, match="has no generator"):
+                make(3, 0)
+        return
+    assert list(task.stream(5, 1)) == list(task.generate(5, 1)) != list(task.generate(5, 2))
+    assert len(list(task.practice(5, 1))) == 5
+
+
+def test_a_judge_or_column_that_it_does_not_have_is_refused(task: Task) -> None:
+    foreign = {"arithmetic": "contains", "instructions": "significant:3"}.get(task.name, "exact")
+    with pytest.raises(SettingsError, match=rf"task.judge: '{foreign}' is no judge of {task.name}"):
+        build_task(TaskSettings(name=task.name, judge=foreign))
+    with pytest.raises(SettingsError, match=rf"task.columns: height is no field of {task.name}"):
+        build_task(TaskSettings(name=task.name, columns={"height": "h"}))
