@@ -80,6 +80,25 @@ def test_an_empty_file(recipe: Path, tmp_path: Path) -> None:
     assert f"{file}: is empty" in refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
 
 
+def test_too_few_rows_to_split(recipe: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", rows(5))
+    words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    assert "data.test_rows: 6 rows split off 5" in refused(*words)
+    assert "data.validation_rows: 4 rows split off 4" in refused(*words, "data.test_rows=1")
+
+
+@pytest.mark.parametrize("words", [("init",), ("evaluate", "--model", "nano", "--task", "arithmetic", "--data")])
+def test_verbs_on_a_file(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert f"{tmp_path}: is a folder" in refused(*words, tmp_path)
+    assert "there is no such file" in refused(*words, tmp_path / "none.csv")
+    assert "is empty" in refused(*words, write(tmp_path / "a.jsonl", []))
+
+
+def test_runs_that_cannot_be_written(recipe: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", rows(5))
+    assert "mine.jsonl/small: cannot be read or written: Not a directory" in refused("run", recipe, f"runs={file}")
+
+
 def test_a_recipe_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     assert "none.yaml: cannot be read: No such file" in refused("run", tmp_path / "none.yaml")
     assert f"{tmp_path}: cannot be read: Is a directory" in refused("run", tmp_path)

@@ -126,22 +126,24 @@ def equal_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
     return quotas
 
 
-def split(examples: Sequence[Example], validation_rows: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples, each in the order given; every example is in one of the two.
+def split(
+    examples: Sequence[Example], rows: int, seed: int, name: str = "validation"
+) -> tuple[list[Example], list[Example]]:
+    """Training examples and those of an evaluation set, each in the order given; every example is in one of the two.
 
     Two examples with the same prompt can come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
-    if validation_rows >= len(examples):
+    if rows >= len(examples):
         raise DataError(
-            "validation_rows",
-            f"{validation_rows} rows split off {len(examples)} leave none to train on",
+            f"data.{name}_rows",
+            f"{rows} rows split off {len(examples)} leave none to train on",
             f"at most {max(len(examples) - 1, 0)}",
-            "lower it, or name a validation file",
+            f"lower it, or name a file with data.{name}",
         )
-    validation = set(_shuffled(range(len(examples)), f"split:{seed}")[:validation_rows])
-    train = [example for place, example in enumerate(examples) if place not in validation]
-    return train, [examples[place] for place in sorted(validation)]
+    chosen = set(_shuffled(range(len(examples)), f"split:{seed}")[:rows])
+    train = [example for place, example in enumerate(examples) if place not in chosen]
+    return train, [examples[place] for place in sorted(chosen)]
 
 
 def overlap(

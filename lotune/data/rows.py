@@ -85,11 +85,11 @@ def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, s
     Raises: DataError for a file that is missing, empty, without a single row or of an unknown format;
     MalformedRowsError, with all of them, for rows that cannot be read unless `on_error` is "skip".
     """
+    _check(path)
     reader = _FORMATS.get(path.suffix.lower())
     if reader is None:
         found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
         raise DataError(str(path), found, f"one of {', '.join(_FORMATS)}", "rename or convert the file")
-    _check(path)
     rows: list[tuple[str, dict[str, Any]]] = []
     malformed: list[Malformed] = []
     there: dict[str, None] = {}

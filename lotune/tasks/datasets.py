@@ -93,7 +93,7 @@ def _test_rows(
     if settings.test is not None:
         return train, evaluation_rows(task, settings.test, settings.test_rows, seed)
     if settings.train is not None:
-        return split(train, settings.test_rows, seed + TEST_SEED)
+        return split(train, settings.test_rows, seed + TEST_SEED, "test")
     return train, evaluation_rows(task, None, settings.test_rows, seed + TEST_SEED)
 
 
