@@ -179,6 +179,11 @@ def describe_counts(counts: dict[str, Any]) -> str:
         ),
         f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {share:.0%} supervised, longest {tokens['longest']}, "
         f"{tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
+        *(
+            [f"validation rows removed, as the test asks them: {met}"]
+            if (met := rows.get("validation_removed"))
+            else []
+        ),
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
         *(f"{name} rows left out as too long: {number}" for name, number in tokens["left_out"].items() if number),
