@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lotune.evaluate.predict import Prediction
 from lotune.report import words
 from lotune.report.contents import Answered, Report
-from lotune.report.words import Table
+from lotune.report.words import Table, visible
 
 
 def render_markdown(report: Report) -> str:
@@ -98,7 +98,7 @@ def plain(text: str) -> str:
     >>> plain("a|b <b> *c*\n[d](e) x_1")
     'a\\|b &lt;b&gt; \\*c\\* \\[d\\](e) x\\_1'
     """
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
@@ -110,4 +110,4 @@ def fenced(text: str) -> list[str]:
     """
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence, text.rstrip("\n"), fence]
+    return [fence, visible(text.rstrip("\n")), fence]

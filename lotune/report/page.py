@@ -6,7 +6,6 @@ their own labels.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lotune.report.plots import (
     validation_plot,
 )
 from lotune.report.terminal import shown
+from lotune.report.words import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -49,15 +49,6 @@ def render_page(report: Report) -> str:
         kept=list(zip(words.kept_table(report.card.retention).rows, kept_strips(report), strict=True)),
         plots=plots(report),
     )
-
-
-def visible(text: str) -> str:
-    r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
-
-    >>> visible("a\x00b\n")
-    'a␀b\n'
-    """
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found[0]), 0x21)), text)
 
 
 def kind_strips(report: Report) -> list[Markup]:

@@ -274,7 +274,7 @@ class Canvas:
         beside = [("", x + 10, y - 8), ("end", x - 10, y - 8)]
         over = [("middle", x, y - 26), ("middle", x, y + 10)]
         if x - size < self.LEFT:
-            over += [("", self.LEFT + 4, y - 26), ("", self.LEFT + 4, y + 10)]
+            over += [("", self.LEFT + 1, y - 26), ("", self.LEFT + 1, y + 10)]
         if x + size > self.width:
             over += [("end", self.width - 2, y - 26), ("end", self.width - 2, y + 10)]
         for anchor, place, top in beside + over:

@@ -5,6 +5,7 @@ Texts are plain: whoever writes them into a page or into Markdown escapes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -90,6 +91,15 @@ def kept_text(kept: float | None) -> str:
     ('95.1 %', 'not measurable')
     """
     return "not measurable" if kept is None else percent(kept)
+
+
+def visible(text: str) -> str:
+    r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
+
+    >>> visible("a\x00b\n")
+    'a␀b\n'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found[0]), 0x21)), text)
 
 
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:
@@ -317,7 +327,8 @@ def checks_table(card: Scorecard) -> Table:
     rows = [("better than the base", _result(target.better), better)]
     for line in card.retention:
         if line.gates:
-            evidence = f"{line.base:.2f} → {line.tuned:.2f}, {kept_text(line.kept)} kept, {line.threshold:.0%} needed"
+            share = f"{kept_text(line.kept)} kept, {percent(line.threshold, 0)} needed"
+            evidence = f"{line.base:.2f} → {line.tuned:.2f}, {share}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
     rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]
     return Table(("check", "result", "evidence"), tuple(rows))
