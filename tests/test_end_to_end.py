@@ -43,7 +43,7 @@ def call(*words: object, status: int = 0) -> Result:
 def digests(folder: Path) -> dict[str, str]:
     """The digest of each file below a folder that a finished run must leave alone."""
     names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    for name in ("environment.json", ".lock"):
+    for name in ("environment.json", ".lock", "report.html", "report.md"):  # a report shows the environment
         names.pop(name, None)
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items()}
 
@@ -123,6 +123,17 @@ def test_the_run_folder(finished: Path) -> None:
     merged = [path.parent.name for path in folder.glob("checkpoints/*/merged")]
     assert merged == [chosen]
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_report_is_made_from_the_folder_alone(finished: Path, tmp_path: Path) -> None:
+    written = {name: (finished / "small" / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")}
+    assert all("Not valid" in text for text in written.values())
+    copy = shutil.copytree(finished / "small", tmp_path / "elsewhere")
+    for name in written:
+        (copy / name).unlink()
+    assert str(copy / "report.html") in call("report", copy).stderr
+    again = {name: (copy / name).read_text(encoding="utf-8") for name in written}
+    assert {name: text.replace(str(copy), str(finished / "small")) for name, text in again.items()} == written
 
 
 @pytest.mark.oracle
