@@ -153,6 +153,7 @@ def _made_up_counts() -> dict[str, object]:
     tokens = {
         "rows": 1047, "tokens": 81234, "supervised": 30111, "longest": 612, "limit": 1024, "dropped_too_long": 4,
         "first": "1 + 1 = ⟦2<|endoftext|>⟧", "retention_cut": 2,
+        "left_out": {"test": 1},
     }  # fmt: skip
     return {"rows": asdict(rows), "replay": 100, "tokens": tokens}
 

@@ -292,6 +292,7 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ("duplicates removed", f"{rows['duplicates']:,}"),
         ("not drawn", f"{rows['undrawn']:,}"),
         ("split off to validation", f"{rows['validation']:,}"),
+        ("removed from validation because the test asks them", f"{rows.get('validation_removed', 0):,}"),
         ("split off to the test", f"{rows['test']:,}"),
         *(
             (f"in training and in {name} ({found['rows']:,} rows)", f"{found['seen']:,}")
@@ -301,6 +302,7 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ("kept to train on", f"{rows['kept']:,}"),
         ("rows of the retained task mixed in", f"{counts.get('replay', 0):,}"),
         ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
+        *((f"left out of {name}, too long to be asked", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
         ("tokens", f"{tokens['tokens']:,} in {tokens['rows']:,} rows; longest row {tokens['longest']:,}"),
         ("trained on, of these tokens", f"{tokens['supervised']:,} ({percent(share)})"),
         ("retention prompts cut to fit", f"{tokens['retention_cut']:,}"),
