@@ -61,7 +61,10 @@ SHAPES = (
 FIELDS = tuple(dict.fromkeys(field for shape in SHAPES for field in shape.fields))
 """Every field of every shape."""
 EXPECTED = "instruction, input, output; messages; conversations; prompt, completion"
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+ROLES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
+    "gpt": "assistant",
+}  # fmt: skip
 """Who speaks, by what the files call it."""
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "instruction": ("question", "query", "task", "指令", "问题", "问"),
@@ -197,4 +200,6 @@ def _speaker_and_text(where: str, number: int, turn: Any) -> tuple[str, str]:
         raise DataError(where, f"turn {number} is of {speaker!r:.40}", f"one of {', '.join(ROLES)}")
     if not isinstance(text, str) or not text.strip():
         raise DataError(where, f"turn {number} has no text", "a text as content or value")
+    if parts.get("weight", 1) != 1:
+        raise DataError(where, f"turn {number} has a weight of its own", "none", "say which answers with task.answers")
     return ROLES[speaker], text

@@ -178,6 +178,7 @@ SAID = {"role": "assistant", "content": "So."}
         ({"messages": [ASKED, {"role": "tool", "content": "7"}]}, "turn 2 is of 'tool'"),
         ({"messages": [ASKED, {"role": "assistant", "content": None}]}, "turn 2 has no text"),
         ({"messages": [ASKED, {"role": "assistant", "content": " "}]}, "turn 2 has no text"),
+        ({"messages": [ASKED, {**SAID, "weight": 0}]}, "turn 2 has a weight of its own"),
         ({"messages": ["Why?"]}, "turn 1 is of None"),
         ({"messages": "Why?"}, "has no list of turns"),
         ({"messages": []}, "has no question"),
@@ -196,6 +197,11 @@ def test_rows_that_cannot_be_used_are_named(row: Row, said: str) -> None:
 
 def test_null_is_nothing() -> None:
     assert conversation_of("1", {"instruction": "a", "input": None, "output": "b"}) == Conversation(("a",), ("b",))
+
+
+def test_a_developer_is_the_system() -> None:
+    row = {"messages": [{"role": "developer", "content": "s"}, ASKED, {**SAID, "weight": 1}]}
+    assert conversation_of("1", row) == Conversation(("Why?",), ("So.",), "s")
 
 
 def test_two_system_messages_are_both_kept() -> None:
