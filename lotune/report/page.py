@@ -127,8 +127,8 @@ def _trade(report: Report, width: int) -> str:
     if not tested:
         return ""
     marks = [Mark(Point(1.0, card.target.base_value), "base", "base")]
-    for name, kept, value in tested:
-        kind = "chosen" if name == card.chosen_checkpoint else "tuned"
-        marks.append(Mark(Point(kept, value), name, kind))
+    for one, kept, value in tested:
+        kind = "chosen" if one.name == card.chosen_checkpoint else "tuned"
+        marks.append(Mark(Point(kept, value), f"step {one.step}", kind))
     threshold = max(line.threshold for line in card.retention if line.gates)
     return trade_plot(marks, threshold, f"test {card.target.metric}", not card.target.difference_interval, width)

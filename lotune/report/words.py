@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lotune.evaluate.retention import RetentionLine, least_kept
-from lotune.evaluate.scorecard import Kind, Scorecard, Target
+from lotune.evaluate.scorecard import Checkpoint, Kind, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
 from lotune.report.contents import Examples, Report, Training
 from lotune.report.terminal import percent, shown, span
@@ -251,10 +251,10 @@ def _kept(card: Scorecard, name: str) -> float | None:
     return next(point.kept for point in card.checkpoints if point.name == name)
 
 
-def tested_points(card: Scorecard) -> list[tuple[str, float, float]]:
-    """Name, share kept and figure on the test, of each checkpoint for which both are known."""
-    found = ((point.name, _kept(card, point.name), point.value) for point in card.checkpoints)
-    return [(name, kept, value) for name, kept, value in found if kept is not None and value is not None]
+def tested_points(card: Scorecard) -> list[tuple[Checkpoint, float, float]]:
+    """Each checkpoint for which both are known: the share that it kept and its figure on the test."""
+    found = ((point, _kept(card, point.name), point.value) for point in card.checkpoints)
+    return [(point, kept, value) for point, kept, value in found if kept is not None and value is not None]
 
 
 def checkpoints_note(card: Scorecard) -> str:
