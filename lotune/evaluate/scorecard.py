@@ -90,7 +90,7 @@ class Score(_Record):
 
 
 class Checkpoint(_Record):
-    """One checkpoint; `value`, `score`, `kept` (of the gating metrics the least) and the gate's result, where tested."""
+    """One checkpoint; `value`, `score`, `kept` (the least of the gating metrics) and the gate, where it was tested."""
 
     name: str
     step: int
