@@ -40,6 +40,8 @@ from lotune.tasks.task import Task
 
 BASE = "base"
 """Name under which the untuned model's predictions stand."""
+RETAINED = "retention"
+"""Folder of the predictions on what is kept, where that is the tuned task itself."""
 
 
 NO_ANSWER_DEPENDS_ON = ("score.", "retention.threshold", "evaluate.checkpoints", "task.judge")
@@ -145,9 +147,10 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
 def _test(
     run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> Tested:
-    found = []
-    for task, examples in zip(tasks, (rows["test"], rows["retention"]), strict=True):
-        out = run.folder / "predictions" / task.name / f"{name}.jsonl"
+    found, target = [], tasks[0].name
+    for task, examples, asked in zip(tasks, (rows["test"], rows["retention"]), (target, RETAINED), strict=True):
+        folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
+        out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
         found.append(ask(title, task, examples, model.model, model.tokenizer, batch_tokens, out))
     return Tested(*found)

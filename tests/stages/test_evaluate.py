@@ -1,0 +1,36 @@
+"""What an evaluation writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lotune.cli import app
+
+RECIPE = """
+seed: 3
+device: cpu
+base: {{model: {base}, dtype: float32}}
+task: {{name: reading, language: en}}
+data: {{rows: 16, validation_rows: 2, test_rows: 3}}
+tune: {{batch_rows: 8}}
+checkpoints: {{count: 1, merged: none}}
+retention: {{rows: 5, language: zh}}
+"""
+
+
+@pytest.mark.slow
+def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "twice.yaml"
+    recipe.write_text(RECIPE.format(base=small_base))
+    result = CliRunner().invoke(app, ["run", str(recipe), f"runs={tmp_path / 'runs'}"], prog_name="lotune")
+    assert result.exit_code == 0, result.stderr
+    folder = tmp_path / "runs" / "twice"
+    written = {path.parent.name: path.read_text().splitlines() for path in folder.glob("predictions/*/base.jsonl")}
+    assert {name: len(lines) for name, lines in written.items()} == {"reading": 3, "retention": 5}
+    assert {json.loads(line)["id"] for line in written["reading"]}.isdisjoint(
+        json.loads(line)["id"] for line in written["retention"]
+    )
