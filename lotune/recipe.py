@@ -120,6 +120,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
+        "pretrain.start": recipe.pretrain.start if recipe.pretrain else None,
         "adapter.start": recipe.adapter.start,
     }
     return {key: path for key, path in named.items() if path is not None}
@@ -130,7 +131,7 @@ def check_files(recipe: Recipe) -> None:
     faults = [
         f"{key}: {path} is a folder" if path.is_dir() else f"{key}: there is no file {path}"
         for key, path in _files(recipe).items()
-        if key != "adapter.start" and not path.is_file()
+        if not key.endswith(".start") and not path.is_file()
     ]
     if faults:
         raise DataError("recipe", "; ".join(faults), "files of rows", "check the paths: they count from where you are")

@@ -20,8 +20,8 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "sum": 0.235, "chain": 0.018, "product": 0.08, "quotient": 0.067, "root": 0.016, "power": 0.012, "rounded": 0.008,
-    "small": 0.055, "bare": 0.02, "reading": 0.31, "sentence": 0.079, "instruction": 0.10,
+    "heading": 0.20, "sum": 0.16, "chain": 0.018, "product": 0.085, "quotient": 0.072, "root": 0.02, "power": 0.015,
+    "rounded": 0.008, "small": 0.05, "bare": 0.012, "reading": 0.26, "sentence": 0.05, "instruction": 0.05,
 }  # fmt: skip
 """Share of each sort among the documents."""
 
@@ -92,13 +92,22 @@ def _bare(draw: random.Random) -> str:
     return block.partition("?")[0] + result + "\n"
 
 
+def _heading(draw: random.Random) -> str:
+    """An equation and the line that begins its working: the copy of the operands, which has to be right first.
+
+    It is asked for with a colon, so that after a question mark the working never ends there.
+    """
+    made = draw.choice((_sum, _product, _product, _quotient, _quotient, _root, _power, _small, _small, _chain))(draw)
+    return "".join(made.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
+
+
 def _nonzero(draw: random.Random, limit: int) -> str:
     return working.unscaled(draw.choice((-1, 1)) * draw.randint(1, limit), 2)
 
 
 EQUATIONS = {
-    "sum": _sum, "chain": _chain, "product": _product, "quotient": _quotient, "root": _root, "power": _power,
-    "rounded": _rounded, "small": _small, "bare": _bare,
+    "heading": _heading, "sum": _sum, "chain": _chain, "product": _product, "quotient": _quotient, "root": _root,
+    "power": _power, "rounded": _rounded, "small": _small, "bare": _bare,
 }  # fmt: skip
 """Generator of each sort of equation."""
 

@@ -67,9 +67,10 @@ def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, Toke
     from lotune.data.tokenizers import train_tokenizer
     from lotune.nano.text import documents, tokenizer_texts
 
-    folder = run.folder / "data" / "tokenizer"
-    say("training the tokeniser")
-    train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
+    folder = settings.start or run.folder / "data" / "tokenizer"
+    if settings.start is None:
+        say("training the tokeniser")
+        train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     say(f"writing {settings.documents} documents as tokens")
     held_back = max(1, int(settings.documents * settings.validation_share))
@@ -94,7 +95,7 @@ def _encoded(tokenizer: Any, prompt: str, target: str, name: str) -> EncodedRow:
 def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:
     import torch
 
-    from lotune.model.base import build_from_config, count_parameters, resolve_device
+    from lotune.model.base import count_parameters, resolve_device
     from lotune.model.checkpoints import save_full
     from lotune.train.loop import adamw, mean_loss, muon, train
     from lotune.train.resume import Training, watched
@@ -103,10 +104,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     device = resolve_device(recipe.device)
     tokenizer, rows, validation = _prepare(run, settings, recipe.seed)
     torch.manual_seed(recipe.seed)
-    model: Any = build_from_config(
-        settings.config.model_dump() | {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    )
-    model.to(device)
+    model = _first_model(settings, tokenizer).to(device)
     total_tokens = int(rows.lengths().sum())
     steps = settings.steps or max(1, round(settings.epochs * total_tokens / settings.batch_tokens))
     say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")
@@ -151,6 +149,16 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         "parameters": count_parameters(model), "tokens": total_tokens, "steps": steps,
         "validation_loss": mean_loss(model, held_back),
     }  # fmt: skip
+
+
+def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
+    from lotune.model.base import build_from_config, load_base
+    from lotune.model.settings import BaseSettings
+
+    if settings.start is not None:
+        return load_base(BaseSettings(model=str(settings.start), dtype="float32"), "cpu").model.requires_grad_(True)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return build_from_config(settings.config.model_dump() | ends)
 
 
 def _validation(rows: TokenFile, place: dict[str, int]) -> Iterator[Any]:

@@ -100,6 +100,8 @@ class ShapeSettings(Settings):
 class PretrainSettings(Settings):
     """A base model trained from scratch on text that lotune generates."""
 
+    start: Path | None = None
+    """Folder of a model to go on from, with its tokeniser and its shape; null begins with nothing."""
     documents: int = Field(200_000, ge=1)
     """How many documents are generated."""
     config: ShapeSettings = Field(default_factory=ShapeSettings)

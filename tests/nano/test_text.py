@@ -162,3 +162,15 @@ def test_the_longest_training_answers_fit_the_embedded_model(weights: Path) -> N
         row = encode_row(tokenizer, example)
         assert len(row.tokens) <= context
         assert len(row.tokens) - row.answer_start <= task.max_new_tokens
+
+
+def test_a_heading_is_the_first_line_of_the_working_and_ends_there(made: list[Example]) -> None:
+    headings = [example for example in made if example.kind == "heading"]
+    assert headings
+    for example in headings:
+        first, second = (example.prompt + example.target).splitlines()
+        assert first.endswith("=:")
+        if match := re.fullmatch(r"(-?[\d.]+)\*(-?[\d.]+)=:", first):
+            x, y = (int(word.replace(".", "").replace("-", "")) for word in match.groups())
+            copied = second.rstrip("*+-").split(",")
+            assert second.startswith("=") or [int(word) for word in copied] == [x, y]

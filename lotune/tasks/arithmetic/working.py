@@ -94,18 +94,19 @@ def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
     return text
 
 
-def product_rows(x: int, y: int) -> str:
+def product_rows(x: int, y: int, sign: str) -> str:
     """Rows of a product of magnitudes: for each digit of `y`, from the lowest, `x` times it is added to the sum so far.
 
-    The lowest digit of the new sum is final after its row and is left behind. Both are copied first, zero-padded.
+    The lowest digit of the new sum is final after its row and is left behind. Both are copied first, zero-padded, and
+    the result's sign follows.
 
-    >>> print(product_rows(24, 31), end="")
-    024,031*
+    >>> print(product_rows(24, 31, "-"), end="")
+    024,031*-
     1:b404004b202002b000000
     3:d412214d206007d000000
     """
     width, running = max(len(str(x)), len(str(y))) + 1, 0
-    lines = [f"{x:0{width}d},{y:0{width}d}*"]
+    lines = [f"{x:0{width}d},{y:0{width}d}*{sign}"]
     for digit in low_first(y):
         lines.append(f"{digit}:{multiple_columns(x, int(digit), running, width, 1)}")
         running = (running + x * int(digit)) // 10
@@ -135,7 +136,7 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
-    024,031*
+    024,031*-
     1:b404004b202002b000000
     3:d412214d206007d000000
     =-74.4
@@ -144,7 +145,8 @@ def product_block(a: str, b: str) -> tuple[str, str]:
     result = unscaled(x * y, x_decimals + y_decimals)
     if x * y == 0:
         return f"{a}*{b}=?\n={result}\n", result
-    return f"{a}*{b}=?\n{product_rows(abs(x), abs(y))}={result}\n", result
+    rows = product_rows(abs(x), abs(y), "-" if x * y < 0 else "+")
+    return f"{a}*{b}=?\n{rows}={result}\n", result
 
 
 def quotient_block(a: str, b: str) -> tuple[str, str]:
@@ -222,14 +224,14 @@ def rounded_product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
-    01500000,00000030*
+    01500000,00000030*+
     0:a000000a000000a000000a000000a000000a500000a100000a000000
     3:d000000d000000d000000d000000d000000d515015d103004d000000
     =4.500000E+1
     """
     mantissa, _, exponent = a.partition("E")
     (x, _), (y, y_decimals) = scaled(mantissa), scaled(b)
-    rows = product_rows(abs(x), abs(y))
+    rows = product_rows(abs(x), abs(y), "-" if x * y < 0 else "+")
     digits = str(abs(x * y))
     power = int(exponent) + len(digits) - MANTISSA_DIGITS - y_decimals
     result = ("-" if x * y < 0 else "") + scientific(digits, power)

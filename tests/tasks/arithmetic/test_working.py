@@ -123,8 +123,10 @@ def test_products(a: str, b: str) -> None:
     if Decimal(result) == 0:
         assert lines == [f"{a}*{b}=?", f"={result}"]
         return
-    assert len({len(word) for word in lines[1].rstrip("*").split(",")}) == 1
-    x, y = (int(word) for word in lines[1].rstrip("*").split(","))
+    heading, sign = lines[1].split("*")
+    assert sign == ("-" if Decimal(result) < 0 else "+")
+    assert len({len(word) for word in heading.split(",")}) == 1
+    x, y = (int(word) for word in heading.split(","))
     rows = [line.split(":") for line in lines[2:-1]]
     assert "".join(digit for digit, _ in reversed(rows)) == str(y)
     running, found = 0, ""
