@@ -39,7 +39,8 @@ def trio(tmp_path: Path) -> Trio:
         torch.manual_seed(1)
         llama = build_from_config(SHAPE).eval()
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0"))
+            tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0")),
+            eos_token="w1",
         )
         tuned = attach(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
         for parameter in tuned.parameters():
