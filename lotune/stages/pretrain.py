@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import EncodedRow, TokenFile, pretraining_batches, write_token_file
+from lotune.data.examples import Example
 from lotune.errors import SettingsError
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import Progress, say
@@ -78,7 +79,7 @@ def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, Toke
     files = [
         write_token_file(
             run.folder / "data" / name,
-            (_encoded(tokenizer, text.prompt, text.target, text.id) for text in documents(count, seed + number)),
+            (_encoded(tokenizer, text) for text in documents(count, seed + number)),
             len(tokenizer),
         )
         for number, (name, count) in enumerate(stems.items())
@@ -86,10 +87,12 @@ def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, Toke
     return tokenizer, files[0], files[1]
 
 
-def _encoded(tokenizer: Any, prompt: str, target: str, name: str) -> EncodedRow:
+def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
+    """A document's tokens; all but an unfinished one, a heading of working, end with end-of-text."""
     encode = tokenizer.backend_tokenizer.encode
-    head = encode(prompt, add_special_tokens=False).ids if prompt else []
-    return EncodedRow(name, (*head, *encode(target, add_special_tokens=False).ids, tokenizer.eos_token_id), len(head))
+    head = encode(text.prompt, add_special_tokens=False).ids if text.prompt else []
+    end = [] if text.kind == "heading" else [tokenizer.eos_token_id]
+    return EncodedRow(text.id, (*head, *encode(text.target, add_special_tokens=False).ids, *end), len(head))
 
 
 def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:

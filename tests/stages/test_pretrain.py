@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from lotune.cli import app
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 RECIPE = """
 seed: 2
@@ -89,3 +93,14 @@ def test_going_on_from_a_model(tmp_path: Path) -> None:
     assert losses("more")[0] < losses("mini")[0] - 0.1
     tokenizers = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("weights", "more")]
     assert tokenizers[0] == tokenizers[1]
+
+
+def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    from lotune.data.examples import Example
+    from lotune.stages.pretrain import _encoded
+
+    whole, heading = (
+        _encoded(byte_tokenizer, Example("1", "2*3=", ":\n02,03*+\n", kind=k)) for k in ("sum", "heading")
+    )
+    assert whole.tokens == (*heading.tokens, byte_tokenizer.eos_token_id)
+    assert whole.answer_start == heading.answer_start == 4
