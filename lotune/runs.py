@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,9 +288,9 @@ def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     if before.get("bytes") == size and before.get("mtime_ns") == age:
         return dict(before)
     digest = hashlib.sha256()
-    for file in files:
+    for file, stat in zip(files, stats, strict=True):
         digest.update(b"" if file == path else file.relative_to(path).as_posix().encode() + b"\0")
-        digest.update(_digest(file))
+        digest.update(_digest(file, stat.st_size, stat.st_mtime_ns))
     return {"sha256": digest.hexdigest(), "bytes": size, "mtime_ns": age}
 
 
@@ -300,7 +301,9 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(file: Path) -> bytes:
+@cache
+def _digest(file: Path, size: int, mtime_ns: int) -> bytes:
+    """The sha256 of a file; a base of many gigabytes is read once a process while its size and age are the same."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 

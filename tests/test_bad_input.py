@@ -13,31 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import RECIPE, invoke
 
-from lotune.cli import app
-
-RECIPE = """
-seed: 3
-device: cpu
-base: {{model: {base}, dtype: float32}}
-task: {{working: false, max_new_tokens: 8}}
-data: {{rows: 40, validation_rows: 4, test_rows: 6}}
-adapter: {{rank: 2}}
-tune: {{batch_rows: 8, learning_rate: 0.01}}
-checkpoints: {{count: 2, check_rows: 3}}
-retention: {{rows: 4}}
-"""
 PROGRESS = ("preparing", "rows:", "tokens:", "overlap", "changed:", "estimate:", "first row", "retention prompts")
-
-
-def call(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
 
 
 def refused(*words: object, status: int = 2) -> str:
     """The message of a command that is refused: one to three lines, the last ones on stderr."""
-    result = call(*words)
+    result = invoke(*words)
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == status, result.stderr
     assert not result.stdout
@@ -115,7 +98,7 @@ def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path:
     assert "and 4 more" in said
     assert "data.on_error=skip" in said
     assert len(said.splitlines()) <= 3
-    result = call(*words, "data.on_error=skip", "--json")
+    result = invoke(*words, "data.on_error=skip", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["rows"]["malformed"] == 14
     assert "14 malformed" in result.stderr
@@ -146,7 +129,7 @@ def test_a_mark_and_windows_line_ends_are_read(recipe: Path, tmp_path: Path) -> 
     plain = write(tmp_path / "plain.jsonl", rows())
     marked = write(tmp_path / "marked.jsonl", rows(), end="\r\n", mark=b"\xef\xbb\xbf")
     for name, file in (("a", plain), ("b", marked)):
-        result = call("prepare", recipe, f"runs={tmp_path}", f"name={name}", f"data.train={file}")
+        result = invoke("prepare", recipe, f"runs={tmp_path}", f"name={name}", f"data.train={file}")
         assert result.exit_code == 0, result.stderr
     tokens = [(tmp_path / name / "data" / "train.tokens.npy").read_bytes() for name in "ab"]
     assert tokens[0] == tokens[1]
@@ -163,7 +146,7 @@ def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
     said = refused(*words, "data.too_long=stop")
     assert "1 rows are too long: mine.jsonl:11" in said
     assert "1024 tokens" in said
-    result = call(*words, "--json")
+    result = invoke(*words, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["tokens"]["dropped_too_long"] == 1
 
@@ -246,12 +229,12 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     words += [f"data.validation={others[0]}", f"data.test={others[1]}", "tune.batch_rows=4", "save_every_minutes=0"]
     train = tmp_path / "small" / "data" / "train"
     for seed in range(20):  # one whose first step does not draw the row
-        assert call("prepare", *words[1:], f"seed={seed}").exit_code == 0
+        assert invoke("prepare", *words[1:], f"seed={seed}").exit_code == 0
         ids = TokenFile(train).ids(range(32))
         step = next(s for s in range(1, 9) if ids.index("mine.jsonl:10") in rows_of_step(32, 4, seed, s))
         if step > 2:
             break
-    result = call(*words, f"seed={seed}")
+    result = invoke(*words, f"seed={seed}")
     assert (result.exit_code, result.stdout) == (1, "")
     said = result.stderr.splitlines()[-3:]
     drawn = [ids[place] for place in rows_of_step(32, 4, seed, step)]
@@ -265,7 +248,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
 def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_path: Path) -> None:
     words = ("prepare", recipe, f"runs={tmp_path}")
     folder = tmp_path / "small"
-    assert call(*words).exit_code == 0
+    assert invoke(*words).exit_code == 0
     environment = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps(environment | {"lotune": "99.1.0"}))
     assert "was written by lotune 99.1.0" in refused(*words)
@@ -284,11 +267,11 @@ def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_p
 def test_two_recipes_of_one_name_say_what_changed(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "small.yaml"
     other.write_text(recipe.read_text().replace("seed: 3", "seed: 4").replace("rank: 2", "rank: 3"))
-    assert call("prepare", recipe, f"runs={tmp_path}").exit_code == 0
-    result = call("prepare", other, f"runs={tmp_path}")
+    assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
+    result = invoke("prepare", other, f"runs={tmp_path}")
     assert "changed: seed: 3 -> 4 (invalidates prepare)\n" in result.stderr
     assert "changed: adapter.rank: 2 -> 3 (nothing finished depends on it)\n" in result.stderr
-    assert "changed:" not in call("prepare", other, f"runs={tmp_path}").stderr
+    assert "changed:" not in invoke("prepare", other, f"runs={tmp_path}").stderr
 
 
 def digests(folder: Path) -> dict[str, bytes]:
@@ -302,7 +285,7 @@ def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, mon
     assert "KiB on this disk, 2.0 KiB are free" in said
     assert not (tmp_path / "small" / "checkpoints").exists()
     monkeypatch.undo()
-    assert call("tune", recipe, f"runs={tmp_path}", "--dry-run").exit_code == 0
+    assert invoke("tune", recipe, f"runs={tmp_path}", "--dry-run").exit_code == 0
 
 
 def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +303,7 @@ def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, mon
     refusals = 0
     for number in range(1, 60, 2):
         turn[0] = number
-        result = call(*words)
+        result = invoke(*words)
         if result.exit_code == 0:
             break
         refusals += 1
@@ -358,7 +341,7 @@ def test_a_file_that_may_not_grow_is_told_and_nothing_else_is_damaged(recipe: Pa
     assert "Traceback" not in done.stderr
     before = digests(tmp_path / "small" / "checkpoints")
     assert len(before) >= 6
-    assert call(*words).exit_code == 0
+    assert invoke(*words).exit_code == 0
     after = digests(tmp_path / "small" / "checkpoints")
     assert {path: after[path] for path in before} == before
 
@@ -380,17 +363,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["tune", recipe, f"runs={small_disk}", "save_every_minutes=0"]
-    assert call("prepare", *words[1:]).exit_code == 0
+    assert invoke("prepare", *words[1:]).exit_code == 0
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 80_000))
     before = digests(small_disk / "small" / "data")
     assert "tuning needs" in refused(*words)
     monkeypatch.setattr("lotune.stages.tune.require_space", lambda *_: None)
-    result = call(*words)
+    result = invoke(*words)
     assert result.exit_code == 2
     said = result.stderr.splitlines()[-2:]
     assert "cannot be written" in said[0]
     assert "are free on its disk, it needs " in said[0]
     assert digests(small_disk / "small" / "data") == before
     ballast.unlink()
-    assert call(*words).exit_code == 0
+    assert invoke(*words).exit_code == 0

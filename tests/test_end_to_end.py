@@ -14,30 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from lotune.cli import app
-
-RECIPE = """
-seed: 3
-device: cpu
-base: {{model: {base}, dtype: float32}}
-task: {{working: false, max_new_tokens: 8}}
-data: {{rows: 40, validation_rows: 4, test_rows: 6}}
-adapter: {{rank: 2}}
-tune: {{batch_rows: 8, learning_rate: 0.01}}
-checkpoints: {{count: 2, check_rows: 3}}
-retention: {{rows: 4}}
-"""
-"""Five steps of eight rows."""
-
-
-def call(*words: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.stderr
-    return result
+from command_line import RECIPE, call
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import call
 
-from lotune.cli import app
 from lotune.recipe import read_recipe
 from lotune.tasks.instructions.shapes import conversation_of
 from lotune.tasks.registry import build_task
@@ -26,14 +25,6 @@ tune: {{batch_rows: 8, steps: 3}}
 checkpoints: {{count: 1, check_rows: 2}}
 retention: {{rows: 2}}
 """
-
-
-def call(*words: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.stderr
-    return result
 
 
 def write(path: Path, rows: list[Any]) -> Path:

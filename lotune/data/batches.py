@@ -314,11 +314,9 @@ def tuning_batches(
 
     Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
     """
-    step_rows = min(step_rows, len(rows))
-    drawn = islice(_draw(len(rows), seed), (first_step - 1) * step_rows, None)
-    for _ in range(first_step, steps + 1):
-        step = [rows[next(drawn)] for _ in range(step_rows)]
-        yield [pad(group, pad_token_id) for group in by_length(step, batch_rows)]
+    drawn = _drawn_by_steps(len(rows), step_rows, seed, first_step)
+    for places in islice(drawn, steps + 1 - first_step):
+        yield [pad(group, pad_token_id) for group in by_length((rows[place] for place in places), batch_rows)]
 
 
 def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
@@ -327,8 +325,7 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
     >>> sorted(rows_of_step(4, 2, 7, 1) + rows_of_step(4, 2, 7, 2))
     [0, 1, 2, 3]
     """
-    step_rows = min(step_rows, rows)
-    return list(islice(_draw(rows, seed), (step - 1) * step_rows, step * step_rows))
+    return next(_drawn_by_steps(rows, step_rows, seed, step))
 
 
 def by_length(rows: Iterable[EncodedRow], batch_rows: int) -> Iterator[list[EncodedRow]]:
@@ -371,6 +368,14 @@ def pretraining_batches(
     lines = islice(lines, (first_step - 1) * count, None)
     for _ in range(first_step, steps + 1):
         yield [blocks([next(lines) for _ in range(count)], block_size, pad_token_id)]
+
+
+def _drawn_by_steps(rows: int, step_rows: int, seed: int, first_step: int) -> Iterator[list[int]]:
+    """The places of the rows of each step from `first_step` on, without end."""
+    step_rows = min(step_rows, rows)
+    drawn = islice(_draw(rows, seed), (first_step - 1) * step_rows, None)
+    while True:
+        yield list(islice(drawn, step_rows))
 
 
 def _draw(rows: int, seed: int) -> Iterator[int]:

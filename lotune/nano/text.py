@@ -8,22 +8,30 @@ tuning teaches.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
-from lotune.data.examples import Example
+from lotune.data.examples import Example, Turn
 from lotune.data.templates import TEMPLATES
 from lotune.tasks.arithmetic import working
-from lotune.tasks.reading.passages import passages, sentences
+from lotune.tasks.reading.passages import Language, passages, sentences
 from lotune.tasks.task import Row
 
 FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "heading": 0.20, "sum": 0.16, "chain": 0.018, "product": 0.085, "quotient": 0.072, "root": 0.02, "power": 0.015,
-    "rounded": 0.008, "small": 0.05, "bare": 0.012, "reading": 0.26, "sentence": 0.05, "instruction": 0.05,
+    "heading": 0.16, "sum": 0.11, "chain": 0.02, "product": 0.075, "quotient": 0.08, "root": 0.03, "power": 0.016,
+    "rounded": 0.008, "small": 0.07, "bare": 0.011, "reading": 0.23, "short": 0.10, "sentence": 0.05,
+    "instruction": 0.04,
 }  # fmt: skip
 """Share of each sort among the documents."""
+
+LANGUAGES: Mapping[Language, float] = {"zh": 0.6, "en": 0.4}
+"""Share of each language among the passages: Chinese ones are the harder to learn."""
+
+UNFINISHED = frozenset({"heading"})
+"""Sorts whose documents break off: they end without an end-of-text."""
 
 
 def number(draw: random.Random, limit: int = 999_999) -> str:
@@ -73,7 +81,7 @@ def _rounded(draw: random.Random) -> str:
 
 
 def _small(draw: random.Random) -> str:
-    sort = draw.randrange(5)
+    sort = draw.randrange(7)
     if sort == 0:
         return working.product_block(small(draw), draw.choice((small(draw), number(draw, 999))))[0]
     if sort == 1:
@@ -81,7 +89,7 @@ def _small(draw: random.Random) -> str:
     if sort == 2:
         return working.product_block(small(draw), working.unscaled(draw.randint(101, 200), 2))[0]
     sign, divisor = draw.choice(("", "-")), draw.choice(("", "-")) + small(draw)
-    dividend = small(draw) if sort == 3 else str(draw.randint(1, 99)) + "00"
+    dividend = small(draw) if sort < 6 else str(draw.randint(1, 99)) + "00"
     return working.quotient_block(sign + dividend, divisor)[0]
 
 
@@ -97,7 +105,7 @@ def _heading(draw: random.Random) -> str:
 
     It is asked for with a colon, so that after a question mark the working never ends there.
     """
-    made = draw.choice((_sum, _product, _product, _quotient, _quotient, _root, _power, _small, _small, _chain))(draw)
+    made = draw.choice((_sum, _product, _quotient, _quotient, _root, _root, _power, _small, _small, _chain))(draw)
     return "".join(made.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
 
 
@@ -115,34 +123,48 @@ EQUATIONS = {
 def documents(count: int, seed: int) -> Iterator[Example]:
     """`count` documents as examples: what stands in `prompt` is not scored (the operands of an equation are noise)."""
     draw = random.Random(seed)
-    reading, plain = passages(count, seed, "both", most_questions=8), sentences(count, seed, "both")
+    reading = {language: passages(count, seed, language, most_questions=8) for language in LANGUAGES}
+    plain = sentences(count, seed, "both")
     sorts, shares = list(MIX), list(MIX.values())
     for index in range(count):
         sort = draw.choices(sorts, shares)[0]
         if sort in EQUATIONS:
             text = EQUATIONS[sort](draw)
-            head = text.index("=") + 1
+            head = text.index("=") + 1 + (text[text.index("=") + 1] in "?:")
             yield Example(str(index), text[:head], text[head:], kind=sort)
-        elif sort == "reading":
-            yield _reading(draw, index, next(reading))
+        elif sort in ("reading", "short"):
+            language = draw.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
+            yield _reading(draw, index, next(reading[language]), sort)
         elif sort == "sentence":
             yield Example(str(index), "", next(plain), kind=sort)
         else:
             yield _instruction(draw, index, next(plain))
 
 
-def _reading(draw: random.Random, index: int, paragraph: Row) -> Example:
-    """A passage with all its questions, one after the other; three times in ten the passage is scored too."""
-    questions = list(paragraph["qas"])
-    draw.shuffle(questions)
-    prompt = TEMPLATES["retention"].render(paragraph["context"], questions[0]["question"])
-    target = questions[0]["answers"][0]["text"]
-    for question in questions[1:]:
-        target += FOLLOW_UP.format(question=question["question"]) + question["answers"][0]["text"]
-    if draw.random() < 0.3:
-        prompt, target = "", prompt + target
-    return Example(str(index), prompt, target, kind="reading")
+def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Example:
+    """A passage with all its questions, one after the other; one time in ten the passage is scored too.
 
+    A short one is cut to the sentences that answer one or two of the questions: finding a fact is learnt there first.
+    """
+    context, questions = paragraph["context"], list(paragraph["qas"])
+    draw.shuffle(questions)
+    if kind == "short":
+        wanted = [question["answers"][0]["text"] for question in questions[: draw.choice((1, 2))]]
+        told = [sentence for sentence in SENTENCES.findall(context) if any(answer in sentence for answer in wanted)]
+        context = "".join(told).strip()
+        questions = [question for question in questions if question["answers"][0]["text"] in context]
+    first, answers = questions[0], [question["answers"][0]["text"] for question in questions]
+    prompts = [TEMPLATES["retention"].render(context, first["question"])]
+    prompts += [FOLLOW_UP.format(question=question["question"]) for question in questions[1:]]
+    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    if draw.random() < 0.1:
+        return Example(str(index), "", "".join(whole), kind=kind)
+    turns = tuple(Turn(prompt, answer) for prompt, answer in zip(prompts[:-1], answers[:-1], strict=True))
+    return Example(str(index), "".join(whole[:-1]) + prompts[-1], answers[-1], kind=kind, turns=turns)
+
+
+SENTENCES = re.compile(r"[^。.？！]+[。.？！]\s?")
+"""A sentence of a passage, with the blank after it."""
 
 WORDS = (
     "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米",

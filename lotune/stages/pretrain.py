@@ -6,17 +6,17 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import EncodedRow, TokenFile, pretraining_batches, write_token_file
+from lotune.data.batches import EncodedRow, TokenFile, encode_row, pretraining_batches, write_token_file
 from lotune.data.examples import Example
 from lotune.errors import SettingsError
 from lotune.recipe import Options, Recipe, stage_inputs
-from lotune.report.progress import Progress, say
-from lotune.runs import Run, append_jsonl, inputs_mark, open_run, write_json
-from lotune.stages.states import STATES, go_on
+from lotune.report.progress import say
+from lotune.runs import Run, inputs_mark, open_run, write_json
+from lotune.stages.states import STATES, course, go_on
 from lotune.train.settings import PretrainSettings
 
 TOKENIZER_DOCUMENTS = 20_000
@@ -88,11 +88,11 @@ def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, Toke
 
 
 def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
-    """A document's tokens; all but an unfinished one, a heading of working, end with end-of-text."""
-    encode = tokenizer.backend_tokenizer.encode
-    head = encode(text.prompt, add_special_tokens=False).ids if text.prompt else []
-    end = [] if text.kind == "heading" else [tokenizer.eos_token_id]
-    return EncodedRow(text.id, (*head, *encode(text.target, add_special_tokens=False).ids, *end), len(head))
+    """A document's tokens; all but unfinished ones end with end-of-text."""
+    from lotune.nano.text import UNFINISHED
+
+    row = encode_row(tokenizer, text)
+    return replace(row, tokens=row.tokens[:-1]) if text.kind in UNFINISHED else row
 
 
 def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     from lotune.model.base import count_parameters, resolve_device
     from lotune.model.checkpoints import save_full
     from lotune.train.loop import adamw, mean_loss, muon, train
-    from lotune.train.resume import Training, watched
+    from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
 
     device = resolve_device(recipe.device)
@@ -127,7 +127,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.npy"}),
     )
     state = go_on(run, training)
-    first_step = state.step + 1 if state else 1
+    first_step = state.step + 1
     batches = pretraining_batches(
         rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, first_step=first_step, **place
     )
@@ -141,11 +141,9 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         compile=settings.compile,
         first_step=first_step,
     )
-    kept = watched(found, run.folder / STATES, training, dict, minutes=recipe.save_every_minutes, always=(steps,))
-    with Progress("pre-training", steps, first_step - 1) as progress:
-        for step in kept:
-            progress.step(step)
-            append_jsonl(run.folder / "metrics.jsonl", asdict(step))
+    span, minutes = (state.step, steps), recipe.save_every_minutes
+    for _ in course(run, "pre-training", found, span, training, dict, minutes=minutes, always=(steps,)):
+        pass
     dtype = torch.bfloat16
     save_full(model, tokenizer, model_folder, dtype)
     return {

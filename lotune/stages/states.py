@@ -1,25 +1,54 @@
-"""Where a stopped training goes on: tuning and pre-training alike."""
+"""The course of a training, and where a stopped one goes on: tuning and pre-training alike."""
 
 from __future__ import annotations
 
-from lotune.report.progress import say
-from lotune.runs import Run, keep_lines
-from lotune.train.resume import State, Training, load_state
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lotune.report.progress import Progress, say
+from lotune.runs import Run, append_jsonl, keep_lines
+from lotune.train.loop import Step
+from lotune.train.resume import State, Training, load_state, watched
 
 STATES = "states"
 """Folder of a run that holds the states of a training that is not finished."""
+METRICS = "metrics.jsonl"
+"""File of a run with one line a step, and one a validation."""
 
 
-def go_on(run: Run, training: Training) -> State | None:
-    """Bring a training to its newest saved state, if there is one; metrics.jsonl then ends at its step."""
+def go_on(run: Run, training: Training) -> State:
+    """Bring a training to its newest saved state, or that of step 0; metrics.jsonl then ends at its step."""
     found = load_state(run.folder / STATES, training)
     for name in found.damaged:
         say(f"{run.folder / STATES / name} is damaged and is not used")
-    step = found.state.step if found.state else 0
-    if found.state:
-        say(f"going on after step {step}")
-    keep_lines(run.folder / "metrics.jsonl", lambda line: _step_of(line) <= step)
-    return found.state
+    state = found.state or State(0, {})
+    if state.step:
+        say(f"going on after step {state.step}")
+    keep_lines(run.folder / METRICS, lambda line: _step_of(line) <= state.step)
+    return state
+
+
+def course(
+    run: Run,
+    title: str,
+    steps: Iterable[Step],
+    span: tuple[int, int],
+    training: Training,
+    notes: Callable[[], Any],
+    *,
+    minutes: float,
+    always: Container[int],
+) -> Iterator[Step]:
+    """The steps of a training, shown, logged in metrics.jsonl, and its state saved where that is due (see `watched`).
+
+    `span` is the step that it begins after, and its last one.
+    """
+    with Progress(title, span[1], span[0]) as progress:
+        for step in watched(steps, run.folder / STATES, training, notes, minutes=minutes, always=always):
+            progress.step(step)
+            append_jsonl(run.folder / METRICS, asdict(step))
+            yield step
 
 
 def _step_of(line: dict[str, dict[str, int]]) -> int:

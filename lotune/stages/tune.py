@@ -22,17 +22,17 @@ from lotune.model.adapters import trainable_count
 from lotune.model.base import Base, base_folder, count_parameters, in_float32, load_base, resolve_device
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.recipe import Options, Recipe, stage_inputs
-from lotune.report.progress import Progress, say
+from lotune.report.progress import say
 from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
 from lotune.stages.asking import ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
-from lotune.stages.states import STATES, go_on
+from lotune.stages.states import METRICS, STATES, course, go_on
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
 from lotune.train.loop import NotFiniteError, Step, adamw, mean_loss, train
-from lotune.train.resume import Training, watched
+from lotune.train.resume import Training
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 
 
@@ -136,21 +136,20 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
     torch.manual_seed(recipe.seed)
     training = Training(model, optimizers, inputs_mark(tuning_inputs(run, recipe)))
     state = go_on(run, training)
-    found = [Validated(**one) for one in state.notes["found"]] if state else []
-    if state is None:
+    found = [Validated(**one) for one in state.notes.get("found", [])]
+    if state.step == 0:
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    started = time.monotonic() - (state.notes["seconds"] if state else 0.0)
+    started = time.monotonic() - state.notes.get("seconds", 0.0)
 
     def notes() -> dict[str, Any]:
         return {"found": [asdict(one) for one in found], "seconds": time.monotonic() - started}
 
-    first = state.step + 1 if state else 1
-    batches = _batches(rows, base, recipe, plan, first)
+    batches = _batches(rows, base, recipe, plan, state.step + 1)
     with _naming_rows(rows, plan, recipe.seed):
-        for step in _steps(run, recipe, training, batches, plan, first, notes):
+        for step in _steps(run, recipe, training, batches, plan, state.step, notes):
             if step.number in plan.checkpoints:
                 found.append(_checkpoint(run, recipe, base, model, task, validation, step))
-                append_jsonl(run.folder / "metrics.jsonl", {"validation": asdict(found[-1])})
+                append_jsonl(run.folder / METRICS, {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
     trained_seconds = time.monotonic() - started
@@ -173,9 +172,9 @@ def _naming_rows(rows: TokenFile, plan: Plan, seed: int) -> Iterator[None]:
 
 
 def _steps(
-    run: Run, recipe: Recipe, training: Training, batches: Iterator[list[Any]], plan: Plan, first: int, notes: Any
+    run: Run, recipe: Recipe, training: Training, batches: Iterator[list[Any]], plan: Plan, done: int, notes: Any
 ) -> Iterator[Step]:
-    """The steps from the `first` on, shown, logged, and their state saved where that is due."""
+    """The steps after the `done` ones, shown, logged, and their state saved where that is due."""
     settings = recipe.tune
     writer = _tensorboard(run) if settings.tensorboard else None
     on_gpu = resolve_device(recipe.device).startswith("cuda")
@@ -186,15 +185,12 @@ def _steps(
         plan.shares,
         clip_norm=settings.clip_norm,
         compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu),
-        first_step=first,
+        first_step=done + 1,
     )
     minutes, always = recipe.save_every_minutes, plan.checkpoints
-    with Progress("tuning", plan.steps, first - 1) as progress:
-        for step in watched(steps, run.folder / STATES, training, notes, minutes=minutes, always=always):
-            progress.step(step)
-            append_jsonl(run.folder / "metrics.jsonl", asdict(step))
-            _write_scalars(writer, step)
-            yield step
+    for step in course(run, "tuning", steps, (done, plan.steps), training, notes, minutes=minutes, always=always):
+        _write_scalars(writer, step)
+        yield step
 
 
 def _checkpoint(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -47,10 +48,10 @@ def test_operands_are_not_scored_and_results_are_right(made: list[Example]) -> N
         if example.kind not in EQUATIONS:
             continue
         assert example.prompt.count("=") == 1
-        assert example.prompt.endswith("=")
+        assert example.prompt.endswith("=" if example.kind == "bare" else ("=?", "=:"))
         assert example.target.endswith("\n")
         result = example.target.splitlines()[-1].rpartition("=")[2]
-        if (exact := _value(example.prompt[:-1])) is not None and example.kind in (
+        if (exact := _value(example.prompt.rstrip("=?:"))) is not None and example.kind in (
             "sum",
             "product",
             "quotient",
@@ -88,7 +89,7 @@ def test_no_question_of_the_contest_is_among_the_text(made: list[Example]) -> No
 
 
 def test_a_reading_document_asks_every_question_of_its_passage(made: list[Example]) -> None:
-    readings = [example for example in made if example.kind == "reading"]
+    readings = [example for example in made if example.kind in ("reading", "short")]
     for example in readings:
         passage, _, asked = (example.prompt + example.target).partition("### Response:")
         first, *others = asked.split("\n\n### Input:\n")
@@ -96,7 +97,10 @@ def test_a_reading_document_asks_every_question_of_its_passage(made: list[Exampl
         assert all(answer.strip() for answer in answers)
         assert all(answer in passage for answer in answers)
     chinese = sum(bool(re.search("[一-鿿]", example.target)) for example in readings)
-    assert 0.3 < chinese / len(readings) < 0.7
+    assert 0.45 < chinese / len(readings) < 0.75
+    assert all(turn.answer in example.prompt for example in readings for turn in example.turns)
+    mean = {kind: fmean(len(one.prompt) for one in readings if one.kind == kind) for kind in ("reading", "short")}
+    assert mean["short"] < 0.7 * mean["reading"]
 
 
 def test_the_tokeniser_s_texts_hold_words_and_no_equations() -> None:

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from lotune.cli import app
+from command_line import call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,12 +30,6 @@ pretrain:
 @pytest.fixture(autouse=True)
 def few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lotune.stages.pretrain.TOKENIZER_DOCUMENTS", 150)
-
-
-def call(*words: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="lotune")
-    assert result.exit_code == status, result.stderr
-    return result
 
 
 @pytest.mark.slow

@@ -292,21 +292,25 @@ def power_blocks(a: str, n: int) -> tuple[str, str]:
 def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
     """Working and result of a sum of many numbers, one after the other.
 
+    Each number is marked with a letter, by which it is found again.
+
     >>> print(total_blocks(("7", "8", "5"))[0], end="")
-    7+8+5=?
-    7+8=?
+    a7b8c5=?
+    a7+b8=?
     07,08++
     +7805+0011
     =15
-    15+5=?
+    15+c5=?
     015,005++
     +5500+1012+0000
     =20
     """
-    text, total = "+".join(numbers) + "=?\n", numbers[0]
-    for number in numbers[1:]:
+    marked = [chr(ord("a") + place) + number for place, number in enumerate(numbers)]
+    text, total, left = "".join(marked) + "=?\n", numbers[0], marked[0]
+    for number, right in zip(numbers[1:], marked[1:], strict=True):
         block, total = sum_block(total, "+", number)
-        text += block
+        text += f"{left}+{right}=?\n" + block.partition("\n")[2]
+        left = total
     return text, total
 
 

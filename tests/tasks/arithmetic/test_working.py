@@ -201,9 +201,11 @@ def test_rounded_products(a: str, b: str) -> None:
 def test_long_sums(numbers: list[str]) -> None:
     text, result = total_blocks(tuple(numbers))
     assert Decimal(result) == sum(map(Decimal, numbers))
-    assert text.startswith("+".join(numbers) + "=?\n")
+    marked = [chr(ord("a") + place) + number for place, number in enumerate(numbers)]
+    assert text.startswith("".join(marked) + "=?\n")
     blocks = text.split("=?\n")[1:]
     assert len(blocks) == len(numbers)
+    assert blocks[0] == f"{marked[0]}+{marked[1]}"
     reached = [block.splitlines()[-2][1:] for block in blocks[1:-1]]  # what one block reaches, the next begins with
     begins = [block.splitlines()[-1] for block in blocks[1:-1]]
     assert all(begun.startswith(one + "+") for one, begun in zip(reached, begins, strict=True))
@@ -291,4 +293,4 @@ def test_a_kind_without_working_keeps_its_solution() -> None:
 
 def test_a_block_names_what_it_computes_before_it_does() -> None:
     text, _ = WORKING["mean"]("3", "8", "5")
-    assert [line for line in text.splitlines() if line.endswith("=?")] == ["3+8+5=?", "3+8=?", "11+5=?", "16/3=?"]
+    assert [line for line in text.splitlines() if line.endswith("=?")] == ["a3b8c5=?", "a3+b8=?", "11+c5=?", "16/3=?"]
