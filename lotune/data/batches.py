@@ -1,4 +1,4 @@
-"""From examples to batches: prompt and answer to tokens and mask, token files, micro-batches, blocks.
+"""From examples to batches: prompt and answer to tokens and mask, token files, micro-batches, packed lines.
 
 (B, T): rows of a batch × tokens of its longest row. `targets` are shifted here and nowhere else: position t holds the
 token that follows position t, or UNSCORED.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,14 @@ class Batch:
     def supervised(self) -> int:
         """Number of scored positions."""
         return int((self.targets != UNSCORED).sum())
+
+    @property
+    def row_lengths(self) -> torch.Tensor | None:
+        """Tokens of each row of a packed line, (rows,) int64; None for a batch with a row a line."""
+        if len(self.row_ids) > 1 or int(self.row_ids[0, -1]) <= 0:
+            return None
+        counts: torch.Tensor = self.row_ids[0].unique_consecutive(return_counts=True)[1]
+        return counts
 
 
 def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
@@ -236,64 +244,42 @@ def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
 
     No mask is needed: with causal attention what stands to the right of a token never reaches it.
     """
-    return _lines([[row] for row in rows], max(len(row.tokens) for row in rows) - 1, pad_token_id)
-
-
-def pack(rows: Iterable[EncodedRow], block_size: int, pool_rows: int = 128) -> Iterator[list[EncodedRow]]:
-    """Lines of whole rows, `block_size` + 1 tokens at most, little of them empty.
-
-    A line takes the first waiting row, then again and again the longest of the `pool_rows` waiting ones that still
-    fits.
-
-    Raises: DataError for a row that is longer than a line.
-    """
-    source = (_fitting(row, block_size + 1) for row in rows)
-    pool = list(islice(source, pool_rows))
-    while pool:
-        line = [pool.pop(0)]
-        room = block_size + 1 - len(line[0].tokens)
-        while fitting := [place for place, row in enumerate(pool) if len(row.tokens) <= room]:
-            row = pool.pop(max(fitting, key=lambda place: len(pool[place].tokens)))
-            line.append(row)
-            room -= len(row.tokens)
-        pool.extend(islice(source, pool_rows - len(pool)))
-        yield line
-
-
-def _fitting(row: EncodedRow, most: int) -> EncodedRow:
-    if len(row.tokens) > most:
-        raise DataError(f"row {row.id}", f"has {len(row.tokens)} tokens", f"{most} at most", "a longer context")
-    return row
-
-
-def blocks(lines: Sequence[Sequence[EncodedRow]], block_size: int, pad_token_id: int) -> Batch:
-    """Packed lines as a batch (B, block_size); positions run on through a line."""
-    return _lines(lines, block_size, pad_token_id)
-
-
-def _lines(lines: Sequence[Sequence[EncodedRow]], width: int, pad_token_id: int) -> Batch:
     import torch
 
-    tokens = np.full((len(lines), width + 1), pad_token_id, dtype=np.int64)
-    scored = np.zeros((len(lines), width + 1), dtype=bool)
-    row_ids = np.full((len(lines), width + 1), NO_ROW, dtype=np.int64)
-    for index, line in enumerate(lines):
-        start = 0
-        for number, row in enumerate(line):
-            end = min(start + len(row.tokens), width + 1)
-            tokens[index, start:end] = row.tokens[: end - start]
-            for first, last in row.spans:
-                scored[index, start + first : min(start + last, end)] = True
-            row_ids[index, start:end] = number
-            start = end
+    width = max(len(row.tokens) for row in rows) - 1
+    tokens = np.full((len(rows), width + 1), pad_token_id, dtype=np.int64)
+    scored = np.zeros((len(rows), width + 1), dtype=bool)
+    row_ids = np.full((len(rows), width), NO_ROW, dtype=np.int64)
+    for line, row in enumerate(rows):
+        tokens[line, : len(row.tokens)] = row.tokens
+        for first, last in row.spans:
+            scored[line, first:last] = True
+        row_ids[line, : len(row.tokens)] = 0
     targets = np.where(scored, tokens, UNSCORED)[:, 1:]
-    positions = np.broadcast_to(np.arange(width), (len(lines), width))
-    return Batch(
-        torch.from_numpy(tokens[:, :-1].copy()),
-        torch.from_numpy(targets.copy()),
-        torch.from_numpy(positions.copy()),
-        torch.from_numpy(row_ids[:, :-1].copy()),
-    )
+    positions = np.broadcast_to(np.arange(width), (len(rows), width))
+    arrays = (tokens[:, :-1], targets, positions, row_ids)
+    return Batch(*(torch.from_numpy(array.copy()) for array in arrays))
+
+
+def packed(rows: Sequence[EncodedRow]) -> Batch:
+    """Whole rows one after the other in one line (1, T), without padding; positions begin anew with each row.
+
+    Each row leaves its last token out, as nothing follows it.
+    """
+    import torch
+
+    lengths = [len(row.tokens) - 1 for row in rows]
+    tokens = np.fromiter(chain.from_iterable(row.tokens[:-1] for row in rows), dtype=np.int64, count=sum(lengths))
+    targets = np.full(len(tokens), UNSCORED, dtype=np.int64)
+    start = 0
+    for row, length in zip(rows, lengths, strict=True):
+        for first, last in row.spans:
+            first = max(first, 1)
+            targets[start + first - 1 : start + last - 1] = row.tokens[first:last]
+        start += length
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    row_ids = np.repeat(np.arange(len(rows)), lengths)
+    return Batch(*(torch.from_numpy(array[None]) for array in (tokens, targets, positions, row_ids)))
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
@@ -350,24 +336,26 @@ def _padding(group: Sequence[EncodedRow], longest: EncodedRow) -> int:
 
 
 def pretraining_batches(
-    rows: TokenFile,
-    *,
-    block_size: int,
-    batch_tokens: int,
-    steps: int,
-    seed: int,
-    pad_token_id: int,
-    first_step: int = 1,
+    rows: TokenFile, *, batch_tokens: int, steps: int, seed: int, first_step: int = 1
 ) -> Iterator[list[Batch]]:
-    """For each step from `first_step` to `steps`, one batch of packed lines of `block_size` tokens.
+    """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for."""
+    lengths = rows.lengths()
+    drawn = islice(_fitting(_draw(len(rows), seed), lengths, batch_tokens), first_step - 1, steps)
+    for places in drawn:
+        yield [packed([rows[place] for place in places])]
 
-    It has about `batch_tokens` tokens in all.
-    """
-    lines = pack((rows[index] for index in _draw(len(rows), seed)), block_size)
-    count = max(1, batch_tokens // block_size)
-    lines = islice(lines, (first_step - 1) * count, None)
-    for _ in range(first_step, steps + 1):
-        yield [blocks([next(lines) for _ in range(count)], block_size, pad_token_id)]
+
+def _fitting(drawn: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
+    """Rows in the order in which they are drawn, at least one at a time, together `batch_tokens` tokens at most."""
+    group: list[int] = []
+    room = batch_tokens
+    for place in drawn:
+        needed = int(lengths[place]) - 1
+        if group and needed > room:
+            yield group
+            group, room = [], batch_tokens
+        group.append(place)
+        room -= needed
 
 
 def _drawn_by_steps(rows: int, step_rows: int, seed: int, first_step: int) -> Iterator[list[int]]:

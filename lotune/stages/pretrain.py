@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,8 +20,6 @@ from lotune.train.settings import PretrainSettings
 
 TOKENIZER_DOCUMENTS = 20_000
 """Documents that the tokeniser is trained on."""
-BLOCK_SIZE = 512
-"""Tokens of a line of packed documents, at least; the longest document fits into one."""
 
 
 def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -98,6 +95,7 @@ def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
 def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:
     import torch
 
+    from lotune.model.attention import use_packed_attention
     from lotune.model.base import count_parameters, resolve_device
     from lotune.model.checkpoints import save_full
     from lotune.train.loop import adamw, mean_loss, muon, train
@@ -108,6 +106,8 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     tokenizer, rows, validation = _prepare(run, settings, recipe.seed)
     torch.manual_seed(recipe.seed)
     model = _first_model(settings, tokenizer).to(device)
+    use_packed_attention(model)
+    _check_lengths(rows, model.config.max_position_embeddings)
     total_tokens = int(rows.lengths().sum())
     steps = settings.steps or max(1, round(settings.epochs * total_tokens / settings.batch_tokens))
     say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")
@@ -118,9 +118,6 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         optimizers = muon(model, settings.learning_rate, settings.weight_decay)
     else:
         optimizers = adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
-    longest = max(int(file.lengths().max()) for file in (rows, validation))
-    block_size = min(max(BLOCK_SIZE, 64 * math.ceil(longest / 64)), settings.config.max_position_embeddings)
-    place = {"block_size": block_size, "pad_token_id": tokenizer.pad_token_id}
     training = Training(
         model,
         optimizers,
@@ -129,9 +126,9 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     state = go_on(run, training)
     first_step = state.step + 1
     batches = pretraining_batches(
-        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, first_step=first_step, **place
+        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, first_step=first_step
     )
-    held_back = list(_validation(validation, place))
+    held_back = list(_validation(validation))
     found = train(
         model,
         batches,
@@ -152,6 +149,13 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     }  # fmt: skip
 
 
+def _check_lengths(rows: TokenFile, context: int) -> None:
+    longest = int(rows.lengths().max())
+    if longest > context:
+        found, remedy = f"a document of {longest} tokens", "raise pretrain.config.max_position_embeddings"
+        raise SettingsError("pretrain.config.max_position_embeddings", found, f"{context} at most", remedy)
+
+
 def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
     from lotune.model.base import build_from_config, load_base
     from lotune.model.settings import BaseSettings
@@ -162,7 +166,7 @@ def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
     return build_from_config(settings.config.model_dump() | ends)
 
 
-def _validation(rows: TokenFile, place: dict[str, int]) -> Iterator[Any]:
+def _validation(rows: TokenFile) -> Iterator[Any]:
     lengths = int(rows.lengths().sum())
-    for batches in pretraining_batches(rows, batch_tokens=8192, steps=max(1, lengths // 8192), seed=0, **place):
+    for batches in pretraining_batches(rows, batch_tokens=8192, steps=max(1, lengths // 8192), seed=0):
         yield from batches

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError
+from lotune.model.attention import packed_arguments
 from lotune.train.muon import Muon
 
 
@@ -97,11 +98,11 @@ class Head:
         scored = batch.targets != UNSCORED
         if self._plain is None:
             self._plain = self._is_plain(batch)
+        words = {"input_ids": batch.input_ids, "use_cache": False, **_apart(batch)}
         if self._plain:
-            hidden = self._forward(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            logits = self._output(hidden[scored])
+            logits = self._output(self._forward(**words).last_hidden_state[scored])
         else:
-            logits = self._model(input_ids=batch.input_ids, use_cache=False).logits[scored]
+            logits = self._model(**words).logits[scored]
         return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
 
     @torch.no_grad()
@@ -113,6 +114,12 @@ class Head:
         whole = self._model(input_ids=ids, use_cache=False).logits
         self._model.train(training)
         return bool(torch.allclose(direct.float(), whole.float(), rtol=1e-4, atol=1e-4))
+
+
+def _apart(batch: Batch) -> dict[str, torch.Tensor]:
+    """What keeps the rows of a packed line apart; nothing where each row has a line of its own."""
+    lengths = batch.row_lengths
+    return {} if lengths is None else {"position_ids": batch.positions, **packed_arguments(lengths)}
 
 
 class NotFiniteError(CheckError):

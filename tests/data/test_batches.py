@@ -16,13 +16,12 @@ from lotune.data.batches import (
     UNSCORED,
     EncodedRow,
     TokenFile,
-    blocks,
     by_length,
     check_supervision,
     encode_prompt,
     encode_row,
     epoch_order,
-    pack,
+    packed,
     pad,
     pretraining_batches,
     rows_of_step,
@@ -70,35 +69,21 @@ def test_exactly_the_answers_are_scored_and_targets_are_shifted_once(rows: list[
     assert batch.supervised == sum(len(row.tokens) - max(1, row.answer_start) for row in rows)
 
 
-@given(encoded_rows(), st.integers(29, 64), st.integers(1, 20))
-def test_packing_keeps_every_row_whole_and_once(rows: list[EncodedRow], block_size: int, pool_rows: int) -> None:
-    lines = list(pack(iter(rows), block_size, pool_rows))
-    assert bodies([row for line in lines for row in line]) == bodies(rows)
-    assert all(0 < sum(len(row.tokens) for row in line) <= block_size + 1 for line in lines)
-    batch = blocks(lines, block_size, PAD)
-    for line, (packed, targets) in enumerate(zip(lines, batch.targets.tolist(), strict=True)):
-        tokens = [token for row in packed for token in row.tokens]
-        inputs = batch.input_ids[line].tolist()
-        assert inputs[: len(tokens)] == tokens[:block_size]
-        scored = [place >= row.answer_start for row in packed for place in range(len(row.tokens))]
-        expected = [token if one else UNSCORED for token, one in zip(tokens, scored, strict=True)][1:]
-        assert targets == expected + [UNSCORED] * (block_size - len(expected))
-        ids = [number for number, row in enumerate(packed) for _ in row.tokens][:block_size]
-        assert batch.row_ids[line].tolist() == ids + [NO_ROW] * (block_size - len(ids))
-
-
-def test_a_row_longer_than_a_line_is_refused() -> None:
-    rows = [EncodedRow("short", (5,) * 9, 0), EncodedRow("long", (5,) * 10, 0)]
-    with pytest.raises(DataError, match="row long: has 10 tokens"):
-        list(pack(rows, 8))
-    assert len(list(pack(rows, 9))) == 2
-
-
-def test_packing_wastes_little() -> None:
-    lengths = [2 + (7 * number) % 60 for number in range(600)]
-    rows = [EncodedRow("", (5,) * length, 0) for length in lengths]
-    lines = list(pack(rows, 128))
-    assert sum(lengths) / (129 * len(lines)) > 0.98
+@given(encoded_rows())
+def test_a_packed_line_holds_each_row_as_it_stands_alone(rows: list[EncodedRow]) -> None:
+    line = packed(rows)
+    assert line.input_ids.shape == (1, sum(len(row.tokens) - 1 for row in rows))
+    start = 0
+    for number, row in enumerate(rows):
+        alone, stop = pad([row], PAD), start + len(row.tokens) - 1
+        assert line.input_ids[0, start:stop].tolist() == alone.input_ids[0].tolist()
+        assert line.targets[0, start:stop].tolist() == alone.targets[0].tolist()
+        assert line.positions[0, start:stop].tolist() == alone.positions[0].tolist()
+        assert line.row_ids[0, start:stop].tolist() == [number] * (stop - start)
+        start = stop
+    lengths = [len(row.tokens) - 1 for row in rows]
+    assert (line.row_lengths is None) == (len(rows) == 1)
+    assert line.row_lengths is None or line.row_lengths.tolist() == lengths
 
 
 @given(encoded_rows(), st.integers(1, 5))
@@ -171,12 +156,21 @@ def test_how_a_step_is_divided_does_not_change_its_rows(file: TokenFile) -> None
     assert rows(1) == rows(4) == rows(6)
 
 
-def test_pretraining_batches_have_the_asked_size_and_all_rows(file: TokenFile) -> None:
-    steps = list(pretraining_batches(file, block_size=8, batch_tokens=16, steps=8, seed=1, pad_token_id=PAD))
-    assert len(steps) == 8
-    assert all(batch.input_ids.shape == (2, 8) for [batch] in steps)
-    seen = {token for [batch] in steps for token in batch.input_ids.flatten().tolist()}
-    assert set(range(10, 20)) <= seen
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 50))
+def test_a_pretraining_step_has_as_many_rows_as_fit(file: TokenFile, budget: int, steps: int, seed: int) -> None:
+    found = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed)]
+    assert len(found) == steps
+    sizes = [batch.input_ids.shape[1] for batch in found]
+    starts = [[batch.input_ids[0, batch.positions[0] == 0]] for batch in found]
+    drawn = [int(token) - 10 for [tokens] in starts for token in tokens]
+    assert drawn == [row for epoch in range(50) for row in epoch_order(10, seed, epoch)][: len(drawn)]
+    for size, [tokens], [after] in zip(sizes, starts, [*starts[1:], [None]], strict=True):
+        assert size <= budget or len(tokens) == 1
+        if after is not None:
+            following = len(file[int(after[0]) - 10].tokens) - 1
+            assert size + following > budget
+    later = pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed, first_step=steps)
+    assert torch.equal(next(later)[0].input_ids, found[-1].input_ids)
 
 
 @settings(max_examples=15)

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lotune.data.batches import Batch, EncodedRow, blocks, by_length, pad
+from lotune.data.batches import Batch, EncodedRow, by_length, packed, pad
 from lotune.model.adapters import attach
+from lotune.model.attention import use_packed_attention
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
 from lotune.train.loop import Head, NotFiniteError, Optimizers, adamw, mean_loss, muon, train
@@ -251,12 +252,18 @@ def test_training_learns_and_is_the_same_each_time(llama: Any) -> None:
     assert losses() == first
 
 
-def test_packed_lines_train_too(llama: Any) -> None:
-    rows = [EncodedRow(row.id, row.tokens, 0) for row in some_rows(6)]
-    batch = blocks([rows[:3], rows[3:]], 80, PAD)
-    whole = EncodedRow("", tuple(token for row in rows[:3] for token in row.tokens), 0)
-    other = EncodedRow("", tuple(token for row in rows[3:] for token in row.tokens), 0)
-    assert mean_loss(llama, [batch]) == pytest.approx(mean_loss(llama, [pad([whole, other], PAD)]), rel=1e-5)
+def test_a_packed_line_has_the_loss_and_the_gradients_of_its_rows(llama: Any) -> None:
+    """The reference is transformers' own loss of the padded rows: rows see neither each other nor others' places."""
+    model, rows = copy.deepcopy(llama), some_rows(7)
+    plain_loss(model, rows).backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    use_packed_attention(model)
+    step, gradients = step_of(model, [packed(rows)])
+    assert step.loss == pytest.approx(plain_loss(llama, rows).item(), rel=1e-5)
+    assert step_of(model, [packed(rows[:2]), packed(rows[2:])])[0].loss == pytest.approx(step.loss, rel=1e-5)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()) + 1e-9)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")

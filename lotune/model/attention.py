@@ -1,0 +1,179 @@
+"""Attention for rows that lie one after the other in one line, without padding and without seeing each other.
+
+The linear layers of a model work on a line (1, T) of whole rows; here queries, keys and values are taken apart into
+rows of similar length, each group padded to its longest row, and put together again. It is registered with
+transformers, so that every architecture that looks its attention up there can use it.
+
+T: tokens of a line. H: heads. E: width of a head. B, L: rows of a group, tokens of its longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "lotune_packed"
+"""Under which transformers knows it."""
+WASTE = 1.3
+"""A row joins the group of a longer one that is at most so many times as long."""
+
+
+class Group(NamedTuple):
+    """Rows of similar length: the places (B, L) of their tokens in the line, and which of B·L are no padding."""
+
+    places: Tensor
+    real: Tensor
+
+
+def use_packed_attention(model: Any) -> None:
+    """Let a model take lines of packed rows (`packed_arguments`); without them it attends as with `sdpa`."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def forward(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
+        lengths = rest.pop("row_lengths", None)
+        if lengths is None:
+            return sdpa_attention_forward(module, query, key, value, mask, **rest)
+        repeats = query.shape[1] // key.shape[1]
+        if repeats > 1:
+            key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        scale = rest.get("scaling") or query.shape[-1] ** -0.5
+        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+        attend = _fused if query.device.type == "cpu" else _grouped
+        return attend(query, key, value, lengths, scale)[None], None
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, forward)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation(NAME)
+
+
+def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:
+    """What a model with packed attention is called with; `row_lengths` (rows,) int64 on the CPU.
+
+    transformers takes a mask of four dimensions as it is, so that this one keeps it from making one.
+    """
+    return {"row_lengths": row_lengths, "attention_mask": torch.zeros(1, 1, 1, 1)}
+
+
+@lru_cache(maxsize=4)
+def groups(row_lengths: tuple[int, ...], device: str = "cpu") -> list[Group]:
+    """The rows of a line in groups of similar length, the longest first.
+
+    >>> [group.places.tolist() for group in groups((2, 5, 4))]
+    [[[2, 3, 4, 5, 6], [7, 8, 9, 10, 7]], [[0, 1]]]
+    """
+    starts = torch.tensor((0, *row_lengths)).cumsum(0).tolist()
+    order = sorted(range(len(row_lengths)), key=lambda row: -row_lengths[row])
+    return [_group(chosen, row_lengths, starts, device) for chosen in _similar(order, row_lengths)]
+
+
+def _similar(order: list[int], lengths: tuple[int, ...]) -> Iterator[list[int]]:
+    group: list[int] = []
+    for row in order:
+        if group and lengths[row] * WASTE < lengths[group[0]]:
+            yield group
+            group = []
+        group.append(row)
+    yield group
+
+
+def _group(rows: list[int], lengths: tuple[int, ...], starts: list[int], device: str) -> Group:
+    column = torch.arange(lengths[rows[0]])
+    first = torch.tensor([starts[row] for row in rows])[:, None]
+    real = column < torch.tensor([lengths[row] for row in rows])[:, None]
+    places = torch.where(real, first + column, first)
+    return Group(places.to(device), real.flatten().nonzero()[:, 0].to(device))
+
+
+def _taken(tensor: Tensor, group: Group) -> Tensor:
+    """The rows of a group out of a line: (T, H, E) to (B, H, L, E)."""
+    return tensor[group.places].transpose(1, 2)
+
+
+def _put(line: Tensor, rows: Tensor, group: Group) -> None:
+    """Write the rows (B, H, L, ...) of a group into a line (T, H, ...), their padding left out."""
+    rows = rows.transpose(1, 2).flatten(0, 1)
+    line[group.places.flatten()[group.real]] = rows[group.real].to(line.dtype)
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> Tensor:
+    """Causal attention within each row of a line, all (T, H, E), on any device."""
+    out = torch.empty_like(value)
+    for group in _each(row_lengths, query):
+        q, k, v = (_taken(tensor, group) for tensor in (query, key, value))
+        _put(out, scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale), group)
+    return out
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> Tensor:
+    """The same on a CPU, as one operation that `torch.compile` does not look into."""
+    out: Tensor = packed_attention(query, key, value, row_lengths, scale)[0]
+    return out
+
+
+def _each(row_lengths: Tensor, like: Tensor) -> list[Group]:
+    return groups(tuple(row_lengths.tolist()), str(like.device))
+
+
+@torch.library.custom_op("lotune::packed_attention", mutates_args=())
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Causal attention within each row of a line, all (T, H, E); and the logarithm of the softmax's sum, (T, H)."""
+    out, log_sum = torch.empty_like(value), query.new_empty(query.shape[:2], dtype=torch.float32)
+    for group in _each(row_lengths, query):
+        q, k, v = (_taken(tensor, group) for tensor in (query, key, value))
+        rows, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        _put(out, rows, group)
+        _put(log_sum, sums, group)
+    return out, log_sum
+
+
+@packed_attention.register_fake
+def _shapes(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(value), query.new_empty(query.shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("lotune::packed_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, lengths: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    for group in _each(lengths, query):
+        g, q, k, v, o, sums = (_taken(tensor, group) for tensor in (grad, query, key, value, out, log_sum[..., None]))
+        padded = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
+        padded[group.real] = False
+        g = g.masked_fill(padded.view(group.places.shape)[:, None, :, None], 0)
+        grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
+        )
+        for line, rows in zip(found, grads, strict=True):
+            _put(line, rows, group)
+    return found
+
+
+@_backward.register_fake
+def _backward_shapes(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, lengths: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, scale = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.scale = scale
+
+
+def _gradients(context: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, lengths, out, log_sum = context.saved_tensors
+    return (*_backward(grad, query, key, value, out, log_sum, lengths, context.scale), None, None)
+
+
+packed_attention.register_autograd(_gradients, setup_context=_keep)
