@@ -207,7 +207,8 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.data.batches import TokenFile, rows_of_step
+    from lotune.data.batches import rows_of_step
+    from lotune.data.token_files import TokenFile
     from lotune.model.base import build_from_config
     from lotune.model.checkpoints import save_full
 

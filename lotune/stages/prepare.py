@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked, write_token_file
+from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
 from lotune.data.examples import Example
+from lotune.data.token_files import write_token_file
 from lotune.errors import DataError
 from lotune.model.adapters import find_targets
 from lotune.model.base import base_folder, empty_model, load_tokenizer

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import EncodedRow, TokenFile, encode_row, pretraining_batches, write_token_file
+from lotune.data.batches import EncodedRow, encode_row, pretraining_batches
 from lotune.data.examples import Example
+from lotune.data.token_files import TokenFile, write_token_file
 from lotune.errors import SettingsError
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say

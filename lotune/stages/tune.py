@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from lotune.data.batches import TokenFile, by_length, encode_row, pad, rows_of_step, tuning_batches
+from lotune.data.batches import by_length, encode_row, pad, rows_of_step, tuning_batches
 from lotune.data.examples import Example
+from lotune.data.token_files import TokenFile
 from lotune.disk import require_space
 from lotune.errors import CheckError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge

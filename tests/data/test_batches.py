@@ -15,7 +15,6 @@ from lotune.data.batches import (
     NO_ROW,
     UNSCORED,
     EncodedRow,
-    TokenFile,
     by_length,
     check_supervision,
     encode_prompt,
@@ -26,9 +25,9 @@ from lotune.data.batches import (
     pretraining_batches,
     rows_of_step,
     tuning_batches,
-    write_token_file,
 )
 from lotune.data.examples import Example
+from lotune.data.token_files import TokenFile, write_token_file
 from lotune.errors import DataError
 
 EOS, PAD = 0, 1

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from lotune.data.batches import (
     UNSCORED,
-    TokenFile,
     check_supervision,
     encode_prompt,
     encode_row,
     marked,
     pad,
-    write_token_file,
 )
 from lotune.data.examples import Example
 from lotune.data.templates import TEMPLATES
+from lotune.data.token_files import TokenFile, write_token_file
 from lotune.errors import DataError
 from lotune.tasks.datasets import as_record, from_record
 from lotune.tasks.instructions.task import InstructionsTask
