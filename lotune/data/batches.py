@@ -212,16 +212,54 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
+MOST_PADDING = 768
+"""Tokens of padding that a micro-batch may have; another forward pass costs about as much as so many tokens."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become micro-batches: in packed lines or padded, `batch_rows` and `batch_tokens` at most in each.
+
+    A row that is longer than `batch_tokens` is alone.
+    """
+
+    batch_rows: int
+    batch_tokens: int
+    pad_token_id: int
+    packed: bool
+
+    def batches(self, rows: Iterable[EncodedRow]) -> list[Batch]:
+        """The micro-batches of some rows, those of similar length together."""
+        return [packed(group) if self.packed else pad(group, self.pad_token_id) for group in self._groups(rows)]
+
+    def _groups(self, rows: Iterable[EncodedRow]) -> Iterator[list[EncodedRow]]:
+        group: list[EncodedRow] = []
+        for row in sorted(rows, key=lambda row: len(row.tokens)):
+            if group and (len(group) == self.batch_rows or not self._fits(group, row)):
+                yield group
+                group = []
+            group.append(row)
+        if group:
+            yield group
+
+    def _fits(self, group: Sequence[EncodedRow], longest: EncodedRow) -> bool:
+        lengths = [len(row.tokens) - 1 for row in (*group, longest)]
+        if self.packed:
+            return sum(lengths) <= self.batch_tokens
+        padding = len(lengths) * lengths[-1] - sum(lengths)
+        return len(lengths) * lengths[-1] <= self.batch_tokens and padding <= MOST_PADDING
+
+
 def tuning_batches(
-    rows: TokenFile, *, step_rows: int, batch_rows: int, steps: int, seed: int, pad_token_id: int, first_step: int = 1
+    rows: TokenFile, layout: Layout, *, step_rows: int, steps: int, seed: int, first_step: int = 1
 ) -> Iterator[list[Batch]]:
-    """For each step from `first_step` to `steps`, the micro-batches whose loss together is that of `step_rows` rows.
+    """The micro-batches of each step from `first_step` to `steps`.
 
     Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
     """
     drawn = _drawn_by_steps(len(rows), step_rows, seed, first_step)
     for places in islice(drawn, steps + 1 - first_step):
-        yield [pad(group, pad_token_id) for group in by_length((rows[place] for place in places), batch_rows)]
+        yield layout.batches(rows[place] for place in places)
 
 
 def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
@@ -233,27 +271,6 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
     return next(_drawn_by_steps(rows, step_rows, seed, step))
 
 
-def by_length(rows: Iterable[EncodedRow], batch_rows: int) -> Iterator[list[EncodedRow]]:
-    """Rows grouped with others of about their length, `batch_rows` at most in a group, so that little is padded."""
-    group: list[EncodedRow] = []
-    for row in sorted(rows, key=lambda row: len(row.tokens)):
-        if group and (len(group) == batch_rows or _padding(group, row) > MOST_PADDING):
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
-
-
-MOST_PADDING = 768
-"""Tokens of padding that a micro-batch may have; another forward pass costs about as much as so many tokens."""
-
-
-def _padding(group: Sequence[EncodedRow], longest: EncodedRow) -> int:
-    """Tokens of padding in a group of rows when `longest` joins it."""
-    return sum(len(longest.tokens) - len(row.tokens) for row in group)
-
-
 def pretraining_batches(
     rows: TokenFile, *, batch_tokens: int, steps: int, seed: int, first_step: int = 1
 ) -> Iterator[list[Batch]]:
@@ -262,6 +279,12 @@ def pretraining_batches(
     drawn = islice(_fitting(_draw(len(rows), seed), lengths, batch_tokens), first_step - 1, steps)
     for places in drawn:
         yield [packed([rows[place] for place in places])]
+
+
+def documents_of_step(rows: TokenFile, *, batch_tokens: int, seed: int, step: int) -> list[int]:
+    """The places of the rows that `pretraining_batches` draws for a step (from 1)."""
+    drawn = _fitting(_draw(len(rows), seed), rows.lengths(), batch_tokens)
+    return next(islice(drawn, step - 1, None))
 
 
 def _fitting(drawn: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:

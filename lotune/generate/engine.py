@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from lotune.errors import DataError, ModelError
 from lotune.generate.cache import SlotCache
 from lotune.generate.sampling import cut_at_stop, tokens_to_watch
+from lotune.model.attention import NAME as PACKED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -305,7 +306,7 @@ def _attention_kinds(base: PreTrainedModel) -> dict[str, int | None]:
     parameters = inspect.signature(base.forward).parameters
     ours = (
         getattr(base, "_supports_attention_backend", False)
-        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager")
+        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager", PACKED)
         and {"position_ids", "past_key_values", "logits_to_keep"} <= parameters.keys()
         and not any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
     )

@@ -30,27 +30,84 @@ class Group(NamedTuple):
     real: Tensor
 
 
+def take_packed(model: Any, longest: int) -> bool:
+    """Let a model take packed rows, of `longest` tokens at most, where it then answers each as it does alone.
+
+    Where it cannot (attention of its own kind, a window shorter than the rows, positions that depend on the whole
+    line), it is left as it was, and False is the answer.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or longest
+    before = config._attn_implementation
+    drops = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))
+    varying = any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
+    if before not in ("sdpa", NAME) or window < longest or drops or varying:
+        return False
+    apart = [_last_hidden(inner, rows) for rows in _PROBE]
+    try:
+        use_packed_attention(inner)
+        together = _last_hidden(inner, *_PROBE)
+        tolerance = 1e-3 if together.dtype == torch.float32 else 5e-2
+        alike = bool((together - torch.cat(apart, 1)).abs().max() <= tolerance * together.std())
+    except (TypeError, ValueError, RuntimeError):
+        alike = False
+    if not alike:
+        inner.set_attn_implementation(before)
+    return alike
+
+
+_PROBE = ((5, 3, 7, 2, 9, 4), (6, 3, 2), (8, 4, 4, 2, 3))
+"""Rows of token ids that every vocabulary has."""
+
+
+@torch.no_grad()
+def _last_hidden(model: Any, *rows: tuple[int, ...]) -> Tensor:
+    """The last hidden states (1, T, D) of rows that are alone or packed, dropout and the like turned off."""
+    device, training = next(model.parameters()).device, model.training
+    ids = torch.tensor([[token for row in rows for token in row]], device=device)
+    places = torch.cat([torch.arange(len(row)) for row in rows])[None].to(device)
+    more = {} if len(rows) == 1 else packed_arguments(torch.tensor([len(row) for row in rows]))
+    found: Tensor = model.eval().get_decoder()(ids, position_ids=places, use_cache=False, **more).last_hidden_state
+    model.train(training)
+    return found
+
+
 def use_packed_attention(model: Any) -> None:
     """Let a model take lines of packed rows (`packed_arguments`); without them it attends as with `sdpa`."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    def forward(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
-        lengths = rest.pop("row_lengths", None)
-        if lengths is None:
-            return sdpa_attention_forward(module, query, key, value, mask, **rest)
-        repeats = query.shape[1] // key.shape[1]
-        if repeats > 1:
-            key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-        scale = rest.get("scaling") or query.shape[-1] ** -0.5
-        query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-        attend = _fused if query.device.type == "cpu" else _grouped
-        return attend(query, key, value, lengths, scale)[None], None
-
-    ALL_ATTENTION_FUNCTIONS.register(NAME, forward)
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     model.set_attn_implementation(NAME)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    row_lengths: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls: queries (B, H, T, E), keys and values maybe of fewer heads; (B, T, H, E)."""
+    if row_lengths is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+        return found
+    unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if rest.get(name)]
+    if unknown:
+        raise ValueError(f"packed attention has no {unknown[0]}")
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scale = rest.get("scaling") or query.shape[-1] ** -0.5
+    query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    attend = _fused if query.device.type == "cpu" else _grouped
+    return attend(query, key, value, row_lengths, scale)[None], None
 
 
 def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lotune.data.batches import by_length, encode_row, pad, rows_of_step, tuning_batches
+from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile
 from lotune.disk import require_space
@@ -20,6 +20,7 @@ from lotune.errors import CheckError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
 from lotune.generate.engine import Request, generate
 from lotune.model.adapters import trainable_count
+from lotune.model.attention import take_packed
 from lotune.model.base import Base, base_folder, count_parameters, in_float32, load_base, resolve_device
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.recipe import Options, Recipe, stage_inputs
@@ -73,13 +74,14 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         rows = TokenFile(run.folder / "data" / "train")
         plan = make_plan(recipe, len(rows))
         model: Any = start_adapter(base, recipe.adapter, recipe.seed)
-        forecast = _estimate(model, base, rows, recipe, plan)
+        layout = _layout(model, base, rows, recipe)
+        forecast = _estimate(model, rows, layout, recipe, plan)
         say(forecast.describe())
         require_space(run.folder, forecast.disk_bytes, "tuning", [run.folder / "checkpoints", run.folder / STATES])
         if options.dry_run:
             return {"estimate": asdict(forecast)}
         run.forget_stage("tune")
-        summary = _train(run, recipe, base, model, rows, plan)
+        summary = _train(run, recipe, base, model, rows, layout, plan)
         write_json(run.folder / "tuning.json", summary)
         run.finish_stage("tune", inputs, [run.folder / "tuning.json", run.folder / "checkpoints"])
         shutil.rmtree(run.folder / STATES, ignore_errors=True)
@@ -107,11 +109,21 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows, shares)
 
 
-def _batches(rows: TokenFile, base: Base, recipe: Recipe, plan: Plan, first_step: int = 1) -> Iterator[list[Any]]:
+def _layout(model: Any, base: Base, rows: TokenFile, recipe: Recipe) -> Layout:
+    """Packed lines where the model can take them, padded rows otherwise."""
+    settings = recipe.tune
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    packed = take_packed(model, int(rows.lengths().max()))
+    if not packed:
+        say("this model takes no packed rows: rows are padded to one another's length")
+    return Layout(settings.batch_rows, settings.batch_tokens, padding_id(base), packed)
+
+
+def _batches(rows: TokenFile, layout: Layout, recipe: Recipe, plan: Plan, first_step: int = 1) -> Iterator[list[Any]]:
     return tuning_batches(
-        rows, step_rows=plan.step_rows, batch_rows=recipe.tune.batch_rows, steps=plan.steps, seed=recipe.seed,
-        pad_token_id=padding_id(base), first_step=first_step,
-    )  # fmt: skip
+        rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed, first_step=first_step
+    )
 
 
 def padding_id(base: Base) -> int:
@@ -120,13 +132,15 @@ def padding_id(base: Base) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def _estimate(model: Any, base: Base, rows: TokenFile, recipe: Recipe, plan: Plan) -> Estimate:
-    batches = next(_batches(rows, base, recipe, plan))
+def _estimate(model: Any, rows: TokenFile, layout: Layout, recipe: Recipe, plan: Plan) -> Estimate:
+    batches = next(_batches(rows, layout, recipe, plan))
     merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.checkpoints.merged]
     return estimate(model, batches, plan.steps, recipe.checkpoints.count, merged)
 
 
-def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, plan: Plan) -> dict[str, Any]:
+def _train(
+    run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, layout: Layout, plan: Plan
+) -> dict[str, Any]:
     settings, task = recipe.tune, build_task(recipe.task)
     validation = read_examples(run.folder / "data" / "validation.jsonl")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -145,11 +159,12 @@ def _train(run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, pl
     def notes() -> dict[str, Any]:
         return {"found": [asdict(one) for one in found], "seconds": time.monotonic() - started}
 
-    batches = _batches(rows, base, recipe, plan, state.step + 1)
+    batches = _batches(rows, layout, recipe, plan, state.step + 1)
+    answers = layout.batches(encode_row(base.tokenizer, example) for example in validation)
     with _naming_rows(rows, plan, recipe.seed):
         for step in _steps(run, recipe, training, batches, plan, state.step, notes):
             if step.number in plan.checkpoints:
-                found.append(_checkpoint(run, recipe, base, model, task, validation, step))
+                found.append(_checkpoint(run, recipe, base, model, task, validation, answers, step))
                 append_jsonl(run.folder / METRICS, {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
@@ -195,26 +210,26 @@ def _steps(
 
 
 def _checkpoint(
-    run: Run, recipe: Recipe, base: Base, model: Any, task: Task, validation: list[Example], step: Step
+    run: Run,
+    recipe: Recipe,
+    base: Base,
+    model: Any,
+    task: Task,
+    validation: list[Example],
+    answers: list[Batch],
+    step: Step,
 ) -> Validated:
     """Save the adapter and measure it on the validation rows."""
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(model, folder / "adapter", template_text(recipe))
     model.eval()
-    loss = mean_loss(model, validation_batches(base, validation, recipe.tune.batch_rows))
+    loss = mean_loss(model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
     predictions = ask(title, task, validation, model, base.tokenizer, batch_tokens)
     value = task.metrics([prediction.judged for prediction in predictions])[task.metric]
     say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
     return Validated(name, step.number, value, loss)
-
-
-def validation_batches(base: Base, examples: list[Example], batch_rows: int) -> Iterator[Any]:
-    """Batches of examples with their answers, by length."""
-    rows = [encode_row(base.tokenizer, example) for example in examples]
-    for group in by_length(rows, batch_rows):
-        yield pad(group, padding_id(base))
 
 
 def choose(found: list[Validated]) -> Validated:

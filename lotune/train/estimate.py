@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lotune.data.batches import Batch
-from lotune.train.loop import Head, on_device
+from lotune.train.loop import Head, naming_the_setting, on_device
 from lotune.train.resume import KEPT
 
 ACTIVATION_NUMBERS = 40
@@ -41,7 +41,8 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     elapsed = []
     for _ in range(2):
         started = time.perf_counter()
-        head.loss_sum(batch).backward()
+        with naming_the_setting(batch):
+            head.loss_sum(batch).backward()
         elapsed.append(time.perf_counter() - started)
     for parameter in model.parameters():
         parameter.grad = None

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
-from lotune.errors import CheckError
+from lotune.errors import CheckError, SettingsError
 from lotune.model.attention import packed_arguments
 from lotune.train.muon import Muon
 
@@ -80,6 +82,10 @@ def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_r
     return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, embedding_rate))
 
 
+MOST_LOGITS = 2**26
+"""Logits that are held at once, 256 MiB of them in float32."""
+
+
 class Head:
     """Loss of a causal model with its output head applied at scored positions only.
 
@@ -100,10 +106,21 @@ class Head:
             self._plain = self._is_plain(batch)
         words = {"input_ids": batch.input_ids, "use_cache": False, **_apart(batch)}
         if self._plain:
-            logits = self._output(self._forward(**words).last_hidden_state[scored])
-        else:
-            logits = self._model(**words).logits[scored]
+            return self._chunked(self._forward(**words).last_hidden_state[scored], batch.targets[scored])
+        logits = self._model(**words).logits[scored]
         return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
+
+    def _chunked(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Sum of the cross-entropy of hidden states (N, D); many logits are made in parts, and again backward."""
+        rows = max(1, MOST_LOGITS // len(self._output.weight))
+        if len(hidden) <= rows:
+            return self._entropy(hidden, targets)
+        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+        sums = [checkpoint(self._entropy, part, aims, use_reentrant=False) for part, aims in parts]
+        return torch.stack(sums).sum()
+
+    def _entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(self._output(hidden).float(), targets, reduction="sum")
 
     @torch.no_grad()
     def _is_plain(self, batch: Batch) -> bool:
@@ -138,6 +155,20 @@ class NotFiniteError(CheckError):
         return NotFiniteError(self.step, self.loss, self.norm, rows)
 
 
+@contextmanager
+def naming_the_setting(batch: Batch) -> Iterator[None]:
+    """A block that runs a batch; memory that runs out in it names the setting to lower. Raises: SettingsError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        lines, width = batch.input_ids.shape
+        found = f"memory ran out on a forward pass of {lines} x {width} tokens"
+        remedy = "lower batch_tokens, or set tune.gradient_checkpointing=true"
+        raise SettingsError("tune.batch_tokens", found, remedy=remedy) from error
+
+
 MOST_ROWS = 32
 """Rows of a step that an error names."""
 
@@ -168,8 +199,9 @@ def train(
         supervised = sum(batch.supervised for batch in micro_batches)
         loss = 0.0
         for batch in micro_batches:
-            part = head.loss_sum(on_device(batch, device)) / supervised
-            part.backward()
+            with naming_the_setting(batch):
+                part = head.loss_sum(on_device(batch, device)) / supervised
+                part.backward()
             loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -29,7 +29,9 @@ class TuneSettings(Settings):
     steps: int | None = Field(None, ge=1)
     """How many optimizer steps; overrides epochs where given."""
     batch_rows: int = Field(32, ge=1)
-    """Rows in one forward pass."""
+    """Rows in one forward pass, at most."""
+    batch_tokens: int = Field(16_384, ge=1)
+    """Tokens in one forward pass, at most; more rows are divided, and the loss stays that of the whole step."""
     accumulation: int = Field(1, ge=1)
     """Forward passes whose gradients make one step; the loss is that of the one large batch."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
@@ -54,6 +56,8 @@ class TuneSettings(Settings):
     """Largest norm of the gradient; 0 does not clip."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled: auto compiles on a GPU."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
     tensorboard: bool = False
     """Whether TensorBoard files are written (needs the extra lotune[tensorboard])."""
 

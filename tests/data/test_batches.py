@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from lotune.data.batches import (
     NO_ROW,
     UNSCORED,
+    Batch,
     EncodedRow,
-    by_length,
+    Layout,
     check_supervision,
     encode_prompt,
     encode_row,
@@ -85,16 +86,51 @@ def test_a_packed_line_holds_each_row_as_it_stands_alone(rows: list[EncodedRow])
     assert line.row_lengths is None or line.row_lengths.tolist() == lengths
 
 
-@given(encoded_rows(), st.integers(1, 5))
-def test_grouping_by_length_keeps_every_row_once(rows: list[EncodedRow], batch_rows: int) -> None:
-    groups = list(by_length(rows, batch_rows))
-    assert bodies([row for group in groups for row in group]) == bodies(rows)
-    assert all(1 <= len(group) <= batch_rows for group in groups)
+layouts = st.builds(
+    Layout,
+    batch_rows=st.integers(1, 9),
+    batch_tokens=st.integers(1, 99),
+    pad_token_id=st.just(PAD),
+    packed=st.booleans(),
+)
+
+
+def rows_of(batch: Batch) -> list[list[int]]:
+    """The input tokens of each row of a batch."""
+    lines = zip(batch.input_ids.tolist(), batch.row_ids.tolist(), strict=True)
+    found: dict[tuple[int, int], list[int]] = {}
+    for number, (tokens, row_ids) in enumerate(lines):
+        for token, row in zip(tokens, row_ids, strict=True):
+            if row != NO_ROW:
+                found.setdefault((number, row), []).append(token)
+    return list(found.values())
+
+
+def _paired(found: list[list[int]], rows: list[EncodedRow]) -> list[tuple[list[int], tuple[int, ...]]]:
+    """Rows as found beside those that went in: both in the order of their tokens."""
+    return list(zip(sorted(found), sorted(row.tokens for row in rows), strict=True))
+
+
+@given(encoded_rows(), layouts)
+def test_a_layout_keeps_every_row_once_and_its_bounds(rows: list[EncodedRow], layout: Layout) -> None:
+    batches = layout.batches(rows)
+    found = [row for batch in batches for row in rows_of(batch)]
+    assert len(found) == len(rows)
+    assert sorted(tuple(one)[: len(row) - 1] for one, row in _paired(found, rows)) == sorted(
+        row.tokens[:-1] for row in rows
+    )
+    assert sum(batch.supervised for batch in batches) == sum(len(row.tokens) - max(1, row.answer_start) for row in rows)
+    for batch in batches:
+        held = len(rows_of(batch))
+        assert 1 <= held <= layout.batch_rows
+        assert held == 1 or batch.input_ids.numel() <= layout.batch_tokens
 
 
 def test_rows_of_very_different_length_are_not_padded_to_one_another() -> None:
-    groups = list(by_length([EncodedRow("", (5,) * length, 0) for length in (10, 900, 12, 905)], 4))
-    assert [[len(row.tokens) for row in group] for group in groups] == [[10, 12], [900, 905]]
+    rows = [EncodedRow("", (5,) * length, 0) for length in (10, 900, 12, 905)]
+    shapes = [tuple(batch.input_ids.shape) for batch in Layout(4, 9999, PAD, packed=False).batches(rows)]
+    assert shapes == [(2, 11), (2, 904)]
+    assert [batch.input_ids.shape[1] for batch in Layout(4, 9999, PAD, packed=True).batches(rows)] == [1823]
 
 
 @given(st.integers(1, 50), st.integers(0, 2**40), st.integers(0, 10))
@@ -114,45 +150,24 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
     return write_token_file(tmp_path_factory.mktemp("tokens") / "train", rows, 300)
 
 
-@given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 9), st.integers(0, 100))
+@given(st.integers(1, 14), layouts, st.integers(1, 9), st.integers(0, 100))
 def test_tuning_draws_every_row_before_any_again(
-    file: TokenFile, step_rows: int, batch_rows: int, steps: int, seed: int
+    file: TokenFile, step_rows: int, layout: Layout, steps: int, seed: int
 ) -> None:
-    how = {"step_rows": step_rows, "batch_rows": batch_rows, "steps": steps, "seed": seed, "pad_token_id": PAD}
-    found = list(tuning_batches(file, **how))
+    found = list(tuning_batches(file, layout, step_rows=step_rows, steps=steps, seed=seed))
     assert len(found) == steps
-    drawn = []
-    for micro_batches in found:
-        assert all(len(batch.input_ids) <= batch_rows for batch in micro_batches)
-        drawn.append([row[0] - 10 for batch in micro_batches for row in batch.input_ids.tolist()])
+    drawn = [[row[0] - 10 for batch in step for row in rows_of(batch)] for step in found]
     assert all(len(step) == min(step_rows, 10) for step in drawn)
     order = [row for epoch in range(20) for row in epoch_order(10, seed, epoch)]
     for number, step in enumerate(drawn):
         size = len(step)
         assert sorted(step) == sorted(order[number * size : (number + 1) * size])
-
-
-@given(st.integers(1, 14), st.integers(1, 9), st.integers(0, 100))
-def test_the_rows_of_a_step_are_known_without_its_batches(
-    file: TokenFile, step_rows: int, steps: int, seed: int
-) -> None:
-    found = tuning_batches(file, step_rows=step_rows, batch_rows=4, steps=steps, seed=seed, pad_token_id=PAD)
-    for number, step in enumerate(found, 1):
-        drawn = sorted(row[0] - 10 for batch in step for row in batch.input_ids.tolist())
-        assert drawn == sorted(rows_of_step(len(file), step_rows, seed, number))
+        assert sorted(step) == sorted(rows_of_step(len(file), step_rows, seed, number + 1))
 
 
 def test_a_token_file_knows_where_its_rows_came_from(tmp_path: Path) -> None:
     file = write_token_file(tmp_path / "train", [EncodedRow(f"a.jsonl:{n}", (5, EOS), 1) for n in (3, 8, 9)], 300)
     assert file.ids([2, 0]) == ["a.jsonl:9", "a.jsonl:3"]
-
-
-def test_how_a_step_is_divided_does_not_change_its_rows(file: TokenFile) -> None:
-    def rows(batch_rows: int) -> list[list[int]]:
-        steps = tuning_batches(file, step_rows=6, batch_rows=batch_rows, steps=4, seed=3, pad_token_id=PAD)
-        return [sorted(row[0] for batch in step for row in batch.input_ids.tolist()) for step in steps]
-
-    assert rows(1) == rows(4) == rows(6)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 50))

@@ -10,17 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.data.batches import encode_row
 from lotune.data.examples import Example
 from lotune.errors import CheckError, SettingsError
 from lotune.model.adapters import attach
 from lotune.model.base import load_base
 from lotune.model.checkpoints import save_adapter
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.settings import AdapterSettings
 from lotune.recipe import Recipe, stage_inputs
 from lotune.runs import Run
 from lotune.stages.changes import invalidated
-from lotune.stages.tune import Validated, choose, make_plan, merge_and_check, padding_id, validation_batches
+from lotune.stages.tune import Validated, choose, make_plan, merge_and_check
 from lotune.tasks.registry import build_task
 from lotune.train.settings import CheckpointSettings, TuneSettings
 
@@ -71,17 +70,6 @@ def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stage
     assert {stage for one in found.values() for stage in one} == stages
     assert len(found) == (1 if stages else 0)
     assert all(" -> " in text for text in found)
-
-
-def test_validation_batches_hold_every_row_once(small_base: Path) -> None:
-    base = load_base(BaseSettings(model=str(small_base)), "cpu")
-    examples = [Example(str(n), f"计算 {n} + 1", str(n) * (n % 5 + 1)) for n in range(11)]
-    batches = list(validation_batches(base, examples, 4))
-    assert sum(len(batch.input_ids) for batch in batches) == 11
-    assert padding_id(base) != base.tokenizer.eos_token_id
-    assert sum(batch.supervised for batch in batches) == sum(
-        len(row.tokens) - row.answer_start for row in (encode_row(base.tokenizer, example) for example in examples)
-    )
 
 
 def test_a_merged_model_that_differs_stops_the_run(
