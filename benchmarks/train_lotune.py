@@ -1,0 +1,131 @@
+"""lotune's part of benchmarks/train.py: make the workload, tune and pre-train as its stages do, time matrices."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from train_workload import RANK, SEED, SHAPES, TARGETS, Plan, Result
+
+from lotune.data.batches import EncodedRow, Layout, epoch_order, pretraining_batches, tuning_batches
+from lotune.data.token_files import TokenFile, write_token_file
+from lotune.model.adapters import attach
+from lotune.model.attention import take_packed, use_packed_attention
+from lotune.model.base import Base, load_base
+from lotune.model.checkpoints import save_adapter, start_adapter
+from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.train.loop import Optimizers, adamw, train
+from lotune.train.settings import PretrainSettings, TuneSettings
+
+
+def make(folder: Path, plan: Plan) -> None:
+    """Write base, tokeniser, rows and, for LoRA, the adapter that everybody starts with."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(SEED)
+    config = AutoConfig.for_model(**SHAPES[plan.shape], bos_token_id=1, eos_token_id=1)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, plan.precision))
+    model.save_pretrained(folder / "base")
+    _tokenizer(config.vocab_size).save_pretrained(folder / "base")
+    drawn = np.random.default_rng(SEED).integers(2, config.vocab_size, (plan.steps * plan.step_rows, plan.row_tokens))
+    rows = (EncodedRow(str(number), tuple(row), plan.prompt_tokens) for number, row in enumerate(drawn.tolist()))
+    write_token_file(folder / "train", rows, config.vocab_size)
+    np.save(folder / "rows.npy", drawn[epoch_order(len(drawn), SEED, 0)])
+    if plan.prompt_tokens:
+        base = _base(folder, plan)
+        save_adapter(attach(base.model, AdapterSettings(rank=RANK, target_modules=TARGETS), SEED), folder / "adapter")
+
+
+def _tokenizer(vocabulary: int) -> Any:
+    """A tokeniser of numbered words: no text is read, but every library asks for one."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<end>": 1, **{f"w{number}": number for number in range(2, vocabulary)}}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), pad_token="<pad>", eos_token="<end>"
+    )
+
+
+def _base(folder: Path, plan: Plan) -> Base:
+    return load_base(BaseSettings(model=str(folder / "base"), dtype=plan.precision), "cpu")  # type: ignore[arg-type]
+
+
+def tune(folder: Path, plan: Plan, compile: bool = False) -> Result:
+    """The steps of `lotune tune`: its batches, its loop, its optimiser, with the settings that it has by default."""
+    rows, settings = TokenFile(folder / "train"), TuneSettings(learning_rate=plan.learning_rate)
+    model: Any = start_adapter(_base(folder, plan), AdapterSettings(start=folder / "adapter"), SEED)
+    packed = take_packed(model, int(rows.lengths().max()))
+    layout = Layout(plan.step_rows, settings.batch_tokens, pad_token_id=0, packed=packed)
+    batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    betas = (settings.beta1, settings.beta2)
+    optimizers = adamw(trained, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
+    return _timed(model, batches, optimizers, plan, settings.clip_norm, compile)
+
+
+def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
+    """The steps of `lotune pretrain` that goes on from a model, with AdamW; every parameter trains, in float32."""
+    rows, settings = TokenFile(folder / "train"), PretrainSettings(learning_rate=plan.learning_rate)
+    model: Any = _base(folder, plan).model.requires_grad_(True)
+    use_packed_attention(model)
+    batch_tokens = plan.step_rows * (plan.row_tokens - 1)
+    batches = pretraining_batches(rows, batch_tokens=batch_tokens, steps=plan.steps, seed=SEED)
+    optimizers = adamw(list(model.parameters()), settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
+    return _timed(model, batches, optimizers, plan, settings.clip_norm, compile)
+
+
+def _timed(model: Any, batches: Any, optimizers: Optimizers, plan: Plan, clip_norm: float, compile: bool) -> Result:
+    result = Result()
+    for step in train(model, batches, optimizers, [1.0] * plan.steps, clip_norm=clip_norm, compile=compile):
+        result.step_ends()
+        result.losses.append(step.loss)
+        result.norms.append(step.gradient_norm)
+    return result
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MOST_SECONDS = 5.0
+"""A matrix product that would take longer, as where bfloat16 is only emulated, is timed with smaller matrices."""
+
+
+def matrix_rates(size: int, repeats: int = 7) -> dict[str, float]:
+    """Floating-point operations a second of a product of two square matrices, the median, by number format."""
+    return {name: _matrix_rate(size, dtype, repeats) for name, dtype in DTYPES.items()}
+
+
+def _matrix_rate(size: int, dtype: torch.dtype, repeats: int) -> float:
+    small = min(size, 256)
+    rate = 2 * small**3 / _product_seconds(small, dtype, 3)
+    while size > small and 2 * size**3 / rate > MOST_SECONDS:
+        size //= 2
+    return 2 * size**3 / _product_seconds(size, dtype, repeats)
+
+
+def _product_seconds(size: int, dtype: torch.dtype, repeats: int) -> float:
+    """Median seconds of a product, after one that is not counted."""
+    left, right = torch.randn(2, size, size).to(dtype)
+    product = left @ right
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.mm(left, right, out=product)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def compiled(contestant: Callable[..., Result]) -> Callable[[Path, Plan], Result]:
+    """The same contestant with its model compiled."""
+    return lambda folder, plan: contestant(folder, plan, compile=True)
+
+
+CONTESTANTS: dict[str, Callable[[Path, Plan], Result]] = {
+    "lotune": lambda folder, plan: (tune if plan.prompt_tokens else pretrain)(folder, plan),
+    "lotune-compiled": lambda folder, plan: compiled(tune if plan.prompt_tokens else pretrain)(folder, plan),
+}

@@ -1,0 +1,129 @@
+"""What every contestant of benchmarks/train.py works on, on disk, and what it gives back.
+
+A workload is a folder: `plan.json`, `base/` (config, safetensors, tokeniser), for LoRA `adapter/` (PEFT's format), and
+`rows.npy`, (rows, tokens) int64, in the order in which the steps take them. Nothing here needs lotune, so that the
+interpreter of the peers can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-40m": {
+        "model_type": "llama", "vocab_size": 32_000, "hidden_size": 512, "intermediate_size": 1408,
+        "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+    },
+    "llama-tiny": {
+        "model_type": "llama", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
+    "gpt-15m": {
+        "model_type": "gpt2", "vocab_size": 32_000, "n_embd": 288, "n_layer": 6, "n_head": 6, "n_positions": 256,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    },
+    "gpt-124m": {
+        "model_type": "gpt2", "vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    },
+    "gpt-tiny": {
+        "model_type": "gpt2", "vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    },
+}  # fmt: skip
+RANK = 8
+TARGETS = ["q_proj", "v_proj", "o_proj"]
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A workload in numbers; `prompt_tokens` of each row are not scored, 0 for pre-training."""
+
+    shape: str
+    precision: str
+    threads: int
+    steps: int
+    step_rows: int
+    row_tokens: int
+    prompt_tokens: int
+    learning_rate: float
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Real tokens, as rows × their length; the same count for every contestant."""
+        return self.step_rows * self.row_tokens
+
+    def operations_a_step(self) -> float:
+        """Floating-point operations that one step of LoRA needs; W: weights of the linear layers, T: tokens of a row.
+
+        Linear layers: 2 W forward and 2 W backward to the inputs a token; their weights are frozen, so the other 2 W
+        of full training are not needed. Adapters: 6 for each weight and token. Attention, causal: 2 products of T²/2
+        pairs forward, 4 backward, each 2 × width a pair, thus 6 × width × T² a layer and row. Head: 4 × width ×
+        vocabulary a scored token. The last token of a row predicts nothing and is not counted; norms, activations and
+        the optimiser are left out, and so is whatever a contestant computes beyond this.
+        """
+        shape = SHAPES[self.shape]
+        width, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
+        keys = width * shape["num_key_value_heads"] // shape["num_attention_heads"]
+        linear = layers * (2 * width * width + 2 * width * keys + 3 * width * shape["intermediate_size"])
+        adapters = layers * RANK * (2 * (width + width) + width + keys)
+        tokens, scored = self.row_tokens - 1, self.row_tokens - self.prompt_tokens
+        row = tokens * (4 * linear + 6 * adapters) + 6 * layers * width * tokens**2 + 4 * scored * width * vocabulary
+        return float(self.step_rows * row)
+
+    def write(self, folder: Path) -> None:
+        """Write the plan into the folder of its workload."""
+        (folder / "plan.json").write_text(json.dumps(asdict(self)))
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a workload."""
+    return Plan(**json.loads((folder / "plan.json").read_text()))
+
+
+@dataclass
+class Result:
+    """Seconds of each step, from end to end; losses; norms of the gradient where they are told."""
+
+    step_seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    last: float = field(default_factory=time.perf_counter)
+
+    def begin(self) -> None:
+        """The first step begins now."""
+        self.last = time.perf_counter()
+
+    def step_ends(self) -> None:
+        """A step ends now."""
+        now = time.perf_counter()
+        self.step_seconds.append(now - self.last)
+        self.last = now
+
+    def remember_peak(self) -> None:
+        """Note the most memory that was resident so far; later calls change nothing."""
+        self.peak_bytes = self.peak_bytes or peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """The most memory of this process that was resident at once.
+
+    The kernel's own mark where there is one: getrusage counts what the parent held before this program began, too.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
+        import sys
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
