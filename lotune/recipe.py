@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
@@ -15,6 +15,7 @@ from lotune.evaluate.settings import EvaluateSettings, RetentionSettings, ScoreS
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.settings import Settings, flatten, read_settings
 from lotune.tasks.settings import TaskSettings
+from lotune.train.parallel import ALONE, World
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
 Stage = Literal["prepare", "pretrain", "tune", "evaluate"]
@@ -31,6 +32,8 @@ class Recipe(Settings):
     """Seed of everything drawn by chance."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model computes: auto takes the first GPU, else the processor."""
+    shard: Literal["auto", "yes", "no"] = "auto"
+    """Whether several processes (torchrun) divide the weights: auto does so where they do not fit on each GPU."""
     threads: int | None = Field(None, ge=1)
     """Processor threads; null takes one for each core."""
     save_every_minutes: float = Field(5.0, ge=0)
@@ -45,6 +48,12 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     score: ScoreSettings = Field(default_factory=ScoreSettings)
     pretrain: PretrainSettings | None = None
+
+    @field_validator("shard", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: object) -> object:
+        """YAML reads a bare yes and no as truth values."""
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
     @property
     def folder(self) -> Path:
@@ -73,7 +82,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
 }
 """The settings (single ones or whole groups) whose change redoes a stage.
 
-`device`, `threads` and `save_every_minutes` redo none.
+`device`, `shard`, `threads` and `save_every_minutes` redo none.
 """
 
 
@@ -84,6 +93,8 @@ class Options:
     dry_run: bool = False
     json: bool = False
     debug: bool = False
+    world: World = ALONE
+    """The processes that carry it out together."""
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
