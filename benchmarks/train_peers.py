@@ -25,10 +25,13 @@ class TrainedError(Exception):
 
 
 def _rows(folder: Path, plan: Plan) -> list[dict[str, list[int]]]:
-    """Tokens and labels of each row; whoever reads them shifts the labels."""
+    """Tokens and labels of each row; whoever reads them shifts the labels.
+
+    The first token follows nothing, so that it is never scored; Trainer would count it in the mean all the same.
+    """
     rows = np.load(folder / "rows.npy", allow_pickle=False).tolist()
-    hidden = [UNSCORED] * plan.prompt_tokens
-    return [{"input_ids": row, "labels": hidden + row[plan.prompt_tokens :]} for row in rows]
+    hidden = max(1, plan.prompt_tokens)
+    return [{"input_ids": row, "labels": [UNSCORED] * hidden + row[hidden:]} for row in rows]
 
 
 def _model(folder: Path, plan: Plan) -> Any:
