@@ -7,8 +7,9 @@ token that follows position t, or UNSCORED.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ NO_ROW = -1
 
 Span = tuple[int, int]
 """Places of a stretch of tokens: its first one, and the one after its last."""
+Encode = Callable[[str, bool], Sequence[int]]
+"""Gives the token ids of a text; the flag says whether it begins a row, and so gets what the tokeniser puts first."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[i
 
     Raises: DataError where the prompt is too long and nothing of it may be cut.
     """
-    ids, _ = _encode_prompt(tokenizer, example)
+    ids, _ = _encode_prompt(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
     if len(ids) <= budget:
         return ids, False
     if example.prompt_parts is None:
@@ -92,14 +95,14 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[i
             f"row {example.id}", f"the prompt has {len(ids)} tokens", f"{budget} at most", "shorten it or drop the row"
         )
     head, middle, tail = example.prompt_parts
-    head_ids = _encode(tokenizer, head, special=True)
-    tail_ids = _encode(tokenizer, tail)
+    head_ids = encode_text(tokenizer, head, first=True)
+    tail_ids = encode_text(tokenizer, tail)
     room = budget - len(head_ids) - len(tail_ids)
     if room < 1:
         raise DataError(
             f"row {example.id}", "the question alone is longer than the context", f"{budget} tokens at most"
         )
-    return head_ids + _encode(tokenizer, middle)[:room] + tail_ids, True
+    return head_ids + encode_text(tokenizer, middle)[:room] + tail_ids, True
 
 
 def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
@@ -107,22 +110,27 @@ def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
 
     Prompt and answer are encoded apart, so that training sees the boundary that generation sees.
     """
-    prompt, earlier = _encode_prompt(tokenizer, example)
-    answer = _encode(tokenizer, example.target)
-    return EncodedRow(example.id, (*prompt, *answer, tokenizer.eos_token_id), len(prompt), earlier)
+    return row_of(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
 
 
-def _encode_prompt(tokenizer: Any, example: Example) -> tuple[list[int], tuple[Span, ...]]:
+def row_of(encode: Encode, example: Example, end: int) -> EncodedRow:
+    """The same with another way to encode a text, and `end` for the end-of-text token; texts are asked for in order."""
+    prompt, earlier = _encode_prompt(encode, example, end)
+    answer = encode(example.target, False)
+    return EncodedRow(example.id, (*prompt, *answer, end), len(prompt), earlier)
+
+
+def _encode_prompt(encode: Encode, example: Example, end: int) -> tuple[list[int], tuple[Span, ...]]:
     """Token ids of a prompt, and the spans of its earlier answers, with their end-of-text, that are scored."""
     ids: list[int] = []
     spans = []
     for turn in example.turns:
-        ids += _encode(tokenizer, turn.prompt, special=not ids)
+        ids += encode(turn.prompt, not ids)
         start = len(ids)
-        ids += [*_encode(tokenizer, turn.answer), tokenizer.eos_token_id]
+        ids += [*encode(turn.answer, False), end]
         if turn.scored:
             spans.append((start, len(ids)))
-    ids += _encode(tokenizer, example.question, special=not ids)
+    ids += encode(example.question, not ids)
     return ids, tuple(spans)
 
 
@@ -150,12 +158,15 @@ def check_supervision(row: EncodedRow, eos_token_id: int) -> None:
         )
 
 
-def _encode(tokenizer: Any, text: str, special: bool = False) -> list[int]:
+def encode_text(tokenizer: Any, text: str, first: bool = False) -> list[int]:
     """Token ids of a text; what reads like a special token in it is text, or a row could end its own answer."""
-    ids = list(tokenizer(text, add_special_tokens=special, split_special_tokens=True, verbose=False)["input_ids"])
-    if special and ids and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-    return ids
+    ids = list(tokenizer(text, add_special_tokens=first, split_special_tokens=True, verbose=False)["input_ids"])
+    return without_end(ids, tokenizer.eos_token_id) if first else ids
+
+
+def without_end(ids: list[int], end: int) -> list[int]:
+    """The ids without an end-of-text that some tokenisers put after every text."""
+    return ids[:-1] if ids and ids[-1] == end else ids
 
 
 def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from lotune.errors import ModelError, SettingsError
 from lotune.runs import write_atomically
@@ -24,6 +27,11 @@ PIECES = rf"\p{{Han}}| ?(?=[^\p{{Lu}}\p{{Lt}}]){LETTER}+|{LETTER}+|#+|[\s\S]"
 small; `###`; any other one character (digit, sign, blank, newline). So a name has the same tokens inside a sentence as
 at the start of an answer, in both languages: with merged Chinese runs and blanks before capitals, 14 % of the Chinese
 and 69 % of the English answers had other tokens than in their passage, and could not simply be copied."""
+ALONE = r"\x00-\x1f!-\"$-@\[-`{-\x7f\u4e00-\u9fa5"
+"""Characters that PIECES makes a piece of their own wherever they stand: ASCII other than letters, blanks and `#`, and
+the Chinese characters that every version of Unicode has."""
+SEAMS = re.compile(rf"[{ALONE}]| ?[^ {ALONE}]+| ")
+"""Parts of a text between which PIECES always divides it: around a character that stands alone, and before a blank."""
 SIGNS = "×÷√°，。、；：？！（）《》“”‘’…—·￥"
 """Signs of more than one byte that are always to be one token."""
 SIGN_WEIGHT = 3000
@@ -68,6 +76,24 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, nam
         raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
+
+
+def has_seams(tokenizer: Any) -> bool:
+    """Whether a text's tokens are, for this tokeniser, those of its parts (`SEAMS`) one after the other.
+
+    It is so where it divides texts as `train_tokenizer` has it, changes and adds nothing before or after that, and
+    looks for no words of its own in a text.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        return False
+    backend = tokenizer.backend_tokenizer
+    state = orjson.loads(backend.to_str())
+    divided = state["pre_tokenizer"] == orjson.loads(_untrained().to_str())["pre_tokenizer"]
+    added = any(not token["special"] for token in state["added_tokens"])
+    plain = state["normalizer"] is None and not state["model"].get("dropout") and not added
+    return divided and plain and backend.num_special_tokens_to_add(False) == 0
 
 
 def _bytes() -> list[str]:

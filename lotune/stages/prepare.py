@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
+from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example
-from lotune.data.token_files import write_token_file
+from lotune.data.token_files import TokenFile, find_token_file, write_token_file
 from lotune.errors import DataError
 from lotune.model.adapters import find_targets
 from lotune.model.base import base_folder, empty_model, load_tokenizer
@@ -92,11 +93,8 @@ def _write(run: Run, recipe: Recipe) -> None:
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     limit = min(recipe.data.max_length or context, context)
     replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
-    kept, dropped = _encode_all(tokenizer, [*data.train, *replay], limit, recipe.data.too_long)
-    for row in kept:
-        check_supervision(row, tokenizer.eos_token_id)
     folder = run.folder / "data"
-    file = write_token_file(folder / "train", kept, len(tokenizer))
+    file = _train_tokens(folder / "train", tokenizer, [*data.train, *replay], limit, recipe.data.too_long)
     left_out, cut = {}, 0
     sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
     for name, examples, asker in sets:
@@ -104,8 +102,8 @@ def _write(run: Run, recipe: Recipe) -> None:
         left_out[name] = len(examples) - len(fitting)
         _write_examples(folder / f"{name}.jsonl", fitting)
     tokens = Tokens(
-        len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit, dropped,
-        marked(tokenizer, kept[0]), cut, left_out,
+        len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
+        file.notes()["dropped_too_long"], marked(tokenizer, file[0]), cut, left_out,
     )  # fmt: skip
     write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
 
@@ -116,22 +114,39 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
     write_jsonl(path, (as_record(example) for example in examples))
 
 
-def _encode_all(tokenizer: Any, examples: Iterable[Example], limit: int, too_long: str) -> tuple[list[EncodedRow], int]:
-    """Rows within `limit` tokens, and how many were longer.
+def _train_tokens(stem: Path, tokenizer: Any, examples: Sequence[Example], limit: int, too_long: str) -> TokenFile:
+    """The examples as a token file: the one that is there already where it was made from the same, else a new one."""
+    digest = rows_digest(tokenizer, examples, {"limit": limit, "too_long": too_long})
+    known = find_token_file(stem, digest)
+    if known is not None:
+        say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
+        return known
+    notes = {"digest": digest, "dropped_too_long": 0}
+    rows = _fitting(encode_rows(tokenizer, examples), limit, too_long, tokenizer.eos_token_id, notes)
+    return write_token_file(stem, rows, len(tokenizer), notes)
 
-    Raises: DataError where a row is longer and that stops the run, or none is left.
+
+def _fitting(
+    rows: Iterable[EncodedRow], limit: int, too_long: str, end: int, notes: dict[str, Any]
+) -> Iterator[EncodedRow]:
+    """Rows within `limit` tokens, each checked; `notes` count the longer ones as `dropped_too_long`.
+
+    Raises: DataError where a row is longer and that stops the run, none is left, or one would teach nothing.
     """
-    kept: list[EncodedRow] = []
-    long: list[EncodedRow] = []
-    for example in examples:
-        row = encode_row(tokenizer, example)
-        (kept if len(row.tokens) <= limit else long).append(row)
+    kept, long = 0, []
+    for row in rows:
+        if len(row.tokens) > limit:
+            long.append(row.id)
+            continue
+        check_supervision(row, end)
+        kept += 1
+        yield row
     if long and too_long == "stop":
-        ids = ", ".join(row.id for row in long[:10])
-        raise DataError("data.train", f"{len(long)} rows are too long: {ids}", f"{limit} tokens", "data.too_long=drop")
+        found = f"{len(long)} rows are too long: {', '.join(long[:10])}"
+        raise DataError("data.train", found, f"{limit} tokens", "data.too_long=drop")
     if not kept:
         raise DataError("data.train", f"every row is longer than {limit} tokens", remedy="raise data.max_length")
-    return kept, len(long)
+    notes["dropped_too_long"] = len(long)
 
 
 def _askable(

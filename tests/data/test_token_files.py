@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lotune.data import token_files
+from lotune.data.batches import EncodedRow
+from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+
+tokens = st.lists(st.integers(0, 299), min_size=2, max_size=6).map(tuple)
+earlier = st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), max_size=2).map(tuple)
+rows = st.lists(st.builds(EncodedRow, st.text(), tokens, st.integers(1, 2), earlier), max_size=12)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@settings(max_examples=30)
+@given(rows=rows, size=st.integers(1, 5))
+def test_rows_come_back_however_they_are_divided_into_chunks(
+    rows: list[EncodedRow], size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole, divided = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("divided")
+    write_token_file(whole / "train", rows, 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_files, "CHUNK_ROWS", size)
+        file = write_token_file(divided / "train", iter(rows), 300)
+    assert contents(whole) == contents(divided)
+    assert ("train.earlier.npy" in contents(whole)) == any(row.earlier for row in rows)
+    assert file.ids(range(len(rows))) == [row.id for row in rows]
+    found = [(file[place].tokens, file[place].answer_start, file[place].earlier) for place in range(len(file))]
+    assert found == [(row.tokens, row.answer_start, row.earlier) for row in rows]
+    assert file.lengths().tolist() == [len(row.tokens) for row in rows]
+    assert file.notes()["tokens"] == sum(len(row.tokens) for row in rows)
+
+
+def test_any_npy_reader_reads_the_arrays(tmp_path: Path) -> None:
+    rows = [EncodedRow("a", (1, 2, 3, 0), 3, ((1, 2),)), EncodedRow("b", (4, 0), 1)]
+    write_token_file(tmp_path / "train", rows, 300)
+    loaded = {path.name: np.load(path) for path in tmp_path.glob("*.npy")}
+    assert loaded["train.tokens.npy"].tolist() == [1, 2, 3, 0, 4, 0]
+    assert loaded["train.rows.npy"].tolist() == [[0, 3], [4, 1], [6, 0]]
+    assert loaded["train.earlier.npy"].tolist() == [[0], [1], [2]]
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_files, "CHUNK_ROWS", 10)
+    sizes = []
+
+    def stream() -> Iterator[EncodedRow]:
+        for number in range(4000):
+            [growing] = tmp_path.glob(".train.tokens.npy.*.tmp")
+            sizes.append(growing.stat().st_size)
+            yield EncodedRow(str(number), (5,) * 99 + (0,), 50)
+
+    file = write_token_file(tmp_path / "train", stream(), 300)
+    assert len(file) == 4000
+    assert sizes[0] < 10_000 < sizes[1000] < sizes[2000] < sizes[3999]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    program = """
+import sys, tracemalloc
+from pathlib import Path
+from lotune.data.batches import EncodedRow
+from lotune.data.token_files import write_token_file
+peaks = []
+for count in (10_000, 60_000):
+    rows = (EncodedRow(f"generated:{n}", (300 + n % 7,) * 40, 20, ((2, 9),)) for n in range(count))
+    tracemalloc.start()
+    write_token_file(Path(sys.argv[1]) / "train", rows, 400)
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+print(*peaks)
+"""
+    out = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    few, many = map(int, out.stdout.split())
+    assert many < 1.2 * few
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_broken_off_leaves_nothing_behind(tmp_path: Path, before: bool) -> None:
+    if before:
+        write_token_file(tmp_path / "train", [EncodedRow("old", (7, 8, 0), 1, ((0, 1),))], 300, {"digest": "old"})
+    there = contents(tmp_path)
+
+    def rows() -> Iterator[EncodedRow]:
+        yield from (EncodedRow(str(number), (5, 0), 1) for number in range(3 * token_files.CHUNK_ROWS))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_token_file(tmp_path / "train", rows(), 300, {"digest": "new"})
+    assert contents(tmp_path) == there
+    assert (find_token_file(tmp_path / "train", "old") is not None) == before
+
+
+def test_a_token_beyond_the_width_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OverflowError):
+        write_token_file(tmp_path / "train", [EncodedRow("a", (2**16, 0), 1)], 300)
+    assert contents(tmp_path) == {}
+
+
+def test_it_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
+    stem = tmp_path / "train"
+    assert find_token_file(stem, "abc") is None
+    write_token_file(stem, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
+    found = find_token_file(stem, "abc")
+    assert found is not None
+    assert found[0].tokens == (5, 0)
+    assert find_token_file(stem, "abd") is None
+    write_token_file(stem, [EncodedRow("a", (6, 0), 1)], 300, {"digest": "abd"})
+    assert find_token_file(stem, "abc") is None
+    assert find_token_file(stem, "abd") is not None
+    assert not (tmp_path / "train.earlier.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "rows.npy", "ids.jsonl", "tokens.json"])
+@pytest.mark.parametrize("harm", ["changed", "cut", "removed"])
+def test_a_damaged_file_is_not_found(tmp_path: Path, name: str, harm: str) -> None:
+    write_token_file(tmp_path / "train", [EncodedRow("a", (5, 0), 1)], 300, {"digest": "abc"})
+    path = tmp_path / f"train.{name}"
+    content = path.read_bytes()
+    if harm == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-3] if harm == "cut" else content[:-9] + b"?" + content[-8:])
+    assert find_token_file(tmp_path / "train", "abc") is None
+
+
+def test_notes_are_read_when_all_rows_are_there(tmp_path: Path) -> None:
+    notes = {"left_out": 0}
+
+    def rows() -> Iterator[EncodedRow]:
+        for number in range(4):
+            notes["left_out"] += 1
+            yield EncodedRow(str(number), (5, 0), 1)
+
+    file = write_token_file(tmp_path / "train", rows(), 300, notes)
+    assert file.notes()["left_out"] == 4
+    assert json.loads((tmp_path / "train.tokens.json").read_text())["rows"] == len(file) == 4
+
+
+def test_no_file_of_this_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        TokenFile(tmp_path / "train")
