@@ -6,6 +6,7 @@ messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -221,7 +222,12 @@ def _carry_out_recipe(
         recipe = read_recipe(path, overrides or [])
         _use_threads(recipe)
         stage: Callable[[Recipe, Options], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
-        return stage(recipe, _options(dry_run, json, debug))
+        options = _options(dry_run, json, debug)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of torchrun
+            from lotune.stages.together import carry_out
+
+            return carry_out(stage, recipe, options)
+        return stage(recipe, options)
 
     _carry_out(work, json=json, debug=debug)
 
@@ -280,7 +286,7 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here: " + _own_command(), file=sys.stderr)
         raise typer.Exit(130) from None
-    if json:
+    if json and result is not None:  # of several processes one has a result
         print(_as_json(result))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lotune.data.shares import WHOLE, Share
 from lotune.errors import DataError
 
 if TYPE_CHECKING:
@@ -262,15 +263,22 @@ class Layout:
 
 
 def tuning_batches(
-    rows: TokenFile, layout: Layout, *, step_rows: int, steps: int, seed: int, first_step: int = 1
+    rows: TokenFile,
+    layout: Layout,
+    *,
+    step_rows: int,
+    steps: int,
+    seed: int,
+    first_step: int = 1,
+    share: Share = WHOLE,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each step from `first_step` to `steps`.
+    """The micro-batches of each step from `first_step` to `steps`, or of one process's share of its rows.
 
     Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
     """
-    drawn = _drawn_by_steps(len(rows), step_rows, seed, first_step)
+    drawn, lengths = _drawn_by_steps(len(rows), step_rows, seed, first_step), rows.lengths()
     for places in islice(drawn, steps + 1 - first_step):
-        yield layout.batches(rows[place] for place in places)
+        yield layout.batches(rows[place] for place in share.of(places, lengths[places].tolist()))
 
 
 def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
@@ -283,13 +291,17 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
 
 
 def pretraining_batches(
-    rows: TokenFile, *, batch_tokens: int, steps: int, seed: int, first_step: int = 1
+    rows: TokenFile, *, batch_tokens: int, steps: int, seed: int, first_step: int = 1, share: Share = WHOLE
 ) -> Iterator[list[Batch]]:
-    """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for."""
+    """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for.
+
+    Of a process's share of them where it is not alone: nothing where there are fewer rows than processes.
+    """
     lengths = rows.lengths()
     drawn = islice(_fitting(_draw(len(rows), seed), lengths, batch_tokens), first_step - 1, steps)
     for places in drawn:
-        yield [packed([rows[place] for place in places])]
+        own = [rows[place] for place in share.of(places, lengths[places].tolist())]
+        yield [packed(own)] if own else []
 
 
 def documents_of_step(rows: TokenFile, *, batch_tokens: int, seed: int, step: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
 from lotune.train.loop import Step
-from lotune.train.resume import State, Training, load_state, watched
+from lotune.train.resume import State, Training, announce, load_state, watched
 
 STATES = "states"
 """Folder of a run that holds the states of a training that is not finished."""
@@ -26,6 +26,7 @@ def go_on(run: Run, training: Training) -> State:
     if state.step:
         say(f"going on after step {state.step}")
     keep_lines(run.folder / METRICS, lambda line: _step_of(line) <= state.step)
+    announce(training, state)
     return state
 
 

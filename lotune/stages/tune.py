@@ -16,12 +16,21 @@ from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile
 from lotune.disk import require_space
-from lotune.errors import CheckError
+from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
 from lotune.generate.engine import Request, generate
 from lotune.model.adapters import trainable_count
 from lotune.model.attention import take_packed
-from lotune.model.base import Base, base_folder, count_parameters, in_float32, load_base, resolve_device
+from lotune.model.base import (
+    Base,
+    base_folder,
+    count_parameters,
+    empty_model,
+    in_float32,
+    load_base,
+    resolve_device,
+    resolve_dtype,
+)
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
@@ -34,8 +43,10 @@ from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
 from lotune.train.loop import NotFiniteError, Step, adamw, mean_loss, train
-from lotune.train.resume import Training
+from lotune.train.parallel import World
+from lotune.train.resume import Training, catch_up, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
+from lotune.train.shard import needs_shards, shard
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,19 @@ class Plan:
     checkpoints: list[int]
     step_rows: int
     shares: list[float]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a tuning is done with; `in_shards`: the processes of `world` divide the base's weights."""
+
+    base: Base
+    model: Any
+    rows: TokenFile
+    layout: Layout
+    plan: Plan
+    world: World
+    in_shards: bool
 
 
 @dataclass(frozen=True)
@@ -70,23 +94,55 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
     """What tuning found (tuning.json), done anew where it is missing or what it depends on changed."""
     inputs = tuning_inputs(run, recipe)
     if run.stage_state("tune", inputs) != "done":
-        base = load_base(recipe.base, recipe.device)
-        rows = TokenFile(run.folder / "data" / "train")
-        plan = make_plan(recipe, len(rows))
-        model: Any = start_adapter(base, recipe.adapter, recipe.seed)
-        layout = _layout(model, base, rows, recipe)
-        forecast = _estimate(model, rows, layout, recipe, plan)
+        options.world.tell("tune")
+        begun = _begin(recipe, options.world)
+        forecast = _estimate(begun, recipe)
         say(forecast.describe())
         require_space(run.folder, forecast.disk_bytes, "tuning", [run.folder / "checkpoints", run.folder / STATES])
         if options.dry_run:
             return {"estimate": asdict(forecast)}
         run.forget_stage("tune")
-        summary = _train(run, recipe, base, model, rows, layout, plan)
+        summary = _train(run, recipe, begun)
         write_json(run.folder / "tuning.json", summary)
         run.finish_stage("tune", inputs, [run.folder / "tuning.json", run.folder / "checkpoints"])
         shutil.rmtree(run.folder / STATES, ignore_errors=True)
     found: dict[str, Any] = read_json(run.folder / "tuning.json")
     return found
+
+
+def take_part(recipe: Recipe, options: Options) -> None:
+    """The part of a process that does not lead in a tuning: its share of each step; it writes nothing."""
+    begun = _begin(recipe, options.world)
+    if begun.in_shards:
+        _estimate(begun, recipe)
+    if options.dry_run:
+        return
+    training = _training(recipe, begun, mark="")
+    done = catch_up(recipe.folder / STATES, training, recipe.seed)
+    task, validation, answers = _asked(recipe, begun)
+    minutes, always = recipe.save_every_minutes, begun.plan.checkpoints
+    steps = _train_steps(recipe, begun, training, done)
+    for step in watched(steps, recipe.folder / STATES, training, dict, minutes=minutes, always=always):
+        if begun.in_shards and step.number in always:
+            _measure(recipe, begun, task, validation, answers, f"step {step.number}")
+
+
+def _begin(recipe: Recipe, world: World) -> Begun:
+    """Base, fresh adapter, rows and plan. Raises: SettingsError where a step has fewer rows than processes."""
+    rows = TokenFile(recipe.folder / "data" / "train")
+    plan = make_plan(recipe, len(rows))
+    if plan.step_rows < world.size:
+        found, remedy = f"{plan.step_rows} rows a step for {world.size} processes", "raise it, or start fewer"
+        raise SettingsError("tune.batch_rows", found, "a row for each process", remedy)
+    device = resolve_device(recipe.device)
+    empty, dtype = empty_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
+    in_shards = needs_shards(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
+    settings = recipe.base.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    base = load_base(settings, "cpu" if in_shards else device)
+    model: Any = start_adapter(base, recipe.adapter, recipe.seed)
+    if in_shards:
+        shard(model, world, device, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    return Begun(base, model, rows, _layout(model, base, rows, recipe), plan, world, in_shards)
 
 
 def tuning_inputs(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -120,10 +176,12 @@ def _layout(model: Any, base: Base, rows: TokenFile, recipe: Recipe) -> Layout:
     return Layout(settings.batch_rows, settings.batch_tokens, padding_id(base), packed)
 
 
-def _batches(rows: TokenFile, layout: Layout, recipe: Recipe, plan: Plan, first_step: int = 1) -> Iterator[list[Any]]:
+def _batches(begun: Begun, recipe: Recipe, first_step: int = 1) -> Iterator[list[Any]]:
+    plan = begun.plan
     return tuning_batches(
-        rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed, first_step=first_step
-    )
+        begun.rows, begun.layout, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
+        first_step=first_step, share=begun.world.share,
+    )  # fmt: skip
 
 
 def padding_id(base: Base) -> int:
@@ -132,24 +190,34 @@ def padding_id(base: Base) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def _estimate(model: Any, rows: TokenFile, layout: Layout, recipe: Recipe, plan: Plan) -> Estimate:
-    batches = next(_batches(rows, layout, recipe, plan))
+def _estimate(begun: Begun, recipe: Recipe) -> Estimate:
+    batches = next(_batches(begun, recipe))
     merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.checkpoints.merged]
-    return estimate(model, batches, plan.steps, recipe.checkpoints.count, merged)
+    return estimate(begun.model, batches, begun.plan.steps, recipe.checkpoints.count, merged)
 
 
-def _train(
-    run: Run, recipe: Recipe, base: Base, model: Any, rows: TokenFile, layout: Layout, plan: Plan
-) -> dict[str, Any]:
-    settings, task = recipe.tune, build_task(recipe.task)
-    validation = read_examples(run.folder / "data" / "validation.jsonl")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _training(recipe: Recipe, begun: Begun, mark: str) -> Training:
+    settings = recipe.tune
+    parameters = [parameter for parameter in begun.model.parameters() if parameter.requires_grad]
     betas = (settings.beta1, settings.beta2)
     optimizers = adamw(parameters, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
+    torch.manual_seed(recipe.seed)
+    return Training(begun.model, optimizers, mark, begun.world)
+
+
+def _asked(recipe: Recipe, begun: Begun) -> tuple[Task, list[Example], list[Batch]]:
+    """The task, the rows that checkpoints are validated on, and these with their answers as batches."""
+    validation = read_examples(recipe.folder / "data" / "validation.jsonl")
+    answers = begun.layout.batches(encode_row(begun.base.tokenizer, example) for example in validation)
+    return build_task(recipe.task), validation, answers
+
+
+def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
+    model, plan = begun.model, begun.plan
+    task, validation, answers = _asked(recipe, begun)
     trainable, total = trainable_count(model), count_parameters(model) - trainable_count(model)
     say(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {plan.steps} steps")
-    torch.manual_seed(recipe.seed)
-    training = Training(model, optimizers, inputs_mark(tuning_inputs(run, recipe)))
+    training = _training(recipe, begun, inputs_mark(tuning_inputs(run, recipe)))
     state = go_on(run, training)
     found = [Validated(**one) for one in state.notes.get("found", [])]
     if state.step == 0:
@@ -159,12 +227,10 @@ def _train(
     def notes() -> dict[str, Any]:
         return {"found": [asdict(one) for one in found], "seconds": time.monotonic() - started}
 
-    batches = _batches(rows, layout, recipe, plan, state.step + 1)
-    answers = layout.batches(encode_row(base.tokenizer, example) for example in validation)
-    with _naming_rows(rows, plan, recipe.seed):
-        for step in _steps(run, recipe, training, batches, plan, state.step, notes):
+    with _naming_rows(begun.rows, plan, recipe.seed):
+        for step in _steps(run, recipe, begun, training, state.step, notes):
             if step.number in plan.checkpoints:
-                found.append(_checkpoint(run, recipe, base, model, task, validation, answers, step))
+                found.append(_checkpoint(run, recipe, begun, task, validation, answers, step))
                 append_jsonl(run.folder / METRICS, {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
@@ -187,22 +253,26 @@ def _naming_rows(rows: TokenFile, plan: Plan, seed: int) -> Iterator[None]:
         raise error.of_rows(rows.ids(drawn)) from None
 
 
-def _steps(
-    run: Run, recipe: Recipe, training: Training, batches: Iterator[list[Any]], plan: Plan, done: int, notes: Any
-) -> Iterator[Step]:
-    """The steps after the `done` ones, shown, logged, and their state saved where that is due."""
+def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) -> Iterator[Step]:
+    """The steps after the `done` ones."""
     settings = recipe.tune
-    writer = _tensorboard(run) if settings.tensorboard else None
     on_gpu = resolve_device(recipe.device).startswith("cuda")
-    steps = train(
+    return train(
         training.model,
-        batches,
+        _batches(begun, recipe, done + 1),
         training.optimizers,
-        plan.shares,
+        begun.plan.shares,
         clip_norm=settings.clip_norm,
-        compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu),
+        compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu and not begun.in_shards),
         first_step=done + 1,
+        world=begun.world,
     )
+
+
+def _steps(run: Run, recipe: Recipe, begun: Begun, training: Training, done: int, notes: Any) -> Iterator[Step]:
+    """The steps after the `done` ones, shown, logged, and their state saved where that is due."""
+    writer = _tensorboard(run) if recipe.tune.tensorboard else None
+    steps, plan = _train_steps(recipe, begun, training, done), begun.plan
     minutes, always = recipe.save_every_minutes, plan.checkpoints
     for step in course(run, "tuning", steps, (done, plan.steps), training, notes, minutes=minutes, always=always):
         _write_scalars(writer, step)
@@ -212,8 +282,7 @@ def _steps(
 def _checkpoint(
     run: Run,
     recipe: Recipe,
-    base: Base,
-    model: Any,
+    begun: Begun,
     task: Task,
     validation: list[Example],
     answers: list[Batch],
@@ -222,14 +291,21 @@ def _checkpoint(
     """Save the adapter and measure it on the validation rows."""
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
-    save_adapter(model, folder / "adapter", template_text(recipe))
-    model.eval()
-    loss = mean_loss(model, answers)
-    title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
-    predictions = ask(title, task, validation, model, base.tokenizer, batch_tokens)
-    value = task.metrics([prediction.judged for prediction in predictions])[task.metric]
+    save_adapter(begun.model, folder / "adapter", template_text(recipe))
+    value, loss = _measure(recipe, begun, task, validation, answers, name)
     say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
     return Validated(name, step.number, value, loss)
+
+
+def _measure(
+    recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
+) -> tuple[float, float]:
+    """The task's metric and the loss of the answers; where weights are in shards, all processes compute both alike."""
+    begun.model.eval()
+    loss = mean_loss(begun.model, answers)
+    title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
+    predictions = ask(title, task, validation, begun.model, begun.base.tokenizer, batch_tokens)
+    return task.metrics([prediction.judged for prediction in predictions])[task.metric], loss
 
 
 def choose(found: list[Validated]) -> Validated:

@@ -11,6 +11,7 @@ import torch
 from lotune.data.batches import Batch
 from lotune.train.loop import Head, naming_the_setting, on_device
 from lotune.train.resume import KEPT
+from lotune.train.shard import held_bytes
 
 ACTIVATION_NUMBERS = 40
 """Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
@@ -54,7 +55,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
 def memory_bytes(model: Any, batch: Batch) -> int:
     """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch and its logits."""
     config = model.config.get_text_config()
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = held_bytes(model.parameters())
     trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)
     size = torch.finfo(next(model.parameters()).dtype).bits // 8
     tokens = batch.input_ids.numel()

@@ -20,6 +20,7 @@ from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
 from lotune.model.attention import packed_arguments
 from lotune.train.muon import Muon
+from lotune.train.parallel import ALONE, World, is_sharded
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,13 @@ def train(
     clip_norm: float = 1.0,
     compile: bool = False,
     first_step: int = 1,
+    world: World = ALONE,
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
-    however it is divided. `shares[i]` is the learning rate of step i + 1 as a share of the highest.
+    however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
+    learning rate of step i + 1 as a share of the highest.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     """
@@ -196,21 +199,50 @@ def train(
     for number, micro_batches in enumerate(batches, start=first_step):
         started = time.perf_counter()
         model.train()
-        supervised = sum(batch.supervised for batch in micro_batches)
+        supervised, tokens, passes = _whole_step(world, micro_batches)
         loss = 0.0
-        for batch in micro_batches:
+        for batch in filled_up(micro_batches, passes):
             with naming_the_setting(batch):
                 part = head.loss_sum(on_device(batch, device)) / supervised
                 part.backward()
             loss += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm else float("inf")).item()
+        loss = sum(own for (own,) in world.gathered(loss))
+        world.sum_gradients(parameters)
+        norm = _clipped(parameters, clip_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFiniteError(number, loss, norm)
         optimizers.set_share(shares[number - 1])
         optimizers.step()
-        tokens = sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches)
         rate = optimizers.highest[0] * shares[number - 1]
         yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
+
+
+def _whole_step(world: World, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
+    """Of a step, over all processes: its scored tokens, its tokens, and the most forward passes that one makes."""
+    own = (
+        sum(batch.supervised for batch in micro_batches),
+        sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches),
+    )
+    counts = world.gathered(*own, len(micro_batches))
+    return int(sum(one[0] for one in counts)), int(sum(one[1] for one in counts)), int(max(one[2] for one in counts))
+
+
+def filled_up(micro_batches: Sequence[Batch], passes: int) -> list[Batch]:
+    """Micro-batches, and unscored ones of one token up to `passes`: weights in shards are gathered by all at once."""
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    nothing = Batch(zero, torch.full_like(zero, UNSCORED), zero, zero)
+    return [*micro_batches, *[nothing] * (passes - len(micro_batches))]
+
+
+def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
+    """The norm of all gradients, which are scaled down to `most` where that is not 0 and they exceed it."""
+    grads: list[Any] = [p.grad for p in parameters if p.grad is not None]
+    groups = [grad for grad in grads if is_sharded(grad)], [grad for grad in grads if not is_sharded(grad)]
+    norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in groups if group]
+    parts = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
+    norm = torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
+    torch.nn.utils.clip_grads_with_norm_(parameters, most if most else float("inf"), norm)
+    return float(norm.item())
 
 
 @torch.no_grad()

@@ -25,9 +25,12 @@ from safetensors.torch import load_file, save_file
 
 from lotune.disk import writing
 from lotune.train.loop import Optimizers, Step
+from lotune.train.parallel import ALONE, World, is_loss, is_sharded
 
 KEPT = 2
 """States that stay on disk: the newest, and one before it."""
+GPU_RANDOM = "random/cuda/0"
+"""Name of the random state of the GPU that the process computes on."""
 CHECKSUM_DIGITS = 32
 """Hexadecimal digits of the sha256 in a file's name."""
 
@@ -38,6 +41,8 @@ class State:
 
     step: int
     notes: Any
+    file: str | None = None
+    """Name of the file that it was read from."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Training:
-    """What a state is of: the model's trained weights and its optimisers, from inputs that `mark` identifies."""
+    """What a state is of: the model's trained weights and its optimisers, from inputs that `mark` identifies.
+
+    The state does not depend on the number of processes in `world`, so another number can go on from it.
+    """
 
     model: torch.nn.Module
     optimizers: Optimizers
     mark: str
+    world: World = ALONE
 
 
 def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
@@ -91,7 +100,7 @@ def load_state(folder: Path, training: Training) -> Found:
             damaged.append(path.name)
         elif header["mark"] == training.mark:
             _restore(training, load_file(path))
-            return Found(State(header["step"], header["notes"]), tuple(damaged))
+            return Found(State(header["step"], header["notes"], path.name), tuple(damaged))
     return Found(None, tuple(damaged))
 
 
@@ -107,17 +116,62 @@ def watched(
     """The steps; after the caller has dealt with one, the state is saved where that is due.
 
     It is due every `minutes`, after each step of `always`, and when Ctrl-C or SIGTERM asks to stop: the state is then
-    saved and KeyboardInterrupt raised. A second Ctrl-C stops at once.
+    saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of several processes the leader saves, when the
+    clock of the leader says so, and all stop after the same step.
+
+    Raises: LostError where another process is gone; the leader has then saved the last whole step.
     """
-    saved = time.monotonic()
+    saved, done = time.monotonic(), None
     with stop_requests() as wanted:
-        for step in steps:
-            yield step
-            if wanted() or step.number in always or time.monotonic() - saved >= 60 * minutes:
-                save_state(folder, training, step.number, notes())
-                saved = time.monotonic()
-            if wanted():
-                raise KeyboardInterrupt
+        try:
+            for step in steps:
+                yield step
+                done = step.number
+                votes = training.world.gathered(wanted(), time.monotonic() - saved >= 60 * minutes)
+                stop = any(asked for asked, _ in votes)
+                if stop or done in always or votes[0][1]:
+                    _save(folder, training, done, notes)
+                    saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
+        except RuntimeError as error:
+            if training.world.size == 1 or not is_loss(error):
+                raise
+            if done is not None and not _in_shards(training):
+                _save(folder, training, done, notes)
+            raise training.world.lost(done) from error
+
+
+def _save(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
+    """Have the leader save the state; weights in shards are collected from all processes."""
+    if training.world.leads:
+        save_state(folder, training, step, notes())
+    elif _in_shards(training):
+        _tensors(training)
+
+
+def _in_shards(training: Training) -> bool:
+    return any(is_sharded(weight) for weight in _trained(training).values())
+
+
+def catch_up(folder: Path, training: Training, seed: int) -> int:
+    """Bring a process that follows to where the leader is (see `announce`), and give the number of steps done.
+
+    Its random numbers differ from those of the others, as its rows do.
+    """
+    found = training.world.hear()
+    if found["file"] is not None:
+        _restore(training, load_file(folder / found["file"]))
+    training.world.spread(_trained(training).values())
+    torch.manual_seed(seed + 1_000_003 * training.world.rank + found["step"])
+    return int(found["step"])
+
+
+def announce(training: Training, state: State) -> None:
+    """Tell the followers where the training goes on, and give them the leader's weights."""
+    if training.world.size > 1:
+        training.world.tell({"step": state.step, "file": state.file})
+        training.world.spread(_trained(training).values())
 
 
 @contextmanager
@@ -172,21 +226,36 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
             tensors |= {f"optimizer/{member}/{index}/{key}": value for key, value in values.items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
-        tensors |= {f"random/cuda/{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        tensors[GPU_RANDOM] = torch.cuda.get_rng_state()
+    return {name: _whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    """A tensor with the shards of all processes, which all have to call this."""
+    found: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return found
+
+
+def _like(tensor: torch.Tensor, other: Any) -> torch.Tensor:
+    """A whole tensor, or this process's shard of it where `other` is in shards."""
+    if not is_sharded(other) or tensor.ndim == 0:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
 def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
     for name, weight in _trained(training).items():
-        weight.copy_(tensors[f"weights/{name}"])
+        weight.copy_(_like(tensors[f"weights/{name}"], weight))
     for member, optimizer in enumerate(training.optimizers.members):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(f"optimizer/{member}/"):
                 index, key = name.split("/")[2:]
-                state.setdefault(int(index), {})[key] = tensor
+                state.setdefault(int(index), {})[key] = _like(tensor, parameters[int(index)])
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     torch.set_rng_state(tensors["random/cpu"])
-    if torch.cuda.is_available():
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.set_rng_state(tensors[f"random/cuda/{device}"], device)
+    if torch.cuda.is_available() and GPU_RANDOM in tensors:
+        torch.cuda.set_rng_state(tensors[GPU_RANDOM])

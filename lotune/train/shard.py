@@ -56,6 +56,7 @@ def shard(model: Any, world: World, device: str, whole: Iterable[nn.Parameter] =
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # gradients are those of sums, not of means
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     for parameter in kept:
         parameter.data = parameter.data.to(device)
     for module in model.modules():

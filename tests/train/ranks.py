@@ -1,0 +1,132 @@
+"""One of several processes that train the tiny model, and write what came of it: torchrun ... ranks.py PLANS.
+
+PLANS is a list in JSON. Each plan names a `folder`, and may say: save (after these steps), all (weights are trained),
+shard (them), tied (input and output embeddings), kill and ask ([rank, step]: killed, or asked to stop, there).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lotune.data.batches import EncodedRow, Layout, tuning_batches
+from lotune.data.token_files import TokenFile, write_token_file
+from lotune.errors import LotuneError
+from lotune.model.adapters import attach
+from lotune.model.attention import take_packed
+from lotune.model.base import build_from_config
+from lotune.model.settings import AdapterSettings
+from lotune.train.loop import Step, adamw, train
+from lotune.train.parallel import World, joined
+from lotune.train.resume import State, Training, announce, catch_up, load_state, watched
+from lotune.train.shard import shard
+
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "eos_token_id": 0, "pad_token_id": 1,
+}  # fmt: skip
+STEPS, STEP_ROWS, SEED = 6, 7, 5
+
+
+def rows(folder: Path) -> TokenFile:
+    """Twenty rows of 3 to 40 tokens; written by whoever starts the processes."""
+    if not (folder / "rows.tokens.npy").exists():
+        lengths = [3 + (7 * number) % 38 for number in range(20)]
+        write_token_file(folder / "rows", (_row(number, length) for number, length in enumerate(lengths)), 300)
+    return TokenFile(folder / "rows")
+
+
+def _row(number: int, length: int) -> EncodedRow:
+    tokens = (*(2 + (number * 31 + place * 17) % 290 for place in range(length - 1)), 0)
+    return EncodedRow(str(number), tokens, 1 + length // 2)
+
+
+def model(plan: dict[str, Any]) -> Any:
+    """The tiny model: with an adapter, or all of it trained."""
+    torch.manual_seed(0)
+    base = build_from_config({**SHAPE, "tie_word_embeddings": plan.get("tied", True)})
+    if plan.get("all"):
+        return base
+    adapted = attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight.data, std=0.1)
+    return adapted
+
+
+def run(plan: dict[str, Any], world: World) -> list[Step]:
+    """The steps of a training that begins anew, or goes on from a state in the folder; its weights are saved."""
+    folder = Path(plan["folder"])
+    trained = model(plan)
+    if plan.get("shard") and world.size > 1:
+        kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
+        shard(trained, world, "cpu", kept)
+    packed = take_packed(trained, 64)
+    optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-8, 0.1)
+    training = Training(trained, optimizers, "mark", world)
+    if world.leads:
+        state = load_state(folder / "states", training).state or State(0, None)
+        announce(training, state)
+        done = state.step
+    else:
+        done = catch_up(folder / "states", training, SEED)
+    layout, token_file = Layout(4, 64, 1, packed), rows(folder)
+    batches = tuning_batches(
+        token_file, layout, step_rows=STEP_ROWS, steps=STEPS, seed=SEED, first_step=done + 1, share=world.share
+    )
+    shares = [1.0] * STEPS
+    steps = train(trained, batches, optimizers, shares, clip_norm=0.5, first_step=done + 1, world=world)
+    found = []
+    for step in watched(steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])):
+        found.append(step)
+        if plan.get("kill") == [world.rank, step.number]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if plan.get("ask") == [world.rank, step.number]:
+            os.kill(os.getpid(), signal.SIGTERM)
+    tensors = {name: _whole(weight) for name, weight in trained.named_parameters() if weight.requires_grad}
+    if world.leads:
+        save_file(tensors, folder / "weights.safetensors")
+    return found
+
+
+def _whole(weight: Any) -> torch.Tensor:
+    found: torch.Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return found.detach().clone()
+
+
+def figures(steps: list[Step]) -> Iterator[dict[str, Any]]:
+    """What does not depend on the clock."""
+    for step in steps:
+        yield {
+            "number": step.number, "loss": step.loss, "norm": step.gradient_norm, "tokens": step.tokens,
+            "supervised": step.supervised,
+        }  # fmt: skip
+
+
+def main() -> int:
+    """Train plan by plan and write the leader's steps; the exit status is that of the error, if any."""
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu") as world:
+            for plan in json.loads(sys.argv[1]):
+                found = list(figures(run(plan, world)))
+                if world.leads:
+                    (Path(plan["folder"]) / "steps.json").write_text(json.dumps(found))
+    except LotuneError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
