@@ -28,6 +28,10 @@ UNSCORED = -100
 """Target of a position that is not scored."""
 NO_ROW = -1
 """Row id of padding."""
+EVERY_ROW = -2
+"""Row id of tokens that all rows of a packed line begin with."""
+LEAST_SHARED = 8
+"""Tokens that the rows of a line have to begin with alike before these are laid down once."""
 
 Span = tuple[int, int]
 """Places of a stretch of tokens: its first one, and the one after its last."""
@@ -59,12 +63,22 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens, targets, positions and row ids, all (B, T) int64; row ids tell rows packed into one line apart."""
+    """Tokens, targets, positions and row ids, all (B, T) int64; row ids tell rows packed into one line apart.
+
+    A packed line may begin with `shared` tokens that all its rows begin with and that are computed once.
+    """
 
     input_ids: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor
     row_ids: torch.Tensor
+    shared: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, padding left out; what they share is counted for each."""
+        more = self.shared * (int(self.row_ids[0, -1]) + 1) if self.shared else 0
+        return int((self.row_ids >= 0).sum()) + more
 
     @property
     def supervised(self) -> int:
@@ -73,11 +87,14 @@ class Batch:
 
     @property
     def row_lengths(self) -> torch.Tensor | None:
-        """Tokens of each row of a packed line, (rows,) int64; None for a batch with a row a line."""
+        """Of a packed line: the tokens that all rows share, then those of each by itself, (1 + rows,) int64.
+
+        None for a batch with a row a line.
+        """
         if len(self.row_ids) > 1 or int(self.row_ids[0, -1]) <= 0:
             return None
-        counts: torch.Tensor = self.row_ids[0].unique_consecutive(return_counts=True)[1]
-        return counts
+        counts: torch.Tensor = self.row_ids[0, self.shared :].unique_consecutive(return_counts=True)[1]
+        return counts.new_tensor([self.shared, *counts.tolist()])
 
 
 def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
@@ -195,22 +212,40 @@ def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
 def packed(rows: Sequence[EncodedRow]) -> Batch:
     """Whole rows one after the other in one line (1, T), without padding; positions begin anew with each row.
 
-    Each row leaves its last token out, as nothing follows it.
+    What all rows begin with and none is scored on, such as the preamble of a template, stands at the start of the line
+    once. Each row leaves its last token out, as nothing follows it.
     """
     import torch
 
-    lengths = [len(row.tokens) - 1 for row in rows]
-    tokens = np.fromiter(chain.from_iterable(row.tokens[:-1] for row in rows), dtype=np.int64, count=sum(lengths))
+    shared = _shared(rows)
+    lengths = [shared, *(len(row.tokens) - 1 - shared for row in rows)]
+    parts = [rows[0].tokens[:shared], *(row.tokens[shared:-1] for row in rows)]
+    tokens = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=sum(lengths))
     targets = np.full(len(tokens), UNSCORED, dtype=np.int64)
     start = 0
-    for row, length in zip(rows, lengths, strict=True):
+    for row, length in zip(rows, lengths[1:], strict=True):
         for first, last in row.spans:
             first = max(first, 1)
             targets[start + first - 1 : start + last - 1] = row.tokens[first:last]
         start += length
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    row_ids = np.repeat(np.arange(len(rows)), lengths)
-    return Batch(*(torch.from_numpy(array[None]) for array in (tokens, targets, positions, row_ids)))
+    positions = np.concatenate([np.arange(shared), *(shared + np.arange(length) for length in lengths[1:])])
+    row_ids = np.repeat([EVERY_ROW, *range(len(rows))], lengths)
+    ids, aims, places, names = (torch.from_numpy(array[None]) for array in (tokens, targets, positions, row_ids))
+    return Batch(ids, aims, places, names, shared)
+
+
+def _shared(rows: Sequence[EncodedRow]) -> int:
+    """How many tokens all rows begin with before any is scored; 0 where that is not worth it."""
+    if len(rows) < 2:
+        return 0
+    longest = max(0, min(row.spans[0][0] for row in rows) - 1)
+    head, last = (row.tokens[:longest] for row in (min(rows, key=_tokens), max(rows, key=_tokens)))
+    found = next((place for place, (one, other) in enumerate(zip(head, last, strict=True)) if one != other), longest)
+    return found if found >= LEAST_SHARED else 0
+
+
+def _tokens(row: EncodedRow) -> tuple[int, ...]:
+    return row.tokens
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:

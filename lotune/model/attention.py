@@ -24,10 +24,14 @@ WASTE = 1.3
 
 
 class Group(NamedTuple):
-    """Rows of similar length: the places (B, L) of their tokens in the line, and which of B·L are no padding."""
+    """Rows of similar length: places (B, L) of their tokens in the line; of B·L which are no padding, which are own.
+
+    What rows share belongs to the first one.
+    """
 
     places: Tensor
     real: Tensor
+    own: Tensor
 
 
 def take_packed(model: Any, longest: int) -> bool:
@@ -44,12 +48,12 @@ def take_packed(model: Any, longest: int) -> bool:
     varying = any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
     if before not in ("sdpa", NAME) or window < longest or drops or varying:
         return False
-    apart = [_last_hidden(inner, rows) for rows in _PROBE]
+    apart = torch.cat([_last_hidden(inner, rows) for rows in _PROBE], 1)
     try:
         use_packed_attention(inner)
         together = _last_hidden(inner, *_PROBE)
-        tolerance = 1e-3 if together.dtype == torch.float32 else 5e-2
-        alike = bool((together - torch.cat(apart, 1)).abs().max() <= tolerance * together.std())
+        tolerance = 1e-4 if together.dtype == torch.float32 else 5e-2
+        alike = bool((together - apart).norm() <= tolerance * apart.norm())
     except (TypeError, ValueError, RuntimeError):
         alike = False
     if not alike:
@@ -67,7 +71,7 @@ def _last_hidden(model: Any, *rows: tuple[int, ...]) -> Tensor:
     device, training = next(model.parameters()).device, model.training
     ids = torch.tensor([[token for row in rows for token in row]], device=device)
     places = torch.cat([torch.arange(len(row)) for row in rows])[None].to(device)
-    more = {} if len(rows) == 1 else packed_arguments(torch.tensor([len(row) for row in rows]))
+    more = {} if len(rows) == 1 else packed_arguments(torch.tensor([0, *(len(row) for row in rows)]))
     found: Tensor = model.eval().get_decoder()(ids, position_ids=places, use_cache=False, **more).last_hidden_state
     model.train(training)
     return found
@@ -111,41 +115,47 @@ def _attention(
 
 
 def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:
-    """What a model with packed attention is called with; `row_lengths` (rows,) int64 on the CPU.
+    """What a model with packed attention is called with.
 
+    `row_lengths` (1 + rows,) int64: the tokens at the start of the line that all rows share, then those of each row.
     transformers takes a mask of four dimensions as it is, so that this one keeps it from making one.
     """
-    return {"row_lengths": row_lengths, "attention_mask": torch.zeros(1, 1, 1, 1)}
+    return {"row_lengths": row_lengths.cpu(), "attention_mask": torch.zeros(1, 1, 1, 1)}
 
 
 @lru_cache(maxsize=4)
 def groups(row_lengths: tuple[int, ...], device: str = "cpu") -> list[Group]:
-    """The rows of a line in groups of similar length, the longest first.
+    """The rows of a line in groups of similar length, the longest first; `row_lengths` as in `packed_arguments`.
 
-    >>> [group.places.tolist() for group in groups((2, 5, 4))]
+    >>> [group.places.tolist() for group in groups((0, 2, 5, 4))]
     [[[2, 3, 4, 5, 6], [7, 8, 9, 10, 7]], [[0, 1]]]
+    >>> [group.places.tolist() for group in groups((1, 2, 2))]
+    [[[0, 1, 2], [0, 3, 4]]]
     """
-    starts = torch.tensor((0, *row_lengths)).cumsum(0).tolist()
-    order = sorted(range(len(row_lengths)), key=lambda row: -row_lengths[row])
-    return [_group(chosen, row_lengths, starts, device) for chosen in _similar(order, row_lengths)]
+    shared, *lengths = row_lengths
+    starts = torch.tensor(row_lengths).cumsum(0).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [_group(rows, shared, lengths, starts, device) for rows in _similar(order, shared, lengths)]
 
 
-def _similar(order: list[int], lengths: tuple[int, ...]) -> Iterator[list[int]]:
+def _similar(order: list[int], shared: int, lengths: list[int]) -> Iterator[list[int]]:
     group: list[int] = []
     for row in order:
-        if group and lengths[row] * WASTE < lengths[group[0]]:
+        if group and (shared + lengths[row]) * WASTE < shared + lengths[group[0]]:
             yield group
             group = []
         group.append(row)
     yield group
 
 
-def _group(rows: list[int], lengths: tuple[int, ...], starts: list[int], device: str) -> Group:
-    column = torch.arange(lengths[rows[0]])
+def _group(rows: list[int], shared: int, lengths: list[int], starts: list[int], device: str) -> Group:
+    column = torch.arange(shared + lengths[rows[0]])
     first = torch.tensor([starts[row] for row in rows])[:, None]
-    real = column < torch.tensor([lengths[row] for row in rows])[:, None]
-    places = torch.where(real, first + column, first)
-    return Group(places.to(device), real.flatten().nonzero()[:, 0].to(device))
+    real = column < torch.tensor([shared + lengths[row] for row in rows])[:, None]
+    own = real & ((column >= shared) | (torch.tensor(rows) == 0)[:, None])
+    places = torch.where(real, torch.where(column < shared, column, first + column - shared), first)
+    found = (part.flatten().nonzero()[:, 0].to(device) for part in (real, own))
+    return Group(places.to(device), *found)
 
 
 def _taken(tensor: Tensor, group: Group) -> Tensor:
@@ -154,9 +164,15 @@ def _taken(tensor: Tensor, group: Group) -> Tensor:
 
 
 def _put(line: Tensor, rows: Tensor, group: Group) -> None:
-    """Write the rows (B, H, L, ...) of a group into a line (T, H, ...), their padding left out."""
+    """Write the rows (B, H, L, ...) of a group into a line (T, H, ...): what is their own."""
     rows = rows.transpose(1, 2).flatten(0, 1)
-    line[group.places.flatten()[group.real]] = rows[group.real].to(line.dtype)
+    line[group.places.flatten()[group.own]] = rows[group.own].to(line.dtype)
+
+
+def _add(line: Tensor, rows: Tensor, group: Group) -> None:
+    """Add the rows (B, H, L, E) of a group to a line (T, H, E): what they share sums up."""
+    rows = rows.transpose(1, 2).flatten(0, 1)
+    line.index_add_(0, group.places.flatten()[group.real], rows[group.real].to(line.dtype))
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> Tensor:
@@ -201,17 +217,17 @@ def _shapes(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scal
 def _backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, lengths: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    found = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     for group in _each(lengths, query):
         g, q, k, v, o, sums = (_taken(tensor, group) for tensor in (grad, query, key, value, out, log_sum[..., None]))
-        padded = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
-        padded[group.real] = False
-        g = g.masked_fill(padded.view(group.places.shape)[:, None, :, None], 0)
+        others = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
+        others[group.own] = False
+        g = g.masked_fill(others.view(group.places.shape)[:, None, :, None], 0)
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
         )
         for line, rows in zip(found, grads, strict=True):
-            _put(line, rows, group)
+            _add(line, rows, group)
     return found
 
 

@@ -21,8 +21,8 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "heading": 0.16, "sum": 0.11, "chain": 0.02, "product": 0.075, "quotient": 0.08, "root": 0.03, "power": 0.016,
-    "rounded": 0.008, "small": 0.07, "bare": 0.011, "reading": 0.23, "short": 0.10, "sentence": 0.05,
+    "heading": 0.05, "sum": 0.06, "chain": 0.012, "product": 0.05, "quotient": 0.06, "root": 0.025, "power": 0.016,
+    "rounded": 0.007, "small": 0.06, "bare": 0.01, "reading": 0.35, "short": 0.20, "sentence": 0.06,
     "instruction": 0.04,
 }  # fmt: skip
 """Share of each sort among the documents."""
@@ -142,9 +142,10 @@ def documents(count: int, seed: int) -> Iterator[Example]:
 
 
 def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Example:
-    """A passage with all its questions, one after the other; one time in ten the passage is scored too.
+    """A passage with all its questions, one after the other.
 
-    A short one is cut to the sentences that answer one or two of the questions: finding a fact is learnt there first.
+    Scored are the answers alone, the further questions too (whose names are copied from the passage), or all of it. A
+    short one is cut to the sentences that answer one or two of the questions: finding a fact is learnt there first.
     """
     context, questions = paragraph["context"], list(paragraph["qas"])
     draw.shuffle(questions)
@@ -157,8 +158,11 @@ def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Exam
     prompts = [TEMPLATES["retention"].render(context, first["question"])]
     prompts += [FOLLOW_UP.format(question=question["question"]) for question in questions[1:]]
     whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    if draw.random() < 0.1:
+    scored = draw.choices(("answers", "questions", "all"), (0.35, 0.4, 0.25))[0]
+    if scored == "all":
         return Example(str(index), "", "".join(whole), kind=kind)
+    if scored == "questions":
+        return Example(str(index), prompts[0], "".join(whole)[len(prompts[0]) :], kind=kind)
     turns = tuple(Turn(prompt, answer) for prompt, answer in zip(prompts[:-1], answers[:-1], strict=True))
     return Example(str(index), "".join(whole[:-1]) + prompts[-1], answers[-1], kind=kind, turns=turns)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotune.data.batches import (
+    LEAST_SHARED,
     NO_ROW,
     UNSCORED,
     Batch,
@@ -83,7 +85,31 @@ def test_a_packed_line_holds_each_row_as_it_stands_alone(rows: list[EncodedRow])
         start = stop
     lengths = [len(row.tokens) - 1 for row in rows]
     assert (line.row_lengths is None) == (len(rows) == 1)
-    assert line.row_lengths is None or line.row_lengths.tolist() == lengths
+    assert line.row_lengths is None or line.row_lengths.tolist() == [0, *lengths]
+
+
+@given(encoded_rows(), st.lists(st.integers(2, 299), min_size=LEAST_SHARED, max_size=20))
+def test_what_rows_begin_with_stands_once(rows: list[EncodedRow], head: list[int]) -> None:
+    headed = [
+        replace(row, tokens=(*head, *row.tokens), answer_start=len(head) + max(1, row.answer_start)) for row in rows
+    ]
+    line, lengths = packed(headed), [len(row.tokens) - 1 for row in headed]
+    assert line.tokens == sum(lengths)
+    assert line.supervised == sum(len(row.tokens) - row.answer_start for row in headed)
+    if len(rows) == 1:
+        assert line.shared == 0
+        return
+    assert line.shared >= len(head)
+    assert line.input_ids.shape[1] == sum(lengths) - line.shared * (len(rows) - 1)
+    assert line.row_lengths is not None
+    assert line.row_lengths.tolist() == [line.shared, *(length - line.shared for length in lengths)]
+    for number, row in enumerate(headed):
+        alone = pad([row], PAD)
+        own = (line.row_ids[0] == number).nonzero()[:, 0]
+        for found, wanted in ((line.input_ids, alone.input_ids), (line.targets, alone.targets)):
+            assert found[0, own].tolist() == wanted[0, line.shared :].tolist()
+        assert line.positions[0, own].tolist() == list(range(line.shared, len(row.tokens) - 1))
+    assert set(line.targets[0, : line.shared].tolist()) == {UNSCORED}
 
 
 layouts = st.builds(

@@ -13,20 +13,22 @@ from lotune.model.attention import _fused, _grouped, groups, packed_arguments, u
 
 
 def reference(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Softmax attention by its formula, each row by itself, (T, H, E) in float64."""
+    """Softmax attention by its formula, each row by itself after what all share, (T, H, E) in float64."""
     found = []
-    for rows in zip(*(tensor.double().split(lengths) for tensor in (query, key, value)), strict=True):
-        q, k, v = (row.transpose(0, 1) for row in rows)
+    shared, *others = zip(*(tensor.double().split(lengths) for tensor in (query, key, value)), strict=True)
+    for number, own in enumerate(others):
+        q, k, v = (torch.cat(parts).transpose(0, 1) for parts in zip(shared, own, strict=True))
         later = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
         weights = (q @ k.transpose(1, 2) * 0.3).masked_fill(later, float("-inf")).softmax(-1)
-        found.append((weights @ v).transpose(0, 1))
+        found.append((weights @ v).transpose(0, 1)[lengths[0] if number else 0 :])
     return torch.cat(found)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.sampled_from([_fused, _grouped]))
+@given(st.integers(0, 12), st.lists(st.integers(1, 40), min_size=1, max_size=9), st.sampled_from([_fused, _grouped]))
 @settings(max_examples=25)
-def test_rows_attend_to_themselves_alone(lengths: list[int], attend: Any) -> None:
+def test_rows_attend_to_themselves_and_what_they_share(shared: int, own: list[int], attend: Any) -> None:
     torch.manual_seed(0)
+    lengths = [shared, *own]
     tensors = [torch.randn(sum(lengths), 2, 8, requires_grad=True) for _ in range(3)]
     weights = torch.randn(sum(lengths), 2, 8)
     expected = reference(*tensors, lengths)
@@ -37,11 +39,13 @@ def test_rows_attend_to_themselves_alone(lengths: list[int], attend: Any) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@given(st.lists(st.integers(1, 99), min_size=1, max_size=30))
-def test_groups_hold_every_token_once(lengths: list[int]) -> None:
-    found = groups(tuple(lengths))
-    places = torch.cat([group.places.flatten()[group.real] for group in found])
-    assert places.sort().values.tolist() == list(range(sum(lengths)))
+@given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
+def test_every_token_is_some_row_s_own_once(shared: int, own: list[int]) -> None:
+    found = groups((shared, *own))
+    places = torch.cat([group.places.flatten()[group.own] for group in found])
+    assert places.sort().values.tolist() == list(range(shared + sum(own)))
+    real = sum(len(group.real) for group in found)
+    assert real == sum(own) + shared * len(own)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -56,7 +60,7 @@ def test_without_packed_rows_a_model_answers_as_before(tiny_llama: Any, heads: i
     padded = model(input_ids=torch.cat([ids[:, :3] * 0 + 1, ids[:, :17]], 1), attention_mask=mask).logits
     torch.testing.assert_close(padded[:, 3:], alone[:, :17], rtol=1e-4, atol=1e-5)
     twice, places = torch.cat([ids, ids[:, :5]], 1), torch.cat([torch.arange(20), torch.arange(5)])[None]
-    packed = model(input_ids=twice, position_ids=places, **packed_arguments(torch.tensor([20, 5]))).logits
+    packed = model(input_ids=twice, position_ids=places, **packed_arguments(torch.tensor([0, 20, 5]))).logits
     torch.testing.assert_close(packed, torch.cat([alone, alone[:, :5]], 1), rtol=1e-4, atol=1e-5)
 
 
@@ -71,6 +75,6 @@ def test_a_compiled_model_takes_packed_rows(tiny_llama: Any) -> None:
     compiled = torch.compile(tiny_llama.model)
     for lengths in ([3, 9], [5, 2, 8], [4, 4, 4, 7]):
         ids = torch.arange(2, 2 + sum(lengths))[None]
-        words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_arguments(torch.tensor(lengths))}
+        words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_arguments(torch.tensor([0, *lengths]))}
         found, expected = compiled(**words).last_hidden_state, tiny_llama.model(**words).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

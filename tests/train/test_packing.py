@@ -87,13 +87,14 @@ def made(shape: Callable[[], Any]) -> Any:
     return model
 
 
-def some_rows(count: int) -> list[EncodedRow]:
+def some_rows(count: int, shared: int = 0) -> list[EncodedRow]:
+    """Rows of 3 to 24 tokens after `shared` that all begin with."""
     draw = random.Random(7)
-    rows = []
+    rows, head = [], tuple(draw.randint(2, 299) for _ in range(shared))
     for number in range(count):
         length = draw.randint(3, 24)
         tokens = (*(draw.randint(2, 299) for _ in range(length - 1)), EOS)
-        rows.append(EncodedRow(str(number), tokens, draw.randint(1, length - 1)))
+        rows.append(EncodedRow(str(number), (*head, *tokens), shared + draw.randint(1, length - 1)))
     return rows
 
 
@@ -118,18 +119,18 @@ class Catcher(torch.optim.SGD):
 
 def step_of(model: Any, rows: list[EncodedRow], layout: Layout) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of one step of the training loop."""
-
     catcher = Catcher([p for p in model.parameters() if p.requires_grad], 0.0)
     [step] = train(model, iter([layout.batches(rows)]), Optimizers((catcher,), (0.0,)), [0.0], clip_norm=0.0)
     return step.loss, catcher.caught
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("shared", [0, 12])
 @pytest.mark.parametrize("shape", [llama, one_key_head, qwen2, gemma, gemma3, gpt2])
-def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any]) -> None:
-    rows, model = some_rows(20), made(shape)
+def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any], shared: int) -> None:
+    rows, model = some_rows(20, shared), made(shape)
     loss, gradients = reference(model, rows)
-    assert take_packed(model, 24)
+    assert take_packed(model, 36)
     assert model.config._attn_implementation == NAME
     for layout in (Layout(99, 9999, PAD, packed=True), Layout(7, 40, PAD, packed=True)):
         found_loss, found = step_of(model, rows, layout)
