@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -219,7 +219,10 @@ def train(
 
 def _whole_step(world: World, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
     """Of a step, over all processes: its scored tokens, its tokens, and the most forward passes that one makes."""
-    own = sum(batch.supervised for batch in micro_batches), sum(batch.tokens for batch in micro_batches)
+    own = (
+        sum(batch.supervised for batch in micro_batches),
+        sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches),
+    )
     counts = world.gathered(*own, len(micro_batches))
     return int(sum(one[0] for one in counts)), int(sum(one[1] for one in counts)), int(max(one[2] for one in counts))
 
@@ -233,12 +236,15 @@ def filled_up(micro_batches: Sequence[Batch], passes: int) -> list[Batch]:
 
 def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
     """The norm of all gradients, which are scaled down to `most` where that is not 0 and they exceed it."""
-    grads: list[Any] = [p.grad for p in parameters if p.grad is not None]
-    groups = [grad for grad in grads if is_sharded(grad)], [grad for grad in grads if not is_sharded(grad)]
-    norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in groups if group]
+    whole = [p for p in parameters if p.grad is not None and not is_sharded(p.grad)]
+    shards: list[Any] = [p.grad for p in parameters if p.grad is not None and is_sharded(p.grad)]
+    norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in ([p.grad for p in whole], shards) if group]
     parts = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
     norm = torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
-    torch.nn.utils.clip_grads_with_norm_(parameters, most if most else float("inf"), norm)
+    bound = most if most else float("inf")
+    torch.nn.utils.clip_grads_with_norm_(whole, bound, norm)
+    for grad in shards:
+        grad.to_local().mul_((bound / (norm + 1e-6)).clamp(max=1.0))
     return float(norm.item())
 
 
@@ -259,5 +265,4 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
-    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "targets", "positions", "row_ids")}
-    return replace(batch, **tensors)
+    return Batch(*(tensor.to(device) for tensor in (batch.input_ids, batch.targets, batch.positions, batch.row_ids)))
