@@ -6,21 +6,31 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import EncodedRow, encode_row, pretraining_batches
+from lotune.data.batches import EncodedRow, documents_of_step, encode_row, pretraining_batches
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
+from lotune.disk import require_space
 from lotune.errors import SettingsError
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, inputs_mark, open_run, write_json
-from lotune.stages.states import STATES, course, go_on
+from lotune.stages.states import STATES, course, go_on, naming_rows
 from lotune.train.settings import PretrainSettings
 
 TOKENIZER_DOCUMENTS = 20_000
-"""Documents that the tokeniser is trained on."""
+"""Documents that the tokeniser is trained on, at most."""
+DOCUMENT_TOKENS, DOCUMENT_BYTES = 220, 64
+"""Most of what a document takes in the mean: 214 tokens with the smallest vocabulary, offsets, answers and id."""
+DOCUMENT_KEYS = (
+    *("seed", "pretrain.documents", "pretrain.validation_share", "pretrain.config.vocab_size", "pretrain.start"),
+)
+"""The settings that tokeniser and documents depend on."""
+DOCUMENT_CODE = ("data", "nano/text.py", "tasks")
+"""The code below the package that writes the text and makes tokens of it."""
 
 
 def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -36,15 +46,17 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
         model_folder = run.folder / "model"
         if run.stage_state("pretrain", inputs) == "done":
             say(f"{run.folder}: pre-training is done; nothing has changed")
-        elif options.dry_run:
-            return {"documents": settings.documents, "steps": settings.steps}
         else:
+            needed = _disk_bytes(run, settings, recipe)
+            require_space(run.folder, needed, "pre-training", [run.folder / STATES])
+            if options.dry_run:
+                return {"documents": settings.documents, "steps": settings.steps, "disk_bytes": needed}
             run.forget_stage("pretrain")
             figures = _train(run, settings, recipe, model_folder)
             write_json(run.folder / "pretraining.json", figures)
             run.finish_stage("pretrain", inputs, [model_folder])
             shutil.rmtree(run.folder / STATES, ignore_errors=True)
-        if settings.publish is not None:
+        if settings.publish is not None and not options.dry_run:
             publish(model_folder, settings.publish)
         found: dict[str, Any] = json.loads((run.folder / "pretraining.json").read_text())
         return found
@@ -60,29 +72,75 @@ def publish(model_folder: Path, target: Path) -> None:
     say(f"copied to {target}")
 
 
-def _prepare(run: Run, settings: PretrainSettings, seed: int) -> tuple[Any, TokenFile, TokenFile]:
+def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
+    """Bytes that the rest of a pre-training writes: its documents unless they are there, states, model and its copy."""
+    import torch
+
+    from lotune.model.base import build_from_config, count_parameters, empty_model
+    from lotune.model.settings import BaseSettings
+    from lotune.train.estimate import disk_bytes
+
+    if settings.start is not None:
+        model: Any = empty_model(BaseSettings(model=str(settings.start)))
+    else:
+        with torch.device("meta"):
+            model = build_from_config(settings.config.model_dump())
+    models = torch.bfloat16.itemsize * count_parameters(model) * (1 if settings.publish is None else 2)
+    there = run.stage_state("documents", document_inputs(recipe)) == "done"
+    token_bytes = 2 if model.config.vocab_size <= 2**16 else 4
+    written = 0 if there else settings.documents + _held_back(settings)
+    return written * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES) + disk_bytes(model, 0, 0) + models
+
+
+def document_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What tokeniser and documents are made from: settings, and the code that generates and encodes them."""
+    settings = {key: value for key, value in stage_inputs(recipe, "pretrain").items() if key in DOCUMENT_KEYS}
+    code = {f"lotune/{name}": Path(__file__).parents[1] / name for name in DOCUMENT_CODE}
+    return {**settings, **code, "tokenizer_documents": TOKENIZER_DOCUMENTS}
+
+
+def _documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tuple[Any, TokenFile, TokenFile]:
+    """The tokeniser, and the documents to train and to validate on; those of the run where they are whole and fit."""
     from transformers import AutoTokenizer
 
-    from lotune.data.tokenizers import train_tokenizer
-    from lotune.nano.text import documents, tokenizer_texts
+    folder, inputs = run.folder / "data", document_inputs(recipe)
+    tokenizer_folder = settings.start or folder / "tokenizer"
+    if run.stage_state("documents", inputs) == "done":
+        say(f"tokeniser and documents are those in {folder}")
+    else:
+        for change in run.changes("documents", inputs):
+            say(f"changed: {change} (the documents are made again)")
+        run.forget_stage("documents")
+        if settings.start is None:
+            _train_tokenizer(settings, recipe.seed, tokenizer_folder)
+        _write_documents(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe.seed, folder)
+        run.finish_stage("documents", inputs, [folder])
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
 
-    folder = settings.start or run.folder / "data" / "tokenizer"
-    if settings.start is None:
-        say("training the tokeniser")
-        train_tokenizer(tokenizer_texts(TOKENIZER_DOCUMENTS, seed), settings.config.vocab_size, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+def _train_tokenizer(settings: PretrainSettings, seed: int, folder: Path) -> None:
+    from lotune.data.tokenizers import train_tokenizer
+    from lotune.nano.text import tokenizer_texts
+
+    say("training the tokeniser")
+    texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.documents), seed)
+    train_tokenizer(texts, settings.config.vocab_size, folder)
+
+
+def _write_documents(tokenizer: Any, settings: PretrainSettings, seed: int, folder: Path) -> None:
+    from lotune.nano.text import documents
+
     say(f"writing {settings.documents} documents as tokens")
-    held_back = max(1, int(settings.documents * settings.validation_share))
-    stems = {"train": settings.documents, "validation": held_back}
-    files = [
-        write_token_file(
-            run.folder / "data" / name,
-            (_encoded(tokenizer, text) for text in documents(count, seed + number)),
-            len(tokenizer),
-        )
-        for number, (name, count) in enumerate(stems.items())
-    ]
-    return tokenizer, files[0], files[1]
+    counts = {"train": settings.documents, "validation": _held_back(settings)}
+    for number, (name, count) in enumerate(counts.items()):
+        rows = (_encoded(tokenizer, text) for text in documents(count, seed + number))
+        write_token_file(folder / name, rows, len(tokenizer))
+
+
+def _held_back(settings: PretrainSettings) -> int:
+    """Documents to validate on."""
+    return max(1, int(settings.documents * settings.validation_share))
 
 
 def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
@@ -99,12 +157,12 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     from lotune.model.attention import use_packed_attention
     from lotune.model.base import count_parameters, resolve_device
     from lotune.model.checkpoints import save_full
-    from lotune.train.loop import adamw, mean_loss, muon, train
+    from lotune.train.loop import mean_loss, train
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
 
     device = resolve_device(recipe.device)
-    tokenizer, rows, validation = _prepare(run, settings, recipe.seed)
+    tokenizer, rows, validation = _documents(run, settings, recipe)
     torch.manual_seed(recipe.seed)
     model = _first_model(settings, tokenizer).to(device)
     use_packed_attention(model)
@@ -114,11 +172,7 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
     say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
-    parameters = list(model.parameters())
-    if settings.optimizer == "muon":
-        optimizers = muon(model, settings.learning_rate, settings.weight_decay)
-    else:
-        optimizers = adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
+    optimizers = _optimizers(model, settings)
     training = Training(
         model,
         optimizers,
@@ -140,14 +194,30 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: P
         first_step=first_step,
     )
     span, minutes = (state.step, steps), recipe.save_every_minutes
-    for _ in course(run, "pre-training", found, span, training, dict, minutes=minutes, always=(steps,)):
-        pass
+    with naming_rows(partial(_documents_of_step, rows, settings.batch_tokens, recipe.seed)):
+        for _ in course(run, "pre-training", found, span, training, dict, minutes=minutes, always=(steps,)):
+            pass
     dtype = torch.bfloat16
     save_full(model, tokenizer, model_folder, dtype)
     return {
         "parameters": count_parameters(model), "tokens": total_tokens, "steps": steps,
         "validation_loss": mean_loss(model, held_back),
     }  # fmt: skip
+
+
+def _optimizers(model: Any, settings: PretrainSettings) -> Any:
+    from lotune.train.loop import adamw, muon
+
+    if settings.optimizer == "muon":
+        return muon(model, settings.learning_rate, settings.weight_decay)
+    parameters = list(model.parameters())
+    return adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
+
+
+def _documents_of_step(rows: TokenFile, batch_tokens: int, seed: int, step: int) -> list[str]:
+    """The names of the documents of a step (from 1), by their number in the generated text."""
+    places = documents_of_step(rows, batch_tokens=batch_tokens, seed=seed, step=step)
+    return [f"document {number}" for number in rows.ids(places)]
 
 
 def _check_lengths(rows: TokenFile, context: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
-from lotune.train.loop import Step
+from lotune.train.loop import NotFiniteError, Step
 from lotune.train.resume import State, Training, announce, load_state, watched
 
 STATES = "states"
@@ -50,6 +51,15 @@ def course(
             progress.step(step)
             append_jsonl(run.folder / METRICS, asdict(step))
             yield step
+
+
+@contextmanager
+def naming_rows(rows_of_step: Callable[[int], Sequence[str]]) -> Iterator[None]:
+    """A block in which a step that comes to no finite loss names its rows. Raises: NotFiniteError."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise error.of_rows(rows_of_step(error.step)) from None
 
 
 def _step_of(line: dict[str, dict[str, int]]) -> int:

@@ -67,7 +67,10 @@ class Training:
 
 
 def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
-    """Write the state after `step`, atomically; only the KEPT newest stay. The result is the file."""
+    """Write the state after `step`, atomically; only the KEPT newest stay. The result is the file.
+
+    States of later steps go, too: they are damaged or of other inputs, and would stand before those of this training.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     header = orjson.dumps({"step": step, "mark": training.mark, "notes": notes}).decode()
     temporary = folder / f".{os.getpid()}.tmp"
@@ -81,7 +84,9 @@ def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    for old in _files(folder)[KEPT:]:
+    files = _files(folder)
+    place = files.index(path)
+    for old in (*files[:place], *files[place + KEPT :]):
         old.unlink()
     return path
 

@@ -1,4 +1,4 @@
-"""A tuning that is killed at random moments ends with the weights of one that was not: the benchmark, once."""
+"""A training that is killed at random moments ends with the weights of one that was not: the benchmark, once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_a_killed_tuning_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARK), "--kills", "1", "--json", str(tmp_path / "figures.json")]
+@pytest.mark.parametrize("verb", ["tune", "pretrain"])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, verb: str) -> None:
+    command = [sys.executable, str(BENCHMARK), "--verb", verb, "--kills", "1", "--json", str(tmp_path / "figures.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figure = json.loads((tmp_path / "figures.json").read_text())["figures"][0]

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from command_line import call
+
+from lotune.data.token_files import TokenFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,9 +34,11 @@ pretrain:
 """
 
 
-@pytest.fixture(autouse=True)
-def few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lotune.stages.pretrain.TOKENIZER_DOCUMENTS", 150)
+def written(folder: Path, optimizer: str = "adamw") -> Path:
+    """The recipe, in a folder."""
+    recipe = folder / "mini.yaml"
+    recipe.write_text(RECIPE.replace("OPTIMIZER", optimizer).replace("PUBLISH", str(folder / "weights")))
+    return recipe
 
 
 @pytest.mark.slow
@@ -40,10 +49,11 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     from lotune.model.base import load_base
     from lotune.model.settings import BaseSettings
 
-    recipe = tmp_path / "mini.yaml"
-    recipe.write_text(RECIPE.replace("OPTIMIZER", optimizer).replace("PUBLISH", str(tmp_path / "weights")))
+    recipe = written(tmp_path, optimizer)
     words = ("pretrain", recipe, f"runs={tmp_path / 'runs'}", "--json")
-    assert json.loads(call(*words, "--dry-run").stdout) == {"documents": 120, "steps": 12}
+    foreseen = json.loads(call(*words, "--dry-run").stdout)
+    assert (foreseen["documents"], foreseen["steps"]) == (120, 12)
+    assert not (tmp_path / "runs" / "mini" / "data").exists()
     figures = json.loads(call(*words).stdout)
     steps = [json.loads(line) for line in (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()]
     assert [step["number"] for step in steps] == list(range(1, figures["steps"] + 1))
@@ -71,8 +81,7 @@ def test_a_recipe_without_the_part(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_going_on_from_a_model(tmp_path: Path) -> None:
     """`pretrain.start` takes a model's weights and tokeniser; a first step from there is not one from nothing."""
-    recipe = tmp_path / "mini.yaml"
-    recipe.write_text(RECIPE.replace("OPTIMIZER", "adamw").replace("PUBLISH", str(tmp_path / "weights")))
+    recipe = written(tmp_path)
     runs = f"runs={tmp_path / 'runs'}"
     call("pretrain", recipe, runs, "pretrain.steps=12", "pretrain.batch_tokens=2048")
     more = (f"pretrain.start={tmp_path / 'weights'}", f"pretrain.publish={tmp_path / 'more'}", "name=more")
@@ -96,3 +105,180 @@ def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokeniz
     )
     assert whole.tokens == (*heading.tokens, byte_tokenizer.eos_token_id)
     assert whole.answer_start == heading.answer_start == 4
+
+
+@pytest.mark.slow
+def test_documents_are_made_once_and_again_where_they_have_to(tmp_path: Path) -> None:
+    """A stopped pre-training finds its tokeniser and documents; damage and other inputs are noticed."""
+    recipe, data = written(tmp_path), tmp_path / "mini" / "data"
+    words: tuple[object, ...] = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.steps=1")
+
+    def said(*more: str) -> str:
+        return call(*words, *more).stderr
+
+    def contents() -> dict[str, bytes]:
+        return {str(file.relative_to(data)): file.read_bytes() for file in data.rglob("*") if file.is_file()}
+
+    assert "training the tokeniser\nwriting 120 documents as tokens\n" in said()
+    first = contents()
+    found = said("pretrain.learning_rate=0.001")
+    assert f"tokeniser and documents are those in {data}\n" in found
+    assert "writing 120 documents" not in found
+    assert contents() == first
+    tokens = data / "train.tokens.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    found = said("pretrain.learning_rate=0.002")
+    assert "changed: data: content changed (the documents are made again)\n" in found
+    assert contents() == first
+    found = said("pretrain.documents=90", "pretrain.learning_rate=0.002")
+    assert "changed: pretrain.documents: 120 -> 90 (the documents are made again)\n" in found
+    assert len(TokenFile(data / "train")) == 90
+    assert len(TokenFile(data / "validation")) == 18
+
+
+def test_documents_depend_on_the_code_that_makes_them() -> None:
+    """What the generator and the tokeniser import is among the inputs; what lies below every room needs not be."""
+    from lotune.recipe import Recipe
+    from lotune.stages import pretrain
+
+    code = (
+        "import lotune.nano.text, lotune.data.tokenizers, sys; print(*[m for m in sys.modules if m[:7] == 'lotune.'])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    inputs = pretrain.document_inputs(Recipe(pretrain={}))
+    paths = [path for path in inputs.values() if isinstance(path, Path)]
+    assert len(paths) == len(pretrain.DOCUMENT_CODE)
+    assert all(path.exists() for path in paths)
+    covered = {key.removesuffix(".py").replace("/", ".") for key in inputs}
+    below = {"lotune.errors", "lotune.settings", "lotune.disk", "lotune.runs", "lotune.nano"}
+    missing = [
+        name for name in loaded if name not in below and not any(f"{name}.".startswith(f"{one}.") for one in covered)
+    ]
+    assert missing == []
+    assert set(pretrain.DOCUMENT_KEYS) <= set(inputs)
+
+
+def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = written(tmp_path)
+    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.documents=1000000")
+    needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
+    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: needed - 1)
+    found = call(*words, status=2).stderr
+    assert f"pre-training needs {needed / 2**20:.1f} MiB on this disk" in found
+    assert "are free" in found
+    assert not (tmp_path / "mini" / "data").exists()
+    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: needed)
+    assert json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"] == needed
+
+
+@pytest.mark.slow
+def test_the_room_asked_for_is_enough(tmp_path: Path) -> None:
+    """It is more than the documents, two states and one that is being written, the model and its copy; not by far."""
+    recipe = written(tmp_path)
+    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.documents=1500", "pretrain.steps=1")
+    needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
+    parameters = json.loads(call(*words, "--json").stdout)["parameters"]
+    folder = tmp_path / "mini"
+    documents = sum(file.stat().st_size for file in (folder / "data").glob("*.*"))
+    models = 2 * 2 * parameters
+    states = 3 * 3 * 4 * parameters
+    assert documents + models + states <= needed < 1.5 * (documents + models + states)
+    again = json.loads(call(*words, "pretrain.learning_rate=0.01", "--dry-run", "--json").stdout)["disk_bytes"]
+    assert again == states + models, "the documents are there"
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) -> None:
+    """The embedding of one token is broken: the first step that reads it stops, and the state before it stays."""
+    import torch
+
+    from lotune.data.batches import pretraining_batches
+    from lotune.model.base import load_base
+    from lotune.model.checkpoints import save_full
+    from lotune.model.settings import BaseSettings
+
+    recipe, start = written(tmp_path), tmp_path / "start"
+    runs, untied = f"runs={tmp_path}", "pretrain.config.tie_word_embeddings=false"
+    call("pretrain", recipe, runs, untied, f"pretrain.publish={start}")
+    rows = TokenFile(tmp_path / "mini" / "data" / "train")
+    read: list[set[int]] = [
+        set(batch.input_ids.flatten().tolist())
+        for (batch,) in pretraining_batches(rows, batch_tokens=1024, steps=12, seed=2)
+    ]
+    broken, step = next(
+        (min(fresh), number)
+        for number in range(2, 13)
+        if (fresh := read[number - 1] - set().union(*read[: number - 1]))
+    )
+    base: Any = load_base(BaseSettings(model=str(start), dtype="float32"), "cpu")
+    with torch.no_grad():
+        base.model.model.embed_tokens.weight[broken] = float("nan")
+    save_full(base.model, base.tokenizer, start, torch.float32)
+    more = (f"pretrain.start={start}", "pretrain.publish=null", "save_every_minutes=0", "name=more")
+    said = call("pretrain", recipe, runs, untied, *more, status=1).stderr.splitlines()[-3]
+    assert said.startswith(f"step {step}: the loss is nan and the norm of its gradient nan; its rows: document ")
+    rows = TokenFile(tmp_path / "more" / "data" / "train")
+    named = [int(word) for word in said.partition("its rows: ")[2].replace("document ", "").split(", ")]
+    assert any(broken in rows[place].tokens[:-1] for place in named)
+    assert {token for place in named for token in rows[place].tokens[:-1]} == read[step - 1]
+    assert list((tmp_path / "more" / "states").glob(f"step-{step - 1:09d}.*"))
+
+
+KILLED_AT = """
+import os, signal, sys
+from lotune.cli import main
+from lotune.train import resume
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+moment, step, save = sys.argv[1], int(sys.argv[2]), resume.save_state
+
+def save_state(folder, training, number, notes):
+    if (moment, number) == ("while saving", step):
+        resume.os.replace = killed
+    save(folder, training, number, notes)
+    if number == step:
+        killed()
+
+resume.save_state = save_state
+del sys.argv[1:3]
+main()
+"""
+"""A command that kills itself with SIGKILL: "while saving" the state of a step, or after that."""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The threads of torch that a recipe's `threads` sets are set back."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """It is killed while a state is written and after another was: it ends bit for bit as it would have."""
+    recipe, folder, whole = (written(tmp_path, "muon"), *(tmp_path / name / "mini" for name in ("killed", "whole")))
+    words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.publish=null")
+    said = []
+    for moment, step in (("while saving", 4), ("after", 7)):
+        command = [sys.executable, "-c", KILLED_AT, moment, step, *words, f"runs={tmp_path / 'killed'}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        said.append(done.stderr)
+        assert not (folder / "model").exists()
+    said.append(call(*words, f"runs={tmp_path / 'killed'}").stderr)
+    assert ["writing 120 documents" in one for one in said] == [True, False, False]
+    assert ["going on after step 3\n" in said[1], "going on after step 7\n" in said[2]] == [True, True]
+    call(*words, f"runs={tmp_path / 'whole'}")
+    for name in ("model/model.safetensors", "model/tokenizer.json", "pretraining.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    steps = [json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+    assert not (folder / "states").exists()

@@ -102,6 +102,21 @@ def test_a_state_of_other_inputs_is_left_alone(tiny_llama: Any, tmp_path: Path) 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_states_of_an_earlier_training_do_not_push_out_those_of_this_one(tiny_llama: Any, tmp_path: Path) -> None:
+    """The settings were changed at step 6: the new training's first states are kept, though their steps are lower."""
+    training = begin(tiny_llama, "adamw")
+    next(steps(training))
+    for step in (5, 6):
+        save_state(tmp_path, training, step, None)
+    changed = Training(training.model, training.optimizers, "other")
+    for step in (1, 2, 3):
+        save_state(tmp_path, changed, step, None)
+        state = load_state(tmp_path, changed).state
+        assert state is not None
+        assert state.step == step
+    assert len(list(tmp_path.iterdir())) == KEPT
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_request_to_stop_saves_first(tiny_llama: Any, tmp_path: Path, number: int) -> None:
     training = begin(tiny_llama, "adamw")
