@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -219,10 +219,7 @@ def train(
 
 def _whole_step(world: World, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
     """Of a step, over all processes: its scored tokens, its tokens, and the most forward passes that one makes."""
-    own = (
-        sum(batch.supervised for batch in micro_batches),
-        sum(int((batch.row_ids >= 0).sum()) for batch in micro_batches),
-    )
+    own = sum(batch.supervised for batch in micro_batches), sum(batch.tokens for batch in micro_batches)
     counts = world.gathered(*own, len(micro_batches))
     return int(sum(one[0] for one in counts)), int(sum(one[1] for one in counts)), int(max(one[2] for one in counts))
 
@@ -265,4 +262,5 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
-    return Batch(*(tensor.to(device) for tensor in (batch.input_ids, batch.targets, batch.positions, batch.row_ids)))
+    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "targets", "positions", "row_ids")}
+    return replace(batch, **tensors)
