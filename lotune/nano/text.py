@@ -21,8 +21,8 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "heading": 0.05, "sum": 0.06, "chain": 0.012, "product": 0.05, "quotient": 0.06, "root": 0.025, "power": 0.016,
-    "rounded": 0.007, "small": 0.06, "bare": 0.01, "reading": 0.35, "short": 0.20, "sentence": 0.06,
+    "heading": 0.10, "sum": 0.12, "chain": 0.014, "product": 0.055, "quotient": 0.065, "root": 0.028, "power": 0.016,
+    "rounded": 0.007, "small": 0.06, "bare": 0.01, "reading": 0.30, "short": 0.13, "sentence": 0.055,
     "instruction": 0.04,
 }  # fmt: skip
 """Share of each sort among the documents."""
