@@ -206,7 +206,8 @@ def pad(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
     targets = np.where(scored, tokens, UNSCORED)[:, 1:]
     positions = np.broadcast_to(np.arange(width), (len(rows), width))
     arrays = (tokens[:, :-1], targets, positions, row_ids)
-    return Batch(*(torch.from_numpy(array.copy()) for array in arrays))
+    ids, aims, places, names = (torch.from_numpy(array.copy()) for array in arrays)
+    return Batch(ids, aims, places, names)
 
 
 def packed(rows: Sequence[EncodedRow]) -> Batch:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotune.data.batches import EncodedRow, documents_of_step, encode_row, pretraining_batches
 from lotune.data.examples import Example
@@ -19,10 +19,17 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, inputs_mark, open_run, write_json
 from lotune.stages.states import STATES, course, go_on, naming_rows
+from lotune.train.parallel import World
 from lotune.train.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from lotune.train.loop import Step
+    from lotune.train.resume import Training
 
 TOKENIZER_DOCUMENTS = 20_000
 """Documents that the tokeniser is trained on, at most."""
+TRAINED_BYTES = 16
+"""Of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 220, 64
 """Most of what a document takes in the mean: 214 tokens with the smallest vocabulary, offsets, answers and id."""
 DOCUMENT_KEYS = (
@@ -52,7 +59,7 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
             if options.dry_run:
                 return {"documents": settings.documents, "steps": settings.steps, "disk_bytes": needed}
             run.forget_stage("pretrain")
-            figures = _train(run, settings, recipe, model_folder)
+            figures = _train(run, settings, recipe, options.world)
             write_json(run.folder / "pretraining.json", figures)
             run.finish_stage("pretrain", inputs, [model_folder])
             shutil.rmtree(run.folder / STATES, ignore_errors=True)
@@ -151,58 +158,122 @@ def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
     return replace(row, tokens=row.tokens[:-1]) if text.kind in UNFINISHED else row
 
 
-def _train(run: Run, settings: PretrainSettings, recipe: Recipe, model_folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Begun:
+    """What a pre-training is done with: its documents, its steps with their shares of the learning rate."""
+
+    tokenizer: Any
+    rows: TokenFile
+    training: Training
+    steps: int
+    shares: list[float]
+    in_shards: bool
+
+
+def take_part(recipe: Recipe, options: Options) -> None:
+    """The part of a process that does not lead in a pre-training: its share of each step; it writes nothing."""
+    from lotune.train.resume import catch_up, watched
+
+    assert recipe.pretrain is not None
+    begun = _begin(recipe, recipe.pretrain, options.world, mark="")
+    states, minutes = recipe.folder / STATES, recipe.save_every_minutes
+    steps = _train_steps(recipe, recipe.pretrain, begun, catch_up(states, begun.training, recipe.seed))
+    for _ in watched(steps, states, begun.training, dict, minutes=minutes, always=(begun.steps,)):
+        pass
+    if begun.in_shards:
+        _finish(recipe, recipe.pretrain, begun)
+
+
+def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) -> Begun:
     import torch
+    from transformers import AutoTokenizer
 
     from lotune.model.attention import use_packed_attention
     from lotune.model.base import count_parameters, resolve_device
-    from lotune.model.checkpoints import save_full
-    from lotune.train.loop import mean_loss, train
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
+    from lotune.train.shard import needs_shards, shard
 
-    device = resolve_device(recipe.device)
-    tokenizer, rows, validation = _documents(run, settings, recipe)
+    device, folder = resolve_device(recipe.device), recipe.folder / "data"
+    tokenizer, rows = AutoTokenizer.from_pretrained(settings.start or folder / "tokenizer"), TokenFile(folder / "train")
     torch.manual_seed(recipe.seed)
-    model = _first_model(settings, tokenizer).to(device)
-    use_packed_attention(model)
+    model = _first_model(settings, tokenizer)
     _check_lengths(rows, model.config.max_position_embeddings)
-    total_tokens = int(rows.lengths().sum())
-    steps = settings.steps or max(1, round(settings.epochs * total_tokens / settings.batch_tokens))
-    say(f"{count_parameters(model):,} parameters, {total_tokens:,} tokens, {steps} steps")
+    in_shards = needs_shards(recipe.shard, TRAINED_BYTES * count_parameters(model), device, world)
+    if in_shards:
+        _refuse_muon(settings)
+        shard(model, world, device)
+    else:
+        model = model.to(device)
+    use_packed_attention(model)
+    steps = settings.steps or max(1, round(settings.epochs * int(rows.lengths().sum()) / settings.batch_tokens))
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
-    optimizers = _optimizers(model, settings)
-    training = Training(
-        model,
-        optimizers,
-        inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.npy"}),
-    )
-    state = go_on(run, training)
-    first_step = state.step + 1
+    training = Training(model, _optimizers(model, settings), mark, world)
+    return Begun(tokenizer, rows, training, steps, shares, in_shards)
+
+
+def _refuse_muon(settings: PretrainSettings) -> None:
+    if settings.optimizer == "muon":
+        found, remedy = "muon turns whole matrices, and these are in shards", "pretrain.optimizer=adamw, or shard=no"
+        raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
+
+
+def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done: int) -> Iterator[Step]:
+    """The steps after the `done` ones."""
+    from lotune.train.loop import train
+
+    world = begun.training.world
     batches = pretraining_batches(
-        rows, batch_tokens=settings.batch_tokens, steps=steps, seed=recipe.seed, first_step=first_step
-    )
-    held_back = list(_validation(validation))
-    found = train(
-        model,
+        begun.rows, batch_tokens=settings.batch_tokens, steps=begun.steps, seed=recipe.seed, first_step=done + 1,
+        share=world.share,
+    )  # fmt: skip
+    return train(
+        begun.training.model,
         batches,
-        optimizers,
-        shares,
+        begun.training.optimizers,
+        begun.shares,
         clip_norm=settings.clip_norm,
         compile=settings.compile,
-        first_step=first_step,
+        first_step=done + 1,
+        world=world,
     )
-    span, minutes = (state.step, steps), recipe.save_every_minutes
-    with naming_rows(partial(_documents_of_step, rows, settings.batch_tokens, recipe.seed)):
-        for _ in course(run, "pre-training", found, span, training, dict, minutes=minutes, always=(steps,)):
+
+
+def _train(run: Run, settings: PretrainSettings, recipe: Recipe, world: World) -> dict[str, Any]:
+    from lotune.model.base import count_parameters
+
+    _documents(run, settings, recipe)
+    world.tell("pretrain")
+    mark = inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.npy"})
+    begun = _begin(recipe, settings, world, mark)
+    parameters, tokens = count_parameters(begun.training.model), int(begun.rows.lengths().sum())
+    say(f"{parameters:,} parameters, {tokens:,} tokens, {begun.steps} steps")
+    done = go_on(run, begun.training).step
+    steps, span, minutes = _train_steps(recipe, settings, begun, done), (done, begun.steps), recipe.save_every_minutes
+    with naming_rows(partial(_documents_of_step, begun.rows, settings.batch_tokens, recipe.seed)):
+        for _ in course(run, "pre-training", steps, span, begun.training, dict, minutes=minutes, always=(begun.steps,)):
             pass
-    dtype = torch.bfloat16
-    save_full(model, tokenizer, model_folder, dtype)
-    return {
-        "parameters": count_parameters(model), "tokens": total_tokens, "steps": steps,
-        "validation_loss": mean_loss(model, held_back),
-    }  # fmt: skip
+    loss = _finish(recipe, settings, begun)
+    return {"parameters": parameters, "tokens": tokens, "steps": begun.steps, "validation_loss": loss}
+
+
+def _finish(recipe: Recipe, settings: PretrainSettings, begun: Begun) -> float:
+    """Save the model, and give its loss on the documents held back; all processes do it where weights are in shards."""
+    import torch
+
+    from lotune.model.checkpoints import save_full
+    from lotune.train.loop import mean_loss
+    from lotune.train.shard import put_together
+
+    trained = begun.training
+    loss = mean_loss(trained.model, _validation(TokenFile(recipe.folder / "data" / "validation")))
+    whole: Any = trained.model
+    if begun.in_shards:
+        whole = put_together(trained.model, _first_model(settings, begun.tokenizer))
+    if trained.world.leads:
+        save_full(whole, begun.tokenizer, recipe.folder / "model", torch.bfloat16)
+    return loss
 
 
 def _optimizers(model: Any, settings: PretrainSettings) -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 
 from lotune.model.base import resolve_device
 from lotune.recipe import Options, Recipe
-from lotune.stages import tune
+from lotune.stages import pretrain, tune
 from lotune.train.loop import NotFiniteError
 from lotune.train.parallel import END, World, is_loss, joined
 
-TRAININGS: Mapping[str, Callable[[Recipe, Options], None]] = {"tune": tune.take_part}
+TRAININGS: Mapping[str, Callable[[Recipe, Options], None]] = {"tune": tune.take_part, "pretrain": pretrain.take_part}
 """What a follower does when the leader names a training."""
 
 Stage = Callable[[Recipe, Options], Any]

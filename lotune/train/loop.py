@@ -235,7 +235,8 @@ def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
     """The norm of all gradients, which are scaled down to `most` where that is not 0 and they exceed it."""
     whole = [p for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     shards: list[Any] = [p.grad for p in parameters if p.grad is not None and is_sharded(p.grad)]
-    norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in ([p.grad for p in whole], shards) if group]
+    grads: list[Any] = [p.grad for p in whole]
+    norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in (grads, shards) if group]
     parts = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
     norm = torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
     bound = most if most else float("inf")

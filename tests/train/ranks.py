@@ -70,7 +70,8 @@ def run(plan: dict[str, Any], world: World) -> list[Step]:
         kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
         shard(trained, world, "cpu", kept)
     packed = take_packed(trained, 64)
-    optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-8, 0.1)
+    # an epsilon above the last bits of gradients, which Adam would make whole steps of
+    optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-5, 0.1)
     training = Training(trained, optimizers, "mark", world)
     if world.leads:
         state = load_state(folder / "states", training).state or State(0, None)

@@ -70,9 +70,10 @@ def going_on(folder: Path, before: dict[str, Any], step: int, **plan: Any) -> di
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    """Steps alike to a relative 1e-5, weights to what Adam makes of the last bit of a gradient."""
+    """Losses alike to a relative 1e-5; norms and weights to what Adam makes of the last bit of a gradient."""
     for one, other in zip(found[0], expected[0], strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+        assert one["norm"] == pytest.approx(other["norm"], rel=1e-4)
+        assert {**one, "norm": 0} == pytest.approx({**other, "norm": 0}, rel=1e-5)
     assert found[1].keys() == expected[1].keys()
     for name, weight in found[1].items():
         torch.testing.assert_close(weight, expected[1][name], rtol=1e-4, atol=1e-4)
