@@ -108,6 +108,7 @@ def test_a_file_written_again_forgets_the_spans_of_before(byte_tokenizer: Any, t
     file = write_token_file(tmp_path / "train", [last], 300)
     assert file[0].spans == last.spans
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "train.ids.jsonl",
         "train.rows.npy",
         "train.tokens.json",
         "train.tokens.npy",
