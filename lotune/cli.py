@@ -6,7 +6,6 @@ messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 i
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -223,7 +222,9 @@ def _carry_out_recipe(
         _use_threads(recipe)
         stage: Callable[[Recipe, Options], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
         options = _options(dry_run, json, debug)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of torchrun
+        from lotune.train.parallel import processes
+
+        if processes() > 1:
             from lotune.stages.together import carry_out
 
             return carry_out(stage, recipe, options)

@@ -97,6 +97,17 @@ class Batch:
         return counts.new_tensor([self.shared, *counts.tolist()])
 
 
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Items in lists of `size`, the last one of what is left.
+
+    >>> list(chunks("abcde", 2))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    items = iter(items)
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
 def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
     """Token ids of a prompt within `budget` tokens, and whether its middle (a passage) had to be cut.
 

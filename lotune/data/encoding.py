@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 
-from lotune.data.batches import EncodedRow, encode_row, encode_text, row_of, without_end
+from lotune.data.batches import EncodedRow, chunks, encode_row, encode_text, row_of, without_end
 from lotune.data.examples import Example
 from lotune.data.tokenizers import SEAMS, has_seams
 
@@ -35,7 +35,7 @@ def encode_rows(tokenizer: Any, examples: Iterable[Example], chunk_rows: int = C
         pieces = _Pieces(tokenizer)
         return (row_of(pieces.encode, example, tokenizer.eos_token_id) for example in examples)
     if getattr(tokenizer, "is_fast", False):
-        return chain.from_iterable(_encode_together(tokenizer, chunk) for chunk in _chunks(examples, chunk_rows))
+        return chain.from_iterable(_encode_together(tokenizer, chunk) for chunk in chunks(examples, chunk_rows))
     return (encode_row(tokenizer, example) for example in examples)
 
 
@@ -85,12 +85,6 @@ def _encode_texts(tokenizer: Any, texts: list[str], first: bool) -> list[list[in
         return_attention_mask=False, return_token_type_ids=False,
     )["input_ids"]  # fmt: skip
     return [without_end(ids, tokenizer.eos_token_id) for ids in found] if first else found
-
-
-def _chunks(examples: Iterable[Example], rows: int) -> Iterator[list[Example]]:
-    examples = iter(examples)
-    while chunk := list(islice(examples, rows)):
-        yield chunk
 
 
 def rows_digest(tokenizer: Any, examples: Iterable[Example], settings: Any = None) -> str:

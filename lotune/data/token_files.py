@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from lotune.data.batches import EncodedRow, Span
+from lotune.data.batches import EncodedRow, Span, chunks
 from lotune.data.rows import file_digest
 from lotune.disk import writing
 from lotune.errors import RunError
@@ -99,7 +99,7 @@ def write_token_file(
         files = [stack.enter_context(_Unfinished(_named(stem, suffix))) for suffix in SUFFIXES[:-1]]
         for file in files[:3]:
             file.write(_header(dtype, (0,)))
-        for chunk in _chunks(rows, CHUNK_ROWS):
+        for chunk in chunks(rows, CHUNK_ROWS):
             ends, earlier = _write_chunk(files, chunk, dtype, written, tokens)
             written, tokens, answers = written + len(chunk), ends, answers + earlier
         files[1].write(np.asarray([tokens, 0], dtype=np.int64).tobytes())
@@ -160,12 +160,6 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...], by_column: bool = Fals
     np.lib.format.write_array_header_1_0(text, described)
     assert len(text.getvalue()) == 128
     return text.getvalue()
-
-
-def _chunks(rows: Iterable[EncodedRow], size: int) -> Iterator[list[EncodedRow]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, size)):
-        yield chunk
 
 
 def _named(stem: Path, suffix: str) -> Path:

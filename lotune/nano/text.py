@@ -130,7 +130,8 @@ def documents(count: int, seed: int) -> Iterator[Example]:
         sort = draw.choices(sorts, shares)[0]
         if sort in EQUATIONS:
             text = EQUATIONS[sort](draw)
-            head = text.index("=") + 1 + (text[text.index("=") + 1] in "?:")
+            after = text.index("=") + 1
+            head = after + (text[after] in "?:")
             yield Example(str(index), text[:head], text[head:], kind=sort)
         elif sort in ("reading", "short"):
             language = draw.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]

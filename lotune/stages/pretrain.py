@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lotune.data.batches import EncodedRow, documents_of_step, encode_row, pretraining_batches
+from lotune.data.batches import EncodedRow, documents_of_step, pretraining_batches
+from lotune.data.encoding import encode_rows
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.disk import require_space
@@ -141,7 +143,7 @@ def _write_documents(tokenizer: Any, settings: PretrainSettings, seed: int, fold
     say(f"writing {settings.documents} documents as tokens")
     counts = {"train": settings.documents, "validation": _held_back(settings)}
     for number, (name, count) in enumerate(counts.items()):
-        rows = (_encoded(tokenizer, text) for text in documents(count, seed + number))
+        rows = _encoded(tokenizer, documents(count, seed + number))
         write_token_file(folder / name, rows, len(tokenizer))
 
 
@@ -150,12 +152,13 @@ def _held_back(settings: PretrainSettings) -> int:
     return max(1, int(settings.documents * settings.validation_share))
 
 
-def _encoded(tokenizer: Any, text: Example) -> EncodedRow:
-    """A document's tokens; all but unfinished ones end with end-of-text."""
+def _encoded(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
+    """Documents as tokens; all but unfinished ones end with end-of-text."""
     from lotune.nano.text import UNFINISHED
 
-    row = encode_row(tokenizer, text)
-    return replace(row, tokens=row.tokens[:-1]) if text.kind in UNFINISHED else row
+    texts, encoded = tee(texts)
+    for text, row in zip(texts, encode_rows(tokenizer, encoded), strict=True):
+        yield replace(row, tokens=row.tokens[:-1]) if text.kind in UNFINISHED else row
 
 
 @dataclass(frozen=True)

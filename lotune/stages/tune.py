@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,11 @@ from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, wri
 from lotune.stages.asking import ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
-from lotune.stages.states import METRICS, STATES, course, go_on
+from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
-from lotune.train.loop import NotFiniteError, Step, adamw, mean_loss, train
+from lotune.train.loop import Step, adamw, mean_loss, train
 from lotune.train.parallel import World
 from lotune.train.resume import Training, catch_up, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
@@ -227,7 +227,7 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
     def notes() -> dict[str, Any]:
         return {"found": [asdict(one) for one in found], "seconds": time.monotonic() - started}
 
-    with _naming_rows(begun.rows, plan, recipe.seed):
+    with naming_rows(partial(_rows_of_step, begun.rows, plan, recipe.seed)):
         for step in _steps(run, recipe, begun, training, state.step, notes):
             if step.number in plan.checkpoints:
                 found.append(_checkpoint(run, recipe, begun, task, validation, answers, step))
@@ -243,14 +243,9 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextmanager
-def _naming_rows(rows: TokenFile, plan: Plan, seed: int) -> Iterator[None]:
-    """A block in which a step that comes to no finite loss names its rows. Raises: NotFiniteError."""
-    try:
-        yield
-    except NotFiniteError as error:
-        drawn = rows_of_step(len(rows), plan.step_rows, seed, error.step)
-        raise error.of_rows(rows.ids(drawn)) from None
+def _rows_of_step(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:
+    """Where the rows of a step (from 1) came from."""
+    return rows.ids(rows_of_step(len(rows), plan.step_rows, seed, step))
 
 
 def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) -> Iterator[Step]:

@@ -166,8 +166,8 @@ def naming_the_setting(batch: Batch) -> Iterator[None]:
             raise
         lines, width = batch.input_ids.shape
         found = f"memory ran out on a forward pass of {lines} x {width} tokens"
-        remedy = "lower batch_tokens, or set tune.gradient_checkpointing=true"
-        raise SettingsError("tune.batch_tokens", found, remedy=remedy) from error
+        remedy = "lower tune.batch_tokens or pretrain.batch_tokens, or set tune.gradient_checkpointing=true"
+        raise SettingsError("batch_tokens", found, remedy=remedy) from error
 
 
 MOST_ROWS = 32

@@ -4,75 +4,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import EOS, PAD, assert_same, plain_loss, plain_step, some_rows, step_of
 
-from lotune.data.batches import Batch, EncodedRow, Layout, pad
+from lotune.data.batches import Layout, pad
 from lotune.model.adapters import attach
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
-from lotune.train.loop import Head, NotFiniteError, Optimizers, adamw, mean_loss, muon, train
-
-EOS, PAD = 0, 1
-
-
-def some_rows(count: int, seed: int = 0) -> list[EncodedRow]:
-    """Rows of 3 to 24 tokens, about half of each an answer."""
-    draw = random.Random(seed)
-    rows = []
-    for number in range(count):
-        length = draw.randint(3, 24)
-        tokens = (*(draw.randint(2, 299) for _ in range(length - 1)), EOS)
-        rows.append(EncodedRow(str(number), tokens, draw.randint(1, length - 1)))
-    return rows
-
-
-def plain_loss(model: Any, rows: Sequence[EncodedRow]) -> torch.Tensor:
-    """The mean loss of transformers itself, of one padded batch, from labels that hide prompt and padding."""
-    width = max(len(row.tokens) for row in rows)
-    ids = torch.tensor([[*row.tokens, *[PAD] * (width - len(row.tokens))] for row in rows])
-    mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows])
-    places = torch.arange(width)
-    starts = torch.tensor([row.answer_start for row in rows])[:, None]
-    labels = ids.masked_fill((mask == 0) | (places < starts), -100)
-    loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    return loss
-
-
-class Catcher(torch.optim.Optimizer):
-    """An optimiser that moves nothing and keeps the gradients it was given."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        super().__init__(parameters, {"lr": 0.0})
-        self.caught: list[torch.Tensor] = []
-
-    def step(self, closure: Any = None) -> None:
-        self.caught = [p.grad.clone() for group in self.param_groups for p in group["params"]]
-
-
-def step_of(model: Any, micro_batches: list[Batch], clip_norm: float = 0.0) -> tuple[Any, list[torch.Tensor]]:
-    """The record of one step, and its gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    catcher = Catcher(parameters)
-    [step] = train(model, [micro_batches], Optimizers((catcher,), (1.0,)), [1.0], clip_norm=clip_norm)
-    return step, catcher.caught
-
-
-def plain_step(model: Any, rows: Sequence[EncodedRow]) -> tuple[float, list[torch.Tensor]]:
-    loss = plain_loss(model, rows)
-    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-    return loss.item(), list(gradients)
-
-
-def assert_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], relative: float = 1e-5) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).norm() <= relative * other.norm() + 1e-9
+from lotune.train.loop import Head, NotFiniteError, adamw, mean_loss, muon, train
 
 
 @pytest.fixture(scope="module")

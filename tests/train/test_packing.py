@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from steps import EOS, PAD, assert_same, plain_step, some_rows, step_of
 
-from lotune.data.batches import EncodedRow, Layout
+from lotune.data.batches import Layout
 from lotune.model.adapters import attach
 from lotune.model.attention import NAME, take_packed
 from lotune.model.settings import AdapterSettings
-from lotune.train.loop import Optimizers, adamw, train
+from lotune.train.loop import adamw, train
 
-EOS, PAD = 0, 1
 SMALL = {"vocab_size": 300, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
 SHAPE = {
     **SMALL, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -87,56 +86,18 @@ def made(shape: Callable[[], Any]) -> Any:
     return model
 
 
-def some_rows(count: int, shared: int = 0) -> list[EncodedRow]:
-    """Rows of 3 to 24 tokens after `shared` that all begin with."""
-    draw = random.Random(7)
-    rows, head = [], tuple(draw.randint(2, 299) for _ in range(shared))
-    for number in range(count):
-        length = draw.randint(3, 24)
-        tokens = (*(draw.randint(2, 299) for _ in range(length - 1)), EOS)
-        rows.append(EncodedRow(str(number), (*head, *tokens), shared + draw.randint(1, length - 1)))
-    return rows
-
-
-def reference(model: Any, rows: list[EncodedRow]) -> tuple[float, list[torch.Tensor]]:
-    """Transformers' own loss of one padded batch, and the gradients of what is trained."""
-    width = max(len(row.tokens) for row in rows)
-    ids = torch.tensor([[*row.tokens, *[PAD] * (width - len(row.tokens))] for row in rows])
-    mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows])
-    starts = torch.tensor([row.answer_start for row in rows])[:, None]
-    labels = ids.masked_fill((mask == 0) | (torch.arange(width) < starts), -100)
-    loss = model.train()(input_ids=ids, attention_mask=mask, labels=labels).loss
-    found = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-    return loss.item(), list(found)
-
-
-class Catcher(torch.optim.SGD):
-    """An optimiser that moves nothing and keeps the gradients it was given."""
-
-    def step(self, closure: Any = None) -> None:
-        self.caught = [p.grad.clone() for group in self.param_groups for p in group["params"]]
-
-
-def step_of(model: Any, rows: list[EncodedRow], layout: Layout) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients of one step of the training loop."""
-    catcher = Catcher([p for p in model.parameters() if p.requires_grad], 0.0)
-    [step] = train(model, iter([layout.batches(rows)]), Optimizers((catcher,), (0.0,)), [0.0], clip_norm=0.0)
-    return step.loss, catcher.caught
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize("shared", [0, 12])
 @pytest.mark.parametrize("shape", [llama, one_key_head, qwen2, gemma, gemma3, gpt2])
 def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any], shared: int) -> None:
-    rows, model = some_rows(20, shared), made(shape)
-    loss, gradients = reference(model, rows)
+    rows, model = some_rows(20, 7, shared), made(shape)
+    loss, gradients = plain_step(model.train(), rows)
     assert take_packed(model, 36)
     assert model.config._attn_implementation == NAME
     for layout in (Layout(99, 9999, PAD, packed=True), Layout(7, 40, PAD, packed=True)):
-        found_loss, found = step_of(model, rows, layout)
-        assert found_loss == pytest.approx(loss, rel=1e-5)
-        for ours, theirs in zip(found, gradients, strict=True):
-            assert (ours - theirs).norm() <= 1e-5 * theirs.norm() + 1e-8
+        step, found = step_of(model, layout.batches(rows))
+        assert step.loss == pytest.approx(loss, rel=1e-5)
+        assert_same(found, gradients)
 
 
 @pytest.mark.parametrize("shape", [mistral, dynamic, bloom, lambda: gpt2(0.1)])
@@ -149,15 +110,14 @@ def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
-    rows, layout = some_rows(9), Layout(99, 9999, PAD, packed=True)
     model = made(llama)
     assert take_packed(model, 24)
-    loss, gradients = step_of(model, rows, layout)
+    batches = Layout(99, 9999, PAD, packed=True).batches(some_rows(9))
+    step, gradients = step_of(model, batches)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    again, found = step_of(model, rows, layout)
-    assert again == pytest.approx(loss, rel=1e-6)
-    for ours, theirs in zip(found, gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+    again, found = step_of(model, batches)
+    assert again.loss == pytest.approx(step.loss, rel=1e-6)
+    assert_same(found, gradients)
 
 
 def test_memory_that_runs_out_names_the_setting() -> None:
