@@ -120,6 +120,10 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
+PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")
+"""Settings of pre-training that name a file or a folder."""
+
+
 def _covered(key: str, keys: Sequence[str]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in keys)
 
@@ -131,7 +135,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
-        "pretrain.start": recipe.pretrain.start if recipe.pretrain else None,
+        **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.start": recipe.adapter.start,
     }
     return {key: path for key, path in named.items() if path is not None}
@@ -142,7 +146,15 @@ def check_files(recipe: Recipe) -> None:
     faults = [
         f"{key}: {path} is a folder" if path.is_dir() else f"{key}: there is no file {path}"
         for key, path in _files(recipe).items()
-        if not key.endswith(".start") and not path.is_file()
+        if not key.endswith(".start") and not key.startswith("pretrain.") and not path.is_file()
     ]
     if faults:
         raise DataError("recipe", "; ".join(faults), "files of rows", "check the paths: they count from where you are")
+
+
+def check_pretraining_paths(recipe: Recipe) -> None:
+    """Nothing, where what pre-training reads is there. Raises: DataError naming all that is not."""
+    missing = [f"{key}: there is no {path}" for key, path in _files(recipe).items() if not path.exists()]
+    faults = [fault for fault in missing if fault.startswith("pretrain.")]
+    if faults:
+        raise DataError("recipe", "; ".join(faults), remedy="check the paths: they count from where you are")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -337,24 +337,51 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
     return next(_drawn_by_steps(rows, step_rows, seed, step))
 
 
+Draw = Literal["traversal", "random"]
+"""How pre-training comes by its rows: every one once an epoch, or each step's by chance."""
+
+
 def pretraining_batches(
-    rows: TokenFile, *, batch_tokens: int, steps: int, seed: int, first_step: int = 1, share: Share = WHOLE
+    rows: TokenFile,
+    *,
+    batch_tokens: int,
+    steps: int,
+    seed: int,
+    draw: Draw = "traversal",
+    first_step: int = 1,
+    share: Share = WHOLE,
+    pad_token_id: int | None = None,
 ) -> Iterator[list[Batch]]:
     """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for.
 
-    Of a process's share of them where it is not alone: nothing where there are fewer rows than processes.
+    In padded lines where `pad_token_id` is given. Of a process's share of them where it is not alone: nothing where
+    there are fewer rows than processes.
     """
     lengths = rows.lengths()
-    drawn = islice(_fitting(_draw(len(rows), seed), lengths, batch_tokens), first_step - 1, steps)
+    drawn = islice(_fitting(_drawn(len(rows), seed, draw), lengths, batch_tokens), first_step - 1, steps)
     for places in drawn:
         own = [rows[place] for place in share.of(places, lengths[places].tolist())]
-        yield [packed(own)] if own else []
+        if pad_token_id is None:
+            yield [packed(own)] if own else []
+        else:
+            yield Layout(len(places), batch_tokens, pad_token_id, packed=False).batches(own)
 
 
-def documents_of_step(rows: TokenFile, *, batch_tokens: int, seed: int, step: int) -> list[int]:
+def documents_of_step(
+    rows: TokenFile, *, batch_tokens: int, seed: int, step: int, draw: Draw = "traversal"
+) -> list[int]:
     """The places of the rows that `pretraining_batches` draws for a step (from 1)."""
-    drawn = _fitting(_draw(len(rows), seed), rows.lengths(), batch_tokens)
+    drawn = _fitting(_drawn(len(rows), seed, draw), rows.lengths(), batch_tokens)
     return next(islice(drawn, step - 1, None))
+
+
+def _drawn(rows: int, seed: int, draw: Draw) -> Iterator[int]:
+    """Rows without end: all of them in one order after the other, or each by chance from all."""
+    if draw == "traversal":
+        yield from _draw(rows, seed)
+    chance = random.Random(seed)
+    while True:
+        yield int(chance.random() * rows)
 
 
 def _fitting(drawn: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:

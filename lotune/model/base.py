@@ -177,6 +177,24 @@ def build_from_config(shape: Mapping[str, Any]) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedModel:
+    """A model of the configuration in a config.json, or in the folder of one, with fresh, trainable float32 weights.
+
+    The weights are drawn from torch's current random state; `changes` are laid over the configuration.
+    Raises: ModelError where it is none of an architecture that transformers knows.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quietly(), _as_model_error(str(path), False):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    return model
+
+
 def in_float32(base: Base) -> Base:
     """A copy of the base whose weights are float32 (exact, as bfloat16 is a part of it)."""
     return replace(base, model=round_weights(base.model, torch.float32), dtype=torch.float32)

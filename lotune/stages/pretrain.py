@@ -1,9 +1,11 @@
-"""`lotune pretrain`: a base model from scratch, on text that is generated from a seed."""
+"""`lotune pretrain`: a base model from scratch, on one's own articles or on text that is generated from a seed."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,13 +13,14 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lotune.data.batches import EncodedRow, documents_of_step, pretraining_batches
+from lotune.data.batches import EncodedRow, Layout, chunks, documents_of_step, pretraining_batches
+from lotune.data.corpus import Corpus, blocks, sentence_ends
 from lotune.data.encoding import encode_rows
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.disk import require_space
-from lotune.errors import SettingsError
-from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.errors import DataError, SettingsError
+from lotune.recipe import Options, Recipe, check_pretraining_paths, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, inputs_mark, open_run, write_json
 from lotune.stages.states import STATES, course, go_on, naming_rows
@@ -36,6 +39,8 @@ DOCUMENT_TOKENS, DOCUMENT_BYTES = 220, 64
 """Most of what a document takes in the mean: 214 tokens with the smallest vocabulary, offsets, answers and id."""
 DOCUMENT_KEYS = (
     *("seed", "pretrain.documents", "pretrain.validation_share", "pretrain.config.vocab_size", "pretrain.start"),
+    *("pretrain.text", "pretrain.cleaning", "pretrain.blocks", "pretrain.block_size", "pretrain.tokenizer"),
+    *("pretrain.architecture", "pretrain.config.max_position_embeddings"),
 )
 """The settings that tokeniser and documents depend on."""
 DOCUMENT_CODE = ("data", "nano/text.py", "tasks")
@@ -43,13 +48,14 @@ DOCUMENT_CODE = ("data", "nano/text.py", "tasks")
 
 
 def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Generate text, train a tokeniser and a model on it, save the model and copy it to `pretrain.publish`.
+    """Train a tokeniser and a model on articles or generated text, save the model and copy it to `pretrain.publish`.
 
     Raises: SettingsError where the recipe has no `pretrain` part.
     """
     settings = recipe.pretrain
     if settings is None:
         raise SettingsError("recipe", "has no pretrain part", "pretrain:", "lotune pretrain recipes/nano.yaml")
+    check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
         inputs = stage_inputs(recipe, "pretrain")
         model_folder = run.folder / "model"
@@ -59,7 +65,8 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
             needed = _disk_bytes(run, settings, recipe)
             require_space(run.folder, needed, "pre-training", [run.folder / STATES])
             if options.dry_run:
-                return {"documents": settings.documents, "steps": settings.steps, "disk_bytes": needed}
+                documents = settings.documents if settings.text is None else None
+                return {"documents": documents, "steps": settings.steps, "disk_bytes": needed}
             run.forget_stage("pretrain")
             figures = _train(run, settings, recipe, options.world)
             write_json(run.folder / "pretraining.json", figures)
@@ -85,20 +92,33 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
     """Bytes that the rest of a pre-training writes: its documents unless they are there, states, model and its copy."""
     import torch
 
-    from lotune.model.base import build_from_config, count_parameters, empty_model
-    from lotune.model.settings import BaseSettings
+    from lotune.model.base import count_parameters
     from lotune.train.estimate import disk_bytes
 
-    if settings.start is not None:
-        model: Any = empty_model(BaseSettings(model=str(settings.start)))
-    else:
-        with torch.device("meta"):
-            model = build_from_config(settings.config.model_dump())
+    model = _empty(settings)
     models = torch.bfloat16.itemsize * count_parameters(model) * (1 if settings.publish is None else 2)
     there = run.stage_state("documents", document_inputs(recipe)) == "done"
     token_bytes = 2 if model.config.vocab_size <= 2**16 else 4
-    written = 0 if there else settings.documents + _held_back(settings)
-    return written * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES) + disk_bytes(model, 0, 0) + models
+    if settings.text is not None:
+        written = sum(file.stat().st_size for file in Corpus(settings.text).files()) * token_bytes
+    else:
+        written = (settings.documents + _held_back(settings)) * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES)
+    return (0 if there else written) + disk_bytes(model, 0, 0) + models
+
+
+def _empty(settings: PretrainSettings) -> Any:
+    """The model without its weights, on the meta device."""
+    import torch
+
+    from lotune.model.base import build_architecture, build_from_config, empty_model
+    from lotune.model.settings import BaseSettings
+
+    if settings.start is not None:
+        return empty_model(BaseSettings(model=str(settings.start)))
+    with torch.device("meta"):
+        if settings.architecture is not None:
+            return build_architecture(settings.architecture, {})
+        return build_from_config(settings.config.model_dump())
 
 
 def document_inputs(recipe: Recipe) -> dict[str, Any]:
@@ -113,19 +133,24 @@ def _documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tuple[An
     from transformers import AutoTokenizer
 
     folder, inputs = run.folder / "data", document_inputs(recipe)
-    tokenizer_folder = settings.start or folder / "tokenizer"
+    tokenizer_folder = _tokenizer_folder(settings, folder)
     if run.stage_state("documents", inputs) == "done":
         say(f"tokeniser and documents are those in {folder}")
     else:
         for change in run.changes("documents", inputs):
             say(f"changed: {change} (the documents are made again)")
         run.forget_stage("documents")
-        if settings.start is None:
+        if tokenizer_folder == folder / "tokenizer":
             _train_tokenizer(settings, recipe.seed, tokenizer_folder)
-        _write_documents(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe.seed, folder)
+        write = _write_documents if settings.text is None else _write_articles
+        write(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe.seed, folder)
         run.finish_stage("documents", inputs, [folder])
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
+
+
+def _tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
+    return settings.start or settings.tokenizer or folder / "tokenizer"
 
 
 def _train_tokenizer(settings: PretrainSettings, seed: int, folder: Path) -> None:
@@ -133,7 +158,12 @@ def _train_tokenizer(settings: PretrainSettings, seed: int, folder: Path) -> Non
     from lotune.nano.text import tokenizer_texts
 
     say("training the tokeniser")
-    texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.documents), seed)
+    if settings.text is None:
+        texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.documents), seed)
+    else:
+        texts = (
+            text.target for text in Corpus(settings.text, settings.cleaning).parts(settings.validation_share, seed)[0]
+        )
     train_tokenizer(texts, settings.config.vocab_size, folder)
 
 
@@ -145,6 +175,26 @@ def _write_documents(tokenizer: Any, settings: PretrainSettings, seed: int, fold
     for number, (name, count) in enumerate(counts.items()):
         rows = _encoded(tokenizer, documents(count, seed + number))
         write_token_file(folder / name, rows, len(tokenizer))
+
+
+def _write_articles(tokenizer: Any, settings: PretrainSettings, seed: int, folder: Path) -> None:
+    """Articles as blocks of tokens. Raises: DataError where no block comes out."""
+    assert settings.text is not None
+    size = min(settings.block_size or _context(settings), _context(settings))
+    ends = frozenset() if settings.blocks == "stream" else sentence_ends(tokenizer)
+    parts = Corpus(settings.text, settings.cleaning).parts(settings.validation_share, seed)
+    for name, articles in zip(("train", "validation"), parts, strict=True):
+        counts: Counter[str] = Counter()
+        rows = blocks(encode_rows(tokenizer, articles), size, settings.blocks, ends, counts)
+        write_token_file(folder / name, rows, len(tokenizer), counts)
+        say(f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks")
+        if not counts["blocks"]:
+            found = f"no block of {name} articles: none has a sentence that fits into {size} tokens"
+            raise DataError(str(settings.text), found, remedy="pretrain.blocks=stream, or a larger pretrain.block_size")
+
+
+def _context(settings: PretrainSettings) -> int:
+    return int(_empty(settings).config.max_position_embeddings)
 
 
 def _held_back(settings: PretrainSettings) -> int:
@@ -171,6 +221,8 @@ class Begun:
     steps: int
     shares: list[float]
     in_shards: bool
+    pad_token_id: int | None
+    """What fills up lines; None where rows are packed."""
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -191,14 +243,15 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.model.attention import use_packed_attention
+    from lotune.model.attention import take_packed
     from lotune.model.base import count_parameters, resolve_device
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
     from lotune.train.shard import needs_shards, shard
 
     device, folder = resolve_device(recipe.device), recipe.folder / "data"
-    tokenizer, rows = AutoTokenizer.from_pretrained(settings.start or folder / "tokenizer"), TokenFile(folder / "train")
+    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(settings, folder))
+    rows = TokenFile(folder / "train")
     torch.manual_seed(recipe.seed)
     model = _first_model(settings, tokenizer)
     _check_lengths(rows, model.config.max_position_embeddings)
@@ -208,12 +261,18 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
         shard(model, world, device)
     else:
         model = model.to(device)
-    use_packed_attention(model)
+    padding = None if take_packed(model, int(rows.lengths().max())) else _padding(tokenizer)
     steps = settings.steps or max(1, round(settings.epochs * int(rows.lengths().sum()) / settings.batch_tokens))
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
     training = Training(model, _optimizers(model, settings), mark, world)
-    return Begun(tokenizer, rows, training, steps, shares, in_shards)
+    return Begun(tokenizer, rows, training, steps, shares, in_shards, padding)
+
+
+def _padding(tokenizer: Any) -> int:
+    """The id that fills up lines where the model takes no packed ones."""
+    say("this model takes no packed rows: rows are padded to one another's length")
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
@@ -228,8 +287,8 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done:
 
     world = begun.training.world
     batches = pretraining_batches(
-        begun.rows, batch_tokens=settings.batch_tokens, steps=begun.steps, seed=recipe.seed, first_step=done + 1,
-        share=world.share,
+        begun.rows, batch_tokens=settings.batch_tokens, steps=begun.steps, seed=recipe.seed, draw=settings.draw,
+        first_step=done + 1, share=world.share, pad_token_id=begun.pad_token_id,
     )  # fmt: skip
     return train(
         begun.training.model,
@@ -248,17 +307,28 @@ def _train(run: Run, settings: PretrainSettings, recipe: Recipe, world: World) -
 
     _documents(run, settings, recipe)
     world.tell("pretrain")
-    mark = inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.npy"})
+    mark = inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"})
     begun = _begin(recipe, settings, world, mark)
     parameters, tokens = count_parameters(begun.training.model), int(begun.rows.lengths().sum())
     say(f"{parameters:,} parameters, {tokens:,} tokens, {begun.steps} steps")
     done = go_on(run, begun.training).step
     steps, span, minutes = _train_steps(recipe, settings, begun, done), (done, begun.steps), recipe.save_every_minutes
-    with naming_rows(partial(_documents_of_step, begun.rows, settings.batch_tokens, recipe.seed)):
+    with naming_rows(partial(_documents_of_step, begun.rows, settings, recipe.seed)):
         for _ in course(run, "pre-training", steps, span, begun.training, dict, minutes=minutes, always=(begun.steps,)):
             pass
     loss = _finish(recipe, settings, begun)
-    return {"parameters": parameters, "tokens": tokens, "steps": begun.steps, "validation_loss": loss}
+    return {
+        "parameters": parameters, "tokens": tokens, "steps": begun.steps, "validation_loss": loss,
+        **_on_held_back(begun.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss),
+    }  # fmt: skip
+
+
+def _on_held_back(tokenizer: Any, rows: TokenFile, loss: float) -> dict[str, float]:
+    """Perplexity a token, and bits a byte of the scored text; the end of a text costs bits and has no bytes."""
+    scored = [rows[place] for place in range(len(rows))]
+    texts = tokenizer.batch_decode([row.tokens[max(1, row.answer_start) :] for row in scored], skip_special_tokens=True)
+    bits = loss / math.log(2) * rows.supervised()
+    return {"perplexity": math.exp(loss), "bits_per_byte": bits / max(1, sum(len(text.encode()) for text in texts))}
 
 
 def _finish(recipe: Recipe, settings: PretrainSettings, begun: Begun) -> float:
@@ -270,7 +340,8 @@ def _finish(recipe: Recipe, settings: PretrainSettings, begun: Begun) -> float:
     from lotune.train.shard import put_together
 
     trained = begun.training
-    loss = mean_loss(trained.model, _validation(TokenFile(recipe.folder / "data" / "validation")))
+    held_back = TokenFile(recipe.folder / "data" / "validation")
+    loss = mean_loss(trained.model, _validation(held_back, begun.pad_token_id))
     whole: Any = trained.model
     if begun.in_shards:
         whole = put_together(trained.model, _first_model(settings, begun.tokenizer))
@@ -288,10 +359,10 @@ def _optimizers(model: Any, settings: PretrainSettings) -> Any:
     return adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
 
 
-def _documents_of_step(rows: TokenFile, batch_tokens: int, seed: int, step: int) -> list[str]:
-    """The names of the documents of a step (from 1), by their number in the generated text."""
-    places = documents_of_step(rows, batch_tokens=batch_tokens, seed=seed, step=step)
-    return [f"document {number}" for number in rows.ids(places)]
+def _documents_of_step(rows: TokenFile, settings: PretrainSettings, seed: int, step: int) -> list[str]:
+    """Where the documents of a step (from 1) came from: an article's place, or a number in the generated text."""
+    places = documents_of_step(rows, batch_tokens=settings.batch_tokens, seed=seed, step=step, draw=settings.draw)
+    return [f"document {name}" for name in rows.ids(places)]
 
 
 def _check_lengths(rows: TokenFile, context: int) -> None:
@@ -302,16 +373,22 @@ def _check_lengths(rows: TokenFile, context: int) -> None:
 
 
 def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
-    from lotune.model.base import build_from_config, load_base
+    from lotune.data.tokenizers import check_tokenizer
+    from lotune.model.base import build_architecture, build_from_config, load_base
     from lotune.model.settings import BaseSettings
 
     if settings.start is not None:
         return load_base(BaseSettings(model=str(settings.start), dtype="float32"), "cpu").model.requires_grad_(True)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if settings.architecture is not None:
+        model = build_architecture(settings.architecture, ends)
+        check_tokenizer(tokenizer, model.config.vocab_size, str(settings.architecture))
+        return model
     return build_from_config(settings.config.model_dump() | ends)
 
 
-def _validation(rows: TokenFile) -> Iterator[Any]:
-    lengths = int(rows.lengths().sum())
-    for batches in pretraining_batches(rows, batch_tokens=8192, steps=max(1, lengths // 8192), seed=0):
-        yield from batches
+def _validation(rows: TokenFile, pad_token_id: int | None) -> Iterator[Any]:
+    """Every row once."""
+    layout = Layout(len(rows), 8192, pad_token_id or 0, packed=pad_token_id is None)
+    for places in chunks(range(len(rows)), 512):
+        yield from layout.batches(rows[place] for place in places)

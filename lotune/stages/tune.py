@@ -149,7 +149,7 @@ def tuning_inputs(run: Run, recipe: Recipe) -> dict[str, Any]:
     """What tuning depends on: settings, the prepared rows, the base's files."""
     folder = base_folder(recipe.base)
     files = {"base.files": folder} if folder is not None else {}
-    return {**stage_inputs(recipe, "tune"), **files, "rows": run.folder / "data" / "train.tokens.npy"}
+    return {**stage_inputs(recipe, "tune"), **files, "rows": run.folder / "data" / "train.tokens.json"}
 
 
 def make_plan(recipe: Recipe, rows: int) -> Plan:

@@ -63,12 +63,14 @@ def adamw(
     epsilon: float,
     decay: float,
 ) -> Optimizers:
-    """AdamW on all parameters, weight decay on matrices only."""
+    """AdamW on all parameters, weight decay on matrices only; fused, which is the fastest that PyTorch has."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas, epsilon)
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], learning_rate, betas, epsilon, fused=True
+    )
     return Optimizers((optimizer,), (learning_rate,))
 
 

@@ -102,12 +102,26 @@ class ShapeSettings(Settings):
 
 
 class PretrainSettings(Settings):
-    """A base model trained from scratch on text that lotune generates."""
+    """A base model trained on one's own articles, or on text that lotune generates."""
 
     start: Path | None = None
     """Folder of a model to go on from, with its tokeniser and its shape; null begins with nothing."""
+    text: Path | None = None
+    """File or folder of articles (jsonl with `text`, txt) to learn; null generates the text of nano."""
+    cleaning: Literal["none", "wiki"] = "none"
+    """Of articles: wiki takes away title, line breaks and the empty brackets that extraction leaves."""
+    blocks: Literal["first", "all", "stream"] = "all"
+    """How articles are cut: first block only or all of them, at sentence ends, or one long stream of tokens."""
+    block_size: int | None = Field(None, ge=8)
+    """Tokens of a block at most; null takes the model's context."""
+    draw: Literal["traversal", "random"] = "traversal"
+    """Whether a step's blocks come from going through all of them again and again, or are drawn by chance."""
     documents: int = Field(200_000, ge=1)
-    """How many documents are generated."""
+    """How many documents are generated where no text is given."""
+    tokenizer: Path | None = None
+    """Folder of a tokeniser to use; null trains one on the text."""
+    architecture: Path | None = None
+    """A config.json, or its folder, of any architecture that transformers knows; null builds a Llama of `config`."""
     config: ShapeSettings = Field(default_factory=ShapeSettings)
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate."""
@@ -133,3 +147,10 @@ class PretrainSettings(Settings):
     """Share of the documents held back to measure the loss."""
     publish: Path | None = None
     """Folder into which the finished model is copied."""
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> PretrainSettings:
+        given = [name for name in ("tokenizer", "architecture") if getattr(self, name) is not None]
+        if self.start is not None and given:
+            raise ValueError(f"start brings its own {given[0]}: give one of the two")
+        return self

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -281,3 +283,58 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> Non
     steps = [json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
     assert not (folder / "states").exists()
+
+
+def articles(folder: Path) -> Path:
+    """Forty articles of a few sentences in a jsonl file."""
+    draw = random.Random(1)
+    words = ["sun", "moon", "river", "stone", "sees", "warms", "the", "a", "old", "near"]
+    file = folder / "articles.jsonl"
+    texts = [" ".join(" ".join(draw.choices(words, k=6)) + "." for _ in range(draw.randint(2, 6))) for _ in range(40)]
+    file.write_text("".join(json.dumps({"text": f"Title\n\n{text}"}) + "\n" for text in texts))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+@pytest.mark.parametrize("more", [
+    ["pretrain.blocks=first", "pretrain.block_size=64"],
+    ["pretrain.blocks=stream", "pretrain.draw=random", "pretrain.architecture=GPT2"],
+])  # fmt: skip
+def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) -> None:
+    """Its figures on held-out text are those that transformers' own loss gives on the same blocks."""
+    import torch
+
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+
+    gpt2 = {"model_type": "gpt2", "vocab_size": 420, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48}
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(gpt2))
+    more = [word.replace("GPT2", str(tmp_path / "gpt2")) for word in more]
+    text = (f"pretrain.text={articles(tmp_path)}", "pretrain.cleaning=wiki", "pretrain.publish=null")
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", *text, *more, "--json")
+    assert json.loads(call(*words, "--dry-run").stdout)["documents"] is None
+    figures = json.loads(call(*words).stdout)
+    rows = TokenFile(tmp_path / "mini" / "data" / "validation")
+    base: Any = load_base(BaseSettings(model=str(tmp_path / "mini" / "model"), dtype="float32"), "cpu")
+    bits = size = 0.0
+    for row in (rows[place] for place in range(len(rows))):
+        ids = torch.tensor([row.tokens])
+        bits += base.model(input_ids=ids, labels=ids).loss.item() * (len(row.tokens) - 1) / math.log(2)
+        size += len(base.tokenizer.decode(row.tokens[1:], skip_special_tokens=True).encode())
+    assert figures["bits_per_byte"] == pytest.approx(bits / size, rel=1e-2)
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["validation_loss"]))
+    assert ("rows are padded" in call(*words, "seed=9").stderr) == any("gpt2" in word for word in more)
+    assert "nothing has changed" in call(*words, "seed=9").stderr
+
+
+@pytest.mark.parametrize(("more", "found"), [
+    ([], "is no article"),
+    (["pretrain.text=nowhere.jsonl"], "pretrain.text: there is no nowhere.jsonl"),
+    (["pretrain.start=.", "pretrain.tokenizer=."], "start brings its own tokenizer"),
+])  # fmt: skip
+def test_articles_that_cannot_be_read_are_refused(tmp_path: Path, more: list[str], found: str) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "Fine."}\n{"title": "no text"}\n')
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", f"pretrain.text={tmp_path / 'bad.jsonl'}", *more)
+    assert found in call(*words, status=2).stderr

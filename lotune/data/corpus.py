@@ -1,0 +1,178 @@
+"""Articles to pre-train on: read from files, cleaned, and cut into blocks of tokens.
+
+jsonl files have one article a line, its text under `text`; what WikiExtractor writes (`<doc …>` to `</doc>`) holds one
+after the other; any other .txt file is one article.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from lotune.data.batches import EncodedRow
+from lotune.data.examples import Example
+from lotune.errors import DataError
+
+Cleaning = Literal["none", "wiki"]
+Cut = Literal["first", "all", "stream"]
+SUFFIXES = (".jsonl", ".txt")
+"""Files that are read; others in a folder are passed over."""
+SENTENCE_ENDS = "。！？.!?"
+LEFT_BEHIND = re.compile(r"-\{\s*\}-|</?div[^<>]*>|(?:（[；，\s]*）|\([;,\s]*\)|「\s*」|《\s*》|“\s*”)|[\r\n]+")
+"""What the extraction of an encyclopaedia leaves behind: empty brackets, language marks, tags, line breaks."""
+_DOC = re.compile(r"<doc\b[^>]*>\n?(.*?)</doc>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The articles of a file, or of a folder and all that is below it."""
+
+    path: Path
+    cleaning: Cleaning = "none"
+
+    def files(self) -> list[Path]:
+        """The files that are read, in a fixed order. Raises: DataError where there are none."""
+        found = [self.path] if self.path.is_file() else sorted(self.path.rglob("*"))
+        files = [file for file in found if file.suffix in SUFFIXES and file.is_file()]
+        if not files:
+            raise DataError(str(self.path), "holds no articles", ".jsonl with `text`, or .txt", "check the path")
+        return files
+
+    def articles(self) -> Iterator[Example]:
+        """Every article that has any text; its id says where it stands.
+
+        Raises: DataError for a line that is no article, or a file that is not UTF-8.
+        """
+        for file in self.files():
+            for where, text in (_json_lines if file.suffix == ".jsonl" else _texts)(file):
+                if text := cleaned(text) if self.cleaning == "wiki" else text.strip():
+                    yield Example(where, "", text)
+
+    def parts(self, share: float, seed: int) -> tuple[Iterator[Example], Iterator[Example]]:
+        """The articles to train on, and those held back: each with the chance `share`, at least one, not all.
+
+        Of a single article its end is held back.
+        """
+        count = sum(1 for _ in self.articles())
+        if not count:
+            raise DataError(str(self.path), "its articles are empty", "text", "check the files and the cleaning")
+        if count == 1:
+            [whole] = self.articles()
+            place = max(1, int(len(whole.target) * (1 - share)))
+            return iter([_slice(whole, 0, place)]), iter([_slice(whole, place, len(whole.target))])
+        draw = random.Random(seed)
+        held = {place for place in range(count) if draw.random() < share} or {count - 1}
+        if len(held) == count:
+            held.remove(0)
+        return (
+            (article for place, article in enumerate(self.articles()) if place not in held),
+            (article for place, article in enumerate(self.articles()) if place in held),
+        )
+
+
+def cleaned(text: str) -> str:
+    r"""An article of an encyclopaedia without its title (all before the first blank line) and what LEFT_BEHIND names.
+
+    >>> cleaned("数学\n\n数学（，）是-{}-一门\n学科（）。")
+    '数学是一门学科。'
+    """
+    title, blank, body = text.partition("\n\n")
+    body = body if blank else title
+    while (shorter := LEFT_BEHIND.sub("", body)) != body:
+        body = shorter
+    return body.strip()
+
+
+def sentence_ends(tokenizer: Any) -> frozenset[int]:
+    """The tokens whose text ends a sentence."""
+    return frozenset(
+        token for token in range(len(tokenizer)) if tokenizer.decode([token]).rstrip().endswith(tuple(SENTENCE_ENDS))
+    )
+
+
+def blocks(
+    articles: Iterable[EncodedRow], size: int, cut: Cut, ends: frozenset[int], counts: Counter[str]
+) -> Iterator[EncodedRow]:
+    """Blocks of at most `size` tokens from articles that end with end-of-text; all of a block is scored.
+
+    `first`: of each article as many whole sentences as fit, then end-of-text; `all`: the sentences after them, too, in
+    further blocks, the last of which ends with end-of-text; `stream`: articles one after the other, cut at `size`. An
+    article without a sentence that fits is dropped. `counts` gets the numbers of articles, blocks and dropped ones.
+    """
+    made = _stream(articles, size, counts) if cut == "stream" else _by_sentence(articles, size, cut, ends, counts)
+    for block in made:
+        counts["blocks"] += 1
+        yield block
+
+
+def _by_sentence(
+    articles: Iterable[EncodedRow], size: int, cut: Cut, ends: frozenset[int], counts: Counter[str]
+) -> Iterator[EncodedRow]:
+    for article in articles:
+        *left, end = article.tokens
+        places = [place + 1 for place, token in enumerate(left) if token in ends]
+        counts["articles"] += 1
+        start, room = 0, size - 1
+        while (fitting := bisect_right(places, start + room)) and places[fitting - 1] > start:
+            place = places[fitting - 1]
+            last = cut == "first" or fitting == len(places)
+            yield EncodedRow(article.id, (*left[start:place], *([end] if last else ())), 0)
+            start = place
+            if last:
+                break
+        counts["dropped"] += not start
+
+
+def _stream(articles: Iterable[EncodedRow], size: int, counts: Counter[str]) -> Iterator[EncodedRow]:
+    waiting: list[int] = []
+    id = ""
+    for article in articles:
+        counts["articles"] += 1
+        id = id or article.id
+        waiting.extend(article.tokens)
+        whole = len(waiting) // size * size
+        for start in range(0, whole, size):
+            yield EncodedRow(id, tuple(waiting[start : start + size]), 0)
+            id = article.id
+        waiting = waiting[whole:]
+    if len(waiting) > 1:
+        yield EncodedRow(id, tuple(waiting), 0)
+
+
+def _slice(article: Example, start: int, end: int) -> Example:
+    return replace(article, target=article.target[start:end])
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, str]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{file}:{number}"
+            try:
+                text = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))["text"]
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise DataError(where, "is no article", 'a JSON object with "text"', "mend or remove the line")
+            yield where, text
+
+
+def _texts(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(str(file), f"byte {error.start} is not UTF-8", "UTF-8", "convert the file") from None
+    found = _DOC.findall(text)
+    if not found:
+        yield str(file), text
+    for number, article in enumerate(found, start=1):
+        yield f"{file}[{number}]", article

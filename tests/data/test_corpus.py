@@ -1,0 +1,144 @@
+"""Articles: read, cleaned and cut into blocks; the contest course's rules for blocks hold on its own articles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.data.batches import EncodedRow
+from lotune.data.corpus import Corpus, blocks, cleaned, sentence_ends
+from lotune.errors import DataError
+
+EOS, STOP = 0, 9
+ENDS = frozenset({STOP})
+
+
+def cut(articles: list[list[int]], size: int, how: Any) -> tuple[list[tuple[int, ...]], Counter[str]]:
+    counts: Counter[str] = Counter()
+    rows = [EncodedRow(str(number), (*tokens, EOS), 0) for number, tokens in enumerate(articles)]
+    return [block.tokens for block in blocks(rows, size, how, ENDS, counts)], counts
+
+
+ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_size=1, max_size=6)
+
+
+@given(ARTICLES, st.integers(8, 20))
+def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: int) -> None:
+    found, counts = cut(articles, size, "first")
+    fitting = [[n for n in range(1, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
+    expected = [(*a[: places[-1]], EOS) for a, places in zip(articles, fitting, strict=True) if places]
+    assert found == expected
+    assert counts == Counter(articles=len(articles), blocks=len(found), dropped=len(articles) - len(found))
+
+
+@given(ARTICLES, st.integers(8, 20))
+def test_all_blocks_give_back_the_sentences(articles: list[list[int]], size: int) -> None:
+    found, counts = cut(articles, size, "all")
+    assert all(2 <= len(block) <= size for block in found)
+    assert all(block[-1] == EOS or block[-1] == STOP for block in found)
+    gaps = [article for article in articles if _longest_sentence(article) < size]
+    joined = [token for block in cut(gaps, size, "all")[0] for token in block]
+    assert joined == [token for article in gaps if STOP in article for token in (*_sentences(article), EOS)]
+    assert counts["blocks"] == len(found)
+
+
+def _sentences(article: list[int]) -> list[int]:
+    return article[: len(article) - article[::-1].index(STOP)]
+
+
+def _longest_sentence(article: list[int]) -> int:
+    return max(len(part) + 1 for part in "".join(map(str, article)).split("9"))
+
+
+@given(ARTICLES, st.integers(8, 20))
+def test_a_stream_loses_nothing(articles: list[list[int]], size: int) -> None:
+    found, _ = cut(articles, size, "stream")
+    whole = [token for article in articles for token in (*article, EOS)]
+    joined = [token for block in found for token in block]
+    assert joined == whole[: len(joined)]
+    assert len(whole) - len(joined) <= 1
+    assert all(len(block) == size for block in found[:-1])
+
+
+def test_articles_of_a_folder(tmp_path: Path) -> None:
+    below = tmp_path / "AA"
+    below.mkdir()
+    (below / "wiki_00.jsonl").write_bytes(
+        orjson.dumps({"text": "数学\n\n数学（）是\n一门-{}-学科。"}) + b"\n\n" + orjson.dumps({"text": " "}) + b"\n"
+    )
+    (below / "wiki_01.txt").write_text('<doc id="1">\nA\n\nA is first.\n</doc>\n<doc id="2">\nB\n\nB.\n</doc>\n')
+    (tmp_path / "plain.txt").write_text("To be,\n\nor not.\n")
+    (tmp_path / "notes.md").write_text("not read")
+    found = {Path(one.id).name: one.target for one in Corpus(tmp_path, "wiki").articles()}
+    assert found == {
+        "wiki_00.jsonl:1": "数学是一门学科。", "wiki_01.txt[1]": "A is first.", "wiki_01.txt[2]": "B.",
+        "plain.txt": "or not.",
+    }  # fmt: skip
+    kept = [one.target for one in Corpus(tmp_path / "plain.txt").articles()]
+    assert kept == ["To be,\n\nor not."]
+
+
+@given(st.integers(1, 30), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_every_article_is_trained_on_or_held_back(count: int, share: float, seed: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.jsonl"
+        file.write_bytes(b"".join(orjson.dumps({"text": f"article {n}"}) + b"\n" for n in range(count)))
+        train, held = ([one.target for one in part] for part in Corpus(file).parts(share, seed))
+    assert train
+    assert held
+    if count > 1:
+        assert sorted(train + held) == sorted(f"article {n}" for n in range(count))
+    else:
+        assert train[0] + held[0] == "article 0"
+
+
+@pytest.mark.parametrize("line", [b"no json", b'{"title": "x"}', b'["text"]', b'{"text": 3}'])
+def test_a_line_that_is_no_article_is_named(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2"):
+        list(Corpus(file).articles())
+
+
+def test_a_folder_without_articles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no articles"):
+        Corpus(tmp_path).files()
+
+
+def test_what_extraction_leaves_behind_goes() -> None:
+    left = "题\n\n甲（；）乙（，）丙()丁「」戊《》己“”庚（（））辛-{}-壬<div>癸"
+    assert cleaned(left) == "甲乙丙丁戊己庚辛壬癸"
+
+
+def test_sentence_ends_are_tokens_that_end_a_sentence(byte_tokenizer: Any) -> None:
+    ends = {byte_tokenizer.decode([token]) for token in sentence_ends(byte_tokenizer)}
+    assert {".", "!", "?"} <= ends
+    assert not {"a", ","} & ends
+
+
+@pytest.mark.oracle
+def test_blocks_of_real_articles_end_with_a_sentence(reference_data: Path) -> None:
+    from lotune.data.encoding import encode_rows
+    from lotune.model.base import load_tokenizer
+    from lotune.model.settings import BaseSettings
+
+    nano_tokenizer: Any = load_tokenizer(BaseSettings())[0]
+    counts: Counter[str] = Counter()
+    articles = Corpus(reference_data / "zh_wiki" / "wiki_zh_AA_00.jsonl", "wiki").articles()
+    rows = encode_rows(nano_tokenizer, articles)
+    found = list(blocks(rows, 512, "first", sentence_ends(nano_tokenizer), counts))
+    assert counts["articles"] == counts["blocks"] + counts["dropped"]
+    assert counts["blocks"] > 100
+    for block in found:
+        text = nano_tokenizer.decode(list(block.tokens[:-1]))
+        assert len(block.tokens) <= 512
+        assert text.rstrip()[-1] in "。！？.!?"
+        assert block.tokens[-1] == nano_tokenizer.eos_token_id

@@ -1,0 +1,36 @@
+"""A run that torchrun starts in two processes finds what one process finds, and is one run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import RECIPE, call
+
+
+@pytest.mark.slow
+def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: Path) -> None:
+    recipe = tmp_path / "mini.yaml"
+    recipe.write_text(RECIPE.format(base=small_base))
+    call("run", recipe, f"runs={tmp_path / 'alone'}")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    words = ["lotune", "run", str(recipe), f"runs={tmp_path / 'two'}", "--json"]
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = [
+        [json.loads(line) for line in (tmp_path / name / "mini" / "metrics.jsonl").read_text().splitlines()]
+        for name in ("alone", "two")
+    ]
+    assert len(steps[0]) == len(steps[1]) > 5
+    for one, other in zip(*steps, strict=True):
+        assert one.keys() == other.keys()
+        for name in {"loss", "gradient_norm"} & one.keys():
+            assert other[name] == pytest.approx(one[name], rel=1e-5)
+        for name in {"number", "tokens", "supervised"} & one.keys():
+            assert other[name] == one[name]
+    scorecards = [json.loads((tmp_path / name / "mini" / "scorecard.json").read_text()) for name in ("alone", "two")]
+    assert scorecards[0]["parameters"] == scorecards[1]["parameters"]
+    assert json.loads(done.stdout) == scorecards[1], "one process speaks"
