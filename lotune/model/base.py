@@ -7,6 +7,7 @@ import importlib.resources
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +34,10 @@ class Base:
     dtype: torch.dtype
 
 
-def load_base(settings: BaseSettings, device: str) -> Base:
+def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> Base:
     """The base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
+
+    `quantization` is a configuration of transformers for how linear weights are held.
 
     Raises: ModelError where there are no safetensors weights, weights are missing or of another shape, the tokeniser
     has more tokens than the model, or the model would need code of its own.
@@ -46,7 +49,7 @@ def load_base(settings: BaseSettings, device: str) -> Base:
     dtype = resolve_dtype(settings.dtype, device)
     source = str(folder) if folder is not None else settings.model
     with quietly(), _as_model_error(settings.model, folder is None):
-        model = _load_model(source, settings.model, dtype)
+        model = _load_model(source, settings.model, dtype, quantization, device)
         tokenizer = _load_tokenizer(source, settings.model)
     embedding: Any = model.get_input_embeddings()
     check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model)
@@ -94,12 +97,18 @@ def computes_bfloat16(device: str) -> bool:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, tied ones once, adapters included where there are any.
+    """The number of parameters, tied ones once, adapters included where there are any; two in a byte count as two.
 
     >>> count_parameters(nn.Linear(3, 2))
     8
     """
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(_elements(parameter) for parameter in model.parameters())
+
+
+def _elements(parameter: Any) -> int:
+    """Numbers that a parameter stands for: those in 4 bit (bitsandbytes) are packed."""
+    packed = getattr(parameter, "quant_state", None)
+    return int(parameter.numel()) if packed is None else prod(packed.shape)
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -262,9 +271,10 @@ def _check_folder(folder: Path, name: str) -> None:
     raise ModelError(name, "holds no weights", "model.safetensors, or its parts with their index")
 
 
-def _load_model(source: str, name: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, device: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    held = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -272,6 +282,7 @@ def _load_model(source: str, name: str, dtype: torch.dtype) -> PreTrainedModel:
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **held,
     )
     model, report = loaded
     missing = sorted(report["missing_keys"])

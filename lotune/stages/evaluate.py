@@ -27,6 +27,7 @@ from lotune.evaluate.scorecard import (
 )
 from lotune.model.base import Base, count_parameters, load_base, resolve_dtype
 from lotune.model.checkpoints import merge
+from lotune.model.quantize import load_as_trained
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
@@ -136,7 +137,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
     folder = run.folder / "checkpoints" / name
     if (folder / "merged").is_dir():
         return load_base(recipe.base.model_copy(update={"model": str(folder / "merged")}), recipe.device)
-    base = load_base(recipe.base, recipe.device)
+    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
     merged = merge(base, folder / "adapter")
     dtype = resolve_dtype(recipe.base.dtype, recipe.device)
     for parameter in merged.parameters():

@@ -15,6 +15,7 @@ from lotune.errors import DataError
 from lotune.model.adapters import find_targets
 from lotune.model.base import base_folder, empty_model, load_tokenizer
 from lotune.model.checkpoints import check_start
+from lotune.model.quantize import check_quantize
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
@@ -85,6 +86,7 @@ def read_examples(path: Path) -> list[Example]:
 
 def _write(run: Run, recipe: Recipe) -> None:
     check_start(recipe.adapter)
+    check_quantize(recipe.tune.quantize, recipe.device)
     tokenizer, context = load_tokenizer(recipe.base)
     if recipe.adapter.start is None:
         find_targets(empty_model(recipe.base), recipe.adapter.target_modules)

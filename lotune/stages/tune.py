@@ -32,6 +32,7 @@ from lotune.model.base import (
     resolve_dtype,
 )
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
+from lotune.model.quantize import load_as_trained, load_quantized
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
@@ -138,7 +139,10 @@ def _begin(recipe: Recipe, world: World) -> Begun:
     empty, dtype = empty_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
     in_shards = needs_shards(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
     settings = recipe.base.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    base = load_base(settings, "cpu" if in_shards else device)
+    if in_shards and recipe.tune.quantize != "no":
+        found, remedy = "weights in shards are not quantised", "shard=no, or tune.quantize=no"
+        raise SettingsError("tune.quantize", found, remedy=remedy)
+    base = load_quantized(settings, "cpu" if in_shards else device, recipe.tune.quantize)
     model: Any = start_adapter(base, recipe.adapter, recipe.seed)
     if in_shards:
         shard(model, world, device, [parameter for parameter in model.parameters() if parameter.requires_grad])
@@ -347,7 +351,7 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
 
     Raises: CheckError where they differ.
     """
-    base = load_base(recipe.base, recipe.device)
+    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
     merged = merge(base, folder / "adapter")
     save_merged(merged, base.tokenizer, folder / "merged", base.dtype, template_text(recipe))
     settings = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})

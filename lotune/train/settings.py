@@ -58,10 +58,12 @@ class TuneSettings(Settings):
     """Whether the model is compiled: auto compiles on a GPU."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    quantize: Literal["no", "8bit", "4bit"] = "no"
+    """Whether the base's frozen linear weights are held in 8 or 4 bit (needs the extra lotune[quantize])."""
     tensorboard: bool = False
     """Whether TensorBoard files are written (needs the extra lotune[tensorboard])."""
 
-    @field_validator("compile", mode="before")
+    @field_validator("compile", "quantize", mode="before")
     @classmethod
     def _yes_or_no(cls, value: object) -> object:
         """YAML reads a bare yes and no as truth values."""

@@ -1,0 +1,84 @@
+"""A base whose frozen weights are held in 8 or 4 bit while an adapter is trained on it.
+
+8 bit: torchao's weights in int8, one scale a row; 4 bit: bitsandbytes' NF4, after "QLoRA: Efficient Finetuning of
+Quantized LLMs" (Dettmers et al., 2023). Only weights are rounded, so that a plain model with the rounded weights
+(`load_as_trained`) computes the same: that is what an adapter is merged into, and what was measured is what is shipped.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lotune.errors import SettingsError
+from lotune.model.base import Base, load_base, resolve_device, resolve_dtype
+from lotune.model.settings import BaseSettings
+
+Quantize = Literal["no", "8bit", "4bit"]
+LIBRARIES = {"8bit": "torchao", "4bit": "bitsandbytes"}
+
+
+def check_quantize(kind: Quantize, device: str) -> None:
+    """Nothing, where weights can be held like this here. Raises: SettingsError where library or device cannot."""
+    if kind == "no":
+        return
+    library = LIBRARIES[kind]
+    if find_spec(library) is None:
+        found, remedy = f"{kind} weights need {library}, which is not installed", "pip install 'lotune[quantize]'"
+        raise SettingsError("tune.quantize", found, remedy=remedy)
+    if resolve_device(device).startswith("mps"):
+        raise SettingsError("tune.quantize", f"{library} does not compute on mps", "cuda or cpu", "tune.quantize=no")
+
+
+def load_quantized(settings: BaseSettings, device: str, kind: Quantize) -> Base:
+    """The base as `load_base` gives it, its linear layers (not the output head) in 8 or 4 bit.
+
+    Raises: as `load_base` and `check_quantize`.
+    """
+    check_quantize(kind, device)
+    dtype = resolve_dtype(settings.dtype, resolve_device(device))
+    return load_base(settings, device, None if kind == "no" else _config(kind, dtype))
+
+
+def load_as_trained(settings: BaseSettings, device: str, kind: Quantize) -> Base:
+    """A plain base with the weights that `load_quantized` computes with, rounded to its own dtype."""
+    plain = load_base(settings, device)
+    if kind == "no":
+        return plain
+    held = dict(load_quantized(settings, device, kind).model.named_modules())
+    for name, module in plain.model.named_modules():
+        if isinstance(module, nn.Linear) and is_quantized(held[name].weight):
+            module.weight.data.copy_(_plain_weight(held[name].weight))
+    return plain
+
+
+def is_quantized(weight: Any) -> bool:
+    """Whether a weight is held in 8 or 4 bit."""
+    return hasattr(weight, "quant_state") or _is_torchao(weight)
+
+
+def _is_torchao(weight: Any) -> bool:
+    return type(weight).__module__.startswith("torchao.")
+
+
+def _plain_weight(weight: Any) -> torch.Tensor:
+    if _is_torchao(weight):
+        plain: torch.Tensor = weight.dequantize()
+        return plain
+    from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-untyped,unused-ignore]
+
+    found: torch.Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return found
+
+
+def _config(kind: Quantize, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if kind == "8bit":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
