@@ -78,7 +78,7 @@ def _config(kind: Quantize, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if kind == "8bit":
-        from torchao.quantization import Int8WeightOnlyConfig
+        from torchao.quantization import Int8WeightOnlyConfig  # type: ignore[import-untyped,unused-ignore]
 
         return TorchAoConfig(Int8WeightOnlyConfig())
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
