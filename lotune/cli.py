@@ -58,9 +58,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main() -> None:
     """Carry out the command line of this process."""
+    import logging
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
+    for name in ("torchao", "torch.utils._pytree"):  # torchao, where it is installed, tells of kernels that it lacks
+        logging.getLogger(name).setLevel(logging.ERROR)
     app(prog_name="lotune")
 
 

@@ -159,7 +159,7 @@ def _score_name(target: Target) -> str | None:
     """The per-example score that the target's metric is a mean of, None for an accuracy."""
     if target.difference_interval is None:
         return None
-    return build_task(TaskSettings(name=target.task)).score_of.get(target.metric)
+    return build_task(TaskSettings(name=target.task, judge=target.judge or None)).score_of.get(target.metric)
 
 
 def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:

@@ -83,6 +83,10 @@ def _show(figures: dict[str, Any]) -> None:
 LAYOUTS = {
     ("problem", "solution"): "arithmetic",
     ("context", "qas"): "reading",
+    ("Question", "A", "B", "C", "D"): "choice",
+    ("question", "options", "answer"): "choice",
+    ("question1", "question2"): "sentences",
+    ("#1 String", "#2 String"): "sentences",
 }
 """Columns by which a file's task is known; what is neither of these is read by the task instructions."""
 

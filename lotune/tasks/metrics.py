@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from math import sqrt
 
 from lotune.errors import DataError
 from lotune.tasks.task import Judged
@@ -46,3 +48,79 @@ def mean_score(judged: Sequence[Judged], name: str) -> float:
     if not known:
         raise DataError("evaluation", f"none of {len(judged)} rows has a key that can be judged")
     return sum(known) / len(known)
+
+
+def balanced_accuracy(judged: Sequence[Judged]) -> float:
+    """The mean, 0 to 1, of each key's share of right verdicts; an answer that names no label is wrong.
+
+    >>> balanced_accuracy([Judged("1", "1", True), Judged("1", "1", True), Judged("1", "0", False)])
+    0.5
+    """
+    right, all_of = _by_key(judged)
+    return sum(right[key] / count for key, count in all_of.items()) / len(all_of)
+
+
+def f1(judged: Sequence[Judged], positive: str) -> float:
+    """F1, 0 to 1, of one label: the harmonic mean of precision and recall; 0 where it is neither asked nor answered.
+
+    >>> f1([Judged("1", "1", True), Judged("1", "0", False), Judged("0", "1", False)], "1")
+    0.5
+    """
+    pairs = [(one.read, one.key) for one in judged if one.right is not None]
+    hits = sum(read == key == positive for read, key in pairs)
+    named = sum((read == positive) + (key == positive) for read, key in pairs)
+    return 2 * hits / named if named else 0.0
+
+
+def matthews(judged: Sequence[Judged]) -> float:
+    """Matthews' correlation of keys and answers, -1 to 1, for any number of labels (Gorodkin, 2004).
+
+    An answer that names no label is a label of its own; where all keys or all answers are alike the figure is 0.
+
+    >>> round(matthews([Judged("1", "1", True), Judged("1", "0", False), Judged("0", "0", True)]), 4)
+    0.5
+    """
+    pairs = [(one.read, one.key) for one in judged if one.right is not None]
+    asked, named = Counter(key for _, key in pairs), Counter(read for read, _ in pairs)
+    right, total = sum(read == key for read, key in pairs), len(pairs)
+    chance = sum(count * named[key] for key, count in asked.items())
+    spread = (total**2 - sum(n * n for n in asked.values())) * (total**2 - sum(n * n for n in named.values()))
+    return (right * total - chance) / sqrt(spread) if spread else 0.0
+
+
+def rouge_l(answer: Sequence[str], reference: Sequence[str], beta: float = 1.0) -> float:
+    """ROUGE-L, 0 to 1, of two texts cut into segments: F of the longest common subsequence (Lin, 2004).
+
+    F = (1 + β²)RP / (R + β²P), R its share of the reference, P that of the answer; 0 where either is empty.
+
+    >>> rouge_l("羊侃的字是公祖。", "羊侃的字是祖忻。")
+    0.875
+    """
+    common = longest_common_subsequence(answer, reference)
+    if not common:
+        return 0.0
+    recall, precision = common / len(reference), common / len(answer)
+    return (1 + beta**2) * recall * precision / (recall + beta**2 * precision)
+
+
+def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    """The length of the longest sequence that both have in this order, with anything between its elements.
+
+    >>> longest_common_subsequence("abcbdab", "bdcaba")
+    4
+    """
+    before = [0] * (len(second) + 1)
+    for element in first:
+        lengths = [0]
+        for column, other in enumerate(second):
+            lengths.append(before[column] + 1 if element == other else max(before[column + 1], lengths[column]))
+        before = lengths
+    return before[-1]
+
+
+def _by_key(judged: Sequence[Judged]) -> tuple[Counter[str | None], Counter[str | None]]:
+    """Right verdicts and all verdicts of each key. Raises: DataError where none can be judged."""
+    judgeable = [one for one in judged if one.right is not None]
+    if not judgeable:
+        raise DataError("evaluation", f"none of {len(judged)} rows has a key that can be judged")
+    return Counter(one.key for one in judgeable if one.right), Counter(one.key for one in judgeable)

@@ -7,8 +7,11 @@ from difflib import get_close_matches
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.choice import ChoiceTask
+from lotune.tasks.custom import CustomTask
 from lotune.tasks.instructions.task import InstructionsTask
 from lotune.tasks.reading.task import ReadingTask
+from lotune.tasks.sentences import SentencesTask
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
 
@@ -16,6 +19,9 @@ TASKS: Mapping[str, Callable[[TaskSettings], Task]] = {
     "arithmetic": ArithmeticTask,
     "reading": ReadingTask,
     "instructions": InstructionsTask,
+    "choice": ChoiceTask,
+    "sentences": SentencesTask,
+    "custom": CustomTask,
 }
 """Tasks by name; each is made from its settings."""
 

@@ -13,25 +13,44 @@ from lotune.errors import SettingsError
 from lotune.settings import Settings
 
 NUMBER_JUDGES = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
-TEXT_JUDGES = r"exact|contains|number"
+TEXT_JUDGES = r"exact|contains|number|rouge-l|f1"
+OTHER_JUDGES = r"letter|label|regex:.+"
+CUSTOM_JUDGES = rf"{TEXT_JUDGES}|{OTHER_JUDGES}"
 
 
 class TaskSettings(Settings):
     """What is asked and how it is judged."""
 
     name: str = "arithmetic"
-    """Name of the task: arithmetic, reading or instructions."""
+    """Name of the task: arithmetic, reading, instructions, choice, sentences or custom."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
     shares: Literal["deduplicated", "raw"] = "deduplicated"
     """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
-    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{TEXT_JUDGES})$")
+    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{CUSTOM_JUDGES})$")
     """How an answer is compared with its key. For arithmetic: exact, significant:DIGITS, decimals:DIGITS or
-    relative:TOLERANCE; for instructions: exact, contains or number; null: significant:5, and exact."""
+    relative:TOLERANCE; for instructions: exact, contains, number, rouge-l or f1; for custom these, letter, label and
+    regex:PATTERN; null: significant:5 for arithmetic, else exact."""
     answers: Literal["all", "last"] = "all"
     """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
+    prompt: str = "{question}"
+    """Of custom: what is asked, with the names of the file's columns in braces."""
+    answer: str = "answer"
+    """Of custom: the column of the answer."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Of sentences: the labels of the file and the word for each, the positive one last; {} means 0 and 1."""
+    instruction: str | None = None
+    """Of sentences: what is asked of them; {labels} stands for the words. null takes the task's own."""
+    copies: int = Field(0, ge=0, le=100)
+    """Of a choice: how many more copies of a training row there are, with shuffled options."""
+    full_text: bool = False
+    """Of a choice: whether the answers that are trained on carry the right option's text after its letter."""
+    reasoning: bool = False
+    """Of a choice: whether the answers that are trained on begin with "Let's think step by step."."""
+    wording: Literal["contest", "plain"] = "contest"
+    """Of a choice: the words of the instruction, the contest's or shorter ones."""
     working: bool = True
     """Whether the answers that are trained on show the written working before the result."""
     template: str = "alpaca"

@@ -17,7 +17,13 @@ from lotune.tasks.task import Row, Task
 OWN_ROWS: dict[str, list[Row]] = {
     "instructions": [
         {"instruction": "Add.", "input": f"{number} and 1", "output": f" It is\n{number + 1}."} for number in range(8)
-    ]
+    ],
+    "choice": [
+        {"question": f"{number} + 1?", "A": "0", "B": str(number + 1), "C": "none", "answer": "B"}
+        for number in range(8)
+    ],
+    "sentences": [{"sentence": f"The {number} cats sleeps.", "label": str(number % 2)} for number in range(8)],
+    "custom": [{"question": f"{number} and 1?", "answer": f"It is {number + 1}."} for number in range(8)],
 }
 """Rows of the tasks that have no generator."""
 
@@ -97,7 +103,9 @@ def test_the_seed_decides_generated_rows(task: Task) -> None:
 
 
 def test_a_judge_or_column_that_it_does_not_have_is_refused(task: Task) -> None:
-    foreign = {"arithmetic": "contains", "instructions": "significant:3"}.get(task.name, "exact")
+    foreign = {"arithmetic": "contains", "instructions": "significant:3", "custom": "significant:3"}.get(
+        task.name, "exact"
+    )
     with pytest.raises(SettingsError, match=rf"task.judge: '{foreign}' is no judge of {task.name}"):
         build_task(TaskSettings(name=task.name, judge=foreign))
     with pytest.raises(SettingsError, match=rf"task.columns: height is no field of {task.name}"):

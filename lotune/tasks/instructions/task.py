@@ -11,9 +11,9 @@ from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
 from lotune.data.templates import Template, template_named
 from lotune.errors import DataError, SettingsError
 from lotune.runs import write_json
-from lotune.tasks.arithmetic.judge import judge as judge_number
 from lotune.tasks.instructions.shapes import FIELDS, check_shapes, conversation_of
-from lotune.tasks.metrics import accuracy, unjudgeable
+from lotune.tasks.judges import SCORES, judge_text
+from lotune.tasks.metrics import accuracy, mean_score, unjudgeable
 from lotune.tasks.settings import TEXT_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -29,7 +29,6 @@ class InstructionsTask:
 
     settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="instructions"))
     name: str = "instructions"
-    metric: str = "accuracy"
     min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
@@ -43,9 +42,14 @@ class InstructionsTask:
         return self.settings.judge or "exact"
 
     @property
+    def metric(self) -> str:
+        """The mean of the judge's score, or the accuracy."""
+        return SCORES.get(self.rule, "accuracy")
+
+    @property
     def score_of(self) -> Mapping[str, str]:
-        """The accuracy is a share of right verdicts, not a mean of scores."""
-        return {}
+        """The judge's score, where it gives one."""
+        return {self.metric: self.metric} if self.rule in SCORES else {}
 
     @property
     def max_new_tokens(self) -> int:
@@ -110,24 +114,13 @@ class InstructionsTask:
     def judge(self, example: Example, text: str) -> Judged:
         """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""
         if not example.answers:
-            return Judged(collapsed(text), "", None)
-        if self.rule == "number":
-            return Judged(*judge_number(text, example.answers[0], "exact"))
-        answer, key = collapsed(text), collapsed(example.answers[0])
-        return Judged(answer, key, key in answer if self.rule == "contains" else key == answer)
+            return Judged(text.strip(), "", None)
+        return judge_text(self.rule, text, example.answers[0])
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.
+        """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
 
         Raises: DataError where none can be judged.
         """
-        return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
-
-
-def collapsed(text: str) -> str:
-    r"""The text without blanks at its ends, each run of blanks and line ends inside as one blank.
-
-    >>> collapsed(" It is\n  4. ")
-    'It is 4.'
-    """
-    return " ".join(text.split())
+        value = mean_score(judged, self.metric) if self.rule in SCORES else accuracy(judged)
+        return {self.metric: value, "unjudgeable": float(unjudgeable(judged))}

@@ -1,0 +1,258 @@
+"""Single choice: a question with lettered options, answered by a letter.
+
+Rows are the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question, four options, letter),
+CMMLU's (a header with Question, A to D, Answer), or one's own: `question`, `options` as a list or one column a letter,
+and `answer` as a letter, as the option's text or as its number from 0. All are asked in the contest's words.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.templates import Template, template_named
+from lotune.errors import DataError, SettingsError
+from lotune.runs import write_json
+from lotune.tasks.metrics import accuracy, unjudgeable
+from lotune.tasks.settings import TaskSettings, check_columns, check_judge
+from lotune.tasks.task import Example, Judged, Row
+
+LETTERS = "ABCDEFGHIJ"
+INSTRUCTION = (
+    "Here is a question{about}, the correct answer is one of the options {letters}. Please select the correct option "
+    "and answer the question with 'The right option is'."
+)
+"""The contest's words; its own rows have "A/B/C/D" and a domain."""
+PLAIN_INSTRUCTION = "Choose the right option of this question{about}: {letters}."
+"""Another wording of it."""
+REASONING = "Let's think step by step. "
+FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "output", *LETTERS)
+_CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
+_DOMAIN = re.compile(r"about (.+?), the correct answer is")
+_ANNOUNCED = re.compile(r"option is|answer is|答案(?:是|为|：)", re.IGNORECASE)
+_ARTICLE = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its options; `letter` of the right one, empty where the row has no key."""
+
+    text: str
+    options: tuple[str, ...]
+    letter: str
+    domain: str
+
+    def shuffled(self, draw: random.Random) -> Question:
+        """The same question with its options in another order."""
+        places = list(range(len(self.options)))
+        draw.shuffle(places)
+        letter = LETTERS[places.index(LETTERS.index(self.letter))] if self.letter else ""
+        return replace(self, options=tuple(self.options[place] for place in places), letter=letter)
+
+    @property
+    def shown(self) -> str:
+        """Question and options as the contest shows them."""
+        lines = [f"{letter}.{option}" for letter, option in zip(LETTERS, self.options, strict=False)]
+        return "\n".join([f"Question: {self.text} ", *lines])
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """Single choice in the contest's form, judged by the letter that an answer names.
+
+    Training rows may be augmented as the contestants did it: extra copies with shuffled options, the right option's
+    text in the answer, another wording of the instruction, "Let's think step by step" before the answer.
+    """
+
+    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="choice"))
+    name: str = "choice"
+    metric: str = "accuracy"
+    min_new_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a judge or a column that the task does not have."""
+        check_judge(self.settings, "letter")
+        check_columns(self.settings, FIELDS)
+
+    @property
+    def rule(self) -> str:
+        """How an answer is compared with the key."""
+        return "letter"
+
+    @property
+    def score_of(self) -> Mapping[str, str]:
+        """The accuracy is a share of right verdicts."""
+        return {}
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens: 32 unless the settings say otherwise."""
+        return self.settings.max_new_tokens or 32
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The template's tag of a next question ends an answer."""
+        return template_named(self.settings.template).stop
+
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say."""
+        return read_rows(path, on_error=on_error, columns=self.settings.columns)
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows as they are: one array where the file is called .json, else one a line."""
+        if path.suffix == ".json":
+            write_json(path, list(rows))
+        else:
+            write_jsonl(path, rows)
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """An example a row, and with `training` its extra copies.
+
+        Raises: DataError for a row of no known layout, and, with `training`, for one without a key.
+        """
+        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        for id, row in rows:
+            question = question_of(id, row)
+            if training and not question.letter:
+                raise DataError(id, "has no answer to train on", "the right option's letter")
+            yield self._example(id, question, template, training)
+            for copy in range(1, self.settings.copies + 1 if training else 1):
+                shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
+                yield self._example(f"{id}#{copy}", shuffled, template, training)
+
+    def _example(self, id: str, question: Question, template: Template, training: bool) -> Example:
+        form = PLAIN_INSTRUCTION if self.settings.wording == "plain" else INSTRUCTION
+        about = f" about {question.domain}" if question.domain else ""
+        letters = "/".join(LETTERS[: len(question.options)])
+        prompt = template.render(form.format(about=about, letters=letters), question.shown)
+        key = (question.letter,) if question.letter else ()
+        return Example(
+            id, prompt, self._target(question, training), key, kind=question.domain, choices=question.options
+        )
+
+    def _target(self, question: Question, training: bool) -> str:
+        if not question.letter:
+            return ""
+        text = f"The right option is {question.letter}."
+        if not training:
+            return text
+        if self.settings.full_text:
+            text += question.options[LETTERS.index(question.letter)]
+        return (REASONING if self.settings.reasoning else "") + text
+
+    def generate(self, rows: int, seed: int) -> list[Row]:
+        """Raises: SettingsError, as such rows are one's own."""
+        raise SettingsError("data.train", "the task choice has no generator", "a file of rows")
+
+    def practice(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def stream(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def judge(self, example: Example, text: str) -> Judged:
+        """Whether the answer names the key's letter; None without a key."""
+        read = letter_of(text, len(example.choices))
+        if not example.answers:
+            return Judged(read, "", None)
+        return Judged(read, example.answers[0], read == example.answers[0])
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """`accuracy`, 0 to 1, and `unjudgeable`, how many rows have no key. Raises: DataError where none has one."""
+        return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
+
+
+def letter_of(text: str, options: int = 4) -> str | None:
+    """The letter that an answer names, None where it names none.
+
+    It is the first one with no letter or digit beside it after "option is", "answer is", 答案是, 答案为 or 答案：, else
+    the first that stands alone and is not the article "A" (before a small word other than is, was, or, and).
+
+    >>> letter_of("The right option is C.iant.uv.uv"), letter_of("A cat sat: B"), letter_of("I do not know")
+    ('C', 'B', None)
+    """
+    alone = re.compile(rf"(?<![A-Za-z0-9])[A-{LETTERS[max(options, 1) - 1]}](?![A-Za-z0-9])")
+    announced = _ANNOUNCED.search(text)
+    if announced and (after := alone.search(text, announced.end())):
+        return after.group()
+    for found in alone.finditer(text):
+        if not _ARTICLE.match(text, found.start()):
+            return found.group()
+    return None
+
+
+def question_of(id: str, row: Row) -> Question:
+    """The question of a row in any of the layouts.
+
+    Raises: DataError for a row in none of them, or whose answer is none of its options.
+    """
+    if isinstance(row.get("input"), str) and isinstance(row.get("instruction"), str):
+        text, options = _of_contest(id, row["input"])
+        domain = _DOMAIN.search(row["instruction"])
+        answer, about = row.get("output", ""), domain.group(1) if domain else ""
+    else:
+        text, options, answer = _of_columns(id, row)
+        about = str(row.get("domain", "") or _domain_of_file(id))
+    if len(options) < 2 or not str(text).strip():
+        raise DataError(id, f"has no question with two options at least (it has {', '.join(row)})", _EXPECTED)
+    if len(options) > len(LETTERS):
+        raise DataError(id, f"has {len(options)} options", f"{len(LETTERS)} at most")
+    return Question(str(text), options, _letter(id, answer, options), about)
+
+
+_EXPECTED = "question, options and answer; question, A, B, C, D and answer; or the contest's instruction, input, output"
+
+
+def _of_contest(id: str, text: str) -> tuple[str, tuple[str, ...]]:
+    found = _CONTEST.fullmatch(text)
+    if found is None:
+        raise DataError(id, "its input is no question with options", "Question: … then A.…, B.… on lines of their own")
+    parts, rest = [], found.group(2)
+    for letter in LETTERS[1:]:
+        head, mark, tail = rest.partition(f"\n{letter}.")
+        parts.append(head)
+        if not mark:
+            break
+        rest = tail
+    return found.group(1), tuple(parts)
+
+
+def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
+    by_name = {name.strip().lower(): value for name, value in row.items()}
+    numbered = [str(number) for number in range(1, len(row) + 1)]
+    if list(row) == numbered and len(row) >= 4:  # a table without a header, as MMLU's
+        question, *options, answer = row.values()
+        return question, tuple(map(str, options)), answer
+    listed = by_name.get("options", by_name.get("choices"))
+    if isinstance(listed, list | tuple):
+        options = [str(option) for option in listed]
+    else:
+        options = [str(by_name[letter.lower()]) for letter in LETTERS if letter.lower() in by_name]
+    return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
+
+
+def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
+    letters = LETTERS[: len(options)]
+    if answer is None or answer == "":
+        return ""
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
+        return letters[answer]
+    text = str(answer).strip()
+    if text in options and options.count(text) == 1 and text not in letters:
+        return letters[list(options).index(text)]
+    if found := letter_of(text, len(options)):
+        return found
+    raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}")
+
+
+def _domain_of_file(id: str) -> str:
+    """What the questions of an MMLU or CMMLU file are about, from its name: "abstract_algebra_dev.csv:3"."""
+    name = re.match(r"(.+)\.csv:\d+", id)
+    return re.sub(r"_(dev|val|test)$", "", name.group(1)).replace("_", " ") if name else ""

@@ -1,0 +1,82 @@
+"""Judges by name: how an answer in words is compared with its key, for any task on one's own rows.
+
+`exact`, `contains` and `number` compare texts and numbers; `regex:PATTERN` takes what the pattern finds (its first
+group, where it has one); `letter` and `label` read a letter or a word out of the answer; `f1` and `rouge-l` give 0 to
+100.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from lotune.errors import SettingsError
+from lotune.tasks.arithmetic.judge import judge as judge_number
+from lotune.tasks.choice import LETTERS, letter_of
+from lotune.tasks.metrics import rouge_l
+from lotune.tasks.reading.squad import squad_scores
+from lotune.tasks.sentences import label_of
+from lotune.tasks.task import Judged
+
+SCORES: Mapping[str, str] = {"f1": "f1", "rouge-l": "rouge_l"}
+"""Judges that give a score, 0 to 100, and the metric that is its mean; with all others the metric is the accuracy."""
+
+
+def judge_text(rule: str, text: str, key: str, words: Sequence[str] = ()) -> Judged:
+    r"""The verdict of the judge called `rule`; `words` are the labels that `label` looks for.
+
+    A score is right where it is 100. Raises: SettingsError for a judge that does not exist.
+
+    >>> judge_text("regex:answer: (\w+)", "I think. answer: Kunming.", "kunming").right
+    True
+    """
+    if rule in SCORES:
+        score = squad_scores(text, [key])[0] if rule == "f1" else 100 * rouge_l(segments(text), segments(key))
+        return Judged(collapsed(text), collapsed(key), score == 100.0, {SCORES[rule]: score})
+    if rule == "number":
+        return Judged(*judge_number(text, key, "exact"))
+    if rule == "letter":
+        read, wanted = letter_of(text, len(LETTERS)), letter_of(key, len(LETTERS))
+        return Judged(read, wanted or key, None if wanted is None else read == wanted)
+    if rule == "label":
+        read = label_of(text, words)
+        return Judged(read, key, read == key)
+    name, _, pattern = rule.partition(":")
+    answer, wanted_text = collapsed(text), collapsed(key)
+    if name == "regex":
+        found = compiled(pattern).search(text)
+        taken = None if found is None else collapsed(found.group(1 if found.re.groups else 0) or "")
+        return Judged(taken, wanted_text, taken is not None and taken.casefold() == wanted_text.casefold())
+    if name == "contains":
+        return Judged(answer, wanted_text, wanted_text in answer)
+    if name != "exact":
+        raise SettingsError("task.judge", f"there is no judge {rule!r}", "exact, contains, number, regex:PATTERN, …")
+    return Judged(answer, wanted_text, wanted_text == answer)
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern of a judge `regex:PATTERN`. Raises: SettingsError where it is none."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise SettingsError("task.judge", f"{pattern!r} is no pattern: {error}", "Python's re") from None
+
+
+def segments(text: str) -> list[str]:
+    """What ROUGE-L compares: words, in small letters, and where a text has Chinese in it, its characters.
+
+    >>> segments("The cat"), segments("羊侃 Yang")
+    (['the', 'cat'], ['羊', '侃', 'Y', 'a', 'n', 'g'])
+    """
+    if re.search(r"[\u4e00-\u9fff]", text):
+        return [character for character in text if not character.isspace()]
+    return text.lower().split()
+
+
+def collapsed(text: str) -> str:
+    r"""The text without blanks at its ends, each run of blanks and line ends inside as one blank.
+
+    >>> collapsed(" It is\n  4. ")
+    'It is 4.'
+    """
+    return " ".join(text.split())

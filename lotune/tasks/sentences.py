@@ -1,0 +1,179 @@
+"""Sentences and pairs of sentences, labelled: CoLA, QQP, MRPC, and one's own tables.
+
+The columns of the well-known files are found by themselves: CoLA's four without a header (its dev file lacks the
+label), QQP's and MRPC's by their headers. Of any other file `task.columns` says which column is `sentence`, or `first`
+and `second`, and which is `label`. Rows {"instruction", "input", "output"} are read, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.templates import Template, template_named
+from lotune.errors import DataError, SettingsError
+from lotune.runs import write_json
+from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
+from lotune.tasks.settings import TaskSettings, check_columns, check_judge
+from lotune.tasks.task import Example, Judged, Row
+
+FIELDS = ("sentence", "first", "second", "label", "instruction", "input", "output")
+LABELS = {"0": "0", "1": "1"}
+"""Each label and the word that stands for it, where the settings name none; the last is the positive one."""
+ONE = "Is this sentence grammatically acceptable? Answer {labels}."
+TWO = "Do these two sentences mean the same? Answer {labels}."
+LAYOUTS: Sequence[tuple[tuple[str, ...], Mapping[str, str]]] = (
+    (("question1", "question2"), {"first": "question1", "second": "question2", "label": "is_duplicate"}),
+    (("#1 String", "#2 String"), {"first": "#1 String", "second": "#2 String", "label": "Quality"}),
+    (("1", "2", "3", "4"), {"sentence": "4", "label": "2"}),
+    (("1", "2", "3"), {"sentence": "3"}),
+)
+"""Columns by which a file is known, and what they hold: QQP, MRPC, CoLA with and without labels."""
+
+
+@dataclass(frozen=True)
+class SentencesTask:
+    """A label for a sentence or for a pair, named by its word.
+
+    A row without a label has no target and is unjudgeable; one with a label that is none is refused.
+    """
+
+    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="sentences"))
+    name: str = "sentences"
+    metric: str = "accuracy"
+    min_new_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a judge or a column that the task does not have, or fewer than two labels."""
+        check_judge(self.settings, "label")
+        check_columns(self.settings, FIELDS)
+        if len(set(self.labels.values())) < 2:
+            raise SettingsError("task.labels", f"{len(set(self.labels.values()))} words", "two different ones at least")
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Each label of the file, and the word that stands for it."""
+        return self.settings.labels or LABELS
+
+    @property
+    def rule(self) -> str:
+        """How an answer is compared with the key."""
+        return "label"
+
+    @property
+    def score_of(self) -> Mapping[str, str]:
+        """All figures come from right and wrong verdicts."""
+        return {}
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens: 8 unless the settings say otherwise."""
+        return self.settings.max_new_tokens or 8
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The template's tag of a next question ends an answer."""
+        return template_named(self.settings.template).stop
+
+    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+        """The rows of a table or of json, their columns named as the task wants them."""
+        file = read_rows(path, on_error=on_error, columns=self.settings.columns)
+        return replace(file, rows=[(id, dict(_named(row))) for id, row in file.rows])
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows as they are: one array where the file is called .json, else one a line."""
+        if path.suffix == ".json":
+            write_json(path, list(rows))
+        else:
+            write_jsonl(path, rows)
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """An example a row.
+
+        Raises: DataError for a row without a sentence, with a label that is none, or, with `training`, without one.
+        """
+        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        for id, row in rows:
+            yield self._example(id, row, template, training)
+
+    def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
+        instruction, text, label = self._asked(id, row)
+        if label and label not in self.labels and label not in self.labels.values():
+            expected = f"one of {', '.join(self.labels)}"
+            raise DataError(id, f"its label is {label!r}", expected, "mend the file, or name its labels in task.labels")
+        if training and not label:
+            raise DataError(id, f"has no label to train on (it has {', '.join(row)})", "a label")
+        word = self.labels.get(label, label)
+        return Example(id, template.render(instruction, text), word, (word,) if word else ())
+
+    def _asked(self, id: str, row: Row) -> tuple[str, str, str]:
+        """Instruction, text and label of a row. Raises: DataError where it has no sentence."""
+        row = _named(row)
+        words = " or ".join(dict.fromkeys(self.labels.values()))
+        label = str(row.get("label", row.get("output", "")) or "").strip()
+        if isinstance(row.get("instruction"), str) and isinstance(row.get("input"), str):
+            return row["instruction"], row["input"], label
+        if "sentence" in row and str(row["sentence"]).strip():
+            return (self.settings.instruction or ONE).format(labels=words), str(row["sentence"]), label
+        if all(str(row.get(name, "") or "").strip() for name in ("first", "second")):
+            text = f"Sentence 1: {row['first']}\nSentence 2: {row['second']}"
+            return (self.settings.instruction or TWO).format(labels=words), text, label
+        raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second")
+
+    def generate(self, rows: int, seed: int) -> list[Row]:
+        """Raises: SettingsError, as such rows are one's own."""
+        raise SettingsError("data.train", "the task sentences has no generator", "a file of rows")
+
+    def practice(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def stream(self, rows: int, seed: int) -> Iterable[Row]:
+        """Raises: as `generate`."""
+        return self.generate(rows, seed)
+
+    def judge(self, example: Example, text: str) -> Judged:
+        """Whether the first label word that stands alone in the answer is the key's; None without a key."""
+        read = label_of(text, tuple(self.labels.values()))
+        if not example.answers:
+            return Judged(read, "", None)
+        return Judged(read, example.answers[0], read == example.answers[0])
+
+    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """`accuracy`, `balanced_accuracy` and `f1` of the last label, 0 to 1; `matthews`, -1 to 1; `unjudgeable` rows.
+
+        Raises: DataError where no row has a key.
+        """
+        return {
+            "accuracy": accuracy(judged), "balanced_accuracy": balanced_accuracy(judged),
+            "f1": f1(judged, list(self.labels.values())[-1]), "matthews": matthews(judged),
+            "unjudgeable": float(unjudgeable(judged)),
+        }  # fmt: skip
+
+
+def label_of(text: str, words: Sequence[str]) -> str | None:
+    """The first of the words that stands alone in a text, whatever its case; None where there is none.
+
+    >>> label_of("The answer is 1.", ("0", "1")), label_of("10", ("0", "1")), label_of("Yes!", ("no", "yes"))
+    ('1', None, 'yes')
+    """
+    found = [
+        (match.start(), -len(word), word)
+        for word in words
+        if (match := re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text, re.IGNORECASE))
+    ]
+    return min(found)[2] if found else None
+
+
+def _named(row: Row) -> Row:
+    """A row with the task's names beside its own, where its columns are those of a known file."""
+    if any(name in row for name in ("sentence", "first")):
+        return row
+    for known, names in LAYOUTS:
+        exact = known[0] != "1" or list(row) == list(known)
+        if exact and all(name in row for name in known):
+            return {name: row[column] for name, column in names.items() if column in row}
+    return row

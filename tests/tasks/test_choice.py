@@ -1,0 +1,115 @@
+"""Single choice: every layout reads to the same question, and the judge agrees with the contest's own results."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.errors import DataError
+from lotune.tasks.choice import LETTERS, ChoiceTask, Question, letter_of, question_of
+from lotune.tasks.settings import TaskSettings
+
+CONTEST = {
+    "instruction": (
+        "Here is a question about arts, the correct answer is one of the options A/B/C/D. Please select the correct "
+        "option and answer the question with 'The right option is'."
+    ),
+    "input": "Question: Who? \nA.one\nB.two\nlines\nC.three\nD.four",
+    "output": "The right option is B.",
+}
+WANTED = Question("Who?", ("one", "two\nlines", "three", "four"), "B", "arts")
+
+
+@pytest.mark.parametrize(("id", "row"), [
+    ("a.json[0]", CONTEST),
+    ("arts_dev.csv:1", dict(zip("123456", ("Who?", "one", "two\nlines", "three", "four", "B"), strict=True))),
+    ("arts.csv:2", {"1": "0", "Question": "Who?", **dict(zip("ABCD", WANTED.options, strict=True)), "Answer": "B"}),
+    ("x:1", {"question": "Who?", "options": list(WANTED.options), "answer": 1, "domain": "arts"}),
+    ("x:1", {"question": "Who?", "choices": list(WANTED.options), "answer": "two\nlines", "domain": "arts"}),
+])  # fmt: skip
+def test_every_layout_reads_to_the_same_question(id: str, row: dict[str, Any]) -> None:
+    assert question_of(id, row) == WANTED
+
+
+def test_the_contest_s_prompt_comes_back() -> None:
+    [example] = ChoiceTask(TaskSettings(name="choice", template="plain")).examples([("1", CONTEST)], training=True)
+    assert example.prompt == CONTEST["instruction"] + CONTEST["input"]
+    assert (example.target, example.answers, example.kind) == (CONTEST["output"], ("B",), "arts")
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    ({"question": "Who?", "options": ["one"], "answer": "A"}, "two options"),
+    ({"question": "", "options": ["one", "two"], "answer": "A"}, "two options"),
+    ({"question": "Who?", "options": ["one", "two"], "answer": "C"}, "'C' is none of its options"),
+    ({"question": "Who?", "options": ["one", "two"], "answer": 2}, "'2' is none of its options"),
+    ({"question": "Who?", "options": list("abcdefghijk"), "answer": "A"}, "11 options"),
+    ({**CONTEST, "input": "Who?"}, "no question with options"),
+])  # fmt: skip
+def test_a_row_that_is_no_question_is_named(row: dict[str, Any], found: str) -> None:
+    with pytest.raises(DataError, match=found):
+        question_of("row 3", row)
+
+
+@given(st.integers(2, 10), st.randoms(use_true_random=False), st.data())
+def test_a_shuffled_question_has_the_same_right_option(options: int, draw: random.Random, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, options - 1))
+    question = Question("Which?", tuple(f"option {n}" for n in range(options)), LETTERS[right], "")
+    other = question.shuffled(draw)
+    assert sorted(other.options) == sorted(question.options)
+    assert other.options[LETTERS.index(other.letter)] == f"option {right}"
+
+
+def test_training_rows_are_augmented_and_test_rows_are_not() -> None:
+    settings = TaskSettings(name="choice", copies=5, full_text=True, reasoning=True, wording="plain")
+    task = ChoiceTask(settings)
+    found = list(task.examples([("r", CONTEST)], training=True))
+    assert [one.id for one in found] == ["r", "r#1", "r#2", "r#3", "r#4", "r#5"]
+    assert len({one.prompt for one in found}) > 1
+    for one in found:
+        letter = one.answers[0]
+        assert one.target == f"Let's think step by step. The right option is {letter}.two\nlines"
+        assert task.judge(one, one.target).right
+        assert f"\n{letter}.two\nlines" in one.prompt
+        assert "Choose the right option of this question about arts: A/B/C/D." in one.prompt
+    assert list(task.examples([("r", CONTEST)], training=True)) == found, "the same each time"
+    [asked] = task.examples([("r", CONTEST)], training=False)
+    assert asked.target == CONTEST["output"]
+
+
+@pytest.mark.parametrize(("text", "letter"), [
+    ("The right option is C.iant.uv.uv.uv", "C"), ("答案是B", "B"), ("答案：D。", "D"), ("A good answer is B", "B"),
+    ("A good start, then C", "C"), ("A is right", "A"), ("A and B", "A"), ("(D)", "D"), ("AB12 3C", None), ("", None),
+    ("The answer is unknown, B perhaps", "B"), ("Option E", None),
+])  # fmt: skip
+def test_the_letter_of_an_answer(text: str, letter: str | None) -> None:
+    assert letter_of(text) == letter
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("checkpoint", "right"), [(0, 1328), (3, 1748)])
+def test_the_contest_s_own_predictions(reference_data: Path, checkpoint: int, right: int) -> None:
+    lines = (reference_data / "contest" / f"choice-predictions-checkpoint-{checkpoint}.jsonl").read_bytes().splitlines()
+    rows = [orjson.loads(line) for line in lines]
+    assert len(rows) == 2000
+    assert sum(letter_of(row["response"]) == row["key"] for row in rows) == right
+
+
+@pytest.mark.oracle
+def test_real_files_are_read_whole(reference_data: Path) -> None:
+    task = ChoiceTask()
+    contest = task.read(reference_data / "contest" / "choice-2000.json").rows
+    for example, (_, row) in zip(task.examples(contest, training=True), contest, strict=True):
+        assert row["input"].strip() in example.prompt
+        assert task.judge(example, row["output"]).right
+    for folder in ("mmlu", "cmmlu"):
+        files = sorted((reference_data / "choice" / folder).rglob("*.csv"))
+        assert files
+        for file in files:
+            found = list(task.examples(task.read(file).rows, training=True))
+            assert all(len(one.choices) == 4 and one.kind for one in found), file
