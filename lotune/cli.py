@@ -53,6 +53,9 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the checks and the estimates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+ForceTemplate = Annotated[
+    bool, typer.Option("--force-template", help="Ask in the task's template, though the model was tuned in another.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -124,12 +127,13 @@ def evaluate(
         typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="A recipe whose run is tested, and settings."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task of --model: arithmetic, reading or instructions.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of --model, such as arithmetic or choice.")] = None,
     data: Annotated[Path | None, typer.Option(help="Test rows of --model; without it they are generated.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Test on so many rows at most (without --data: generate so many).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the predictions of --model, one a line.")] = None,
+    force_template: ForceTemplate = False,
     dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
@@ -142,7 +146,14 @@ def evaluate(
         _carry_out_recipe("evaluate", Path(first), others, dry_run, json, debug)
     else:
         options, overrides = _options(dry_run, json, debug), list(words or [])
-        _carry_out(lambda: _evaluate_model(model, task, data, limit, out, overrides, options), json=json, debug=debug)
+
+        def work() -> Any:
+            from lotune.stages import things
+
+            recipe = _task_recipe("evaluate", task, overrides)
+            return things.evaluate_model(recipe, model, data, limit, out, force_template, options)
+
+        _carry_out(work, json=json, debug=debug)
 
 
 @app.command()
@@ -160,6 +171,58 @@ def report(
         from lotune.stages.report import report
 
         return report(target, overrides or [], _options(False, json, debug))
+
+    _carry_out(work, json=json, debug=debug)
+
+
+@app.command()
+def generate(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
+    model: Annotated[str, typer.Option(help="The model that answers: a folder, a hub name, or nano.")] = "nano",
+    task: Annotated[str | None, typer.Option(help="Task of the rows, such as arithmetic or choice.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows to answer; they need no keys.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the answers in the rows' order: .jsonl, or .txt.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Answer this text, and no file.")] = None,
+    force_template: ForceTemplate = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer each row of a file, in its order, or one prompt."""
+
+    def work() -> Any:
+        from lotune.stages import generate
+
+        options = _options(dry_run, json, debug)
+        if prompt is not None:
+            if data is not None or out is not None:
+                raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
+            recipe = _task_recipe("generate", task or "instructions", overrides or [])
+            return generate.generate_text(recipe, model, prompt, options)
+        if data is None or out is None:
+            raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
+        recipe = _task_recipe("generate", task, overrides or [])
+        return generate.generate_answers(recipe, model, data, out, force_template, options)
+
+    _carry_out(work, json=json, debug=debug)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A predictions file, or the folder of a finished run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same items.")],
+    score: Annotated[
+        str | None, typer.Option(help="Compare this score of the items, such as rouge_l, and not their verdicts.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which of two is better on the same items, or that these items cannot tell, and how many it would take."""
+
+    def work() -> Any:
+        from lotune.stages.compare import compare
+
+        return compare(a, b, score, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 
@@ -245,26 +308,18 @@ def _need_recipe(first: str, alone: dict[str, Any]) -> None:
         raise SettingsError("evaluate", "no recipe and no --model", "RECIPE.yaml, or --model FOLDER --task NAME")
 
 
-def _evaluate_model(
-    model: str,
-    task: str | None,
-    data: Path | None,
-    limit: int | None,
-    out: Path | None,
-    overrides: list[str],
-    options: Options,
-) -> Any:
+def _task_recipe(verb: str, task: str | None, overrides: list[str]) -> Recipe:
+    """The settings of a verb that takes a model and a task. Raises: SettingsError without a task, or for a recipe."""
     if any("=" not in word for word in overrides):
-        raise SettingsError("evaluate", "a recipe beside --model", remedy="give one of the two")
+        raise SettingsError(verb, "a recipe beside --model", remedy="give one of the two")
     if task is None:
-        raise SettingsError("evaluate", "--model without --task", "--task arithmetic, reading or instructions")
+        raise SettingsError(verb, "--model without --task", "--task arithmetic, reading, choice, …")
     from lotune.recipe import Recipe
     from lotune.settings import read_settings
-    from lotune.stages import things
 
     recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}"])
     _use_threads(recipe)
-    return things.evaluate_model(recipe, model, data, limit, out, options)
+    return recipe
 
 
 def _use_threads(recipe: Recipe) -> None:

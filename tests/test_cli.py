@@ -78,7 +78,7 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
     assert call("evaluate", *words, "evaluate.batch_tokens=64", "--json").exit_code == 0
     [(name, (given, *others))] = stages.calls
     assert (name, given.task.name, given.evaluate.batch_tokens) == ("evaluate_model", "reading", 64)
-    assert others == ["nano", Path("x.json"), 5, Path("p.jsonl"), Options(json=True)]
+    assert others == ["nano", Path("x.json"), 5, Path("p.jsonl"), False, Options(json=True)]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
 from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
-from lotune.errors import DataError, SettingsError
+from lotune.data.templates import FILE_NAME, TEMPLATES, load_template, template_named
+from lotune.errors import DataError, ModelError, SettingsError
 from lotune.model.base import load_base, load_tokenizer
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
@@ -44,12 +46,12 @@ def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, o
 
 
 def evaluate_model(
-    recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, options: Options
+    recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, force: bool, options: Options
 ) -> dict[str, Any]:
     """Figures of one model on one task: the metrics, with an interval, and those of each kind."""
     from lotune.evaluate.scorecard import Verdict, measure_target
 
-    task = build_task(recipe.task)
+    task = build_task(in_its_template(recipe.task, model, force))
     examples = evaluation_rows(task, data, limit, recipe.seed)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
@@ -68,6 +70,25 @@ def evaluate_model(
     if not options.json:
         _show(figures)
     return figures
+
+
+def in_its_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
+    """The settings of a task with the prompt template that a model's folder holds, where they do not name one.
+
+    The reading task has a prompt of its own and stays as it is; so does everything with `force`.
+    Raises: ModelError where the settings name another template than the one that the model was tuned in.
+    """
+    folder = Path(model)
+    if force or settings.name == "reading" or not (folder / FILE_NAME).exists():
+        return settings
+    if {"template", "preamble"} & settings.model_fields_set:
+        load_template(folder, replace(template_named(settings.template), preamble=settings.preamble))
+        return settings
+    stored = load_template(folder)
+    if replace(TEMPLATES.get(stored.name, stored), preamble=stored.preamble) != stored or stored.name not in TEMPLATES:
+        found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
+        raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
+    return settings.model_copy(update={"template": stored.name, "preamble": stored.preamble})
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -1,0 +1,163 @@
+"""Two sets of predictions on the same items: is one better, or can these items not tell?
+
+Verdicts are compared by McNemar's exact test, scores by a paired permutation test with a bootstrap interval of the
+difference. Both are two-sided at 5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import NormalDist
+
+from lotune.errors import DataError
+from lotune.evaluate.predict import Prediction
+from lotune.evaluate.statistics import SIGNIFICANCE, Interval, bootstrap_difference, bootstrap_mean, mcnemar, sign_flips
+from lotune.evaluate.statistics import wilson as wilson_interval
+
+POWER = 0.8
+"""How likely the items that it would take are to show a difference as large as the one seen."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The figure of one of the two, 0 to 1 for verdicts and in its own unit for a score, with its 95 % interval."""
+
+    name: str
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Differing:
+    """An item on which the two differ: what each answered, and which of them is better there, "A" or "B"."""
+
+    id: str
+    kind: str
+    key: str
+    a: str
+    b: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the items say: `difference` is B's figure less A's; `items_needed` is None where nothing differs."""
+
+    score: str
+    n: int
+    a: Side
+    b: Side
+    difference: float
+    interval: Interval
+    b_better_on: int
+    a_better_on: int
+    p_value: float
+    verdict: str
+    items_needed: int | None
+    only_one_has: int
+    differing: tuple[Differing, ...]
+
+
+def compare(
+    a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str], score: str | None = None
+) -> Comparison:
+    """Compare predictions on the items that both have and that can be judged; `score` names a per-item score.
+
+    Raises: DataError where they have no item in common, were judged by other keys or asked other prompts, or lack the
+    score.
+    """
+    pairs, alone = _paired(a, b)
+    before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))
+    if score is None:
+        test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
+        intervals = [wilson_interval(round(sum(values)), len(values)) for values in (before, after)]
+    else:
+        test = sign_flips(before, after)
+        intervals = [bootstrap_mean(values) for values in (before, after)]
+    sides = [
+        Side(name, sum(values) / len(values), interval)
+        for name, values, interval in zip(names, (before, after), intervals, strict=True)
+    ]
+    difference = sides[1].value - sides[0].value
+    return Comparison(
+        score=score or "accuracy",
+        n=len(pairs),
+        a=sides[0],
+        b=sides[1],
+        difference=difference,
+        interval=bootstrap_difference(before, after),
+        b_better_on=test.gained,
+        a_better_on=test.lost,
+        p_value=test.p_value,
+        verdict=verdict(difference, test.p_value),
+        items_needed=items_needed(before, after),
+        only_one_has=alone,
+        differing=tuple(_differing(pairs, before, after)),
+    )
+
+
+def verdict(difference: float, p_value: float) -> str:
+    """The plain sentence.
+
+    >>> verdict(0.1, 0.01), verdict(-0.1, 0.01), verdict(0.1, 0.2)
+    ('B is better', 'A is better', 'these items cannot tell')
+    """
+    if p_value >= SIGNIFICANCE or difference == 0:
+        return "these items cannot tell"
+    return "B is better" if difference > 0 else "A is better"
+
+
+def items_needed(before: Sequence[float], after: Sequence[float]) -> int | None:
+    """How many items would show a difference as large as the one seen, four times in five; None where there is none.
+
+    With d the mean difference and s² that of its squares: (z₁ s + z₂ sqrt(s² − d²))² / d², which for verdicts is
+    Connor's formula (1987) for McNemar's test.
+
+    >>> items_needed([0, 0, 0, 1] * 25, [1, 1, 0, 0] * 25)
+    92
+    """
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    mean = sum(changes) / len(changes)
+    if abs(mean) < 1e-12:
+        return None
+    squares = sum(change * change for change in changes) / len(changes)
+    normal = NormalDist()
+    apart = normal.inv_cdf(1 - SIGNIFICANCE / 2) * sqrt(squares) + normal.inv_cdf(POWER) * sqrt(squares - mean**2)
+    return ceil(apart**2 / mean**2)
+
+
+def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tuple[Prediction, Prediction]], int]:
+    """The judgeable items of both, in A's order, and how many only one of them has."""
+    others: Mapping[str, Prediction] = {one.example_id: one for one in b}
+    both = [(one, others[one.example_id]) for one in a if one.example_id in others]
+    for one, other in both:
+        if one.judged.key != other.judged.key:
+            found = f"the key is {one.judged.key!r} in A and {other.judged.key!r} in B"
+            raise DataError(f"item {one.example_id}", found, "predictions on the same items, judged alike")
+    pairs = [pair for pair in both if None not in (pair[0].judged.right, pair[1].judged.right)]
+    if not pairs:
+        raise DataError(
+            "compare", f"{len(a)} and {len(b)} predictions share no item that can be judged", "the same items"
+        )
+    return pairs, len(a) + len(b) - 2 * len(both)
+
+
+def _value(prediction: Prediction, score: str | None) -> float:
+    if score is None:
+        return float(bool(prediction.judged.right))
+    if score not in prediction.judged.scores:
+        there = ", ".join(prediction.judged.scores) or "none"
+        raise DataError(f"item {prediction.example_id}", f"has no score {score} (it has {there})")
+    return float(prediction.judged.scores[score])
+
+
+def _differing(
+    pairs: Sequence[tuple[Prediction, Prediction]], before: Sequence[float], after: Sequence[float]
+) -> list[Differing]:
+    return [
+        Differing(one.example_id, one.kind, one.judged.key or "", one.text, other.text, "B" if new > old else "A")
+        for (one, other), old, new in zip(pairs, before, after, strict=True)
+        if new != old
+    ]

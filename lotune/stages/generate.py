@@ -1,0 +1,71 @@
+"""`lotune generate`: one answer to each row of a file, in its order, or to one prompt; rows need no keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lotune.data.rows import write_jsonl
+from lotune.data.templates import FILE_NAME, load_template
+from lotune.errors import SettingsError
+from lotune.evaluate.predict import Prediction
+from lotune.generate.engine import Request
+from lotune.generate.engine import generate as answer
+from lotune.model.base import load_base
+from lotune.recipe import Options, Recipe
+from lotune.report.progress import say
+from lotune.runs import write_atomically
+from lotune.stages.asking import ask
+from lotune.stages.things import in_its_template
+from lotune.tasks.registry import build_task
+
+PROMPT_TOKENS = 256
+"""Longest answer to a prompt, where the settings do not say."""
+
+
+def generate_answers(
+    recipe: Recipe, model: str, data: Path, out: Path, force: bool, options: Options
+) -> dict[str, Any]:
+    """Write one answer a row of `data` to `out`: jsonl with id and answer, or, as .txt, a line each.
+
+    A line of a .txt file is what the task reads out of the answer (a number, a letter, a label), else the answer on one
+    line. Answers are kept beside `out` while they come, so that a stopped command goes on.
+    Raises: SettingsError where `out` is of another kind.
+    """
+    if out.suffix not in (".jsonl", ".txt"):
+        raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
+    settings = in_its_template(recipe.task, model, force)
+    task = build_task(settings)
+    examples = list(task.examples(task.read(data).rows, training=False))
+    if options.dry_run:
+        return {"model": model, "task": task.name, "rows": len(examples)}
+    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    kept = out.with_name(f".{out.name}.part.jsonl")
+    title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
+    found = {one.example_id: one for one in ask(title, task, examples, base.model, base.tokenizer, batch_tokens, kept)}
+    ordered = [found[example.id] for example in examples]
+    if out.suffix == ".jsonl":
+        write_jsonl(out, ({"id": one.example_id, "answer": one.text} for one in ordered))
+    else:
+        write_atomically(out, "".join(_line(one) + "\n" for one in ordered))
+    kept.unlink(missing_ok=True)
+    cut = sum(one.cut for one in ordered)
+    say(f"{len(ordered)} answers in {out}" + (f"; of {cut} the passage was cut to fit" if cut else ""))
+    return {"model": model, "task": task.name, "rows": len(ordered), "cut": cut, "out": str(out)}
+
+
+def generate_text(recipe: Recipe, model: str, prompt: str, options: Options) -> dict[str, Any]:
+    """The answer to one prompt, in the template that the model was tuned in where its folder holds one."""
+    folder = Path(model)
+    text = load_template(folder).render(prompt) if (folder / FILE_NAME).exists() else prompt
+    base: Any = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    ids = tuple(base.tokenizer(text)["input_ids"])
+    request = Request(ids, recipe.task.max_new_tokens or PROMPT_TOKENS, where="--prompt")
+    [found] = answer(base.model, base.tokenizer, [request], batch_tokens=recipe.evaluate.batch_tokens)
+    if not options.json:
+        print(found.text)
+    return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}
+
+
+def _line(prediction: Prediction) -> str:
+    return " ".join((prediction.judged.read or prediction.text).split())

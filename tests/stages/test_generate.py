@@ -1,0 +1,78 @@
+"""`lotune generate`: one answer a row in the file's order, and the template that a model was tuned in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import call
+
+from lotune.data.templates import TEMPLATES, save_template
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows without keys, of different lengths."""
+    file = tmp_path_factory.mktemp("rows") / "test.jsonl"
+    lines = [{"problem": f"计算 {n}.00 + {'1' * (1 + n % 5)}.00 等于多少？"} for n in range(12)]
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return file
+
+
+@pytest.mark.slow
+def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path) -> None:
+    words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
+    call(*words, "--out", tmp_path / "answers.jsonl")
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [one["id"] for one in answers] == [f"test.jsonl:{n}" for n in range(1, 13)]
+    assert not list(tmp_path.glob(".*"))
+    call(*words, "--out", tmp_path / "answers.txt")
+    assert len((tmp_path / "answers.txt").read_text().splitlines()) == 12
+    [alone] = tmp_path.glob("answers.txt")
+    before = alone.read_bytes()
+    call(*words, "--out", alone, "evaluate.batch_tokens=100")
+    assert alone.read_bytes() == before, "an answer does not depend on the batch"
+
+
+@pytest.mark.slow
+def test_a_stopped_command_goes_on(small_base: Path, rows: Path, tmp_path: Path) -> None:
+    words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
+    call(*words, "--out", tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_text()
+    prediction = call("evaluate", "--model", small_base, "--task", "arithmetic", "--data", rows, "--limit", "1",
+                      "--out", tmp_path / ".again.jsonl.part.jsonl", "task.max_new_tokens=5", status=2)  # fmt: skip
+    assert "none of 1 rows has a key" in prediction.stderr
+    kept = json.loads((tmp_path / ".again.jsonl.part.jsonl").read_text())
+    call(*words, "--out", tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_text() == whole
+    assert kept["id"] in whole
+
+
+@pytest.mark.slow
+def test_the_template_of_the_model_is_used_and_another_one_refused(
+    small_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(small_base, model)
+    save_template(model, TEMPLATES["qa"])
+    said = call("generate", "--model", model, "--prompt", "Where is Kunming?", "task.max_new_tokens=3", "--json")
+    assert json.loads(said.stdout)["prompt"] == "Where is Kunming? ## "
+    words = ("--model", model, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=3")
+    out = tmp_path / "answers.jsonl"
+    call("generate", *words, "--out", out)
+    refused = call("generate", *words, "--out", out, "task.template=alpaca", status=2).stderr
+    assert "was trained with the template 'qa', but 'alpaca' was asked for" in refused
+    call("generate", *words, "--out", out, "task.template=alpaca", "--force-template")
+    assert "'qa'" in call("evaluate", *words, "task.template=alpaca", status=2).stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--task", "arithmetic"], "nothing to answer"),
+    (["--prompt", "x", "--data", "y"], "--prompt beside --data"),
+    (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv is of no known kind"),
+    (["--data", "ROWS", "--out", "a.txt"], "--model without --task"),
+])  # fmt: skip
+def test_bad_input(rows: Path, words: list[str], said: str) -> None:
+    assert said in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr
