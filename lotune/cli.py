@@ -208,6 +208,30 @@ def generate(
 
 
 @app.command()
+def chat(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
+    model: Annotated[str, typer.Option(help="The model to talk to: a folder, a hub name, or nano.")] = "nano",
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token, more draws others, too.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that have this share together.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that were said are less likely.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model in the terminal."""
+
+    def work() -> None:
+        from lotune.generate.sampling import Sampling
+        from lotune.stages.chat import chat
+
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        chat(_task_recipe("chat", "instructions", overrides or []), model, sampling, max_new_tokens)
+
+    _carry_out(work, json=False, debug=debug)
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A predictions file, or the folder of a finished run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same items.")],

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from lotune.data.batches import encode_prompt
+from lotune.data.batches import encode_prompt, encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.runs import append_jsonl, write_atomically
-from lotune.tasks.task import Judged, Task
+from lotune.tasks.task import Choosing, Judged, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,11 +124,39 @@ def _answer(
     batch_tokens: int,
     context: int,
 ) -> Iterator[Prediction]:
+    if isinstance(task, Choosing) and task.chooses:
+        yield from _choose(task, examples, model, tokenizer, batch_tokens, context)
+        return
     from lotune.generate.engine import stream
 
     asked = [_request(task, example, tokenizer, context) for example in examples]
     for place, answer in stream(model, tokenizer, [request for request, _ in asked], batch_tokens=batch_tokens):
         yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
+
+
+def _choose(
+    task: Any,
+    examples: Sequence[Example],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_tokens: int,
+    context: int,
+) -> Iterator[Prediction]:
+    """The likeliest of each example's continuations; of equally likely ones the first."""
+    from lotune.generate.likelihood import Continuation, log_probabilities
+
+    rows, texts, cuts = [], [], []
+    for example in examples:
+        texts.append(task.continuations(example))
+        encoded = [encode_text(tokenizer, text) for text in texts[-1]]
+        ids, cut = encode_prompt(tokenizer, example, context - max(map(len, encoded)))
+        rows += [Continuation(tuple(ids), tuple(one), f"row {example.id}") for one in encoded]
+        cuts.append(cut)
+    values = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
+    for example, options, cut in zip(examples, texts, cuts, strict=True):
+        weights = [task.weigh(option, sum(next(values))) for option in options]
+        place = max(range(len(weights)), key=lambda place: (weights[place], -place))
+        yield _judge(task, example, task.chosen(example, place), cut, "chosen")
 
 
 def _request(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[Request, bool]:

@@ -18,13 +18,15 @@ from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
 from lotune.generate.cache import SlotCache
-from lotune.generate.sampling import cut_at_stop, tokens_to_watch
+from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
 from lotune.model.attention import NAME as PACKED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-StoppedBy = Literal["eos", "stop", "length"]
+StoppedBy = Literal["eos", "stop", "length", "cancelled"]
+OnToken = Callable[[int, int], bool | None]
+"""Is told each token of an answer, as (number of the request, token id), and ends that answer by returning True."""
 
 PREFILL_TOKENS = 4096
 """Most tokens of prompts, with padding, in one forward pass."""
@@ -36,7 +38,9 @@ GROWTH = 1.25
 class Request:
     """One prompt. The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`.
 
-    It ends before any of the `stop` texts. `where` names the row in messages.
+    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
+    the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
+    samples are several requests with seeds of their own. `where` names the row in messages.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,18 +48,22 @@ class Request:
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     where: str = ""
+    stop_ids: tuple[int, ...] = ()
+    sampling: Sampling = GREEDY
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Completion:
     """One answer: its text without special tokens, its token ids without the end-of-text, and what ended it.
 
-    The text is that of all ids decoded at once, cut before a stop text.
+    The text is that of all ids decoded at once, cut before a stop text. `logprobs`: of each id, where asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stopped_by: StoppedBy
+    logprobs: tuple[float, ...] = ()
 
 
 def generate(
@@ -65,14 +73,15 @@ def generate(
     *,
     batch_tokens: int,
     on_done: Callable[[int, Completion], None] | None = None,
+    on_token: OnToken | None = None,
 ) -> list[Completion]:
-    """Greedy answers, in the order of the requests; `on_done(number of the request, answer)` is called as each ends.
+    """Answers, in the order of the requests; `on_done(number of the request, answer)` is called as each ends.
 
     At most `batch_tokens` tokens, prompts and longest possible answers together, are held at once (one row at least).
     Raises: as `stream` does.
     """
     answers: dict[int, Completion] = {}
-    for index, completion in stream(model, tokenizer, requests, batch_tokens=batch_tokens):
+    for index, completion in stream(model, tokenizer, requests, batch_tokens=batch_tokens, on_token=on_token):
         answers[index] = completion
         if on_done is not None:
             on_done(index, completion)
@@ -81,9 +90,14 @@ def generate(
 
 @torch.inference_mode()
 def stream(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], *, batch_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int,
+    on_token: OnToken | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """(number of the request, greedy answer) as the answers end.
+    """(number of the request, answer) as the answers end.
 
     Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context; ModelError
     for an adapter that prepends tokens of its own.
@@ -91,7 +105,7 @@ def stream(
     base = _base(model)
     _check(model, base, requests)
     rows = [_Row(index, request) for index, request in enumerate(requests)]
-    ending = _Ending(tokenizer, end_ids(base, tokenizer))
+    ending = _Ending(tokenizer, end_ids(base, tokenizer), on_token)
     kinds = _attention_kinds(base)
     was_training = model.training
     model.eval()
@@ -119,6 +133,11 @@ class _Row:
     index: int
     request: Request
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        self.generator.manual_seed(self.request.sampling.seed)
 
     @property
     def last(self) -> int:
@@ -142,22 +161,32 @@ class _Ending:
 
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
+    on_token: OnToken | None
 
     def choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-        """The best token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
+        """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
         early = [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
         if early:
             logits = logits.clone()
-            for id in self.end_ids:
-                logits[early, id] = float("-inf")
+            for place in early:
+                logits[place, [*self.end_ids, *rows[place].request.stop_ids]] = float("-inf")
         chosen: list[int] = logits.argmax(-1).tolist()
+        for place, row in enumerate(rows):
+            request = row.request
+            if not request.sampling.plain:
+                seen = (*request.prompt_ids, *row.ids)
+                chosen[place] = request.sampling.choose(logits[place], seen, row.generator)
+            if request.logprobs:
+                row.logprobs.append(float(logits[place].float().log_softmax(-1)[chosen[place]]))
         return chosen
 
     def append(self, row: _Row, token: int) -> Completion | None:
         """Add a token to an answer; the answer where it has ended."""
-        if token in self.end_ids:
+        if token in self.end_ids or token in row.request.stop_ids:
             return self._completion(row, "eos")
         row.ids.append(token)
+        if self.on_token is not None and self.on_token(row.index, token):
+            return self._completion(row, "cancelled")
         stop = row.request.stop
         if stop and cut_at_stop(self._text(row.ids[-tokens_to_watch(stop) :]), stop)[1]:
             completion = self._completion(row, "length")
@@ -167,7 +196,7 @@ class _Ending:
 
     def _completion(self, row: _Row, stopped_by: StoppedBy) -> Completion:
         text, stopped = cut_at_stop(self._text(row.ids), row.request.stop)
-        return Completion(text, tuple(row.ids), "stop" if stopped else stopped_by)
+        return Completion(text, tuple(row.ids), "stop" if stopped else stopped_by, tuple(row.logprobs[: len(row.ids)]))
 
     def _text(self, ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

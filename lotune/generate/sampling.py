@@ -6,10 +6,73 @@ Shapes: B rows, V vocabulary. Logits are floating point; a token that must not b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from lotune.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen: the best one where the temperature is 0, else drawn, the same for the same seed."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a value out of its range."""
+        for name, value, right, expected in (
+            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0"),
+        ):
+            if not right:
+                raise SettingsError(name, f"is {value}", expected)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the best token is taken as it is."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
+    def distribution(self, logits: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
+        """Logits (V,) as they are drawn from, after the tokens `seen` in prompt and answer: penalty, then the rest."""
+        logits = penalised(logits.float(), seen, self.repetition_penalty)
+        if self.temperature == 0:
+            return logits
+        logits = scale(logits, self.temperature)
+        if self.top_k is not None:
+            logits = keep_top_k(logits, self.top_k)
+        return keep_top_p(logits, self.top_p) if self.top_p < 1 else logits
+
+    def choose(self, logits: torch.Tensor, seen: Sequence[int], generator: torch.Generator) -> int:
+        """A token from logits (V,); `generator` is on the processor."""
+        found = self.distribution(logits, seen)
+        if self.temperature == 0:
+            return int(found.argmax())
+        return int(torch.multinomial(found.softmax(-1).cpu(), 1, generator=generator))
+
+
+def penalised(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torch.Tensor:
+    """Logits (V,), those of seen tokens divided by the penalty where they are above 0, else multiplied by it.
+
+    Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable Generation", 2019.
+
+    >>> penalised(torch.tensor([2.0, -2.0, 4.0]), [0, 1, 0], 2.0).tolist()
+    [1.0, -4.0, 4.0]
+    """
+    if penalty == 1 or not seen:
+        return logits
+    places = torch.tensor(sorted(set(seen)), device=logits.device)
+    chosen = logits[places]
+    return logits.index_put((places,), torch.where(chosen > 0, chosen / penalty, chosen * penalty))
+
+
+GREEDY = Sampling()
 
 
 def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lotune.data.templates import Template, template_named
 from lotune.errors import DataError, SettingsError
 from lotune.runs import write_json
 from lotune.tasks.metrics import accuracy, unjudgeable
-from lotune.tasks.settings import TaskSettings, check_columns, check_judge
+from lotune.tasks.settings import LIKELIHOOD_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
 LETTERS = "ABCDEFGHIJ"
@@ -76,13 +76,13 @@ class ChoiceTask:
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a judge or a column that the task does not have."""
-        check_judge(self.settings, "letter")
+        check_judge(self.settings, rf"letter|{LIKELIHOOD_JUDGES}")
         check_columns(self.settings, FIELDS)
 
     @property
     def rule(self) -> str:
-        """How an answer is compared with the key."""
-        return "letter"
+        """How an answer is compared with the key: by the letter that it names, or that of the likeliest option."""
+        return self.settings.judge or "letter"
 
     @property
     def score_of(self) -> Mapping[str, str]:
@@ -163,6 +163,26 @@ class ChoiceTask:
         if not example.answers:
             return Judged(read, "", None)
         return Judged(read, example.answers[0], read == example.answers[0])
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the likeliest option counts, and nothing is written."""
+        return self.rule.startswith("likelihood")
+
+    def continuations(self, example: Example) -> tuple[str, ...]:
+        """The sentence with each letter, or the options' texts."""
+        if self.rule == "likelihood:letter":
+            return tuple(self.chosen(example, place) for place in range(len(example.choices)))
+        return example.choices
+
+    def weigh(self, continuation: str, log_probability: float) -> float:
+        """The log-probability, of a normalised text by its bytes, so that short options have no advantage."""
+        normalised = self.rule == "likelihood:text-normalised"
+        return log_probability / max(1, len(continuation.encode())) if normalised else log_probability
+
+    def chosen(self, example: Example, place: int) -> str:
+        """The contest's sentence with the letter of that place."""
+        return f"The right option is {LETTERS[place]}."
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """`accuracy`, 0 to 1, and `unjudgeable`, how many rows have no key. Raises: DataError where none has one."""

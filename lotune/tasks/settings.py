@@ -14,6 +14,7 @@ from lotune.settings import Settings
 
 NUMBER_JUDGES = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
 TEXT_JUDGES = r"exact|contains|number|rouge-l|f1"
+LIKELIHOOD_JUDGES = r"likelihood:(letter|text|text-normalised)"
 OTHER_JUDGES = r"letter|label|regex:.+"
 CUSTOM_JUDGES = rf"{TEXT_JUDGES}|{OTHER_JUDGES}"
 
@@ -29,10 +30,11 @@ class TaskSettings(Settings):
     """Language of the generated rows."""
     shares: Literal["deduplicated", "raw"] = "deduplicated"
     """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
-    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{CUSTOM_JUDGES})$")
+    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{CUSTOM_JUDGES}|{LIKELIHOOD_JUDGES})$")
     """How an answer is compared with its key. For arithmetic: exact, significant:DIGITS, decimals:DIGITS or
     relative:TOLERANCE; for instructions: exact, contains, number, rouge-l or f1; for custom these, letter, label and
-    regex:PATTERN; null: significant:5 for arithmetic, else exact."""
+    regex:PATTERN; for choice: letter, likelihood:letter, likelihood:text or likelihood:text-normalised; null:
+    significant:5 for arithmetic, letter for choice, else exact."""
     answers: Literal["all", "last"] = "all"
     """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
     prompt: str = "{question}"

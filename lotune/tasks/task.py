@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile
 
-__all__ = ["Example", "Judged", "Row", "Task"]
+__all__ = ["Choosing", "Example", "Judged", "Row", "Task"]
 
 Row = Mapping[str, Any]
 
@@ -88,3 +88,21 @@ class Task(Protocol):
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """Figures over all verdicts, by name; those of `retained` are 0 to 100, accuracies 0 to 1."""
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A task that can have the model choose by likelihood among given answers, instead of writing one."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its settings want that."""
+
+    def continuations(self, example: Example) -> Sequence[str]:
+        """The texts to compare, one at least."""
+
+    def weigh(self, continuation: str, log_probability: float) -> float:
+        """What is compared: the log-probability of a continuation, or that by its length."""
+
+    def chosen(self, example: Example, place: int) -> str:
+        """The answer to be judged where the continuation at this place is the likeliest."""

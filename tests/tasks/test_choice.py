@@ -113,3 +113,38 @@ def test_real_files_are_read_whole(reference_data: Path) -> None:
         for file in files:
             found = list(task.examples(task.read(file).rows, training=True))
             assert all(len(one.choices) == 4 and one.kind for one in found), file
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("judge", ["likelihood:letter", "likelihood:text", "likelihood:text-normalised"])
+def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: str) -> None:
+    import torch
+
+    from lotune.evaluate.predict import predict
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+
+    base: Any = load_base(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
+    task = ChoiceTask(TaskSettings(name="choice", judge=judge))
+    draw = random.Random(3)
+    options = [
+        ["".join(draw.choices("abcdefg ", k=draw.randint(1, 9))).strip() or "x" for _ in "1234"] for _ in range(9)
+    ]
+    rows = [(str(n), {"question": f"{n}?", "options": some, "answer": 0}) for n, some in enumerate(options)]
+    examples = list(task.examples(rows, training=False))
+    found = predict(task, examples, base.model, base.tokenizer, batch_tokens=400, out=None, context=1024)
+    for example, prediction in zip(examples, found, strict=True):
+        texts = [f"The right option is {letter}." for letter in "ABCD"] if "letter" in judge else example.choices
+        weights = []
+        for text in texts:
+            prompt, answer = (
+                base.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (example.prompt, text)
+            )
+            ids = torch.tensor([[*prompt, *answer]])
+            labels = torch.tensor([[*[-100] * len(prompt), *answer]])
+            with torch.no_grad():
+                total = -base.model(ids, labels=labels).loss.item() * len(answer)
+            weights.append(total / len(text.encode()) if "normalised" in judge else total)
+        best = "ABCD"[max(range(4), key=weights.__getitem__)]
+        assert prediction.judged.read == best
+        assert prediction.judged.right == (best == "A")

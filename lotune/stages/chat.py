@@ -1,0 +1,155 @@
+"""`lotune chat`: a conversation with a model in the terminal, in the template that it was tuned in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lotune.data.batches import encode_prompt
+from lotune.data.examples import Example, Turn
+from lotune.data.templates import FILE_NAME, Template, load_template, template_named
+from lotune.errors import DataError
+from lotune.generate.engine import Request, stream
+from lotune.generate.pieces import Pieces
+from lotune.generate.sampling import Sampling
+from lotune.model.base import Base, context_length, load_base
+from lotune.recipe import Recipe
+from lotune.runs import write_json
+
+HELP = "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /quit ends it"
+
+
+@dataclass
+class Conversation:
+    """What has been said: questions, and the answers to all but perhaps the last of them."""
+
+    template: Template
+    system: str = ""
+    questions: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+
+    def example(self) -> Example:
+        """The last question with all before it."""
+        prompts = self.template.conversation(self.questions, self.system)
+        turns = tuple(Turn(*pair) for pair in zip(prompts[:-1], self.answers, strict=True))
+        return Example("chat", "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1], "", turns=turns)
+
+    def reset(self) -> None:
+        """Forget what was said; the system message stays."""
+        self.questions, self.answers = [], []
+
+    def record(self) -> dict[str, Any]:
+        """The conversation in OpenAI's form, which the task instructions reads."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for question, answer in zip(self.questions, self.answers, strict=False):
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"messages": messages}
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A model to talk to, and how it answers."""
+
+    base: Base
+    sampling: Sampling
+    max_new_tokens: int
+
+    def answer(self, said: Conversation, show: Callable[[str], None]) -> str:
+        """The answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
+
+        The oldest turns are left out where all of them do not fit the context.
+        Raises: DataError where the last question alone does not fit.
+        """
+        tokenizer: Any = self.base.tokenizer
+        ids, dropped = self._fitting(said)
+        if dropped:
+            show(f"[the first {dropped} turns no longer fit and are left out]\n")
+        pieces, shown = Pieces(tokenizer, said.template.stop), []
+
+        def on_token(_: int, token: int) -> None:
+            if piece := pieces.push(token):
+                shown.append(piece)
+                show(piece)
+
+        request = Request(ids, self.max_new_tokens, 1, said.template.stop, "your message", sampling=self.sampling)
+        model: Any = self.base.model
+        try:
+            [(_, found)] = stream(model, tokenizer, [request], batch_tokens=context_length(model), on_token=on_token)
+        except KeyboardInterrupt:
+            show(" [stopped]")
+            return "".join(shown)
+        show(pieces.finish(found.text))
+        return found.text
+
+    def _fitting(self, said: Conversation) -> tuple[tuple[int, ...], int]:
+        room = context_length(self.base.model) - self.max_new_tokens
+        for dropped in range(len(said.questions)):
+            left = Conversation(said.template, said.system, said.questions[dropped:], said.answers[dropped:])
+            ids = encode_prompt(self.base.tokenizer, left.example(), sys.maxsize)[0]
+            if len(ids) <= room:
+                return tuple(ids), dropped
+        found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are for the answer"
+        raise DataError("your message", found, f"{context_length(self.base.model)} together", "--max-new-tokens")
+
+
+def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int) -> None:
+    """Talk until the input ends or says /quit."""
+    folder = Path(model)
+    template = load_template(folder) if (folder / FILE_NAME).exists() else template_named(recipe.task.template)
+    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    print(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
+    converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
+
+
+def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
+    """Answer each line; what begins with a slash is a command."""
+    for line in filter(None, map(str.strip, lines)):
+        if line.startswith("/"):
+            if _command(said, line):
+                return
+            continue
+        said.questions.append(line)
+        try:
+            said.answers.append(talk.answer(said, _show))
+        except DataError as error:
+            said.questions.pop()
+            print(error, file=sys.stderr)
+        _show("\n")
+
+
+def _command(said: Conversation, line: str) -> bool:
+    """Carry out a command; whether it ends the conversation."""
+    name, _, text = line.partition(" ")
+    if name in ("/quit", "/exit"):
+        return True
+    if name == "/reset":
+        said.reset()
+        print("begun anew", file=sys.stderr)
+    elif name == "/system":
+        said.reset()
+        said.system = text.strip()
+        print("begun anew with this system message", file=sys.stderr)
+    elif name == "/save" and text.strip():
+        try:
+            write_json(Path(text.strip()), [said.record()])
+            print(f"saved to {text.strip()}", file=sys.stderr)
+        except OSError as error:
+            print(f"{text.strip()} cannot be written: {error.strerror}", file=sys.stderr)
+    else:
+        print(HELP, file=sys.stderr)
+    return False
+
+
+def _lines() -> Iterable[str]:
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)

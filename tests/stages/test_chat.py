@@ -1,0 +1,102 @@
+"""The conversation in the terminal: turns, commands, and what a turn that does not fit does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import app
+from typer.testing import CliRunner
+
+from lotune.data.batches import encode_prompt
+from lotune.data.templates import TEMPLATES, save_template
+from lotune.generate.sampling import Sampling
+from lotune.model.base import load_base
+from lotune.model.settings import BaseSettings
+from lotune.stages.chat import Conversation, Talk, converse
+
+
+@pytest.fixture(scope="module")
+def talk(small_base: Path) -> Talk:
+    return Talk(load_base(BaseSettings(model=str(small_base)), "cpu"), Sampling(), 6)
+
+
+def test_turns_commands_and_saving(talk: Talk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Conversation(TEMPLATES["alpaca"])
+    file = tmp_path / "said.json"
+    lines = ["", "Hello.", "And now?", f"/save {file}", "/what", "/quit", "never said"]
+    converse(talk, said, lines)
+    shown = capsys.readouterr()
+    assert shown.out == "".join(answer + "\n" for answer in said.answers)
+    assert said.questions == ["Hello.", "And now?"]
+    assert "/reset begins anew" in shown.err
+    [saved] = json.loads(file.read_text())
+    assert [one["role"] for one in saved["messages"]] == ["user", "assistant"] * 2
+    assert [one["content"] for one in saved["messages"]][::2] == said.questions
+    converse(talk, said, ["/system Be brief.", f"/save {tmp_path}"])
+    assert (said.questions, said.system) == ([], "Be brief.")
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_turn_is_asked_as_it_would_be_trained(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
+    said, seen = Conversation(TEMPLATES["alpaca"], "Be brief."), []
+
+    def stream(model: Any, tokenizer: Any, requests: Any, **named: Any) -> Iterator[Any]:
+        from lotune.generate.engine import stream as real
+
+        seen.extend(requests)
+        return real(model, tokenizer, requests, **named)
+
+    monkeypatch.setattr("lotune.stages.chat.stream", stream)
+    converse(talk, said, ["One?", "Two?"])
+    tokenizer: Any = talk.base.tokenizer
+    before = Conversation(said.template, said.system, said.questions, said.answers[:1])
+    assert list(seen[1].prompt_ids) == encode_prompt(tokenizer, before.example(), 10**6)[0]
+    text = tokenizer.decode(seen[1].prompt_ids)
+    assert text.startswith("Be brief.\n\n")
+    assert f"{said.answers[0]}{tokenizer.eos_token}" in text
+
+
+def test_what_does_not_fit(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Conversation(TEMPLATES["plain"])
+    converse(talk, said, ["a" * 600, "b" * 600, "c" * 2000])
+    shown = capsys.readouterr()
+    assert "[the first 1 turns no longer fit and are left out]" in shown.out
+    assert "your message: has 2000 tokens" in shown.err
+    assert len(said.questions) == len(said.answers) == 2
+
+
+def test_an_interrupted_answer_is_kept(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(model: Any, tokenizer: Any, requests: Any, *, on_token: Any, **named: Any) -> Iterator[Any]:
+        for token in tokenizer("part of it", add_special_tokens=False)["input_ids"]:
+            on_token(0, token)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("lotune.stages.chat.stream", stream)
+    said = Conversation(TEMPLATES["plain"])
+    converse(talk, said, ["Go on."])
+    assert said.answers == ["part of it"]
+    assert "part of it [stopped]" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_command_uses_the_template_of_the_model(small_base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(small_base, model)
+    save_template(model, TEMPLATES["qa"])
+    words = ["chat", "--model", str(model), "--max-new-tokens", "4", "--temperature", "0.7", "--seed", "3"]
+    done = [CliRunner().invoke(app, words, input="Where?\n/quit\n") for _ in range(2)]
+    assert done[0].exit_code == 0, done[0].stderr
+    assert "template qa" in done[0].stderr
+    assert done[0].stdout == done[1].stdout
+    wrong = CliRunner().invoke(app, ["chat", "--model", str(model), "--top-p", "2"])
+    assert (wrong.exit_code, "top_p: is 2.0" in wrong.stderr) == (2, True)
