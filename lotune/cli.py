@@ -198,7 +198,7 @@ def generate(
             if data is not None or out is not None:
                 raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
             recipe = _task_recipe("generate", task or "instructions", overrides or [])
-            return generate.generate_text(recipe, model, prompt, options)
+            return generate.generate_text(recipe, model, prompt, force_template, options)
         if data is None or out is None:
             raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
         recipe = _task_recipe("generate", task, overrides or [])
@@ -217,6 +217,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that were said are less likely.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    force_template: ForceTemplate = False,
     debug: Debug = False,
 ) -> None:
     """Talk to a model in the terminal."""
@@ -226,7 +227,7 @@ def chat(
         from lotune.stages.chat import chat
 
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        chat(_task_recipe("chat", "instructions", overrides or []), model, sampling, max_new_tokens)
+        chat(_task_recipe("chat", "instructions", overrides or []), model, sampling, max_new_tokens, force_template)
 
     _carry_out(work, json=False, debug=debug)
 

@@ -117,6 +117,8 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     for key, path in _files(recipe).items():
         if key in inputs:
             inputs[key] = path
+    if _covered("task.labels", keys) and recipe.task.labels:
+        inputs["task.labels, in order"] = list(recipe.task.labels)  # the last one is the positive one
     return inputs
 
 

@@ -84,7 +84,7 @@ def cleaned(text: str) -> str:
     >>> cleaned("数学\n\n数学（，）是-{}-一门\n学科（）。")
     '数学是一门学科。'
     """
-    title, blank, body = text.partition("\n\n")
+    title, blank, body = text.replace("\r\n", "\n").partition("\n\n")
     body = body if blank else title
     while (shorter := LEFT_BEHIND.sub("", body)) != body:
         body = shorter
@@ -104,8 +104,9 @@ def blocks(
     """Blocks of at most `size` tokens from articles that end with end-of-text; all of a block is scored.
 
     `first`: of each article as many whole sentences as fit, then end-of-text; `all`: the sentences after them, too, in
-    further blocks, the last of which ends with end-of-text; `stream`: articles one after the other, cut at `size`. An
-    article without a sentence that fits is dropped. `counts` gets the numbers of articles, blocks and dropped ones.
+    further blocks, the last of which ends with end-of-text (a sentence that is too long is left out); `stream`:
+    articles one after the other, cut at `size`. An article without a sentence that fits is dropped. `counts` gets the
+    numbers of articles, blocks and dropped ones.
     """
     made = _stream(articles, size, counts) if cut == "stream" else _by_sentence(articles, size, cut, ends, counts)
     for block in made:
@@ -120,15 +121,24 @@ def _by_sentence(
         *left, end = article.tokens
         places = [place + 1 for place, token in enumerate(left) if token in ends]
         counts["articles"] += 1
-        start, room = 0, size - 1
-        while (fitting := bisect_right(places, start + room)) and places[fitting - 1] > start:
-            place = places[fitting - 1]
-            last = cut == "first" or fitting == len(places)
-            yield EncodedRow(article.id, (*left[start:place], *([end] if last else ())), 0)
-            start = place
-            if last:
-                break
-        counts["dropped"] += not start
+        found = list(_whole_sentences([0, *places], size - 1))
+        if cut == "first":
+            found = [span for span in found[:1] if span[0] == 0]
+        for start, stop in found:
+            last = (start, stop) == found[-1]
+            yield EncodedRow(article.id, (*left[start:stop], *([end] if last else ())), 0)
+        counts["dropped"] += not found
+
+
+def _whole_sentences(ends: list[int], room: int) -> Iterator[tuple[int, int]]:
+    """Spans of whole sentences, two tokens at least and as many as there is room for; a longer sentence is left out."""
+    number = 0
+    while number < len(ends) - 1:
+        start = ends[number]
+        fitting = bisect_right(ends, start + room) - 1
+        if fitting > number and ends[fitting] > start + 1:
+            yield start, ends[fitting]
+        number = max(fitting, number + 1)
 
 
 def _stream(articles: Iterable[EncodedRow], size: int, counts: Counter[str]) -> Iterator[EncodedRow]:

@@ -33,6 +33,8 @@ class Example:
     """Head, middle and tail of `prompt` where only the middle (a passage) may be cut to fit the context."""
     turns: tuple[Turn, ...] = ()
     """Earlier questions and answers of a conversation; `prompt` begins with their text."""
+    copy_of: str = ""
+    """Of an augmented copy of a training row: the id of that row's own example."""
 
     @property
     def question(self) -> str:

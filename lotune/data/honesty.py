@@ -131,9 +131,11 @@ def split(
 ) -> tuple[list[Example], list[Example]]:
     """Training examples and those of an evaluation set, each in the order given; every example is in one of the two.
 
-    Two examples with the same prompt can come to different sides: `overlap` finds them.
+    Augmented copies are trained on only, and go where their row is taken out. Two examples with the same prompt can
+    come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
+    copies, examples = [one for one in examples if one.copy_of], [one for one in examples if not one.copy_of]
     if rows >= len(examples):
         raise DataError(
             f"data.{name}_rows",
@@ -143,7 +145,13 @@ def split(
         )
     chosen = set(_shuffled(range(len(examples)), f"split:{seed}")[:rows])
     train = [example for place, example in enumerate(examples) if place not in chosen]
-    return train, [examples[place] for place in sorted(chosen)]
+    left = {example.id for example in train}
+    return train + with_originals(copies, left), [examples[place] for place in sorted(chosen)]
+
+
+def with_originals(examples: Iterable[Example], ids: Collection[str]) -> list[Example]:
+    """The examples without those that are copies of a row whose id is not among `ids`."""
+    return [example for example in examples if not example.copy_of or example.copy_of in ids]
 
 
 def overlap(

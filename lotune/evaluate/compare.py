@@ -65,8 +65,7 @@ def compare(
 ) -> Comparison:
     """Compare predictions on the items that both have and that can be judged; `score` names a per-item score.
 
-    Raises: DataError where they have no item in common, were judged by other keys or asked other prompts, or lack the
-    score.
+    Raises: DataError where they have no item in common, were judged by other keys, or lack the score.
     """
     pairs, alone = _paired(a, b)
     before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))

@@ -64,9 +64,9 @@ def predict(
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
-    An example of `out` with the same id and prompt is not asked again, but its answer is judged again; other rows of
-    `out` are taken away. `context` is the longest prompt and answer together, in tokens; where they are longer the
-    passage is cut.
+    An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
+    chosen in another way; other rows of `out` are taken away. `context` is the longest prompt and answer together, in
+    tokens; where they are longer the passage is cut.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
@@ -106,9 +106,11 @@ def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Predi
     """Predictions already made, by place of their example, judged again; `out` then holds these and no others."""
     stored = read_predictions(out) if out.exists() else []
     known = {(old.example_id, old.prompt): old for old in stored}
+    chooses = isinstance(task, Choosing) and task.chooses
     kept = {}
     for place, example in enumerate(examples):
-        if (old := known.get((example.id, example.prompt))) is not None:
+        old = known.get((example.id, example.prompt))
+        if old is not None and (old.stopped_by == task.rule) == chooses:
             kept[place] = _judge(task, example, old.text, old.cut, old.stopped_by)
     if stored:
         lines = [orjson.dumps(prediction.record()) + b"\n" for prediction in kept.values()]
@@ -134,6 +136,13 @@ def _answer(
         yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
 
 
+def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens that an answer needs beside its prompt: the longest that is allowed, or of those to choose from."""
+    if isinstance(task, Choosing) and task.chooses:
+        return max(len(encode_text(tokenizer, text)) for text in task.continuations(example))
+    return int(task.max_new_tokens)
+
+
 def _choose(
     task: Any,
     examples: Sequence[Example],
@@ -149,14 +158,14 @@ def _choose(
     for example in examples:
         texts.append(task.continuations(example))
         encoded = [encode_text(tokenizer, text) for text in texts[-1]]
-        ids, cut = encode_prompt(tokenizer, example, context - max(map(len, encoded)))
+        ids, cut = encode_prompt(tokenizer, example, context - answer_tokens(task, example, tokenizer))
         rows += [Continuation(tuple(ids), tuple(one), f"row {example.id}") for one in encoded]
         cuts.append(cut)
     values = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
     for example, options, cut in zip(examples, texts, cuts, strict=True):
         weights = [task.weigh(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))
-        yield _judge(task, example, task.chosen(example, place), cut, "chosen")
+        yield _judge(task, example, task.chosen(example, place), cut, task.rule)
 
 
 def _request(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[Request, bool]:

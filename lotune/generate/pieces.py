@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lotune.generate.sampling import cut_at_stop
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -25,8 +27,8 @@ class Pieces:
         self._ids.append(token)
         decoded = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(decoded, str)
-        text = decoded.rstrip(UNFINISHED)
-        return self._up_to(text[: len(text) - self._held(text)])
+        text, stopped = cut_at_stop(decoded.rstrip(UNFINISHED), self._stop)
+        return self._up_to(text if stopped else text[: len(text) - self._held(text)])
 
     def finish(self, text: str) -> str:
         """The rest, once the answer has ended with this text."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
-from lotune.data.templates import FILE_NAME, Template, load_template, template_named
-from lotune.errors import DataError
+from lotune.data.templates import Template, template_named
+from lotune.errors import DataError, LotuneError
 from lotune.generate.engine import Request, stream
 from lotune.generate.pieces import Pieces
 from lotune.generate.sampling import Sampling
 from lotune.model.base import Base, context_length, load_base
 from lotune.recipe import Recipe
-from lotune.runs import write_json
+from lotune.stages.things import in_its_template
+from lotune.tasks.own_rows import write_rows
 
 HELP = "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /quit ends it"
 
@@ -95,10 +96,13 @@ class Talk:
         raise DataError("your message", found, f"{context_length(self.base.model)} together", "--max-new-tokens")
 
 
-def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int) -> None:
-    """Talk until the input ends or says /quit."""
-    folder = Path(model)
-    template = load_template(folder) if (folder / FILE_NAME).exists() else template_named(recipe.task.template)
+def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
+    """Talk until the input ends or says /quit.
+
+    Raises: ModelError where the settings name another template than the model's, unless it is forced.
+    """
+    settings = in_its_template(recipe.task, model, force)
+    template = replace(template_named(settings.template), preamble=settings.preamble)
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
     print(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
     converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
@@ -134,10 +138,10 @@ def _command(said: Conversation, line: str) -> bool:
         print("begun anew with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
-            write_json(Path(text.strip()), [said.record()])
+            write_rows(Path(text.strip()), [said.record()])
             print(f"saved to {text.strip()}", file=sys.stderr)
-        except OSError as error:
-            print(f"{text.strip()} cannot be written: {error.strerror}", file=sys.stderr)
+        except (OSError, ValueError, LotuneError) as error:
+            print(f"{text.strip()} cannot be written: {error}", file=sys.stderr)
     else:
         print(HELP, file=sys.stderr)
     return False

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lotune.data.batches import encode_prompt
+from lotune.data.examples import Example
 from lotune.data.rows import write_jsonl
-from lotune.data.templates import FILE_NAME, load_template
+from lotune.data.templates import FILE_NAME, template_named
 from lotune.errors import SettingsError
 from lotune.evaluate.predict import Prediction
 from lotune.generate.engine import Request
 from lotune.generate.engine import generate as answer
-from lotune.model.base import load_base
+from lotune.model.base import base_folder, context_length, load_base
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
-from lotune.runs import write_atomically
+from lotune.runs import inputs_mark, write_atomically
 from lotune.stages.asking import ask
 from lotune.stages.things import in_its_template
 from lotune.tasks.registry import build_task
+from lotune.tasks.settings import TaskSettings
 
 PROMPT_TOKENS = 256
 """Longest answer to a prompt, where the settings do not say."""
@@ -40,7 +44,7 @@ def generate_answers(
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-    kept = out.with_name(f".{out.name}.part.jsonl")
+    kept = _part(recipe, settings, model, data, out)
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
     found = {one.example_id: one for one in ask(title, task, examples, base.model, base.tokenizer, batch_tokens, kept)}
     ordered = [found[example.id] for example in examples]
@@ -54,17 +58,30 @@ def generate_answers(
     return {"model": model, "task": task.name, "rows": len(ordered), "cut": cut, "out": str(out)}
 
 
-def generate_text(recipe: Recipe, model: str, prompt: str, options: Options) -> dict[str, Any]:
-    """The answer to one prompt, in the template that the model was tuned in where its folder holds one."""
-    folder = Path(model)
-    text = load_template(folder).render(prompt) if (folder / FILE_NAME).exists() else prompt
+def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options: Options) -> dict[str, Any]:
+    """The answer to one prompt, in the template of the settings, else the model's own, else as the text stands."""
+    settings = in_its_template(recipe.task, model, force)
+    named = {"template", "preamble"} & settings.model_fields_set or (Path(model) / FILE_NAME).exists()
+    template = replace(template_named(settings.template if named else "plain"), preamble=settings.preamble)
+    text = template.render(prompt)
+    if options.dry_run:
+        return {"model": model, "prompt": text}
     base: Any = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-    ids = tuple(base.tokenizer(text)["input_ids"])
-    request = Request(ids, recipe.task.max_new_tokens or PROMPT_TOKENS, where="--prompt")
+    most = settings.max_new_tokens or PROMPT_TOKENS
+    ids, _ = encode_prompt(base.tokenizer, Example("--prompt", text, ""), context_length(base.model) - most)
+    request = Request(tuple(ids), most, 1, template.stop, "--prompt")
     [found] = answer(base.model, base.tokenizer, [request], batch_tokens=recipe.evaluate.batch_tokens)
     if not options.json:
         print(found.text)
     return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}
+
+
+def _part(recipe: Recipe, settings: TaskSettings, model: str, data: Path, out: Path) -> Path:
+    """The file beside `out` that keeps answers while they come: another one for another model, task or data."""
+    base = recipe.base.model_copy(update={"model": model})
+    files = {"model": base_folder(base) or model, "data": data}
+    inputs = {**files, "base": base.model_dump(), "task": settings.model_dump()}
+    return out.with_name(f".{out.name}.{inputs_mark(inputs)[:16]}.part.jsonl")
 
 
 def _line(prediction: Prediction) -> str:

@@ -12,6 +12,7 @@ from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, find_token_file, write_token_file
 from lotune.errors import DataError
+from lotune.evaluate.predict import answer_tokens
 from lotune.model.adapters import find_targets
 from lotune.model.base import base_folder, empty_model, load_tokenizer
 from lotune.model.checkpoints import check_start
@@ -164,7 +165,7 @@ def _askable(
     cut = 0
     for example in examples:
         try:
-            shortened = encode_prompt(tokenizer, example, context - task.max_new_tokens)[1]
+            shortened = encode_prompt(tokenizer, example, context - answer_tokens(task, example, tokenizer))[1]
         except DataError:
             shortened = None
         whole = name != "validation" or len(encode_row(tokenizer, example).tokens) <= context

@@ -194,7 +194,9 @@ def _write_articles(tokenizer: Any, settings: PretrainSettings, seed: int, folde
 
 
 def _context(settings: PretrainSettings) -> int:
-    return int(_empty(settings).config.max_position_embeddings)
+    from lotune.model.base import context_length
+
+    return context_length(_empty(settings))
 
 
 def _held_back(settings: PretrainSettings) -> int:
@@ -244,7 +246,7 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     from transformers import AutoTokenizer
 
     from lotune.model.attention import take_packed
-    from lotune.model.base import count_parameters, resolve_device
+    from lotune.model.base import context_length, count_parameters, resolve_device
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
     from lotune.train.shard import needs_shards, shard
@@ -254,7 +256,7 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     rows = TokenFile(folder / "train")
     torch.manual_seed(recipe.seed)
     model = _first_model(settings, tokenizer)
-    _check_lengths(rows, model.config.max_position_embeddings)
+    _check_lengths(rows, context_length(model))
     in_shards = needs_shards(recipe.shard, TRAINED_BYTES * count_parameters(model), device, world)
     if in_shards:
         _refuse_muon(settings)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template, template_named
-from lotune.errors import DataError, SettingsError
-from lotune.runs import write_json
+from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, unjudgeable
+from lotune.tasks.own_rows import filled, no_generator, write_rows
 from lotune.tasks.settings import LIKELIHOOD_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -35,7 +35,8 @@ FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "ou
 _CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
 _DOMAIN = re.compile(r"about (.+?), the correct answer is")
 _ANNOUNCED = re.compile(r"option is|answer is|答案(?:是|为|：)", re.IGNORECASE)
-_ARTICLE = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]")
+_WORD = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]|I(?:'| (?!(?:is|was|or|and)\b)[a-z])")
+"""The article "A" and the pronoun "I", which are no letters of options."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,8 @@ class ChoiceTask:
         return read_rows(path, on_error=on_error, columns=self.settings.columns)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are: one array where the file is called .json, else one a line."""
-        if path.suffix == ".json":
-            write_json(path, list(rows))
-        else:
-            write_jsonl(path, rows)
+        """Write rows as they are (see `write_rows`)."""
+        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row, and with `training` its extra copies.
@@ -123,7 +121,7 @@ class ChoiceTask:
             yield self._example(id, question, template, training)
             for copy in range(1, self.settings.copies + 1 if training else 1):
                 shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
-                yield self._example(f"{id}#{copy}", shuffled, template, training)
+                yield replace(self._example(f"{id}#{copy}", shuffled, template, training), copy_of=id)
 
     def _example(self, id: str, question: Question, template: Template, training: bool) -> Example:
         form = PLAIN_INSTRUCTION if self.settings.wording == "plain" else INSTRUCTION
@@ -147,15 +145,15 @@ class ChoiceTask:
 
     def generate(self, rows: int, seed: int) -> list[Row]:
         """Raises: SettingsError, as such rows are one's own."""
-        raise SettingsError("data.train", "the task choice has no generator", "a file of rows")
+        no_generator(self.name)
 
     def practice(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def judge(self, example: Example, text: str) -> Judged:
         """Whether the answer names the key's letter; None without a key."""
@@ -203,7 +201,7 @@ def letter_of(text: str, options: int = 4) -> str | None:
     if announced and (after := alone.search(text, announced.end())):
         return after.group()
     for found in alone.finditer(text):
-        if not _ARTICLE.match(text, found.start()):
+        if not _WORD.match(text, found.start()):
             return found.group()
     return None
 
@@ -219,7 +217,7 @@ def question_of(id: str, row: Row) -> Question:
         answer, about = row.get("output", ""), domain.group(1) if domain else ""
     else:
         text, options, answer = _of_columns(id, row)
-        about = str(row.get("domain", "") or _domain_of_file(id))
+        about = filled(row.get("domain")) or (_domain_of_file(id) if _is_benchmark(row) else "")
     if len(options) < 2 or not str(text).strip():
         raise DataError(id, f"has no question with two options at least (it has {', '.join(row)})", _EXPECTED)
     if len(options) > len(LETTERS):
@@ -249,12 +247,15 @@ def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     numbered = [str(number) for number in range(1, len(row) + 1)]
     if list(row) == numbered and len(row) >= 4:  # a table without a header, as MMLU's
         question, *options, answer = row.values()
-        return question, tuple(map(str, options)), answer
+        return question, tuple(filled(option).strip() for option in options), answer
     listed = by_name.get("options", by_name.get("choices"))
-    if isinstance(listed, list | tuple):
-        options = [str(option) for option in listed]
-    else:
-        options = [str(by_name[letter.lower()]) for letter in LETTERS if letter.lower() in by_name]
+    if not isinstance(listed, list | tuple):
+        listed = [by_name[letter.lower()] for letter in LETTERS if letter.lower() in by_name]
+    options = [filled(option).strip() for option in listed]
+    while options and not options[-1]:  # a table has a column for the most options that a question of it has
+        options.pop()
+    if "" in options:
+        raise DataError(id, f"its option {LETTERS[options.index('')]} is empty", "a text for each option")
     return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
 
 
@@ -265,11 +266,20 @@ def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return letters[answer]
     text = str(answer).strip()
-    if text in options and options.count(text) == 1 and text not in letters:
+    if found := re.fullmatch(rf"\(?([{letters}])\)?[.．]?", text):
+        return found.group(1)
+    if list(options).count(text) == 1:
         return letters[list(options).index(text)]
-    if found := letter_of(text, len(options)):
-        return found
+    if text.isdecimal() and int(text) < len(options):
+        return letters[int(text)]
+    if _ANNOUNCED.search(text) and (named := letter_of(text, len(options))):
+        return named
     raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}")
+
+
+def _is_benchmark(row: Row) -> bool:
+    """Whether a row is of MMLU's columns or of CMMLU's, whose files are named after what they ask about."""
+    return list(row) == [*"123456"] or list(row) == ["1", "Question", *"ABCD", "Answer"]
 
 
 def _domain_of_file(id: str) -> str:

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lotune.data.rows import OnError, RowFile, nearest_names, read_rows, write_jsonl
+from lotune.data.rows import OnError, RowFile, nearest_names, read_rows
 from lotune.data.templates import template_named
 from lotune.errors import DataError, SettingsError
-from lotune.runs import write_json
-from lotune.tasks.judges import SCORES, compiled, judge_text
-from lotune.tasks.metrics import accuracy, mean_score, unjudgeable
+from lotune.tasks.judges import SCORES, compiled, figures, judge_text
+from lotune.tasks.own_rows import filled, no_generator, write_rows
 from lotune.tasks.settings import CUSTOM_JUDGES, TaskSettings, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -74,11 +73,8 @@ class CustomTask:
         return read_rows(path, on_error=on_error)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are: one array where the file is called .json, else one a line."""
-        if path.suffix == ".json":
-            write_json(path, list(rows))
-        else:
-            write_jsonl(path, rows)
+        """Write rows as they are (see `write_rows`)."""
+        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row.
@@ -87,7 +83,7 @@ class CustomTask:
         """
         template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
         for id, row in rows:
-            key = str(row.get(self.settings.answer, "") or "")
+            key = filled(row.get(self.settings.answer))
             if training and not key.strip():
                 near = nearest_names([self.settings.answer], row)
                 raise DataError(id, f"has no {self.settings.answer} to train on (it has {', '.join(row)}{near})")
@@ -104,26 +100,26 @@ class CustomTask:
 
     def generate(self, rows: int, seed: int) -> list[Row]:
         """Raises: SettingsError, as such rows are one's own."""
-        raise SettingsError("data.train", "the task custom has no generator", "a file of rows")
+        no_generator(self.name)
 
     def practice(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def judge(self, example: Example, text: str) -> Judged:
         """The verdict of the settings' judge; None without a key."""
+        words = tuple(self.settings.labels.values())
         if not example.answers:
-            return Judged(text.strip(), "", None)
-        return judge_text(self.rule, text, example.answers[0], tuple(self.settings.labels.values()))
+            return replace(judge_text(self.rule, text, "", words), key="", right=None, scores={})
+        return judge_text(self.rule, text, example.answers[0], words)
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
 
         Raises: DataError where none can be judged.
         """
-        value = mean_score(judged, self.metric) if self.rule in SCORES else accuracy(judged)
-        return {self.metric: value, "unjudgeable": float(unjudgeable(judged))}
+        return figures(self.rule, judged)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.data.examples import Example, Turn
-from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split
+from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
 from lotune.data.rows import MEND_ROWS, Malformed, listed
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
@@ -48,22 +48,26 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
     if not source.examples:
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
     train, duplicates = remove_duplicates(source.examples)
-    unique = len(train)
+    train = with_originals(train, {example.id for example in train})
     train, test = _test_rows(task, settings, seed, train)
     train, found = _validation_rows(task, settings, seed, train)
     validation, met = overlap(found.examples, {"test": test})
     if not validation:
         raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
     drawn = sample(train, settings.sample.rows, _or(settings.sample.seed, seed), settings.sample.shares)
-    kept, report = overlap(drawn, {"validation": validation, "test": test, **others})
+    evaluation = {"validation": validation, "test": test, **others}
+    kept, report = overlap(drawn, evaluation)
+    if any(example.copy_of for example in kept):  # a copy's prompt is another one than that of its row
+        kept = with_originals(kept, {example.id for example in overlap(train, evaluation)[0]})
     if not kept:
         raise DataError("data", "no training row is left", "rows outside the evaluation sets", "use other test rows")
     malformed = (*source.malformed, *found.malformed)
     split_off = 0 if settings.validation else len(found.examples)
+    split_test = len(test) if settings.test is None and settings.train is not None else 0
     counts = Counts(
         read=len(source.examples), kept=len(kept), malformed=len(malformed), malformed_rows=malformed,
         duplicates=duplicates, undrawn=len(train) - len(drawn), overlap=report, kinds=count_kinds(kept),
-        validation=split_off, validation_removed=met.removed, test=unique - len(train) - split_off,
+        validation=split_off, validation_removed=met.removed, test=split_test,
     )  # fmt: skip
     return Datasets(kept, validation, test, counts)
 
@@ -104,7 +108,8 @@ def _validation_rows(
         train, validation = split(train, settings.validation_rows, seed)
         return train, _Source(validation)
     source = _source(task, settings, settings.validation, 0, seed, training=True)
-    return train, _Source(sample(source.examples, settings.validation_rows, seed), source.malformed)
+    rows = [example for example in source.examples if not example.copy_of]
+    return train, _Source(sample(rows, settings.validation_rows, seed), source.malformed)
 
 
 def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, seed: int, *, training: bool) -> _Source:
@@ -149,5 +154,5 @@ def from_record(record: Mapping[str, Any]) -> Example:
     return Example(
         record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
-        tuple(Turn(**turn) for turn in record.get("turns", ())),
+        tuple(Turn(**turn) for turn in record.get("turns", ())), record.get("copy_of", ""),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.judge import judge as judge_number
 from lotune.tasks.choice import LETTERS, letter_of
-from lotune.tasks.metrics import rouge_l
+from lotune.tasks.metrics import accuracy, mean_score, rouge_l, unjudgeable
 from lotune.tasks.reading.squad import squad_scores
 from lotune.tasks.sentences import label_of
 from lotune.tasks.task import Judged
@@ -52,6 +52,16 @@ def judge_text(rule: str, text: str, key: str, words: Sequence[str] = ()) -> Jud
     if name != "exact":
         raise SettingsError("task.judge", f"there is no judge {rule!r}", "exact, contains, number, regex:PATTERN, …")
     return Judged(answer, wanted_text, wanted_text == answer)
+
+
+def figures(rule: str, judged: Sequence[Judged]) -> dict[str, float]:
+    """The accuracy, 0 to 1, or the mean of the judge's score, 0 to 100, and how many rows are `unjudgeable`.
+
+    Raises: DataError where none can be judged.
+    """
+    name = SCORES.get(rule, "accuracy")
+    value = mean_score(judged, name) if rule in SCORES else accuracy(judged)
+    return {name: value, "unjudgeable": float(unjudgeable(judged))}
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template, template_named
 from lotune.errors import DataError, SettingsError
-from lotune.runs import write_json
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
+from lotune.tasks.own_rows import filled, no_generator, write_rows
 from lotune.tasks.settings import TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -84,11 +84,8 @@ class SentencesTask:
         return replace(file, rows=[(id, dict(_named(row))) for id, row in file.rows])
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are: one array where the file is called .json, else one a line."""
-        if path.suffix == ".json":
-            write_json(path, list(rows))
-        else:
-            write_jsonl(path, rows)
+        """Write rows as they are (see `write_rows`)."""
+        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row.
@@ -113,27 +110,30 @@ class SentencesTask:
         """Instruction, text and label of a row. Raises: DataError where it has no sentence."""
         row = _named(row)
         words = " or ".join(dict.fromkeys(self.labels.values()))
-        label = str(row.get("label", row.get("output", "")) or "").strip()
+        label, sentence, first, second = (
+            filled(row.get(name)).strip()
+            for name in ("label" if "label" in row else "output", "sentence", "first", "second")
+        )
         if isinstance(row.get("instruction"), str) and isinstance(row.get("input"), str):
             return row["instruction"], row["input"], label
-        if "sentence" in row and str(row["sentence"]).strip():
-            return (self.settings.instruction or ONE).format(labels=words), str(row["sentence"]), label
-        if all(str(row.get(name, "") or "").strip() for name in ("first", "second")):
-            text = f"Sentence 1: {row['first']}\nSentence 2: {row['second']}"
-            return (self.settings.instruction or TWO).format(labels=words), text, label
+        if sentence:
+            return (self.settings.instruction or ONE).replace("{labels}", words), sentence, label
+        if first and second:
+            text = f"Sentence 1: {first}\nSentence 2: {second}"
+            return (self.settings.instruction or TWO).replace("{labels}", words), text, label
         raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second")
 
     def generate(self, rows: int, seed: int) -> list[Row]:
         """Raises: SettingsError, as such rows are one's own."""
-        raise SettingsError("data.train", "the task sentences has no generator", "a file of rows")
+        no_generator(self.name)
 
     def practice(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def judge(self, example: Example, text: str) -> Judged:
         """Whether the first label word that stands alone in the answer is the key's; None without a key."""

@@ -69,7 +69,9 @@ def check_judge(settings: TaskSettings, judges: str) -> None:
     Raises: SettingsError for another one.
     """
     if settings.judge is not None and not re.fullmatch(judges, settings.judge):
-        names = re.sub(r":[^|]*", ":NUMBER", judges).replace("|", ", ") or "no setting: it has but one"
+        names = judges.replace(LIKELIHOOD_JUDGES, "likelihood:letter|likelihood:text|likelihood:text-normalised")
+        names = re.sub(r":(?!letter|text)[^|]*", lambda found: ":PATTERN" if found[0] == ":.+" else ":NUMBER", names)
+        names = names.replace("|", ", ") or "no setting: it has but one"
         raise SettingsError("task.judge", f"{settings.judge!r} is no judge of {settings.name}", names)
 
 

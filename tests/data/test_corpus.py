@@ -31,29 +31,33 @@ ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_si
 @given(ARTICLES, st.integers(8, 20))
 def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: int) -> None:
     found, counts = cut(articles, size, "first")
-    fitting = [[n for n in range(1, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
+    fitting = [[n for n in range(2, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
     expected = [(*a[: places[-1]], EOS) for a, places in zip(articles, fitting, strict=True) if places]
     assert found == expected
     assert counts == Counter(articles=len(articles), blocks=len(found), dropped=len(articles) - len(found))
 
 
 @given(ARTICLES, st.integers(8, 20))
-def test_all_blocks_give_back_the_sentences(articles: list[list[int]], size: int) -> None:
-    found, counts = cut(articles, size, "all")
-    assert all(2 <= len(block) <= size for block in found)
-    assert all(block[-1] == EOS or block[-1] == STOP for block in found)
-    gaps = [article for article in articles if _longest_sentence(article) < size]
-    joined = [token for block in cut(gaps, size, "all")[0] for token in block]
-    assert joined == [token for article in gaps if STOP in article for token in (*_sentences(article), EOS)]
-    assert counts["blocks"] == len(found)
+def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], size: int) -> None:
+    for article in articles:
+        found, counts = cut([article], size, "all")
+        assert all(2 <= len(block) <= size for block in found)
+        assert counts["dropped"] == (not found)
+        assert [block[-1] == EOS for block in found] == [False] * (len(found) - 1) + [True] * bool(found)
+        joined = [token for block in found for token in block if token != EOS]
+        sentences = [[*map(int, part), STOP] for part in "".join(map(str, article)).split("9")[:-1]]
+        if all(2 <= len(sentence) < size for sentence in sentences):
+            assert joined == [token for sentence in sentences for token in sentence]
+        missing = [sentence for sentence in sentences if 2 <= len(sentence) < size]
+        for sentence in missing:
+            assert "".join(map(str, sentence)) in "".join(map(str, joined))
 
 
-def _sentences(article: list[int]) -> list[int]:
-    return article[: len(article) - article[::-1].index(STOP)]
-
-
-def _longest_sentence(article: list[int]) -> int:
-    return max(len(part) + 1 for part in "".join(map(str, article)).split("9"))
+def test_a_sentence_that_is_too_long_is_left_out() -> None:
+    long = [1] * 9
+    found, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "all")
+    assert found == [(2, 9), (3, 9, EOS), (4, 9, EOS)]
+    assert counts == Counter(articles=3, blocks=3, dropped=1)
 
 
 @given(ARTICLES, st.integers(8, 20))
@@ -114,6 +118,7 @@ def test_a_folder_without_articles_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_extraction_leaves_behind_goes() -> None:
+    assert cleaned("题\r\n\r\n甲。") == "甲。"
     left = "题\n\n甲（；）乙（，）丙()丁「」戊《》己“”庚（（））辛-{}-壬<div>癸"
     assert cleaned(left) == "甲乙丙丁戊己庚辛壬癸"
 

@@ -164,3 +164,13 @@ def test_pieces_join_to_the_whole_and_no_character_is_half(byte_tokenizer: Any, 
         assert "\ufffd" not in piece or "\ufffd" in text
         assert whole.startswith(shown)
     assert shown + pieces.finish(whole[:end]) == whole[:end]
+
+
+def test_a_token_that_goes_beyond_a_stop_text_shows_nothing_of_it() -> None:
+    class Whole:
+        def decode(self, ids: list[int], **_: Any) -> str:
+            return "".join(["Yes.", "\n###", " Instruction", ":\n"][: len(ids)])
+
+    pieces = Pieces(Whole(), ("\n### Instruction:",))  # type: ignore[arg-type]
+    assert [pieces.push(number) for number in range(4)] == ["Yes.", "", "", ""]
+    assert pieces.finish("Yes.") == ""

@@ -37,17 +37,27 @@ def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_stopped_command_goes_on(small_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_stopped_command_goes_on(
+    small_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
     call(*words, "--out", tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_text()
-    prediction = call("evaluate", "--model", small_base, "--task", "arithmetic", "--data", rows, "--limit", "1",
-                      "--out", tmp_path / ".again.jsonl.part.jsonl", "task.max_new_tokens=5", status=2)  # fmt: skip
-    assert "none of 1 rows has a key" in prediction.stderr
-    kept = json.loads((tmp_path / ".again.jsonl.part.jsonl").read_text())
+    monkeypatch.setattr("lotune.stages.generate.write_jsonl", interrupted)
+    call(*words, "--out", tmp_path / "again.jsonl", status=130)
+    [part] = tmp_path.glob(".again.jsonl.*.part.jsonl")
+    monkeypatch.undo()
+    kept = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(kept[:5]))
+    call(*words, "--out", tmp_path / "again.jsonl", "task.max_new_tokens=4")
+    assert part.exists(), "answers of other settings are no beginning of these"
     call(*words, "--out", tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_text() == whole
-    assert kept["id"] in whole
+    assert not part.exists()
+
+
+def interrupted(*words: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,28 @@ def test_the_contest_s_prompt_comes_back() -> None:
     ({"question": "", "options": ["one", "two"], "answer": "A"}, "two options"),
     ({"question": "Who?", "options": ["one", "two"], "answer": "C"}, "'C' is none of its options"),
     ({"question": "Who?", "options": ["one", "two"], "answer": 2}, "'2' is none of its options"),
+    ({"question": "Who?", "options": ["one", "two"], "answer": "Vitamin A"}, "is none of its options"),
+    ({"question": "Who?", "A": "one", "B": "", "C": "three", "answer": "A"}, "option B is empty"),
     ({"question": "Who?", "options": list("abcdefghijk"), "answer": "A"}, "11 options"),
     ({**CONTEST, "input": "Who?"}, "no question with options"),
 ])  # fmt: skip
 def test_a_row_that_is_no_question_is_named(row: dict[str, Any], found: str) -> None:
     with pytest.raises(DataError, match=found):
         question_of("row 3", row)
+
+
+@pytest.mark.parametrize(("answer", "letter"), [
+    (" Vitamin C", "B"), ("b", None), ("C", "C"), ("(C)", "C"), ("1", "B"), (0, "A"), ("The right option is B.", "B"),
+    (None, ""), ("", ""),
+])  # fmt: skip
+def test_the_key_of_a_row(answer: Any, letter: str | None) -> None:
+    row = {"question": "Which?", "A": " Vitamin A", "B": "Vitamin C ", "C": "Vitamin D", "D": "", "answer": answer}
+    if letter is None:
+        with pytest.raises(DataError):
+            question_of("train.csv:3", row)
+        return
+    found = question_of("train.csv:3", row)
+    assert (found.letter, found.options, found.domain) == (letter, ("Vitamin A", "Vitamin C", "Vitamin D"), "")
 
 
 @given(st.integers(2, 10), st.randoms(use_true_random=False), st.data())
@@ -85,10 +102,12 @@ def test_training_rows_are_augmented_and_test_rows_are_not() -> None:
 @pytest.mark.parametrize(("text", "letter"), [
     ("The right option is C.iant.uv.uv.uv", "C"), ("答案是B", "B"), ("答案：D。", "D"), ("A good answer is B", "B"),
     ("A good start, then C", "C"), ("A is right", "A"), ("A and B", "A"), ("(D)", "D"), ("AB12 3C", None), ("", None),
-    ("The answer is unknown, B perhaps", "B"), ("Option E", None),
+    ("The answer is unknown, B perhaps", "B"), ("Option E", None), ("I think C.", "C"),
 ])  # fmt: skip
 def test_the_letter_of_an_answer(text: str, letter: str | None) -> None:
     assert letter_of(text) == letter
+    if not text.startswith("Option E"):
+        assert letter_of(text, len(LETTERS)) == letter
 
 
 @pytest.mark.oracle
@@ -148,3 +167,28 @@ def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: s
         best = "ABCD"[max(range(4), key=weights.__getitem__)]
         assert prediction.judged.read == best
         assert prediction.judged.right == (best == "A")
+
+
+def test_copies_are_trained_on_only_and_never_beside_a_row_that_tests(tmp_path: Path) -> None:
+    from lotune.data.settings import DataSettings
+    from lotune.tasks.datasets import gather
+
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": f"Which is {n}?", "options": [f"{n}", "b", "c", "d"], "answer": 0} for n in range(40)]
+    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in [*rows, rows[3]]))
+    task = ChoiceTask(TaskSettings(name="choice", copies=3))
+    settings = DataSettings(train=file, validation_rows=5, test_rows=6)
+    found = gather(task, settings, 1, {})
+    assert (len(found.validation), len(found.test), found.counts.test) == (5, 6, 6)
+    asked = {re.findall("Which is [0-9]+", one.prompt)[0] for one in (*found.validation, *found.test)}
+    trained = {re.findall("Which is [0-9]+", one.prompt)[0] for one in found.train}
+    assert not asked & trained
+    assert len(asked | trained) == 40
+    assert not any(one.copy_of for one in (*found.validation, *found.test))
+    assert len(found.train) > 2.5 * len(trained)
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:10]))
+    apart = gather(task, settings.model_copy(update={"test": other, "test_rows": 10}), 1, {})
+    assert not {f"Which is {n}" for n in range(10)} & {
+        re.findall("Which is [0-9]+", one.prompt)[0] for one in apart.train
+    }

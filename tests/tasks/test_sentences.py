@@ -79,3 +79,27 @@ def test_real_files_are_read_whole(reference_data: Path) -> None:
         rows = task.read(reference_data / name).rows
         counts[name] = len(list(task.examples(rows, training=name.endswith("train.tsv"))))
         assert counts[name] == len(rows) > 100
+
+
+def test_numbers_are_labels_and_null_is_none() -> None:
+    task = SentencesTask()
+    zero, none = task.examples(
+        [("1", {"sentence": "So.", "label": 0}), ("2", {"sentence": "So.", "label": None})], training=False
+    )
+    assert (zero.answers, none.answers) == (("0",), ())
+    with pytest.raises(DataError, match="row 3: has no sentence"):
+        list(task.examples([("row 3", {"sentence": None, "label": 0})], training=False))
+    braces = SentencesTask(TaskSettings(name="sentences", instruction="Is {it} {labels}? {"))
+    [example] = braces.examples([("1", {"sentence": "So.", "label": "1"})], training=False)
+    assert "Is {it} 0 or 1? {" in example.prompt
+
+
+def test_the_order_of_labels_redoes_a_run() -> None:
+    """The last one is the positive one."""
+    from lotune.recipe import Recipe, stage_inputs
+
+    found = [
+        stage_inputs(Recipe(task=TaskSettings(name="sentences", labels=labels)), "evaluate")
+        for labels in ({"0": "no", "1": "yes"}, {"1": "yes", "0": "no"})
+    ]
+    assert found[0] != found[1]

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lotune.data.examples import Turn
-from lotune.data.rows import OnError, RowFile, read_rows, write_jsonl
+from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template, template_named
-from lotune.errors import DataError, SettingsError
-from lotune.runs import write_json
+from lotune.errors import DataError
 from lotune.tasks.instructions.shapes import FIELDS, check_shapes, conversation_of
-from lotune.tasks.judges import SCORES, judge_text
-from lotune.tasks.metrics import accuracy, mean_score, unjudgeable
+from lotune.tasks.judges import SCORES, figures, judge_text
+from lotune.tasks.own_rows import no_generator, write_rows
 from lotune.tasks.settings import TEXT_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -71,11 +70,8 @@ class InstructionsTask:
         return file
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are: one array where the file is called .json, else one a line."""
-        if path.suffix == ".json":
-            write_json(path, list(rows))
-        else:
-            write_jsonl(path, rows)
+        """Write rows as they are (see `write_rows`)."""
+        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row, its earlier turns before the last question.
@@ -101,15 +97,15 @@ class InstructionsTask:
 
     def generate(self, rows: int, seed: int) -> list[Row]:
         """Raises: SettingsError, as such rows are one's own."""
-        raise SettingsError("data.train", "the task instructions has no generator", "a file of rows")
+        no_generator(self.name)
 
     def practice(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def stream(self, rows: int, seed: int) -> Iterable[Row]:
         """Raises: as `generate`."""
-        return self.generate(rows, seed)
+        no_generator(self.name)
 
     def judge(self, example: Example, text: str) -> Judged:
         """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""
@@ -122,5 +118,4 @@ class InstructionsTask:
 
         Raises: DataError where none can be judged.
         """
-        value = mean_score(judged, self.metric) if self.rule in SCORES else accuracy(judged)
-        return {self.metric: value, "unjudgeable": float(unjudgeable(judged))}
+        return figures(self.rule, judged)

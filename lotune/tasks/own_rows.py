@@ -1,0 +1,34 @@
+"""What tasks on one's own rows have in common: how rows are written, and that none are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+from lotune.data.rows import write_jsonl
+from lotune.errors import SettingsError
+from lotune.runs import write_json
+from lotune.tasks.task import Row
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as they are: one array where the file is called .json, else one a line."""
+    if path.suffix == ".json":
+        write_json(path, list(rows))
+    else:
+        write_jsonl(path, rows)
+
+
+def no_generator(task: str) -> NoReturn:
+    """Raises: SettingsError, as such rows are one's own."""
+    raise SettingsError("data.train", f"the task {task} has no generator", "a file of rows")
+
+
+def filled(value: object) -> str:
+    """A field as text; empty where it is missing or null, and nowhere else: 0 and false are values.
+
+    >>> filled(0), filled(None)
+    ('0', '')
+    """
+    return "" if value is None else str(value)
