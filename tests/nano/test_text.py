@@ -175,6 +175,6 @@ def test_a_heading_is_the_first_line_of_the_working_and_ends_there(made: list[Ex
         first, second = (example.prompt + example.target).splitlines()
         assert first.endswith("=:")
         if match := re.fullmatch(r"(-?[\d.]+)\*(-?[\d.]+)=:", first):
-            x, y = (int(word.replace(".", "").replace("-", "")) for word in match.groups())
-            copied = second.rstrip("*+-").split(",")
-            assert second.startswith("=") or [int(word) for word in copied] == [x, y]
+            asked = [int(word.replace(".", "")) for word in match.groups()]
+            copied = re.findall(r"[+-]\d+", second.partition("*")[0])
+            assert second.startswith("=") or [int(word) for word in copied] == asked

@@ -102,7 +102,7 @@ def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokeniz
     from lotune.data.examples import Example
     from lotune.stages.pretrain import _encoded
 
-    texts = [Example("1", "2*3=", ":\n02,03*+\n", kind=kind) for kind in ("sum", "heading")]
+    texts = [Example("1", "2*3=", ":\n+02+03*+\n", kind=kind) for kind in ("sum", "heading")]
     whole, heading = _encoded(byte_tokenizer, texts)
     assert whole.tokens == (*heading.tokens, byte_tokenizer.eos_token_id)
     assert whole.answer_start == heading.answer_start == 4

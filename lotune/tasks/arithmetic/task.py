@@ -52,8 +52,8 @@ class ArithmeticTask:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 720 unless the settings say otherwise, which the longest written working needs."""
-        return self.settings.max_new_tokens or 720
+        """Longest answer in tokens: 800 unless the settings say otherwise, which the longest written working needs."""
+        return self.settings.max_new_tokens or 800
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""

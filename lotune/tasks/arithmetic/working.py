@@ -3,7 +3,7 @@
 Every block starts with a bare equation and ends with its result, so that blocks can follow one another:
 
     -6797.66-280.27=?                      what is to be computed
-    0679766,0028027+-                      both magnitudes, zero-padded; the operation on them; the result's sign
+    -0679766-0028027+-                     both numbers, zero-padded; the operation on their magnitudes; the result's sign
     +6703+6219+7007+9807+7007+6006+0000    a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
@@ -23,6 +23,8 @@ QUOTIENT_DIGITS = 7
 """Digits of a quotient that long division writes: six are significant at least."""
 ROOT_DIGITS = 6
 """Digits of a root that are written."""
+TRIAL_DIGITS = 5
+"""Digits of remainder and divisor that stand before a digit of a quotient or a root."""
 MANTISSA_DIGITS = 7
 """Digits that a rounded step of a power keeps."""
 
@@ -61,7 +63,7 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
 
     >>> print(sum_block("-97.66", "-", "80.27")[0], end="")
     -97.66-80.27=?
-    09766,08027+-
+    -09766-08027+-
     +6703+6219+7007+9807+0011
     =-177.93
     """
@@ -73,11 +75,20 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     same = (x < 0) == (signed < 0)
     operation = "+" if same else "-" if abs(x) >= abs(y) else "~"
     width = max(len(str(abs(x))), len(str(abs(y)))) + 1
-    heading = f"{abs(x):0{width}d},{abs(y):0{width}d}{operation}{'-' if total < 0 else '+'}"
+    heading = f"{signs_shown(x, signed, width)}{operation}{'-' if total < 0 else '+'}"
     upper, lower = sorted((abs(x), abs(y)), reverse=True) if operation == "~" else (abs(x), abs(y))
     columns = sum_columns(upper, lower, width, "+" if same else "-")
     result = unscaled(total, decimals)
     return f"{a}{operator}{b}=?\n{heading}\n{columns}\n={result}\n", result
+
+
+def signs_shown(x: int, y: int, width: int) -> str:
+    """Two numbers with their signs, each zero-padded to `width` digits: what a result's sign is read off.
+
+    >>> signs_shown(-27, 5, 3)
+    '-027+005'
+    """
+    return f"{x:+0{width + 1}d}{y:+0{width + 1}d}"
 
 
 def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
@@ -94,22 +105,24 @@ def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
     return text
 
 
-def product_rows(x: int, y: int, sign: str) -> str:
-    """Rows of a product of magnitudes: for each digit of `y`, from the lowest, `x` times it is added to the sum so far.
+def product_rows(x: int, y: int) -> str:
+    """Rows of a product: for each digit of `y`, from the lowest, the magnitude of `x` times it is added to the sum so far.
 
-    The lowest digit of the new sum is final after its row and is left behind. Both are copied first, zero-padded, and
-    the result's sign follows.
+    Both are copied first, zero-padded, with their signs, and the result's sign follows. A row begins with the digits of
+    `y` that are left, of which it takes the last; the lowest digit of its sum is final and is left behind.
 
-    >>> print(product_rows(24, 31, "-"), end="")
-    024,031*-
-    1:b404004b202002b000000
+    >>> print(product_rows(-24, 31), end="")
+    -024+031*-
+    31:b404004b202002b000000
     3:d412214d206007d000000
     """
-    width, running = max(len(str(x)), len(str(y))) + 1, 0
-    lines = [f"{x:0{width}d},{y:0{width}d}*{sign}"]
-    for digit in low_first(y):
-        lines.append(f"{digit}:{multiple_columns(x, int(digit), running, width, 1)}")
-        running = (running + x * int(digit)) // 10
+    width, running = max(len(str(abs(x))), len(str(abs(y)))) + 1, 0
+    lines = [f"{signs_shown(x, y, width)}*{'-' if (x < 0) != (y < 0) else '+'}"]
+    x, left = abs(x), str(abs(y))
+    for end in range(len(left), 0, -1):
+        digit = int(left[end - 1])
+        lines.append(f"{left[:end]}:{multiple_columns(x, digit, running, width, 1)}")
+        running = (running + x * digit) // 10
     return "\n".join(lines) + "\n"
 
 
@@ -136,8 +149,8 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
-    024,031*-
-    1:b404004b202002b000000
+    -024+031*-
+    31:b404004b202002b000000
     3:d412214d206007d000000
     =-74.4
     """
@@ -145,38 +158,39 @@ def product_block(a: str, b: str) -> tuple[str, str]:
     result = unscaled(x * y, x_decimals + y_decimals)
     if x * y == 0:
         return f"{a}*{b}=?\n={result}\n", result
-    rows = product_rows(abs(x), abs(y), "-" if x * y < 0 else "+")
-    return f"{a}*{b}=?\n{rows}={result}\n", result
+    return f"{a}*{b}=?\n{product_rows(x, y)}={result}\n", result
 
 
 def quotient_block(a: str, b: str) -> tuple[str, str]:
     """Working and result of `a` / `b` by long division with remainders, cut after QUOTIENT_DIGITS digits.
 
-    Both magnitudes are shifted to the same number of digits; the sign and the power of ten of the first quotient digit
-    follow. Each row holds a quotient digit and the columns of what it leaves; its remainder times ten is the start of
-    the next row.
+    Both numbers are shifted to the same number of digits; the sign and the power of ten of the first quotient digit
+    follow. Each row holds the highest digits of what is left and of the divisor, the quotient digit that they give, and
+    the columns of what it leaves; this remainder times ten is the start of the next row.
 
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
-    03,08/-0
-    0:A800303A000000
-    3:D824036D000300
-    7:H856064H000600
-    5:F840040F000400
+    -03+08/-0
+    03,08,0:A800303A000000
+    30,08,3:D824036D000300
+    60,08,7:H856064H000600
+    40,08,5:F840040F000400
     =-0.375
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
     if x == 0:
         return f"{a}/{b}=?\n=0\n", "0"
-    sign = "-" if (x < 0) != (y < 0) else "+"
+    sign, signs = "-" if (x < 0) != (y < 0) else "+", (-1 if x < 0 else 1, -1 if y < 0 else 1)
     x, y = abs(x), abs(y)
     shift = len(str(x)) - x_decimals - len(str(y)) + y_decimals
     width = max(len(str(x)), len(str(y)))
     remainder, divisor = int(str(x).ljust(width, "0")), int(str(y).ljust(width, "0"))
-    lines, digits = [f"{remainder:0{width + 1}d},{divisor:0{width + 1}d}/{sign}{shift}"], ""
+    heading = signs_shown(signs[0] * remainder, signs[1] * divisor, width + 1)
+    lines, digits = [f"{heading}/{sign}{shift}"], ""
     while remainder and len(digits) < QUOTIENT_DIGITS:
         digit = remainder // divisor
-        lines.append(f"{digit}:{multiple_columns(divisor, digit, remainder, width + 1, -1)}")
+        lines.append(f"{highest(remainder, divisor, width + 1)}{digit}:")
+        lines[-1] += multiple_columns(divisor, digit, remainder, width + 1, -1)
         remainder = (remainder - digit * divisor) * 10
         digits += str(digit)
     value = Decimal(int(digits)).scaleb(shift - len(digits) + 1)
@@ -184,18 +198,27 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
     return f"{a}/{b}=?\n" + "\n".join(lines) + f"\n={result}\n", result
 
 
+def highest(remainder: int, divisor: int, width: int) -> str:
+    """The TRIAL_DIGITS highest digits of two numbers of `width` digits, from which a quotient's digit is guessed.
+
+    >>> highest(12345678, 765432, 8)
+    '12345,00765,'
+    """
+    return "".join(f"{number:0{width}d}"[:TRIAL_DIGITS] + "," for number in (remainder, divisor))
+
+
 def root_block(a: str) -> tuple[str, str]:
     """Working and result of the square root of `a`, digit by digit, cut after ROOT_DIGITS digits.
 
-    The radicand is taken two digits at a time. Each row holds a digit d and the columns of the remainder less d times
-    the trial divisor, which is twenty times the root so far, plus d; what it leaves, with the next two digits, is the
-    start of the next row.
+    The radicand is taken two digits at a time. Each row holds the highest digits of the remainder and of twenty times
+    the root so far, a digit d, and the columns of the remainder less d times the trial divisor, which is twenty times
+    the root so far, plus d; what it leaves, with the next two digits, is the start of the next row.
 
     >>> print(root_block("2.25")[0], end="")
     √2.25=?
     02,25+0
-    1:B101201B000000
-    5:F525520F210210F000100F000000
+    02,00,1:B101201B000000
+    0125,0020,5:F525520F210210F000100F000000
     =1.5
     """
     x, decimals = scaled(a)
@@ -212,7 +235,9 @@ def root_block(a: str) -> tuple[str, str]:
     while step < ROOT_DIGITS and (step < len(pairs) or remainder):
         digit = max(d for d in range(10) if (20 * root + d) * d <= remainder)
         trial = 20 * root + digit
-        lines.append(f"{digit}:{multiple_columns(trial, digit, remainder, step + 3 if step else 2, -1)}")
+        width = step + 3 if step else 2
+        lines.append(f"{highest(remainder, 20 * root, width)}{digit}:")
+        lines[-1] += multiple_columns(trial, digit, remainder, width, -1)
         root, step = 10 * root + digit, step + 1
         remainder = (remainder - trial * digit) * 100 + (pairs[step] if step < len(pairs) else 0)
     result = plain(Decimal(root).scaleb(shift - step + 1))
@@ -224,14 +249,14 @@ def rounded_product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
-    01500000,00000030*+
-    0:a000000a000000a000000a000000a000000a500000a100000a000000
+    +01500000+00000030*+
+    30:a000000a000000a000000a000000a000000a500000a100000a000000
     3:d000000d000000d000000d000000d000000d515015d103004d000000
     =4.500000E+1
     """
     mantissa, _, exponent = a.partition("E")
     (x, _), (y, y_decimals) = scaled(mantissa), scaled(b)
-    rows = product_rows(abs(x), abs(y), "-" if x * y < 0 else "+")
+    rows = product_rows(x, y)
     digits = str(abs(x * y))
     power = int(exponent) + len(digits) - MANTISSA_DIGITS - y_decimals
     result = ("-" if x * y < 0 else "") + scientific(digits, power)
@@ -297,11 +322,11 @@ def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
     >>> print(total_blocks(("7", "8", "5"))[0], end="")
     a7b8c5=?
     a7+b8=?
-    07,08++
+    +07+08++
     +7805+0011
     =15
     15+c5=?
-    015,005++
+    +015+005++
     +5500+1012+0000
     =20
     """

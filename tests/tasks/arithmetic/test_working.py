@@ -15,6 +15,7 @@ from lotune.tasks.arithmetic.task import ArithmeticTask
 from lotune.tasks.arithmetic.working import (
     LONGEST_POWER,
     MANTISSA_DIGITS,
+    TRIAL_DIGITS,
     WORKING,
     multiple_columns,
     plain,
@@ -63,6 +64,13 @@ def cut(value: Fraction, digits: int) -> Decimal:
     return context.divide(Decimal(value.numerator), Decimal(value.denominator))
 
 
+def signed(heading: str) -> tuple[str, str]:
+    """The two numbers of a heading, each with its sign and as many digits as the other."""
+    first, second = re.fullmatch(r"([+-]\d+)([+-]\d+)", heading).groups()  # type: ignore[union-attr]
+    assert len(first) == len(second)
+    return first, second
+
+
 def assert_ends_on(text: str, result: str) -> None:
     assert text.endswith(f"\n={result}\n")
     assert " " not in text
@@ -79,10 +87,10 @@ def test_sums(a: str, b: str, operator: str) -> None:
     assert heading == f"{a}{operator}{b}=?"
     scale = max(scaled(a)[1], scaled(b)[1])
     assert digits_of(columns(steps, 5)) == abs(total).scaleb(scale)
-    first, second = operands[:-2].split(",")
-    assert (int(first), int(second)) == (abs(Decimal(a)).scaleb(scale), abs(Decimal(b)).scaleb(scale))
+    first, second = signed(operands[:-2])
+    assert (int(first), int(second)) == (Decimal(a).scaleb(scale), Decimal(operator + "1") * Decimal(b).scaleb(scale))
     assert operands[-1] == ("-" if total < 0 else "+")
-    assert len(first) == len(second) == len(columns(steps, 5))
+    assert len(first) == len(second) == len(columns(steps, 5)) + 1
 
 
 @given(st.integers(0, 10**8), st.integers(0, 10**8), st.sampled_from("+-"))
@@ -125,13 +133,14 @@ def test_products(a: str, b: str) -> None:
         return
     heading, sign = lines[1].split("*")
     assert sign == ("-" if Decimal(result) < 0 else "+")
-    assert len({len(word) for word in heading.split(",")}) == 1
-    x, y = (int(word) for word in heading.split(","))
+    first, second = signed(heading)
+    assert [number[0] == "-" for number in (first, second)] == [Decimal(number) < 0 for number in (a, b)]
+    x, y = abs(int(first)), abs(int(second))
     rows = [line.split(":") for line in lines[2:-1]]
-    assert "".join(digit for digit, _ in reversed(rows)) == str(y)
+    assert [left for left, _ in rows] == [str(y)[:end] for end in range(len(str(y)), 0, -1)]
     running, found = 0, ""
-    for digit, steps in rows:  # the lowest digit of a row is final, the others are added to in the next
-        shown = columns(steps, 7)
+    for left, steps in rows:  # the lowest digit of a row is final, the others are added to in the next
+        digit, shown = left[-1], columns(steps, 7)
         assert "".join(step[4] for step in reversed(shown)) == str(running).zfill(len(shown))
         total = digits_of(shown)
         assert total == running + int(digit) * x
@@ -152,9 +161,13 @@ def test_quotients(a: str, b: str) -> None:
     if exact == 0:
         assert lines == [f"{a}/{b}=?", "=0"]
         return
-    remainder, divisor = (int(word) for word in lines[1].split("/")[0].split(","))
+    first, second = signed(lines[1].split("/")[0])
+    assert [number[0] == "-" for number in (first, second)] == [Decimal(number) < 0 for number in (a, b)]
+    remainder, divisor, width = abs(int(first)), abs(int(second)), len(first) - 1
     for row in lines[2:-1]:
-        digit, steps = row.split(":")
+        trial, steps = row.split(":")
+        *highest, digit = trial.split(",")
+        assert highest == [str(number).zfill(width)[:TRIAL_DIGITS] for number in (remainder, divisor)]
         shown = columns(steps, 7)
         assert int("".join(step[4] for step in reversed(shown))) == remainder
         left = digits_of(shown)
@@ -169,7 +182,18 @@ def test_roots(a: str) -> None:
     assert_ends_on(text, result)
     with localcontext(Context(prec=60)):
         exact = Decimal(a).sqrt()
-    found = Decimal(result)
+    found, root, remainder = Decimal(result), 0, None
+    for row in text.splitlines()[2:-1]:
+        trial, steps = row.split(":")
+        *highest, digit = trial.split(",")
+        shown = columns(steps, 7)
+        started = int("".join(step[4] for step in reversed(shown)))
+        assert highest == [str(number).zfill(len(shown))[:TRIAL_DIGITS] for number in (started, 20 * root)]
+        assert remainder is None or started // 100 == remainder
+        remainder = digits_of(shown)
+        assert remainder == started - (20 * root + int(digit)) * int(digit)
+        root = 10 * root + int(digit)
+        assert 0 <= remainder <= 2 * root
     if found**2 == Decimal(a):
         return
     with localcontext(Context(prec=6, rounding=ROUND_DOWN)):
