@@ -3,7 +3,7 @@
 Every block starts with a bare equation and ends with its result, so that blocks can follow one another:
 
     -6797.66-280.27=?                      what is to be computed
-    -0679766-0028027+-                     both numbers, zero-padded; the operation on their magnitudes; the result's sign
+    -0679766-0028027+-                     both numbers, zero-padded; the operation on magnitudes; the result's sign
     +6703+6219+7007+9807+7007+6006+0000    a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
@@ -106,7 +106,7 @@ def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
 
 
 def product_rows(x: int, y: int) -> str:
-    """Rows of a product: for each digit of `y`, from the lowest, the magnitude of `x` times it is added to the sum so far.
+    """Rows of a product: for each digit of `y`, from the lowest, that many times `x` is added to the sum so far.
 
     Both are copied first, zero-padded, with their signs, and the result's sign follows. A row begins with the digits of
     `y` that are left, of which it takes the last; the lowest digit of its sum is final and is left behind.
