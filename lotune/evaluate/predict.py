@@ -106,11 +106,11 @@ def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Predi
     """Predictions already made, by place of their example, judged again; `out` then holds these and no others."""
     stored = read_predictions(out) if out.exists() else []
     known = {(old.example_id, old.prompt): old for old in stored}
-    chooses = isinstance(task, Choosing) and task.chooses
+    wanted = task.rule if isinstance(task, Choosing) and task.chooses else ""
     kept = {}
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
-        if old is not None and (old.stopped_by == task.rule) == chooses:
+        if old is not None and wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
             kept[place] = _judge(task, example, old.text, old.cut, old.stopped_by)
     if stored:
         lines = [orjson.dumps(prediction.record()) + b"\n" for prediction in kept.values()]

@@ -16,6 +16,7 @@ from lotune.evaluate.predict import Prediction, read_predictions
 from lotune.evaluate.scorecard import Scorecard, Target, read_scorecard
 from lotune.report.plots import Point
 from lotune.runs import read_json
+from lotune.tasks.judges import SCORES
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 
@@ -159,7 +160,9 @@ def _score_name(target: Target) -> str | None:
     """The per-example score that the target's metric is a mean of, None for an accuracy."""
     if target.difference_interval is None:
         return None
-    return build_task(TaskSettings(name=target.task, judge=target.judge or None)).score_of.get(target.metric)
+    if target.metric in SCORES.values():
+        return target.metric
+    return build_task(TaskSettings(name=target.task)).score_of.get(target.metric)
 
 
 def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:

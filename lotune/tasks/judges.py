@@ -73,13 +73,13 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def segments(text: str) -> list[str]:
-    """What ROUGE-L compares: words, in small letters, and where a text has Chinese in it, its characters.
+    """What ROUGE-L compares: words in small letters, or, where a text has Chinese in it, characters and blanks.
 
     >>> segments("The cat"), segments("羊侃 Yang")
-    (['the', 'cat'], ['羊', '侃', 'Y', 'a', 'n', 'g'])
+    (['the', 'cat'], ['羊', '侃', ' ', 'Y', 'a', 'n', 'g'])
     """
     if re.search(r"[\u4e00-\u9fff]", text):
-        return [character for character in text if not character.isspace()]
+        return list(text.strip())
     return text.lower().split()
 
 

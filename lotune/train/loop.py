@@ -63,13 +63,17 @@ def adamw(
     epsilon: float,
     decay: float,
 ) -> Optimizers:
-    """AdamW on all parameters, weight decay on matrices only; fused, which is the fastest that PyTorch has."""
+    """AdamW on all parameters, weight decay on matrices only; fused where none is in shards, as that is fastest."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], learning_rate, betas, epsilon, fused=True
+        [group for group in groups if group["params"]],
+        learning_rate,
+        betas,
+        epsilon,
+        fused=not any(map(is_sharded, parameters)),
     )
     return Optimizers((optimizer,), (learning_rate,))
 
