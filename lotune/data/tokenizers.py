@@ -78,6 +78,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, nam
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills up lines; it is never scored and never attended to."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
 def has_seams(tokenizer: Any) -> bool:
     """Whether a text's tokens are, for this tokeniser, those of its parts (`SEAMS`) one after the other.
 

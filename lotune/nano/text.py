@@ -28,7 +28,7 @@ MIX = {
 """Share of each sort among the documents."""
 
 LANGUAGES: Mapping[Language, float] = {"zh": 0.5, "en": 0.5}
-"""Share of each language among the passages: Chinese ones are the harder to learn."""
+"""Share of each language among the passages."""
 
 UNFINISHED = frozenset({"heading"})
 """Sorts whose documents break off: they end without an end-of-text."""

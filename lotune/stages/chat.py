@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
-from lotune.data.templates import Template, template_named
+from lotune.data.templates import Template
 from lotune.errors import DataError, LotuneError
 from lotune.generate.engine import Request, stream
 from lotune.generate.pieces import Pieces
@@ -102,7 +102,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     Raises: ModelError where the settings name another template than the model's, unless it is forced.
     """
     settings = in_its_template(recipe.task, model, force)
-    template = replace(template_named(settings.template), preamble=settings.preamble)
+    template = settings.prompt_template
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
     print(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
     converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example
 from lotune.data.rows import write_jsonl
-from lotune.data.templates import FILE_NAME, template_named
+from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import SettingsError
 from lotune.evaluate.predict import Prediction
 from lotune.generate.engine import Request
@@ -62,7 +61,7 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     """The answer to one prompt, in the template of the settings, else the model's own, else as the text stands."""
     settings = in_its_template(recipe.task, model, force)
     named = {"template", "preamble"} & settings.model_fields_set or (Path(model) / FILE_NAME).exists()
-    template = replace(template_named(settings.template if named else "plain"), preamble=settings.preamble)
+    template = settings.prompt_template if named else TEMPLATES["plain"]
     text = template.render(prompt)
     if options.dry_run:
         return {"model": model, "prompt": text}

@@ -18,12 +18,13 @@ from lotune.data.corpus import Corpus, blocks, sentence_ends
 from lotune.data.encoding import encode_rows
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
+from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Options, Recipe, check_pretraining_paths, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, inputs_mark, open_run, write_json
-from lotune.stages.states import STATES, course, go_on, naming_rows
+from lotune.stages.states import STATES, course, go_on, naming_rows, takes_packed
 from lotune.train.parallel import World
 from lotune.train.settings import PretrainSettings
 
@@ -245,7 +246,6 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.model.attention import take_packed
     from lotune.model.base import context_length, count_parameters, resolve_device
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
@@ -263,18 +263,12 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
         shard(model, world, device)
     else:
         model = model.to(device)
-    padding = None if take_packed(model, int(rows.lengths().max())) else _padding(tokenizer)
+    padding = None if takes_packed(model, rows) else padding_id(tokenizer)
     steps = settings.steps or max(1, round(settings.epochs * int(rows.lengths().sum()) / settings.batch_tokens))
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
     training = Training(model, _optimizers(model, settings), mark, world)
     return Begun(tokenizer, rows, training, steps, shares, in_shards, padding)
-
-
-def _padding(tokenizer: Any) -> int:
-    """The id that fills up lines where the model takes no packed ones."""
-    say("this model takes no packed rows: rows are padded to one another's length")
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:

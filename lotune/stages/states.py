@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from lotune.data.token_files import TokenFile
+from lotune.model.attention import take_packed
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
 from lotune.train.loop import NotFiniteError, Step
@@ -16,6 +18,14 @@ STATES = "states"
 """Folder of a run that holds the states of a training that is not finished."""
 METRICS = "metrics.jsonl"
 """File of a run with one line a step, and one a validation."""
+
+
+def takes_packed(model: Any, rows: TokenFile) -> bool:
+    """Whether a model takes these rows in packed lines, and is made ready for them; it is said where it does not."""
+    packed = take_packed(model, int(rows.lengths().max()))
+    if not packed:
+        say("this model takes no packed rows: rows are padded to one another's length")
+    return packed
 
 
 def go_on(run: Run, training: Training) -> State:

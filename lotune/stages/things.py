@@ -10,7 +10,7 @@ from typing import Any
 from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
 from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
-from lotune.data.templates import FILE_NAME, TEMPLATES, load_template, template_named
+from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.model.base import load_base, load_tokenizer
 from lotune.model.settings import BaseSettings
@@ -82,10 +82,11 @@ def in_its_template(settings: TaskSettings, model: str, force: bool) -> TaskSett
     if force or settings.name == "reading" or not (folder / FILE_NAME).exists():
         return settings
     if {"template", "preamble"} & settings.model_fields_set:
-        load_template(folder, replace(template_named(settings.template), preamble=settings.preamble))
+        load_template(folder, settings.prompt_template)
         return settings
     stored = load_template(folder)
-    if replace(TEMPLATES.get(stored.name, stored), preamble=stored.preamble) != stored or stored.name not in TEMPLATES:
+    known = TEMPLATES.get(stored.name)
+    if known is None or replace(known, preamble=stored.preamble) != stored:
         found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
         raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
     return settings.model_copy(update={"template": stored.name, "preamble": stored.preamble})

@@ -15,12 +15,12 @@ import torch
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile
+from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
 from lotune.generate.engine import Request, generate
 from lotune.model.adapters import trainable_count
-from lotune.model.attention import take_packed
 from lotune.model.base import (
     Base,
     base_folder,
@@ -39,7 +39,7 @@ from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, wri
 from lotune.stages.asking import ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
-from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows
+from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
@@ -174,10 +174,8 @@ def _layout(model: Any, base: Base, rows: TokenFile, recipe: Recipe) -> Layout:
     settings = recipe.tune
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    packed = take_packed(model, int(rows.lengths().max()))
-    if not packed:
-        say("this model takes no packed rows: rows are padded to one another's length")
-    return Layout(settings.batch_rows, settings.batch_tokens, padding_id(base), packed)
+    packed = takes_packed(model, rows)
+    return Layout(settings.batch_rows, settings.batch_tokens, padding_id(base.tokenizer), packed)
 
 
 def _batches(begun: Begun, recipe: Recipe, first_step: int = 1) -> Iterator[list[Any]]:
@@ -186,12 +184,6 @@ def _batches(begun: Begun, recipe: Recipe, first_step: int = 1) -> Iterator[list
         begun.rows, begun.layout, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
         first_step=first_step, share=begun.world.share,
     )  # fmt: skip
-
-
-def padding_id(base: Base) -> int:
-    """The id that fills up lines; it is never scored and never attended to."""
-    tokenizer: Any = base.tokenizer
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
 def _estimate(begun: Begun, recipe: Recipe) -> Estimate:
@@ -318,14 +310,9 @@ def choose(found: list[Validated]) -> Validated:
 
 def template_text(recipe: Recipe) -> str:
     """The prompt template that a checkpoint carries, as JSON."""
-    from dataclasses import replace
-
     import orjson
 
-    from lotune.data.templates import template_named
-
-    template = replace(template_named(recipe.task.template), preamble=recipe.task.preamble)
-    return orjson.dumps(asdict(template), option=orjson.OPT_INDENT_2).decode()
+    return orjson.dumps(asdict(recipe.task.prompt_template), option=orjson.OPT_INDENT_2).decode()
 
 
 def _merge_checkpoints(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.data.rows import OnError, RowFile, read_rows
-from lotune.data.templates import Template, template_named
+from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, unjudgeable
 from lotune.tasks.own_rows import filled, no_generator, write_rows
@@ -98,7 +98,7 @@ class ChoiceTask:
     @property
     def stop(self) -> tuple[str, ...]:
         """The template's tag of a next question ends an answer."""
-        return template_named(self.settings.template).stop
+        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say."""
@@ -113,7 +113,7 @@ class ChoiceTask:
 
         Raises: DataError for a row of no known layout, and, with `training`, for one without a key.
         """
-        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        template = self.settings.prompt_template
         for id, row in rows:
             question = question_of(id, row)
             if training and not question.letter:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lotune.data.rows import OnError, RowFile, nearest_names, read_rows
-from lotune.data.templates import template_named
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.judges import SCORES, compiled, figures, judge_text
 from lotune.tasks.own_rows import filled, no_generator, write_rows
@@ -66,7 +65,7 @@ class CustomTask:
     @property
     def stop(self) -> tuple[str, ...]:
         """The template's tag of a next question ends an answer."""
-        return template_named(self.settings.template).stop
+        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file."""
@@ -81,7 +80,7 @@ class CustomTask:
 
         Raises: DataError for a row that lacks a column of the prompt, or, with `training`, the answer.
         """
-        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        template = self.settings.prompt_template
         for id, row in rows:
             key = filled(row.get(self.settings.answer))
             if training and not key.strip():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lotune.data.rows import OnError, RowFile, read_rows
-from lotune.data.templates import Template, template_named
+from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
 from lotune.tasks.own_rows import filled, no_generator, write_rows
@@ -76,7 +76,7 @@ class SentencesTask:
     @property
     def stop(self) -> tuple[str, ...]:
         """The template's tag of a next question ends an answer."""
-        return template_named(self.settings.template).stop
+        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a table or of json, their columns named as the task wants them."""
@@ -92,7 +92,7 @@ class SentencesTask:
 
         Raises: DataError for a row without a sentence, with a label that is none, or, with `training`, without one.
         """
-        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        template = self.settings.prompt_template
         for id, row in rows:
             yield self._example(id, row, template, training)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import Field
 
+from lotune.data.templates import Template, template_named
 from lotune.errors import SettingsError
 from lotune.settings import Settings
 
@@ -42,7 +44,7 @@ class TaskSettings(Settings):
     answer: str = "answer"
     """Of custom: the column of the answer."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Of sentences: the labels of the file and the word for each, the positive one last; {} means 0 and 1."""
+    """Of sentences, and of custom judged by label: the word of each label, the positive one last; {} means 0, 1."""
     instruction: str | None = None
     """Of sentences: what is asked of them; {labels} stands for the words. null takes the task's own."""
     copies: int = Field(0, ge=0, le=100)
@@ -61,6 +63,11 @@ class TaskSettings(Settings):
     """Text put before the problem."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest answer in tokens; null takes the task's own."""
+
+    @property
+    def prompt_template(self) -> Template:
+        """The prompt template with the preamble. Raises: SettingsError where there is none of that name."""
+        return replace(template_named(self.template), preamble=self.preamble)
 
 
 def check_judge(settings: TaskSettings, judges: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names, read_rows, write_jsonl
-from lotune.data.templates import TEMPLATES, Template, template_named
+from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.judge import judge
 from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
@@ -68,7 +68,7 @@ class ArithmeticTask:
 
         Raises: DataError for a row in neither form, and, with `training`, for one without a solution.
         """
-        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        template = self.settings.prompt_template
         for id, row in rows:
             yield self._example(id, row, template, training)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lotune.data.examples import Turn
 from lotune.data.rows import OnError, RowFile, read_rows
-from lotune.data.templates import Template, template_named
+from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.instructions.shapes import FIELDS, check_shapes, conversation_of
 from lotune.tasks.judges import SCORES, figures, judge_text
@@ -58,7 +58,7 @@ class InstructionsTask:
     @property
     def stop(self) -> tuple[str, ...]:
         """The template's tag of a next question ends an answer."""
-        return template_named(self.settings.template).stop
+        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
@@ -78,7 +78,7 @@ class InstructionsTask:
 
         Raises: DataError for a row of no known shape, and, with `training`, for one without an answer.
         """
-        template = replace(template_named(self.settings.template), preamble=self.settings.preamble)
+        template = self.settings.prompt_template
         for id, row in rows:
             yield self._example(id, row, template, training)
 
