@@ -18,7 +18,7 @@ from lotune.tasks.task import Choosing, Judged, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lotune.generate.engine import Request
+    from lotune.generate.requests import Request
 
 WINDOW = 4096
 """Questions whose tokens are held at once."""
@@ -170,7 +170,7 @@ def _choose(
 
 def _request(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[Request, bool]:
     """What is asked of the engine, and whether the prompt had to be cut."""
-    from lotune.generate.engine import Request
+    from lotune.generate.requests import Request
 
     ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
     where = f"row {example.id}"

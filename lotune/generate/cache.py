@@ -1,8 +1,7 @@
 """The keys and values of running answers: slots of one length, written in place.
 
-Shapes: S slots, n running rows (slots 0 to n - 1), H key heads, C capacity in tokens, D head width, T tokens of a
-prompt. Every row begins at place 0 of its slot and has a length of its own, so a new row can enter beside running ones
-without padding.
+Shapes: S slots, n rows of a pass, H key heads, C capacity in tokens, D head width, T tokens a row in a pass. Every row
+begins at place 0 of its slot and has a length of its own, so a new row can enter beside running ones without padding.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ class _Slots:
     def __init__(self, slots: int, capacity: int) -> None:
         self.slots, self.capacity = slots, capacity
         self.first = 0
-        self.rows: torch.Tensor | None = None
-        self.lengths: torch.Tensor | None = None
+        self.places: torch.Tensor | None = None
         self.width = 0
 
 
@@ -44,19 +42,19 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (n, H, T, D) and give back what the queries attend to: the prompts themselves, or the running rows."""
+        """Store (n, H, T, D) and give back what the queries attend to: the prompts themselves, or their slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         shared = self.shared
-        if shared.rows is None:
-            slots = slice(shared.first, shared.first + len(key_states))
+        slots = slice(shared.first, shared.first + len(key_states))
+        if shared.places is None:
             self.keys[slots, :, : key_states.shape[2]] = key_states
             self.values[slots, :, : value_states.shape[2]] = value_states
             return key_states, value_states
-        self.keys[shared.rows, :, shared.lengths] = key_states[:, :, 0]
-        self.values[shared.rows, :, shared.lengths] = value_states[:, :, 0]
-        n = len(shared.rows)
-        return self.keys[:n, :, : shared.width], self.values[:n, :, : shared.width]
+        rows = torch.arange(slots.start, slots.stop, device=key_states.device)[:, None]
+        self.keys[rows, :, shared.places] = key_states.transpose(1, 2)
+        self.values[rows, :, shared.places] = value_states.transpose(1, 2)
+        return self.keys[slots, :, : shared.width], self.values[slots, :, : shared.width]
 
     def resize(self, kept_rows: int, kept_width: int) -> None:
         """New buffers of the shared size with the running rows copied."""
@@ -68,7 +66,7 @@ class _SlotLayer(CacheLayerMixin):
         self.values[:kept_rows, :, :kept_width] = old_values[:kept_rows, :, :kept_width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """A prompt attends to itself only; for running rows the caller passes the finished mask."""
+        """A prompt attends to itself only; where a slot is attended to the caller passes the finished mask."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
@@ -88,14 +86,13 @@ class SlotCache(Cache):
 
     def fill_from(self, slot: int) -> None:
         """The next pass reads prompts (n, T), one a slot from `slot` on, padded at the end to one length."""
-        self.shared.first, self.shared.rows, self.shared.lengths = slot, None, None
+        self.shared.first, self.shared.places = slot, None
 
-    def step(self, lengths: torch.Tensor, width: int) -> None:
-        """The next pass reads one token a row, at place lengths[i] of slot i: (n,) int64; width is the largest + 1."""
-        self.shared.rows = torch.arange(len(lengths), device=lengths.device)
-        self.shared.lengths, self.shared.width = lengths, width
+    def write_at(self, slot: int, places: torch.Tensor, width: int) -> None:
+        """The next pass reads tokens at places (n, T) int64 of the slots from `slot` on; width: the largest, + 1."""
+        self.shared.first, self.shared.places, self.shared.width = slot, places, width
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` places of one slot to another."""
         for layer in self._slot_layers():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]

@@ -9,61 +9,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
-from lotune.generate.cache import SlotCache
-from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
+from lotune.generate.requests import Completion, Ending, OnToken, Request, Row, end_ids
+from lotune.generate.slotted import Slotted
 from lotune.model.attention import NAME as PACKED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-StoppedBy = Literal["eos", "stop", "length", "cancelled"]
-OnToken = Callable[[int, int], bool | None]
-"""Is told each token of an answer, as (number of the request, token id), and ends that answer by returning True."""
-
-PREFILL_TOKENS = 4096
-"""Most tokens of prompts, with padding, in one forward pass."""
-GROWTH = 1.25
-"""The cache is laid out anew where that makes room for this many times as many rows."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt. The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`.
-
-    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
-    the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
-    samples are several requests with seeds of their own. `where` names the row in messages.
-    """
-
-    prompt_ids: tuple[int, ...]
-    max_new_tokens: int
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    where: str = ""
-    stop_ids: tuple[int, ...] = ()
-    sampling: Sampling = GREEDY
-    logprobs: bool = False
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer: its text without special tokens, its token ids without the end-of-text, and what ended it.
-
-    The text is that of all ids decoded at once, cut before a stop text. `logprobs`: of each id, where asked for.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    stopped_by: StoppedBy
-    logprobs: tuple[float, ...] = ()
 
 
 def generate(
@@ -88,7 +46,6 @@ def generate(
     return [answers[index] for index in range(len(requests))]
 
 
-@torch.inference_mode()
 def stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -99,198 +56,48 @@ def stream(
 ) -> Iterator[tuple[int, Completion]]:
     """(number of the request, answer) as the answers end.
 
-    Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context; ModelError
-    for an adapter that prepends tokens of its own.
+    Raises: as `Engine.stream` does.
     """
-    base = _base(model)
-    _check(model, base, requests)
-    rows = [_Row(index, request) for index, request in enumerate(requests)]
-    ending = _Ending(tokenizer, end_ids(base, tokenizer), on_token)
-    kinds = _attention_kinds(base)
-    was_training = model.training
-    model.eval()
-    try:
-        if kinds:
-            yield from _Slotted(model, kinds, ending).run(rows, batch_tokens)
-        else:
-            yield from _run_aligned(model, ending, rows, batch_tokens)
-    finally:
-        model.train(was_training)
+    return Engine(model, tokenizer).stream(requests, batch_tokens=batch_tokens, on_token=on_token)
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end an answer: those of the model's generation config and the tokeniser's end-of-text."""
-    found: list[Any] = [tokenizer.eos_token_id]
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found += configured if isinstance(configured, list | tuple) else [configured]
-    return tuple(sorted({int(id) for id in found if id is not None}))
+class Engine:
+    """A model that is asked again and again: what a prompt has in common with the one before is not read twice.
 
+    Keys and values are kept between calls, so the weights must not change while an engine is in use.
+    """
 
-@dataclass(slots=True)
-class _Row:
-    """A request under way."""
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._base = _base(model)
+        kinds = _attention_kinds(self._base)
+        self._slotted = Slotted(model, kinds) if kinds else None
 
-    index: int
-    request: Request
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    generator: torch.Generator = field(default_factory=torch.Generator)
+    @torch.inference_mode()
+    def stream(
+        self, requests: Sequence[Request], *, batch_tokens: int, on_token: OnToken | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        """(number of the request, answer) as the answers end.
 
-    def __post_init__(self) -> None:
-        self.generator.manual_seed(self.request.sampling.seed)
-
-    @property
-    def last(self) -> int:
-        """The token to read next."""
-        return self.ids[-1] if self.ids else self.request.prompt_ids[-1]
-
-    @property
-    def length(self) -> int:
-        """How many tokens have been read: the place of `last`."""
-        return len(self.request.prompt_ids) - 1 + len(self.ids)
-
-    @property
-    def need(self) -> int:
-        """Most tokens that are ever read; the last one of an answer is not."""
-        return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """Chooses tokens and knows when an answer has ended."""
-
-    tokenizer: PreTrainedTokenizerBase
-    end_ids: tuple[int, ...]
-    on_token: OnToken | None
-
-    def choose(self, logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-        """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
-        early = [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
-        if early:
-            logits = logits.clone()
-            for place in early:
-                logits[place, [*self.end_ids, *rows[place].request.stop_ids]] = float("-inf")
-        chosen: list[int] = logits.argmax(-1).tolist()
-        for place, row in enumerate(rows):
-            request = row.request
-            if not request.sampling.plain:
-                seen = (*request.prompt_ids, *row.ids)
-                chosen[place] = request.sampling.choose(logits[place], seen, row.generator)
-            if request.logprobs:
-                row.logprobs.append(float(logits[place].float().log_softmax(-1)[chosen[place]]))
-        return chosen
-
-    def append(self, row: _Row, token: int) -> Completion | None:
-        """Add a token to an answer; the answer where it has ended."""
-        if token in self.end_ids or token in row.request.stop_ids:
-            return self._completion(row, "eos")
-        row.ids.append(token)
-        if self.on_token is not None and self.on_token(row.index, token):
-            return self._completion(row, "cancelled")
-        stop = row.request.stop
-        if stop and cut_at_stop(self._text(row.ids[-tokens_to_watch(stop) :]), stop)[1]:
-            completion = self._completion(row, "length")
-            if completion.stopped_by == "stop":
-                return completion
-        return self._completion(row, "length") if len(row.ids) == row.request.max_new_tokens else None
-
-    def _completion(self, row: _Row, stopped_by: StoppedBy) -> Completion:
-        text, stopped = cut_at_stop(self._text(row.ids), row.request.stop)
-        return Completion(text, tuple(row.ids), "stop" if stopped else stopped_by, tuple(row.logprobs[: len(row.ids)]))
-
-    def _text(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-
-class _Slotted:
-    """Continuous batching over the slots of one cache; running rows are always the first n slots."""
-
-    def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None], ending: _Ending) -> None:
-        self.model, self.kinds, self.ending = model, kinds, ending
-        self.device, self.dtype = model.device, model.dtype
-        self.running: list[_Row] = []
-        self.cache = SlotCache(0, 0)
-
-    def run(self, rows: Sequence[_Row], batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        waiting = sorted(rows, key=lambda row: (row.need, -row.index))  # the longest first: short ones fill up the end
-        while waiting or self.running:
-            if waiting:
-                self._admit(waiting, batch_tokens)
-            done = []
-            for place, token in enumerate(self.ending.choose(self._step(), self.running)):
-                row = self.running[place]
-                if (completion := self.ending.append(row, token)) is not None:
-                    done.append(place)
-                    yield row.index, completion
-            for place in reversed(done):
-                self._leave(place)
-
-    def _admit(self, waiting: list[_Row], batch_tokens: int) -> None:
-        """Read prompts into the free slots; `waiting` is sorted, the next row is its last."""
-        need = max(row.need for row in (*self.running, waiting[-1]))
-        slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting))
-        if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity:
-            self.cache.resize(slots, need, len(self.running))
-        while waiting and len(self.running) < self.cache.shared.slots:
-            count = min(self.cache.shared.slots - len(self.running), len(waiting))
-            count = min(count, max(1, PREFILL_TOKENS // len(waiting[-1].request.prompt_ids)))
-            self._read([waiting.pop() for _ in range(count)])
-
-    def _read(self, rows: list[_Row]) -> None:
-        """Read prompts but for their last tokens, which the next step reads together with the running rows'."""
-        width = max(row.length for row in rows)
-        if width:
-            padded = [[*row.request.prompt_ids[:-1], *[0] * (width - row.length)] for row in rows]
-            positions = torch.arange(width, device=self.device).expand(len(rows), -1)
-            self.cache.fill_from(len(self.running))
-            self._forward(torch.tensor(padded, device=self.device), positions, None)
-        self.running += rows
-
-    def _step(self) -> torch.Tensor:
-        """Logits (n, V) after one more token of each running row."""
-        last = torch.tensor([[row.last] for row in self.running], device=self.device)
-        lengths = [row.length for row in self.running]
-        places = torch.tensor(lengths, device=self.device)
-        self.cache.step(places, max(lengths) + 1)
-        return self._forward(last, places[:, None], self._masks(places, max(lengths) + 1))
-
-    def _masks(self, lengths: torch.Tensor, width: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """What is added to the attention scores, (n, 1, 1, width), for each kind of attention of the model."""
-        masks = {kind: self._mask(lengths, width, window) for kind, window in self.kinds.items()}
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    def _mask(self, lengths: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
-        places = torch.arange(width, device=self.device)
-        hidden = places > lengths[:, None]
-        if window is not None:
-            hidden |= places <= lengths[:, None] - window
-        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None, None]
-
-    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
-
-    def _leave(self, place: int) -> None:
-        """Take a row out; the last one takes its slot."""
-        last = self.running.pop()
-        if place < len(self.running):
-            self.running[place] = last
-            self.cache.move(len(self.running), place, last.length)
+        Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
+        ModelError for an adapter that prepends tokens of its own.
+        """
+        _check(self.model, self._base, requests)
+        rows = [Row(index, request) for index, request in enumerate(requests)]
+        ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            if self._slotted is not None:
+                yield from self._slotted.run(rows, ending, batch_tokens)
+            else:
+                yield from _run_aligned(self.model, ending, rows, batch_tokens)
+        finally:
+            self.model.train(was_training)
 
 
 def _run_aligned(
-    model: PreTrainedModel, ending: _Ending, rows: Sequence[_Row], batch_tokens: int
+    model: PreTrainedModel, ending: Ending, rows: Sequence[Row], batch_tokens: int
 ) -> Iterator[tuple[int, Completion]]:
     """For models whose attention takes no mask of ours: batches of equally long prompts, which shrink as rows end."""
     ordered = sorted(rows, key=lambda row: (len(row.request.prompt_ids), -row.need), reverse=True)
@@ -302,7 +109,7 @@ def _run_aligned(
             yield from _run_batch(model, ending, running)
 
 
-def _run_batch(model: PreTrainedModel, ending: _Ending, running: list[_Row]) -> Iterator[tuple[int, Completion]]:
+def _run_batch(model: PreTrainedModel, ending: Ending, running: list[Row]) -> Iterator[tuple[int, Completion]]:
     cache = DynamicCache(config=model.config)
     input_ids = torch.tensor([row.request.prompt_ids for row in running], device=model.device)
     while running:

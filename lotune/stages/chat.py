@@ -12,8 +12,9 @@ from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
 from lotune.data.templates import Template
 from lotune.errors import DataError, LotuneError
-from lotune.generate.engine import Request, stream
+from lotune.generate.engine import Engine
 from lotune.generate.pieces import Pieces
+from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.base import Base, context_length, load_base
 from lotune.recipe import Recipe
@@ -50,13 +51,19 @@ class Conversation:
         return {"messages": messages}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Talk:
     """A model to talk to, and how it answers."""
 
     base: Base
     sampling: Sampling
     max_new_tokens: int
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        model: Any = self.base.model
+        tokenizer: Any = self.base.tokenizer
+        self.engine = Engine(model, tokenizer)
 
     def answer(self, said: Conversation, show: Callable[[str], None]) -> str:
         """The answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
@@ -76,9 +83,9 @@ class Talk:
                 show(piece)
 
         request = Request(ids, self.max_new_tokens, 1, said.template.stop, "your message", sampling=self.sampling)
-        model: Any = self.base.model
+        room = context_length(self.base.model)
         try:
-            [(_, found)] = stream(model, tokenizer, [request], batch_tokens=context_length(model), on_token=on_token)
+            [(_, found)] = self.engine.stream([request], batch_tokens=room, on_token=on_token)
         except KeyboardInterrupt:
             show(" [stopped]")
             return "".join(shown)

@@ -11,8 +11,8 @@ from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import SettingsError
 from lotune.evaluate.predict import Prediction
-from lotune.generate.engine import Request
 from lotune.generate.engine import generate as answer
+from lotune.generate.requests import Request
 from lotune.model.base import base_folder, context_length, load_base
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say

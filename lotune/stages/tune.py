@@ -19,7 +19,8 @@ from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
-from lotune.generate.engine import Request, generate
+from lotune.generate.engine import generate
+from lotune.generate.requests import Request
 from lotune.model.adapters import trainable_count
 from lotune.model.base import (
     Base,

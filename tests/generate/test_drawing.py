@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lotune.errors import DataError, SettingsError
-from lotune.generate.engine import Request, generate
+from lotune.generate.engine import generate
 from lotune.generate.likelihood import Continuation, log_probabilities
 from lotune.generate.pieces import Pieces
+from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ import torch
 
 from lotune.errors import DataError
 from lotune.generate import engine
-from lotune.generate.engine import Completion, Request, generate
+from lotune.generate.engine import generate
+from lotune.generate.requests import Completion, Request
+from lotune.generate.slotted import Slotted
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -154,15 +156,15 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heights, sizes = [], []
-    forward = engine._Slotted._forward
+    forward = Slotted._forward
 
-    def watched(self: engine._Slotted, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+    def watched(self: Slotted, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
-        if mask is not None:
+        if input_ids.shape[1] == 1:
             heights.append(len(input_ids))
         return forward(self, input_ids, positions, mask)
 
-    monkeypatch.setattr(engine._Slotted, "_forward", watched)
+    monkeypatch.setattr(Slotted, "_forward", watched)
     asked = [Request((5, *range(2, 2 + length)), 10 + length % 7, min_new_tokens=50) for length in range(40)]
     generate(tiny_llama, byte_tokenizer, asked, batch_tokens=300)
     assert max(sizes) <= 300

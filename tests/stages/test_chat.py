@@ -45,13 +45,13 @@ def test_a_turn_is_asked_as_it_would_be_trained(talk: Talk, monkeypatch: pytest.
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
     said, seen = Conversation(TEMPLATES["alpaca"], "Be brief."), []
 
-    def stream(model: Any, tokenizer: Any, requests: Any, **named: Any) -> Iterator[Any]:
-        from lotune.generate.engine import stream as real
+    real = talk.engine.stream
 
+    def stream(requests: Any, **named: Any) -> Iterator[Any]:
         seen.extend(requests)
-        return real(model, tokenizer, requests, **named)
+        return real(requests, **named)
 
-    monkeypatch.setattr("lotune.stages.chat.stream", stream)
+    monkeypatch.setattr(talk.engine, "stream", stream)
     converse(talk, said, ["One?", "Two?"])
     tokenizer: Any = talk.base.tokenizer
     before = Conversation(said.template, said.system, said.questions, said.answers[:1])
@@ -73,13 +73,15 @@ def test_what_does_not_fit(talk: Talk, capsys: pytest.CaptureFixture[str]) -> No
 def test_an_interrupted_answer_is_kept(
     talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stream(model: Any, tokenizer: Any, requests: Any, *, on_token: Any, **named: Any) -> Iterator[Any]:
+    tokenizer: Any = talk.base.tokenizer
+
+    def stream(requests: Any, *, on_token: Any, **named: Any) -> Iterator[Any]:
         for token in tokenizer("part of it", add_special_tokens=False)["input_ids"]:
             on_token(0, token)
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("lotune.stages.chat.stream", stream)
+    monkeypatch.setattr(talk.engine, "stream", stream)
     said = Conversation(TEMPLATES["plain"])
     converse(talk, said, ["Go on."])
     assert said.answers == ["part of it"]

@@ -1,0 +1,152 @@
+"""What the engine is asked and what it answers, and how an answer grows and ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+StoppedBy = Literal["eos", "stop", "length", "cancelled", "deadline"]
+OnToken = Callable[[int, int], bool | None]
+"""Is told each token of an answer, as (number of the request, token id), and ends that answer by returning True."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt. The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`.
+
+    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
+    the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
+    samples are several requests with seeds of their own. After `seconds` from the call on, waiting counted, it ends as
+    it is. `where` names the row in messages.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    where: str = ""
+    stop_ids: tuple[int, ...] = ()
+    sampling: Sampling = GREEDY
+    logprobs: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer: its text without special tokens, its token ids without the end-of-text, and what ended it.
+
+    The text is that of all ids decoded at once, cut before a stop text. `logprobs`: of each id, where asked for.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stopped_by: StoppedBy
+    logprobs: tuple[float, ...] = ()
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end an answer: those of the model's generation config and the tokeniser's end-of-text."""
+    found: list[Any] = [tokenizer.eos_token_id]
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found += configured if isinstance(configured, list | tuple) else [configured]
+    return tuple(sorted({int(id) for id in found if id is not None}))
+
+
+@dataclass(slots=True)
+class Row:
+    """A request under way."""
+
+    index: int
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        self.generator.manual_seed(self.request.sampling.seed)
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens that are read before the first step: all of the prompt but its last."""
+        return self.request.prompt_ids[:-1]
+
+    @property
+    def last(self) -> int:
+        """The token to read next."""
+        return self.ids[-1] if self.ids else self.request.prompt_ids[-1]
+
+    @property
+    def length(self) -> int:
+        """How many tokens have been read: the place of `last`."""
+        return len(self.request.prompt_ids) - 1 + len(self.ids)
+
+    @property
+    def need(self) -> int:
+        """Most tokens that are ever read; the last one of an answer is not."""
+        return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Chooses tokens and knows when an answer has ended."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: tuple[int, ...]
+    on_token: OnToken | None
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    def late(self, row: Row) -> Completion | None:
+        """The answer as it is where its time is up."""
+        seconds = row.request.seconds
+        if seconds is None or time.monotonic() - self.began < seconds:
+            return None
+        return self._completion(row, "deadline")
+
+    def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+        """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
+        early = [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
+        if early:
+            logits = logits.clone()
+            for place in early:
+                logits[place, [*self.end_ids, *rows[place].request.stop_ids]] = float("-inf")
+        chosen: list[int] = logits.argmax(-1).tolist()
+        for place, row in enumerate(rows):
+            request = row.request
+            if not request.sampling.plain:
+                seen = (*request.prompt_ids, *row.ids)
+                chosen[place] = request.sampling.choose(logits[place], seen, row.generator)
+            if request.logprobs:
+                row.logprobs.append(float(logits[place].float().log_softmax(-1)[chosen[place]]))
+        return chosen
+
+    def append(self, row: Row, token: int) -> Completion | None:
+        """Add a token to an answer; the answer where it has ended."""
+        if token in self.end_ids or token in row.request.stop_ids:
+            return self._completion(row, "eos")
+        row.ids.append(token)
+        if self.on_token is not None and self.on_token(row.index, token):
+            return self._completion(row, "cancelled")
+        stop = row.request.stop
+        if stop and cut_at_stop(self._text(row.ids[-tokens_to_watch(stop) :]), stop)[1]:
+            completion = self._completion(row, "length")
+            if completion.stopped_by == "stop":
+                return completion
+        return self._completion(row, "length") if len(row.ids) == row.request.max_new_tokens else self.late(row)
+
+    def _completion(self, row: Row, stopped_by: StoppedBy) -> Completion:
+        text, stopped = cut_at_stop(self._text(row.ids), row.request.stop)
+        return Completion(text, tuple(row.ids), "stop" if stopped else stopped_by, tuple(row.logprobs[: len(row.ids)]))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text

@@ -1,0 +1,199 @@
+"""Continuous batching over the slots of one cache, in which prompts that begin alike are read from there on only.
+
+Shapes: n running rows, T tokens read at once, W width of what is attended to, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lotune.generate.cache import SlotCache
+from lotune.generate.requests import Completion, Ending, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREFILL_TOKENS = 4096
+"""Most tokens of prompts, with padding, in one forward pass."""
+GROWTH = 1.25
+"""The cache is laid out anew where that makes room for this many times as many rows."""
+LEAST_SHARED = 16
+"""A shared beginning of fewer tokens is read again: copying it would not pay."""
+
+
+class Slotted:
+    """Rows under way in slots: running ones are always the first n, and the one after them may hold an ended row.
+
+    `held` are the token ids whose keys each slot holds; a new row takes over what it has in common with one of them.
+    """
+
+    def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None]) -> None:
+        self.model, self.kinds = model, kinds
+        self.device, self.dtype = model.device, model.dtype
+        self.running: list[Row] = []
+        self.held: list[list[int]] = []
+        self.cache = SlotCache(0, 0)
+
+    def run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
+        """(number of the request, answer) as answers end; at most `batch_tokens` tokens are held at once."""
+        self.running.clear()
+        waiting = sorted(rows, key=lambda row: (row.need, -row.index))  # the longest first: short ones fill up the end
+        timed = any(row.request.seconds is not None for row in rows)
+        while waiting or self.running:
+            if timed:
+                late = {row.index: answer for row in waiting if (answer := ending.late(row)) is not None}
+                yield from late.items()
+                waiting = [row for row in waiting if row.index not in late]
+            if waiting:
+                self._admit(waiting, batch_tokens)
+            done = []
+            for place, token in enumerate(ending.choose(self._step(), self.running) if self.running else ()):
+                row = self.running[place]
+                if (completion := ending.append(row, token)) is not None:
+                    done.append(place)
+                    yield row.index, completion
+            for place in reversed(done):
+                self._leave(place)
+
+    def _admit(self, waiting: list[Row], batch_tokens: int) -> None:
+        """Read prompts into the free slots; `waiting` is sorted, the next row is its last."""
+        need = max(row.need for row in (*self.running, waiting[-1]))
+        slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting))
+        if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity:
+            kept = min(len(self.running) + 1, slots, self.cache.shared.slots)
+            self.cache.resize(slots, need, kept)
+            self.held = [*(ids[:need] for ids in self.held[:kept]), *([] for _ in range(slots - kept))]
+        while waiting and len(self.running) < self.cache.shared.slots:
+            count = min(self.cache.shared.slots - len(self.running), len(waiting))
+            count = min(count, max(1, PREFILL_TOKENS // len(waiting[-1].request.prompt_ids)))
+            self._read([waiting.pop() for _ in range(count)])
+
+    def _read(self, rows: list[Row]) -> None:
+        """Read prompts but for their last tokens, which the next step reads together with the running rows'.
+
+        First those that share nothing, then those that share with a slot, last those that share with one of these.
+        """
+        sources = range(min(len(self.running) + 1, len(self.held)))
+        found = [max(((common(row.prompt, self.held[slot]), slot) for slot in sources), default=(0, 0)) for row in rows]
+        apart, followers = _split(rows, [shared for shared, _ in found])
+        own = [(*found[place], rows[place]) for place in apart]
+        fresh = [row for shared, _, row in own if not shared]
+        taken = [(shared, slot, row) for shared, slot, row in own if shared]
+        first = len(self.running)
+        for place in reversed(range(len(taken))):  # the slot after the running rows is written to last
+            shared, slot, _ = taken[place]
+            self._copy(slot, first + place, shared)
+        self._extend([(shared, row) for shared, _, row in taken])
+        self._fresh(fresh)
+        places = {id(row): first + place for place, row in enumerate((*(row for *_, row in taken), *fresh))}
+        for place, (shared, leader, _) in enumerate(followers, len(self.running)):
+            self._copy(places[id(leader)], place, shared)
+        self._extend([(shared, row) for shared, _, row in followers])
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        if source != target:
+            self.cache.copy(source, target, length)
+        self.held[target] = self.held[source][:length]
+
+    def _fresh(self, rows: list[Row]) -> None:
+        """Prompts from their beginning, in one pass, in which each attends to itself."""
+        width = max((row.length for row in rows), default=0)
+        if width:
+            padded = [[*row.prompt, *[0] * (width - row.length)] for row in rows]
+            positions = torch.arange(width, device=self.device).expand(len(rows), -1)
+            self.cache.fill_from(len(self.running))
+            self._forward(torch.tensor(padded, device=self.device), positions, None)
+        self._enter(rows)
+
+    def _extend(self, rows: list[tuple[int, Row]]) -> None:
+        """Prompts from the token on up to which their slots hold them."""
+        width = max((row.length - shared for shared, row in rows), default=0)
+        if width:
+            padded = [[*row.prompt[shared:], *[0] * (width - row.length + shared)] for shared, row in rows]
+            starts = torch.tensor([shared for shared, _ in rows], device=self.device)
+            places = starts[:, None] + torch.arange(width, device=self.device)
+            places.clamp_(max=self.cache.shared.capacity - 1)  # only padding lies beyond
+            self._at_places(torch.tensor(padded, device=self.device), places, len(self.running))
+        self._enter([row for _, row in rows])
+
+    def _enter(self, rows: list[Row]) -> None:
+        for place, row in enumerate(rows, len(self.running)):
+            self.held[place] = list(row.prompt)
+        self.running += rows
+
+    def _step(self) -> torch.Tensor:
+        """Logits (n, V) after one more token of each running row."""
+        last = torch.tensor([[row.last] for row in self.running], device=self.device)
+        places = torch.tensor([[row.length] for row in self.running], device=self.device)
+        for held, row in zip(self.held, self.running, strict=False):
+            held.append(row.last)
+        return self._at_places(last, places, 0)
+
+    def _at_places(self, input_ids: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
+        """Logits (n, V) after tokens (n, T) at places (n, T) of the slots from `first` on."""
+        width = int(places.max()) + 1
+        self.cache.write_at(first, places, width)
+        masks = {kind: self._mask(places, width, window) for kind, window in self.kinds.items()}
+        return self._forward(input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())))
+
+    def _mask(self, places: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
+        """What is added to the attention scores, (n, 1, T, W)."""
+        columns = torch.arange(width, device=self.device)
+        hidden = columns > places[..., None]
+        if window is not None:
+            hidden |= columns <= places[..., None] - window
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
+
+    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _leave(self, place: int) -> None:
+        """Take a row out; the last one takes its slot."""
+        last = self.running.pop()
+        if place < len(self.running):
+            self.running[place] = last
+            self._copy(len(self.running), place, last.length)
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike, 0 where they are fewer than LEAST_SHARED.
+
+    >>> common(range(40), [*range(30), 5]), common([1, 2, 3], [1, 2, 4])
+    (30, 0)
+    """
+    shortest = min(len(one), len(other))
+    if shortest < LEAST_SHARED or list(one[:LEAST_SHARED]) != list(other[:LEAST_SHARED]):
+        return 0
+    return next((place for place in range(LEAST_SHARED, shortest) if one[place] != other[place]), shortest)
+
+
+def _split(rows: list[Row], shared: list[int]) -> tuple[list[int], list[tuple[int, Row, Row]]]:
+    """The places of rows to read on their own, and (tokens shared, with which of those, row) for the others.
+
+    A row follows another where it shares half of its prompt with it, and more than `shared` with a slot.
+    """
+    apart: list[int] = []
+    followers = []
+    leaders: dict[tuple[int, ...], list[Row]] = {}
+    for place, row in enumerate(rows):
+        alike = leaders.setdefault(tuple(row.prompt[:LEAST_SHARED]), [])
+        most, leader = max(((common(row.prompt, other.prompt), -n) for n, other in enumerate(alike)), default=(0, 0))
+        if most > shared[place] and 2 * most >= row.length:
+            followers.append((most, alike[-leader], row))
+        else:
+            apart.append(place)
+            alike.append(row)
+    return apart, followers

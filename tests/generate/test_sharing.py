@@ -1,0 +1,147 @@
+"""Prompts that begin alike are read from there on only, and the answers are the same; deadlines; cancelling."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from lotune.generate.engine import Engine, generate
+from lotune.generate.requests import Request
+from lotune.generate.slotted import LEAST_SHARED, Slotted, common
+from tests.generate.test_engine import SLOTTED, ids, made, theirs
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+
+def sharing(count: int, seed: int = 0) -> list[Request]:
+    """Prompts of a common head, one of four middles and an end of their own; some are another's beginning."""
+    draw = random.Random(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(2, 300) for _ in range(draw.randint(low, high)))
+
+    head, middles = tokens(20, 20), [tokens(0, 40) for _ in range(4)]
+    return [Request(head + draw.choice(middles) + tokens(1, 12), draw.randint(1, 20)) for _ in range(count)]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens, padding included, each pass has read."""
+    sizes: list[int] = []
+    forward = Slotted._forward
+
+    def watched(self: Slotted, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(input_ids.numel())
+        return forward(self, input_ids, *rest)
+
+    monkeypatch.setattr(Slotted, "_forward", watched)
+    return sizes
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
+def test_answers_are_those_of_transformers(
+    shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, asked = made(shape), sharing(24)
+    expected = [theirs(model, request) for request in asked]
+    for batch_tokens in (100, 400, 5000):
+        assert ids(generate(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
+    engine = Engine(model, byte_tokenizer)
+    one_by_one = [next(engine.stream([request], batch_tokens=256))[1].token_ids for request in asked]
+    assert one_by_one == expected
+
+
+def test_a_shared_beginning_is_read_once(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, read: list[int]
+) -> None:
+    head = tuple(range(2, 102))
+    asked = [Request((*head, 150 + number, 7), 1) for number in range(10)]
+    generate(tiny_llama, byte_tokenizer, asked, batch_tokens=10_000)
+    assert read == [101, 9 * 1, 10]  # the first prompt, what the others have beside it, and the last token of each
+    read.clear()
+    engine = Engine(tiny_llama, byte_tokenizer)
+    for request in asked[:3]:
+        list(engine.stream([request], batch_tokens=200))
+    assert read == [101, 1, 1, 1, 1, 1]
+
+
+def test_what_is_shared_with_running_rows_is_taken_over(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, read: list[int]
+) -> None:
+    head = tuple(range(2, 60))
+    asked = [Request((*head, 100 + number), 5 + number, min_new_tokens=5 + number) for number in range(6)]
+    expected = [ids(generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100)) for request in asked]
+    read.clear()
+    answers = ids(generate(tiny_llama, byte_tokenizer, asked, batch_tokens=140))
+    assert [[answer] for answer in answers] == expected
+    assert max(read[1:]) <= 2  # after the first prompt never more than a token for each of two rows
+
+
+def test_many_random_batches_with_cancelling(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = sharing(60, seed=5)
+    alone = [ids(generate(tiny_llama, byte_tokenizer, [request], batch_tokens=200))[0] for request in asked]
+    engine, draw = Engine(tiny_llama, byte_tokenizer), random.Random(2)
+    for _ in range(8):
+        chosen = draw.sample(range(60), draw.randint(1, 30))
+        ends = {number: draw.randint(1, 4) for number in range(len(chosen)) if draw.random() < 0.3}
+        told: dict[int, int] = {}
+
+        def cancel(number: int, _: int, told: dict[int, int] = told, ends: dict[int, int] = ends) -> bool:
+            told[number] = told.get(number, 0) + 1
+            return told[number] == ends.get(number)
+
+        answers = dict(engine.stream([asked[i] for i in chosen], batch_tokens=draw.choice((90, 500)), on_token=cancel))
+        for number, place in enumerate(chosen):
+            expected = alone[place][: ends.get(number)]
+            assert answers[number].token_ids == expected
+            assert (answers[number].stopped_by == "cancelled") == (len(alone[place]) >= ends.get(number, 10**6))
+
+
+def test_a_stream_that_was_left_does_no_harm(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = sharing(12, seed=9)
+    expected = ids(generate(tiny_llama, byte_tokenizer, asked, batch_tokens=300))
+    engine = Engine(tiny_llama, byte_tokenizer)
+    left = engine.stream(asked, batch_tokens=300)
+    next(left)
+    left.close()
+    answers = dict(engine.stream(asked, batch_tokens=300))
+    assert [answers[number].token_ids for number in range(12)] == expected
+
+
+def test_an_answer_ends_at_its_deadline(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lotune.generate.requests.time.monotonic", lambda: now[0])
+    prompt = tuple(range(5, 30))
+    asked = [
+        Request(prompt, 20, min_new_tokens=20),
+        Request(prompt, 20, min_new_tokens=20, seconds=7.5),
+        Request(prompt, 20, min_new_tokens=20, seconds=0.0),
+    ]
+
+    def tick(number: int, _: int) -> None:
+        now[0] += 1 if number == 0 else 0
+
+    whole, cut, none = generate(tiny_llama, byte_tokenizer, asked, batch_tokens=500, on_token=tick)
+    assert [answer.stopped_by for answer in (whole, cut, none)] == ["length", "deadline", "deadline"]
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert len(cut.token_ids) in (8, 9)  # which of the two is asked first is left open
+    assert none.token_ids == ()
+
+
+def test_too_little_in_common_is_nothing() -> None:
+    same = list(range(LEAST_SHARED))
+    assert common(same[:-1], same[:-1]) == 0
+    assert common(same, (*same, 5)) == LEAST_SHARED
+    assert common((*same, 1, 2, 3), (*same, 1, 4, 3)) == LEAST_SHARED + 1
