@@ -127,7 +127,9 @@ def evaluate(
         typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="A recipe whose run is tested, and settings."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task of --model, such as arithmetic or choice.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task of --model, such as choice; text: perplexity of articles.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Test rows of --model; without it they are generated.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Test on so many rows at most (without --data: generate so many).")
@@ -148,9 +150,13 @@ def evaluate(
         options, overrides = _options(dry_run, json, debug), list(words or [])
 
         def work() -> Any:
+            recipe = _task_recipe("evaluate", task, overrides)
+            if task == "text":
+                from lotune.stages.texts import evaluate_texts
+
+                return evaluate_texts(recipe, model, data, limit, out, options)
             from lotune.stages import things
 
-            recipe = _task_recipe("evaluate", task, overrides)
             return things.evaluate_model(recipe, model, data, limit, out, force_template, options)
 
         _carry_out(work, json=json, debug=debug)

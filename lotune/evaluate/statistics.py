@@ -152,6 +152,27 @@ def bootstrap_difference(
     return bootstrap_mean([new - old for old, new in zip(before, after, strict=True)], resamples, seed)
 
 
+def bootstrap_ratio(
+    tops: Sequence[float], bottoms: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together; bottoms above 0.
+
+    >>> bootstrap_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
+    Interval(low=2.0, high=2.0)
+    """
+    _check_pairs(tops, bottoms)
+    import numpy
+
+    pairs = numpy.asarray([tops, bottoms], dtype=float)
+    generator = numpy.random.default_rng(seed)
+    drawn = [
+        pairs[:, generator.integers(0, len(tops), (size, len(tops)))].sum(axis=2)
+        for size in _portions(resamples, 2 * len(tops))
+    ]
+    sums = numpy.concatenate(drawn, axis=1)
+    return _limits(sums[0] / sums[1])
+
+
 def _limits(means: numpy.ndarray) -> Interval:
     import numpy
 

@@ -48,7 +48,7 @@ class Slotted:
                 yield from late.items()
                 waiting = [row for row in waiting if row.index not in late]
             if waiting:
-                self._admit(waiting, batch_tokens)
+                yield from self._admit(waiting, ending, batch_tokens)
             done = []
             for place, token in enumerate(ending.choose(self._step(), self.running) if self.running else ()):
                 row = self.running[place]
@@ -58,8 +58,11 @@ class Slotted:
             for place in reversed(done):
                 self._leave(place)
 
-    def _admit(self, waiting: list[Row], batch_tokens: int) -> None:
-        """Read prompts into the free slots; `waiting` is sorted, the next row is its last."""
+    def _admit(self, waiting: list[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
+        """Read prompts into the free slots; `waiting` is sorted, the next row is its last.
+
+        A prompt that is read alone has its first token at once, and may be answered with it.
+        """
         need = max(row.need for row in (*self.running, waiting[-1]))
         slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting))
         if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity:
@@ -69,15 +72,18 @@ class Slotted:
         while waiting and len(self.running) < self.cache.shared.slots:
             count = min(self.cache.shared.slots - len(self.running), len(waiting))
             count = min(count, max(1, PREFILL_TOKENS // len(waiting[-1].request.prompt_ids)))
-            self._read([waiting.pop() for _ in range(count)])
+            rows = [waiting.pop() for _ in range(count)]
+            if count > 1:
+                self._read(rows)
+            elif (answer := self._read_alone(rows[0], ending)) is not None:
+                yield rows[0].index, answer
 
     def _read(self, rows: list[Row]) -> None:
         """Read prompts but for their last tokens, which the next step reads together with the running rows'.
 
         First those that share nothing, then those that share with a slot, last those that share with one of these.
         """
-        sources = range(min(len(self.running) + 1, len(self.held)))
-        found = [max(((common(row.prompt, self.held[slot]), slot) for slot in sources), default=(0, 0)) for row in rows]
+        found = [self._shared(row) for row in rows]
         apart, followers = _split(rows, [shared for shared, _ in found])
         own = [(*found[place], rows[place]) for place in apart]
         fresh = [row for shared, _, row in own if not shared]
@@ -92,6 +98,29 @@ class Slotted:
         for place, (shared, leader, _) in enumerate(followers, len(self.running)):
             self._copy(places[id(leader)], place, shared)
         self._extend([(shared, row) for shared, _, row in followers])
+
+    def _read_alone(self, row: Row, ending: Ending) -> Completion | None:
+        """Read one prompt to its end and choose the first token of its answer; the answer where that ends it."""
+        (shared, slot), place = self._shared(row), len(self.running)
+        rest = torch.tensor([row.request.prompt_ids[shared:]], device=self.device)
+        places = torch.arange(shared, row.length + 1, device=self.device)[None]
+        if shared:
+            self._copy(slot, place, shared)
+            logits = self._at_places(rest, places, place)
+        else:
+            self.cache.fill_from(place)
+            logits = self._forward(rest, places, None)
+        self.held[place] = list(row.request.prompt_ids)
+        [token] = ending.choose(logits, [row])
+        answer = ending.append(row, token)
+        if answer is None:
+            self.running.append(row)
+        return answer
+
+    def _shared(self, row: Row) -> tuple[int, int]:
+        """How many tokens of a prompt a slot holds already, and which."""
+        slots = range(min(len(self.running) + 1, len(self.held)))
+        return max(((common(row.prompt, self.held[slot]), slot) for slot in slots), default=(0, 0))
 
     def _copy(self, source: int, target: int, length: int) -> None:
         if source != target:

@@ -1,0 +1,313 @@
+"""Answer prompts beside transformers' own generation, in one run on one machine, and print medians and ratios.
+
+    python benchmarks/generate.py [--figures mixed,stream,sentences,retention] [--rounds 3] [--json FILE]
+    python benchmarks/generate.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
+
+Everybody has the same random weights, number format, prompts and number of new tokens for each, and answers greedily;
+an answer that differs from ours where the two best logits are more than 1e-4 apart ends the run with an error. Rounds
+alternate the contestants. New tokens a second are those that were asked for: what a batch generates beyond, because
+another of its rows is longer, does not count, and the peers get their prompts sorted by length.
+
+Figures: `mixed`, contest questions and passages together, against `generate` in batches of 1, 16 and 64 (of 1 with an
+eighth of the prompts) and transformers' continuous batching where it runs; `stream`, one prompt alone, beside what the
+memory's bandwidth and the dispatch of operations allow; `sentences`, short sentences under one instruction, one after
+the other; `retention`, the seconds that nano takes for all questions of the retention protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+PROTOCOL_ITEMS = 2_067
+"""Questions of the retention protocol: those of the contest's validation file."""
+CLOSE = 1e-4
+"""Two best logits that are less apart may change places."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt and how many tokens are to follow."""
+
+    ids: tuple[int, ...]
+    new: int
+
+
+Contestant = Callable[[Any, Sequence[Ask]], list[tuple[int, ...]]]
+
+
+def prompts(count: int, seed: int) -> list[Ask]:
+    """Contest questions (16 to 96 new tokens) and passages with a question (4 to 24), by turns."""
+    import random
+
+    from lotune.data.templates import TEMPLATES
+    from lotune.tasks.reading.passages import passages
+    from lotune.tasks.registry import build_task
+    from lotune.tasks.settings import TaskSettings
+
+    tokenizer, draw = nano_tokenizer(), random.Random(seed)
+    task = build_task(TaskSettings(name="arithmetic"))
+    numbered = ((str(number), row) for number, row in enumerate(task.practice(count, seed)))
+    texts = [(example.prompt, draw.randint(16, 96)) for example in task.examples(numbered, training=False)]
+    for place, row in enumerate(passages(count // 2, seed, "both")):
+        text = TEMPLATES["retention"].render(row["context"], row["qas"][0]["question"])
+        texts[2 * place] = (text, draw.randint(4, 24))
+    return [Ask(tuple(tokenizer(text)["input_ids"]), new) for text, new in texts]
+
+
+def sentences(count: int, seed: int) -> list[Ask]:
+    """Sentences that are to be judged under one instruction, with two new tokens each."""
+    from lotune.tasks.reading.passages import sentences as plain
+    from lotune.tasks.registry import build_task
+    from lotune.tasks.settings import TaskSettings
+
+    task, tokenizer = build_task(TaskSettings(name="sentences")), nano_tokenizer()
+    rows = ((str(number), {"sentence": text, "label": "1"}) for number, text in enumerate(plain(count, seed, "en")))
+    return [Ask(tuple(tokenizer(made.prompt)["input_ids"]), 2) for made in task.examples(rows, training=False)]
+
+
+def nano_tokenizer() -> Any:
+    """Nano's tokeniser, whose ids every vocabulary here has."""
+    from lotune.model.base import load_tokenizer
+    from lotune.model.settings import BaseSettings
+
+    return load_tokenizer(BaseSettings())[0]
+
+
+def made(shape: str) -> Any:
+    """A model of random weights in float32 that never ends an answer by itself."""
+    import torch
+    from train_workload import SHAPES
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(**{**SHAPES[shape], "vocab_size": max(SHAPES[shape]["vocab_size"], 2048)})
+    config.eos_token_id = config.pad_token_id = config.bos_token_id = None
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with tempfile.TemporaryDirectory() as folder:  # as a user would have it: saved and loaded
+        model.save_pretrained(folder)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+class Tokens:
+    """Stands in for a tokeniser: nothing is decoded here."""
+
+    eos_token_id = None
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        """No text."""
+        return ""
+
+
+def ours(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
+    """Lotune's engine with all prompts at once."""
+    from lotune.generate.engine import generate
+    from lotune.generate.requests import Request
+
+    tokens: Any = Tokens()
+    found = generate(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=65_536)
+    return [answer.token_ids for answer in found]
+
+
+def ours_one_by_one(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
+    """Lotune's engine asked one prompt after the other."""
+    from lotune.generate.engine import Engine
+    from lotune.generate.requests import Request
+
+    tokens: Any = Tokens()
+    engine = Engine(model, tokens)
+    room = max(len(ask.ids) + ask.new for ask in asks)
+    return [next(engine.stream([Request(ask.ids, ask.new)], batch_tokens=room))[1].token_ids for ask in asks]
+
+
+def generate_in_batches(size: int) -> Contestant:
+    """Transformers' generate on padded batches of prompts of similar length; each runs to its longest answer."""
+
+    def run(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
+        import torch
+
+        answers: dict[int, tuple[int, ...]] = {}
+        order = sorted(range(len(asks)), key=lambda place: (asks[place].new, len(asks[place].ids)))
+        for start in range(0, len(order), size):
+            group = order[start : start + size]
+            width, new = max(len(asks[place].ids) for place in group), max(asks[place].new for place in group)
+            ids = torch.tensor([[*[0] * (width - len(asks[place].ids)), *asks[place].ids] for place in group])
+            mask = torch.tensor([[0] * (width - len(asks[p].ids)) + [1] * len(asks[p].ids) for p in group])
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
+            )
+            answers |= {p: tuple(row[width : width + asks[p].new].tolist()) for p, row in zip(group, out, strict=True)}
+        return [answers[place] for place in range(len(asks))]
+
+    return run
+
+
+def continuous(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
+    """Transformers' own continuous batching; all answers run to the longest one, as it has one length for all."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig(max_new_tokens=max(ask.new for ask in asks), do_sample=False, eos_token_id=-1)
+    out = model.generate_batch([list(ask.ids) for ask in asks], generation_config=settings, progress_bar=False)
+    rows = [out[key] for key in sorted(out, key=lambda key: int(key.rsplit("_", 1)[-1]))]
+    return [tuple(row.generated_tokens[: ask.new]) for row, ask in zip(rows, asks, strict=True)]
+
+
+def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]], other: Any, name: str) -> int:
+    """How many answers differ at a tie. Ends the run where one differs and it is none."""
+    import torch
+
+    ties = 0
+    for ask, mine, theirs in zip(asks, ours, other, strict=True):
+        if mine == theirs:
+            continue
+        place = next((p for p, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            raise SystemExit(f"{name}: an answer has {len(theirs)} tokens, ours has {len(mine)}")
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*ask.ids, *mine[:place]]])).logits[0, -1]
+        apart = float(logits.max() - logits[[mine[place], theirs[place]]].min())
+        if apart > CLOSE:
+            raise SystemExit(f"{name}: another answer than ours, with logits {apart:.2e} apart at token {place}")
+        ties += 1
+    return ties
+
+
+def compare(
+    model: Any, asks: Sequence[Ask], contestants: dict[str, Contestant], part: dict[str, int], rounds: int
+) -> Any:
+    """Seconds and tokens a second of each contestant; `part`: only so many of the prompts."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    reference: list[tuple[int, ...]] = []
+    lines: dict[str, Any] = {}
+    for number in range(rounds):
+        names = list(contestants)
+        for name in [*names[number % len(names) :], *names[: number % len(names)]] if reference else names:
+            chosen = asks[:: len(asks) // part[name]] if name in part else asks
+            started = time.perf_counter()
+            try:
+                answers = contestants[name](model, chosen)
+            except (ImportError, NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+                lines[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+                rates.pop(name, None)
+                continue
+            seconds = time.perf_counter() - started
+            reference = reference or answers
+            mine = reference[:: len(asks) // part[name]] if name in part else reference
+            if number == 0:
+                lines[name] = {"ties": check_same(model, chosen, mine, answers, name)}
+            if name in rates:
+                rates[name].append(sum(ask.new for ask in chosen) / seconds)
+                print(f"  {name:<16}{rates[name][-1]:>10.1f} tokens/s", file=sys.stderr, flush=True)
+    for name, found in rates.items():
+        lines[name]["tokens_a_second"] = statistics.median(found)
+    return lines
+
+
+def limits(model: Any) -> dict[str, float]:
+    """Tokens a second of one stream that the memory and the dispatch of operations allow.
+
+    The memory: all weights read once a token, at the rate of the machine's own product of a large matrix and a vector.
+    The dispatch: the operations of one forward pass, counted by the profiler, at the time that a tiny one takes.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    matrix, vector = torch.ones(8192, 8192), torch.ones(8192)
+    read = [_seconds(lambda: matrix @ vector) for _ in range(9)]
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    ids = torch.tensor([[5]])
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
+        model(input_ids=ids)
+    calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+    small = torch.ones(8)
+    one = statistics.median(_seconds(lambda: [torch.add(small, small) for _ in range(1000)]) for _ in range(9)) / 1000
+    rate = matrix.numel() * 4 / statistics.median(read)
+    return {"bandwidth_bytes_a_second": rate, "bandwidth": rate / size, "dispatch": 1 / (calls * one)}
+
+
+def _seconds(do: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    do()
+    return time.perf_counter() - started
+
+
+def retention(items: int) -> dict[str, float]:
+    """Seconds of nano's answers to generated passages, one question each, model loading left out."""
+    from lotune.evaluate.predict import predict
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+    from lotune.tasks.registry import build_task
+    from lotune.tasks.settings import TaskSettings
+
+    base = load_base(BaseSettings(), "cpu")
+    task = build_task(TaskSettings(name="reading", language="both"))
+    rows = list(task.practice(items, 7))
+    examples = list(task.examples(((str(number), row) for number, row in enumerate(rows)), training=False))[:items]
+    model: Any = base.model
+    started = time.perf_counter()
+    done = list(predict(task, examples, model, base.tokenizer, batch_tokens=65_536, out=None, context=1024))
+    return {"items": len(done), "seconds": time.perf_counter() - started}
+
+
+def best(lines: dict[str, Any], name: str = "lotune") -> float:
+    """Our rate over that of the fastest peer."""
+    peers = [line["tokens_a_second"] for other, line in lines.items() if other != name and "tokens_a_second" in line]
+    return float(lines[name]["tokens_a_second"] / max(peers))
+
+
+def main() -> None:
+    """Run the figures that are asked for and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", default="mixed,stream,sentences,retention")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    model = made("llama-tiny" if options.tiny else "llama-40m")
+    found: dict[str, Any] = {}
+    for figure in options.figures.split(","):
+        print(figure, file=sys.stderr, flush=True)
+        if figure == "mixed":
+            asks = prompts(32 if options.tiny else 256, 3)
+            peers = {f"generate-{size}": generate_in_batches(size) for size in (1, 16, 64)}
+            lines = compare(
+                model, asks, {"lotune": ours, **peers, "continuous": continuous}, {"generate-1": len(asks) // 8},
+                options.rounds,
+            )  # fmt: skip
+            found[figure] = {**lines, "ratio": best(lines), "reach": 4.0}
+        elif figure == "stream":
+            asks = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)]
+            lines = compare(model, asks, {"lotune": ours, "generate-1": generate_in_batches(1)}, {}, options.rounds)
+            allowed = limits(model)
+            share = lines["lotune"]["tokens_a_second"] / min(allowed["bandwidth"], allowed["dispatch"])
+            found[figure] = {**lines, "ratio": best(lines), "reach": 4.0, "limits": allowed, "share": share}
+        elif figure == "sentences":
+            asks = sentences(20 if options.tiny else 150, 3)
+            both = {"lotune": ours_one_by_one, "generate-1": generate_in_batches(1)}
+            lines = compare(model, asks, both, {}, options.rounds)
+            found[figure] = {**lines, "ratio": best(lines), "reach": 10.0}
+        elif figure == "retention":
+            found[figure] = {**retention(30 if options.tiny else PROTOCOL_ITEMS), "reach": 90.0}
+        else:
+            parser.error(f"--figures: there is no {figure!r}")
+    print(json.dumps(found, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

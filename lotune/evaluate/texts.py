@@ -1,0 +1,85 @@
+"""How well a model foretells texts: perplexity a token, bits a byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from lotune.data.examples import Example
+from lotune.errors import DataError
+from lotune.evaluate.statistics import Interval, bootstrap_ratio
+from lotune.generate.likelihood import Continuation, log_probabilities
+
+ARTICLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """One text: `nats` is the sum of -ln p over its `tokens`, `bytes` its length in UTF-8."""
+
+    id: str
+    nats: float
+    tokens: int
+    bytes: int
+
+
+def read_texts(
+    model: Any, tokenizer: Any, articles: Iterable[Example], *, context: int, batch_tokens: int
+) -> Iterator[TextFigures]:
+    """The figures of each text as it is read.
+
+    A text follows a begin-of-text (where the tokeniser has none, an end-of-text), so that its first token counts too.
+    One that is longer than the context is read in windows that overlap by half: every token but the first of them is
+    foretold from half a context at least.
+
+    Raises: DataError for a tokeniser that has neither, or a context of fewer than four tokens.
+    """
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None or context < 4:
+        raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
+    left = iter(articles)
+    while group := list(islice(left, ARTICLES_AT_ONCE)):
+        cut = [windows(tokenizer(one.target, add_special_tokens=False)["input_ids"], first, context) for one in group]
+        rows = [window for its in cut for window in its]
+        found = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
+        for article, its in zip(group, cut, strict=True):
+            values = [value for _ in its for value in next(found)]
+            yield TextFigures(article.id, -math.fsum(values), len(values), len(article.target.encode()))
+
+
+def windows(ids: Sequence[int], first: int, context: int) -> list[Continuation]:
+    """Rows of `context` tokens at most, each of which foretells what follows its first half (the first: all).
+
+    >>> [(row.prompt_ids, row.ids) for row in windows([11, 12, 13, 14, 15, 16], 1, 4)]
+    [((1,), (11, 12, 13)), ((12, 13), (14, 15)), ((14, 15), (16,))]
+    """
+    whole, half, rows, done = (first, *ids), context // 2, [], 1
+    while done < len(whole):
+        start = max(0, done - half)
+        rows.append(Continuation(whole[start:done], whole[done : start + context]))
+        done = start + context
+    return rows
+
+
+def summarise(texts: Sequence[TextFigures]) -> dict[str, Any]:
+    """Perplexity a token and bits a byte of all texts together, each with its bootstrap interval over texts (95 %).
+
+    Raises: DataError where there is no token.
+    """
+    if not any(text.tokens for text in texts):
+        raise DataError("texts", "have no token", "articles with text", "check the file and the cleaning")
+    nats, tokens, sizes = ([getattr(text, name) for text in texts] for name in ("nats", "tokens", "bytes"))
+    loss, bits = math.fsum(nats) / sum(tokens), math.fsum(nats) / math.log(2)
+    low, high = bootstrap_ratio(nats, tokens)
+    return {
+        "perplexity": math.exp(loss),
+        "perplexity_interval": Interval(math.exp(low), math.exp(high)),
+        "bits_per_byte": bits / sum(sizes),
+        "bits_per_byte_interval": bootstrap_ratio([nat / math.log(2) for nat in nats], sizes),
+        "texts": len(texts),
+        "tokens": sum(tokens),
+        "bytes": sum(sizes),
+    }
