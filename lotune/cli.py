@@ -134,6 +134,8 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Test on so many rows at most (without --data: generate so many).")
     ] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Show so many answered examples before each question.")] = 0,
+    shots_data: Annotated[Path | None, typer.Option(help="File that the examples are taken from.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the predictions of --model, one a line.")] = None,
     force_template: ForceTemplate = False,
     dry_run: DryRun = False,
@@ -143,7 +145,7 @@ def evaluate(
     """Test base and tuned model and print the scorecard; with --model, test that model on one task."""
     first, *others = words or [""]
     if model is None:
-        alone = {"--task": task, "--data": data, "--limit": limit, "--out": out}
+        alone = {"--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--out": out}
         _carry_out(lambda: _need_recipe(first, alone), json=False, debug=debug)
         _carry_out_recipe("evaluate", Path(first), others, dry_run, json, debug)
     else:
@@ -157,7 +159,8 @@ def evaluate(
                 return evaluate_texts(recipe, model, data, limit, out, options)
             from lotune.stages import things
 
-            return things.evaluate_model(recipe, model, data, limit, out, force_template, options)
+            test = things.EvaluationRows(data, limit, shots, shots_data)
+            return things.evaluate_model(recipe, model, test, out, force_template, options)
 
         _carry_out(work, json=json, debug=debug)
 

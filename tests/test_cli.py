@@ -43,6 +43,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in (*VERBS, "sample", "init", "evaluate_model"):
         setattr(module, name, stage(name))
     module.things = module
+    module.EvaluationRows = lambda *given: given
     for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, "things"))):
         monkeypatch.setitem(sys.modules, place, module)
     monkeypatch.setattr(lotune, "stages", module, raising=False)
@@ -78,7 +79,13 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
     assert call("evaluate", *words, "evaluate.batch_tokens=64", "--json").exit_code == 0
     [(name, (given, *others))] = stages.calls
     assert (name, given.task.name, given.evaluate.batch_tokens) == ("evaluate_model", "reading", 64)
-    assert others == ["nano", Path("x.json"), 5, Path("p.jsonl"), False, Options(json=True)]
+    assert others == [
+        "nano",
+        stages.EvaluationRows(Path("x.json"), 5, 0, None),
+        Path("p.jsonl"),
+        False,
+        Options(json=True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +94,7 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
         (["evaluate"], "no recipe and no --model"),
         (["evaluate", "seed=3"], "no recipe and no --model"),
         (["evaluate", "mine.yaml", "--limit", "3"], "--limit without --model"),
+        (["evaluate", "mine.yaml", "--shots", "3"], "--shots without --model"),
         (["evaluate", "--model", "nano"], "--model without --task"),
         (["evaluate", "mine.yaml", "--model", "nano", "--task", "reading"], "a recipe beside --model"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lotune.data.examples import Example
 from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
 from lotune.errors import DataError, ModelError, SettingsError
+from lotune.evaluate.shots import with_shots
 from lotune.model.base import load_base, load_tokenizer
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
@@ -45,14 +46,45 @@ def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, o
     return {"task": task.name, "rows": rows, "seed": seed, "form": form, "out": str(out)}
 
 
+@dataclass(frozen=True)
+class EvaluationRows:
+    """Rows to test a model on: of a file or generated, `limit` at most, each after `shots` answered examples.
+
+    The examples are rows of `shots_data`, drawn by seed; without it they are generated.
+    """
+
+    data: Path | None = None
+    limit: int | None = None
+    shots: int = 0
+    shots_data: Path | None = None
+
+    def read(self, task: Task, seed: int) -> list[Example]:
+        """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
+        examples = evaluation_rows(task, self.data, self.limit, seed)
+        if not self.shots:
+            return examples
+        if self.data is not None and self.shots_data is None:
+            raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
+        asked = {example.prompt for example in examples}
+        found = evaluation_rows(task, self.shots_data, None if self.shots_data else 4 * self.shots, seed + SHOTS_SEED)
+        shown = [example for example in found if example.prompt not in asked][: self.shots]
+        if len(shown) < self.shots:
+            raise DataError(str(self.shots_data), f"has {len(shown)} rows that are not tested", f"{self.shots} of them")
+        return with_shots(examples, shown)
+
+
+SHOTS_SEED = 9_000
+"""Added to the seed for the rows that are shown as examples."""
+
+
 def evaluate_model(
-    recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, force: bool, options: Options
+    recipe: Recipe, model: str, test: EvaluationRows, out: Path | None, force: bool, options: Options
 ) -> dict[str, Any]:
     """Figures of one model on one task: the metrics, with an interval, and those of each kind."""
     from lotune.evaluate.scorecard import Verdict, measure_target
 
     task = build_task(in_its_template(recipe.task, model, force))
-    examples = evaluation_rows(task, data, limit, recipe.seed)
+    examples = test.read(task, recipe.seed)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)

@@ -1,0 +1,59 @@
+"""Answered examples before a question."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lotune.data.examples import Example, Turn
+from lotune.errors import DataError, SettingsError
+from lotune.evaluate.shots import with_shots
+from lotune.stages.things import EvaluationRows
+from lotune.tasks.registry import build_task
+from lotune.tasks.settings import TaskSettings
+
+SHOT = Example("s", "Q: 1+1\nA: ", "", answers=("2", "two"))
+
+
+def test_the_examples_stand_before_every_question() -> None:
+    cut = Example("b", "head middle tail", "", prompt_parts=("head ", "middle", " tail"))
+    plain, parted = with_shots([Example("a", "Q: 2+2\nA: ", ""), cut], [SHOT, SHOT])
+    assert plain.prompt == "Q: 1+1\nA: 2\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA: "
+    assert parted.prompt_parts is not None
+    assert "".join(parted.prompt_parts) == parted.prompt
+    assert parted.prompt_parts[1] == "middle"
+
+
+def test_what_cannot_be_shown() -> None:
+    with pytest.raises(DataError, match="has no answer to show"):
+        with_shots([SHOT], [Example("x", "Q", "")])
+    with pytest.raises(SettingsError, match="several turns"):
+        with_shots([Example("x", "a?b.c?", "", turns=(Turn("a?", "b."),))], [SHOT])
+
+
+def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
+    task = build_task(TaskSettings(name="arithmetic"))
+
+    def written(name: str, numbers: range) -> Path:
+        rows = [{"problem": f"计算 {n} + 1 等于多少？", "solution": f"{n} + 1 = {n + 1}"} for n in numbers]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return tmp_path / name
+
+    test, shown = written("test.jsonl", range(5)), written("shots.jsonl", range(3, 9))
+    found = EvaluationRows(test, None, 3, shown).read(task, 1)
+    heads = {example.prompt[: -len(bare.prompt)] for example, bare in zip(found, _bare(task, test), strict=True)}
+    assert len(heads) == 1  # the same for all, and none of them is asked
+    [head] = heads
+    assert head.count("### Response:") == 3
+    assert all(f"计算 {n} + 1 等" not in head for n in range(5))
+    with pytest.raises(DataError, match="has 4 rows that are not tested"):
+        EvaluationRows(test, None, 5, shown).read(task, 1)
+    with pytest.raises(SettingsError, match="--shots-data"):
+        EvaluationRows(test, None, 2).read(task, 1)
+    assert EvaluationRows(None, 4, 2).read(task, 1)[0].prompt.count("### Response:") == 3
+
+
+def _bare(task: object, test: Path) -> list[Example]:
+    return EvaluationRows(test).read(task, 1)  # type: ignore[arg-type]
