@@ -85,10 +85,19 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises: DataError for a file that is not there or a line that is no prediction.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}", "a file of predictions") from None
-    return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]
+    return parse_predictions(data, str(path))
+
+
+def parse_predictions(data: bytes, where: str) -> list[Prediction]:
+    """Predictions from lines of JSON; what follows the last line break is left out.
+
+    Raises: DataError for a line that is no prediction.
+    """
+    lines = enumerate(data.split(b"\n")[:-1], start=1)
+    return [_parse(line, f"{where}:{number}") for number, line in lines if line.strip()]
 
 
 def _parse(line: bytes, where: str) -> Prediction:

@@ -13,12 +13,12 @@ from lotune.data.rows import read_json_document, read_rows, to_conversation, wri
 from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.shots import with_shots
-from lotune.model.base import load_base, load_tokenizer
+from lotune.model.base import load_base, load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import ask
+from lotune.stages.asking import ask_together
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -26,6 +26,7 @@ from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
+from lotune.train.parallel import joined
 
 
 def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, options: Options) -> dict[str, Any]:
@@ -79,17 +80,23 @@ SHOTS_SEED = 9_000
 
 def evaluate_model(
     recipe: Recipe, model: str, test: EvaluationRows, out: Path | None, force: bool, options: Options
-) -> dict[str, Any]:
-    """Figures of one model on one task: the metrics, with an interval, and those of each kind."""
+) -> dict[str, Any] | None:
+    """Figures of one model on one task: the metrics, with an interval, and those of each kind.
+
+    Of several processes under torchrun each asks its part, and the first has the figures; the others have None.
+    """
     from lotune.evaluate.scorecard import Verdict, measure_target
 
     task = build_task(in_its_template(recipe.task, model, force))
     examples = test.read(task, recipe.seed)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
-    found = ask(title, task, examples, base.model, base.tokenizer, batch_tokens, out)
+    with joined(resolve_device(recipe.device)) as world:
+        base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+        found = ask_together(title, task, examples, base.model, base.tokenizer, batch_tokens, out, world)
+    if not world.leads:
+        return None
     seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
     target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
     figures = {

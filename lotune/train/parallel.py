@@ -109,6 +109,20 @@ class World:
         dist.all_gather(everyone, own, group=self.control)
         return [tuple(one.tolist()) for one in everyone]
 
+    def gathered_bytes(self, data: bytes) -> list[bytes]:
+        """What every process gives, by rank; all have to call it."""
+        if self.size == 1:
+            return [data]
+        import torch
+        import torch.distributed as dist
+
+        lengths = [int(length) for (length,) in self.gathered(len(data))]
+        own = torch.zeros(max(*lengths, 1), dtype=torch.uint8)
+        own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        everyone = [torch.empty_like(own) for _ in lengths]
+        dist.all_gather(everyone, own, group=self.control)
+        return [bytes(one[:length].tolist()) for one, length in zip(everyone, lengths, strict=True)]
+
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Give each of the parameters that every process holds whole the sum of its gradients, in one message."""
         if self.size == 1:

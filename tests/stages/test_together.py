@@ -34,3 +34,18 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
     scorecards = [json.loads((tmp_path / name / "mini" / "scorecard.json").read_text()) for name in ("alone", "two")]
     assert scorecards[0]["parameters"] == scorecards[1]["parameters"]
     assert json.loads(done.stdout) == scorecards[1], "one process speaks"
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) -> None:
+    words = ["evaluate", "--model", str(small_base), "--task", "reading", "--limit", "7", "--json", "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
+    found = {}
+    for name, start in (("alone", [sys.executable, "-m", "lotune"]), ("two", torchrun)):
+        command = [*start, *words, str(tmp_path / f"{name}.jsonl")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        found[name] = json.loads(done.stdout), sorted(lines, key=lambda line: line["id"])
+    assert found["alone"] == found["two"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
