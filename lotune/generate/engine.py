@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
-from lotune.generate.requests import Completion, Ending, OnToken, Request, Row, end_ids
+from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
 from lotune.generate.slotted import Slotted
 from lotune.model.attention import NAME as PACKED
 
@@ -83,6 +83,9 @@ class Engine:
         ModelError for an adapter that prepends tokens of its own.
         """
         _check(self.model, self._base, requests)
+        if self._slotted is None and any(request.adapter is not None for request in requests):
+            expected = "an architecture whose attention takes a mask"
+            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
         rows = [Row(index, request) for index, request in enumerate(requests)]
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
         was_training = self.model.training
@@ -160,8 +163,12 @@ def _check(model: Any, base: PreTrainedModel, requests: Sequence[Request]) -> No
         raise ModelError(
             "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"
         )
+    known = getattr(model, "peft_config", {})
     for number, request in enumerate(requests):
         where = request.where or f"request {number}"
+        if request.adapter is not None and request.adapter not in (known and (*known, BASE)):
+            choices = ", ".join((*known, BASE)) if known else "none: the model has no adapters"
+            raise DataError(where, f"names the adapter {request.adapter!r}", choices, "load it first")
         length = len(request.prompt_ids) + request.max_new_tokens
         if not request.prompt_ids or request.max_new_tokens < 1:
             raise DataError(where, "has no prompt or asks for no token", "one token of each at least")

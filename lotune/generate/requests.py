@@ -18,6 +18,9 @@ StoppedBy = Literal["eos", "stop", "length", "cancelled", "deadline"]
 OnToken = Callable[[int, int], bool | None]
 """Is told each token of an answer, as (number of the request, token id), and ends that answer by returning True."""
 
+BASE = "__base__"
+"""The name of no adapter, as PEFT has it."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -26,7 +29,8 @@ class Request:
     It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
     the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
     samples are several requests with seeds of their own. After `seconds` from the call on, waiting counted, it ends as
-    it is. `where` names the row in messages.
+    it is. `adapter` is one of those that the model has,
+    or BASE for none of them; without it the model answers as it stands. `where` names the row in messages.
     """
 
     prompt_ids: tuple[int, ...]
@@ -38,6 +42,7 @@ class Request:
     sampling: Sampling = GREEDY
     logprobs: bool = False
     seconds: float | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

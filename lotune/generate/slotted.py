@@ -27,7 +27,8 @@ LEAST_SHARED = 16
 class Slotted:
     """Rows under way in slots: running ones are always the first n, and the one after them may hold an ended row.
 
-    `held` are the token ids whose keys each slot holds; a new row takes over what it has in common with one of them.
+    `held` are the token ids whose keys each slot holds, computed with one of `adapters`; a new row takes over what it
+    has in common with one of them.
     """
 
     def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None]) -> None:
@@ -35,6 +36,7 @@ class Slotted:
         self.device, self.dtype = model.device, model.dtype
         self.running: list[Row] = []
         self.held: list[list[int]] = []
+        self.adapters: list[str | None] = []
         self.cache = SlotCache(0, 0)
 
     def run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
@@ -69,6 +71,7 @@ class Slotted:
             kept = min(len(self.running) + 1, slots, self.cache.shared.slots)
             self.cache.resize(slots, need, kept)
             self.held = [*(ids[:need] for ids in self.held[:kept]), *([] for _ in range(slots - kept))]
+            self.adapters = [*self.adapters[:kept], *[None] * (slots - kept)]
         while waiting and len(self.running) < self.cache.shared.slots:
             count = min(self.cache.shared.slots - len(self.running), len(waiting))
             count = min(count, max(1, PREFILL_TOKENS // len(waiting[-1].request.prompt_ids)))
@@ -106,11 +109,11 @@ class Slotted:
         places = torch.arange(shared, row.length + 1, device=self.device)[None]
         if shared:
             self._copy(slot, place, shared)
-            logits = self._at_places(rest, places, place)
+            logits = self._at_places([row], rest, places, place)
         else:
             self.cache.fill_from(place)
-            logits = self._forward(rest, places, None)
-        self.held[place] = list(row.request.prompt_ids)
+            logits = self._forward([row], rest, places, None)
+        self.held[place], self.adapters[place] = list(row.request.prompt_ids), row.request.adapter
         [token] = ending.choose(logits, [row])
         answer = ending.append(row, token)
         if answer is None:
@@ -119,13 +122,14 @@ class Slotted:
 
     def _shared(self, row: Row) -> tuple[int, int]:
         """How many tokens of a prompt a slot holds already, and which."""
-        slots = range(min(len(self.running) + 1, len(self.held)))
+        there = range(min(len(self.running) + 1, len(self.held)))
+        slots = [slot for slot in there if self.adapters[slot] == row.request.adapter]
         return max(((common(row.prompt, self.held[slot]), slot) for slot in slots), default=(0, 0))
 
     def _copy(self, source: int, target: int, length: int) -> None:
         if source != target:
             self.cache.copy(source, target, length)
-        self.held[target] = self.held[source][:length]
+        self.held[target], self.adapters[target] = self.held[source][:length], self.adapters[source]
 
     def _fresh(self, rows: list[Row]) -> None:
         """Prompts from their beginning, in one pass, in which each attends to itself."""
@@ -134,23 +138,24 @@ class Slotted:
             padded = [[*row.prompt, *[0] * (width - row.length)] for row in rows]
             positions = torch.arange(width, device=self.device).expand(len(rows), -1)
             self.cache.fill_from(len(self.running))
-            self._forward(torch.tensor(padded, device=self.device), positions, None)
+            self._forward(rows, torch.tensor(padded, device=self.device), positions, None)
         self._enter(rows)
 
     def _extend(self, rows: list[tuple[int, Row]]) -> None:
         """Prompts from the token on up to which their slots hold them."""
+        entering = [row for _, row in rows]
         width = max((row.length - shared for shared, row in rows), default=0)
         if width:
             padded = [[*row.prompt[shared:], *[0] * (width - row.length + shared)] for shared, row in rows]
             starts = torch.tensor([shared for shared, _ in rows], device=self.device)
             places = starts[:, None] + torch.arange(width, device=self.device)
             places.clamp_(max=self.cache.shared.capacity - 1)  # only padding lies beyond
-            self._at_places(torch.tensor(padded, device=self.device), places, len(self.running))
-        self._enter([row for _, row in rows])
+            self._at_places(entering, torch.tensor(padded, device=self.device), places, len(self.running))
+        self._enter(entering)
 
     def _enter(self, rows: list[Row]) -> None:
         for place, row in enumerate(rows, len(self.running)):
-            self.held[place] = list(row.prompt)
+            self.held[place], self.adapters[place] = list(row.prompt), row.request.adapter
         self.running += rows
 
     def _step(self) -> torch.Tensor:
@@ -159,14 +164,16 @@ class Slotted:
         places = torch.tensor([[row.length] for row in self.running], device=self.device)
         for held, row in zip(self.held, self.running, strict=False):
             held.append(row.last)
-        return self._at_places(last, places, 0)
+        return self._at_places(self.running, last, places, 0)
 
-    def _at_places(self, input_ids: torch.Tensor, places: torch.Tensor, first: int) -> torch.Tensor:
+    def _at_places(
+        self, rows: Sequence[Row], input_ids: torch.Tensor, places: torch.Tensor, first: int
+    ) -> torch.Tensor:
         """Logits (n, V) after tokens (n, T) at places (n, T) of the slots from `first` on."""
         width = int(places.max()) + 1
         self.cache.write_at(first, places, width)
         masks = {kind: self._mask(places, width, window) for kind, window in self.kinds.items()}
-        return self._forward(input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())))
+        return self._forward(rows, input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())))
 
     def _mask(self, places: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
         """What is added to the attention scores, (n, 1, T, W)."""
@@ -177,7 +184,9 @@ class Slotted:
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
-    def _forward(self, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+    def _forward(
+        self, rows: Sequence[Row], input_ids: torch.Tensor, positions: torch.Tensor, mask: Any
+    ) -> torch.Tensor:
         output = self.model(
             input_ids=input_ids,
             attention_mask=mask,
@@ -185,9 +194,18 @@ class Slotted:
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **self._chosen_adapters(rows),
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _chosen_adapters(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What tells PEFT the adapter of each row, where any row names one."""
+        if all(row.request.adapter is None for row in rows):
+            return {}
+        model: Any = self.model
+        active = model.active_adapters[0]
+        return {"adapter_names": [active if row.request.adapter is None else row.request.adapter for row in rows]}
 
     def _leave(self, place: int) -> None:
         """Take a row out; the last one takes its slot."""
@@ -216,9 +234,9 @@ def _split(rows: list[Row], shared: list[int]) -> tuple[list[int], list[tuple[in
     """
     apart: list[int] = []
     followers = []
-    leaders: dict[tuple[int, ...], list[Row]] = {}
+    leaders: dict[Any, list[Row]] = {}
     for place, row in enumerate(rows):
-        alike = leaders.setdefault(tuple(row.prompt[:LEAST_SHARED]), [])
+        alike = leaders.setdefault((row.request.adapter, row.prompt[:LEAST_SHARED]), [])
         most, leader = max(((common(row.prompt, other.prompt), -n) for n, other in enumerate(alike)), default=(0, 0))
         if most > shared[place] and 2 * most >= row.length:
             followers.append((most, alike[-leader], row))

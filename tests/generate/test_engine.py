@@ -158,11 +158,11 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     heights, sizes, alone, reading = [], [], [], []
     forward = Slotted._forward
 
-    def watched(self: Slotted, input_ids: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
         if input_ids.shape[1] == 1 and not reading:
             heights.append(len(input_ids))
-        return forward(self, input_ids, positions, mask)
+        return forward(self, rows, input_ids, *rest)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     read_alone = Slotted._read_alone

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from lotune.errors import DataError
 from lotune.generate.engine import Engine, generate
-from lotune.generate.requests import Request
+from lotune.generate.requests import BASE, Request
 from lotune.generate.slotted import LEAST_SHARED, Slotted, common
-from tests.generate.test_engine import SLOTTED, ids, made, theirs
+from tests.generate.test_engine import SLOTTED, ids, llama, made, theirs
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -35,9 +38,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     forward = Slotted._forward
 
-    def watched(self: Slotted, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(input_ids.numel())
-        return forward(self, input_ids, *rest)
+        return forward(self, rows, input_ids, *rest)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     return sizes
@@ -145,3 +148,30 @@ def test_too_little_in_common_is_nothing() -> None:
     assert common(same[:-1], same[:-1]) == 0
     assert common(same, (*same, 5)) == LEAST_SHARED
     assert common((*same, 1, 2, 3), (*same, 1, 4, 3)) == LEAST_SHARED + 1
+
+
+@pytest.mark.oracle
+def test_each_request_has_its_own_adapter(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    model: Any = get_peft_model(made(llama), settings, adapter_name="first")
+    model.add_adapter("second", settings)
+    model.eval()
+    names = [None, "first", "second", BASE]
+    asked = [replace(request, adapter=names[place % 4]) for place, request in enumerate(sharing(20))]
+    expected = []
+    for request in asked:
+        model.set_adapter("second" if request.adapter == "second" else "first")
+        with model.disable_adapter() if request.adapter == BASE else nullcontext():
+            expected.append(theirs(model, request))
+    model.set_adapter("first")
+    assert len(set(expected[:4])) > 1
+    for batch_tokens in (60, 2000):
+        assert ids(generate(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
+
+
+def test_an_unknown_adapter_is_refused(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(DataError, match="names the adapter 'mine'"):
+        generate(tiny_llama, byte_tokenizer, [Request((5, 6), 2, adapter="mine")], batch_tokens=50)
