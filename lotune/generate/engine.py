@@ -19,6 +19,7 @@ from lotune.errors import DataError, ModelError
 from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
 from lotune.generate.slotted import Slotted
 from lotune.model.attention import NAME as PACKED
+from lotune.model.attention import use_packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,7 +72,8 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self._base = _base(model)
         kinds = _attention_kinds(self._base)
-        self._slotted = Slotted(model, kinds) if kinds else None
+        self._blocks = bool(kinds) and _takes_widths(self._base)
+        self._slotted = Slotted(model, kinds, self._blocks) if kinds else None
 
     @torch.inference_mode()
     def stream(
@@ -88,8 +90,10 @@ class Engine:
             raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
         rows = [Row(index, request) for index, request in enumerate(requests)]
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
-        was_training = self.model.training
+        was_training, attention = self.model.training, self._base.config._attn_implementation
         self.model.eval()
+        if self._blocks:
+            use_packed_attention(self._base)
         try:
             if self._slotted is not None:
                 yield from self._slotted.run(rows, ending, batch_tokens)
@@ -97,6 +101,8 @@ class Engine:
                 yield from _run_aligned(self.model, ending, rows, batch_tokens)
         finally:
             self.model.train(was_training)
+            if self._blocks:
+                self._base.set_attn_implementation(attention)
 
 
 def _run_aligned(
@@ -154,6 +160,13 @@ def _attention_kinds(base: PreTrainedModel) -> dict[str, int | None]:
     if not ours or not types <= {"full_attention", "sliding_attention"}:
         return {}
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(types)}
+
+
+def _takes_widths(base: PreTrainedModel) -> bool:
+    """Whether rows may attend to widths of their own: on the processor, where attention is ours to set."""
+    kinds = {parameter.kind for parameter in inspect.signature(base.forward).parameters.values()}
+    ours = base.config._attn_implementation in ("sdpa", PACKED)
+    return ours and base.device.type == "cpu" and inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _check(model: Any, base: PreTrainedModel, requests: Sequence[Request]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from lotune.generate.cache import SlotCache
 from lotune.generate.requests import Completion, Ending, Row
+from lotune.model.attention import Width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +21,8 @@ PREFILL_TOKENS = 4096
 """Most tokens of prompts, with padding, in one forward pass."""
 GROWTH = 1.25
 """The cache is laid out anew where that makes room for this many times as many rows."""
+BLOCK = 16
+"""So many neighbouring slots hold rows of similar length, which attend to the width of their longest."""
 LEAST_SHARED = 16
 """A shared beginning of fewer tokens is read again: copying it would not pay."""
 
@@ -31,8 +34,9 @@ class Slotted:
     has in common with one of them.
     """
 
-    def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None]) -> None:
-        self.model, self.kinds = model, kinds
+    def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None], blocks: bool) -> None:
+        """`blocks`: whether the model's attention takes `widths` (`lotune.model.attention`)."""
+        self.model, self.kinds, self.blocks = model, kinds, blocks
         self.device, self.dtype = model.device, model.dtype
         self.running: list[Row] = []
         self.held: list[list[int]] = []
@@ -164,16 +168,30 @@ class Slotted:
         places = torch.tensor([[row.length] for row in self.running], device=self.device)
         for held, row in zip(self.held, self.running, strict=False):
             held.append(row.last)
-        return self._at_places(self.running, last, places, 0)
+        return self._at_places(self.running, last, places, 0, self._widths())
+
+    def _widths(self) -> dict[str, list[Width]]:
+        """What the rows of each block of slots attend to; blocks of nearly one width are put together."""
+        rows, widths = self.running, list[Width]()
+        if not self.blocks or len(rows) <= BLOCK:
+            return {}
+        for first in range(0, len(rows), BLOCK):
+            last = min(first + BLOCK, len(rows))
+            width = max(row.length for row in rows[first:last]) + 1
+            if widths and widths[-1][2] * GROWTH >= width >= widths[-1][2] / GROWTH:
+                first, _, other = widths.pop()
+                width = max(width, other)
+            widths.append((first, last, width))
+        return {"widths": widths}
 
     def _at_places(
-        self, rows: Sequence[Row], input_ids: torch.Tensor, places: torch.Tensor, first: int
+        self, rows: Sequence[Row], input_ids: torch.Tensor, places: torch.Tensor, first: int, more: Any = None
     ) -> torch.Tensor:
         """Logits (n, V) after tokens (n, T) at places (n, T) of the slots from `first` on."""
         width = int(places.max()) + 1
         self.cache.write_at(first, places, width)
         masks = {kind: self._mask(places, width, window) for kind, window in self.kinds.items()}
-        return self._forward(rows, input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())))
+        return self._forward(rows, input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())), more)
 
     def _mask(self, places: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
         """What is added to the attention scores, (n, 1, T, W)."""
@@ -185,7 +203,7 @@ class Slotted:
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
     def _forward(
-        self, rows: Sequence[Row], input_ids: torch.Tensor, positions: torch.Tensor, mask: Any
+        self, rows: Sequence[Row], input_ids: torch.Tensor, positions: torch.Tensor, mask: Any, more: Any = None
     ) -> torch.Tensor:
         output = self.model(
             input_ids=input_ids,
@@ -195,6 +213,7 @@ class Slotted:
             use_cache=True,
             logits_to_keep=1,
             **self._chosen_adapters(rows),
+            **(more or {}),
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
@@ -208,11 +227,18 @@ class Slotted:
         return {"adapter_names": [active if row.request.adapter is None else row.request.adapter for row in rows]}
 
     def _leave(self, place: int) -> None:
-        """Take a row out; the last one takes its slot."""
-        last = self.running.pop()
-        if place < len(self.running):
-            self.running[place] = last
-            self._copy(len(self.running), place, last.length)
+        """Take a row out; the last row of its block takes its slot, the last of the next block that one's, and so on.
+
+        Rows that came later are shorter and stand behind, so blocks keep rows of similar length.
+        """
+        last = len(self.running) - 1
+        while place < last:
+            source = place // BLOCK * BLOCK + BLOCK - 1
+            source = min(source if source > place else place + BLOCK, last)
+            self.running[place] = self.running[source]
+            self._copy(source, place, self.running[place].length)
+            place = source
+        self.running.pop()
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

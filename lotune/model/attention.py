@@ -9,7 +9,7 @@ T: tokens of a line. H: heads. E: width of a head. B, L: rows of a group, tokens
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,10 @@ NAME = "lotune_packed"
 """Under which transformers knows it."""
 WASTE = 1.3
 """A row joins the group of a longer one that is at most so many times as long."""
+
+
+Width = tuple[int, int, int]
+"""Rows of a batch, from the first to before the last, and how many keys they see."""
 
 
 class Group(NamedTuple):
@@ -94,15 +98,18 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     row_lengths: Tensor | None = None,
+    widths: Sequence[Width] | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls: queries (B, H, T, E), keys and values maybe of fewer heads; (B, T, H, E)."""
+    unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if rest.get(name)]
+    if widths is not None and attention_mask is not None and not unknown:
+        return _of_width(query, key, value, attention_mask, widths, rest.get("scaling")), None
     if row_lengths is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
         return found
-    unknown = [name for name in ("softcap", "s_aux", "position_bias", "dropout") if rest.get(name)]
     if unknown:
         raise ValueError(f"packed attention has no {unknown[0]}")
     repeats = query.shape[1] // key.shape[1]
@@ -112,6 +119,24 @@ def _attention(
     query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     attend = _fused if query.device.type == "cpu" else _grouped
     return attend(query, key, value, row_lengths, scale)[None], None
+
+
+def _of_width(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, widths: Sequence[Width], scale: float | None
+) -> Tensor:
+    """One query a row, (B, H, 1, E), of which the rows `first` to `last` - 1 see `width` keys; (B, 1, H, E).
+
+    Heads that share keys are taken as further queries of one head, so that no key is copied.
+    """
+    rows, heads, _, size = query.shape
+    queries = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    found = torch.empty_like(queries)
+    for first, last, width in widths:
+        part = slice(first, last)
+        found[part] = scaled_dot_product_attention(
+            queries[part], key[part, :, :width], value[part, :, :width], mask[part, ..., :width], scale=scale
+        )
+    return found.view(rows, 1, heads, size)
 
 
 def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:

@@ -183,6 +183,37 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     assert len(heights) < sum(heights) / 5  # the batch stays full, and grows as the prompts get shorter
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
+def test_many_rows_attend_to_widths_of_their_own(
+    shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of slots keep rows of similar length while rows come and go; the answers are those of a row alone."""
+    model, draw = made(shape), random.Random(4)
+    lengths = [draw.choice((3, 90)) for _ in range(70)]
+    asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
+    widths, forward = [], Slotted._forward
+
+    def watched(self: Slotted, *given: Any) -> torch.Tensor:
+        if isinstance(given[-1], dict) and "widths" in given[-1]:
+            widths.append((given[-1]["widths"], [row.length + 1 for row in self.running]))
+        return forward(self, *given)
+
+    monkeypatch.setattr(Slotted, "_forward", watched)
+    before = model.config._attn_implementation
+    answers = ids(generate(model, byte_tokenizer, asked, batch_tokens=40 * 150))
+    assert model.config._attn_implementation == before
+    assert answers == [theirs(model, request) for request in asked]
+    if shape is eager_llama:
+        assert not widths
+        return
+    for parts, needed in widths:
+        assert [first for first, _, _ in parts] == [0, *(last for _, last, _ in parts[:-1])]
+        assert parts[-1][1] == len(needed)
+        assert all(max(needed[first:last]) == width for first, last, width in parts)
+    assert max(len(parts) for parts, _ in widths) > 1
+
+
 def test_no_request_no_answer(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     assert generate(tiny_llama, byte_tokenizer, [], batch_tokens=100) == []
 
