@@ -145,7 +145,10 @@ def evaluate(
     """Test base and tuned model and print the scorecard; with --model, test that model on one task."""
     first, *others = words or [""]
     if model is None:
-        alone = {"--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--out": out}
+        alone = {
+            "--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--shots-data": shots_data,
+            "--out": out,
+        }  # fmt: skip
         _carry_out(lambda: _need_recipe(first, alone), json=False, debug=debug)
         _carry_out_recipe("evaluate", Path(first), others, dry_run, json, debug)
     else:
@@ -154,6 +157,8 @@ def evaluate(
         def work() -> Any:
             recipe = _task_recipe("evaluate", task, overrides)
             if task == "text":
+                if shots:
+                    raise SettingsError("--shots", "--task text asks nothing", remedy="leave it out")
                 from lotune.stages.texts import evaluate_texts
 
                 return evaluate_texts(recipe, model, data, limit, out, options)

@@ -61,19 +61,20 @@ def predict(
     batch_tokens: int,
     out: Path | None,
     context: int,
+    stop: tuple[str, ...] = (),
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; other rows of `out` are taken away. `context` is the longest prompt and answer together, in
-    tokens; where they are longer the passage is cut.
+    tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the task's own.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
-        for prediction in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context):
+        for prediction in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context, stop):
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
@@ -134,13 +135,14 @@ def _answer(
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
     context: int,
+    stop: tuple[str, ...],
 ) -> Iterator[Prediction]:
     if isinstance(task, Choosing) and task.chooses:
         yield from _choose(task, examples, model, tokenizer, batch_tokens, context)
         return
     from lotune.generate.engine import stream
 
-    asked = [_request(task, example, tokenizer, context) for example in examples]
+    asked = [_request(task, example, tokenizer, context, stop) for example in examples]
     for place, answer in stream(model, tokenizer, [request for request, _ in asked], batch_tokens=batch_tokens):
         yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
 
@@ -177,13 +179,15 @@ def _choose(
         yield _judge(task, example, task.chosen(example, place), cut, task.rule)
 
 
-def _request(task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[Request, bool]:
+def _request(
+    task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int, stop: tuple[str, ...]
+) -> tuple[Request, bool]:
     """What is asked of the engine, and whether the prompt had to be cut."""
     from lotune.generate.requests import Request
 
     ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
     where = f"row {example.id}"
-    return Request(tuple(ids), task.max_new_tokens, task.min_new_tokens, tuple(task.stop), where), cut
+    return Request(tuple(ids), task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), where), cut
 
 
 def _judge(task: Task, example: Example, text: str, cut: bool, stopped_by: str) -> Prediction:

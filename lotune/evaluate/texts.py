@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from lotune.data.batches import encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_ratio
@@ -32,7 +33,7 @@ def read_texts(
     """The figures of each text as it is read.
 
     A text follows a begin-of-text (where the tokeniser has none, an end-of-text), so that its first token counts too.
-    One that is longer than the context is read in windows that overlap by half: every token but the first of them is
+    One that is longer than the context is read in windows that overlap by half: beyond the first window every token is
     foretold from half a context at least.
 
     Raises: DataError for a tokeniser that has neither, or a context of fewer than four tokens.
@@ -42,7 +43,7 @@ def read_texts(
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
     left = iter(articles)
     while group := list(islice(left, ARTICLES_AT_ONCE)):
-        cut = [windows(tokenizer(one.target, add_special_tokens=False)["input_ids"], first, context) for one in group]
+        cut = [windows(encode_text(tokenizer, one.target), first, context) for one in group]
         rows = [window for its in cut for window in its]
         found = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
         for article, its in zip(group, cut, strict=True):

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
 from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
-from lotune.generate.slotted import Slotted
+from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
 from lotune.model.attention import use_packed_attention
 
@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self._base = _base(model)
+        self._base, self._in_use = _base(model), False
         kinds = _attention_kinds(self._base)
         self._blocks = bool(kinds) and _takes_widths(self._base)
         self._slotted = Slotted(model, kinds, self._blocks) if kinds else None
@@ -82,8 +82,11 @@ class Engine:
         """(number of the request, answer) as the answers end.
 
         Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
-        ModelError for an adapter that prepends tokens of its own.
+        ModelError for an adapter that prepends tokens of its own, or that cannot be chosen a request; RuntimeError
+        while another stream of the engine is open.
         """
+        if self._in_use:
+            raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
         _check(self.model, self._base, requests)
         if self._slotted is None and any(request.adapter is not None for request in requests):
             expected = "an architecture whose attention takes a mask"
@@ -91,6 +94,7 @@ class Engine:
         rows = [Row(index, request) for index, request in enumerate(requests)]
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
         was_training, attention = self.model.training, self._base.config._attn_implementation
+        self._in_use = True
         self.model.eval()
         if self._blocks:
             use_packed_attention(self._base)
@@ -100,6 +104,7 @@ class Engine:
             else:
                 yield from _run_aligned(self.model, ending, rows, batch_tokens)
         finally:
+            self._in_use = False
             self.model.train(was_training)
             if self._blocks:
                 self._base.set_attn_implementation(attention)
@@ -113,6 +118,11 @@ def _run_aligned(
     for _, group in groupby(ordered, key=lambda row: len(row.request.prompt_ids)):
         waiting = sorted(group, key=lambda row: row.need, reverse=True)
         while waiting:
+            late = {row.index: answer for row in waiting if (answer := ending.late(row)) is not None}
+            yield from late.items()
+            waiting = [row for row in waiting if row.index not in late]
+            if not waiting:
+                break
             count = max(1, batch_tokens // waiting[0].need)
             running, waiting = waiting[:count], waiting[count:]
             yield from _run_batch(model, ending, running)
@@ -169,6 +179,15 @@ def _takes_widths(base: PreTrainedModel) -> bool:
     return ours and base.device.type == "cpu" and inspect.Parameter.VAR_KEYWORD in kinds
 
 
+def _check_switching(model: Any) -> None:
+    """Raises: ModelError for a model whose adapters cannot be chosen a row."""
+    plain = all(one.peft_type.value == "LORA" and not one.use_dora for one in model.peft_config.values())
+    merged = any(getattr(layer, "merged", False) for layer in model.modules())
+    if not plain or merged or len(standing(model)) != 1:
+        expected = "unmerged LoRA adapters without DoRA, one of them active"
+        raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
+
+
 def _check(model: Any, base: PreTrainedModel, requests: Sequence[Request]) -> None:
     config = base.config.get_text_config(decoder=True)
     context, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
@@ -182,6 +201,8 @@ def _check(model: Any, base: PreTrainedModel, requests: Sequence[Request]) -> No
         if request.adapter is not None and request.adapter not in (known and (*known, BASE)):
             choices = ", ".join((*known, BASE)) if known else "none: the model has no adapters"
             raise DataError(where, f"names the adapter {request.adapter!r}", choices, "load it first")
+        if request.adapter is not None:
+            _check_switching(model)
         length = len(request.prompt_ids) + request.max_new_tokens
         if not request.prompt_ids or request.max_new_tokens < 1:
             raise DataError(where, "has no prompt or asks for no token", "one token of each at least")

@@ -28,7 +28,7 @@ class Request:
 
     It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
     the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
-    samples are several requests with seeds of their own. After `seconds` from the call on, waiting counted, it ends as
+    samples are several requests with seeds of their own. `seconds` after answers are first asked for it ends as
     it is. `adapter` is one of those that the model has,
     or BASE for none of them; without it the model answers as it stands. `where` names the row in messages.
     """
@@ -118,7 +118,7 @@ class Ending:
 
     def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
         """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
-        early = [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
+        plain, early = logits, [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
         if early:
             logits = logits.clone()
             for place in early:
@@ -130,7 +130,7 @@ class Ending:
                 seen = (*request.prompt_ids, *row.ids)
                 chosen[place] = request.sampling.choose(logits[place], seen, row.generator)
             if request.logprobs:
-                row.logprobs.append(float(logits[place].float().log_softmax(-1)[chosen[place]]))
+                row.logprobs.append(float(plain[place].float().log_softmax(-1)[chosen[place]]))
         return chosen
 
     def append(self, row: Row, token: int) -> Completion | None:

@@ -25,6 +25,8 @@ BLOCK = 16
 """So many neighbouring slots hold rows of similar length, which attend to the width of their longest."""
 LEAST_SHARED = 16
 """A shared beginning of fewer tokens is read again: copying it would not pay."""
+MOST_MASKED = 2**24
+"""Pairs of a token that is read and one that it may see: where there are more, a short shared beginning is not used."""
 
 
 class Slotted:
@@ -41,11 +43,28 @@ class Slotted:
         self.running: list[Row] = []
         self.held: list[list[int]] = []
         self.adapters: list[str | None] = []
+        self.standing: Any = None
         self.cache = SlotCache(0, 0)
 
     def run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
         """(number of the request, answer) as answers end; at most `batch_tokens` tokens are held at once."""
+        self._begin()
+        try:
+            yield from self._run(rows, ending, batch_tokens)
+        except GeneratorExit:
+            raise
+        except BaseException:  # a pass may have been cut off: nobody knows what the slots hold
+            self.cache, self.held, self.adapters = SlotCache(0, 0), [], []
+            raise
+
+    def _begin(self) -> None:
+        """No row runs; what the slots hold was computed with the adapters that are active now, or is forgotten."""
         self.running.clear()
+        now = standing(self.model)
+        if now != self.standing:
+            self.standing, self.held = now, [[] for _ in self.held]
+
+    def _run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
         waiting = sorted(rows, key=lambda row: (row.need, -row.index))  # the longest first: short ones fill up the end
         timed = any(row.request.seconds is not None for row in rows)
         while waiting or self.running:
@@ -71,16 +90,21 @@ class Slotted:
         """
         need = max(row.need for row in (*self.running, waiting[-1]))
         slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting))
-        if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity:
+        held = self.cache.shared.slots * self.cache.shared.capacity
+        too_many = not self.running and self.cache.shared.slots > slots and held > batch_tokens
+        if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity or too_many:
             kept = min(len(self.running) + 1, slots, self.cache.shared.slots)
             self.cache.resize(slots, need, kept)
             self.held = [*(ids[:need] for ids in self.held[:kept]), *([] for _ in range(slots - kept))]
             self.adapters = [*self.adapters[:kept], *[None] * (slots - kept)]
         while waiting and len(self.running) < self.cache.shared.slots:
-            count = min(self.cache.shared.slots - len(self.running), len(waiting))
-            count = min(count, max(1, PREFILL_TOKENS // len(waiting[-1].request.prompt_ids)))
-            rows = [waiting.pop() for _ in range(count)]
-            if count > 1:
+            free, rows, longest = self.cache.shared.slots - len(self.running), [waiting.pop()], 0
+            while waiting and len(rows) < free:
+                longest = max(longest, rows[-1].length, waiting[-1].length)
+                if longest * (len(rows) + 1) > PREFILL_TOKENS:
+                    break
+                rows.append(waiting.pop())
+            if len(rows) > 1:
                 self._read(rows)
             elif (answer := self._read_alone(rows[0], ending)) is not None:
                 yield rows[0].index, answer
@@ -128,7 +152,9 @@ class Slotted:
         """How many tokens of a prompt a slot holds already, and which."""
         there = range(min(len(self.running) + 1, len(self.held)))
         slots = [slot for slot in there if self.adapters[slot] == row.request.adapter]
-        return max(((common(row.prompt, self.held[slot]), slot) for slot in slots), default=(0, 0))
+        shared, slot = max(((common(row.prompt, self.held[slot]), slot) for slot in slots), default=(0, 0))
+        wide = (row.length - shared) * row.length > MOST_MASKED
+        return (0, 0) if wide and 2 * shared < row.length else (shared, slot)
 
     def _copy(self, source: int, target: int, length: int) -> None:
         if source != target:
@@ -222,8 +248,7 @@ class Slotted:
         """What tells PEFT the adapter of each row, where any row names one."""
         if all(row.request.adapter is None for row in rows):
             return {}
-        model: Any = self.model
-        active = model.active_adapters[0]
+        [active] = self.standing
         return {"adapter_names": [active if row.request.adapter is None else row.request.adapter for row in rows]}
 
     def _leave(self, place: int) -> None:
@@ -239,6 +264,15 @@ class Slotted:
             self._copy(source, place, self.running[place].length)
             place = source
         self.running.pop()
+
+
+def standing(model: Any) -> list[str]:
+    """The adapters with which a model answers where a request names none; empty where they are turned off."""
+    if not hasattr(model, "peft_config"):
+        return []
+    # a layer has a flag of this name; transformers' models have a method
+    off = any(getattr(layer, "disable_adapters", False) is True for layer in model.modules())
+    return [] if off else list(model.active_adapters)
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

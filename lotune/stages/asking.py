@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import orjson
 
 from lotune.data.examples import Example
-from lotune.evaluate.predict import Prediction, parse_predictions, predict
+from lotune.evaluate.predict import Prediction, parse_predictions, predict, read_predictions
 from lotune.model.base import context_length
 from lotune.report.progress import Progress
 from lotune.runs import write_atomically
@@ -19,50 +20,56 @@ from lotune.tasks.task import Task
 from lotune.train.parallel import World
 
 
-def ask(
-    title: str,
-    task: Task,
-    examples: Sequence[Example],
-    model: Any,
-    tokenizer: Any,
-    batch_tokens: int,
-    out: Path | None = None,
-) -> list[Prediction]:
+@dataclass(frozen=True)
+class Asking:
+    """A model that is asked, and how: `title` is that of the bar, `stop` ends an answer beside the task's own texts."""
+
+    title: str
+    model: Any
+    tokenizer: Any
+    batch_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
     """Predictions on all examples; written one a line to `out` as they come, those that stand there are kept."""
-    context, done = context_length(model), []
-    with Progress(title, len(examples)) as progress:
+    context, done = context_length(asking.model), []
+    with Progress(asking.title, len(examples)) as progress:
         for prediction in predict(
-            task, examples, model, tokenizer, batch_tokens=batch_tokens, out=out, context=context
-        ):
+            task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
+            stop=asking.stop,
+        ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))
     return done
 
 
 def ask_together(
-    title: str,
-    task: Task,
-    examples: Sequence[Example],
-    model: Any,
-    tokenizer: Any,
-    batch_tokens: int,
-    out: Path | None,
-    world: World,
+    asking: Asking, task: Task, examples: Sequence[Example], out: Path | None, world: World
 ) -> list[Prediction]:
     """The same by several processes, each of which asks every so many-th example; all have all predictions.
 
-    Each writes a file of its own beside `out`; at the end the leader's holds everything and the others are gone.
+    Each writes a file of its own beside `out`; at the end `out` holds everything and the others are gone. What was
+    written before, by however many processes, is kept.
     """
-    if world.size == 1:
-        return ask(title, task, examples, model, tokenizer, batch_tokens, out)
-    own = out and out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}")
+    own = out
+    if out is not None:
+        parts = sorted(out.parent.glob(f"{out.name}.*-of-*"))
+        stored = [one for file in (out, *parts) if file.exists() for one in read_predictions(file)]
+        world.gathered(0.0)  # everybody has read before anybody writes
+        own = place = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
+        if parts or place != out:
+            write_atomically(place, _lines(stored))
     with nullcontext() if world.leads else redirect_stderr(StringIO()):
-        found = ask(title, task, examples[world.rank :: world.size], model, tokenizer, batch_tokens, own)
-    lines = b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in found)
-    everyone = world.gathered_bytes(lines)
+        found = ask(asking, task, examples[world.rank :: world.size], own)
+    everyone = world.gathered_bytes(_lines(found))
     if out is not None and world.leads:
-        write_atomically(out, b"".join(everyone))
-    world.gathered(0.0)  # nobody takes a file away before the leader has written
-    if own is not None:
-        own.unlink(missing_ok=True)
+        if world.size > 1:
+            write_atomically(out, b"".join(everyone))
+        for part in out.parent.glob(f"{out.name}.*-of-*"):
+            part.unlink()
     return [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
+
+
+def _lines(predictions: Sequence[Prediction]) -> bytes:
+    return b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in predictions)

@@ -32,7 +32,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, open_run, read_json, write_json
-from lotune.stages.asking import ask
+from lotune.stages.asking import Asking, ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
@@ -153,7 +153,7 @@ def _test(
         folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
-        found.append(ask(title, task, examples, model.model, model.tokenizer, batch_tokens, out))
+        found.append(ask(Asking(title, model.model, model.tokenizer, batch_tokens), task, examples, out))
     return Tested(*found)
 
 

@@ -17,7 +17,7 @@ from lotune.model.base import base_folder, context_length, load_base
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import inputs_mark, write_atomically
-from lotune.stages.asking import ask
+from lotune.stages.asking import Asking, ask
 from lotune.stages.things import in_its_template
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -45,7 +45,8 @@ def generate_answers(
     base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
     kept = _part(recipe, settings, model, data, out)
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
-    found = {one.example_id: one for one in ask(title, task, examples, base.model, base.tokenizer, batch_tokens, kept)}
+    asking = Asking(title, base.model, base.tokenizer, batch_tokens)
+    found = {one.example_id: one for one in ask(asking, task, examples, kept)}
     ordered = [found[example.id] for example in examples]
     if out.suffix == ".jsonl":
         write_jsonl(out, ({"id": one.example_id, "answer": one.text} for one in ordered))

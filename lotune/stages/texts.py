@@ -14,6 +14,7 @@ from lotune.evaluate.texts import read_texts, summarise
 from lotune.model.base import context_length, load_base
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import Progress
+from lotune.train.parallel import processes
 
 
 def evaluate_texts(
@@ -21,8 +22,10 @@ def evaluate_texts(
 ) -> dict[str, Any]:
     """Perplexity and bits a byte of the articles of a file or folder, cleaned as `pretrain.cleaning` says.
 
-    Raises: SettingsError without `data`; DataError for what is no article.
+    Raises: SettingsError without `data`, or in several processes; DataError for what is no article.
     """
+    if processes() > 1:
+        raise SettingsError("torchrun", "--task text works in one process", remedy="start lotune itself")
     if data is None:
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
     cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from lotune.data.batches import encode_row, marked
@@ -12,13 +13,13 @@ from lotune.data.examples import Example
 from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
 from lotune.errors import DataError, ModelError, SettingsError
-from lotune.evaluate.shots import with_shots
+from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.model.base import load_base, load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import ask_together
+from lotune.stages.asking import Asking, ask_together
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -26,7 +27,7 @@ from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
-from lotune.train.parallel import joined
+from lotune.train.parallel import joined, loss_is_named
 
 
 def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, options: Options) -> dict[str, Any]:
@@ -68,10 +69,11 @@ class EvaluationRows:
             raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
         asked = {example.prompt for example in examples}
         found = evaluation_rows(task, self.shots_data, None if self.shots_data else 4 * self.shots, seed + SHOTS_SEED)
-        shown = [example for example in found if example.prompt not in asked][: self.shots]
-        if len(shown) < self.shots:
-            raise DataError(str(self.shots_data), f"has {len(shown)} rows that are not tested", f"{self.shots} of them")
-        return with_shots(examples, shown)
+        others = [example for example in found if example.prompt not in asked]
+        if len(others) < self.shots:
+            where = str(self.shots_data or "--shots")
+            raise DataError(where, f"has {len(others)} rows that are not tested", f"{self.shots} of them")
+        return with_shots(examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
 
 
 SHOTS_SEED = 9_000
@@ -92,9 +94,10 @@ def evaluate_model(
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
-    with joined(resolve_device(recipe.device)) as world:
+    with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-        found = ask_together(title, task, examples, base.model, base.tokenizer, batch_tokens, out, world)
+        asking = Asking(title, base.model, base.tokenizer, batch_tokens, (BETWEEN,) if test.shots else ())
+        found = ask_together(asking, task, examples, out, world)
     if not world.leads:
         return None
     seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]

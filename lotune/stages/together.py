@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
 from typing import Any
@@ -13,7 +13,7 @@ from lotune.model.base import resolve_device
 from lotune.recipe import Options, Recipe
 from lotune.stages import pretrain, tune
 from lotune.train.loop import NotFiniteError
-from lotune.train.parallel import END, World, is_loss, joined
+from lotune.train.parallel import END, joined, loss_is_named
 
 TRAININGS: Mapping[str, Callable[[Recipe, Options], None]] = {"tune": tune.take_part, "pretrain": pretrain.take_part}
 """What a follower does when the leader names a training."""
@@ -26,7 +26,7 @@ def carry_out(stage: Stage, recipe: Recipe, options: Options) -> Any:
 
     Raises: LostError where another process is gone.
     """
-    with joined(resolve_device(recipe.device)) as world, _loss_is_named(world):
+    with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         options = replace(options, world=world)
         if not world.leads:
             return _follow(recipe, options)
@@ -44,13 +44,3 @@ def _follow(recipe: Recipe, options: Options) -> None:
                 TRAININGS[name](recipe, options)
     except (NotFiniteError, KeyboardInterrupt) as error:  # the leader meets the same
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.exit_status)
-
-
-@contextmanager
-def _loss_is_named(world: World) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if world.size == 1 or not is_loss(error):
-            raise
-        raise world.lost() from error

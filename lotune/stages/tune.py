@@ -37,7 +37,7 @@ from lotune.model.quantize import load_as_trained, load_quantized
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
-from lotune.stages.asking import ask
+from lotune.stages.asking import Asking, ask
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.prepare import ensure_prepared, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
@@ -296,7 +296,7 @@ def _measure(
     begun.model.eval()
     loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
-    predictions = ask(title, task, validation, begun.model, begun.base.tokenizer, batch_tokens)
+    predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
     return task.metrics([prediction.judged for prediction in predictions])[task.metric], loss
 
 

@@ -229,3 +229,14 @@ def _take_gpu(number: int) -> None:
         found, expected = f"starts process {number + 1} on a machine with {there} GPUs", "one process a GPU"
         raise SettingsError("torchrun", found, expected, f"--nproc-per-node {there}")
     torch.cuda.set_device(number)
+
+
+@contextmanager
+def loss_is_named(world: World) -> Iterator[None]:
+    """Raises: LostError in place of what a missing process makes the others fail with."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not is_loss(error):
+            raise
+        raise world.lost() from error

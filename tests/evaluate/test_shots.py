@@ -52,6 +52,8 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
         EvaluationRows(test, None, 5, shown).read(task, 1)
     with pytest.raises(SettingsError, match="--shots-data"):
         EvaluationRows(test, None, 2).read(task, 1)
+    heads_by_seed = {EvaluationRows(test, None, 1, shown).read(task, seed)[0].prompt for seed in range(8)}
+    assert len(heads_by_seed) > 2
     assert EvaluationRows(None, 4, 2).read(task, 1)[0].prompt.count("### Response:") == 3
 
 

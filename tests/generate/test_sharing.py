@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from lotune.errors import DataError
+from lotune.errors import DataError, ModelError
 from lotune.generate.engine import Engine, generate
 from lotune.generate.requests import BASE, Request
 from lotune.generate.slotted import LEAST_SHARED, Slotted, common
@@ -175,3 +175,74 @@ def test_each_request_has_its_own_adapter(byte_tokenizer: PreTrainedTokenizerFas
 def test_an_unknown_adapter_is_refused(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match="names the adapter 'mine'"):
         generate(tiny_llama, byte_tokenizer, [Request((5, 6), 2, adapter="mine")], batch_tokens=50)
+
+
+def test_a_pass_that_is_cut_off_leaves_nothing_behind(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of a step: what was said so far is asked on about, and nothing half written is used."""
+    prompt, forward = tuple(range(5, 45)), tiny_llama.model.layers[1].forward
+    engine, passes, said = Engine(tiny_llama, byte_tokenizer), [0], list[int]()
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        passes[0] += 1
+        if passes[0] == 4:
+            raise KeyboardInterrupt
+        return forward(*given, **named)
+
+    monkeypatch.setattr(tiny_llama.model.layers[1], "forward", interrupted)
+    asked = [Request(prompt, 20, min_new_tokens=20)]
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.stream(asked, batch_tokens=100, on_token=lambda _, token: said.append(token)))
+    assert len(said) == 3
+    again = Request((*prompt, *said, 7), 8)
+    expected = generate(tiny_llama, byte_tokenizer, [again], batch_tokens=100)
+    assert [answer for _, answer in engine.stream([again], batch_tokens=100)] == expected
+
+
+def test_an_engine_keeps_to_the_budget_of_each_call(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), Slotted._forward
+
+    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        heights.append(len(input_ids))
+        return forward(self, rows, input_ids, *rest)
+
+    monkeypatch.setattr(Slotted, "_forward", watched)
+    asked = [Request((5, 6, 7 + number), 18, min_new_tokens=18) for number in range(20)]
+    wide = dict(engine.stream(asked, batch_tokens=500))
+    assert max(heights) == 20
+    heights.clear()
+    assert dict(engine.stream(asked, batch_tokens=90)) == wide
+    assert max(heights) == 4
+
+
+def test_one_stream_at_a_time(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = Engine(tiny_llama, byte_tokenizer)
+    asked = [Request((5, 6), 3), Request((7, 8), 9)]
+    first = engine.stream(asked, batch_tokens=50)
+    next(first)
+    with pytest.raises(RuntimeError, match="one stream at a time"):
+        next(engine.stream(asked, batch_tokens=50))
+    assert len(list(first)) == 1
+    assert len(list(engine.stream(asked, batch_tokens=50))) == 2
+
+
+def test_another_active_adapter_reads_anew(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model: Any = get_peft_model(made(llama), settings, adapter_name="first")
+    model.add_adapter("second", settings)
+    model.eval()
+    engine, asked = Engine(model, byte_tokenizer), Request(tuple(range(5, 60)), 8)
+    for name in ("first", "second"):
+        model.set_adapter(name)
+        [(_, answer)] = engine.stream([asked], batch_tokens=100)
+        assert answer.token_ids == theirs(model, asked)
+    with model.disable_adapter():
+        [(_, answer)] = engine.stream([asked], batch_tokens=100)
+        assert answer.token_ids == theirs(model, asked)
+        with pytest.raises(ModelError, match="cannot be chosen"):
+            list(engine.stream([replace(asked, adapter="first")], batch_tokens=100))

@@ -49,3 +49,14 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) ->
         found[name] = json.loads(done.stdout), sorted(lines, key=lambda line: line["id"])
     assert found["alone"] == found["two"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
+
+    lines = (tmp_path / "two.jsonl").read_text().splitlines(keepends=True)
+    kept = json.loads(lines[0]) | {"answer": "kept as it is"}
+    (tmp_path / "two.jsonl.2-of-3").write_text(json.dumps(kept) + "\n")  # of three processes that were stopped
+    (tmp_path / "two.jsonl").write_text("".join(lines[2:]))
+    done = subprocess.run([*torchrun, *words, str(tmp_path / "two.jsonl")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line)["answer"] for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert len(answers) == 7
+    assert answers.count("kept as it is") == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
