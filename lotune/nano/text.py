@@ -1,31 +1,33 @@
 """The text that the embedded base model is pre-trained on; all of it is generated here, from a seed.
 
-Four sorts of documents: bare equations with their written working, bare equations without it, passages with questions
-in the retention prompt's form, and plain sentences. The contest's questions are not among them: answering those is what
-tuning teaches.
+Five sorts of documents: bare equations with their written working, bare equations without it, passages with questions
+in the retention prompt's form, lists of names and values, and plain sentences. The contest's questions are not among
+them: answering those is what tuning teaches.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Mapping
 
 from lotune.data.examples import Example, Turn
 from lotune.data.templates import TEMPLATES
 from lotune.tasks.arithmetic import working
-from lotune.tasks.reading.passages import Language, passages, sentences
+from lotune.tasks.reading.passages import Language, lists, passages, sentences
 from lotune.tasks.task import Row
 
 FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "heading": 0.09, "sum": 0.095, "chain": 0.014, "product": 0.070, "quotient": 0.080, "root": 0.036, "power": 0.016,
-    "rounded": 0.007, "small": 0.06, "bare": 0.01, "reading": 0.30, "short": 0.13, "sentence": 0.050,
-    "instruction": 0.042,
+    "heading": 0.11, "sum": 0.12, "chain": 0.014, "product": 0.05, "quotient": 0.08, "root": 0.035, "power": 0.025,
+    "rounded": 0.007, "small": 0.05, "bare": 0.01, "reading": 0.17, "contrast": 0.29, "list": 0.06, "sentence": 0.03,
+    "instruction": 0.06,
 }  # fmt: skip
 """Share of each sort among the documents."""
+
+READING = ("reading", "contrast")
+"""Sorts with a passage: any facts, and the same facts of several subjects."""
 
 LANGUAGES: Mapping[Language, float] = {"zh": 0.5, "en": 0.5}
 """Share of each language among the passages."""
@@ -45,7 +47,14 @@ def small(draw: random.Random, limit: int = 100) -> str:
 
 
 def _sum(draw: random.Random) -> str:
-    return working.sum_block(number(draw), draw.choice("+-"), number(draw))[0]
+    """One sum in four has operands of nearly the same magnitude, of which the greater has to be found."""
+    first = number(draw)
+    if draw.random() < 0.25:
+        near = abs(working.scaled(first)[0]) + draw.choice((9, 99, 999, 9_999)) * draw.randint(-9, 9) // 9
+        second = working.unscaled(draw.choice((-1, 1)) * near, 2)
+    else:
+        second = number(draw)
+    return working.sum_block(first, draw.choice("+-"), second)[0]
 
 
 def _chain(draw: random.Random) -> str:
@@ -105,7 +114,7 @@ def _heading(draw: random.Random) -> str:
 
     It is asked for with a colon, so that after a question mark the working never ends there.
     """
-    made = draw.choice((_sum, _product, _quotient, _quotient, _root, _root, _power, _small, _small, _chain))(draw)
+    made = draw.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(draw)
     return "".join(made.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
 
 
@@ -123,8 +132,12 @@ EQUATIONS = {
 def documents(count: int, seed: int) -> Iterator[Example]:
     """`count` documents as examples: what stands in `prompt` is not scored (the operands of an equation are noise)."""
     draw = random.Random(seed)
-    reading = {language: passages(count, seed, language, most_questions=8) for language in LANGUAGES}
-    plain = sentences(count, seed, "both")
+    reading = {
+        (sort, language): passages(count, seed, language, most_questions=8, contrast=sort == "contrast")
+        for sort in READING
+        for language in LANGUAGES
+    }
+    plain, listed = sentences(count, seed, "both"), lists(count, seed, "both")
     sorts, shares = list(MIX), list(MIX.values())
     for index in range(count):
         sort = draw.choices(sorts, shares)[0]
@@ -133,9 +146,12 @@ def documents(count: int, seed: int) -> Iterator[Example]:
             after = text.index("=") + 1
             head = after + (text[after] in "?:")
             yield Example(str(index), text[:head], text[head:], kind=sort)
-        elif sort in ("reading", "short"):
+        elif sort in READING:
             language = draw.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
-            yield _reading(draw, index, next(reading[language]), sort)
+            yield _reading(draw, index, next(reading[sort, language]), sort)
+        elif sort == "list":
+            first, again = next(listed)
+            yield Example(str(index), f"{first}\n", again, kind=sort)
         elif sort == "sentence":
             yield Example(str(index), "", next(plain), kind=sort)
         else:
@@ -145,16 +161,10 @@ def documents(count: int, seed: int) -> Iterator[Example]:
 def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Example:
     """A passage with all its questions, one after the other.
 
-    Scored are the answers alone, the further questions too (whose names are copied from the passage), or all of it. A
-    short one is cut to the sentences that answer one or two of the questions: finding a fact is learnt there first.
+    Scored are the answers alone, the further questions too (whose names are copied from the passage), or all of it.
     """
     context, questions = paragraph["context"], list(paragraph["qas"])
     draw.shuffle(questions)
-    if kind == "short":
-        wanted = [question["answers"][0]["text"] for question in questions[: draw.choice((1, 2))]]
-        told = [sentence for sentence in SENTENCES.findall(context) if any(answer in sentence for answer in wanted)]
-        context = "".join(told).strip()
-        questions = [question for question in questions if question["answers"][0]["text"] in context]
     first, answers = questions[0], [question["answers"][0]["text"] for question in questions]
     prompts = [TEMPLATES["retention"].render(context, first["question"])]
     prompts += [FOLLOW_UP.format(question=question["question"]) for question in questions[1:]]
@@ -167,9 +177,6 @@ def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Exam
     turns = tuple(Turn(prompt, answer) for prompt, answer in zip(prompts[:-1], answers[:-1], strict=True))
     return Example(str(index), "".join(whole[:-1]) + prompts[-1], answers[-1], kind=kind, turns=turns)
 
-
-SENTENCES = re.compile(r"[^。.？！]+[。.？！]\s?")
-"""A sentence of a passage, with the blank after it."""
 
 WORDS = (
     "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米",
@@ -184,13 +191,17 @@ WORDS = (
 
 
 def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
-    """A plain instruction in the instruction template: copy a sentence, words or numbers, with or without blanks."""
+    """A plain instruction in the instruction template: copy a text, with or without blanks, or number a list."""
     words = draw.sample(WORDS, 3)
     text = draw.choice((
         sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}",
         _numbers(draw), _numbers(draw), f"{words[0]} {_numbers(draw)} {words[1]}",
     ))  # fmt: skip
-    if draw.random() < 0.3:
+    if draw.random() < 0.2:
+        numbers = [small(draw) for _ in range(draw.randint(3, 10))]
+        asked, text = draw.choice(("Number the list: ", "编号：")), ", ".join(numbers)
+        answer = working.lettered(numbers)
+    elif draw.random() < 0.3:
         asked, answer = draw.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
     else:
         asked, answer = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
@@ -199,9 +210,15 @@ def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
 
 def _numbers(draw: random.Random) -> str:
     """Numbers joined by signs, to copy."""
-    one = draw.choice((number, number, small))
+    one = draw.choice((number, number, small, _long))
     sign = draw.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
     return sign.join(one(draw) for _ in range(draw.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
+
+
+def _long(draw: random.Random) -> str:
+    """A number of up to twelve digits, half of the time of two or three different ones, as repeats are lost first."""
+    digits = "".join(draw.choices(draw.sample("0123456789", draw.choice((2, 3, 10, 10))), k=draw.randint(6, 12)))
+    return working.unscaled(draw.choice((-1, 1)) * int(digits), draw.randint(0, 6))
 
 
 def tokenizer_texts(count: int, seed: int) -> Iterator[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names, read_rows, write_jsonl
 from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
+from lotune.tasks.arithmetic.answers import worked_answer
 from lotune.tasks.arithmetic.judge import judge
 from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
-from lotune.tasks.arithmetic.working import worked_answer
 from lotune.tasks.metrics import accuracy, unjudgeable
 from lotune.tasks.settings import NUMBER_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
@@ -52,8 +52,8 @@ class ArithmeticTask:
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 800 unless the settings say otherwise, which the longest written working needs."""
-        return self.settings.max_new_tokens or 800
+        """Longest answer in tokens: 880 unless the settings say otherwise, which the longest written working needs."""
+        return self.settings.max_new_tokens or 880
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""

@@ -3,7 +3,7 @@
 Every block starts with a bare equation and ends with its result, so that blocks can follow one another:
 
     -6797.66-280.27=?                      what is to be computed
-    -0679766-0028027+-                     both numbers, zero-padded; the operation on magnitudes; the result's sign
+    -0679766-0028027--+-                   both numbers, zero-padded; their signs; the operation; the result's sign
     +6703+6219+7007+9807+7007+6006+0000    a column a step, lowest first: both digits, the carry, the digit below
     =-7077.93
 
@@ -14,10 +14,8 @@ Decomposing products and dividing with remainders follows "Goat: Fine-tuned LLaM
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from decimal import Decimal
-from fractions import Fraction
 
 QUOTIENT_DIGITS = 7
 """Digits of a quotient that long division writes: six are significant at least."""
@@ -63,9 +61,22 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
 
     >>> print(sum_block("-97.66", "-", "80.27")[0], end="")
     -97.66-80.27=?
-    -09766-08027+-
+    -09766-08027--+-
     +6703+6219+7007+9807+0011
     =-177.93
+
+    Where the signs differ, magnitudes are compared: their digits stand in pairs, highest first, as far as the first two
+    that are unlike. The operation is then - (first less second) or ~ (second less first).
+
+    >>> print(sum_block("-27", "+", "2.8")[0], sum_block("-27", "+", "28")[0], end="")
+    -27+2.8=?
+    -0270+0028-+20--
+    -0802-7214-2002-0000
+    =-24.2
+     -27+28=?
+    -027+028-+2278~+
+    -8701-2200-0000
+    =1
     """
     (x, x_decimals), (y, y_decimals) = scaled(a), scaled(b)
     decimals = max(x_decimals, y_decimals)
@@ -75,7 +86,8 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     same = (x < 0) == (signed < 0)
     operation = "+" if same else "-" if abs(x) >= abs(y) else "~"
     width = max(len(str(abs(x))), len(str(abs(y)))) + 1
-    heading = f"{signs_shown(x, signed, width)}{operation}{'-' if total < 0 else '+'}"
+    compared = "" if same else _compared(f"{abs(x):0{width - 1}d}", f"{abs(y):0{width - 1}d}")
+    heading = f"{signs_shown(x, signed, width)}{compared}{operation}{'-' if total < 0 else '+'}"
     upper, lower = sorted((abs(x), abs(y)), reverse=True) if operation == "~" else (abs(x), abs(y))
     columns = sum_columns(upper, lower, width, "+" if same else "-")
     result = unscaled(total, decimals)
@@ -83,12 +95,18 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
 
 
 def signs_shown(x: int, y: int, width: int) -> str:
-    """Two numbers with their signs, each zero-padded to `width` digits: what a result's sign is read off.
+    """Two numbers with their signs, each zero-padded to `width` digits, and both signs side by side.
 
     >>> signs_shown(-27, 5, 3)
-    '-027+005'
+    '-027+005-+'
     """
-    return f"{x:+0{width + 1}d}{y:+0{width + 1}d}"
+    return f"{x:+0{width + 1}d}{y:+0{width + 1}d}{'-' if x < 0 else '+'}{'-' if y < 0 else '+'}"
+
+
+def _compared(x: str, y: str) -> str:
+    """The pairs of digits of two numbers of one length, highest first, as far as the first that are unlike."""
+    pairs = [first + second for first, second in zip(x, y, strict=True)]
+    return "".join(pairs[: 1 + next((i for i, pair in enumerate(pairs) if pair[0] != pair[1]), len(pairs))])
 
 
 def sum_columns(upper: int, lower: int, width: int, operation: str) -> str:
@@ -112,7 +130,7 @@ def product_rows(x: int, y: int) -> str:
     `y` that are left, of which it takes the last; the lowest digit of its sum is final and is left behind.
 
     >>> print(product_rows(-24, 31), end="")
-    -024+031*-
+    -024+031-+*-
     31:b404004b202002b000000
     3:d412214d206007d000000
     """
@@ -149,7 +167,7 @@ def product_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(product_block("-2.4", "31")[0], end="")
     -2.4*31=?
-    -024+031*-
+    -024+031-+*-
     31:b404004b202002b000000
     3:d412214d206007d000000
     =-74.4
@@ -170,7 +188,7 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
 
     >>> print(quotient_block("-3", "8")[0], end="")
     -3/8=?
-    -03+08/-0
+    -03+08-+/-0
     03,08,0:A800303A000000
     30,08,3:D824036D000300
     60,08,7:H856064H000600
@@ -245,20 +263,20 @@ def root_block(a: str) -> tuple[str, str]:
 
 
 def rounded_product_block(a: str, b: str) -> tuple[str, str]:
-    """Working of a product where `a` is a mantissa with an exponent; the result keeps MANTISSA_DIGITS digits, cut.
+    """Working of a product where `a`, or both, are mantissas with an exponent; it keeps MANTISSA_DIGITS digits, cut.
 
     >>> print(rounded_product_block("1.500000E+1", "3.0")[0], end="")
     1.500000E+1*3.0=?
-    +01500000+00000030*+
+    +01500000+00000030++*+
     30:a000000a000000a000000a000000a000000a500000a100000a000000
     3:d000000d000000d000000d000000d000000d515015d103004d000000
     =4.500000E+1
     """
-    mantissa, _, exponent = a.partition("E")
-    (x, _), (y, y_decimals) = scaled(mantissa), scaled(b)
+    (mantissa, _, exponent), (other, _, further) = a.partition("E"), b.partition("E")
+    (x, x_decimals), (y, y_decimals) = scaled(mantissa), scaled(other)
     rows = product_rows(x, y)
     digits = str(abs(x * y))
-    power = int(exponent) + len(digits) - MANTISSA_DIGITS - y_decimals
+    power = int(exponent) + int(further or 0) + len(digits) - 1 - x_decimals - y_decimals
     result = ("-" if x * y < 0 else "") + scientific(digits, power)
     return f"{a}*{b}=?\n{rows}={result}\n", result
 
@@ -295,10 +313,10 @@ def plain(value: Decimal) -> str:
 
 
 def power_blocks(a: str, n: int) -> tuple[str, str]:
-    r"""Working and result of `a`**`n`: the square exactly, further factors in rounded steps.
+    r"""Working and result of `a`**`n`: the square exactly, then in rounded steps (from 4 on the square of the square).
 
-    >>> power_blocks("2.5", 2)[1], power_blocks("2.5", 4)[1]
-    ('6.25', '3.906250E+1')
+    >>> power_blocks("2.5", 2)[1], power_blocks("2.5", 4)[1], power_blocks("-2.5", 5)[1]
+    ('6.25', '3.906250E+1', '-9.765625E+1')
     >>> power_blocks("-2.5", 1)
     ('-2.5^1=?\n=-2.5\n', '-2.5')
     """
@@ -307,133 +325,45 @@ def power_blocks(a: str, n: int) -> tuple[str, str]:
         result = "1" if n == 0 else a
         return f"{heading}={result}\n", result
     text, result = product_block(a, a)
-    for step in range(n - 2):
-        start = to_scientific(result) if step == 0 else result
-        block, result = rounded_product_block(start, a)
+    if n > 2:
+        result = to_scientific(result)
+    for factor in [result] * (n >= 4) + [a] * (n - (4 if n >= 4 else 2)):
+        block, result = rounded_product_block(result, factor)
         text += block
     return heading + text, result
 
 
-def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
-    """Working and result of a sum of many numbers, one after the other.
+def lettered(numbers: Sequence[str]) -> str:
+    """Numbers after one another, each behind a letter by which it is found again.
 
-    Each number is marked with a letter, by which it is found again.
+    >>> lettered(("7", "8", "5"))
+    'a7b8c5'
+    """
+    return "".join(chr(ord("a") + place) + number for place, number in enumerate(numbers))
+
+
+def total_blocks(numbers: tuple[str, ...]) -> tuple[str, str]:
+    """Working and result of a sum of many numbers, one after the other, which are written down with letters first.
 
     >>> print(total_blocks(("7", "8", "5"))[0], end="")
     a7b8c5=?
     a7+b8=?
-    +07+08++
+    +07+08++++
     +7805+0011
     =15
     15+c5=?
-    +015+005++
+    +015+005++++
     +5500+1012+0000
     =20
     """
-    marked = [chr(ord("a") + place) + number for place, number in enumerate(numbers)]
-    text, total, left = "".join(marked) + "=?\n", numbers[0], marked[0]
-    for number, right in zip(numbers[1:], marked[1:], strict=True):
+    text, total, left = lettered(numbers) + "=?\n", numbers[0], "a" + numbers[0]
+    for place, number in enumerate(numbers[1:], 1):
+        right = chr(ord("a") + place) + number
         block, total = sum_block(total, "+", number)
         text += f"{left}+{right}=?\n" + block.partition("\n")[2]
         left = total
     return text, total
 
 
-LONGEST_POWER = 3
+LONGEST_POWER = 4
 """Largest exponent whose power is written out; beyond it the working would not fit a small model's context."""
-
-
-Worked = tuple[str, str]
-"""Working, ending with a line break, and the result that it reaches; both empty where there is none."""
-
-
-def _equation(a: str, b: str) -> Worked:
-    opposite = b[1:] if b.startswith("-") else f"-{b}"
-    return quotient_block(opposite if b != "0" else "0", a)
-
-
-def _power(a: str, n: str) -> Worked:
-    return power_blocks(a, int(n)) if int(n) <= LONGEST_POWER else ("", "")
-
-
-def _function(x: str, a: str, n: str) -> Worked:
-    if int(n) > LONGEST_POWER or scaled(x)[0] == 0:
-        return "", ""
-    text, result = power_blocks(x, int(n))
-    further, total = (product_block if int(n) <= 2 else rounded_product_block)(result, a)
-    return f"{a}*{x}^{n}=?\n{text}{further}", total
-
-
-def _mean(*numbers: str) -> Worked:
-    text, total = total_blocks(numbers)
-    further, result = quotient_block(total, str(len(numbers)))
-    return text + further, result
-
-
-def _discount(a: str, b: str) -> Worked:
-    text, difference = sum_block(a, "-", b)
-    further, result = quotient_block(f"{difference}00" if difference != "0" else "0", a)
-    return text + further, result
-
-
-def _fraction(a: str, b: str) -> Worked:
-    divisor = int(a) // Fraction(int(a), int(b)).numerator
-    return f"{a}/{divisor}={int(a) // divisor}\n{b}/{divisor}={int(b) // divisor}\n", ""
-
-
-WORKING: Mapping[str, Callable[..., Worked]] = {
-    "add": lambda a, b: sum_block(a, "+", b),
-    "subtract": lambda a, b: sum_block(a, "-", b),
-    "multiply": product_block,
-    "divide": quotient_block,
-    "equation": _equation,
-    "root": root_block,
-    "power": _power,
-    "function": _function,
-    "mean": _mean,
-    "area": product_block,
-    "discount": _discount,
-    "sales": lambda a, p: product_block(a, unscaled(100 + int(p), 2)),
-    "mass": product_block,
-    "fraction": _fraction,
-}
-"""Working by kind of question; the operands are as printed in the question."""
-
-
-def worked_answer(kind: str, operands: tuple[str, ...], solution: str) -> str:
-    """The answer to train on: the working, then the solution in its own form, with the number that the working reaches.
-
-    A solution may have 28 digits that no working on paper reaches; where its number is not exactly the working's, it is
-    written as far as the working goes, or rounded where there is none.
-
-    >>> worked_answer("divide", ("1", "3"), "1 / 3 = 0.3333333333333333333333333333").splitlines()[-1]
-    '1 / 3 = 0.333333'
-    """
-    text, result = WORKING[kind](*operands) if kind in WORKING else ("", "")
-    numbers = list(_NUMBER.finditer(solution))
-    if not numbers or (not result and text):
-        return text + solution
-    last = numbers[-1]
-    shown = result or rounded(last.group())
-    if Decimal(last.group()) == Decimal(shown):
-        return text + solution
-    return text + solution[: last.start()] + shown + solution[last.end() :]
-
-
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:E[+-]?\d+)?")
-
-
-def rounded(number: str) -> str:
-    """A number of more than SHOWN_DIGITS digits, rounded to as many.
-
-    >>> rounded("2148437500.000000000000000000"), rounded("81"), rounded("2.769155521409239378157128235E+34")
-    ('2.14844E+9', '81', '2.76916E+34')
-    """
-    value = Decimal(number)
-    if len(value.normalize().as_tuple().digits) <= SHOWN_DIGITS:
-        return number
-    return f"{value:.{SHOWN_DIGITS - 1}E}"
-
-
-SHOWN_DIGITS = 6
-"""Digits of a number that is written without working."""

@@ -197,10 +197,57 @@ def _paragraph(
             return subjects[0][0].name, context, asked[: random.randint(2, most_questions)]
 
 
+def _same_of_several(random: Random, language: str, names: Names, subjects: int, relations: int) -> list[Fact]:
+    """The same `relations` facts of each of several subjects of one kind, all values different."""
+    while True:
+        kind = random.choice(list(facts.RELATIONS))
+        keys = random.sample(list(facts.RELATIONS[kind]), relations)
+        told = [fact for _ in range(subjects) for fact in _tell(random, kind, keys, language, names)]
+        if _distinct(told):
+            return random.sample(told, len(told))
+
+
+def _listed(told: Iterable[Fact], language: str) -> str:
+    colon, stop, blank = (": ", ".", " ") if language == "en" else ("：", "。", "")
+    return blank.join(f"{fact.name}{colon}{fact.value}{stop}" for fact in told)
+
+
+def _contrast(random: Random, language: str, names: Names) -> tuple[str, str, list[tuple[str, str]]]:
+    """Title, passage and questions of two to four subjects of which the same is told.
+
+    Where that is one thing only, the passage may be a list of names and values, and a question a mere name.
+    """
+    while True:
+        subjects = random.choice((2, 2, 3, 4))
+        relations = random.choice((1, 1, 2)) if subjects < 4 else 1
+        told = _same_of_several(random, language, names, subjects, relations)
+        listed, named = (relations == 1 and random.random() < 0.4 for _ in range(2))
+        context = _listed(told, language) if listed else _context(random, [[fact] for fact in told], language)
+        random.shuffle(told)
+        if named:
+            end = "?" if language == "en" else "？"
+            asked = [(fact.name + end, fact.value) for fact in told if _once(context, fact.value)]
+        else:
+            asked = [qa for fact in told if (qa := _question(random, fact, context, language)) is not None]
+        if len(asked) >= 2:
+            return told[0].name, context, asked
+
+
+def lists(rows: int, seed: int, language: Language) -> Iterator[tuple[str, str]]:
+    """`rows` lists of three to eight names with a value each, and every list once more in another order."""
+    random = Random(f"lists {seed} {language}")
+    for _ in range(rows):
+        chosen = random.choice(("zh", "en")) if language == "both" else language
+        told = _same_of_several(random, chosen, "train", random.randint(3, 8), 1)
+        yield _listed(told, chosen), _listed(random.sample(told, len(told)), chosen)
+
+
 def passages(
-    rows: int, seed: int, language: Language, names: Names = "train", most_questions: int = 4
+    rows: int, seed: int, language: Language, names: Names = "train", most_questions: int = 4, contrast: bool = False
 ) -> Iterator[Paragraph]:
     """`rows` paragraphs in SQuAD's layout, each with its title; the same for the same arguments.
+
+    With `contrast` the same is told, and asked, of each of several subjects, so that only a name tells answers apart.
 
     >>> paragraph = next(passages(1, 0, "en"))
     >>> answer = paragraph["qas"][0]["answers"][0]
@@ -210,7 +257,8 @@ def passages(
     random = Random(f"passages {seed} {language} {names}")
     for row in range(rows):
         chosen = random.choice(("zh", "en")) if language == "both" else language
-        title, context, asked = _paragraph(random, chosen, names, most_questions)
+        made = _contrast(random, chosen, names) if contrast else _paragraph(random, chosen, names, most_questions)
+        title, context, asked = made
         qas = [
             {
                 "id": f"{chosen}-{names}-{seed}-{row}-{number}",

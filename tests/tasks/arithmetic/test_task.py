@@ -11,8 +11,8 @@ import pytest
 from lotune.data.rows import to_conversation
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError, SettingsError
+from lotune.tasks.arithmetic.answers import WORKING
 from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticTask, by_kind
-from lotune.tasks.arithmetic.working import WORKING
 from lotune.tasks.registry import TASKS, build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Row

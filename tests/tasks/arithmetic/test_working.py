@@ -10,20 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lotune.tasks.arithmetic.answers import WORKING, rounded, worked_answer
 from lotune.tasks.arithmetic.kinds import KINDS, generate_rows, recognise
 from lotune.tasks.arithmetic.task import ArithmeticTask
 from lotune.tasks.arithmetic.working import (
     LONGEST_POWER,
     MANTISSA_DIGITS,
     TRIAL_DIGITS,
-    WORKING,
     multiple_columns,
     plain,
     power_blocks,
     product_block,
     quotient_block,
     root_block,
-    rounded,
     rounded_product_block,
     scaled,
     scientific,
@@ -32,7 +31,6 @@ from lotune.tasks.arithmetic.working import (
     to_scientific,
     total_blocks,
     unscaled,
-    worked_answer,
 )
 from lotune.tasks.settings import TaskSettings
 
