@@ -1,8 +1,8 @@
 """The text that the embedded base model is pre-trained on; all of it is generated here, from a seed.
 
-Five sorts of documents: bare equations with their written working, bare equations without it, passages with questions
-in the retention prompt's form, lists of names and values, and plain sentences. The contest's questions are not among
-them: answering those is what tuning teaches.
+Sorts of documents: bare equations with their written working, bare equations without it, passages with questions in
+the retention prompt's form, lists of names and values, plain sentences, and instructions to copy. The contest's
+questions are not among them: answering those is what tuning teaches.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
 """How a further question on the same passage continues a document."""
 
 MIX = {
-    "heading": 0.11, "sum": 0.12, "chain": 0.014, "product": 0.05, "quotient": 0.08, "root": 0.035, "power": 0.025,
-    "rounded": 0.007, "small": 0.05, "bare": 0.01, "reading": 0.17, "contrast": 0.29, "list": 0.06, "sentence": 0.03,
-    "instruction": 0.06,
+    "heading": 0.099, "sum": 0.107, "chain": 0.013, "product": 0.045, "quotient": 0.072, "root": 0.032, "power": 0.023,
+    "rounded": 0.006, "small": 0.045, "bare": 0.009, "reading": 0.153, "contrast": 0.261, "list": 0.054,
+    "sentence": 0.027, "instruction": 0.054,
 }  # fmt: skip
 """Share of each sort among the documents."""
 

@@ -9,7 +9,6 @@ from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 
@@ -20,6 +19,11 @@ from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.task import Task
 
 COUNT = 4000
+
+
+ASKED = (
+    "Repeat: ", "Copy this: ", "重复：", "抄写：", "Without blanks: ", "去掉空格：", "Number the list: ", "编号：",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +83,31 @@ def test_no_question_of_the_contest_is_among_the_text(made: list[Example]) -> No
         assert "等于多少" not in text or example.kind == "instruction"
         if example.kind == "instruction":
             asked = text[len(head) : text.index(tail)]
-            assert asked.startswith(("Repeat: ", "Copy this: ", "重复：", "抄写：", "Without blanks: ", "去掉空格："))
+            assert asked.startswith(
+                (
+                    "Repeat: ",
+                    "Copy this: ",
+                    "重复：",
+                    "抄写：",
+                    "Without blanks: ",
+                    "去掉空格：",
+                    "Number the list: ",
+                    "编号：",
+                )
+            )
             copied = re.split("：|: ", asked, maxsplit=1)[1]
             bare = asked.startswith(("Without blanks", "去掉空格"))
-            assert example.target.endswith(copied.replace(" ", "") if bare else copied)
+            if asked.startswith(("Number", "编号")):
+                assert re.split("[a-z]", example.target.partition(tail)[2])[1:] == copied.split(", ")
+            else:
+                assert example.target.endswith(copied.replace(" ", "") if bare else copied)
             assert recognise(asked) is None
         for line in text.splitlines():
             assert recognise(line) is None
 
 
 def test_a_reading_document_asks_every_question_of_its_passage(made: list[Example]) -> None:
-    readings = [example for example in made if example.kind in ("reading", "short")]
+    readings = [example for example in made if example.kind in ("reading", "contrast")]
     for example in readings:
         passage, _, asked = (example.prompt + example.target).partition("### Response:")
         first, *others = asked.split("\n\n### Input:\n")
@@ -99,8 +117,18 @@ def test_a_reading_document_asks_every_question_of_its_passage(made: list[Exampl
     chinese = sum(bool(re.search("[一-鿿]", example.target)) for example in readings)
     assert 0.45 < chinese / len(readings) < 0.75
     assert all(turn.answer in example.prompt for example in readings for turn in example.turns)
-    mean = {kind: fmean(len(one.prompt) for one in readings if one.kind == kind) for kind in ("reading", "short")}
-    assert mean["short"] < 0.7 * mean["reading"]
+
+
+def test_a_list_comes_again_in_another_order(made: list[Example]) -> None:
+    lists = [example for example in made if example.kind == "list"]
+    assert len(lists) > 20
+    changed = 0
+    for example in lists:
+        once, again = (re.findall(r"(.+?)[:：] ?(.+?)[.。] ?", text) for text in (example.prompt, example.target))
+        assert len(dict(once)) == len(once) == len(again) > 2
+        assert dict(once) == dict(again)
+        changed += once != again
+    assert changed > len(lists) / 2
 
 
 def test_the_tokeniser_s_texts_hold_words_and_no_equations() -> None:

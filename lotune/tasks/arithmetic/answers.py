@@ -20,6 +20,8 @@ from lotune.tasks.arithmetic.working import (
     unscaled,
 )
 
+LONGEST_FUNCTION = 3
+"""Largest exponent of a function whose value is worked out: one product more than of a power."""
 Worked = tuple[str, str]
 """Working, ending with a line break, and the result that it reaches; both empty where there is none."""
 
@@ -34,7 +36,7 @@ def _power(a: str, n: str) -> Worked:
 
 
 def _function(x: str, a: str, n: str) -> Worked:
-    if int(n) > LONGEST_POWER or scaled(x)[0] == 0:
+    if int(n) > LONGEST_FUNCTION or scaled(x)[0] == 0:
         return "", ""
     text, result = power_blocks(x, int(n))
     further, total = (product_block if int(n) <= 2 else rounded_product_block)(result, a)

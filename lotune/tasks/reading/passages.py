@@ -203,7 +203,7 @@ def _same_of_several(random: Random, language: str, names: Names, subjects: int,
         kind = random.choice(list(facts.RELATIONS))
         keys = random.sample(list(facts.RELATIONS[kind]), relations)
         told = [fact for _ in range(subjects) for fact in _tell(random, kind, keys, language, names)]
-        if _distinct(told):
+        if _distinct(told) and len({fact.name for fact in told}) == subjects:
             return random.sample(told, len(told))
 
 
@@ -247,7 +247,8 @@ def passages(
 ) -> Iterator[Paragraph]:
     """`rows` paragraphs in SQuAD's layout, each with its title; the same for the same arguments.
 
-    With `contrast` the same is told, and asked, of each of several subjects, so that only a name tells answers apart.
+    With `contrast` the same is told, and all of it asked, of each of two to four subjects, so that only a name tells
+    answers apart; such passages may be shorter and have more sentences.
 
     >>> paragraph = next(passages(1, 0, "en"))
     >>> answer = paragraph["qas"][0]["answers"][0]

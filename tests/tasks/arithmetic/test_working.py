@@ -63,9 +63,10 @@ def cut(value: Fraction, digits: int) -> Decimal:
 
 
 def signed(heading: str) -> tuple[str, str]:
-    """The two numbers of a heading, each with its sign and as many digits as the other."""
-    first, second = re.fullmatch(r"([+-]\d+)([+-]\d+)", heading).groups()  # type: ignore[union-attr]
+    """The two numbers of a heading, each with its sign and as many digits as the other; both signs follow."""
+    first, second, signs = re.fullmatch(r"([+-]\d+)([+-]\d+)([+-]{2})", heading).groups()  # type: ignore[union-attr]
     assert len(first) == len(second)
+    assert signs == first[0] + second[0]
     return first, second
 
 
@@ -85,7 +86,16 @@ def test_sums(a: str, b: str, operator: str) -> None:
     assert heading == f"{a}{operator}{b}=?"
     scale = max(scaled(a)[1], scaled(b)[1])
     assert digits_of(columns(steps, 5)) == abs(total).scaleb(scale)
-    first, second = signed(operands[:-2])
+    numbers, compared, operation = re.fullmatch(r"(.*[+-])(\d*)(.)[+-]", operands).groups()  # type: ignore[union-attr]
+    first, second = signed(numbers)
+    if first[0] == second[0]:
+        assert (compared, operation) == ("", "+")
+    else:  # digits in pairs, highest first, down to the first two that are unlike
+        pairs = [one + other for one, other in zip(first[2:], second[2:], strict=True)]
+        assert compared == "".join(pairs)[: len(compared)]
+        assert all(pair[0] == pair[1] for pair in pairs[: len(compared) // 2 - 1])
+        assert abs(int(first)) == abs(int(second)) or compared[-2] != compared[-1]
+        assert operation == ("-" if abs(int(first)) >= abs(int(second)) else "~")
     assert (int(first), int(second)) == (Decimal(a).scaleb(scale), Decimal(operator + "1") * Decimal(b).scaleb(scale))
     assert operands[-1] == ("-" if total < 0 else "+")
     assert len(first) == len(second) == len(columns(steps, 5)) + 1
@@ -292,6 +302,25 @@ def test_powers_of_the_contest_are_right_to_five_digits() -> None:
                 wrong.append((operands, example.target.splitlines()[-1], solution))
     assert total > 500
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "operands"),
+    [
+        ("power", ("-999.99", "4")),
+        ("function", ("10.00", "100", "3")),
+        ("function", ("9.99", "99", "3")),
+        ("mean", ("100",) * 10),
+        ("mean", ("99",) * 9 + ("98",)),
+        ("divide", ("-9999.99", "-7777.77")),
+        ("multiply", ("-9999.99", "-9999.99")),
+    ],
+)
+def test_the_longest_working_can_be_generated(kind: str, operands: tuple[str, ...]) -> None:
+    """Nano's tokens are characters in working, so that its characters are a bound for its tokens."""
+    answer = worked_answer(kind, operands, KINDS[kind].solution(operands))
+    assert "=?" in answer
+    assert len(answer) <= ArithmeticTask().max_new_tokens
 
 
 def _without_last_number(text: str) -> str:
