@@ -107,7 +107,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """The settings that a stage depends on, by dotted key; a file or folder stands as a Path.
+    """What a stage depends on: its settings by dotted key, a file or folder as a Path, and the form of its texts.
 
     >>> sorted(stage_inputs(Recipe(), "pretrain"))
     ['pretrain', 'seed']
@@ -119,9 +119,14 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             inputs[key] = path
     if _covered("task.labels", keys) and recipe.task.labels:
         inputs["task.labels, in order"] = list(recipe.task.labels)  # the last one is the positive one
+    if stage == "prepare":
+        inputs["form of texts"] = TEXT_FORM
     return inputs
 
 
+TEXT_FORM = 2
+"""Goes up where the same settings make other texts: another written working, another generator. Rows that an older
+lotune prepared in the other form are then made anew."""
 PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")
 """Settings of pre-training that name a file or a folder."""
 

@@ -117,6 +117,7 @@ def test_stage_inputs(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path, "data: {train: rows.jsonl}\n"))
     assert stage_inputs(recipe, "prepare")["data.train"] == Path("rows.jsonl")
     assert "tune.epochs" not in stage_inputs(recipe, "prepare")
+    assert stage_inputs(recipe, "prepare")["form of texts"] >= 2  # rows of an older lotune's working are made anew
     assert "device" not in stage_inputs(recipe, "evaluate")
     assert set(stage_inputs(recipe, "tune")) < set(stage_inputs(recipe, "evaluate"))
 
