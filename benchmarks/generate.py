@@ -191,8 +191,9 @@ def compare(
     lines: dict[str, Any] = {}
     for number in range(rounds):
         names = list(contestants)
-        for name in [*names[number % len(names) :], *names[: number % len(names)]] if reference else names:
-            chosen = asks[:: len(asks) // part[name]] if name in part else asks
+        for name in [*names[number % len(names) :], *names[: number % len(names)]]:
+            stride = len(asks) // part.get(name, len(asks))
+            chosen = asks[::stride]
             started = time.perf_counter()
             try:
                 answers = contestants[name](model, chosen)
@@ -202,9 +203,8 @@ def compare(
                 continue
             seconds = time.perf_counter() - started
             reference = reference or answers
-            mine = reference[:: len(asks) // part[name]] if name in part else reference
             if number == 0:
-                lines[name] = {"ties": check_same(model, chosen, mine, answers, name)}
+                lines[name] = {"ties": check_same(model, chosen, reference[::stride], answers, name)}
             if name in rates:
                 rates[name].append(sum(ask.new for ask in chosen) / seconds)
                 print(f"  {name:<16}{rates[name][-1]:>10.1f} tokens/s", file=sys.stderr, flush=True)
