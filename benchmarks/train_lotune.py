@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,16 @@ def _base(folder: Path, plan: Plan) -> Base:
     return load_base(BaseSettings(model=str(folder / "base"), dtype=plan.precision), "cpu")  # type: ignore[arg-type]
 
 
-def tune(folder: Path, plan: Plan, compile: bool = False) -> Result:
-    """The steps of `lotune tune`: its batches, its loop, its optimiser, with the settings that it has by default."""
+def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Result:
+    """The steps of `lotune tune`: its batches, its loop, its optimiser, with the settings that it has by default.
+
+    A step of several `parts` has a token budget a batch that makes as many passes of it.
+    """
     rows, settings = TokenFile(folder / "train"), TuneSettings(learning_rate=plan.learning_rate)
     model: Any = start_adapter(_base(folder, plan), AdapterSettings(start=folder / "adapter"), SEED)
     packed = take_packed(model, int(rows.lengths().max()))
-    layout = Layout(plan.step_rows, settings.batch_tokens, pad_token_id=0, packed=packed)
+    batch_tokens = settings.batch_tokens if parts == 1 else plan.tokens_a_step // parts
+    layout = Layout(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
     batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (settings.beta1, settings.beta2)
@@ -120,12 +125,16 @@ def _product_seconds(size: int, dtype: torch.dtype, repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def compiled(contestant: Callable[..., Result]) -> Callable[[Path, Plan], Result]:
-    """The same contestant with its model compiled."""
-    return lambda folder, plan: contestant(folder, plan, compile=True)
+def contend(folder: Path, plan: Plan, compile: bool = False, divide: bool = False) -> Result:
+    """The contestant that a plan asks for: LoRA or pre-training."""
+    if not plan.prompt_tokens:
+        return pretrain(folder, plan, compile)
+    return tune(folder, plan, compile, plan.parts if divide else 1)
 
 
 CONTESTANTS: dict[str, Callable[[Path, Plan], Result]] = {
-    "lotune": lambda folder, plan: (tune if plan.prompt_tokens else pretrain)(folder, plan),
-    "lotune-compiled": lambda folder, plan: compiled(tune if plan.prompt_tokens else pretrain)(folder, plan),
+    "lotune": contend,
+    "lotune-compiled": partial(contend, compile=True),
+    "lotune-parts": partial(contend, divide=True),
+    "lotune-parts-compiled": partial(contend, compile=True, divide=True),
 }

@@ -97,8 +97,9 @@ def trainer(folder: Path, plan: Plan, compile: bool = False) -> Result:
 def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
     """TRL's SFTTrainer; its gradient checkpointing, on by default, is off as for everybody, for speed.
 
-    With packing, `PACKED_ROWS` rows make a line and the lines of a step are accumulated one by one: TRL lays the lines
-    of a batch behind one another, where attention that is masked and not skipped costs their whole length squared.
+    With packing, the rows of a part of the step make a line and the lines of a step are accumulated one by one: TRL
+    lays the lines of a batch behind one another, where attention that is masked and not skipped costs their whole
+    length squared.
     """
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
@@ -106,9 +107,8 @@ def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
 
     arguments = _arguments(folder, plan) | {"packing": packing, "max_length": plan.row_tokens}
     if packing:
-        lines = max(1, plan.step_rows // PACKED_ROWS)
-        arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"] = 1, lines
-        arguments["max_length"] = plan.tokens_a_step // lines
+        arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"] = 1, plan.parts
+        arguments["max_length"] = plan.tokens_a_step // plan.parts
     result = Result()
     SFTTrainer(
         model=_model(folder, plan),
@@ -118,9 +118,6 @@ def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
         callbacks=[_watch(result)],
     ).train()
     return result
-
-
-PACKED_ROWS = 8
 
 
 def litgpt(folder: Path, plan: Plan) -> Result:

@@ -40,6 +40,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 RANK = 8
 TARGETS = ["q_proj", "v_proj", "o_proj"]
 SEED = 0
+PART_ROWS = 8
+"""Rows of one pass of those who divide a step."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Plan:
     def tokens_a_step(self) -> int:
         """Real tokens, as rows × their length; the same count for every contestant."""
         return self.step_rows * self.row_tokens
+
+    @property
+    def parts(self) -> int:
+        """Passes of a step that is divided."""
+        return max(1, self.step_rows // PART_ROWS)
 
     def operations_a_step(self) -> float:
         """Floating-point operations that one step of LoRA needs; W: weights of the linear layers, T: tokens of a row.

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lotune.data.batches import Batch
-from lotune.train.loop import Head, naming_the_setting, on_device
+from lotune.train.head import Head, most_logits
+from lotune.train.loop import naming_the_setting, on_device
 from lotune.train.resume import KEPT
 from lotune.train.shard import held_bytes
 
@@ -53,14 +54,15 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
 
 
 def memory_bytes(model: Any, batch: Batch) -> int:
-    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch and its logits."""
+    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held."""
     config = model.config.get_text_config()
     weights = held_bytes(model.parameters())
     trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)
     size = torch.finfo(next(model.parameters()).dtype).bits // 8
     tokens = batch.input_ids.numel()
     activations = tokens * config.num_hidden_layers * config.hidden_size * ACTIVATION_NUMBERS * size
-    return int(weights + trained + activations + 3 * 4 * batch.supervised * config.vocab_size)
+    logits = min(batch.supervised * config.vocab_size, most_logits(batch.input_ids.device))
+    return int(weights + trained + activations + 3 * 4 * logits)
 
 
 def disk_bytes(model: Any, adapters: int, merged: int) -> int:

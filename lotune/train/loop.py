@@ -1,7 +1,4 @@
-"""The one training loop: tuning an adapter and pre-training a base differ in their batches and their optimiser only.
-
-(B, T): rows of a micro-batch × tokens. N: scored positions. D: width of the model. V: vocabulary.
-"""
+"""The one training loop: tuning an adapter and pre-training a base differ in their batches and their optimiser only."""
 
 from __future__ import annotations
 
@@ -13,12 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
-from lotune.model.attention import packed_arguments
+from lotune.train.head import Head
 from lotune.train.muon import Muon
 from lotune.train.parallel import ALONE, World, is_sharded
 
@@ -87,63 +82,6 @@ def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_r
     others = [p for p in model.parameters() if id(p) not in inner]
     second = adamw(others, embedding_rate, (0.9, 0.95), 1e-8, 0.0)
     return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, embedding_rate))
-
-
-MOST_LOGITS = 2**26
-"""Logits that are held at once, 256 MiB of them in float32."""
-
-
-class Head:
-    """Loss of a causal model with its output head applied at scored positions only.
-
-    For a model whose logits are not simply head(hidden state) (scaled or capped ones), the whole model is called: a
-    comparison on the first batch finds out.
-    """
-
-    def __init__(self, model: Any, compile: bool = False) -> None:
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._model, self._decoder, self._output = model, inner.get_decoder(), inner.get_output_embeddings()
-        self._forward = torch.compile(self._decoder) if compile else self._decoder
-        self._plain: bool | None = None
-
-    def loss_sum(self, batch: Batch) -> torch.Tensor:
-        """Sum of the cross-entropy over the scored positions of a batch, float32 scalar."""
-        scored = batch.targets != UNSCORED
-        if self._plain is None:
-            self._plain = self._is_plain(batch)
-        words = {"input_ids": batch.input_ids, "use_cache": False, **_apart(batch)}
-        if self._plain:
-            return self._chunked(self._forward(**words).last_hidden_state[scored], batch.targets[scored])
-        logits = self._model(**words).logits[scored]
-        return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
-
-    def _chunked(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sum of the cross-entropy of hidden states (N, D); many logits are made in parts, and again backward."""
-        rows = max(1, MOST_LOGITS // len(self._output.weight))
-        if len(hidden) <= rows:
-            return self._entropy(hidden, targets)
-        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-        sums = [checkpoint(self._entropy, part, aims, use_reentrant=False) for part, aims in parts]
-        return torch.stack(sums).sum()
-
-    def _entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(self._output(hidden).float(), targets, reduction="sum")
-
-    @torch.no_grad()
-    def _is_plain(self, batch: Batch) -> bool:
-        ids = batch.input_ids[:1, :32]
-        training = self._model.training
-        self._model.eval()
-        direct = self._output(self._decoder(input_ids=ids, use_cache=False).last_hidden_state)
-        whole = self._model(input_ids=ids, use_cache=False).logits
-        self._model.train(training)
-        return bool(torch.allclose(direct.float(), whole.float(), rtol=1e-4, atol=1e-4))
-
-
-def _apart(batch: Batch) -> dict[str, torch.Tensor]:
-    """What keeps the rows of a packed line apart; nothing where each row has a line of its own."""
-    lengths = batch.row_lengths
-    return {} if lengths is None else {"position_ids": batch.positions, **packed_arguments(lengths)}
 
 
 class NotFiniteError(CheckError):

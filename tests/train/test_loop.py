@@ -16,7 +16,8 @@ from lotune.data.batches import Layout, pad
 from lotune.model.adapters import attach
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
-from lotune.train.loop import Head, NotFiniteError, adamw, mean_loss, muon, train
+from lotune.train.head import MOST_LOGITS, Head
+from lotune.train.loop import NotFiniteError, adamw, mean_loss, muon, train
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_groups_by_length_give_the_same_step(llama: Any) -> None:
 def test_logits_made_in_parts_give_the_same_step(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = some_rows(12, 5)
     loss, gradients = plain_step(llama, rows)
-    monkeypatch.setattr("lotune.train.loop.MOST_LOGITS", 900)
+    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
     step, found = step_of(llama, [pad(rows, PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
@@ -126,16 +127,41 @@ def test_a_model_that_scales_its_logits_is_called_whole() -> None:
         assert head._plain is False
 
 
-def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any) -> None:
-    seen: list[int] = []
-    model = copy.deepcopy(llama)
-    model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][..., 0].numel()))
+def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watched(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(hidden.shape))
+        return torch.nn.functional.linear(hidden, weight)
+
+    monkeypatch.setattr("lotune.train.head.linear", watched)
     batch = pad(some_rows(5), PAD)
-    head = Head(model)
-    head.loss_sum(batch)
-    seen.clear()
-    head.loss_sum(batch)
-    assert seen == [batch.supervised]
+    Head(llama).loss_sum(batch)
+    assert seen == [(batch.supervised, llama.config.hidden_size)]
+
+
+@pytest.mark.oracle
+def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an adapter of its own, or a bias, its logits are made part by part, and again backward."""
+    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
+    untied, biased = copy.deepcopy(llama), copy.deepcopy(llama)
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    adapted = attach(untied, AdapterSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
+    biased.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, llama.config.vocab_size))
+    rows = some_rows(9, 6)
+    for model in (adapted, biased):
+        loss, gradients = plain_step(model, rows)
+        step, found = step_of(model, [pad(rows, PAD)])
+        assert step.loss == pytest.approx(loss, rel=1e-5)
+        assert_same(found, gradients)
+
+
+def test_a_measured_loss_makes_no_gradient(llama: Any) -> None:
+    batch = pad(some_rows(4), PAD)
+    with torch.no_grad():
+        loss = Head(llama).loss_sum(batch)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(Head(llama).loss_sum(batch).item(), rel=1e-6)
 
 
 @pytest.mark.oracle
