@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from lotune.data.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,28 @@ class Example:
                 found.append(before + turn.prompt)
             before += turn.prompt + turn.answer
         return (*found, self.prompt)
+
+
+def as_record(example: Example) -> dict[str, Any]:
+    """An example as one JSON line."""
+    return asdict(example)
+
+
+def from_record(record: Mapping[str, Any]) -> Example:
+    """The example of one JSON line.
+
+    >>> example = Example("1", "1+1=", "2", ("2",), "add")
+    >>> from_record(as_record(example)) == example
+    True
+    """
+    parts = record["prompt_parts"]
+    return Example(
+        record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
+        tuple(record["choices"]), None if parts is None else tuple(parts),
+        tuple(Turn(**turn) for turn in record.get("turns", ())), record.get("copy_of", ""),
+    )  # fmt: skip
+
+
+def spooled(examples: Iterable[Example]) -> Spool[Example]:
+    """Examples on disk, as they come."""
+    return Spool(examples, orjson.dumps, lambda content: from_record(orjson.loads(content)))

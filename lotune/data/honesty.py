@@ -7,13 +7,18 @@ sequence Python keeps the same on all machines and in all versions.
 from __future__ import annotations
 
 import random
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
+import orjson
+
 from lotune.data.examples import Example
+from lotune.data.spool import taken
 from lotune.errors import DataError
 
 
@@ -63,18 +68,16 @@ class Counts:
     kinds: dict[str, int] = field(default_factory=dict)
 
 
-def remove_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int]:
-    """The examples without exact repetitions of prompt, target and answers (the first stays), and how many went."""
-    seen: set[tuple[str, str, tuple[str, ...]]] = set()
-    kept: list[Example] = []
-    total = 0
-    for example in examples:
-        total += 1
-        key = (example.prompt, example.target, example.answers)
-        if key not in seen:
-            seen.add(key)
-            kept.append(example)
-    return kept, total - len(kept)
+def remove_duplicates(examples: Sequence[Example]) -> tuple[Sequence[Example], int]:
+    """The examples without exact repetitions of prompt, target and answers (the first stays), and how many went.
+
+    Only a digest of each is held.
+    """
+    first: dict[bytes, int] = {}
+    for place, example in enumerate(examples):
+        key = orjson.dumps([example.prompt, example.target, example.answers])
+        first.setdefault(blake2b(key, digest_size=16).digest(), place)
+    return taken(examples, first.values()), len(examples) - len(first)
 
 
 def sample(
@@ -83,7 +86,7 @@ def sample(
     seed: int,
     shares: Literal["natural", "equal"] = "natural",
     kinds: Collection[str] | None = None,
-) -> list[Example]:
+) -> Sequence[Example]:
     """A draw without replacement, in the order of the examples; all there are where `rows` is None or larger.
 
     "natural" draws from all rows alike. "equal" draws the same number of each kind; a kind with fewer rows gives all of
@@ -92,25 +95,26 @@ def sample(
 
     Raises: DataError for a kind in `kinds` that no row has.
     """
-    places = [place for place, example in enumerate(examples) if kinds is None or example.kind in kinds]
+    kind_of = [sys.intern(example.kind) for example in examples]
+    places = [place for place, kind in enumerate(kind_of) if kinds is None or kind in kinds]
     if kinds is not None:
-        unknown = sorted(set(kinds) - {examples[place].kind for place in places})
+        unknown = sorted(set(kinds) - set(kind_of))
         if unknown:
-            there = ", ".join(sorted(count_kinds(examples)))
+            there = ", ".join(sorted(set(kind_of)))
             raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
     if rows is None or rows >= len(places):
-        return [examples[place] for place in places]
+        return taken(examples, places)
     drawn = _shuffled(places, f"sample:{seed}")
     if shares == "natural":
-        return [examples[place] for place in sorted(drawn[:rows])]
-    left = equal_quotas(Counter(examples[place].kind for place in places), rows)
+        return taken(examples, sorted(drawn[:rows]))
+    left = equal_quotas(Counter(kind_of[place] for place in places), rows)
     chosen = []
     for place in drawn:
-        kind = examples[place].kind
+        kind = kind_of[place]
         if left[kind]:
             left[kind] -= 1
             chosen.append(place)
-    return [examples[place] for place in sorted(chosen)]
+    return taken(examples, sorted(chosen))
 
 
 def equal_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
@@ -128,35 +132,41 @@ def equal_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
 
 def split(
     examples: Sequence[Example], rows: int, seed: int, name: str = "validation"
-) -> tuple[list[Example], list[Example]]:
-    """Training examples and those of an evaluation set, each in the order given; every example is in one of the two.
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Training examples and those of an evaluation set; every example is in one of the two.
 
-    Augmented copies are trained on only, and go where their row is taken out. Two examples with the same prompt can
-    come to different sides: `overlap` finds them.
+    Both are in the order given, augmented copies last: they are trained on only, and go where their row is taken out.
+    Two examples with the same prompt can come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
-    copies, examples = [one for one in examples if one.copy_of], [one for one in examples if not one.copy_of]
-    if rows >= len(examples):
+    copies = [place for place, one in enumerate(examples) if one.copy_of]
+    copied = set(copies)
+    rest = [place for place in range(len(examples)) if place not in copied]
+    if rows >= len(rest):
         raise DataError(
             f"data.{name}_rows",
-            f"{rows} rows split off {len(examples)} leave none to train on",
-            f"at most {max(len(examples) - 1, 0)}",
+            f"{rows} rows split off {len(rest)} leave none to train on",
+            f"at most {max(len(rest) - 1, 0)}",
             f"lower it, or name a file with data.{name}",
         )
-    chosen = set(_shuffled(range(len(examples)), f"split:{seed}")[:rows])
-    train = [example for place, example in enumerate(examples) if place not in chosen]
-    left = {example.id for example in train}
-    return train + with_originals(copies, left), [examples[place] for place in sorted(chosen)]
+    chosen = {rest[number] for number in _shuffled(range(len(rest)), f"split:{seed}")[:rows]}
+    left = [place for place in rest if place not in chosen]
+    train = taken(examples, [*left, *copies])
+    return with_originals(train, taken(examples, left)), taken(examples, sorted(chosen))
 
 
-def with_originals(examples: Iterable[Example], ids: Collection[str]) -> list[Example]:
-    """The examples without those that are copies of a row whose id is not among `ids`."""
-    return [example for example in examples if not example.copy_of or example.copy_of in ids]
+def with_originals(examples: Sequence[Example], originals: Iterable[Example]) -> Sequence[Example]:
+    """The examples without those that are copies of a row that is not among `originals`."""
+    copies = {example.copy_of for example in examples if example.copy_of}
+    if not copies:
+        return examples
+    there = copies & {example.id for example in originals}
+    return taken(examples, (p for p, one in enumerate(examples) if not one.copy_of or one.copy_of in there))
 
 
 def overlap(
     train: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
-) -> tuple[list[Example], OverlapReport]:
+) -> tuple[Sequence[Example], OverlapReport]:
     """The training examples whose prompt is in no evaluation set, and what was found, by set.
 
     Prompts are compared as they are, then after NFKC and collapsing blanks (`normalised`); of a conversation, what
@@ -167,13 +177,13 @@ def overlap(
     exact: Counter[str] = Counter()
     close: Counter[str] = Counter()
     met: set[str] = set()
-    kept: list[Example] = []
-    for example in train:
+    kept: list[int] = []
+    for place, example in enumerate(train):
         asked = set(example.trained_prompts)
         close_to = {normalised(prompt) for prompt in asked}
         sets = [name for name in evaluation if not close_to.isdisjoint(forms[name])]
         if not sets:
-            kept.append(example)
+            kept.append(place)
             continue
         met |= close_to
         for name in sets:
@@ -182,7 +192,7 @@ def overlap(
         name: SetOverlap(exact[name], close[name], sum(normalised(row.prompt) in met for row in rows), len(rows))
         for name, rows in evaluation.items()
     }
-    return kept, OverlapReport(report, len(train) - len(kept))
+    return taken(train, kept), OverlapReport(report, len(train) - len(kept))
 
 
 def normalised(text: str) -> str:

@@ -17,6 +17,8 @@ class EvaluateSettings(Settings):
     """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
     batch_tokens: int = Field(32_768, ge=1)
     """Most tokens, prompts and answers together, that are generated from at once."""
+    engine: Literal["lotune", "vllm"] = "lotune"
+    """What answers in `evaluate --model` and `generate`; vllm needs a GPU and `lotune[vllm]`."""
 
 
 class RetentionSettings(Settings):

@@ -13,7 +13,9 @@ import orjson
 
 from lotune.data.examples import Example
 from lotune.evaluate.predict import Prediction, parse_predictions, predict, read_predictions
-from lotune.model.base import context_length
+from lotune.generate.vllm import Vllm
+from lotune.model.base import context_length, load_base, load_tokenizer
+from lotune.recipe import Recipe
 from lotune.report.progress import Progress
 from lotune.runs import write_atomically
 from lotune.tasks.task import Task
@@ -29,6 +31,19 @@ class Asking:
     tokenizer: Any
     batch_tokens: int
     stop: tuple[str, ...] = ()
+
+
+def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
+    """A model's folder or name, held by the engine of the settings (a model of transformers, or Vllm); its tokeniser.
+
+    Raises: ModelError as `load_base` and Vllm do.
+    """
+    settings = recipe.base.model_copy(update={"model": model})
+    if recipe.evaluate.engine == "vllm":
+        tokenizer, _ = load_tokenizer(settings)
+        return Vllm(settings, tokenizer), tokenizer
+    base = load_base(settings, recipe.device)
+    return base.model, base.tokenizer
 
 
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:

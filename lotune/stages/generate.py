@@ -11,13 +11,14 @@ from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import SettingsError
 from lotune.evaluate.predict import Prediction
-from lotune.generate.engine import generate as answer
+from lotune.generate.engine import Engine
 from lotune.generate.requests import Request
-from lotune.model.base import base_folder, context_length, load_base
+from lotune.generate.vllm import Vllm
+from lotune.model.base import base_folder, context_length
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import inputs_mark, write_atomically
-from lotune.stages.asking import Asking, ask
+from lotune.stages.asking import Asking, ask, load_answering
 from lotune.stages.things import in_its_template
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -42,10 +43,10 @@ def generate_answers(
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    answering, tokenizer = load_answering(recipe, model)
     kept = _part(recipe, settings, model, data, out)
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
-    asking = Asking(title, base.model, base.tokenizer, batch_tokens)
+    asking = Asking(title, answering, tokenizer, batch_tokens)
     found = {one.example_id: one for one in ask(asking, task, examples, kept)}
     ordered = [found[example.id] for example in examples]
     if out.suffix == ".jsonl":
@@ -66,11 +67,12 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     text = template.render(prompt)
     if options.dry_run:
         return {"model": model, "prompt": text}
-    base: Any = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    answering, tokenizer = load_answering(recipe, model)
     most = settings.max_new_tokens or PROMPT_TOKENS
-    ids, _ = encode_prompt(base.tokenizer, Example("--prompt", text, ""), context_length(base.model) - most)
+    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
     request = Request(tuple(ids), most, 1, template.stop, "--prompt")
-    [found] = answer(base.model, base.tokenizer, [request], batch_tokens=recipe.evaluate.batch_tokens)
+    engine = answering if isinstance(answering, Vllm) else Engine(answering, tokenizer)
+    [(_, found)] = engine.stream([request], batch_tokens=recipe.evaluate.batch_tokens)
     if not options.json:
         print(found.text)
     return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}

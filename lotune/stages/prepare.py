@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
 from lotune.data.encoding import encode_rows, rows_digest
-from lotune.data.examples import Example
+from lotune.data.examples import Example, as_record, from_record
 from lotune.data.token_files import TokenFile, find_token_file, write_token_file
 from lotune.errors import DataError
 from lotune.evaluate.predict import answer_tokens
@@ -21,7 +22,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.changes import warn_of_changes
-from lotune.tasks.datasets import RETENTION_SEED, as_record, evaluation_rows, from_record, gather, replay_rows
+from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
@@ -97,7 +98,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     limit = min(recipe.data.max_length or context, context)
     replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     folder = run.folder / "data"
-    file = _train_tokens(folder / "train", tokenizer, [*data.train, *replay], limit, recipe.data.too_long)
+    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long)
     left_out, cut = {}, 0
     sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
     for name, examples, asker in sets:
@@ -117,15 +118,17 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
     write_jsonl(path, (as_record(example) for example in examples))
 
 
-def _train_tokens(stem: Path, tokenizer: Any, examples: Sequence[Example], limit: int, too_long: str) -> TokenFile:
-    """The examples as a token file: the one that is there already where it was made from the same, else a new one."""
-    digest = rows_digest(tokenizer, examples, {"limit": limit, "too_long": too_long})
+def _train_tokens(
+    stem: Path, tokenizer: Any, parts: Sequence[Sequence[Example]], limit: int, too_long: str
+) -> TokenFile:
+    """Examples as a token file: the one that is there already where it was made from the same, else a new one."""
+    digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
     known = find_token_file(stem, digest)
     if known is not None:
         say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
-    rows = _fitting(encode_rows(tokenizer, examples), limit, too_long, tokenizer.eos_token_id, notes)
+    rows = _fitting(encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes)
     return write_token_file(stem, rows, len(tokenizer), notes)
 
 

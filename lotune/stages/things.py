@@ -10,16 +10,17 @@ from typing import Any
 
 from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
-from lotune.data.rows import read_json_document, read_rows, to_conversation, write_jsonl
+from lotune.data.formats import read_json_document
+from lotune.data.rows import read_rows, to_conversation, write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.shots import BETWEEN, with_shots
-from lotune.model.base import load_base, load_tokenizer, resolve_device
+from lotune.model.base import load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, ask_together
+from lotune.stages.asking import Asking, ask_together, load_answering
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -95,8 +96,8 @@ def evaluate_model(
         return {"model": model, "task": task.name, "rows": len(examples)}
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
-        base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-        asking = Asking(title, base.model, base.tokenizer, batch_tokens, (BETWEEN,) if test.shots else ())
+        answering, tokenizer = load_answering(recipe, model)
+        asking = Asking(title, answering, tokenizer, batch_tokens, (BETWEEN,) if test.shots else ())
         found = ask_together(asking, task, examples, out, world)
     if not world.leads:
         return None

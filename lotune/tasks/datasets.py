@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from lotune.data.examples import Example, Turn
+from lotune.data.examples import Example, spooled
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
 from lotune.data.rows import MEND_ROWS, Malformed, listed
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
-from lotune.tasks.task import Task
+from lotune.tasks.task import Row, Task
 
 TEST_SEED = 1_000_003
 """Generated test rows have a seed this far from that of the training rows; overlap is removed all the same."""
@@ -27,15 +26,15 @@ REPLAY_SEED = 3_000_017
 class Datasets:
     """Training, validation and test examples of a run, and what became of the rows."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     counts: Counts
 
 
 @dataclass(frozen=True)
 class _Source:
-    examples: list[Example]
+    examples: Sequence[Example]
     malformed: tuple[str, ...] = ()
 
 
@@ -48,7 +47,7 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
     if not source.examples:
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
     train, duplicates = remove_duplicates(source.examples)
-    train = with_originals(train, {example.id for example in train})
+    train = with_originals(train, train)
     train, test = _test_rows(task, settings, seed, train)
     train, found = _validation_rows(task, settings, seed, train)
     validation, met = overlap(found.examples, {"test": test})
@@ -58,7 +57,7 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
     evaluation = {"validation": validation, "test": test, **others}
     kept, report = overlap(drawn, evaluation)
     if any(example.copy_of for example in kept):  # a copy's prompt is another one than that of its row
-        kept = with_originals(kept, {example.id for example in overlap(train, evaluation)[0]})
+        kept = with_originals(kept, overlap(train, evaluation)[0])
     if not kept:
         raise DataError("data", "no training row is left", "rows outside the evaluation sets", "use other test rows")
     malformed = (*source.malformed, *found.malformed)
@@ -72,14 +71,14 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
     return Datasets(kept, validation, test, counts)
 
 
-def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> list[Example]:
+def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> Sequence[Example]:
     """Generated examples of a retained task to mix into the training rows, none of which the evaluation asks."""
     if not rows:
         return []
     numbered = (
         (f"replay:{number}", row) for number, row in enumerate(task.practice(rows, seed + REPLAY_SEED), start=1)
     )
-    examples, _ = remove_duplicates(islice(task.examples(numbered, training=True), rows))
+    examples, _ = remove_duplicates(spooled(islice(task.examples(numbered, training=True), rows)))
     return overlap(examples, {"retention": evaluation})[0]
 
 
@@ -88,12 +87,12 @@ def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) 
     source = _source(task, DataSettings(on_error="stop"), path, rows or 500, seed, training=False)
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
-    return sample(source.examples, rows, seed)
+    return list(sample(source.examples, rows, seed))
 
 
 def _test_rows(
-    task: Task, settings: DataSettings, seed: int, train: list[Example]
-) -> tuple[list[Example], list[Example]]:
+    task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
+) -> tuple[Sequence[Example], Sequence[Example]]:
     if settings.test is not None:
         return train, evaluation_rows(task, settings.test, settings.test_rows, seed)
     if settings.train is not None:
@@ -102,8 +101,8 @@ def _test_rows(
 
 
 def _validation_rows(
-    task: Task, settings: DataSettings, seed: int, train: list[Example]
-) -> tuple[list[Example], _Source]:
+    task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
+) -> tuple[Sequence[Example], _Source]:
     if settings.validation is None:
         train, validation = split(train, settings.validation_rows, seed)
         return train, _Source(validation)
@@ -115,15 +114,10 @@ def _validation_rows(
 def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, seed: int, *, training: bool) -> _Source:
     if path is None:
         generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
-        return _Source(list(task.examples(generated, training=training)))
+        return _Source(spooled(task.examples(generated, training=training)))
     file = task.read(path, settings.on_error)
-    examples: list[Example] = []
     wrong: list[Malformed] = []
-    for row in file.rows:
-        try:
-            examples += task.examples([row], training=training)
-        except DataError as error:
-            wrong.append(Malformed(error.where, error.found))
+    examples = spooled(_usable(task, file.rows, training, wrong))
     if wrong and settings.on_error == "stop":
         raise DataError(
             str(path),
@@ -134,25 +128,14 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
     return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *wrong)))
 
 
+def _usable(task: Task, rows: Sequence[tuple[str, Row]], training: bool, wrong: list[Malformed]) -> Iterator[Example]:
+    """The examples of the rows that can be used; what is wrong with the others is put into `wrong`."""
+    for row in rows:
+        try:
+            yield from list(task.examples([row], training=training))
+        except DataError as error:
+            wrong.append(Malformed(error.where, error.found))
+
+
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def as_record(example: Example) -> dict[str, Any]:
-    """An example as one JSON line."""
-    return asdict(example)
-
-
-def from_record(record: Mapping[str, Any]) -> Example:
-    """The example of one JSON line.
-
-    >>> example = Example("1", "1+1=", "2", ("2",), "add")
-    >>> from_record(as_record(example)) == example
-    True
-    """
-    parts = record["prompt_parts"]
-    return Example(
-        record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
-        tuple(record["choices"]), None if parts is None else tuple(parts),
-        tuple(Turn(**turn) for turn in record.get("turns", ())), record.get("copy_of", ""),
-    )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lotune.data.rows import OnError, RowFile, read_rows
+from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
@@ -81,7 +81,7 @@ class SentencesTask:
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
         """The rows of a table or of json, their columns named as the task wants them."""
         file = read_rows(path, on_error=on_error, columns=self.settings.columns)
-        return replace(file, rows=[(id, dict(_named(row))) for id, row in file.rows])
+        return replace(file, rows=spooled((id, dict(_named(row))) for id, row in file.rows))
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write rows as they are (see `write_rows`)."""

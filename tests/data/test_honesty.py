@@ -49,7 +49,7 @@ def numbered(rows: list[Example]) -> list[Example]:
 @quick
 @given(examples)
 def test_duplicates(rows: list[Example]) -> None:
-    kept, removed = remove_duplicates(iter(rows))
+    kept, removed = remove_duplicates(rows)
     assert len(kept) + removed == len(rows)
     assert len(set(kept)) == len({(row.prompt, row.target, row.answers) for row in rows}) == len(kept)
     assert remove_duplicates(kept) == (kept, 0)

@@ -16,11 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lotune.data.formats import _array_items, looks_like_header, read_json_document
 from lotune.data.rows import (
     MalformedRowsError,
     from_conversation,
-    looks_like_header,
-    read_json_document,
     read_rows,
     to_conversation,
     write_jsonl,
@@ -450,3 +449,30 @@ def test_written_json_is_utf8_not_escaped(tmp_path: Path) -> None:
     text = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert "计算" in text
     assert json.loads(text)["n"] == 10**30
+
+
+@in_one_folder
+@given(st.lists(values, max_size=8), st.integers(1, 40), st.sampled_from([None, 1, "\t"]))
+def test_the_items_of_an_array_are_found_one_by_one(tmp_path: Path, items: list[Any], size: int, indent: Any) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(items, indent=indent, ensure_ascii=len(items) % 2 == 0), encoding="utf-8-sig")
+    assert [json.loads(item) for item in _array_items(file, size)] == items
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}', '[{"a": 1},]', '[{"a": 1} {"b": 2}]', '[{"a": 1}] 7', "[,]", '[{"a": NaN}]']
+)
+def test_a_broken_array_is_told_with_its_place(tmp_path: Path, text: str) -> None:
+    file = written(tmp_path, "rows.json", text)
+    with pytest.raises(DataError) as whole:
+        read_json_document(file)
+    with pytest.raises(DataError) as told:
+        read_rows(file)
+    assert str(told.value) == str(whole.value)
+    assert "rows.json:1" in str(told.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "7"])
+def test_what_is_no_array_is_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match="an array of objects"):
+        read_rows(written(tmp_path, "rows.json", text))

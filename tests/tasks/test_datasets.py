@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lotune.data.examples import Example
+from lotune.data.examples import Example, as_record, from_record
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.task import ArithmeticTask
-from lotune.tasks.datasets import as_record, evaluation_rows, from_record, gather, replay_rows
+from lotune.tasks.datasets import evaluation_rows, gather, replay_rows
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.settings import TaskSettings
 

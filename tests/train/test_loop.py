@@ -145,6 +145,7 @@ def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatc
     """With an adapter of its own, or a bias, its logits are made part by part, and again backward."""
     monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
     untied, biased = copy.deepcopy(llama), copy.deepcopy(llama)
+    untied.config.tie_word_embeddings = False
     untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
     adapted = attach(untied, AdapterSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
     biased.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, llama.config.vocab_size))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lotune.data.rows import read_json_document
+from lotune.data.formats import read_json_document
 from lotune.errors import DataError
 from lotune.runs import write_json
 from lotune.tasks.task import Row

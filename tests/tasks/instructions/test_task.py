@@ -18,11 +18,10 @@ from lotune.data.batches import (
     marked,
     pad,
 )
-from lotune.data.examples import Example
+from lotune.data.examples import Example, as_record, from_record
 from lotune.data.templates import TEMPLATES
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.errors import DataError
-from lotune.tasks.datasets import as_record, from_record
 from lotune.tasks.instructions.task import InstructionsTask
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row

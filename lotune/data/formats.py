@@ -1,0 +1,313 @@
+"""Files of rows: json, jsonl, csv, tsv and parquet, read as (id, row) pairs or the reason why a row cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.errors import DataError
+
+_MARK = b"\xef\xbb\xbf"
+_AFTER_ITEM = tuple(" \t\r\n,]")
+_NO_BLANK = re.compile(r"[^ \t\r\n]")
+_NUMBER = re.compile(r"\s*[-+.]?\d")
+_LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
+_Found = Iterator[tuple[str, dict[str, Any] | str]]
+"""Pairs of a row's id and the row, or the reason why it cannot be read."""
+
+
+def read_json_document(path: Path) -> Any:
+    """The one value that a json file holds, of any layout (SQuAD's, for one).
+
+    Raises: DataError where the file is missing, empty, not UTF-8 (with line and byte offset) or not JSON (with line and
+    column).
+    """
+    check_file(path)
+    try:
+        content = path.read_bytes().removeprefix(_MARK)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        return parse_json(content)
+    except NotJsonError as error:
+        line, reason = error.args
+        raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
+
+
+def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line of a table names its columns.
+
+    It does where its cells (the very first may be empty) are distinct, of three words and 40 characters at most, do not
+    begin with a digit or end like a sentence, and do not stand again in their own column.
+
+    >>> looks_like_header(["id", "question"], [["7", "Why?"]])
+    True
+    >>> looks_like_header(["gj04", "1", "", "They left."], [["gj04", "0", "", "Left they."]])
+    False
+    """
+    named = first[1:] if first and not first[0].strip() else first
+    if not named or len(set(named)) < len(named):
+        return False
+    if not all(1 <= len(cell.split()) <= 3 and len(cell) <= 40 and not _NUMBER.match(cell) for cell in named):
+        return False
+    if any(cell.rstrip()[-1] in ".?!。？！" for cell in named):
+        return False
+    return not any(cell == other for row in others for cell, other in zip(first, row, strict=False) if cell.strip())
+
+
+class NotJsonError(Exception):
+    """Arguments: line (from 1) and reason."""
+
+
+def check_file(path: Path) -> None:
+    """Raises: DataError where there is no file with something in it, or it is UTF-16."""
+    try:
+        if path.is_dir():
+            raise DataError(str(path), "is a folder", "a file")
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise DataError(
+            str(path), "there is no such file", remedy="check the path; it counts from where you are"
+        ) from None
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}") from None
+    if not start.removeprefix(_MARK):
+        raise DataError(str(path), "is empty", "rows")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
+
+
+def _read_jsonl(path: Path, columns: Mapping[str, str] | None) -> _Found:
+    for number, offset, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path.name}:{number}", _as_row(parse_json(line, offset))
+        except NotJsonError as error:
+            yield f"{path.name}:{number}", error.args[1]
+
+
+def _read_json(path: Path, columns: Mapping[str, str] | None) -> _Found:
+    index = 0
+    try:
+        for index, item in enumerate(_array_items(path)):
+            yield f"{path.name}[{index}]", _as_row(parse_json(item.encode()))
+        return
+    except (NotJsonError, ValueError, RecursionError):
+        value = read_json_document(path)  # says where the fault is
+    if not isinstance(value, list):
+        squad = isinstance(value, dict) and isinstance(value.get("data"), list)
+        remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
+        raise DataError(str(path), f"holds {kind_of_value(value)}", "an array of objects", remedy)
+    raise DataError(str(path), f"is not JSON after item {index}", "an array of objects", "write it anew")
+
+
+def _array_items(path: Path, size: int = 1 << 20) -> Iterator[str]:
+    """The text of each item of an array, a few of `size` characters held at a time.
+
+    Raises: ValueError or RecursionError where the file is no array, or broken.
+    """
+    scan = json.JSONDecoder().raw_decode
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text, place = file.read(size), 0
+
+        def more() -> bool:
+            nonlocal text, place
+            found = file.read(max(size, len(text) - place))
+            text, place = text[place:] + found, 0
+            return bool(found)
+
+        def mark() -> str:
+            """The next character that is no blank, empty at the end; it is gone past."""
+            nonlocal place
+            while True:
+                found = _NO_BLANK.search(text, place)
+                if found:
+                    place = found.end()
+                    return found.group()
+                place = len(text)
+                if not more():
+                    return ""
+
+        if mark() != "[":
+            raise ValueError("no array")
+        following = mark()
+        while following != "]":
+            place -= 1
+            while True:
+                try:
+                    end = scan(text, place)[1]
+                    if text[end : end + 1] in _AFTER_ITEM:
+                        break
+                except json.JSONDecodeError:
+                    pass
+                if not more():
+                    raise ValueError("an item is cut off")
+            yield text[place:end]
+            place = end
+            if (following := mark()) == ",":
+                following = mark()
+                if following == "]":
+                    raise ValueError("a comma before the end")
+            elif following != "]":
+                raise ValueError("no comma between items")
+        if mark():
+            raise ValueError("something after the array")
+
+
+def _read_tsv(path: Path, columns: Mapping[str, str] | None) -> _Found:
+    def records() -> _Records:
+        for number, offset, line in _lines(path):
+            text = _decoded(line, offset)
+            if isinstance(text, NotJsonError):
+                yield number, text.args[1]
+            elif text:
+                yield number, text.split("\t")
+
+    return _table(path, records(), columns)
+
+
+def _read_csv(path: Path, columns: Mapping[str, str] | None) -> _Found:
+    def records() -> _Records:
+        broken: dict[int, str] = {}
+        reader = csv.reader(_csv_lines(path, broken), strict=True)
+        while True:
+            number = reader.line_num + 1
+            record: list[str] | str
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                record = f"not csv: {error}"
+            reasons = [broken[line] for line in range(number, reader.line_num + 1) if line in broken]
+            if reasons or record:
+                yield number, reasons[0] if reasons else record
+
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        yield from _table(path, records(), columns)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_parquet(path: Path, columns: Mapping[str, str] | None) -> _Found:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        remedy = "pip install pyarrow, or convert the file to jsonl"
+        raise DataError(str(path), "parquet cannot be read here", "the package pyarrow", remedy) from None
+    try:
+        batches = parquet.ParquetFile(path).iter_batches()
+        yield from (
+            (f"{path.name}[{i}]", row) for i, row in enumerate(row for batch in batches for row in batch.to_pylist())
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"is not parquet: {short(str(error))}") from None
+
+
+READERS: dict[str, Callable[[Path, Mapping[str, str] | None], _Found]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}
+_Records = Iterator[tuple[int, list[str] | str]]
+"""Pairs of a line number and its cells, or the reason why they cannot be read."""
+
+
+def _table(path: Path, records: _Records, columns: Mapping[str, str] | None) -> _Found:
+    """Rows of a table; the header is taken off its first lines."""
+    start = list(islice(records, 1000))
+    cells = [record for _, record in start if not isinstance(record, str)]
+    if not cells or start[0][1] is not cells[0]:
+        headed = False
+    elif columns:
+        headed = not all(name.isdecimal() for name in columns.values())
+    else:
+        headed = looks_like_header(cells[0], cells[1:])
+    names = cells[0] if headed else []
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")
+    width = len(cells[0]) if cells else 0
+    header = [name.strip() or str(number) for number, name in enumerate(names or [""] * width, 1)]
+    for number, record in chain(start, records):
+        if names and record is names:
+            continue
+        if not isinstance(record, str) and len(record) != width:
+            record = f"{_counted(len(record), 'cell')} where line {start[0][0]} has {width}"
+        row = record if isinstance(record, str) else dict(zip(header, record, strict=True))
+        yield f"{path.name}:{number}", row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), byte offset and bytes of each line, without line end and byte-order mark."""
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            marked = number == 1 and line.startswith(_MARK)
+            yield number, offset + 3 * marked, line[3 * marked :].removesuffix(b"\n").removesuffix(b"\r")
+            offset += len(line)
+
+
+def _csv_lines(path: Path, broken: dict[int, str]) -> Iterator[str]:
+    """Lines with a plain line end (a quoted cell may hold one); those that are not UTF-8 are noted in `broken`."""
+    for number, offset, line in _lines(path):
+        text = _decoded(line, offset)
+        if isinstance(text, NotJsonError):
+            broken[number] = text.args[1]
+        yield ("" if isinstance(text, NotJsonError) else text) + "\n"
+
+
+def _decoded(line: bytes, offset: int) -> str | NotJsonError:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        start = offset + error.start
+        return NotJsonError(
+            1 + line[: error.start].count(b"\n"), f"byte {start} (0x{line[error.start]:02x}) is not UTF-8"
+        )
+
+
+def parse_json(content: bytes, offset: int = 0) -> Any:
+    """The value of JSON bytes that begin at a byte offset of their file. Raises: NotJsonError."""
+    try:
+        value = orjson.loads(content)
+        return json.loads(content) if _LONG_INTEGER.search(content) else value
+    except orjson.JSONDecodeError as error:
+        text = _decoded(content, offset)
+        if isinstance(text, NotJsonError):
+            raise text from None
+        reason = f"not JSON at column {error.colno}: {error.msg.partition(': line')[0]}"
+        raise NotJsonError(error.lineno, reason) from None
+    except ValueError as error:
+        raise NotJsonError(1, f"not JSON: {error}") from None
+
+
+def _as_row(value: Any) -> dict[str, Any] | str:
+    return value if isinstance(value, dict) else f"{kind_of_value(value)}, not an object"
+
+
+def kind_of_value(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def short(text: str, most: int = 120) -> str:
+    """A text on one line of `most` characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,79 @@
+"""A sequence whose items are kept in a temporary file, so that memory stays flat however many there are."""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import IO, Generic, TypeVar, overload
+
+from lotune.disk import writing
+
+T = TypeVar("T")
+
+MOST_IN_MEMORY = 2**25
+"""Bytes up to which the items stay in memory; beyond, they go to a file without a name, which ends with the spool."""
+
+
+class Spool(Sequence[T], Generic[T]):
+    """Items that are written once, in their order, and read as they are asked for; each costs 16 bytes of memory.
+
+    `dump` makes bytes of an item, of which `load` makes it again.
+
+    >>> spool = Spool(["a", "bc", "d"], str.encode, bytes.decode)
+    >>> spool[1], list(spool.take([2, 0])), spool[-2:][0]
+    ('bc', ['d', 'a'], 'bc')
+    """
+
+    def __init__(self, items: Iterable[T], dump: Callable[[T], bytes], load: Callable[[bytes], T]) -> None:
+        self._file: IO[bytes] = SpooledTemporaryFile(MOST_IN_MEMORY)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._load = load
+        self._ends = array("q", [0])
+        self._whole: Spool[T] | None = None
+        for item in items:
+            content = dump(item)
+            with writing(Path(gettempdir())):
+                self._file.write(content)
+            self._ends.append(self._ends[-1] + len(content))
+        self._places: Sequence[int] = range(len(self._ends) - 1)
+
+    def take(self, places: Iterable[int]) -> Spool[T]:
+        """The items at these places, in this order, as a sequence over the same file."""
+        taken: Spool[T] = object.__new__(type(self))
+        taken._file, taken._load, taken._ends = self._file, self._load, self._ends
+        taken._places = array("q", (self._places[place] for place in places))
+        taken._whole = self  # whose file ends with it
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Spool[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Spool[T]:
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        place = self._places[index]
+        self._file.seek(self._ends[place])
+        return self._load(self._file.read(self._ends[place + 1] - self._ends[place]))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another sequence has the same items."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[number] for number in range(len(self)))
+
+
+def taken(items: Sequence[T], places: Iterable[int]) -> Sequence[T]:
+    """The items at these places, in this order: those of a spool as one, others as a list."""
+    return items.take(places) if isinstance(items, Spool) else [items[place] for place in places]

@@ -1,0 +1,117 @@
+"""vLLM behind the engine's face, for the GPUs that it runs on; it is installed with `lotune[vllm]`.
+
+It reads the model's folder itself, its weights from safetensors only and without any code of the folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lotune.errors import DataError, ModelError
+from lotune.generate.requests import Completion, Request, StoppedBy, end_ids
+from lotune.generate.sampling import cut_at_stop
+from lotune.model.base import base_folder, context_length
+from lotune.model.settings import BaseSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOGETHER = 1024
+"""Requests that vLLM is given at once; their answers come together."""
+
+
+class Vllm:
+    """A model that vLLM holds and answers with, by continuous batching and paged attention of its own.
+
+    Raises: ModelError where vLLM is not installed or cannot hold the model.
+    """
+
+    def __init__(self, settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        from transformers import AutoConfig, GenerationConfig
+
+        library = _library()
+        self.name_or_path, self.tokenizer = settings.model, tokenizer
+        folder = base_folder(settings)
+        source = str(folder) if folder is not None else settings.model
+        with _named(settings.model):
+            self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            self._llm: Any = library.LLM(
+                model=source, tokenizer=source, dtype=settings.dtype, load_format="safetensors", trust_remote_code=False
+            )
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:  # a folder need not have one
+            self.generation_config = GenerationConfig.from_model_config(self.config)
+        self._params = library.SamplingParams
+
+    def stream(self, requests: Sequence[Request], *, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
+        """(number of the request, answer), a thousand requests at a time; vLLM itself budgets the memory.
+
+        Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError for a request that
+        is longer than the model's context.
+        """
+        for number, request in enumerate(requests):
+            self._check(request, number)
+        for first in range(0, len(requests), TOGETHER):
+            part = requests[first : first + TOGETHER]
+            prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in part]
+            with _named(self.name_or_path):
+                found = self._llm.generate(prompts, [self._asked(request) for request in part], use_tqdm=False)
+            for number, (request, output) in enumerate(zip(part, found, strict=True), start=first):
+                yield number, self._completion(request, output.outputs[0])
+
+    def _check(self, request: Request, number: int) -> None:
+        if request.adapter is not None or request.seconds is not None:
+            found = "has adapters and deadlines a request with lotune's own engine only"
+            raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
+        length, context = len(request.prompt_ids) + request.max_new_tokens, context_length(self)  # type: ignore[arg-type]
+        if length > context:
+            found = f"needs {length} tokens, {request.max_new_tokens} of them new"
+            raise DataError(request.where or f"request {number}", found, f"at most {context}", "shorten the prompt")
+
+    def _asked(self, request: Request) -> Any:
+        how = request.sampling
+        return self._params(
+            max_tokens=request.max_new_tokens, min_tokens=request.min_new_tokens, stop=list(request.stop) or None,
+            stop_token_ids=[*self._ends(), *request.stop_ids], temperature=how.temperature, top_k=how.top_k or 0,
+            top_p=how.top_p, repetition_penalty=how.repetition_penalty, seed=how.seed,
+            logprobs=0 if request.logprobs else None,
+        )  # fmt: skip
+
+    def _ends(self) -> tuple[int, ...]:
+        return end_ids(self, self.tokenizer)  # type: ignore[arg-type]
+
+    def _completion(self, request: Request, output: Any) -> Completion:
+        """The answer in our terms: vLLM's ids hold the token that ended it, and its text is cut by other rules."""
+        ends = {*self._ends(), *request.stop_ids}
+        ids = tuple(output.token_ids)
+        ended = bool(ids) and ids[-1] in ends and output.finish_reason == "stop"
+        ids = ids[:-1] if ended else ids
+        whole = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text, stopped = cut_at_stop(str(whole), request.stop)
+        by: StoppedBy = "stop" if stopped else "eos" if ended else "length"
+        values = (step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False))
+        return Completion(text, ids, by, tuple(values))
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("vllm")
+    except ImportError as error:
+        found = f"vllm cannot be imported: {error}"
+        raise ModelError(
+            "evaluate.engine", found, remedy='pip install "lotune[vllm]", or evaluate.engine=lotune'
+        ) from None
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """A block in which vLLM's own errors become one that names the model and the way out."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        line = " ".join(str(error).split())[:240]
+        raise ModelError(model, f"vllm: {line}", remedy="evaluate.engine=lotune") from error
