@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-from lotune.data.formats import READERS, check_file, parse_json, short
+from lotune.data.formats import READERS, check_file, short
 from lotune.data.spool import Spool
 from lotune.disk import writing
 from lotune.errors import DataError
@@ -116,13 +116,15 @@ def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict
 
 
 def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:
-    where, row = found
-    return orjson.dumps(where) + b"\n" + _line(row, where)
+    try:
+        return orjson.dumps(found)
+    except TypeError:  # integers beyond 64 bits; marked, as orjson would read them as floats
+        return b" " + json.dumps(found, ensure_ascii=False, default=str).encode()
 
 
 def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:
-    where, _, row = content.partition(b"\n")
-    return orjson.loads(where), parse_json(row)
+    where, row = (json.loads if content.startswith(b" ") else orjson.loads)(content)
+    return where, row
 
 
 def file_digest(path: Path) -> str:

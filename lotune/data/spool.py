@@ -16,6 +16,9 @@ T = TypeVar("T")
 MOST_IN_MEMORY = 2**25
 """Bytes up to which the items stay in memory; beyond, they go to a file without a name, which ends with the spool."""
 
+BLOCK = 256
+"""Items that are read at once."""
+
 
 class Spool(Sequence[T], Generic[T]):
     """Items that are written once, in their order, and read as they are asked for; each costs 16 bytes of memory.
@@ -33,11 +36,9 @@ class Spool(Sequence[T], Generic[T]):
         self._load = load
         self._ends = array("q", [0])
         self._whole: Spool[T] | None = None
-        for item in items:
-            content = dump(item)
-            with writing(Path(gettempdir())):
-                self._file.write(content)
-            self._ends.append(self._ends[-1] + len(content))
+        with writing(Path(gettempdir())):
+            for item in items:
+                self._ends.append(self._ends[-1] + self._file.write(dump(item)))
         self._places: Sequence[int] = range(len(self._ends) - 1)
 
     def take(self, places: Iterable[int]) -> Spool[T]:
@@ -58,9 +59,7 @@ class Spool(Sequence[T], Generic[T]):
     def __getitem__(self, index: int | slice) -> T | Spool[T]:
         if isinstance(index, slice):
             return self.take(range(len(self))[index])
-        place = self._places[index]
-        self._file.seek(self._ends[place])
-        return self._load(self._file.read(self._ends[place + 1] - self._ends[place]))
+        return next(self._read([self._places[index]]))
 
     def __eq__(self, other: object) -> bool:
         """Whether another sequence has the same items."""
@@ -71,7 +70,21 @@ class Spool(Sequence[T], Generic[T]):
     __hash__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[T]:
-        return (self[number] for number in range(len(self)))
+        for first in range(0, len(self), BLOCK):
+            yield from self._read(self._places[first : first + BLOCK])
+
+    def _read(self, places: Sequence[int]) -> Iterator[T]:
+        """The items at these places of the file, which is read in one go where they lie close together."""
+        starts, ends = [self._ends[place] for place in places], [self._ends[place + 1] for place in places]
+        start, size = min(starts), max(ends) - min(starts)
+        if size > 4 * sum(end - begin for begin, end in zip(starts, ends, strict=True)):
+            for place in places:
+                yield from self._read([place])
+            return
+        self._file.seek(start)
+        content = self._file.read(size)
+        for begin, end in zip(starts, ends, strict=True):
+            yield self._load(content[begin - start : end - start])
 
 
 def taken(items: Sequence[T], places: Iterable[int]) -> Sequence[T]:
