@@ -21,8 +21,9 @@ Figures: `lora` and `lora-512`, LoRA r8 on q, v, o of a 40 M Llama shape with ro
 of 512 (310); `memory`, the most memory resident in the process of our leanest against that of the leanest peer, the
 rows of a step in one pass, nobody computing activations again, and `memory-parts` the same with the step in passes of
 eight rows; `share`, operations of `Plan.operations_a_step` over those of a 4096³ matrix product in the same number
-format; `pretrain-15m` and `pretrain-124m`, GPT-2 shapes in float32, in which lotune pre-trains; `start`, seconds from
-`lotune tune` with nano, rows prepared, to the end of the first step. LoRA is in bfloat16 where the matrix product says
+format; `pretrain-15m` and `pretrain-124m`, GPT-2 shapes in float32, in which lotune pre-trains; `processes`,
+the rate of `lora` in two processes of one thread against one of one thread; `start`, seconds from `lotune tune` with
+nano, rows prepared, to the end of the first step. LoRA is in bfloat16 where the matrix product says
 that it is faster than float32, else in float32.
 """
 
@@ -83,7 +84,7 @@ CONTESTS = {
 }
 REACH = {
     "lora": 8.0, "share": 0.25, "lora-512": 4.0, "memory": 0.6, "memory-parts": 0.6, "pretrain-15m": 2.0,
-    "pretrain-124m": 2.0, "start": 6.0,
+    "pretrain-124m": 2.0, "processes": 1.8, "start": 6.0,
 }  # fmt: skip
 """Each figure, and what is to be reached: by the ratio, or where there is no peer by the figure itself."""
 NEEDS = {"share": "lora", "memory": "lora", "memory-parts": "lora"}
@@ -169,12 +170,16 @@ def contend(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def call(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What a contestant's process comes to. Raises: SystemExit with the end of its errors where it fails."""
+def call(name: str, options: argparse.Namespace, folder: Path, processes: int = 1) -> dict[str, Any]:
+    """What a contestant's process comes to, or the first of several under torchrun.
+
+    Raises: SystemExit with the end of its errors where it fails.
+    """
     ours = name in (*OURS, "make", "matrix")
     words = ["--contestant", name, "--workload", folder, "--threads", options.threads]
     words += ["--matrix-size", options.matrix_size]
-    command = [sys.executable if ours else options.peers_python, __file__, *words]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
+    command = [sys.executable if ours else options.peers_python, *together, __file__, *words]
     done = subprocess.run(
         list(map(str, command)), env=environment(options.threads), capture_output=True, text=True, check=False
     )
@@ -314,6 +319,27 @@ def figure(name: str, unit: str, ours: Measured, value: float, peer: Measured | 
     }  # fmt: skip
 
 
+def process_figure(options: argparse.Namespace, precision: str, folder: Path) -> dict[str, Any]:
+    """The rate of LoRA in two processes of one thread each against that in one such process."""
+    plan = CONTESTS["lora"].tiny if options.tiny else CONTESTS["lora"].plan
+    plan, alone = (
+        replace(plan, threads=1, steps=options.steps, precision=precision),
+        argparse.Namespace(**vars(options)),
+    )
+    alone.threads = 1
+    folder.mkdir()
+    plan.write(folder)
+    call("make", alone, folder)
+    found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    for turn in range(options.rounds):
+        for count in (1, 2) if turn % 2 == 0 else (2, 1):
+            found[count].append(call("lotune", alone, folder, count))
+            print(f"processes, round {turn + 1}: {count}", file=sys.stderr, flush=True)
+    one, two = (measure(f"{count} x 1 thread", found[count], plan, options.warmup) for count in (1, 2))
+    agree("processes", [one, two])
+    return figure("processes", "tokens/s", two, two.rate, one, one.rate)
+
+
 def start_seconds(options: argparse.Namespace, folder: Path) -> float:
     """Median seconds from `lotune tune` with nano to the end of its first step; its rows are prepared before."""
     lotune = [sys.executable, "-m", "lotune"]
@@ -360,7 +386,8 @@ def main() -> int:
     if options.contestant:
         with contextlib.redirect_stdout(sys.stderr):
             found = contend(options.contestant, options)
-        print(json.dumps(found))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(found))
         return 0
     wanted = options.figures.split(",")
     if not options.peers_python:
@@ -369,10 +396,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         contests = [one for one in CONTESTS if one in {NEEDS.get(figure, figure) for figure in wanted}]
-        precision = fast_precision(options, folder) if contests else "float32"
+        precision = fast_precision(options, folder) if contests or "processes" in wanted else "float32"
         for contest in contests:
             measured, matrices = run_contest(contest, options, precision, folder / contest)
             results += figures(contest, wanted, measured, matrices, read_plan(folder / contest))
+        if "processes" in wanted:
+            results.append(process_figure(options, precision, folder / "processes"))
         if "start" in wanted:
             seconds = start_seconds(options, folder)
             results.append(

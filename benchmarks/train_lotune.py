@@ -14,6 +14,7 @@ import torch
 from train_workload import RANK, SEED, SHAPES, TARGETS, Plan, Result
 
 from lotune.data.batches import EncodedRow, Layout, epoch_order, pretraining_batches, tuning_batches
+from lotune.data.shares import Share
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.model.adapters import attach
 from lotune.model.attention import take_packed, use_packed_attention
@@ -21,6 +22,7 @@ from lotune.model.base import Base, load_base
 from lotune.model.checkpoints import save_adapter, start_adapter
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.train.loop import Optimizers, adamw, train
+from lotune.train.parallel import ALONE, World, joined
 from lotune.train.settings import PretrainSettings, TuneSettings
 
 
@@ -61,18 +63,21 @@ def _base(folder: Path, plan: Plan) -> Base:
 def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Result:
     """The steps of `lotune tune`: its batches, its loop, its optimiser, with the settings that it has by default.
 
-    A step of several `parts` has a token budget a batch that makes as many passes of it.
+    A step of several `parts` has a token budget a batch that makes as many passes of it; under torchrun the processes
+    share each step.
     """
     rows, settings = TokenFile(folder / "train"), TuneSettings(learning_rate=plan.learning_rate)
     model: Any = start_adapter(_base(folder, plan), AdapterSettings(start=folder / "adapter"), SEED)
     packed = take_packed(model, int(rows.lengths().max()))
     batch_tokens = settings.batch_tokens if parts == 1 else plan.tokens_a_step // parts
     layout = Layout(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
-    batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (settings.beta1, settings.beta2)
     optimizers = adamw(trained, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
-    return _timed(model, batches, optimizers, plan, settings.clip_norm, compile)
+    with joined("cpu") as world:
+        share = Share(world.rank, world.size)
+        batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
+        return _timed(model, batches, optimizers, plan, settings.clip_norm, compile, world)
 
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
@@ -86,9 +91,17 @@ def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
     return _timed(model, batches, optimizers, plan, settings.clip_norm, compile)
 
 
-def _timed(model: Any, batches: Any, optimizers: Optimizers, plan: Plan, clip_norm: float, compile: bool) -> Result:
-    result = Result()
-    for step in train(model, batches, optimizers, [1.0] * plan.steps, clip_norm=clip_norm, compile=compile):
+def _timed(
+    model: Any,
+    batches: Any,
+    optimizers: Optimizers,
+    plan: Plan,
+    clip_norm: float,
+    compile: bool,
+    world: World = ALONE,
+) -> Result:
+    result, shares = Result(), [1.0] * plan.steps
+    for step in train(model, batches, optimizers, shares, clip_norm=clip_norm, compile=compile, world=world):
         result.step_ends()
         result.losses.append(step.loss)
         result.norms.append(step.gradient_norm)

@@ -1,11 +1,14 @@
 """Is the merged model the adapted one, and what does rounding it to the saved number format change?
 
-Shapes: B rows, T tokens, V vocabulary. All arithmetic here is float32.
+Shapes: B rows, T tokens, V vocabulary. Weights and arithmetic are float32. A model with large logits can differ by
+more than the tolerance from itself, computed in another order; so where float32 shows a larger difference, the same
+weights are compared in float64, whose rounding is far below it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +42,9 @@ class Question:
 class MergeCheck:
     """What the check found.
 
-    `greedy_differences` are answers that differ between merged and adapted, each at a tie of the two best logits.
+    `max_logit_difference` is that of float32 arithmetic, `max_logit_difference_float64` that of float64 where the first
+    is above the tolerance, else None. `greedy_differences` are answers that differ between merged and adapted, each at
+    a tie of the two best logits.
     `texts_changed` and `verdicts_changed` count what rounding to `saved_dtype` changes; `judged` rows with a verdict.
     """
 
@@ -51,6 +56,7 @@ class MergeCheck:
     verdicts_changed: int
     judged: int
     passed: bool
+    max_logit_difference_float64: float | None = None
 
     @property
     def verdict_share(self) -> float:
@@ -81,9 +87,12 @@ def check_merge(
         _require_comparable(name, model)
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
-    difference = _largest_difference(adapted, merged, questions, batch_tokens)
+    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens), None
     if not difference <= TOLERANCE:  # a NaN fails, too
-        found = f"merged and adapted logits differ by {difference:.3g} on {len(questions)} rows"
+        with _in_float64(adapted, merged):
+            exact = _largest_difference(adapted, merged, questions, batch_tokens)
+    if exact is not None and not exact <= TOLERANCE:
+        found = f"merged and adapted logits differ by {exact:.3g} on {len(questions)} rows"
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     answers = greedy(merged, prompts, max_new_tokens)
@@ -91,11 +100,11 @@ def check_merge(
     _require_rounded(merged, saved, saved_dtype)
     before = [judge(row, answer) for row, answer in enumerate(answers)]
     after = [judge(row, answer) for row, answer in enumerate(greedy(saved, prompts, max_new_tokens))]
-    return _record(difference, differences, saved_dtype, before, after)
+    return _record((difference, exact), differences, saved_dtype, before, after)
 
 
 def _record(
-    difference: float,
+    logits: tuple[float, float | None],
     greedy_differences: int,
     saved_dtype: torch.dtype,
     before: Sequence[tuple[str, bool | None]],
@@ -107,7 +116,8 @@ def _record(
     judged = sum(verdict is not None for _, verdict in before)
     return MergeCheck(
         rows=len(pairs),
-        max_logit_difference=difference,
+        max_logit_difference=logits[0],
+        max_logit_difference_float64=logits[1],
         greedy_differences=greedy_differences,
         saved_dtype=str(saved_dtype).removeprefix("torch."),
         texts_changed=sum(old[0] != new[0] for old, new in pairs),
@@ -115,6 +125,18 @@ def _record(
         judged=judged,
         passed=judged < VERDICT_ROWS or verdicts <= VERDICT_SHARE * judged,
     )
+
+
+@contextmanager
+def _in_float64(*models: nn.Module) -> Iterator[None]:
+    """A block in which float32 models compute in float64; their weights are afterwards what they were."""
+    for model in models:
+        model.double()
+    try:
+        yield
+    finally:
+        for model in models:
+            model.float()
 
 
 @torch.inference_mode()

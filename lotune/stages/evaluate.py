@@ -213,8 +213,10 @@ def _checks(tuning: dict[str, Any], trainable: int, counts: dict[str, Any]) -> l
         ),
     ]  # fmt: skip
     for name, found in tuning["merge_checks"].items():
+        double = found.get("max_logit_difference_float64")
+        exact = "" if double is None else f" ({double:.1e} in float64)"
         detail = (
-            f"{name}: {found['rows']} rows, logits within {found['max_logit_difference']:.1e}, "
+            f"{name}: {found['rows']} rows, logits within {found['max_logit_difference']:.1e}{exact}, "
             f"{found['greedy_differences']} greedy answers differ at ties; rounding to {found['saved_dtype']} changes "
             f"{found['texts_changed']} texts and {found['verdicts_changed']} verdicts"
         )

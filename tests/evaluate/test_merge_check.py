@@ -115,6 +115,38 @@ def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[Questio
         check((trio[0], broken(trio[1], by), trio[2]), questions)
 
 
+@pytest.mark.parametrize(("in_float64", "passes"), [(1e-5, True), (2e-4, False), (float("nan"), False)])
+def test_where_float32_rounds_too_much_float64_decides(
+    in_float64: float, passes: bool, trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {torch.float32: 3e-4, torch.float64: in_float64}
+    before = [copy.deepcopy(model.state_dict()) for model in trio]
+
+    def difference(first: Any, second: Any, *_: Any) -> float:
+        [dtype] = {weight.dtype for model in (first, second) for weight in model.parameters()}
+        return found[dtype]
+
+    monkeypatch.setattr(merge_check, "_largest_difference", difference)
+    if passes:
+        result = check(trio, questions)
+        assert (result.max_logit_difference, result.max_logit_difference_float64) == (3e-4, in_float64)
+    else:
+        with pytest.raises(CheckError, match=f"differ by {in_float64:.3g}"):
+            check(trio, questions)
+    for model, old in zip(trio, before, strict=True):
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+        assert all(torch.equal(weight, old[name]) for name, weight in model.state_dict().items())
+
+
+def test_float64_shows_what_is_broken(trio: Trio, questions: list[Question]) -> None:
+    adapted, merged, _ = trio
+    with merge_check._in_float64(adapted, merged):
+        kept = merge_check._largest_difference(adapted, merged, questions, 999)
+        other = broken(merged, 0.01)
+        assert merge_check._largest_difference(adapted, other, questions, 999) > 1e-4
+    assert 0 < kept < 1e-5
+
+
 def test_a_forgotten_merge_is_caught(trio: Trio, questions: list[Question]) -> None:
     base = copy.deepcopy(trio[0]).unload()
     with pytest.raises(CheckError, match="logits differ"):
@@ -150,7 +182,7 @@ def test_the_gap_is_that_of_the_two_best_logits(trio: Trio) -> None:
 def test_rounding_may_change_one_verdict_in_a_hundred(rows: int, changed: int, passed: bool) -> None:
     before: list[tuple[str, bool | None]] = [("a", True)] * rows + [("unjudgeable", None)] * 7
     after: list[tuple[str, bool | None]] = [("b", False)] * changed + [("c", True)] * 5 + before[changed + 5 :]
-    result = merge_check._record(1e-5, 0, torch.bfloat16, before, after)
+    result = merge_check._record((1e-5, None), 0, torch.bfloat16, before, after)
     assert (result.texts_changed, result.verdicts_changed, result.passed) == (changed + 5, changed, passed)
     assert result.judged == rows
     assert result.verdict_share == pytest.approx(changed / rows)

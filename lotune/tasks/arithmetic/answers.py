@@ -27,8 +27,9 @@ Worked = tuple[str, str]
 
 
 def _equation(a: str, b: str) -> Worked:
-    opposite = b[1:] if b.startswith("-") else f"-{b}"
-    return quotient_block(opposite if b != "0" else "0", a)
+    opposite = "0" if b == "0" else b[1:] if b.startswith("-") else f"-{b}"
+    text, result = quotient_block(opposite, a)
+    return f"{b}:{opposite}\n{text}", result
 
 
 def _power(a: str, n: str) -> Worked:
