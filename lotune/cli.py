@@ -65,7 +65,7 @@ def main() -> None:
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
-    for name in ("torchao", "torch.utils._pytree"):  # torchao, where it is installed, tells of kernels that it lacks
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
         logging.getLogger(name).setLevel(logging.ERROR)
     app(prog_name="lotune")
 

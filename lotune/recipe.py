@@ -124,7 +124,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
-TEXT_FORM = 99
+TEXT_FORM = 3
 """Goes up where the same settings make other texts: another written working, another generator. Rows that an older
 lotune prepared in the other form are then made anew."""
 PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")

@@ -16,7 +16,7 @@ class BaseSettings(Settings):
     model: str = "nano"
     """The base model: nano (embedded), a folder in Hugging Face's layout, or a name on its hub."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the weights: auto takes bfloat16 where the device computes in it, else float32."""
+    """Number format of the weights: auto takes bfloat16 where the device is clearly faster in it, else float32."""
 
 
 class AdapterSettings(Settings):
