@@ -340,6 +340,13 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     assert len(records(tmp_path / "predictions.jsonl")) == 7
     assert "accuracy" in call(*words, "--limit", 3, "task.judge=exact").stdout
     merged = next(finished.glob("small/checkpoints/*/merged"))
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
+    assert "predictions.jsonl: holds answers of another model" in refused.stderr
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+    call(*words, "--out", tmp_path / "predictions.jsonl")  # its own are kept
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+    assert r"lotune[vllm]" in call(*words, "evaluate.engine=vllm", status=2).stderr
     result = call("evaluate", "--model", merged, "--task", "reading", "--limit", 2, "--json")
     assert {"contest_f1", "contest_em", "squad_f1", "squad_em"} <= set(json.loads(result.stdout)["metrics"])
     assert "evaluate.batch_tokens is 0" in call(*words, "evaluate.batch_tokens=0", status=2).stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,10 @@ WINDOW = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer and its verdict. `cut`: the passage was shortened to fit; `stopped_by`: eos, stop or length."""
+    """One answer and its verdict. `cut`: the passage was shortened to fit; `stopped_by`: eos, stop or length.
+
+    `model` is the fingerprint of the model that answered, where a file is not bound to one by its run.
+    """
 
     example_id: str
     prompt: str
@@ -35,6 +38,7 @@ class Prediction:
     kind: str
     cut: bool = False
     stopped_by: str = ""
+    model: str = ""
 
     def record(self) -> dict[str, Any]:
         """The prediction as a line of a predictions file."""
@@ -49,6 +53,7 @@ class Prediction:
             "kind": self.kind,
             "cut": self.cut,
             "stopped_by": self.stopped_by,
+            **({"model": self.model} if self.model else {}),
         }
 
 
@@ -62,19 +67,22 @@ def predict(
     out: Path | None,
     context: int,
     stop: tuple[str, ...] = (),
+    mark: str = "",
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; other rows of `out` are taken away. `context` is the longest prompt and answer together, in
-    tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the task's own.
+    tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the task's own,
+    `mark` the fingerprint of the model to note with each answer.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
-        for prediction in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context, stop):
+        for found in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context, stop):
+            prediction = replace(found, model=mark)
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
@@ -105,7 +113,7 @@ def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
         judged = Judged(row["read"], row["key"], row["right"], row["scores"])
-        more = bool(row.get("cut", False)), row.get("stopped_by", "")
+        more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("model", "")
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
@@ -121,7 +129,7 @@ def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Predi
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
         if old is not None and wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
-            kept[place] = _judge(task, example, old.text, old.cut, old.stopped_by)
+            kept[place] = replace(_judge(task, example, old.text, old.cut, old.stopped_by), model=old.model)
     if stored:
         lines = [orjson.dumps(prediction.record()) + b"\n" for prediction in kept.values()]
         write_atomically(out, b"".join(lines))

@@ -12,25 +12,30 @@ from typing import Any
 import orjson
 
 from lotune.data.examples import Example
+from lotune.errors import RunError
 from lotune.evaluate.predict import Prediction, parse_predictions, predict, read_predictions
 from lotune.generate.vllm import Vllm
-from lotune.model.base import context_length, load_base, load_tokenizer
+from lotune.model.base import base_folder, context_length, load_base, load_tokenizer
 from lotune.recipe import Recipe
 from lotune.report.progress import Progress
-from lotune.runs import write_atomically
+from lotune.runs import inputs_mark, write_atomically
 from lotune.tasks.task import Task
 from lotune.train.parallel import World
 
 
 @dataclass(frozen=True)
 class Asking:
-    """A model that is asked, and how: `title` is that of the bar, `stop` ends an answer beside the task's own texts."""
+    """A model that is asked, and how.
+
+    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is the model's fingerprint.
+    """
 
     title: str
     model: Any
     tokenizer: Any
     batch_tokens: int
     stop: tuple[str, ...] = ()
+    mark: str = ""
 
 
 def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
@@ -52,7 +57,7 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
     with Progress(asking.title, len(examples)) as progress:
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
-            stop=asking.stop,
+            stop=asking.stop, mark=asking.mark,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))
@@ -84,6 +89,22 @@ def ask_together(
         for part in out.parent.glob(f"{out.name}.*-of-*"):
             part.unlink()
     return [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
+
+
+def model_mark(recipe: Recipe, model: str, out: Path | None) -> str:
+    """The fingerprint of a model by its content and number format, empty where nothing is written.
+
+    Raises: RunError where `out`, or a part of it, holds answers of another model.
+    """
+    if out is None:
+        return ""
+    settings = recipe.base.model_copy(update={"model": model})
+    mark = inputs_mark({"model": base_folder(settings) or model, "dtype": settings.dtype})[:16]
+    for file in (out, *out.parent.glob(f"{out.name}.*-of-*")):
+        if file.exists() and any(one.model != mark for one in read_predictions(file)):
+            found = "holds answers of another model"
+            raise RunError(str(file), found, "answers of this one, or a new file", "name another file with --out")
+    return mark
 
 
 def _lines(predictions: Sequence[Prediction]) -> bytes:

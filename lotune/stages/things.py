@@ -20,7 +20,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, ask_together, load_answering
+from lotune.stages.asking import Asking, ask_together, load_answering, model_mark
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -94,10 +94,10 @@ def evaluate_model(
     examples = test.read(task, recipe.seed)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
+    title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.batch_tokens, model_mark(recipe, model, out)
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
-        asking = Asking(title, answering, tokenizer, batch_tokens, (BETWEEN,) if test.shots else ())
+        asking = Asking(title, answering, tokenizer, batch_tokens, (BETWEEN,) if test.shots else (), mark)
         found = ask_together(asking, task, examples, out, world)
     if not world.leads:
         return None
