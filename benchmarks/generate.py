@@ -1,6 +1,6 @@
 """Answer prompts beside transformers' own generation, in one run on one machine, and print medians and ratios.
 
-    python benchmarks/generate.py [--figures mixed,stream,sentences,retention] [--rounds 3] [--json FILE]
+    python benchmarks/generate.py [--figures mixed,stream,sentences,retention,deviations] [--rounds 3] [--json FILE]
     python benchmarks/generate.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
 
 Everybody has the same random weights, number format, prompts and number of new tokens for each, and answers greedily;
@@ -11,7 +11,8 @@ another of its rows is longer, does not count, and the peers get their prompts s
 Figures: `mixed`, contest questions and passages together, against `generate` in batches of 1, 16 and 64 (of 1 with an
 eighth of the prompts) and transformers' continuous batching where it runs; `stream`, one prompt alone, beside what the
 memory's bandwidth and the dispatch of operations allow; `sentences`, short sentences under one instruction, one after
-the other; `retention`, the seconds that nano takes for all questions of the retention protocol.
+the other; `retention`, the seconds that nano takes for all questions of the retention protocol; `deviations`, how many
+of nano's answers bfloat16 changes, and whether they depend on what they are asked with.
 """
 
 from __future__ import annotations
@@ -259,6 +260,40 @@ def retention(items: int) -> dict[str, float]:
     return {"items": len(done), "seconds": time.perf_counter() - started}
 
 
+def deviations(count: int) -> dict[str, int]:
+    """How many greedy answers of nano to prompts of both kinds are others in bfloat16.
+
+    `from_float32`: than in float32; `alone`: asked alone than together; `alone_in_float32`: the same in float32, where
+    they may differ at ties only.
+    """
+    from lotune.generate.engine import Engine
+    from lotune.generate.requests import Request
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+
+    asked = [Request(ask.ids, ask.new) for ask in prompts(count, 9)]
+    together: dict[str, list[tuple[int, ...]]] = {}
+    alone: dict[str, list[tuple[int, ...]]] = {}
+    for dtype in ("float32", "bfloat16"):
+        base = load_base(BaseSettings(dtype=dtype), "cpu")  # type: ignore[arg-type]
+        model: Any = base.model
+        tokenizer: Any = base.tokenizer
+        found = dict(Engine(model, tokenizer).stream(asked, batch_tokens=65_536))
+        together[dtype] = [found[place].token_ids for place in range(count)]
+        alone[dtype] = [
+            next(Engine(model, tokenizer).stream([request], batch_tokens=1))[1].token_ids for request in asked
+        ]
+
+    def differing(one: list[Any], other: list[Any]) -> int:
+        return sum(mine != its for mine, its in zip(one, other, strict=True))
+
+    return {
+        "answers": count, "from_float32": differing(together["bfloat16"], together["float32"]),
+        "alone": differing(alone["bfloat16"], together["bfloat16"]),
+        "alone_in_float32": differing(alone["float32"], together["float32"]),
+    }  # fmt: skip
+
+
 def best(lines: dict[str, Any], name: str = "lotune") -> float:
     """Our rate over that of the fastest peer."""
     peers = [line["tokens_a_second"] for other, line in lines.items() if other != name and "tokens_a_second" in line]
@@ -268,7 +303,7 @@ def best(lines: dict[str, Any], name: str = "lotune") -> float:
 def main() -> None:
     """Run the figures that are asked for and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures", default="mixed,stream,sentences,retention")
+    parser.add_argument("--figures", default="mixed,stream,sentences,retention,deviations")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiny", action="store_true")
@@ -300,6 +335,8 @@ def main() -> None:
             both = {"lotune": ours_one_by_one, "generate-1": generate_in_batches(1)}
             lines = compare(model, asks, both, {}, options.rounds)
             found[figure] = {**lines, "ratio": best(lines), "reach": 10.0}
+        elif figure == "deviations":
+            found[figure] = deviations(20 if options.tiny else 256)
         elif figure == "retention":
             found[figure] = {**retention(30 if options.tiny else PROTOCOL_ITEMS), "reach": 90.0}
         else:

@@ -305,7 +305,9 @@ def figures(name: str, wanted: list[str], measured: list[Measured], matrices: An
     for memory, divided in (("memory", False), ("memory-parts", True)):
         if name == "lora" and memory in wanted:
             alike = [one for one in measured if (one.name in DIVIDED) == divided]
-            lean = min((one for one in alike if one.name in OURS), key=lambda one: one.peak_bytes)
+            lean = min((one for one in alike if one.name in OURS), key=lambda one: one.peak_bytes, default=None)
+            if lean is None:
+                continue
             peer = min((one for one in alike if one.name not in OURS), key=lambda one: one.peak_bytes, default=None)
             yield figure(memory, "MiB", lean, lean.peak_bytes / 2**20, peer, peer and peer.peak_bytes / 2**20)
 

@@ -113,7 +113,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     ['pretrain', 'seed']
     """
     keys = STAGE_KEYS[stage]
-    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys)}
+    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in OF_THINGS}
     for key, path in _files(recipe).items():
         if key in inputs:
             inputs[key] = path
@@ -124,6 +124,8 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
+OF_THINGS = ("evaluate.engine",)
+"""Settings that a run does not use."""
 TEXT_FORM = 3
 """Goes up where the same settings make other texts: another written working, another generator. Rows that an older
 lotune prepared in the other form are then made anew."""

@@ -36,8 +36,8 @@ def read_json_document(path: Path) -> Any:
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     try:
-        return parse_json(content)
-    except NotJsonError as error:
+        return _parse_json(content)
+    except _NotJsonError as error:
         line, reason = error.args
         raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
 
@@ -63,7 +63,7 @@ def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> 
     return not any(cell == other for row in others for cell, other in zip(first, row, strict=False) if cell.strip())
 
 
-class NotJsonError(Exception):
+class _NotJsonError(Exception):
     """Arguments: line (from 1) and reason."""
 
 
@@ -91,8 +91,8 @@ def _read_jsonl(path: Path, columns: Mapping[str, str] | None) -> _Found:
         if not line.strip():
             continue
         try:
-            yield f"{path.name}:{number}", _as_row(parse_json(line, offset))
-        except NotJsonError as error:
+            yield f"{path.name}:{number}", _as_row(_parse_json(line, offset))
+        except _NotJsonError as error:
             yield f"{path.name}:{number}", error.args[1]
 
 
@@ -100,14 +100,14 @@ def _read_json(path: Path, columns: Mapping[str, str] | None) -> _Found:
     index = 0
     try:
         for index, item in enumerate(_array_items(path)):
-            yield f"{path.name}[{index}]", _as_row(parse_json(item.encode()))
+            yield f"{path.name}[{index}]", _as_row(_parse_json(item.encode()))
         return
-    except (NotJsonError, ValueError, RecursionError):
+    except (_NotJsonError, ValueError, RecursionError):
         value = read_json_document(path)  # says where the fault is
     if not isinstance(value, list):
         squad = isinstance(value, dict) and isinstance(value.get("data"), list)
         remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
-        raise DataError(str(path), f"holds {kind_of_value(value)}", "an array of objects", remedy)
+        raise DataError(str(path), f"holds {_kind(value)}", "an array of objects", remedy)
     raise DataError(str(path), f"is not JSON after item {index}", "an array of objects", "write it anew")
 
 
@@ -168,7 +168,7 @@ def _read_tsv(path: Path, columns: Mapping[str, str] | None) -> _Found:
     def records() -> _Records:
         for number, offset, line in _lines(path):
             text = _decoded(line, offset)
-            if isinstance(text, NotJsonError):
+            if isinstance(text, _NotJsonError):
                 yield number, text.args[1]
             elif text:
                 yield number, text.split("\t")
@@ -264,41 +264,41 @@ def _csv_lines(path: Path, broken: dict[int, str]) -> Iterator[str]:
     """Lines with a plain line end (a quoted cell may hold one); those that are not UTF-8 are noted in `broken`."""
     for number, offset, line in _lines(path):
         text = _decoded(line, offset)
-        if isinstance(text, NotJsonError):
+        if isinstance(text, _NotJsonError):
             broken[number] = text.args[1]
-        yield ("" if isinstance(text, NotJsonError) else text) + "\n"
+        yield ("" if isinstance(text, _NotJsonError) else text) + "\n"
 
 
-def _decoded(line: bytes, offset: int) -> str | NotJsonError:
+def _decoded(line: bytes, offset: int) -> str | _NotJsonError:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         start = offset + error.start
-        return NotJsonError(
+        return _NotJsonError(
             1 + line[: error.start].count(b"\n"), f"byte {start} (0x{line[error.start]:02x}) is not UTF-8"
         )
 
 
-def parse_json(content: bytes, offset: int = 0) -> Any:
-    """The value of JSON bytes that begin at a byte offset of their file. Raises: NotJsonError."""
+def _parse_json(content: bytes, offset: int = 0) -> Any:
+    """The value of JSON bytes that begin at a byte offset of their file. Raises: _NotJsonError."""
     try:
         value = orjson.loads(content)
         return json.loads(content) if _LONG_INTEGER.search(content) else value
     except orjson.JSONDecodeError as error:
         text = _decoded(content, offset)
-        if isinstance(text, NotJsonError):
+        if isinstance(text, _NotJsonError):
             raise text from None
         reason = f"not JSON at column {error.colno}: {error.msg.partition(': line')[0]}"
-        raise NotJsonError(error.lineno, reason) from None
+        raise _NotJsonError(error.lineno, reason) from None
     except ValueError as error:
-        raise NotJsonError(1, f"not JSON: {error}") from None
+        raise _NotJsonError(1, f"not JSON: {error}") from None
 
 
 def _as_row(value: Any) -> dict[str, Any] | str:
-    return value if isinstance(value, dict) else f"{kind_of_value(value)}, not an object"
+    return value if isinstance(value, dict) else f"{_kind(value)}, not an object"
 
 
-def kind_of_value(value: Any) -> str:
+def _kind(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 

@@ -117,9 +117,9 @@ def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict
 
 def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:
     try:
-        return orjson.dumps(found)
+        return orjson.dumps(found, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
     except TypeError:  # integers beyond 64 bits; marked, as orjson would read them as floats
-        return b" " + json.dumps(found, ensure_ascii=False, default=str).encode()
+        return b" " + json.dumps(found, default=str).encode()
 
 
 def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:

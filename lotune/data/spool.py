@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Generic, TypeVar, overload
@@ -21,7 +22,8 @@ BLOCK = 256
 
 
 class Spool(Sequence[T], Generic[T]):
-    """Items that are written once, in their order, and read as they are asked for; each costs 16 bytes of memory.
+    """Items that are written once, in their order, and read as they are asked for; each costs 8 bytes of memory, and
+    8 more in each selection of them. TMPDIR says where the file is.
 
     `dump` makes bytes of an item, of which `load` makes it again.
 
@@ -32,13 +34,14 @@ class Spool(Sequence[T], Generic[T]):
 
     def __init__(self, items: Iterable[T], dump: Callable[[T], bytes], load: Callable[[bytes], T]) -> None:
         self._file: IO[bytes] = SpooledTemporaryFile(MOST_IN_MEMORY)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _let_go, self._file)
         self._load = load
         self._ends = array("q", [0])
         self._whole: Spool[T] | None = None
         with writing(Path(gettempdir())):
             for item in items:
                 self._ends.append(self._ends[-1] + self._file.write(dump(item)))
+            self._file.flush()
         self._places: Sequence[int] = range(len(self._ends) - 1)
 
     def take(self, places: Iterable[int]) -> Spool[T]:
@@ -46,7 +49,7 @@ class Spool(Sequence[T], Generic[T]):
         taken: Spool[T] = object.__new__(type(self))
         taken._file, taken._load, taken._ends = self._file, self._load, self._ends
         taken._places = array("q", (self._places[place] for place in places))
-        taken._whole = self  # whose file ends with it
+        taken._whole = self._whole or self  # whose file ends with it
         return taken
 
     def __len__(self) -> int:
@@ -85,6 +88,11 @@ class Spool(Sequence[T], Generic[T]):
         content = self._file.read(size)
         for begin, end in zip(starts, ends, strict=True):
             yield self._load(content[begin - start : end - start])
+
+
+def _let_go(file: IO[bytes]) -> None:
+    with suppress(OSError):  # of a full disk, which has been told
+        file.close()
 
 
 def taken(items: Sequence[T], places: Iterable[int]) -> Sequence[T]:

@@ -2,7 +2,8 @@
 
 Shapes: B rows, T tokens, V vocabulary. Weights and arithmetic are float32. A model with large logits can differ by
 more than the tolerance from itself, computed in another order; so where float32 shows a larger difference, the same
-weights are compared in float64, whose rounding is far below it.
+weights are compared in float64 (norms may stay in float32), which rounds by less, and answers may then part at ties
+within twice the difference.
 """
 
 from __future__ import annotations
@@ -88,15 +89,19 @@ def check_merge(
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
     difference, exact = _largest_difference(adapted, merged, questions, batch_tokens), None
-    if not difference <= TOLERANCE:  # a NaN fails, too
+    if (
+        not difference <= TOLERANCE and next(adapted.parameters()).device.type != "mps"
+    ):  # a NaN fails, too; mps has no float64
         with _in_float64(adapted, merged):
             exact = _largest_difference(adapted, merged, questions, batch_tokens)
-    if exact is not None and not exact <= TOLERANCE:
-        found = f"merged and adapted logits differ by {exact:.3g} on {len(questions)} rows"
+    if not (difference if exact is None else exact) <= TOLERANCE:
+        apart = difference if exact is None else exact
+        found = f"merged and adapted logits differ by {apart:.3g} on {len(questions)} rows"
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     answers = greedy(merged, prompts, max_new_tokens)
-    differences = _compare_answers(adapted, merged, prompts, greedy(adapted, prompts, max_new_tokens), answers)
+    tie = TOLERANCE if exact is None else 2 * difference
+    differences = _compare_answers(adapted, merged, prompts, greedy(adapted, prompts, max_new_tokens), answers, tie)
     _require_rounded(merged, saved, saved_dtype)
     before = [judge(row, answer) for row, answer in enumerate(answers)]
     after = [judge(row, answer) for row, answer in enumerate(greedy(saved, prompts, max_new_tokens))]
@@ -130,9 +135,9 @@ def _record(
 @contextmanager
 def _in_float64(*models: nn.Module) -> Iterator[None]:
     """A block in which float32 models compute in float64; their weights are afterwards what they were."""
-    for model in models:
-        model.double()
     try:
+        for model in models:
+            model.double()
         yield
     finally:
         for model in models:
@@ -156,10 +161,11 @@ def _compare_answers(
     prompts: Sequence[Sequence[int]],
     adapted_answers: Sequence[Sequence[int]],
     merged_answers: Sequence[Sequence[int]],
+    tie: float,
 ) -> int:
-    """The number of answers that differ, all of them at a tie.
+    """The number of answers that differ, all of them at a tie: the two best logits at most `tie` apart in one model.
 
-    Raises: CheckError for one that differs where neither model has its two best logits within the tolerance.
+    Raises: CheckError for one that differs elsewhere.
     """
     count = 0
     for row, (one, other) in enumerate(zip(adapted_answers, merged_answers, strict=True)):
@@ -168,9 +174,9 @@ def _compare_answers(
         count += 1
         place = first_difference(one, other)
         gap = min(_best_two_gap(model, [*prompts[row], *one[:place]]) for model in (adapted, merged))
-        if not gap <= TOLERANCE:
+        if not gap <= tie:
             found = f"row {row}: the answers part at token {place}, where the two best logits are {gap:.3g} apart"
-            raise CheckError("merge check", found, f"equal answers, or a tie within {TOLERANCE:g}", "merge again")
+            raise CheckError("merge check", found, f"equal answers, or a tie within {tie:g}", "merge again")
     return count
 
 

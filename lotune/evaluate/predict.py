@@ -11,7 +11,7 @@ import orjson
 
 from lotune.data.batches import encode_prompt, encode_text
 from lotune.data.examples import Example
-from lotune.errors import DataError, SettingsError
+from lotune.errors import DataError
 from lotune.runs import append_jsonl, write_atomically
 from lotune.tasks.task import Choosing, Judged, Task
 
@@ -145,18 +145,15 @@ def _answer(
     context: int,
     stop: tuple[str, ...],
 ) -> Iterator[Prediction]:
-    from lotune.generate.engine import Engine
-    from lotune.generate.vllm import Vllm
+    from lotune.generate.vllm import engine_of
 
     if isinstance(task, Choosing) and task.chooses:
-        if isinstance(model, Vllm):
-            found = "vllm generates only, and this task chooses by likelihood"
-            raise SettingsError("evaluate.engine", found, remedy="evaluate.engine=lotune")
         yield from _choose(task, examples, model, tokenizer, batch_tokens, context)
         return
     asked = [_request(task, example, tokenizer, context, stop) for example in examples]
-    engine = model if isinstance(model, Vllm) else Engine(model, tokenizer)
-    for place, answer in engine.stream([request for request, _ in asked], batch_tokens=batch_tokens):
+    for place, answer in engine_of(model, tokenizer).stream(
+        [request for request, _ in asked], batch_tokens=batch_tokens
+    ):
         yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
 
 

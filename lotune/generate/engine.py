@@ -37,29 +37,14 @@ def generate(
     """Answers, in the order of the requests; `on_done(number of the request, answer)` is called as each ends.
 
     At most `batch_tokens` tokens, prompts and longest possible answers together, are held at once (one row at least).
-    Raises: as `stream` does.
+    Raises: as `Engine.stream` does.
     """
     answers: dict[int, Completion] = {}
-    for index, completion in stream(model, tokenizer, requests, batch_tokens=batch_tokens, on_token=on_token):
+    for index, completion in Engine(model, tokenizer).stream(requests, batch_tokens=batch_tokens, on_token=on_token):
         answers[index] = completion
         if on_done is not None:
             on_done(index, completion)
     return [answers[index] for index in range(len(requests))]
-
-
-def stream(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[Request],
-    *,
-    batch_tokens: int,
-    on_token: OnToken | None = None,
-) -> Iterator[tuple[int, Completion]]:
-    """(number of the request, answer) as the answers end.
-
-    Raises: as `Engine.stream` does.
-    """
-    return Engine(model, tokenizer).stream(requests, batch_tokens=batch_tokens, on_token=on_token)
 
 
 class Engine:

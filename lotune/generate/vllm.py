@@ -6,14 +6,16 @@ It reads the model's folder itself, its weights from safetensors only and withou
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lotune.errors import DataError, ModelError
+from lotune.generate.engine import Engine
 from lotune.generate.requests import Completion, Request, StoppedBy, end_ids
 from lotune.generate.sampling import cut_at_stop
-from lotune.model.base import base_folder, context_length
+from lotune.model.base import base_folder, context_length, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
@@ -32,14 +34,18 @@ class Vllm:
     def __init__(self, settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         from transformers import AutoConfig, GenerationConfig
 
-        library = _library()
+        library, dtype = _library(), resolve_dtype(settings.dtype, resolve_device("auto"))
         self.name_or_path, self.tokenizer = settings.model, tokenizer
         folder = base_folder(settings)
         source = str(folder) if folder is not None else settings.model
         with _named(settings.model):
             self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self._llm: Any = library.LLM(
-                model=source, tokenizer=source, dtype=settings.dtype, load_format="safetensors", trust_remote_code=False
+                model=source,
+                tokenizer=source,
+                dtype=str(dtype).removeprefix("torch."),
+                load_format="safetensors",
+                trust_remote_code=False,
             )
         try:
             self.generation_config = GenerationConfig.from_pretrained(source)
@@ -97,7 +103,13 @@ class Vllm:
         return Completion(text, ids, by, tuple(values))
 
 
+def engine_of(model: Any, tokenizer: Any) -> Any:
+    """What answers with a model: itself where vLLM holds it, else lotune's engine."""
+    return model if isinstance(model, Vllm) else Engine(model, tokenizer)
+
+
 def _library() -> Any:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
     try:
         return importlib.import_module("vllm")
     except ImportError as error:
@@ -112,6 +124,6 @@ def _named(model: str) -> Iterator[None]:
     """A block in which vLLM's own errors become one that names the model and the way out."""
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # its engine has errors of its own, without a common root
         line = " ".join(str(error).split())[:240]
         raise ModelError(model, f"vllm: {line}", remedy="evaluate.engine=lotune") from error

@@ -12,15 +12,22 @@ from typing import Any
 import orjson
 
 from lotune.data.examples import Example
-from lotune.errors import RunError
+from lotune.errors import RunError, SettingsError
 from lotune.evaluate.predict import Prediction, parse_predictions, predict, read_predictions
 from lotune.generate.vllm import Vllm
-from lotune.model.base import base_folder, context_length, load_base, load_tokenizer
+from lotune.model.base import (
+    base_folder,
+    context_length,
+    load_base,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
 from lotune.recipe import Recipe
 from lotune.report.progress import Progress
 from lotune.runs import inputs_mark, write_atomically
-from lotune.tasks.task import Task
-from lotune.train.parallel import World
+from lotune.tasks.task import Choosing, Task
+from lotune.train.parallel import World, processes
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,17 @@ class Asking:
     batch_tokens: int
     stop: tuple[str, ...] = ()
     mark: str = ""
+
+
+def check_engine(recipe: Recipe, task: Task) -> None:
+    """Nothing, where the engine of the settings can ask a task. Raises: SettingsError where vLLM cannot."""
+    if recipe.evaluate.engine == "lotune":
+        return
+    found = "several processes under torchrun" if processes() > 1 else ""
+    if isinstance(task, Choosing) and task.chooses:
+        found = "choosing by likelihood"
+    if found:
+        raise SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
 
 
 def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
@@ -92,17 +110,18 @@ def ask_together(
 
 
 def model_mark(recipe: Recipe, model: str, out: Path | None) -> str:
-    """The fingerprint of a model by its content and number format, empty where nothing is written.
+    """The fingerprint of a model by its content, number format and engine, empty where nothing is written.
 
     Raises: RunError where `out`, or a part of it, holds answers of another model.
     """
     if out is None:
         return ""
     settings = recipe.base.model_copy(update={"model": model})
-    mark = inputs_mark({"model": base_folder(settings) or model, "dtype": settings.dtype})[:16]
+    dtype, engine = resolve_dtype(settings.dtype, resolve_device(recipe.device)), recipe.evaluate.engine
+    mark = inputs_mark({"model": base_folder(settings) or model, "dtype": str(dtype), "engine": engine})[:16]
     for file in (out, *out.parent.glob(f"{out.name}.*-of-*")):
         if file.exists() and any(one.model != mark for one in read_predictions(file)):
-            found = "holds answers of another model"
+            found = "holds answers of another model, or does not say which one gave them"
             raise RunError(str(file), found, "answers of this one, or a new file", "name another file with --out")
     return mark
 

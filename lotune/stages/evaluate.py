@@ -25,7 +25,7 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
-from lotune.model.base import Base, count_parameters, load_base, resolve_dtype
+from lotune.model.base import Base, count_parameters, load_base, resolve_device, resolve_dtype
 from lotune.model.checkpoints import merge
 from lotune.model.quantize import load_as_trained
 from lotune.recipe import Options, Recipe, stage_inputs
@@ -139,7 +139,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
         return load_base(recipe.base.model_copy(update={"model": str(folder / "merged")}), recipe.device)
     base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
     merged = merge(base, folder / "adapter")
-    dtype = resolve_dtype(recipe.base.dtype, recipe.device)
+    dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
     for parameter in merged.parameters():
         parameter.data = parameter.data.to(dtype)
     return Base(name, merged, base.tokenizer, None, dtype)

@@ -11,14 +11,13 @@ from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import SettingsError
 from lotune.evaluate.predict import Prediction
-from lotune.generate.engine import Engine
 from lotune.generate.requests import Request
-from lotune.generate.vllm import Vllm
+from lotune.generate.vllm import engine_of
 from lotune.model.base import base_folder, context_length
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import inputs_mark, write_atomically
-from lotune.stages.asking import Asking, ask, load_answering
+from lotune.stages.asking import Asking, ask, check_engine, load_answering
 from lotune.stages.things import in_its_template
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -40,6 +39,7 @@ def generate_answers(
         raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
     settings = in_its_template(recipe.task, model, force)
     task = build_task(settings)
+    check_engine(recipe, task)
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
@@ -71,8 +71,7 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     most = settings.max_new_tokens or PROMPT_TOKENS
     ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
     request = Request(tuple(ids), most, 1, template.stop, "--prompt")
-    engine = answering if isinstance(answering, Vllm) else Engine(answering, tokenizer)
-    [(_, found)] = engine.stream([request], batch_tokens=recipe.evaluate.batch_tokens)
+    [(_, found)] = engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens)
     if not options.json:
         print(found.text)
     return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}
@@ -82,7 +81,7 @@ def _part(recipe: Recipe, settings: TaskSettings, model: str, data: Path, out: P
     """The file beside `out` that keeps answers while they come: another one for another model, task or data."""
     base = recipe.base.model_copy(update={"model": model})
     files = {"model": base_folder(base) or model, "data": data}
-    inputs = {**files, "base": base.model_dump(), "task": settings.model_dump()}
+    inputs = {**files, "base": base.model_dump(), "engine": recipe.evaluate.engine, "task": settings.model_dump()}
     return out.with_name(f".{out.name}.{inputs_mark(inputs)[:16]}.part.jsonl")
 
 

@@ -20,7 +20,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, ask_together, load_answering, model_mark
+from lotune.stages.asking import Asking, ask_together, check_engine, load_answering, model_mark
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -91,6 +91,7 @@ def evaluate_model(
     from lotune.evaluate.scorecard import Verdict, measure_target
 
     task = build_task(in_its_template(recipe.task, model, force))
+    check_engine(recipe, task)
     examples = test.read(task, recipe.seed)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}

@@ -50,10 +50,10 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
         parameter.grad = None
     tokens = sum(part.input_ids.numel() for part in step)
     seconds = min(elapsed) * tokens / largest.input_ids.numel() * steps
-    return Estimate(steps, seconds, memory_bytes(model, largest), disk_bytes(model, adapters, merged))
+    return Estimate(steps, seconds, memory_bytes(model, batch, head.divides), disk_bytes(model, adapters, merged))
 
 
-def memory_bytes(model: Any, batch: Batch) -> int:
+def memory_bytes(model: Any, batch: Batch, divided: bool = True) -> int:
     """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held."""
     config = model.config.get_text_config()
     weights = held_bytes(model.parameters())
@@ -61,7 +61,8 @@ def memory_bytes(model: Any, batch: Batch) -> int:
     size = torch.finfo(next(model.parameters()).dtype).bits // 8
     tokens = batch.input_ids.numel()
     activations = tokens * config.num_hidden_layers * config.hidden_size * ACTIVATION_NUMBERS * size
-    logits = min(batch.supervised * config.vocab_size, most_logits(batch.input_ids.device))
+    logits = batch.supervised * config.vocab_size
+    logits = min(logits, most_logits(batch.input_ids.device)) if divided else logits
     return int(weights + trained + activations + 3 * 4 * logits)
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
+from lotune.train.parallel import is_sharded
 
 MOST_LOGITS = {"cpu": 2**22, "cuda": 2**26}
 """Logits that are held at once: 16 MiB in float32, which a processor's caches hold; 256 MiB where kernels are large."""
@@ -37,6 +39,11 @@ class Head:
         self._forward = torch.compile(self._decoder) if compile else self._decoder
         self._plain: bool | None = None
 
+    @property
+    def divides(self) -> bool:
+        """Whether the logits of a batch are made in parts, as is known after the first one."""
+        return bool(self._plain) and not is_sharded(self._output.weight)
+
     def loss_sum(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropy over the scored positions of a batch, float32 scalar."""
         scored = batch.targets != UNSCORED
@@ -55,10 +62,11 @@ class Head:
         if type(self._output) is nn.Linear and self._output.bias is None:
             found: Tensor = _LinearEntropy.apply(hidden, weight, targets, rows, torch.is_grad_enabled())
             return found
-        # a head in shards, quantised or with an adapter: its logits are made again backward
+        if is_sharded(weight):  # it is gathered by all at once, so all call it as often
+            return self._entropy(hidden, targets)
+        # a head that is quantised, biased or has an adapter: its logits are made again backward
         parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-        sums = [checkpoint(self._entropy, part, aims, use_reentrant=False) for part, aims in parts]
-        return torch.stack(sums).sum() if sums else hidden.sum() * 0
+        return torch.stack([checkpoint(self._entropy, *part, use_reentrant=False) for part in parts]).sum()
 
     def _entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(self._output(hidden).float(), targets, reduction="sum")
@@ -108,6 +116,7 @@ class _LinearEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (None if found is None else found * grads[0] for found in ctx.saved_tensors)
         return (*scaled, None, None, None)

@@ -160,17 +160,12 @@ def test_devices_and_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512f"})
     assert resolve_dtype("auto", "cpu") == torch.float32
     monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512_bf16"})
-    for gain, chosen in ((0.5, torch.float32), (1.2, torch.float32), (5.0, torch.bfloat16)):
-        monkeypatch.setattr(base_module, "_bfloat16_gain", lambda gain=gain: gain)
-        assert resolve_dtype("auto", "cpu") == chosen
+    assert resolve_dtype("auto", "cpu") == torch.float32
+    monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512_bf16", "amx_bf16"})
+    assert resolve_dtype("auto", "cpu") == torch.bfloat16
     assert resolve_dtype("float32", "cpu") == torch.float32
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert not computes_bfloat16("cuda:0")
-
-
-def test_the_gain_of_bfloat16_is_measured() -> None:
-    gain = base_module._bfloat16_gain.__wrapped__(size=64, repeats=3)
-    assert 0 < gain < 1e3
 
 
 def test_parameters_are_counted_with_tied_ones_once(llama: LlamaForCausalLM) -> None:

@@ -158,11 +158,17 @@ def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatc
 
 
 def test_a_measured_loss_makes_no_gradient(llama: Any) -> None:
-    batch = pad(some_rows(4), PAD)
-    with torch.no_grad():
-        loss = Head(llama).loss_sum(batch)
-    assert not loss.requires_grad
-    assert loss.item() == pytest.approx(Head(llama).loss_sum(batch).item(), rel=1e-6)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch, head, operations = pad(some_rows(4), PAD), Head(llama), []
+    losses = [head.loss_sum(batch).item()]
+    for learning in (False, True):
+        with torch.set_grad_enabled(learning), FlopCounterMode(display=False) as counter:
+            losses.append(head.loss_sum(batch).item())
+        operations.append(counter.get_total_flops())
+    assert losses == pytest.approx(losses[:1] * 3, rel=1e-6)
+    product = 2 * batch.supervised * llama.config.hidden_size * llama.config.vocab_size
+    assert operations[1] - operations[0] == product  # to the hidden states; what is added in place is not counted
 
 
 @pytest.mark.oracle
