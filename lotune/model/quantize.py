@@ -40,7 +40,12 @@ def load_quantized(settings: BaseSettings, device: str, kind: Quantize) -> Base:
     """
     check_quantize(kind, device)
     dtype = resolve_dtype(settings.dtype, resolve_device(device))
-    return load_base(settings, device, None if kind == "no" else _config(kind, dtype))
+    base = load_base(settings, device, None if kind == "no" else _config(kind, dtype))
+    for module in base.model.modules():
+        # bitsandbytes would lay weights out anew for asking in bfloat16, in which they cannot be trained any further
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # for the type, it is a module's
+    return base
 
 
 def load_as_trained(settings: BaseSettings, device: str, kind: Quantize) -> Base:
