@@ -324,11 +324,8 @@ def figure(name: str, unit: str, ours: Measured, value: float, peer: Measured | 
 def process_figure(options: argparse.Namespace, precision: str, folder: Path) -> dict[str, Any]:
     """The rate of LoRA in two processes of one thread each against that in one such process."""
     plan = CONTESTS["lora"].tiny if options.tiny else CONTESTS["lora"].plan
-    plan, alone = (
-        replace(plan, threads=1, steps=options.steps, precision=precision),
-        argparse.Namespace(**vars(options)),
-    )
-    alone.threads = 1
+    plan = replace(plan, threads=1, steps=options.steps, precision=precision)
+    alone = argparse.Namespace(**{**vars(options), "threads": 1})
     folder.mkdir()
     plan.write(folder)
     call("make", alone, folder)

@@ -88,15 +88,4 @@ def from_record(record: Mapping[str, Any]) -> Example:
 
 def spooled(examples: Iterable[Example]) -> Spool[Example]:
     """Examples on disk, as they come."""
-    return Spool(examples, _dumped, _loaded)
-
-
-def _dumped(example: Example) -> bytes:
-    e = example
-    return orjson.dumps((e.id, e.prompt, e.target, e.answers, e.kind, e.choices, e.prompt_parts, e.turns, e.copy_of))
-
-
-def _loaded(content: bytes) -> Example:
-    id, prompt, target, answers, kind, choices, parts, turns, copy_of = orjson.loads(content)
-    parts, turns = parts and tuple(parts), tuple(Turn(**turn) for turn in turns)
-    return Example(id, prompt, target, tuple(answers), kind, tuple(choices), parts, turns, copy_of)
+    return Spool(examples, orjson.dumps, lambda content: from_record(orjson.loads(content)))

@@ -97,10 +97,11 @@ def _read_jsonl(path: Path, columns: Mapping[str, str] | None) -> _Found:
 
 
 def _read_json(path: Path, columns: Mapping[str, str] | None) -> _Found:
-    index = 0
+    count = 0
     try:
-        for index, item in enumerate(_array_items(path)):
-            yield f"{path.name}[{index}]", _as_row(_parse_json(item.encode()))
+        for item in _array_items(path):
+            yield f"{path.name}[{count}]", _as_row(_parse_json(item.encode()))
+            count += 1
         return
     except (_NotJsonError, ValueError, RecursionError):
         value = read_json_document(path)  # says where the fault is
@@ -108,7 +109,8 @@ def _read_json(path: Path, columns: Mapping[str, str] | None) -> _Found:
         squad = isinstance(value, dict) and isinstance(value.get("data"), list)
         remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
         raise DataError(str(path), f"holds {_kind(value)}", "an array of objects", remedy)
-    raise DataError(str(path), f"is not JSON after item {index}", "an array of objects", "write it anew")
+    for index, item in enumerate(value[count:], start=count):  # nested deeper than items are found one by one
+        yield f"{path.name}[{index}]", _as_row(item)
 
 
 def _array_items(path: Path, size: int = 1 << 20) -> Iterator[str]:

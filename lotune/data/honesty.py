@@ -139,9 +139,8 @@ def split(
     Two examples with the same prompt can come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
-    copies = [place for place, one in enumerate(examples) if one.copy_of]
-    copied = set(copies)
-    rest = [place for place in range(len(examples)) if place not in copied]
+    copies = {place: one.copy_of for place, one in enumerate(examples) if one.copy_of}
+    rest = [place for place in range(len(examples)) if place not in copies]
     if rows >= len(rest):
         raise DataError(
             f"data.{name}_rows",

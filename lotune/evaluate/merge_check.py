@@ -89,13 +89,12 @@ def check_merge(
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
     difference, exact = _largest_difference(adapted, merged, questions, batch_tokens), None
-    if (
-        not difference <= TOLERANCE and next(adapted.parameters()).device.type != "mps"
-    ):  # a NaN fails, too; mps has no float64
+    has_float64 = next(adapted.parameters()).device.type != "mps"
+    if not difference <= TOLERANCE and has_float64:  # a NaN fails, too
         with _in_float64(adapted, merged):
             exact = _largest_difference(adapted, merged, questions, batch_tokens)
-    if not (difference if exact is None else exact) <= TOLERANCE:
-        apart = difference if exact is None else exact
+    apart = difference if exact is None else exact
+    if not apart <= TOLERANCE:
         found = f"merged and adapted logits differ by {apart:.3g} on {len(questions)} rows"
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]

@@ -72,7 +72,7 @@ class Engine:
         """
         if self._in_use:
             raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
-        _check(self.model, self._base, requests)
+        check_requests(self.model, self._base, requests)
         if self._slotted is None and any(request.adapter is not None for request in requests):
             expected = "an architecture whose attention takes a mask"
             raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
@@ -173,7 +173,12 @@ def _check_switching(model: Any) -> None:
         raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
 
 
-def _check(model: Any, base: PreTrainedModel, requests: Sequence[Request]) -> None:
+def check_requests(model: Any, base: Any, requests: Sequence[Request]) -> None:
+    """Nothing, where a model can answer all requests; `base` is the one inside an adapted model.
+
+    Raises: DataError for a request that is empty, out of the vocabulary or longer than the context, or names an unknown
+    adapter; ModelError for an adapter that prepends tokens of its own, or that cannot be chosen a request.
+    """
     config = base.config.get_text_config(decoder=True)
     context, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
     if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):

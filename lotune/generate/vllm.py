@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lotune.errors import DataError, ModelError
-from lotune.generate.engine import Engine
+from lotune.errors import ModelError
+from lotune.generate.engine import Engine, check_requests
 from lotune.generate.requests import Completion, Request, StoppedBy, end_ids
 from lotune.generate.sampling import cut_at_stop
-from lotune.model.base import base_folder, context_length, resolve_device, resolve_dtype
+from lotune.model.base import base_folder, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
@@ -56,11 +56,12 @@ class Vllm:
     def stream(self, requests: Sequence[Request], *, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
         """(number of the request, answer), a thousand requests at a time; vLLM itself budgets the memory.
 
-        Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError for a request that
-        is longer than the model's context.
+        Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError as `check_requests`.
         """
-        for number, request in enumerate(requests):
-            self._check(request, number)
+        if any(request.adapter is not None or request.seconds is not None for request in requests):
+            found = "has adapters and deadlines a request with lotune's own engine only"
+            raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
+        check_requests(self, self, requests)
         for first in range(0, len(requests), TOGETHER):
             part = requests[first : first + TOGETHER]
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in part]
@@ -68,15 +69,6 @@ class Vllm:
                 found = self._llm.generate(prompts, [self._asked(request) for request in part], use_tqdm=False)
             for number, (request, output) in enumerate(zip(part, found, strict=True), start=first):
                 yield number, self._completion(request, output.outputs[0])
-
-    def _check(self, request: Request, number: int) -> None:
-        if request.adapter is not None or request.seconds is not None:
-            found = "has adapters and deadlines a request with lotune's own engine only"
-            raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
-        length, context = len(request.prompt_ids) + request.max_new_tokens, context_length(self)  # type: ignore[arg-type]
-        if length > context:
-            found = f"needs {length} tokens, {request.max_new_tokens} of them new"
-            raise DataError(request.where or f"request {number}", found, f"at most {context}", "shorten the prompt")
 
     def _asked(self, request: Request) -> Any:
         how = request.sampling

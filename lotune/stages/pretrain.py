@@ -37,7 +37,7 @@ TOKENIZER_DOCUMENTS = 20_000
 TRAINED_BYTES = 16
 """Of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 260, 64
-"""Most of what a document takes in the mean: 214 tokens with the smallest vocabulary, offsets, answers and id."""
+"""Most of what a document takes in the mean: some 250 tokens with the smallest vocabulary, offsets, answers and id."""
 DOCUMENT_KEYS = (
     *("seed", "pretrain.documents", "pretrain.validation_share", "pretrain.config.vocab_size", "pretrain.start"),
     *("pretrain.text", "pretrain.cleaning", "pretrain.blocks", "pretrain.block_size", "pretrain.tokenizer"),

@@ -53,8 +53,11 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     return Estimate(steps, seconds, memory_bytes(model, batch, head.divides), disk_bytes(model, adapters, merged))
 
 
-def memory_bytes(model: Any, batch: Batch, divided: bool = True) -> int:
-    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held."""
+def memory_bytes(model: Any, batch: Batch, divided: bool) -> int:
+    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held.
+
+    `divided`: of the logits only a part is held at once.
+    """
     config = model.config.get_text_config()
     weights = held_bytes(model.parameters())
     trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)

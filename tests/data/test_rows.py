@@ -476,3 +476,15 @@ def test_a_broken_array_is_told_with_its_place(tmp_path: Path, text: str) -> Non
 def test_what_is_no_array_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="an array of objects"):
         read_rows(written(tmp_path, "rows.json", text))
+
+
+def test_rows_nested_too_deeply_are_named(tmp_path: Path) -> None:
+    """Deeper than Python's own parser goes, which finds the items one by one."""
+    for depth, refused in ((200, False), (990, True)):
+        text = '[{"a": 1}, {"a": ' + "[" * depth + "]" * depth + "}]"
+        file = written(tmp_path, "rows.json", text)
+        if refused:
+            with pytest.raises(DataError, match=r"rows\.json\[1\]: is nested too deeply"):
+                read_rows(file)
+        else:
+            assert [row for _, row in read_rows(file).rows] == json.loads(text)
