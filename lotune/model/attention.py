@@ -30,12 +30,13 @@ Width = tuple[int, int, int]
 class Group(NamedTuple):
     """Rows of similar length: places (B, L) of their tokens in the line; of B·L which are no padding, which are own.
 
-    What rows share belongs to the first one.
+    What rows share belongs to the first one. Whether the group is the line itself, cut into rows of one length.
     """
 
     places: Tensor
     real: Tensor
     own: Tensor
+    is_line: bool
 
 
 def take_packed(model: Any, longest: int) -> bool:
@@ -112,11 +113,11 @@ def _attention(
         return found
     if unknown:
         raise ValueError(f"packed attention has no {unknown[0]}")
+    scale = rest.get("scaling") or query.shape[-1] ** -0.5
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    scale = rest.get("scaling") or query.shape[-1] ** -0.5
-    query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     attend = _fused if query.device.type == "cpu" else _grouped
     return attend(query, key, value, row_lengths, scale)[None], None
 
@@ -179,25 +180,30 @@ def _group(rows: list[int], shared: int, lengths: list[int], starts: list[int], 
     real = column < torch.tensor([shared + lengths[row] for row in rows])[:, None]
     own = real & ((column >= shared) | (torch.tensor(rows) == 0)[:, None])
     places = torch.where(real, torch.where(column < shared, column, first + column - shared), first)
-    found = (part.flatten().nonzero()[:, 0].to(device) for part in (real, own))
-    return Group(places.to(device), *found)
+    in_real, in_own = (part.flatten().nonzero()[:, 0].to(device) for part in (real, own))
+    is_line = torch.equal(places.flatten(), torch.arange(shared + sum(lengths)))
+    return Group(places.to(device), in_real, in_own, is_line)
 
 
 def _taken(tensor: Tensor, group: Group) -> Tensor:
-    """The rows of a group out of a line: (T, H, E) to (B, H, L, E)."""
-    return tensor[group.places].transpose(1, 2)
+    """The rows of a group out of a line: (T, H, E) to (B, H, L, E), a view where the group is the line."""
+    rows = tensor.unflatten(0, tuple(group.places.shape)) if group.is_line else tensor[group.places]
+    return rows.transpose(1, 2)
 
 
 def _put(line: Tensor, rows: Tensor, group: Group) -> None:
     """Write the rows (B, H, L, ...) of a group into a line (T, H, ...): what is their own."""
-    rows = rows.transpose(1, 2).flatten(0, 1)
-    line[group.places.flatten()[group.own]] = rows[group.own].to(line.dtype)
+    line[group.places.flatten()[group.own]] = _in_line(rows)[group.own].to(line.dtype)
 
 
 def _add(line: Tensor, rows: Tensor, group: Group) -> None:
     """Add the rows (B, H, L, E) of a group to a line (T, H, E): what they share sums up."""
-    rows = rows.transpose(1, 2).flatten(0, 1)
-    line.index_add_(0, group.places.flatten()[group.real], rows[group.real].to(line.dtype))
+    line.index_add_(0, group.places.flatten()[group.real], _in_line(rows)[group.real].to(line.dtype))
+
+
+def _in_line(rows: Tensor) -> Tensor:
+    """Rows (B, H, L, ...) one after the other, padding included: (B·L, H, ...), a view where the kernels made them."""
+    return rows.transpose(1, 2).flatten(0, 1)
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> Tensor:
@@ -224,10 +230,12 @@ def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Causal attention within each row of a line, all (T, H, E); and the logarithm of the softmax's sum, (T, H)."""
-    out, log_sum = torch.empty_like(value), query.new_empty(query.shape[:2], dtype=torch.float32)
+    out, log_sum = value.new_empty(value.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
     for group in _each(row_lengths, query):
         q, k, v = (_taken(tensor, group) for tensor in (query, key, value))
         rows, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        if group.is_line:
+            return _in_line(rows).contiguous(), _in_line(sums).contiguous()
         _put(out, rows, group)
         _put(log_sum, sums, group)
     return out, log_sum
@@ -235,32 +243,38 @@ def packed_attention(
 
 @packed_attention.register_fake
 def _shapes(query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(value), query.new_empty(query.shape[:2], dtype=torch.float32)
+    return value.new_empty(value.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
 
 
 @torch.library.custom_op("lotune::packed_attention_backward", mutates_args=())
 def _backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, lengths: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    found: list[Tensor] = []
     for group in _each(lengths, query):
         g, q, k, v, o, sums = (_taken(tensor, group) for tensor in (grad, query, key, value, out, log_sum[..., None]))
-        others = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
-        others[group.own] = False
-        g = g.masked_fill(others.view(group.places.shape)[:, None, :, None], 0)
+        if len(group.own) < group.places.numel():
+            others = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
+            others[group.own] = False
+            g = g.masked_fill(others.view(group.places.shape)[:, None, :, None], 0)
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
         )
+        if group.is_line:
+            found = [_in_line(rows).contiguous() for rows in grads]
+            break
+        found = found or [like.new_zeros(like.shape) for like in (query, key, value)]
         for line, rows in zip(found, grads, strict=True):
             _add(line, rows, group)
-    return found
+    of_query, of_key, of_value = found
+    return of_query, of_key, of_value
 
 
 @_backward.register_fake
 def _backward_shapes(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor, lengths: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -55,6 +55,7 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
     check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model)
     model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
     tokenizer.name_or_path = settings.model
+    _fuse_activations(model)
     nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
     return Base(settings.model, model, tokenizer, folder, dtype)
 
@@ -205,6 +206,7 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
         )
+    _fuse_activations(model)
     return model
 
 
@@ -294,6 +296,16 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
         raise ModelError(name, f"{len(missing)} weights are missing, such as {missing[0]}", "a complete model")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _fuse_activations(model: nn.Module) -> None:
+    """Put torch's one kernel in the place of the GELU that transformers computes in eight passes (GPT-2's)."""
+    from transformers.activations import FastGELUActivation, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:

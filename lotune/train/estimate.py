@@ -56,7 +56,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
 def memory_bytes(model: Any, batch: Batch, divided: bool) -> int:
     """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held.
 
-    `divided`: of the logits only a part is held at once.
+    `divided`: of the logits only a part is held, once, in float32 and maybe in the dtype of the weights.
     """
     config = model.config.get_text_config()
     weights = held_bytes(model.parameters())
@@ -65,8 +65,8 @@ def memory_bytes(model: Any, batch: Batch, divided: bool) -> int:
     tokens = batch.input_ids.numel()
     activations = tokens * config.num_hidden_layers * config.hidden_size * ACTIVATION_NUMBERS * size
     logits = batch.supervised * config.vocab_size
-    logits = min(logits, most_logits(batch.input_ids.device)) if divided else logits
-    return int(weights + trained + activations + 3 * 4 * logits)
+    held = 6 * min(logits, most_logits(batch.input_ids.device)) if divided else 3 * 4 * logits
+    return int(weights + trained + activations + held)
 
 
 def disk_bytes(model: Any, adapters: int, merged: int) -> int:

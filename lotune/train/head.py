@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
 from lotune.train.parallel import is_sharded
 
-MOST_LOGITS = {"cpu": 2**22, "cuda": 2**26}
-"""Logits that are held at once: 16 MiB in float32, which a processor's caches hold; 256 MiB where kernels are large."""
+MOST_LOGITS = {"cpu": 2**23, "cuda": 2**26}
+"""Logits that are held at once: 32 MiB in float32, about what caches hold; 256 MiB where kernels are large."""
 
 
 def most_logits(device: torch.device) -> int:
@@ -91,7 +91,8 @@ def _apart(batch: Batch) -> dict[str, Tensor]:
 class _LinearEntropy(torch.autograd.Function):
     """Summed cross-entropy of hidden (N, D) times weight (V, D), without the logits (N, V) ever being there at once.
 
-    The gradients are made beside the loss, from logits that are still in the cache, so nothing is computed twice.
+    The gradients are made beside the loss, from logits that are still in the cache, so nothing is computed twice; all
+    parts use the same memory.
     """
 
     @staticmethod
@@ -100,23 +101,31 @@ class _LinearEntropy(torch.autograd.Function):
         to_hidden, to_weight = (learning and needed for needed in ctx.needs_input_grad[:2])
         of_hidden = torch.empty_like(hidden) if to_hidden else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
+        made = weight.new_empty(min(rows, len(hidden)), len(weight))  # in the dtype of the weights
+        taken = made if made.dtype == torch.float32 else torch.empty_like(made, dtype=torch.float32)
         for first in range(0, len(hidden), rows):
             part, aims = hidden[first : first + rows], targets[first : first + rows, None]
-            logits = linear(part, weight).float()
-            log_sum = logits.logsumexp(1, keepdim=True)
-            total += (log_sum - logits.gather(1, aims)).sum()
+            product, logits = made[: len(part)], taken[: len(part)]
+            torch.mm(part, weight.T, out=product)
+            if taken is not made:
+                logits.copy_(product)
+            logits.sub_(logits.amax(1, keepdim=True))
+            aimed = logits.gather(1, aims)
+            sums = logits.exp_().sum(1, keepdim=True)
+            total += (sums.log() - aimed).sum()
             if not (to_hidden or to_weight):
                 continue
-            errors = logits.sub_(log_sum).exp_().scatter_add_(1, aims, torch.full_like(log_sum, -1.0))
-            if of_hidden is not None:
-                of_hidden[first : first + rows] = errors.to(weight.dtype) @ weight
+            logits.div_(sums).scatter_add_(1, aims, torch.full_like(sums, -1.0))  # the gradient of the logits
             if of_weight is not None:
-                of_weight.addmm_(errors.T, part.float())
+                of_weight.addmm_(logits.T, part.float())
+            if of_hidden is not None:
+                rounded = logits if taken is made else product.copy_(logits)
+                of_hidden[first : first + rows] = rounded @ weight
         ctx.save_for_backward(of_hidden, None if of_weight is None else of_weight.to(weight.dtype))
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (None if found is None else found * grads[0] for found in ctx.saved_tensors)
+        scaled = (None if found is None else found.mul_(grads[0]) for found in ctx.saved_tensors)
         return (*scaled, None, None, None)

@@ -59,6 +59,22 @@ def test_bfloat16_is_loaded_where_asked_and_float32_copies_are_exact(base_folder
     assert wide.dtype == torch.float32
 
 
+def test_gpt_2_s_activation_is_one_kernel_and_the_same(base_folder: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    torch.manual_seed(0)
+    plain = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.3)).eval()
+    plain.save_pretrained(base_folder)
+    ids = torch.arange(40)[None]
+    with torch.profiler.profile() as profile:
+        found = load_base(BaseSettings(model=str(base_folder), dtype="float32"), "cpu").model(ids).logits
+    operations = {event.key for event in profile.key_averages()}
+    assert "aten::gelu" in operations
+    assert "aten::tanh" not in operations
+    torch.testing.assert_close(found, plain(ids).logits, rtol=1e-5, atol=1e-5)
+
+
 def test_without_weights_it_is_refused(base_folder: Path) -> None:
     (base_folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="holds no weights"):

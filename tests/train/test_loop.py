@@ -16,7 +16,7 @@ from lotune.data.batches import Layout, pad
 from lotune.model.adapters import attach
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
-from lotune.train.head import MOST_LOGITS, Head
+from lotune.train.head import MOST_LOGITS, Head, _LinearEntropy
 from lotune.train.loop import NotFiniteError, adamw, mean_loss, muon, train
 
 
@@ -130,11 +130,12 @@ def test_a_model_that_scales_its_logits_is_called_whole() -> None:
 def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def watched(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def watched(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(tuple(hidden.shape))
-        return torch.nn.functional.linear(hidden, weight)
+        return entropy(hidden, *rest)
 
-    monkeypatch.setattr("lotune.train.head.linear", watched)
+    entropy = _LinearEntropy.apply
+    monkeypatch.setattr(_LinearEntropy, "apply", watched)
     batch = pad(some_rows(5), PAD)
     Head(llama).loss_sum(batch)
     assert seen == [(batch.supervised, llama.config.hidden_size)]
