@@ -39,6 +39,16 @@ class _SlotLayer(CacheLayerMixin):
         self.values = value_states.new_zeros((*shape, value_states.shape[3]))
         self.is_initialized = True
 
+    def put(
+        self, slots: torch.Tensor, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store keys and values (N, H, D) at places (N,) of slots (N,); all that is stored, (S, H, C, D) each."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys[None].transpose(1, 2), values[None].transpose(1, 2))
+        self.keys[slots, :, places] = keys
+        self.values[slots, :, places] = values
+        return self.keys, self.values
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,6 +114,14 @@ class SlotCache(Cache):
         self.shared.slots, self.shared.capacity = slots, capacity
         for layer in self._slot_layers():
             layer.resize(kept_rows, kept_width)
+
+    def at(self, number: int) -> _SlotLayer:
+        """The buffers of a layer."""
+        while len(self.layers) <= number:
+            self.layers.append(_SlotLayer(self.shared))
+        layer = self.layers[number]
+        assert isinstance(layer, _SlotLayer)
+        return layer
 
     def _slot_layers(self) -> Iterator[_SlotLayer]:
         return (layer for layer in self.layers if isinstance(layer, _SlotLayer))

@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
+from lotune.generate.lean import Lean
 from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
 from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
@@ -58,7 +59,9 @@ class Engine:
         self._base, self._in_use = _base(model), False
         kinds = _attention_kinds(self._base)
         self._blocks = bool(kinds) and _takes_widths(self._base)
-        self._slotted = Slotted(model, kinds, self._blocks) if kinds else None
+        plain = self._blocks and kinds == {"full_attention": None}
+        self._lean = Lean.of(self._base) if plain else None
+        self._slotted = Slotted(model, kinds, self._blocks, self._lean) if kinds else None
 
     @torch.inference_mode()
     def stream(
@@ -79,9 +82,11 @@ class Engine:
         rows = [Row(index, request) for index, request in enumerate(requests)]
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
         was_training, attention = self.model.training, self._base.config._attn_implementation
+        called = self._lean is None or any(request.adapter is not None for request in requests)
         self._in_use = True
-        self.model.eval()
-        if self._blocks:
+        if was_training:
+            self.model.eval()
+        if self._blocks and called:
             use_packed_attention(self._base)
         try:
             if self._slotted is not None:
@@ -90,8 +95,9 @@ class Engine:
                 yield from _run_aligned(self.model, ending, rows, batch_tokens)
         finally:
             self._in_use = False
-            self.model.train(was_training)
-            if self._blocks:
+            if was_training:
+                self.model.train()
+            if self._blocks and called:
                 self._base.set_attn_implementation(attention)
 
 

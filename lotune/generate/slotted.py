@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lotune.generate.cache import SlotCache
+from lotune.generate.lean import Lean, Pass
 from lotune.generate.requests import Completion, Ending, Row
 from lotune.model.attention import Width
 
@@ -23,6 +24,8 @@ GROWTH = 1.25
 """The cache is laid out anew where that makes room for this many times as many rows."""
 BLOCK = 16
 """So many neighbouring slots hold rows of similar length, which attend to the width of their longest."""
+MOST_SLOTS = {"cpu": 128, "cuda": 1024}
+"""Rows that run at once at most: more of them make a step longer and a token no cheaper, and take memory."""
 LEAST_SHARED = 16
 """A shared beginning of fewer tokens is read again: copying it would not pay."""
 MOST_MASKED = 2**24
@@ -36,10 +39,13 @@ class Slotted:
     has in common with one of them.
     """
 
-    def __init__(self, model: PreTrainedModel, kinds: dict[str, int | None], blocks: bool) -> None:
-        """`blocks`: whether the model's attention takes `widths` (`lotune.model.attention`)."""
-        self.model, self.kinds, self.blocks = model, kinds, blocks
+    def __init__(
+        self, model: PreTrainedModel, kinds: dict[str, int | None], blocks: bool, lean: Lean | None = None
+    ) -> None:
+        """`blocks`: whether the model's attention takes `widths` (`lotune.model.attention`); `lean`: its lean pass."""
+        self.model, self.kinds, self.blocks, self.lean = model, kinds, blocks, lean
         self.device, self.dtype = model.device, model.dtype
+        self.most_slots = MOST_SLOTS.get(self.device.type, MOST_SLOTS["cuda"])
         self.running: list[Row] = []
         self.held: list[list[int]] = []
         self.adapters: list[str | None] = []
@@ -89,7 +95,7 @@ class Slotted:
         A prompt that is read alone has its first token at once, and may be answered with it.
         """
         need = max(row.need for row in (*self.running, waiting[-1]))
-        slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting))
+        slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting), self.most_slots)
         held = self.cache.shared.slots * self.cache.shared.capacity
         too_many = not self.running and self.cache.shared.slots > slots and held > batch_tokens
         if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity or too_many:
@@ -137,10 +143,7 @@ class Slotted:
         places = torch.arange(shared, row.length + 1, device=self.device)[None]
         if shared:
             self._copy(slot, place, shared)
-            logits = self._at_places([row], rest, places, place)
-        else:
-            self.cache.fill_from(place)
-            logits = self._forward([row], rest, places, None)
+        logits = self._forward([row], Pass(place, rest, places, row.length + 1, fresh=not shared))
         self.held[place], self.adapters[place] = list(row.request.prompt_ids), row.request.adapter
         [token] = ending.choose(logits, [row])
         answer = ending.append(row, token)
@@ -166,9 +169,9 @@ class Slotted:
         width = max((row.length for row in rows), default=0)
         if width:
             padded = [[*row.prompt, *[0] * (width - row.length)] for row in rows]
-            positions = torch.arange(width, device=self.device).expand(len(rows), -1)
-            self.cache.fill_from(len(self.running))
-            self._forward(rows, torch.tensor(padded, device=self.device), positions, None)
+            places = torch.arange(width, device=self.device).expand(len(rows), -1)
+            ids, lengths = torch.tensor(padded, device=self.device), [row.length for row in rows]
+            self._forward(rows, Pass(len(self.running), ids, places, width, lengths, fresh=True))
         self._enter(rows)
 
     def _extend(self, rows: list[tuple[int, Row]]) -> None:
@@ -180,7 +183,9 @@ class Slotted:
             starts = torch.tensor([shared for shared, _ in rows], device=self.device)
             places = starts[:, None] + torch.arange(width, device=self.device)
             places.clamp_(max=self.cache.shared.capacity - 1)  # only padding lies beyond
-            self._at_places(entering, torch.tensor(padded, device=self.device), places, len(self.running))
+            ids, lengths = torch.tensor(padded, device=self.device), [row.length - shared for shared, row in rows]
+            seen = max(row.length for row in entering)
+            self._forward(entering, Pass(len(self.running), ids, places, seen, lengths))
         self._enter(entering)
 
     def _enter(self, rows: list[Row]) -> None:
@@ -194,13 +199,14 @@ class Slotted:
         places = torch.tensor([[row.length] for row in self.running], device=self.device)
         for held, row in zip(self.held, self.running, strict=False):
             held.append(row.last)
-        return self._at_places(self.running, last, places, 0, self._widths())
+        seen = max(row.length for row in self.running) + 1
+        return self._forward(self.running, Pass(0, last, places, seen, widths=self._widths()))
 
-    def _widths(self) -> dict[str, list[Width]]:
+    def _widths(self) -> list[Width] | None:
         """What the rows of each block of slots attend to; blocks of nearly one width are put together."""
         rows, widths = self.running, list[Width]()
         if not self.blocks or len(rows) <= BLOCK:
-            return {}
+            return None
         for first in range(0, len(rows), BLOCK):
             last = min(first + BLOCK, len(rows))
             width = max(row.length for row in rows[first:last]) + 1
@@ -208,16 +214,7 @@ class Slotted:
                 first, _, other = widths.pop()
                 width = max(width, other)
             widths.append((first, last, width))
-        return {"widths": widths}
-
-    def _at_places(
-        self, rows: Sequence[Row], input_ids: torch.Tensor, places: torch.Tensor, first: int, more: Any = None
-    ) -> torch.Tensor:
-        """Logits (n, V) after tokens (n, T) at places (n, T) of the slots from `first` on."""
-        width = int(places.max()) + 1
-        self.cache.write_at(first, places, width)
-        masks = {kind: self._mask(places, width, window) for kind, window in self.kinds.items()}
-        return self._forward(rows, input_ids, places, masks if len(masks) > 1 else next(iter(masks.values())), more)
+        return widths
 
     def _mask(self, places: torch.Tensor, width: int, window: int | None) -> torch.Tensor:
         """What is added to the attention scores, (n, 1, T, W)."""
@@ -228,18 +225,30 @@ class Slotted:
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
-    def _forward(
-        self, rows: Sequence[Row], input_ids: torch.Tensor, positions: torch.Tensor, mask: Any, more: Any = None
-    ) -> torch.Tensor:
+    def _forward(self, rows: Sequence[Row], what: Pass) -> torch.Tensor:
+        """Logits (n, V) after the last token of each row; of no meaning where rows are padded."""
+        adapters, (count, tokens) = self._chosen_adapters(rows), what.places.shape
+        if self.lean is not None and not adapters:
+            one = count == tokens == 1
+            mask = None if what.fresh or one else self._mask(what.places, what.seen, None)
+            hidden = self.lean.read(what, mask, self.cache)
+            return self.lean.logits(hidden[tokens - 1 :: tokens]) if what.lengths is None else hidden
+        masks: Any = None
+        if what.fresh:
+            self.cache.fill_from(what.first)
+        else:
+            self.cache.write_at(what.first, what.places, what.seen)
+            masks = {kind: self._mask(what.places, what.seen, window) for kind, window in self.kinds.items()}
+            masks = masks if len(masks) > 1 else next(iter(masks.values()))
         output = self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
+            input_ids=what.input_ids,
+            attention_mask=masks,
+            position_ids=what.places,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
-            **self._chosen_adapters(rows),
-            **(more or {}),
+            **adapters,
+            **({} if what.widths is None else {"widths": what.widths}),
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

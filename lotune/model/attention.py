@@ -131,13 +131,20 @@ def _of_width(
     """
     rows, heads, _, size = query.shape
     queries = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    return attend_widths(queries, key, value, mask, widths, scale).view(rows, 1, heads, size)
+
+
+def attend_widths(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, widths: Sequence[Width], scale: float | None
+) -> Tensor:
+    """What queries (B, H, Q, E) find, each block of rows in as many keys and values (B, H, L, E) as it sees."""
     found = torch.empty_like(queries)
     for first, last, width in widths:
         part = slice(first, last)
         found[part] = scaled_dot_product_attention(
-            queries[part], key[part, :, :width], value[part, :, :width], mask[part, ..., :width], scale=scale
+            queries[part], keys[part, :, :width], values[part, :, :width], mask[part, ..., :width], scale=scale
         )
-    return found.view(rows, 1, heads, size)
+    return found
 
 
 def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:

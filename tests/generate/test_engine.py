@@ -12,6 +12,7 @@ import torch
 from lotune.errors import DataError
 from lotune.generate import engine
 from lotune.generate.engine import generate
+from lotune.generate.lean import Pass
 from lotune.generate.requests import Completion, Request
 from lotune.generate.slotted import Slotted
 
@@ -33,7 +34,7 @@ WIDE = {
 def llama(**changes: Any) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**WIDE, **changes))
+    return LlamaForCausalLM(LlamaConfig(**WIDE | changes))
 
 
 def gpt2() -> PreTrainedModel:
@@ -158,11 +159,11 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     heights, sizes, alone, reading = [], [], [], []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
-        if input_ids.shape[1] == 1 and not reading:
-            heights.append(len(input_ids))
-        return forward(self, rows, input_ids, *rest)
+        if what.input_ids.shape[1] == 1 and not reading:
+            heights.append(len(rows))
+        return forward(self, rows, what)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     read_alone = Slotted._read_alone
@@ -194,10 +195,10 @@ def test_many_rows_attend_to_widths_of_their_own(
     asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
     widths, forward = [], Slotted._forward
 
-    def watched(self: Slotted, *given: Any) -> torch.Tensor:
-        if isinstance(given[-1], dict) and "widths" in given[-1]:
-            widths.append((given[-1]["widths"], [row.length + 1 for row in self.running]))
-        return forward(self, *given)
+    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+        if what.widths is not None:
+            widths.append((what.widths, [row.length + 1 for row in self.running]))
+        return forward(self, rows, what)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     before = model.config._attn_implementation

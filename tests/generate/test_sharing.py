@@ -13,6 +13,7 @@ import torch
 
 from lotune.errors import DataError, ModelError
 from lotune.generate.engine import Engine, generate
+from lotune.generate.lean import Pass
 from lotune.generate.requests import BASE, Request
 from lotune.generate.slotted import LEAST_SHARED, Slotted, common
 from tests.generate.test_engine import SLOTTED, ids, llama, made, theirs
@@ -38,9 +39,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        sizes.append(input_ids.numel())
-        return forward(self, rows, input_ids, *rest)
+    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+        sizes.append(what.input_ids.numel())
+        return forward(self, rows, what)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     return sizes
@@ -181,7 +182,8 @@ def test_a_pass_that_is_cut_off_leaves_nothing_behind(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the middle of a step: what was said so far is asked on about, and nothing half written is used."""
-    prompt, forward = tuple(range(5, 45)), tiny_llama.model.layers[1].forward
+    activation = tiny_llama.model.layers[1].mlp.act_fn
+    prompt, forward = tuple(range(5, 45)), activation.forward
     engine, passes, said = Engine(tiny_llama, byte_tokenizer), [0], list[int]()
 
     def interrupted(*given: Any, **named: Any) -> Any:
@@ -190,7 +192,7 @@ def test_a_pass_that_is_cut_off_leaves_nothing_behind(
             raise KeyboardInterrupt
         return forward(*given, **named)
 
-    monkeypatch.setattr(tiny_llama.model.layers[1], "forward", interrupted)
+    monkeypatch.setattr(activation, "forward", interrupted)
     asked = [Request(prompt, 20, min_new_tokens=20)]
     with pytest.raises(KeyboardInterrupt):
         list(engine.stream(asked, batch_tokens=100, on_token=lambda _, token: said.append(token)))
@@ -205,9 +207,9 @@ def test_an_engine_keeps_to_the_budget_of_each_call(
 ) -> None:
     engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, input_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        heights.append(len(input_ids))
-        return forward(self, rows, input_ids, *rest)
+    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+        heights.append(len(rows))
+        return forward(self, rows, what)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     asked = [Request((5, 6, 7 + number), 18, min_new_tokens=18) for number in range(20)]
