@@ -17,6 +17,9 @@ from lotune.errors import DataError
 
 _MARK = b"\xef\xbb\xbf"
 _AFTER_ITEM = tuple(" \t\r\n,]")
+MOST_LEVELS = 250
+"""Objects and arrays within one another that a row may have: about what orjson writes."""
+TOO_DEEP = f"nested deeper than {MOST_LEVELS} levels"
 _NO_BLANK = re.compile(r"[^ \t\r\n]")
 _NUMBER = re.compile(r"\s*[-+.]?\d")
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
@@ -294,10 +297,24 @@ def _parse_json(content: bytes, offset: int = 0) -> Any:
         raise _NotJsonError(error.lineno, reason) from None
     except ValueError as error:
         raise _NotJsonError(1, f"not JSON: {error}") from None
+    except RecursionError:
+        raise _NotJsonError(1, TOO_DEEP) from None
 
 
 def _as_row(value: Any) -> dict[str, Any] | str:
-    return value if isinstance(value, dict) else f"{_kind(value)}, not an object"
+    if not isinstance(value, dict):
+        return f"{_kind(value)}, not an object"
+    return TOO_DEEP if _is_too_deep(value) else value
+
+
+def _is_too_deep(row: dict[str, Any]) -> bool:
+    level: list[Any] = [row]
+    for _ in range(MOST_LEVELS):
+        held = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in held for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _kind(value: Any) -> str:

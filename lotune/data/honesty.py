@@ -139,7 +139,7 @@ def split(
     Two examples with the same prompt can come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
-    copies = {place: one.copy_of for place, one in enumerate(examples) if one.copy_of}
+    copies = dict.fromkeys(place for place, one in enumerate(examples) if one.copy_of)
     rest = [place for place in range(len(examples)) if place not in copies]
     if rows >= len(rest):
         raise DataError(

@@ -87,7 +87,7 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A transformers cache of `slots` rows of at most `capacity` tokens; it is told what each forward pass is for."""
+    """A transformers cache of `slots` rows of at most `capacity` tokens, told what each of its passes is for."""
 
     def __init__(self, slots: int, capacity: int) -> None:
         self.shared = _Slots(slots, capacity)

@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from lotune.errors import DataError, ModelError
-from lotune.generate.lean import Lean
+from lotune.generate.lean import Lean, at_rest
 from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
 from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
@@ -60,14 +60,14 @@ class Engine:
         kinds = _attention_kinds(self._base)
         self._blocks = bool(kinds) and _takes_widths(self._base)
         plain = self._blocks and kinds == {"full_attention": None}
-        self._lean = Lean.of(self._base) if plain else None
+        self._lean = Lean.of(model, self._base) if plain else None
         self._slotted = Slotted(model, kinds, self._blocks, self._lean) if kinds else None
 
     @torch.inference_mode()
     def stream(
         self, requests: Sequence[Request], *, batch_tokens: int, on_token: OnToken | None = None
     ) -> Iterator[tuple[int, Completion]]:
-        """(number of the request, answer) as the answers end.
+        """(number of the request, answer) as the answers end; at most `MOST_SLOTS` rows run at once.
 
         Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
         ModelError for an adapter that prepends tokens of its own, or that cannot be chosen a request; RuntimeError
@@ -81,22 +81,19 @@ class Engine:
             raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
         rows = [Row(index, request) for index, request in enumerate(requests)]
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
-        was_training, attention = self.model.training, self._base.config._attn_implementation
+        attention = self._base.config._attn_implementation
         called = self._lean is None or any(request.adapter is not None for request in requests)
         self._in_use = True
-        if was_training:
-            self.model.eval()
         if self._blocks and called:
             use_packed_attention(self._base)
         try:
-            if self._slotted is not None:
-                yield from self._slotted.run(rows, ending, batch_tokens)
-            else:
-                yield from _run_aligned(self.model, ending, rows, batch_tokens)
+            with at_rest(self.model):
+                if self._slotted is not None:
+                    yield from self._slotted.run(rows, ending, batch_tokens)
+                else:
+                    yield from _run_aligned(self.model, ending, rows, batch_tokens)
         finally:
             self._in_use = False
-            if was_training:
-                self.model.train()
             if self._blocks and called:
                 self._base.set_attn_implementation(attention)
 

@@ -9,7 +9,8 @@ W what is attended to, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from lotune.generate.cache import SlotCache
 from lotune.model.attention import Width, attend_widths
 
+KINDS = ("llama", "mistral", "qwen2", "qwen3")
+"""Types of model (`model_type` in config.json) whose formula this is."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""How far the hidden states may be from those of transformers, relative to their norm."""
+"""How far logits may be from those of transformers, relative to their norm."""
 _PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
 """Token ids that every vocabulary has."""
 
@@ -44,38 +47,37 @@ class Pass:
 
 
 class Lean:
-    """A model of transformers, read by its parts: weights are looked up in it at each pass, never copied."""
+    """A model of transformers, read by its parts: they are looked up in it at each pass, never copied."""
 
-    def __init__(self, model: Any) -> None:
-        decoder = model.get_decoder()
-        self.embedding, self.layers, self.norm = decoder.embed_tokens, list(decoder.layers), decoder.norm
-        self.rotary, self.head = decoder.rotary_emb, model.get_output_embeddings()
-        attention = self.layers[0].self_attn
+    def __init__(self, base: Any) -> None:
+        self.base, self.decoder = base, base.get_decoder()
+        attention = self.decoder.layers[0].self_attn
         self.size, self.scale = int(attention.head_dim), float(attention.scaling)
         self.cosines = self.sines = torch.empty(0)
 
     @staticmethod
-    def of(model: Any) -> Lean | None:
-        """The lean pass of a model of transformers; None where it has other parts or hooks, or is computed another way.
+    @torch.inference_mode()
+    def of(model: Any, base: Any) -> Lean | None:
+        """The lean pass of `base`, the model of transformers in an adapted or plain `model`; None where it has none.
 
-        That is found out by reading a few tokens both ways.
+        It has one where its kind is known and nothing else lays hands on it: a few tokens are read both ways.
         """
-        if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()):
+        adapters = getattr(model, "peft_config", {}).values()
+        waits = any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters)  # told by the wrapper
+        if base.config.model_type not in KINDS or waits or any(map(_is_changed, model.modules())):
             return None
-        training = model.training
+        ids = torch.tensor([_PROBE], device=base.device)
+        places, last = torch.arange(len(_PROBE), device=base.device)[None], len(_PROBE) - 1
         try:
-            lean, cache = Lean(model.eval()), SlotCache(1, len(_PROBE))
-            ids = torch.tensor([_PROBE], device=model.device)
-            places = torch.arange(len(_PROBE), device=model.device)[None]
-            lean.read(Pass(0, ids[:, :-1], places[:, :-1], ids.shape[1] - 1, fresh=True), None, cache)
-            found = lean.logits(lean.read(Pass(0, ids[:, -1:], places[:, -1:], ids.shape[1]), None, cache))
-            expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, NotImplementedError):
+            with at_rest(model):
+                lean, cache = Lean(base), SlotCache(1, len(_PROBE))
+                lean.read(Pass(0, ids[:, :last], places[:, :last], last, fresh=True), None, cache)
+                found = lean.logits(lean.read(Pass(0, ids[:, last:], places[:, last:], last + 1), None, cache))
+                expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
-        finally:
-            model.train(training)
-        near = (found - expected).norm() <= TOLERANCE.get(model.dtype, 0.0) * expected.norm()
-        return lean if found.shape == expected.shape and bool(near) else None
+        near = (found - expected).norm() <= TOLERANCE.get(base.dtype, 0.0) * expected.norm()
+        return lean if bool(near) else None
 
     def read(self, what: Pass, mask: Tensor | None, cache: SlotCache) -> Tensor:
         """Hidden states (L, D), before the last norm, of the real tokens, whose keys and values enter the cache.
@@ -88,8 +90,8 @@ class Lean:
         ids, places, slots = (_line(tensor, real) for tensor in (what.input_ids, what.places, slots))
         self._know(what.seen)
         turn = self.cosines[places], self.sines[places]
-        hidden: Tensor = self.embedding(ids)
-        for number, layer in enumerate(self.layers):
+        hidden: Tensor = self.decoder.embed_tokens(ids)
+        for number, layer in enumerate(self.decoder.layers):
             attention, mlp = layer.self_attn, layer.mlp
             x = _normed(layer.input_layernorm, hidden)
             query, key, value = (
@@ -100,47 +102,63 @@ class Lean:
                 query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
             keys, values = cache.at(number).put(slots, places, _turned(key, *turn), value)
             seen = self._attended(_padded(_turned(query, *turn), real, rows, width), keys, values, mask, what)
-            _add_projected(attention.o_proj, _line(seen, real).flatten(1), hidden)
+            hidden += _projected(attention.o_proj, _line(seen, real).flatten(1))
             x = _normed(layer.post_attention_layernorm, hidden)
             gate = mlp.act_fn(_projected(mlp.gate_proj, x))
-            _add_projected(mlp.down_proj, gate.mul_(_projected(mlp.up_proj, x)), hidden)
+            hidden += _projected(mlp.down_proj, gate.mul_(_projected(mlp.up_proj, x)))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (n, V) of hidden states (n, D)."""
-        found: Tensor = _projected(self.head, _normed(self.norm, hidden))
-        return found
+        return _projected(self.base.get_output_embeddings(), _normed(self.decoder.norm, hidden))
 
     def _know(self, places: int) -> None:
         """Have the turns of so many places, (places, 1, E) each, with the sign that `_turned` needs."""
         if len(self.cosines) >= places:
             return
-        like = self.embedding.weight
-        cosines, sines = self.rotary(like, torch.arange(2 * places, device=like.device)[None])
+        like = self.decoder.norm.weight
+        cosines, sines = self.decoder.rotary_emb(like, torch.arange(2 * places, device=like.device)[None])
         half = self.size // 2
-        self.cosines = cosines[0, :, None]
         self.sines = torch.cat((-sines[0, :, None, :half], sines[0, :, None, half:]), -1)
+        self.cosines = cosines[0, :, None]  # last: its length says what is there
 
     def _attended(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, what: Pass) -> Tensor:
         """What queries (n, T, H, E) find in the slots' keys and values (S, G, C, E): (n, T, H, E)."""
         rows, width, heads, _ = query.shape
         slots, repeats = slice(what.first, what.first + rows), heads // keys.shape[1]
         keys, values = keys[slots, :, : what.seen], values[slots, :, : what.seen]
-        if what.fresh:
+        if width > 1:
             if repeats > 1:
                 keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-            found = scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True, scale=self.scale)
+            found = scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, mask, is_causal=what.fresh, scale=self.scale
+            )
             return found.transpose(1, 2)
         # heads that share keys are taken as further queries of one head, so that no key is copied
-        query = query.unflatten(2, (-1, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        query = query.view(rows, -1, repeats, self.size)
         if what.widths is not None and mask is not None:
             found = attend_widths(query, keys, values, mask, what.widths, self.scale)
         else:
-            if mask is not None and width > 1:
-                mask = mask.repeat(1, 1, repeats, 1)
             found = scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        apart: Tensor = found.unflatten(2, (-1, width))
-        return apart.permute(0, 3, 1, 2, 4).flatten(2, 3)
+        return found.reshape(rows, 1, heads, self.size)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """A block in which no module of a model is in training mode."""
+    learning = [module for module in model.modules() if module.training]
+    for module in learning:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.training = True
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module has hooks, or a forward of its own laid over that of its class."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:
@@ -155,13 +173,6 @@ def _projected(layer: Any, hidden: Tensor) -> Tensor:
     """A linear layer, plain or adapted or quantised, applied to (L, D)."""
     found: Tensor = linear(hidden, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(hidden)
     return found
-
-
-def _add_projected(layer: Any, hidden: Tensor, to: Tensor) -> None:
-    if type(layer) is nn.Linear and layer.bias is None:
-        to.addmm_(hidden, layer.weight.T)
-    else:
-        to.add_(layer(hidden))
 
 
 def _turned(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

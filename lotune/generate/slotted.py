@@ -226,7 +226,7 @@ class Slotted:
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
     def _forward(self, rows: Sequence[Row], what: Pass) -> torch.Tensor:
-        """Logits (n, V) after the last token of each row; of no meaning where rows are padded."""
+        """Logits (n, V) after the last token of each row; where rows are padded something that nobody needs."""
         adapters, (count, tokens) = self._chosen_adapters(rows), what.places.shape
         if self.lean is not None and not adapters:
             one = count == tokens == 1

@@ -195,6 +195,7 @@ def _group(rows: list[int], shared: int, lengths: list[int], starts: list[int], 
 def _taken(tensor: Tensor, group: Group) -> Tensor:
     """The rows of a group out of a line: (T, H, E) to (B, H, L, E), a view where the group is the line."""
     rows = tensor.unflatten(0, tuple(group.places.shape)) if group.is_line else tensor[group.places]
+    rows = rows if rows.stride(-1) == 1 else rows.contiguous()  # the kernels do not look
     return rows.transpose(1, 2)
 
 

@@ -478,13 +478,20 @@ def test_what_is_no_array_is_told(tmp_path: Path, text: str) -> None:
         read_rows(written(tmp_path, "rows.json", text))
 
 
-def test_rows_nested_too_deeply_are_named(tmp_path: Path) -> None:
-    """Deeper than Python's own parser goes, which finds the items one by one."""
-    for depth, refused in ((200, False), (990, True)):
-        text = '[{"a": 1}, {"a": ' + "[" * depth + "]" * depth + "}]"
-        file = written(tmp_path, "rows.json", text)
-        if refused:
-            with pytest.raises(DataError, match=r"rows\.json\[1\]: is nested too deeply"):
-                read_rows(file)
-        else:
-            assert [row for _, row in read_rows(file).rows] == json.loads(text)
+@pytest.mark.parametrize("depth", [200, 400, 990, 5000])
+@pytest.mark.parametrize("inner", ["", "12345678901234567890123"])
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_rows_nested_too_deeply_are_named_or_skipped(tmp_path: Path, suffix: str, inner: str, depth: int) -> None:
+    """At 990 Python's own parser gives up, at 5,000 orjson, too; a long integer is Python's to read."""
+    deep = '{"a": ' + "[" * depth + inner + "]" * depth + "}"
+    text = f'[{{"a": 1}}, {deep}]' if suffix == "json" else f'{{"a": 1}}\n{deep}\n'
+    file = written(tmp_path, f"rows.{suffix}", text)
+    if depth == 200:
+        assert [row for _, row in read_rows(file).rows] == [{"a": 1}, json.loads(deep)]
+        return
+    with pytest.raises(DataError, match=r"nested deeper than 250 levels|depth limit exceeded"):
+        read_rows(file)
+    if suffix == "jsonl":
+        found = read_rows(file, on_error="skip")
+        assert [row for _, row in found.rows] == [{"a": 1}]
+        assert [row.where for row in found.malformed] == ["rows.jsonl:2"]

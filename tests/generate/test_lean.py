@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ from lotune.generate.cache import SlotCache
 from lotune.generate.engine import Engine, generate
 from lotune.generate.lean import Lean, Pass
 from lotune.generate.requests import Request
+from lotune.generate.slotted import MOST_SLOTS
 from lotune.model.adapters import attach
 from lotune.model.settings import AdapterSettings
-from tests.generate.test_engine import WIDE, gemma3, gpt2, llama, made, qwen2
+from tests.generate.test_engine import WIDE, gemma3, gpt2, llama, made, qwen2, theirs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -82,7 +84,7 @@ LEAN = [llama, one_key_head, biased, scaled, qwen2, qwen3, plain_mistral, adapte
 def test_passes_give_the_logits_of_each_row_alone(shape: Callable[[], PreTrainedModel]) -> None:
     """Rows of unlike lengths read from the beginning, then further, then token by token, in slots of their own."""
     model = made(shape)
-    lean, cache = Lean.of(model), SlotCache(4, 40)
+    lean, cache = Lean.of(model, model), SlotCache(4, 40)
     assert lean is not None
     torch.manual_seed(2)
     rows = torch.randint(2, 300, (3, 40))
@@ -108,11 +110,77 @@ def test_passes_give_the_logits_of_each_row_alone(shape: Callable[[], PreTrained
             torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [gpt2, gemma3, granite, hooked, replaced], ids=lambda shape: shape.__name__)
+def scaled_queries() -> PreTrainedModel:
+    """Computed like a Llama at first, and otherwise from a later place on."""
+    from transformers import Ministral3Config, Ministral3ForCausalLM
+
+    return Ministral3ForCausalLM(Ministral3Config(**WIDE, head_dim=8))
+
+
+def few_words() -> PreTrainedModel:
+    return llama(vocab_size=5, eos_token_id=0, pad_token_id=1)
+
+
+OTHERS = [gpt2, gemma3, granite, scaled_queries, few_words, hooked, replaced]
+
+
+@pytest.mark.parametrize("shape", OTHERS, ids=lambda shape: shape.__name__)
 def test_a_model_that_is_computed_otherwise_has_no_lean_pass(shape: Callable[[], PreTrainedModel]) -> None:
     model = made(shape).train()
-    assert Lean.of(model) is None
-    assert model.training
+    assert Lean.of(model, model) is None
+    assert all(module.training for module in model.modules())
+
+
+def test_an_adapter_that_waits_for_tokens_has_no_lean_pass() -> None:
+    """Its wrapper decides which tokens it works on."""
+    from peft import LoraConfig, get_peft_model
+
+    wishes = {"init_lora_weights": False, "alora_invocation_tokens": [299], "task_type": "CAUSAL_LM"}
+    settings = LoraConfig(r=4, target_modules=["q_proj"], **wishes)
+    model = get_peft_model(made(llama), settings)
+    assert Lean.of(model, model.get_base_model()) is None
+
+
+@pytest.mark.oracle
+def test_bfloat16_is_as_near_to_float32_as_transformers_own() -> None:
+    exact = made(llama)
+    model = copy.deepcopy(exact).bfloat16()
+    lean, cache = Lean.of(model, model), SlotCache(1, 60)
+    assert lean is not None
+    ids, places = torch.randint(2, 300, (1, 60), generator=torch.Generator().manual_seed(1)), torch.arange(60)[None]
+    with torch.inference_mode():
+        wanted = exact(ids).logits[0]
+        found = lean.logits(lean.read(Pass(0, ids, places, 60, fresh=True), None, cache))
+        theirs = model(ids).logits[0]
+    assert (found - wanted).norm() <= 1.2 * (theirs - wanted).norm()
+
+
+def test_a_part_in_training_mode_does_not_drop_anything(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """An adapter that is added to a model at rest brings a dropout that is not."""
+    from peft import LoraConfig
+
+    model = attach(made(llama), AdapterSettings(rank=4, target_modules="all-linear"), 1).eval()
+    engine = Engine(model, byte_tokenizer)
+    model.add_adapter("b", LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False))
+    model.set_adapter("b")
+    learning = [module.training for module in model.modules()]
+    assert any(learning)
+    asked = [Request((5, 6, 7 + number), 12, min_new_tokens=12) for number in range(3)]
+    found = [dict(engine.stream(asked, batch_tokens=200)) for _ in range(3)]
+    assert found[0] == found[1] == found[2]
+    assert [module.training for module in model.modules()] == learning
+
+
+def test_no_more_rows_run_at_once_than_pay(
+    byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MOST_SLOTS, "cpu", 3)
+    model, asked = made(llama), [Request((5, 6, 7 + number), 6) for number in range(8)]
+    engine = Engine(model, byte_tokenizer)
+    found = dict(engine.stream(asked, batch_tokens=1000))
+    assert engine._slotted is not None
+    assert engine._slotted.cache.shared.slots == 3
+    assert [found[place].token_ids for place in range(8)] == [theirs(model, request) for request in asked]
 
 
 def test_changed_weights_are_seen_at_the_next_pass(byte_tokenizer: PreTrainedTokenizerFast) -> None:
