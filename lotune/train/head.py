@@ -17,8 +17,11 @@ from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
 from lotune.train.parallel import is_sharded
 
-MOST_LOGITS = {"cpu": 2**23, "cuda": 2**26}
-"""Logits that are held at once: 32 MiB in float32, about what caches hold; 256 MiB where kernels are large."""
+MOST_LOGITS = {"cpu": 2**22, "cuda": 2**26}
+"""Logits that are held at once: 16 MiB in float32, which a processor's caches hold; 256 MiB where kernels are large.
+
+Twice as many where the head's own weights learn, as their gradient is gone through once a part.
+"""
 
 
 def most_logits(device: torch.device) -> int:
@@ -58,7 +61,7 @@ class Head:
     def _entropy_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropy of hidden states (N, D)."""
         weight = self._output.weight
-        rows = max(1, most_logits(weight.device) // len(weight))
+        rows = max(1, most_logits(weight.device) * (2 if weight.requires_grad else 1) // len(weight))
         if type(self._output) is nn.Linear and self._output.bias is None:
             found: Tensor = _LinearEntropy.apply(hidden, weight, targets, rows, torch.is_grad_enabled())
             return found
