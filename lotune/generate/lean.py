@@ -1,7 +1,7 @@
 """The forward pass of a Llama-shaped model over the slots of a cache, in place and without padding.
 
 Linear layers work on a line of all real tokens, and rows are padded for attention alone; what one operation made the
-next one changes in place; keys that heads share are not copied for a step; no module is called between operations.
+next one changes in place; keys that heads share are not copied for a step; plain linear layers skip their module.
 
 Shapes: n rows of a pass, T places a row, L real tokens of all rows, D width, H heads, G key heads, E width of a head,
 W what is attended to, V vocabulary.

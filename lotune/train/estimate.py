@@ -65,7 +65,7 @@ def memory_bytes(model: Any, batch: Batch, divided: bool) -> int:
     tokens = batch.input_ids.numel()
     activations = tokens * config.num_hidden_layers * config.hidden_size * ACTIVATION_NUMBERS * size
     logits = batch.supervised * config.vocab_size
-    held = 6 * min(logits, most_logits(batch.input_ids.device)) if divided else 3 * 4 * logits
+    held = 6 * min(logits, most_logits(model.get_output_embeddings().weight)) if divided else 3 * 4 * logits
     return int(weights + trained + activations + held)
 
 

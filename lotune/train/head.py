@@ -24,9 +24,9 @@ Twice as many where the head's own weights learn, as their gradient is gone thro
 """
 
 
-def most_logits(device: torch.device) -> int:
-    """Logits that are held at once on a device."""
-    return MOST_LOGITS.get(device.type, MOST_LOGITS["cuda"])
+def most_logits(weight: Tensor) -> int:
+    """Logits that are held at once by a head with such weights (V, D)."""
+    return MOST_LOGITS.get(weight.device.type, MOST_LOGITS["cuda"]) * (2 if weight.requires_grad else 1)
 
 
 class Head:
@@ -61,7 +61,7 @@ class Head:
     def _entropy_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropy of hidden states (N, D)."""
         weight = self._output.weight
-        rows = max(1, most_logits(weight.device) * (2 if weight.requires_grad else 1) // len(weight))
+        rows = max(1, most_logits(weight) // len(weight))
         if type(self._output) is nn.Linear and self._output.bias is None:
             found: Tensor = _LinearEntropy.apply(hidden, weight, targets, rows, torch.is_grad_enabled())
             return found
