@@ -45,7 +45,10 @@ RETAINED = "retention"
 """Folder of the predictions on what is kept, where that is the tuned task itself."""
 
 
-NO_ANSWER_DEPENDS_ON = ("score.", "retention.threshold", "evaluate.checkpoints", "task.judge")
+NO_ANSWER_DEPENDS_ON = (
+    *("score.", "retention.threshold", "evaluate.checkpoints", "task.judge"),
+    *("checkpoints.merged", "checkpoints.check_rows", "merging"),
+)
 """Settings whose change asks no question again: the answers that are there are judged anew."""
 
 
@@ -84,6 +87,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
     inputs = {
         **stage_inputs(recipe, "evaluate"),
         "tuning": folder / "tuning.json",
+        "merging": folder / "merging.json",
         "test.rows": folder / "data" / "test.jsonl",
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }

@@ -129,6 +129,10 @@ class PretrainSettings(Settings):
     """Highest learning rate."""
     batch_tokens: int = Field(16_384, ge=1)
     """Tokens in one step."""
+    pass_tokens: int | None = Field(None, ge=1)
+    """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
     epochs: float = Field(1.0, gt=0)
     """How often the documents are gone through."""
     steps: int | None = Field(None, ge=1)
