@@ -11,7 +11,7 @@ from typing import Any
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
 from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example, as_record, from_record
-from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
 from lotune.errors import DataError
 from lotune.evaluate.predict import answer_tokens
 from lotune.model.adapters import find_targets
@@ -98,7 +98,8 @@ def _write(run: Run, recipe: Recipe) -> None:
     limit = min(recipe.data.max_length or context, context)
     replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     folder = run.folder / "data"
-    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long)
+    others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
+    file = _train_tokens(folder / "train", others, tokenizer, (data.train, replay), limit, recipe.data.too_long)
     left_out, cut = {}, 0
     sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
     for name, examples, asker in sets:
@@ -119,13 +120,16 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def _train_tokens(
-    stem: Path, tokenizer: Any, parts: Sequence[Sequence[Example]], limit: int, too_long: str
+    stem: Path, others: Sequence[Path], tokenizer: Any, parts: Sequence[Sequence[Example]], limit: int, too_long: str
 ) -> TokenFile:
-    """Examples as a token file: the one that is there already where it was made from the same, else a new one."""
+    """Examples as a token file: this run's or another's, where it was made from the same, else a new one."""
     digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
     known = find_token_file(stem, digest)
     if known is not None:
         say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
+        return known
+    if (known := adopt_token_file(stem, others, digest)) is not None:
+        say("another run has made tokens of the same training rows: they are taken from there")
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
     rows = _fitting(encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes)
