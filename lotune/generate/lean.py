@@ -23,7 +23,8 @@ from lotune.model.attention import Width, attend_widths
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+ROUGH = 5e-2
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: ROUGH}
 """How far logits may be from those of transformers, relative to their norm."""
 _PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
 """Token ids that every vocabulary has."""
@@ -76,8 +77,7 @@ class Lean:
                 expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
-        near = (found - expected).norm() <= TOLERANCE.get(base.dtype, 0.0) * expected.norm()
-        return lean if bool(near) else None
+        return lean if base.dtype in TOLERANCE and near(found, expected, base.dtype) else None
 
     def read(self, what: Pass, mask: Tensor | None, cache: SlotCache) -> Tensor:
         """Hidden states (L, D), before the last norm, of the real tokens, whose keys and values enter the cache.
@@ -141,6 +141,11 @@ class Lean:
         else:
             found = scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
         return found.reshape(rows, 1, heads, self.size)
+
+
+def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are those expected of weights of a dtype, but for rounding."""
+    return bool((found - expected).norm() <= TOLERANCE.get(dtype, ROUGH) * expected.norm())
 
 
 @contextmanager

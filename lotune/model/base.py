@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.number_format import computes_bfloat16
 from lotune.model.settings import BaseSettings
 
 NANO = "nano"
@@ -88,17 +89,6 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) ->
     if dtype == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-
-
-def computes_bfloat16(device: str) -> bool:
-    """Whether a device is clearly faster in bfloat16 than in float32.
-
-    Of processors those with AMX, by 5 to 7 times. With AVX-512 alone matrix products ran at half the rate of float32.
-    A measurement would have to come out alike in every process of a run, and when it goes on.
-    """
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.startswith("cpu") and "amx_bf16" in _processor_flags()
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -334,17 +324,6 @@ def _as_model_error(name: str, hub: bool) -> Iterator[None]:
         else:
             found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
         raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
-
-
-def _processor_flags() -> set[str]:
-    """What the processor can do, of the names that matter here: torch's word, else the kernel's."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities:
-        return {name for name, there in capabilities.items() if there is True}
-    try:
-        return set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return set()
 
 
 def _one_line(error: BaseException) -> str:

@@ -159,11 +159,11 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     heights, sizes, alone, reading = [], [], [], []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
         if what.input_ids.shape[1] == 1 and not reading:
             heights.append(len(rows))
-        return forward(self, rows, what)
+        return forward(self, rows, what, each)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     read_alone = Slotted._read_alone
@@ -195,10 +195,10 @@ def test_many_rows_attend_to_widths_of_their_own(
     asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
     widths, forward = [], Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
         if what.widths is not None:
             widths.append((what.widths, [row.length + 1 for row in self.running]))
-        return forward(self, rows, what)
+        return forward(self, rows, what, each)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     before = model.config._attn_implementation

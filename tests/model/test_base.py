@@ -11,7 +11,6 @@ from lotune.model import base as base_module
 from lotune.model.base import (
     Base,
     build_from_config,
-    computes_bfloat16,
     context_length,
     count_parameters,
     in_float32,
@@ -173,15 +172,11 @@ def test_devices_and_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda")
     with pytest.raises(SettingsError, match="unknown"):
         resolve_device("tpu")
-    monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512f"})
-    assert resolve_dtype("auto", "cpu") == torch.float32
-    monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512_bf16"})
-    assert resolve_dtype("auto", "cpu") == torch.float32
-    monkeypatch.setattr(base_module, "_processor_flags", lambda: {"avx512_bf16", "amx_bf16"})
-    assert resolve_dtype("auto", "cpu") == torch.bfloat16
-    assert resolve_dtype("float32", "cpu") == torch.float32
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert not computes_bfloat16("cuda:0")
+    for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(base_module, "computes_bfloat16", lambda _, faster=faster: faster)
+        assert resolve_dtype("auto", "cpu") == expected
+        assert resolve_dtype("float32", "cpu") == torch.float32
+        assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
 
 
 def test_parameters_are_counted_with_tied_ones_once(llama: LlamaForCausalLM) -> None:
