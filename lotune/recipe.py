@@ -126,7 +126,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 OF_THINGS = ("evaluate.engine",)
 """Settings that a run does not use."""
-TEXT_FORM = 3
+TEXT_FORM = 4
 """Goes up where the same settings make other texts: another written working, another generator. Rows that an older
 lotune prepared in the other form are then made anew."""
 PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")
