@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lotune.generate.requests import Request
 
+OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
+"""What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
 WINDOW = 4096
 """Questions whose tokens are held at once."""
 
@@ -112,12 +114,22 @@ def parse_predictions(data: bytes, where: str) -> list[Prediction]:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
-        judged = Judged(row["read"], row["key"], row["right"], row["scores"])
+        judged = Judged(row["read"], row["key"], row["right"], _scores(row["scores"]))
         more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("model", "")
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
         raise DataError(where, "is no prediction", expected, "delete the line") from None
+
+
+def _scores(stored: Mapping[str, float]) -> dict[str, float]:
+    """Figures by the names that they have now.
+
+    >>> _scores({"f1": 80.0, "em": 0.0}), _scores({"f1": 80.0}), _scores({"contest_f1": 80.0})
+    ({'contest_f1': 80.0, 'contest_em': 0.0}, {'squad_f1': 80.0}, {'contest_f1': 80.0})
+    """
+    names = OLD_SCORES if "em" in stored else {"f1": "squad_f1"}
+    return {names.get(name, name): score for name, score in stored.items()}
 
 
 def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Prediction]:

@@ -18,7 +18,7 @@ from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.base import Base, context_length, load_base
 from lotune.recipe import Recipe
-from lotune.stages.things import in_its_template
+from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows
 
 HELP = "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /quit ends it"

@@ -18,7 +18,7 @@ from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import inputs_mark, write_atomically
 from lotune.stages.asking import Asking, ask, check_engine, load_answering
-from lotune.stages.things import in_its_template
+from lotune.stages.wording import in_its_template
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 

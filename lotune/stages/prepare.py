@@ -22,6 +22,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.changes import warn_of_changes
+from lotune.stages.wording import check_template
 from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -87,6 +88,8 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _write(run: Run, recipe: Recipe) -> None:
+    for folder in (base_folder(recipe.base), recipe.adapter.start):
+        check_template(recipe.task, folder)
     check_start(recipe.adapter)
     check_quantize(recipe.tune.quantize, recipe.device)
     tokenizer, context = load_tokenizer(recipe.base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,8 +12,7 @@ from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
 from lotune.data.formats import read_json_document
 from lotune.data.rows import read_rows, to_conversation, write_jsonl
-from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
-from lotune.errors import DataError, ModelError, SettingsError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.model.base import load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
@@ -21,6 +20,7 @@ from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
 from lotune.stages.asking import Asking, ask_together, check_engine, load_answering, model_mark
+from lotune.stages.wording import in_its_template
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
@@ -74,7 +74,7 @@ class EvaluationRows:
         if len(others) < self.shots:
             where = str(self.shots_data or "--shots")
             raise DataError(where, f"has {len(others)} rows that are not tested", f"{self.shots} of them")
-        return with_shots(examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
+        return with_shots(task, examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
 
 
 SHOTS_SEED = 9_000
@@ -114,26 +114,6 @@ def evaluate_model(
     if not options.json:
         _show(figures)
     return figures
-
-
-def in_its_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
-    """The settings of a task with the prompt template that a model's folder holds, where they do not name one.
-
-    The reading task has a prompt of its own and stays as it is; so does everything with `force`.
-    Raises: ModelError where the settings name another template than the one that the model was tuned in.
-    """
-    folder = Path(model)
-    if force or settings.name == "reading" or not (folder / FILE_NAME).exists():
-        return settings
-    if {"template", "preamble"} & settings.model_fields_set:
-        load_template(folder, settings.prompt_template)
-        return settings
-    stored = load_template(folder)
-    known = TEMPLATES.get(stored.name)
-    if known is None or replace(known, preamble=stored.preamble) != stored:
-        found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
-        raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
-    return settings.model_copy(update={"template": stored.name, "preamble": stored.preamble})
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
+from lotune.data.templates import template_record
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
@@ -317,10 +318,11 @@ def choose(found: list[Validated]) -> Validated:
 
 
 def template_text(recipe: Recipe) -> str:
-    """The prompt template that a checkpoint carries, as JSON."""
+    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
     import orjson
 
-    return orjson.dumps(asdict(recipe.task.prompt_template), option=orjson.OPT_INDENT_2).decode()
+    record = template_record(recipe.task.prompt_template, recipe.task.worded)
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
 def _ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
