@@ -352,7 +352,7 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     merged = next(finished.glob("small/checkpoints/*/merged"))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
-    assert "predictions.jsonl: holds answers of another model, or does not say which" in refused.stderr
+    assert "predictions.jsonl: holds answers of another model or of other settings, or" in refused.stderr
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     call(*words, "--out", tmp_path / "predictions.jsonl")  # its own are kept
     assert (tmp_path / "predictions.jsonl").read_bytes() == before

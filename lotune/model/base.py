@@ -255,7 +255,7 @@ def _folder(name: str) -> Path | None:
 def _check_folder(folder: Path, name: str) -> None:
     """Refuse, with the reason, a folder that holds no complete model in safetensors."""
     if (folder / "adapter_config.json").exists():
-        raise ModelError(name, "holds an adapter", "a complete model", "merge it into its base: `lotune merge`")
+        raise ModelError(name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.start")
     if not (folder / "config.json").is_file():
         raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
     if any(folder.glob("*.safetensors")):

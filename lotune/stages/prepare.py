@@ -21,6 +21,7 @@ from lotune.model.quantize import check_quantize
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
+from lotune.stages.asking import check_judgeable
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.wording import check_template
 from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
@@ -98,6 +99,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     retention = evaluation_rows(retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED)
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
+    check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     limit = min(recipe.data.max_length or context, context)
     replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     folder = run.folder / "data"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from lotune.data.templates import FILE_NAME, TEMPLATES, load_template, load_wording
 from lotune.errors import ModelError
+from lotune.model.base import base_folder
+from lotune.model.settings import BaseSettings
 from lotune.report.progress import say
 from lotune.tasks.settings import TaskSettings
 
@@ -18,10 +20,10 @@ def in_its_template(settings: TaskSettings, model: str, force: bool) -> TaskSett
     worded in another way when the model was tuned, that is said.
     Raises: ModelError where the settings name another template than the one that the model was tuned in.
     """
-    folder = Path(model)
-    if settings.name == "reading" or not (folder / FILE_NAME).exists():
+    folder = base_folder(BaseSettings(model=model))
+    if settings.name == "reading" or folder is None or not (folder / FILE_NAME).exists():
         return settings
-    _say_other_words(settings, model)
+    _say_other_words(settings, folder)
     if force or settings.force_template:
         return settings
     if {"template", "preamble"} & settings.model_fields_set:
@@ -44,9 +46,9 @@ def check_template(settings: TaskSettings, folder: Path | None) -> None:
         load_template(folder, settings.prompt_template, force=settings.force_template)
 
 
-def _say_other_words(settings: TaskSettings, model: str) -> None:
-    trained, asked = load_wording(Path(model)), settings.worded
+def _say_other_words(settings: TaskSettings, folder: Path) -> None:
+    trained, asked = load_wording(folder), settings.worded
     other = [key for key in trained if key in asked and str(trained[key]) != str(asked[key])]  # order counts, too
     if other and "name" not in other:
         before, now = (", ".join(f"task.{key}={words[key]!r}" for key in other) for words in (trained, asked))
-        say(f"{model} was tuned with {before}, and is asked with {now}")
+        say(f"{folder} was tuned with {before}, and is asked with {now}")
