@@ -18,7 +18,7 @@ from lotune.tasks.task import Judged
 
 
 def predictions(verdicts: Sequence[bool | None], scores: Sequence[float] | None = None) -> list[Prediction]:
-    given = [{"f1": score} for score in scores] if scores else [{}] * len(verdicts)
+    given = [{"contest_f1": score} for score in scores] if scores else [{}] * len(verdicts)
     return [
         Prediction(str(n), "p", f"answer {right}", Judged("x", "k", right, its), "kind")
         for n, (right, its) in enumerate(zip(verdicts, given, strict=True))
@@ -60,10 +60,10 @@ def test_the_items_needed_have_the_power_that_they_promise() -> None:
 def test_scores_are_compared_as_scores() -> None:
     a, b = predictions([False] * 20, [10.0] * 20), predictions([False] * 20, [10.0 + n for n in range(20)])
     assert compare(a, b, ("a", "b"), "accuracy").verdict == "these items cannot tell"
-    for score in (None, "f1", "contest_f1"):
+    for score in (None, "contest_f1"):
         found = compare(a, b, ("a", "b"), score)
-        assert (found.score, found.verdict, found.difference) == (score or "f1", "B is better", pytest.approx(9.5))
-    with pytest.raises(DataError, match=r"has no score em \(it has f1, accuracy\)"):
+        assert (found.score, found.verdict, found.difference) == ("contest_f1", "B is better", pytest.approx(9.5))
+    with pytest.raises(DataError, match=r"has no score em \(it has contest_f1, accuracy\)"):
         compare(a, b, ("a", "b"), "em")
 
 
@@ -71,9 +71,9 @@ def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
     def scored(*names: str) -> list[Prediction]:
         return [Prediction("1", "p", "t", Judged("x", "k", True, dict.fromkeys(names, 50.0)), "")]
 
-    assert metric_of(scored("f1", "em", "squad_f1", "squad_em")) == "contest_f1"
+    assert metric_of(scored("contest_f1", "contest_em", "squad_f1")) == "contest_f1"
     assert metric_of(scored("rouge_l")) == "rouge_l"
-    assert metric_of(scored()) == metric_of([*scored("f1"), *scored()]) == "accuracy"
+    assert metric_of(scored()) == metric_of([*scored("squad_f1"), *scored()]) == "accuracy"
 
 
 def test_what_cannot_be_compared() -> None:
