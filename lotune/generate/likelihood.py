@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from lotune.errors import DataError
+from lotune.model.base import known_context
+from lotune.model.rest import at_rest
 
 MOST_LOGITS = 2**25
 """Logits that are made at once, 128 MiB of them in float32."""
@@ -32,15 +34,11 @@ def log_probabilities(model: Any, rows: Sequence[Continuation], *, batch_tokens:
     Raises: DataError for a row without prompt or continuation, or longer than the model's context.
     """
     _check(model, rows)
-    was_training = model.training
-    model.eval()
     found: dict[int, tuple[float, ...]] = {}
-    try:
+    with at_rest(model):
         for places in _batches(rows, batch_tokens, model.config.get_text_config().vocab_size):
             for place, values in zip(places, _batch(model, [rows[place] for place in places]), strict=True):
                 found[place] = values
-    finally:
-        model.train(was_training)
     return [found[place] for place in range(len(rows))]
 
 
@@ -73,7 +71,7 @@ def _batches(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -
 
 
 def _check(model: Any, rows: Sequence[Continuation]) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = known_context(model.config)
     for number, row in enumerate(rows):
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:
