@@ -22,6 +22,10 @@ from lotune.model.settings import BaseSettings
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FUSED_IF_KNOWN = {"attn_implementation": None}
+"""transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
+CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len")
+"""Names of the context's length in config.json; the later ones are BLOOM's and MPT's."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,16 @@ def base_folder(settings: BaseSettings) -> Path | None:
     return _folder(settings.model)
 
 
+def known_context(config: Any) -> int | None:
+    """The number of tokens that a configuration of transformers lets a model read; None where it does not say."""
+    text = config.get_text_config(decoder=True)
+    lengths = (getattr(text, name, None) for name in CONTEXTS)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
 def _context_of(config: Any, name: str) -> int:
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(length, int) or length < 1:
+    length = known_context(config)
+    if length is None or length < 1:
         raise ModelError(name, "its config.json gives no max_position_embeddings")
     return length
 
@@ -194,7 +205,7 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
         for name, value in changes.items():
             setattr(config, name, value)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            config, trust_remote_code=False, dtype=torch.float32, **FUSED_IF_KNOWN
         )
     _fuse_activations(model)
     return model
@@ -274,10 +285,10 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
-        attn_implementation="sdpa",
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **FUSED_IF_KNOWN,
         **held,
     )
     model, report = loaded

@@ -1,9 +1,9 @@
 """One of several processes that train the tiny model, and write what came of it: torchrun ... ranks.py PLANS.
 
 PLANS is a list in JSON. Each plan names a `folder`, and may say: save (after these steps), all (weights are trained),
-shard (them), tied (input and output embeddings), old (is PyTorch, and knows no files of shards), kill and ask ([rank,
-step]: killed, or asked to stop, there), full (the rank that may write no more after the second step). Weights, and the
-gradients of all steps, are saved in the folder.
+shard (them), tied (input and output embeddings), scaled (its logits), most_logits (held at once), old (is PyTorch, and
+knows no files of shards), kill and ask ([rank, step]: killed, or asked to stop, there), full (the rank that may write
+no more after the second step). Weights, and the gradients of all steps, are saved in the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from lotune.data.batches import EncodedRow, Layout, tuning_batches
 from lotune.data.token_files import TokenFile, write_token_file
@@ -29,6 +30,7 @@ from lotune.model.adapters import attach
 from lotune.model.attention import take_packed
 from lotune.model.base import build_from_config
 from lotune.model.settings import AdapterSettings
+from lotune.train.head import MOST_LOGITS
 from lotune.train.loop import Step, adamw, train
 from lotune.train.parallel import World, joined
 from lotune.train.resume import State, Training, announce, catch_up, load_state, watched
@@ -57,7 +59,10 @@ def _row(number: int, length: int) -> EncodedRow:
 def model(plan: dict[str, Any]) -> Any:
     """The tiny model: with an adapter, or all of it trained."""
     torch.manual_seed(0)
-    base = build_from_config({**SHAPE, "tie_word_embeddings": plan.get("tied", True)})
+    shape = {**SHAPE, "tie_word_embeddings": plan.get("tied", True)}
+    base = (
+        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)) if "scaled" in plan else build_from_config(shape)
+    )
     if plan.get("all"):
         return base
     adapted = attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
@@ -70,6 +75,7 @@ def model(plan: dict[str, Any]) -> Any:
 def run(plan: dict[str, Any], world: World) -> list[Step]:
     """The steps of a training that begins anew, or goes on from a state in the folder."""
     folder = Path(plan["folder"])
+    MOST_LOGITS["cpu"] = plan.get("most_logits", 2**22)
     trained = model(plan)
     if plan.get("shard") and world.size > 1:
         kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]

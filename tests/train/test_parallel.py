@@ -100,6 +100,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "all": {"all": True},
     "all in shards": {"all": True, "shard": True},
     "all in shards, untied": {"all": True, "shard": True, "tied": False},
+    "all in shards, untied, in parts": {"all": True, "shard": True, "tied": False, "most_logits": 900},
+    "scaled in shards, untied, in parts": {"shard": True, "tied": False, "scaled": True, "most_logits": 900},
 }
 
 
