@@ -34,7 +34,7 @@ class Recipe(Settings):
     """Where the model computes: auto takes the first GPU, else the processor."""
     shard: Literal["auto", "yes", "no"] = "auto"
     """Whether several processes (torchrun) divide the weights: auto does so where they do not fit on each GPU."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """Processor threads; null takes one for each core."""
     save_every_minutes: float = Field(5.0, ge=0)
     """Minutes between two saved states of a training, from which it goes on after a crash; 0 saves every step."""

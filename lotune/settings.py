@@ -15,15 +15,30 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lotune.errors import SettingsError
 
+LARGEST = 10**9
+"""Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
+LARGEST_SEED = 2**63 - 1
+
 
 class Settings(BaseModel):
-    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring."""
+    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    Numbers are finite, and whole ones have a bound, which is that of 64 bits for seeds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, information: ValidationInfo) -> Any:
+        most = LARGEST_SEED if information.field_name == "seed" else LARGEST
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"input should be less than or equal to {most}")
+        return value
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -130,7 +145,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsError(str(path), f"holds a {type(values).__name__}", "a mapping of `key: value` lines")
+        found, remedy = f"holds a {type(values).__name__}", "recipes/demo.yaml is one; `lotune init` writes one"
+        raise SettingsError(str(path), found, "a mapping of `key: value` lines", remedy)
     return values
 
 
@@ -144,7 +160,8 @@ def load_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark is not None else where
-        raise SettingsError(place, f"is not YAML: {getattr(error, 'problem', None) or error}") from None
+        found = f"is not YAML: {getattr(error, 'problem', None) or error}"
+        raise SettingsError(place, found, "YAML, as in key: value", "quote texts that hold : # [ { or %") from None
     if repeated:
         raise SettingsError(where, "keys given twice: " + ", ".join(repeated), remedy="keep one of each")
     return value

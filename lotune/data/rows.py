@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from lotune.data.formats import READERS, HeaderRule, check_file, looks_like_head
 from lotune.data.spool import Spool
 from lotune.disk import writing
 from lotune.errors import DataError
+from lotune.runs import write_atomically
 
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
@@ -46,7 +48,11 @@ class RowFile:
     digest: str
 
 
-def listed(malformed: Sequence[Malformed], most: int = 10) -> str:
+MOST_LISTED = 10
+"""Malformed rows that a message lists; where there are more, all stand in a file (see `all_listed`)."""
+
+
+def listed(malformed: Sequence[Malformed], most: int = MOST_LISTED) -> str:
     """The first of the malformed rows on one line, those of one reason together, and how many more there are.
 
     >>> listed([Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")], most=2)
@@ -60,13 +66,29 @@ def listed(malformed: Sequence[Malformed], most: int = 10) -> str:
 
 
 class MalformedRowsError(DataError):
-    """Rows of a file cannot be read: the message shows the first ten, `malformed` holds all."""
+    """Rows of a file cannot be read or used: the message shows the first ten, `malformed` holds all."""
 
-    def __init__(self, path: Path, malformed: Sequence[Malformed], total: int) -> None:
+    def __init__(
+        self, path: Path, malformed: Sequence[Malformed], total: int, fault: str = "cannot be read", expected: str = ""
+    ) -> None:
         self.malformed = tuple(malformed)
-        found = f"{len(malformed)} of {total} rows cannot be read: {listed(malformed)}"
-        foreign = any("is not UTF-8" in row.reason for row in malformed)
-        super().__init__(str(path), found, remedy="save the file as UTF-8" if foreign else MEND_ROWS)
+        found = f"{len(malformed)} of {total} rows {fault}: {listed(malformed)}"
+        super().__init__(str(path), found, expected, _remedy(malformed))
+
+
+@contextmanager
+def all_listed(path: Path) -> Iterator[None]:
+    """A block in which malformed rows that are too many for a message are all written to a file, one a line.
+
+    Raises: DataError naming that file.
+    """
+    try:
+        yield
+    except MalformedRowsError as error:
+        if len(error.malformed) <= MOST_LISTED:
+            raise
+        write_atomically(path, "".join(f"{row.where} {row.reason}\n" for row in error.malformed))
+        raise DataError(error.where, f"{error.found}, all in {path}", error.expected, error.remedy) from None
 
 
 def read_rows(
@@ -112,14 +134,19 @@ def read_rows(
     if malformed and on_error == "stop":
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
-        skipped = f" ({len(malformed)} could not be read)" if malformed else ""
-        raise DataError(str(path), f"holds no rows{skipped}", "one row at least")
+        skipped = f" ({len(malformed)} could not be read: {listed(malformed)})" if malformed else ""
+        remedy = _remedy(malformed) if malformed else "put rows into it, or name another file"
+        raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
     return RowFile(path, rows, tuple(malformed), file_digest(path))
 
 
 def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict[str, Any]]]:
     """Rows with their ids on disk, as they come."""
     return Spool(rows, _dumped_row, _loaded_row)
+
+
+def _remedy(malformed: Sequence[Malformed]) -> str:
+    return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else MEND_ROWS
 
 
 def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:

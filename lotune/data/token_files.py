@@ -13,7 +13,7 @@ import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -86,17 +86,21 @@ class TokenFile:
 
 
 def write_token_file(
-    stem: Path, rows: Iterable[EncodedRow], vocabulary: int, notes: Mapping[str, Any] | None = None
+    stem: Path,
+    rows: Iterable[EncodedRow],
+    vocabulary: int,
+    notes: Mapping[str, Any] | None = None,
+    needed: int = 0,
 ) -> TokenFile:
     """Write rows as a token file, in chunks as they come; tokens are uint16 where the vocabulary allows it.
 
-    `notes`, such as the digest of what the rows are made from, are read once all rows are there. Where writing is
-    broken off, nothing new is left behind.
+    `notes`, such as the digest of what the rows are made from, are read once all rows are there; `needed` is about the
+    number of bytes, where that is known. Where writing is broken off, nothing new is left behind.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     written = tokens = answers = 0
-    with writing(stem), ExitStack() as stack:
+    with writing(_named(stem, SUFFIXES[0]), needed), ExitStack() as stack:
         files = [stack.enter_context(_Unfinished(_named(stem, suffix))) for suffix in SUFFIXES[:-1]]
         for file in files[:3]:
             file.write(_header(dtype, (0,)))
@@ -216,5 +220,6 @@ class _Unfinished:
         os.replace(self._temporary, self.path)
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            self._file.close()
         self._temporary.unlink(missing_ok=True)

@@ -57,7 +57,8 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
         model = _load_model(source, settings.model, dtype, quantization, device)
         tokenizer = _load_tokenizer(source, settings.model)
     embedding: Any = model.get_input_embeddings()
-    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model)
+    special = model.config.get_text_config().to_dict()
+    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model, special)
     model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
     tokenizer.name_or_path = settings.model
     _fuse_activations(model)
@@ -132,7 +133,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
     with quietly(), _as_model_error(settings.model, folder is None):
         tokenizer = _load_tokenizer(source, settings.model)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model)
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
     return tokenizer, _context_of(config, settings.model)
 
 
@@ -321,11 +322,15 @@ def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
 @contextmanager
 def _as_model_error(name: str, hub: bool) -> Iterator[None]:
     """Turn what the libraries raise for a model that cannot be loaded into a ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
+        *(SafetensorError, StrictDataclassError),
+    ) as error:
         text = str(error)
         if "trust_remote_code" in text:
             found, remedy = "it runs code of its own, which lotune never does", "take a model that transformers knows"

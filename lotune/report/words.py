@@ -93,6 +93,15 @@ def kept_text(kept: float | None) -> str:
     return "not measurable" if kept is None else percent(kept)
 
 
+def kept_clause(kept: float | None) -> str:
+    """What was kept of a metric, for people.
+
+    >>> kept_clause(0.9512), kept_clause(None)
+    ('95.1 % kept', 'what was kept is not measurable')
+    """
+    return "what was kept is not measurable" if kept is None else f"{percent(kept)} kept"
+
+
 def visible(text: str) -> str:
     r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
 
@@ -333,7 +342,7 @@ def checks_table(card: Scorecard) -> Table:
     rows = [("better than the base", _result(target.better), better)]
     for line in card.retention:
         if line.gates:
-            share = f"{kept_text(line.kept)} kept, {percent(line.threshold, 0)} needed"
+            share = f"{kept_clause(line.kept)}, {percent(line.threshold, 0)} needed"
             evidence = f"{line.base:.2f} → {line.tuned:.2f}, {share}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
     rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]

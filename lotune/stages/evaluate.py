@@ -31,10 +31,9 @@ from lotune.model.quantize import load_as_trained
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
-from lotune.runs import Run, inputs_mark, open_run, read_json, write_json
+from lotune.runs import Run, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, ask
-from lotune.stages.changes import warn_of_changes
-from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
+from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -62,8 +61,7 @@ class Tested:
 
 def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
     """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
-    with open_run(recipe.folder, recipe) as run:
-        warn_of_changes(run, recipe)
+    with opened(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
         tuning = ensure_tuned(run, recipe, options)
         if options.dry_run:

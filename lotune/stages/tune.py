@@ -41,10 +41,9 @@ from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_mer
 from lotune.model.quantize import load_as_trained, load_quantized
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
-from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
+from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, ask
-from lotune.stages.changes import warn_of_changes
-from lotune.stages.prepare import ensure_prepared, read_examples
+from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -95,8 +94,7 @@ class Validated:
 
 def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train and validate the adapter, unless it is there; prepares the data first where needed."""
-    with open_run(recipe.folder, recipe) as run:
-        warn_of_changes(run, recipe)
+    with opened(recipe, options) as (run, recipe):
         ensure_prepared(run, recipe)
         return ensure_tuned(run, recipe, options)
 

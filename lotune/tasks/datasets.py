@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lotune.data.examples import Example, spooled
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
-from lotune.data.rows import MEND_ROWS, Malformed, listed
+from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Row, Task
@@ -125,12 +125,7 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
     wrong: list[Malformed] = []
     examples = spooled(_usable(task, file.rows, training, wrong))
     if wrong and settings.on_error == "stop":
-        raise DataError(
-            str(path),
-            f"{len(wrong)} of {len(file.rows)} rows cannot be used: {listed(wrong)}",
-            f"rows of the task {task.name}",
-            MEND_ROWS,
-        )
+        raise MalformedRowsError(path, wrong, len(file.rows), "cannot be used", f"rows of the task {task.name}")
     return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *wrong)))
 
 

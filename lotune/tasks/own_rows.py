@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,9 +21,26 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         write_jsonl(path, rows)
 
 
+class NoGeneratorError(SettingsError):
+    """A task whose rows are one's own was to generate some; `where` names what takes a file of them."""
+
+    def __init__(self, task: str, where: str = "data.train") -> None:
+        self.task = task
+        super().__init__(where, f"the task {task} has no generator", "a file of rows")
+
+
 def no_generator(task: str) -> NoReturn:
-    """Raises: SettingsError, as such rows are one's own."""
-    raise SettingsError("data.train", f"the task {task} has no generator", "a file of rows")
+    """Raises: NoGeneratorError, as such rows are one's own."""
+    raise NoGeneratorError(task)
+
+
+@contextmanager
+def rows_wanted_by(where: str) -> Iterator[None]:
+    """A block that may generate rows for something else than data.train, which is what an error then names."""
+    try:
+        yield
+    except NoGeneratorError as error:
+        raise NoGeneratorError(error.task, where) from None
 
 
 def word_of(id: str, label: str, labels: Mapping[str, str]) -> str:

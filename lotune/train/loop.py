@@ -92,7 +92,7 @@ class NotFiniteError(CheckError):
         self.step, self.loss, self.norm = step, loss, norm
         listed = f"; its rows: {', '.join(rows[:MOST_ROWS])}" if rows else ""
         more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
-        remedy = "look at these rows or lower the learning rate; what was saved before this step is kept"
+        remedy = "mend these rows, or lower the learning rate, which trains anew; the state before this step is kept"
         found = f"the loss is {loss} and the norm of its gradient {norm}{listed}{more}"
         super().__init__(f"step {step}", found, "finite numbers", remedy)
 

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from lotune.disk import writing
 from lotune.errors import LotuneError, RunError
 from lotune.runs import write_atomically
-from lotune.train.loop import Optimizers, Step
+from lotune.train.loop import NotFiniteError, Optimizers, Step
 from lotune.train.parallel import ALONE, World, is_loss, is_sharded
 from lotune.train.shard_files import knows_shards, read_shards, write_shard
 
@@ -169,9 +169,9 @@ def watched(
 ) -> Iterator[Step]:
     """The steps; after the caller has dealt with one, the state is saved where that is due.
 
-    It is due every `minutes`, after each step of `always`, and when Ctrl-C or SIGTERM asks to stop: the state is then
-    saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of several processes the leader saves, when the
-    clock of the leader says so, and all stop after the same step.
+    It is due every `minutes`, after each step of `always`, where the next step comes to no finite loss, and when Ctrl-C
+    or SIGTERM asks to stop: the state is then saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of
+    several processes the leader saves, when the clock of the leader says so, and all stop after the same step.
 
     Raises: LostError where another process is gone; the leader has then saved the last whole step.
     """
@@ -188,6 +188,10 @@ def watched(
                     saved = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
+        except NotFiniteError:  # which all processes meet, before the weights have changed
+            if done is not None:
+                _save(folder, training, done, notes)
+            raise
         except RuntimeError as error:
             if training.world.size == 1 or not is_loss(error):
                 raise

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lotune.data import token_files
 from lotune.data.batches import EncodedRow
 from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
+from lotune.errors import RunError
 
 tokens = st.lists(st.integers(0, 299), min_size=2, max_size=6).map(tuple)
 earlier = st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), max_size=2).map(tuple)
@@ -103,6 +104,21 @@ def test_what_is_broken_off_leaves_nothing_behind(tmp_path: Path, before: bool) 
         write_token_file(tmp_path / "train", rows(), 300, {"digest": "new"})
     assert contents(tmp_path) == there
     assert (find_token_file(tmp_path / "train", "old") is not None) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    many = (EncodedRow(str(number), (5, 6, 7, 0), 1) for number in range(5_000))
+    try:
+        with pytest.raises(RunError, match=r"it needs 39\.1 KiB"):
+            write_token_file(tmp_path / "train", many, 300, needed=40_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == {}
 
 
 def test_a_token_beyond_the_width_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from lotune.data.batches import EncodedRow, pad
 from lotune.errors import RunError
-from lotune.train.loop import Optimizers, Step, adamw, muon, train
+from lotune.train.loop import NotFiniteError, Optimizers, Step, adamw, muon, train
 from lotune.train.resume import HEADER, KEPT, Training, load_state, save_shards, save_state, watched
 
 STEPS = 6
@@ -194,3 +194,25 @@ def test_states_are_saved_when_due(tiny_llama: Any, tmp_path: Path) -> None:
         kept.append(sorted(path.name.split(".")[0] for path in tmp_path.iterdir()))
     assert [len(names) for names in kept] == [0, 0, 1, 1, 1, 2]
     assert kept[-1] == ["step-000000002", "step-000000005"]
+
+
+def test_the_last_good_state_is_saved_where_a_loss_is_not_finite(tiny_llama: Any, tmp_path: Path) -> None:
+    """At any interval: the weights in memory are those after the last whole step."""
+    training = begin(tiny_llama, "adamw")
+    good: dict[str, torch.Tensor] = {}
+
+    def failing() -> Iterator[Step]:
+        for step in steps(training):
+            good.update(weights(training))
+            yield step
+            if step.number == 3:
+                raise NotFiniteError(4, float("nan"), 1.0)
+
+    with pytest.raises(NotFiniteError):
+        list(watched(failing(), tmp_path, training, lambda: {"seen": 3}, minutes=5))
+    with torch.no_grad():
+        next(tiny_llama.parameters()).zero_()
+    found = load_state(tmp_path, training).state
+    assert found is not None
+    assert (found.step, found.notes) == (3, {"seen": 3})
+    assert same(weights(training), good)
