@@ -166,9 +166,10 @@ def check_judgeable(task: Task, settings: TaskSettings, examples: Sequence[Examp
     found = f"none of {len(examples)} rows has a key that can be judged"
     if data is None:
         raise DataError(task.name, found)
-    _, row = task.read(data).rows[0]
-    there, near = f" (the first has {', '.join(row)})", ""
-    if settings.name == "custom" and settings.answer not in row:
+    rows = [row for _, row in task.read(data).rows]
+    row, near = rows[0], ""
+    there = f" (the first has {', '.join(row)})"
+    if settings.name == "custom" and not any(settings.answer in one for one in rows):
         found, near = f"no row has the column {settings.answer!r} of task.answer", nearest_names([settings.answer], row)
     raise DataError(str(data), found + there + near, "rows with their keys", "`lotune generate` answers without keys")
 

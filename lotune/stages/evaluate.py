@@ -32,7 +32,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, ask
+from lotune.stages.asking import Asking, ask, computes_on
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
@@ -130,7 +130,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_point(one, targets, lines, scores) for one in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
-        notes=_notes(counts),
+        notes=["asked on {device} in {dtype}".format(**computes_on(recipe)), *_notes(counts)],
     )
 
 
