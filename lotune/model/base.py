@@ -253,7 +253,7 @@ def _folder(name: str) -> Path | None:
         folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
         if not folder.is_dir():
             raise ModelError(
-                NANO, "the embedded model's weights are missing", remedy="lotune pretrain recipes/nano.yaml"
+                NANO, "the embedded model's weights are missing", remedy="install lotune again, or see the model's card"
             )
         return folder
     folder = Path(name).expanduser()
