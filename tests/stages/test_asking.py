@@ -170,3 +170,16 @@ def test_the_judge_rouge_l_says_how_it_weighs(small_base: Path, tmp_path: Path) 
     assert "characters" in found["rouge_l"]["segments"]
     assert found["intervals"]["rouge_l"] == found["interval"]
     assert "judged by rouge-l (beta 1; words in small letters" in call(*words, "task.max_new_tokens=4").stdout
+
+
+def test_test_rows_without_keys_stop_a_run_before_it_trains(small_base: Path, tmp_path: Path) -> None:
+    for name, answer in (("train", "2"), ("test", "")):
+        rows = [{"question": f"{name}, {n} + 1?", "answer": answer} for n in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"base: {{model: {small_base}}}\ntask: {{name: custom, prompt: '{{question}}'}}\nretention: {{rows: 2}}\n"
+        f"data: {{train: {tmp_path / 'train.jsonl'}, test: {tmp_path / 'test.jsonl'}, validation_rows: 2}}\n"
+    )
+    said = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr
+    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a key that can be judged" in said
