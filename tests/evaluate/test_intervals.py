@@ -69,10 +69,13 @@ def test_the_interval_of_matthews_correlation_holds_the_truth() -> None:
 
 def test_means_of_scores() -> None:
     task = build_task(TaskSettings(name="reading"))
-    rows = [Judged("", "", n % 4 == 0, {"f1": float(n % 100), "em": 100.0 * (n % 4 == 0), "squad_f1": 50.0,
-                                        "squad_em": 0.0}) for n in range(200)]  # fmt: skip
+    others = {"squad_f1": 50.0, "squad_em": 0.0, "cmrc_f1": 50.0, "cmrc_em": 0.0}
+    rows = [
+        Judged("", "", n % 4 == 0, {"contest_f1": float(n % 100), "contest_em": 100.0 * (n % 4 == 0), **others})
+        for n in range(200)
+    ]
     found = metric_intervals(task, rows)
-    assert set(found) == {"contest_f1", "contest_em", "squad_f1", "squad_em"}
+    assert set(found) == {"contest_f1", "contest_em", *others}
     assert found["squad_f1"] == (50.0, 50.0)
     assert found["contest_em"].low < 25.0 < found["contest_em"].high
 
