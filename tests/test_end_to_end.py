@@ -385,7 +385,7 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     merged = next(finished.glob("small/checkpoints/*/merged"))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
-    assert "predictions.jsonl: holds answers of another model, or does not say which" in refused.stderr
+    assert "predictions.jsonl: holds answers of another model or of other settings, or" in refused.stderr
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     call(*words, "--out", tmp_path / "predictions.jsonl")  # its own are kept
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
@@ -424,7 +424,7 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     assert json.loads(result.stdout)["counts"]["rows"]["read"] == 12
     kept = Path("my rows #1: sums.jsonl").read_bytes()
     said = call("init", "my rows #1: sums.jsonl", "--out", "my rows #1: sums.jsonl", "--force", status=2).stderr
-    assert "is the file of rows" in said
+    assert "is read, and would be written over" in said
     assert Path("my rows #1: sums.jsonl").read_bytes() == kept
     call("sample", "--task", "reading", "--rows", 5, "--out", "passages.json")
     call("init", "passages.json")

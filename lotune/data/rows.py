@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
-from lotune.data.formats import READERS, check_file, short
+from lotune.data.formats import READERS, HeaderRule, check_file, looks_like_header, short
 from lotune.data.spool import Spool
 from lotune.disk import writing
 from lotune.errors import DataError
@@ -91,12 +91,18 @@ def all_listed(path: Path) -> Iterator[None]:
         raise DataError(error.where, f"{error.found}, all in {path}", error.expected, error.remedy) from None
 
 
-def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None) -> RowFile:
+def read_rows(
+    path: Path,
+    *,
+    on_error: OnError = "stop",
+    columns: Mapping[str, str] | None = None,
+    headed: HeaderRule = looks_like_header,
+) -> RowFile:
     """The rows of a file, its format told by its suffix.
 
     `columns` gives columns the names that the task wants: {wanted: name in the file}. In csv and tsv files a name is
     looked up in the first line, unless all names are numbers: then there is no header line and "1" is the first column.
-    Without `columns` the first line of a table is taken for a header where it looks like one (see `looks_like_header`);
+    Without `columns` the first line of a table is taken for a header where `headed` says so (where it looks like one);
     otherwise, or where a header cell is empty, columns are called by their numbers. Cells of csv and tsv files are
     texts; a tsv file has no quoting. Integers of any size are kept exactly. Blank lines are passed over.
 
@@ -108,11 +114,12 @@ def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, s
     if reader is None:
         found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
         raise DataError(str(path), found, f"one of {', '.join(READERS)}", "rename or convert the file")
+    named = not all(name.isdecimal() for name in (columns or {}).values())
     malformed: list[Malformed] = []
     there: dict[str, None] = {}
 
     def readable() -> Iterator[tuple[str, dict[str, Any]]]:
-        for where, found_row in reader(path, columns):
+        for where, found_row in reader(path, (lambda *_: named) if columns else headed):
             if columns and not isinstance(found_row, str):
                 there.update(dict.fromkeys(found_row))
             row = found_row if isinstance(found_row, str) or not columns else _renamed(found_row, columns)

@@ -4,12 +4,13 @@ STEM.tokens.npy has all tokens, one row after the other, (tokens,) uint16 or uin
 row's first token and where its last answer starts, (rows + 1, 2) int64; STEM.earlier.npy, only where rows have earlier
 answers to train on, (row, start, end) of each, (3, answers) int64; STEM.ids.jsonl where each row came from. Numbers of
 rows and tokens, the digests of these files and that of what they were made from stand in STEM.tokens.json, which is
-written last: the same rows are found by their digest and not encoded again.
+written last: the same rows are found by their digest, in any run beside this one, and not encoded again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -130,6 +131,33 @@ def find_token_file(stem: Path, digest: str) -> TokenFile | None:
     if notes.get("digest") != digest or notes.get("files") != _digests(stem):
         return None
     return TokenFile(stem)
+
+
+def adopt_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFile | None:
+    """One of the `others` made from what has this digest, under the name `stem` too; None where there is none.
+
+    Their files are linked where the disk can, copied otherwise: a token file is replaced, never changed.
+    """
+    for other in others:
+        if find_token_file(other, digest) is None:
+            continue
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _named(stem, SUFFIXES[-1]).unlink(missing_ok=True)
+        for suffix in SUFFIXES:  # the notes last
+            source, target = _named(other, suffix), _named(stem, suffix)
+            target.unlink(missing_ok=True)
+            if source.exists():
+                with writing(target, source.stat().st_size):
+                    _link(source, target)
+        return find_token_file(stem, digest)
+    return None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _digests(stem: Path) -> dict[str, str]:

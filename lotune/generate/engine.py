@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
 
-from lotune.errors import DataError, ModelError
-from lotune.generate.lean import Lean, at_rest
-from lotune.generate.requests import BASE, Completion, Ending, OnToken, Request, Row, end_ids
+from lotune.errors import DataError, ModelError, SettingsError
+from lotune.generate.aligned import Aligned
+from lotune.generate.lean import Lean
+from lotune.generate.requests import BASE, Arrivals, Completion, Ending, OnToken, Request, Requests, end_ids
 from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
 from lotune.model.attention import use_packed_attention
+from lotune.model.base import known_context
+from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +36,9 @@ def generate(
     on_done: Callable[[int, Completion], None] | None = None,
     on_token: OnToken | None = None,
 ) -> list[Completion]:
-    """Answers, in the order of the requests; `on_done(number of the request, answer)` is called as each ends.
+    """Answers, in the order of the requests, the samples of one next to one another.
+
+    `on_done(number of the answer, answer)` is called as each ends.
 
     At most `batch_tokens` tokens, prompts and longest possible answers together, are held at once (one row at least).
     Raises: as `Engine.stream` does.
@@ -45,7 +48,7 @@ def generate(
         answers[index] = completion
         if on_done is not None:
             on_done(index, completion)
-    return [answers[index] for index in range(len(requests))]
+    return [answers[index] for index in range(len(answers))]
 
 
 class Engine:
@@ -57,81 +60,68 @@ class Engine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         self._base, self._in_use = _base(model), False
-        kinds = _attention_kinds(self._base)
-        self._blocks = bool(kinds) and _takes_widths(self._base)
-        plain = self._blocks and kinds == {"full_attention": None}
-        self._lean = Lean.of(model, self._base) if plain else None
-        self._slotted = Slotted(model, kinds, self._blocks, self._lean) if kinds else None
+        check_requests(model, self._base, [])
+        self._slotted = slotted_of(model)
+        self._answering = self._slotted or Aligned(model, self._base)
 
     @torch.inference_mode()
     def stream(
-        self, requests: Sequence[Request], *, batch_tokens: int, on_token: OnToken | None = None
+        self, requests: Requests, *, batch_tokens: int, on_token: OnToken | None = None
     ) -> Iterator[tuple[int, Completion]]:
-        """(number of the request, answer) as the answers end; at most `MOST_SLOTS` rows run at once.
+        """(number of the answer, answer) as the answers end; at most `MOST_SLOTS` rows run at once.
 
-        Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
-        ModelError for an adapter that prepends tokens of its own, or that cannot be chosen a request; RuntimeError
-        while another stream of the engine is open.
+        Answers are numbered through the requests in their order, the samples of one next to one another. A queue is
+        read whenever there may be room, so that requests join those that run, and waited for where none does, until it
+        gives None; what it gives should have been checked (`check`), as what is raised ends the stream.
+
+        Raises: as `check` does; RuntimeError while another stream of the engine is open.
         """
         if self._in_use:
             raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
-        check_requests(self.model, self._base, requests)
-        if self._slotted is None and any(request.adapter is not None for request in requests):
-            expected = "an architecture whose attention takes a mask"
-            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
-        rows = [Row(index, request) for index, request in enumerate(requests)]
+        arrivals = Arrivals(self.tokenizer, requests, self.check)
         ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
         attention = self._base.config._attn_implementation
-        called = self._lean is None or any(request.adapter is not None for request in requests)
+        lean = self._slotted is not None and self._slotted.lean is not None
+        plain = lean and isinstance(requests, Sequence) and not _name_adapters(requests)
+        widths = self._slotted is not None and self._slotted.blocks and not plain
         self._in_use = True
-        if self._blocks and called:
+        if widths:
             use_packed_attention(self._base)
         try:
             with at_rest(self.model):
-                if self._slotted is not None:
-                    yield from self._slotted.run(rows, ending, batch_tokens)
-                else:
-                    yield from _run_aligned(self.model, ending, rows, batch_tokens)
+                yield from self._answering.run(arrivals, ending, batch_tokens)
         finally:
             self._in_use = False
-            if self._blocks and called:
+            if widths:
                 self._base.set_attn_implementation(attention)
 
+    def check(self, requests: Sequence[Request], first: int = 0) -> None:
+        """Nothing, where all requests can be answered; `first` is the number of the first one, for messages.
 
-def _run_aligned(
-    model: PreTrainedModel, ending: Ending, rows: Sequence[Row], batch_tokens: int
-) -> Iterator[tuple[int, Completion]]:
-    """For models whose attention takes no mask of ours: batches of equally long prompts, which shrink as rows end."""
-    ordered = sorted(rows, key=lambda row: (len(row.request.prompt_ids), -row.need), reverse=True)
-    for _, group in groupby(ordered, key=lambda row: len(row.request.prompt_ids)):
-        waiting = sorted(group, key=lambda row: row.need, reverse=True)
-        while waiting:
-            late = {row.index: answer for row in waiting if (answer := ending.late(row)) is not None}
-            yield from late.items()
-            waiting = [row for row in waiting if row.index not in late]
-            if not waiting:
-                break
-            count = max(1, batch_tokens // waiting[0].need)
-            running, waiting = waiting[:count], waiting[count:]
-            yield from _run_batch(model, ending, running)
+        Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
+        SettingsError for a token to stop at that is not in it; ModelError for an adapter that prepends tokens of its
+        own, or that cannot be chosen a request.
+        """
+        check_requests(self.model, self._base, requests, first)
+        if self._slotted is None and _name_adapters(requests):
+            expected = "an architecture whose attention takes a mask"
+            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
 
 
-def _run_batch(model: PreTrainedModel, ending: Ending, running: list[Row]) -> Iterator[tuple[int, Completion]]:
-    cache = DynamicCache(config=model.config)
-    input_ids = torch.tensor([row.request.prompt_ids for row in running], device=model.device)
-    while running:
-        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-        kept = []
-        for place, token in enumerate(ending.choose(output.logits[:, -1], running)):
-            if (completion := ending.append(running[place], token)) is None:
-                kept.append(place)
-            else:
-                yield running[place].index, completion
-        if kept and len(kept) < len(running):
-            places: Any = torch.tensor(kept, device=model.device)
-            cache.reorder_cache(places)
-        running = [running[place] for place in kept]
-        input_ids = torch.tensor([[row.last] for row in running], device=model.device)
+def slotted_of(model: Any) -> Slotted | None:
+    """The slots for a plain or adapted model; None where it does not bear them."""
+    base = _base(model)
+    kinds = _attention_kinds(base)
+    if not kinds or any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
+        return None
+    blocks = _takes_widths(base)
+    lean = Lean.of(model, base) if blocks and kinds == {"full_attention": None} else None
+    slotted = Slotted(model, kinds, blocks, lean)
+    return slotted if lean is not None or slotted.agrees() else None
+
+
+def _name_adapters(requests: Sequence[Request]) -> bool:
+    return any(request.adapter is not None for request in requests)
 
 
 def _base(model: Any) -> PreTrainedModel:
@@ -176,20 +166,20 @@ def _check_switching(model: Any) -> None:
         raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
 
 
-def check_requests(model: Any, base: Any, requests: Sequence[Request]) -> None:
+def check_requests(model: Any, base: Any, requests: Sequence[Request], first: int = 0) -> None:
     """Nothing, where a model can answer all requests; `base` is the one inside an adapted model.
 
     Raises: DataError for a request that is empty, out of the vocabulary or longer than the context, or names an unknown
-    adapter; ModelError for an adapter that prepends tokens of its own, or that cannot be chosen a request.
+    adapter; SettingsError for a token to stop at that is out of the vocabulary; ModelError for an adapter that prepends
+    tokens of its own, or that cannot be chosen a request.
     """
-    config = base.config.get_text_config(decoder=True)
-    context, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
+    context, vocabulary = known_context(base.config), base.config.get_text_config(decoder=True).vocab_size
     if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         raise ModelError(
             "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"
         )
     known = getattr(model, "peft_config", {})
-    for number, request in enumerate(requests):
+    for number, request in enumerate(requests, first):
         where = request.where or f"request {number}"
         if request.adapter is not None and request.adapter not in (known and (*known, BASE)):
             choices = ", ".join((*known, BASE)) if known else "none: the model has no adapters"
@@ -205,3 +195,6 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request]) -> None:
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
             found = f"has token ids from {min(request.prompt_ids)} to {max(request.prompt_ids)}"
             raise DataError(where, found, f"0 to {vocabulary - 1}", "use the model's own tokeniser")
+        if any(not 0 <= token < vocabulary for token in request.stop_ids):
+            found = f"has stop_ids from {min(request.stop_ids)} to {max(request.stop_ids)}"
+            raise SettingsError(where, found, f"0 to {vocabulary - 1}", "use the model's own tokeniser")

@@ -9,8 +9,7 @@ W what is attended to, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,12 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from lotune.generate.cache import SlotCache
 from lotune.model.attention import Width, attend_widths
+from lotune.model.rest import at_rest
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+ROUGH = 5e-2
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: ROUGH}
 """How far logits may be from those of transformers, relative to their norm."""
 _PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
 """Token ids that every vocabulary has."""
@@ -76,8 +77,7 @@ class Lean:
                 expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
-        near = (found - expected).norm() <= TOLERANCE.get(base.dtype, 0.0) * expected.norm()
-        return lean if bool(near) else None
+        return lean if base.dtype in TOLERANCE and near(found, expected, base.dtype) else None
 
     def read(self, what: Pass, mask: Tensor | None, cache: SlotCache) -> Tensor:
         """Hidden states (L, D), before the last norm, of the real tokens, whose keys and values enter the cache.
@@ -143,17 +143,9 @@ class Lean:
         return found.reshape(rows, 1, heads, self.size)
 
 
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """A block in which no module of a model is in training mode."""
-    learning = [module for module in model.modules() if module.training]
-    for module in learning:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
+def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are those expected of weights of a dtype, but for rounding."""
+    return bool((found - expected).norm() <= TOLERANCE.get(dtype, ROUGH) * expected.norm())
 
 
 def _is_changed(module: nn.Module) -> bool:

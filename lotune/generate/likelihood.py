@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from lotune.errors import DataError
+from lotune.generate.engine import slotted_of
+from lotune.generate.slotted import common
+from lotune.model.base import known_context
+from lotune.model.rest import at_rest
 
 MOST_LOGITS = 2**25
 """Logits that are made at once, 128 MiB of them in float32."""
+LEAST_SAVED = 0.25
+"""The share of the prompts' tokens from which on reading them once pays."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +34,60 @@ class Continuation:
 def log_probabilities(model: Any, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
     """The log-probability, in nats, of each token of each continuation, in the order of the rows.
 
-    Rows of similar length are computed together, filled up at their ends, which no earlier token sees: in float32 the
+    Where much of the prompts is shared (the options of a question, the examples before it), it is read once. Otherwise
+    rows of similar length are computed together, filled up at their ends, which no earlier token sees. In float32 the
     figures do not depend on the batch.
     Raises: DataError for a row without prompt or continuation, or longer than the model's context.
     """
     _check(model, rows)
-    was_training = model.training
-    model.eval()
+    order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
+    slotted = slotted_of(model) if _saved([rows[place].prompt_ids for place in order]) >= LEAST_SAVED else None
+    vocabulary = model.config.get_text_config().vocab_size
     found: dict[int, tuple[float, ...]] = {}
-    try:
-        for places in _batches(rows, batch_tokens, model.config.get_text_config().vocab_size):
-            for place, values in zip(places, _batch(model, [rows[place] for place in places]), strict=True):
-                found[place] = values
-    finally:
-        model.train(was_training)
+    with at_rest(model):
+        if slotted is not None:
+            for places in _neighbours(rows, order, batch_tokens, vocabulary):
+                group = [rows[place] for place in places]
+                logits = slotted.foretell([(row.prompt_ids, row.ids) for row in group])
+                found |= zip(places, map(_chosen, group, logits), strict=True)
+        else:
+            for places in _batches(rows, batch_tokens, vocabulary):
+                found |= zip(places, _batch(model, [rows[place] for place in places]), strict=True)
     return [found[place] for place in range(len(rows))]
+
+
+def _saved(prompts: Sequence[tuple[int, ...]]) -> float:
+    """The share of the tokens of sorted prompts with which those before them begin already.
+
+    >>> _saved([tuple(range(40)), tuple(range(40)), (7,) * 20])
+    0.39
+    """
+    shared = sum(common(one[:-1], other[:-1]) for one, other in pairwise(prompts))
+    return shared / max(1, sum(map(len, prompts)))
+
+
+def _neighbours(
+    rows: Sequence[Continuation], order: Sequence[int], batch_tokens: int, vocabulary: int
+) -> Iterator[list[int]]:
+    """Places of rows whose prompts are next to one another, as many as slots and logits have room for."""
+    group: list[int] = []
+    slots = longest = width = 0
+    for place in order:
+        row = rows[place]
+        slots += 1 + (not group or row.prompt_ids != rows[group[-1]].prompt_ids)
+        longest, width = max(longest, len(row.prompt_ids) + len(row.ids)), max(width, len(row.ids))
+        if group and (slots * longest > batch_tokens or (len(group) + 1) * width * vocabulary > MOST_LOGITS):
+            yield group
+            group, slots, longest, width = [], 2, len(row.prompt_ids) + len(row.ids), len(row.ids)
+        group.append(place)
+    if group:
+        yield group
+
+
+def _chosen(row: Continuation, logits: torch.Tensor) -> tuple[float, ...]:
+    """The log-probabilities of a continuation's tokens in logits (len(ids), V)."""
+    wanted = torch.tensor(row.ids, device=logits.device)
+    return tuple(logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].tolist())
 
 
 def _batch(model: Any, rows: Sequence[Continuation]) -> Iterator[tuple[float, ...]]:
@@ -53,9 +99,7 @@ def _batch(model: Any, rows: Sequence[Continuation]) -> Iterator[tuple[float, ..
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     for row, its in zip(rows, logits, strict=True):
         first = len(row.prompt_ids) - 1
-        wanted = torch.tensor(row.ids, device=its.device)
-        chosen = its[first : first + len(row.ids)].float().log_softmax(-1).gather(-1, wanted[:, None])
-        yield tuple(chosen[:, 0].tolist())
+        yield _chosen(row, its[first : first + len(row.ids)])
 
 
 def _batches(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -> Iterator[list[int]]:
@@ -73,7 +117,7 @@ def _batches(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -
 
 
 def _check(model: Any, rows: Sequence[Continuation]) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = known_context(model.config)
     for number, row in enumerate(rows):
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lotune.errors import SettingsError
 from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 StoppedBy = Literal["eos", "stop", "length", "cancelled", "deadline"]
 OnToken = Callable[[int, int], bool | None]
-"""Is told each token of an answer, as (number of the request, token id), and ends that answer by returning True."""
+"""Is told each token of an answer, as (number of the answer, token id), and ends that answer by returning True."""
 
 BASE = "__base__"
 """The name of no adapter, as PEFT has it."""
@@ -26,11 +29,14 @@ BASE = "__base__"
 class Request:
     """One prompt. The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`.
 
-    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text. `logprobs` asks for
-    the log-probability of each token of the answer, in nats, as the model has it before sampling changes it. Several
-    samples are several requests with seeds of their own. `seconds` after answers are first asked for it ends as
-    it is. `adapter` is one of those that the model has,
-    or BASE for none of them; without it the model answers as it stands. `where` names the row in messages.
+    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text; so it does with a
+    stop text that is a special token of the tokeniser. `logprobs` asks for the log-probability of each token of the
+    answer, in nats, as the model has it before sampling changes it. It ends as it is `seconds` after it was asked for.
+    `adapter` is one of those that the model has, or BASE for none of them; without it the model answers as it stands.
+    `where` names the row in messages. `samples` answers are drawn, the first with the seed of `sampling`, the others
+    with seeds that follow from it.
+
+    Raises: SettingsError for samples below 1, or several that could not differ.
     """
 
     prompt_ids: tuple[int, ...]
@@ -43,6 +49,25 @@ class Request:
     logprobs: bool = False
     seconds: float | None = None
     adapter: str | None = None
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise SettingsError("samples", f"is {self.samples}", "1 or more", "1 asks for one answer")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            found = f"is {self.samples} at temperature 0, where all are the same"
+            raise SettingsError("samples", found, "1, or a temperature above 0", "raise the temperature")
+
+    def each(self) -> Iterator[Request]:
+        """The samples as requests of their own; those of fewer are the first of more."""
+        yield replace(self, samples=1)
+        draw = random.Random(f"samples of {self.sampling.seed}")
+        for _ in range(1, self.samples):
+            yield replace(self, samples=1, sampling=replace(self.sampling, seed=draw.getrandbits(63)))
+
+
+Requests = Sequence[Request] | SimpleQueue[Request | None]
+Check = Callable[[Sequence[Request], int], None]
 
 
 @dataclass(frozen=True)
@@ -66,15 +91,25 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple
     return tuple(sorted({int(id) for id in found if id is not None}))
 
 
+def each_answer(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> Iterator[Request]:
+    """A request for each answer, in order, samples of one next to one another; special tokens to stop at as ids."""
+    decoder = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {str(token): number for number, token in decoder.items() if token.special}
+    for request in requests:
+        ids = tuple(special[text] for text in request.stop if text in special)
+        yield from (replace(request, stop_ids=(*request.stop_ids, *ids)) if ids else request).each()
+
+
 @dataclass(slots=True)
 class Row:
-    """A request under way."""
+    """A request under way; it `began` when it was asked for."""
 
     index: int
     request: Request
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     generator: torch.Generator = field(default_factory=torch.Generator)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
         self.generator.manual_seed(self.request.sampling.seed)
@@ -100,6 +135,39 @@ class Row:
         return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
 
 
+class Arrivals:
+    """Rows as they are asked for: those of a list all at once, those of a queue as they come, until it gives None."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, requests: Requests, check: Check) -> None:
+        """`check(requests, number of the first)` raises for what cannot be answered."""
+        self._tokenizer, self._check, self._count = tokenizer, check, 0
+        self._queue = None if isinstance(requests, Sequence) else requests
+        self._rows = self._checked(requests) if isinstance(requests, Sequence) else []
+
+    def take(self, idle: bool) -> list[Row]:
+        """Rows that came since the last call; where nothing else is to do (`idle`) it waits for one, up to the end."""
+        if self._queue is None:
+            rows, self._rows = self._rows, []
+            return rows
+        come: list[Request] = []
+        while self._queue is not None:
+            try:
+                request = self._queue.get(block=idle and not come)
+            except Empty:
+                break
+            if request is None:
+                self._queue = None
+            else:
+                come.append(request)
+        return self._checked(come)
+
+    def _checked(self, requests: Sequence[Request]) -> list[Row]:
+        self._check(requests, self._count)
+        rows = [Row(self._count + n, request) for n, request in enumerate(each_answer(self._tokenizer, requests))]
+        self._count += len(rows)
+        return rows
+
+
 @dataclass(frozen=True)
 class Ending:
     """Chooses tokens and knows when an answer has ended."""
@@ -107,12 +175,11 @@ class Ending:
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
     on_token: OnToken | None
-    began: float = field(default_factory=lambda: time.monotonic())
 
     def late(self, row: Row) -> Completion | None:
         """The answer as it is where its time is up."""
         seconds = row.request.seconds
-        if seconds is None or time.monotonic() - self.began < seconds:
+        if seconds is None or time.monotonic() - row.began < seconds:
             return None
         return self._completion(row, "deadline")
 
@@ -122,7 +189,8 @@ class Ending:
         if early:
             logits = logits.clone()
             for place in early:
-                logits[place, [*self.end_ids, *rows[place].request.stop_ids]] = float("-inf")
+                ends = (*self.end_ids, *rows[place].request.stop_ids)
+                logits[place, [id for id in ends if id < logits.shape[-1]]] = float("-inf")
         chosen: list[int] = logits.argmax(-1).tolist()
         for place, row in enumerate(rows):
             request = row.request

@@ -12,6 +12,13 @@ import torch
 
 from lotune.errors import SettingsError
 
+TEMPERATURES = (1e-5, 1e5)
+"""Beyond them logits in float32 lose what tells them apart, or overflow."""
+PENALTIES = (1e-3, 1e3)
+SEEDS = (-(2**63), 2**64 - 1)
+"""What torch's generators take."""
+NO_HEAT, NO_PENALTY = "0 takes the best token", "1 changes nothing"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -25,14 +32,37 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a value out of its range."""
-        for name, value, right, expected in (
-            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0"),
+        coldest, hottest = TEMPERATURES
+        weakest, strongest = PENALTIES
+        least, most = SEEDS
+        heat, penalty = self.temperature, self.repetition_penalty
+        for name, value, right, expected, remedy in (
+            (
+                "temperature",
+                heat,
+                heat == 0 or coldest <= heat <= hottest,
+                f"0, or {coldest:g} to {hottest:g}",
+                NO_HEAT,
+            ),
+            (
+                "top_k",
+                self.top_k,
+                self.top_k is None or self.top_k >= 1,
+                "1 or more",
+                "leave it out to keep all tokens",
+            ),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1", "1 keeps all tokens"),
+            (
+                "repetition_penalty",
+                penalty,
+                weakest <= penalty <= strongest,
+                f"{weakest:g} to {strongest:g}",
+                NO_PENALTY,
+            ),
+            ("seed", self.seed, least <= self.seed <= most, "a whole number of 64 bits", "choose a smaller one"),
         ):
             if not right:
-                raise SettingsError(name, f"is {value}", expected)
+                raise SettingsError(name, f"is {value}", expected, remedy)
 
     @property
     def plain(self) -> bool:

@@ -6,14 +6,16 @@ Shapes: n running rows, T tokens read at once, W width of what is attended to, V
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lotune.generate.cache import SlotCache
-from lotune.generate.lean import Lean, Pass
-from lotune.generate.requests import Completion, Ending, Row
+from lotune.generate.lean import Lean, Pass, near
+from lotune.generate.requests import Arrivals, Completion, Ending, Request, Row
 from lotune.model.attention import Width
+from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +32,8 @@ LEAST_SHARED = 16
 """A shared beginning of fewer tokens is read again: copying it would not pay."""
 MOST_MASKED = 2**24
 """Pairs of a token that is read and one that it may see: where there are more, a short shared beginning is not used."""
+_PROBE = ((5, 3, 7, 2, 9, 4, 8, 6, 2), (6, 3, 2, 8, 4))
+"""Rows of token ids that every vocabulary has."""
 
 
 class Slotted:
@@ -52,16 +56,69 @@ class Slotted:
         self.standing: Any = None
         self.cache = SlotCache(0, 0)
 
-    def run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        """(number of the request, answer) as answers end; at most `batch_tokens` tokens are held at once."""
+    @torch.inference_mode()
+    def agrees(self) -> bool:
+        """Whether the model bears slots: rows side by side are what each is alone and without a cache."""
+        try:
+            with at_rest(self.model):
+                found, expected = self._probed(), [self._anew(row) for row in _PROBE]
+            return near(found, torch.cat(expected), self.dtype)
+        except Exception:  # each architecture fails in its own way
+            return False
+        finally:
+            self.running.clear()
+            self.cache, self.held, self.adapters = SlotCache(0, 0), [], []
+
+    def _probed(self) -> torch.Tensor:
+        """Logits (n, V) after the probe's rows, which are read in three parts: a prompt, one token, and three."""
+        self._resize(len(_PROBE), max(map(len, _PROBE)))
+        self._read([Row(number, Request(row[:-3], 4)) for number, row in enumerate(_PROBE)])
+        self._step()
+        ids = torch.tensor([row[-3:] for row in _PROBE], device=self.device)
+        places = torch.tensor([range(len(row) - 3, len(row)) for row in _PROBE], device=self.device)
+        return self._forward(self.running, Pass(0, ids, places, max(map(len, _PROBE))))
+
+    def _anew(self, row: Sequence[int]) -> torch.Tensor:
+        """Logits (1, V) after a row that is read alone and without a cache."""
+        ids = torch.tensor([row], device=self.device)
+        places = torch.arange(len(row), device=self.device)[None]
+        logits: torch.Tensor = self.model(input_ids=ids, position_ids=places, use_cache=False, logits_to_keep=1).logits
+        return logits[:, -1]
+
+    def run(self, arrivals: Arrivals, ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
+        """(number of the answer, answer) as answers end; at most `batch_tokens` tokens are held at once."""
         self._begin()
         try:
-            yield from self._run(rows, ending, batch_tokens)
+            yield from self._run(arrivals, ending, batch_tokens)
         except GeneratorExit:
             raise
         except BaseException:  # a pass may have been cut off: nobody knows what the slots hold
             self.cache, self.held, self.adapters = SlotCache(0, 0), [], []
             raise
+
+    def foretell(self, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Sequence[torch.Tensor]:
+        """Logits (len(ids), V) of the ids that follow a prompt, for rows of (prompt, ids): a prompt is read once.
+
+        It takes a slot for each row and one for each prompt; the first prompt is remembered for the next call.
+        """
+        self._begin()
+        prompts = list(dict.fromkeys(prompt for prompt, _ in rows))
+        slots, need = len(prompts) + len(rows), max(len(prompt) + len(ids) for prompt, ids in rows)
+        if slots > self.cache.shared.slots or need > self.cache.shared.capacity:
+            self._resize(slots, need)
+        asked, part = [Row(number, Request(prompt, 1)) for number, prompt in enumerate(prompts)], PREFILL_TOKENS // need
+        for first in range(0, len(asked), max(1, part)):
+            self._read(asked[first : first + max(1, part)])
+        slot_of = {prompts[row.index]: slot for slot, row in enumerate(self.running)}
+        for place, (prompt, _) in enumerate(rows, len(prompts)):
+            self._copy(slot_of[prompt], place, len(prompt) - 1)
+        lengths = [len(ids) for _, ids in rows]
+        width = max(lengths)
+        read = [[prompt[-1], *ids[:-1], *[0] * (width - len(ids))] for prompt, ids in rows]
+        places = self._places([len(prompt) - 1 for prompt, _ in rows], width)
+        what = Pass(len(prompts), torch.tensor(read, device=self.device), places, need, lengths)
+        logits: Sequence[torch.Tensor] = self._forward([], what, each=True).split(lengths)
+        return logits
 
     def _begin(self) -> None:
         """No row runs; what the slots hold was computed with the adapters that are active now, or is forgotten."""
@@ -70,10 +127,15 @@ class Slotted:
         if now != self.standing:
             self.standing, self.held = now, [[] for _ in self.held]
 
-    def _run(self, rows: Sequence[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        waiting = sorted(rows, key=lambda row: (row.need, -row.index))  # the longest first: short ones fill up the end
-        timed = any(row.request.seconds is not None for row in rows)
-        while waiting or self.running:
+    def _run(self, arrivals: Arrivals, ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
+        waiting, timed = list[Row](), False
+        while True:
+            if new := arrivals.take(idle=not waiting and not self.running):
+                timed = timed or any(row.request.seconds is not None for row in new)
+                new.sort(key=lambda row: (row.need, -row.index))  # the longest first: short ones fill up the end
+                waiting = [*new, *waiting]
+            if not waiting and not self.running:
+                return
             if timed:
                 late = {row.index: answer for row in waiting if (answer := ending.late(row)) is not None}
                 yield from late.items()
@@ -90,22 +152,25 @@ class Slotted:
                 self._leave(place)
 
     def _admit(self, waiting: list[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        """Read prompts into the free slots; `waiting` is sorted, the next row is its last.
+        """Read prompts into the free slots; the next row is the last of `waiting`.
 
-        A prompt that is read alone has its first token at once, and may be answered with it.
+        A prompt that is read alone has its first token at once, and may be answered with it. A row that came later and
+        is longer than those that run waits until there is room for it.
         """
         need = max(row.need for row in (*self.running, waiting[-1]))
-        slots = min(max(1, batch_tokens // need), len(self.running) + len(waiting), self.most_slots)
-        held = self.cache.shared.slots * self.cache.shared.capacity
-        too_many = not self.running and self.cache.shared.slots > slots and held > batch_tokens
-        if slots >= GROWTH * self.cache.shared.slots or need > self.cache.shared.capacity or too_many:
-            kept = min(len(self.running) + 1, slots, self.cache.shared.slots)
-            self.cache.resize(slots, need, kept)
-            self.held = [*(ids[:need] for ids in self.held[:kept]), *([] for _ in range(slots - kept))]
-            self.adapters = [*self.adapters[:kept], *[None] * (slots - kept)]
-        while waiting and len(self.running) < self.cache.shared.slots:
-            free, rows, longest = self.cache.shared.slots - len(self.running), [waiting.pop()], 0
-            while waiting and len(rows) < free:
+        room = max(1, batch_tokens // need)
+        if room <= len(self.running):
+            return
+        there, wanted = self.cache.shared, len(self.running) + len(waiting)
+        if wanted > there.slots:
+            wanted = max(wanted, ceil(GROWTH * there.slots))  # with room for some that may come
+        slots = min(room, wanted, self.most_slots)
+        too_many = not self.running and there.slots > slots and there.slots * there.capacity > batch_tokens
+        if slots >= GROWTH * there.slots or need > there.capacity or too_many:
+            self._resize(slots, need)
+        while waiting and waiting[-1].need <= there.capacity and len(self.running) < there.slots:
+            free, rows, longest = there.slots - len(self.running), [waiting.pop()], 0
+            while waiting and waiting[-1].need <= there.capacity and len(rows) < free:
                 longest = max(longest, rows[-1].length, waiting[-1].length)
                 if longest * (len(rows) + 1) > PREFILL_TOKENS:
                     break
@@ -114,6 +179,13 @@ class Slotted:
                 self._read(rows)
             elif (answer := self._read_alone(rows[0], ending)) is not None:
                 yield rows[0].index, answer
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        """Other numbers of slots and of places; what running rows hold stays, and the slot after them."""
+        kept = min(len(self.running) + 1, slots, self.cache.shared.slots)
+        self.cache.resize(slots, capacity, kept)
+        self.held = [*(ids[:capacity] for ids in self.held[:kept]), *([] for _ in range(slots - kept))]
+        self.adapters = [*self.adapters[:kept], *[None] * (slots - kept)]
 
     def _read(self, rows: list[Row]) -> None:
         """Read prompts but for their last tokens, which the next step reads together with the running rows'.
@@ -180,13 +252,16 @@ class Slotted:
         width = max((row.length - shared for shared, row in rows), default=0)
         if width:
             padded = [[*row.prompt[shared:], *[0] * (width - row.length + shared)] for shared, row in rows]
-            starts = torch.tensor([shared for shared, _ in rows], device=self.device)
-            places = starts[:, None] + torch.arange(width, device=self.device)
-            places.clamp_(max=self.cache.shared.capacity - 1)  # only padding lies beyond
+            places = self._places([shared for shared, _ in rows], width)
             ids, lengths = torch.tensor(padded, device=self.device), [row.length - shared for shared, row in rows]
             seen = max(row.length for row in entering)
             self._forward(entering, Pass(len(self.running), ids, places, seen, lengths))
         self._enter(entering)
+
+    def _places(self, starts: list[int], width: int) -> torch.Tensor:
+        """So many places (n, T) from those at which rows start."""
+        places = torch.tensor(starts, device=self.device)[:, None] + torch.arange(width, device=self.device)
+        return places.clamp_(max=self.cache.shared.capacity - 1)  # only padding lies beyond
 
     def _enter(self, rows: list[Row]) -> None:
         for place, row in enumerate(rows, len(self.running)):
@@ -225,13 +300,18 @@ class Slotted:
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
-    def _forward(self, rows: Sequence[Row], what: Pass) -> torch.Tensor:
-        """Logits (n, V) after the last token of each row; where rows are padded something that nobody needs."""
+    def _forward(self, rows: Sequence[Row], what: Pass, each: bool = False) -> torch.Tensor:
+        """Logits (n, V) after the last token of each row, or (L, V) after `each` real token of all.
+
+        Where rows are padded and not each token is asked for it is something that nobody needs.
+        """
         adapters, (count, tokens) = self._chosen_adapters(rows), what.places.shape
         if self.lean is not None and not adapters:
             one = count == tokens == 1
             mask = None if what.fresh or one else self._mask(what.places, what.seen, None)
             hidden = self.lean.read(what, mask, self.cache)
+            if each:
+                return self.lean.logits(hidden)
             return self.lean.logits(hidden[tokens - 1 :: tokens]) if what.lengths is None else hidden
         masks: Any = None
         if what.fresh:
@@ -246,12 +326,14 @@ class Slotted:
             position_ids=what.places,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=0 if each else 1,
             **adapters,
             **({} if what.widths is None else {"widths": what.widths}),
         )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+        logits: torch.Tensor = output.logits
+        if each and what.lengths is not None:
+            return torch.cat([its[:length] for its, length in zip(logits, what.lengths, strict=True)])
+        return logits[:, -1]
 
     def _chosen_adapters(self, rows: Sequence[Row]) -> dict[str, Any]:
         """What tells PEFT the adapter of each row, where any row names one."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.errors import ModelError
 from lotune.generate.engine import Engine, check_requests
-from lotune.generate.requests import Completion, Request, StoppedBy, end_ids
+from lotune.generate.requests import Completion, Request, StoppedBy, each_answer, end_ids
 from lotune.generate.sampling import cut_at_stop
 from lotune.model.base import base_folder, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
@@ -54,7 +54,7 @@ class Vllm:
         self._params = library.SamplingParams
 
     def stream(self, requests: Sequence[Request], *, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        """(number of the request, answer), a thousand requests at a time; vLLM itself budgets the memory.
+        """(number of the answer, answer), a thousand requests at a time; vLLM itself budgets the memory.
 
         Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError as `check_requests`.
         """
@@ -62,6 +62,7 @@ class Vllm:
             found = "has adapters and deadlines a request with lotune's own engine only"
             raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
         check_requests(self, self, requests)
+        requests = list(each_answer(self.tokenizer, requests))
         for first in range(0, len(requests), TOGETHER):
             part = requests[first : first + TOGETHER]
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in part]

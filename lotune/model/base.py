@@ -17,10 +17,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.number_format import computes_bfloat16
 from lotune.model.settings import BaseSettings
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FUSED_IF_KNOWN = {"attn_implementation": None}
+"""transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
+CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len")
+"""Names of the context's length in config.json; the later ones are BLOOM's and MPT's."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +96,6 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) ->
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
 
-def computes_bfloat16(device: str) -> bool:
-    """Whether a device is clearly faster in bfloat16 than in float32.
-
-    Of processors those with AMX, by 5 to 7 times. With AVX-512 alone matrix products ran at half the rate of float32.
-    A measurement would have to come out alike in every process of a run, and when it goes on.
-    """
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.startswith("cpu") and "amx_bf16" in _processor_flags()
-
-
 def count_parameters(model: nn.Module) -> int:
     """The number of parameters, tied ones once, adapters included where there are any; two in a byte count as two.
 
@@ -163,9 +157,16 @@ def base_folder(settings: BaseSettings) -> Path | None:
     return _folder(settings.model)
 
 
+def known_context(config: Any) -> int | None:
+    """The number of tokens that a configuration of transformers lets a model read; None where it does not say."""
+    text = config.get_text_config(decoder=True)
+    lengths = (getattr(text, name, None) for name in CONTEXTS)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
 def _context_of(config: Any, name: str) -> int:
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(length, int) or length < 1:
+    length = known_context(config)
+    if length is None or length < 1:
         raise ModelError(name, "its config.json gives no max_position_embeddings")
     return length
 
@@ -205,7 +206,7 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
         for name, value in changes.items():
             setattr(config, name, value)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            config, trust_remote_code=False, dtype=torch.float32, **FUSED_IF_KNOWN
         )
     _fuse_activations(model)
     return model
@@ -252,7 +253,7 @@ def _folder(name: str) -> Path | None:
         folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
         if not folder.is_dir():
             raise ModelError(
-                NANO, "the embedded model's weights are missing", remedy="lotune pretrain recipes/nano.yaml"
+                NANO, "the embedded model's weights are missing", remedy="install lotune again, or see the model's card"
             )
         return folder
     folder = Path(name).expanduser()
@@ -266,7 +267,7 @@ def _folder(name: str) -> Path | None:
 def _check_folder(folder: Path, name: str) -> None:
     """Refuse, with the reason, a folder that holds no complete model in safetensors."""
     if (folder / "adapter_config.json").exists():
-        raise ModelError(name, "holds an adapter", "a complete model", "merge it into its base: `lotune merge`")
+        raise ModelError(name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.start")
     if not (folder / "config.json").is_file():
         raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
     if any(folder.glob("*.safetensors")):
@@ -285,10 +286,10 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
-        attn_implementation="sdpa",
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **FUSED_IF_KNOWN,
         **held,
     )
     model, report = loaded
@@ -339,17 +340,6 @@ def _as_model_error(name: str, hub: bool) -> Iterator[None]:
         else:
             found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
         raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
-
-
-def _processor_flags() -> set[str]:
-    """What the processor can do, of the names that matter here: torch's word, else the kernel's."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities:
-        return {name for name, there in capabilities.items() if there is True}
-    try:
-        return set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        return set()
 
 
 def _one_line(error: BaseException) -> str:

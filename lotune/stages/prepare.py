@@ -14,7 +14,7 @@ from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, en
 from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example, as_record, from_record
 from lotune.data.rows import all_listed
-from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
 from lotune.disk import require_space
 from lotune.errors import DataError
 from lotune.evaluate.predict import answer_tokens
@@ -25,7 +25,9 @@ from lotune.model.quantize import check_quantize
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
+from lotune.stages.asking import check_judgeable
 from lotune.stages.changes import warn_of_changes
+from lotune.stages.wording import check_template
 from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
 from lotune.tasks.own_rows import rows_wanted_by
 from lotune.tasks.registry import build_task
@@ -118,6 +120,8 @@ def read_examples(path: Path) -> list[Example]:
 def _write(run: Run, recipe: Recipe) -> None:
     """Write the data; what is refused is refused before anything in the run is changed."""
     resolve_device(recipe.device)
+    for start in (base_folder(recipe.base), recipe.adapter.start):
+        check_template(recipe.task, start)
     check_start(recipe.adapter)
     check_quantize(recipe.tune.quantize, recipe.device)
     tokenizer, context = load_tokenizer(recipe.base)
@@ -129,17 +133,19 @@ def _write(run: Run, recipe: Recipe) -> None:
             retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED
         )
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
+    check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     limit = min(recipe.data.max_length or context, context)
     with rows_wanted_by("retention.replay_rows"):
         replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     folder, left_out, asked, cut = run.folder / "data", {}, {}, 0
+    others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
     for name, examples, asker in sets:
         asked[name], cut = _askable(tokenizer, examples, asker, context, name, recipe.data.too_long)
         left_out[name] = len(examples) - len(asked[name])
     needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(asked.values()))
     require_space(run.folder, needed, "preparing")
-    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long, needed)
+    file = _train_tokens(folder / "train", others, tokenizer, (data.train, replay), limit, recipe.data.too_long, needed)
     run.forget_stage("prepare")
     for name, fitting in asked.items():
         _write_examples(folder / f"{name}.jsonl", fitting)
@@ -172,13 +178,22 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def _train_tokens(
-    stem: Path, tokenizer: Any, parts: Sequence[Sequence[Example]], limit: int, too_long: str, needed: int = 0
+    stem: Path,
+    others: Sequence[Path],
+    tokenizer: Any,
+    parts: Sequence[Sequence[Example]],
+    limit: int,
+    too_long: str,
+    needed: int = 0,
 ) -> TokenFile:
-    """Examples as a token file: the one that is there already where it was made from the same, else a new one."""
+    """Examples as a token file: this run's or another's, where it was made from the same, else a new one."""
     digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
     known = find_token_file(stem, digest)
     if known is not None:
         say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
+        return known
+    if (known := adopt_token_file(stem, others, digest)) is not None:
+        say("another run has made tokens of the same training rows: they are taken from there")
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
     rows = _fitting(encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes)

@@ -238,6 +238,8 @@ class Begun:
     in_shards: bool
     pad_token_id: int | None
     """What fills up lines; None where rows are packed."""
+    half: bool
+    """Whether products are made in bfloat16."""
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -258,7 +260,7 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.model.base import context_length, count_parameters, resolve_device
+    from lotune.model.base import context_length, count_parameters, resolve_device, resolve_dtype
     from lotune.train.loop import recompute_activations
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
@@ -285,7 +287,8 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
     training = Training(model, _optimizers(model, settings), mark, world)
-    return Begun(tokenizer, rows, training, steps, shares, in_shards, padding)
+    half = resolve_dtype(settings.precision, device) == torch.bfloat16
+    return Begun(tokenizer, rows, training, steps, shares, in_shards, padding, half)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
@@ -313,6 +316,7 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done:
         first_step=done + 1,
         world=world,
         remedy=REMEDY,
+        half=begun.half,
     )
 
 

@@ -15,11 +15,14 @@ import torch
 
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
+from lotune.data.templates import template_record
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
+from lotune.evaluate.intervals import headline_interval
 from lotune.evaluate.merge_check import MergeCheck, Question, check_saved, compare_merged
+from lotune.evaluate.statistics import Interval
 from lotune.generate.engine import generate
 from lotune.generate.requests import Request
 from lotune.memory import free_bytes, give_back, naming_the_setting
@@ -80,12 +83,13 @@ class Begun:
 
 @dataclass(frozen=True)
 class Validated:
-    """A checkpoint with its figures on the validation rows: the task's own metric and the loss of the answers."""
+    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers."""
 
     name: str
     step: int
     value: float
     loss: float
+    interval: tuple[float, float] | None = None
 
 
 def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -288,21 +292,22 @@ def _checkpoint(
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(begun.model, folder / "adapter", template_text(recipe))
-    value, loss = _measure(recipe, begun, task, validation, answers, name)
-    say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
-    return Validated(name, step.number, value, loss)
+    value, loss, (low, high) = _measure(recipe, begun, task, validation, answers, name)
+    say(f"{name}: validation {task.metric} {value:.4g} ({low:.4g} to {high:.4g}), loss {loss:.4f}")
+    return Validated(name, step.number, value, loss, (low, high))
 
 
 def _measure(
     recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
-) -> tuple[float, float]:
-    """The task's metric and the loss of the answers; where weights are in shards, all processes compute both alike."""
+) -> tuple[float, float, Interval]:
+    """The task's metric, the loss of the answers, the metric's interval; in shards all processes compute them alike."""
     begun.model.eval()
     loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
     with naming_the_setting("evaluate.batch_tokens", title, f"lower it, it is {batch_tokens}"):
         predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
-    return task.metrics([prediction.judged for prediction in predictions])[task.metric], loss
+    judged = [prediction.judged for prediction in predictions]
+    return task.metrics(judged)[task.metric], loss, headline_interval(task, judged)
 
 
 def choose(found: list[Validated]) -> Validated:
@@ -315,10 +320,11 @@ def choose(found: list[Validated]) -> Validated:
 
 
 def template_text(recipe: Recipe) -> str:
-    """The prompt template that a checkpoint carries, as JSON."""
+    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
     import orjson
 
-    return orjson.dumps(asdict(recipe.task.prompt_template), option=orjson.OPT_INDENT_2).decode()
+    record = template_record(recipe.task.prompt_template, recipe.task.worded)
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
 def _ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""What tasks on one's own rows have in common: how rows are written, and that none are generated."""
+"""What tasks on one's own rows have in common: how rows are written and labels read, and that none are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from lotune.data.rows import write_jsonl
-from lotune.errors import SettingsError
+from lotune.errors import DataError, SettingsError
 from lotune.runs import write_json
 from lotune.tasks.task import Row
 
@@ -41,6 +41,20 @@ def rows_wanted_by(where: str) -> Iterator[None]:
         yield
     except NoGeneratorError as error:
         raise NoGeneratorError(error.task, where) from None
+
+
+def word_of(id: str, label: str, labels: Mapping[str, str]) -> str:
+    """The word that stands for a label of a file, which may be the word itself; empty where there is no label.
+
+    Raises: DataError for a label that is none of `labels`.
+
+    >>> word_of("row 1", "1", {"0": "no", "1": "yes"})
+    'yes'
+    """
+    if label and label not in labels and label not in labels.values():
+        expected = f"one of {', '.join(labels)}"
+        raise DataError(id, f"its label is {label!r}", expected, "mend the file, or name its labels in task.labels")
+    return labels.get(label, label)
 
 
 def filled(value: object) -> str:

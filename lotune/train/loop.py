@@ -140,12 +140,13 @@ def train(
     first_step: int = 1,
     world: World = ALONE,
     remedy: str = TUNING_REMEDY,
+    half: bool = False,
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
     however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
-    learning rate of step i + 1 as a share of the highest.
+    learning rate of step i + 1 as a share of the highest. `half`: products are made in bfloat16 from float32 weights.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
@@ -160,7 +161,8 @@ def train(
         loss = 0.0
         for batch in filled_up(micro_batches, passes):
             with passing(batch, remedy):
-                part = head.loss_sum(on_device(batch, device)) / supervised
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    part = head.loss_sum(on_device(batch, device)) / supervised
                 part.backward()
             loss += part.item()
         loss = sum(own for (own,) in world.gathered(loss))

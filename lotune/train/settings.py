@@ -149,6 +149,8 @@ class PretrainSettings(Settings):
     """Optimizer of the matrices; embeddings and norms always take AdamW."""
     compile: bool = False
     """Whether the model is compiled."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of products; weights and moments are float32. auto takes bfloat16 where `base.dtype=auto` does."""
     validation_share: float = Field(0.005, gt=0, lt=1)
     """Share of the documents held back to measure the loss."""
     publish: Path | None = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lotune.data import token_files
 from lotune.data.batches import EncodedRow
-from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
 from lotune.errors import RunError
 
 tokens = st.lists(st.integers(0, 299), min_size=2, max_size=6).map(tuple)
@@ -138,6 +139,28 @@ def test_it_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
     assert find_token_file(stem, "abc") is None
     assert find_token_file(stem, "abd") is not None
     assert not (tmp_path / "train.earlier.npy").exists()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_tokens_of_the_same_rows_are_taken_from_another_run(
+    tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise OSError("another disk")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", refused)
+    old, mine = tmp_path / "old" / "train", tmp_path / "mine" / "train"
+    write_token_file(old, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
+    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    before = contents(old.parent)
+    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abd") is None
+    assert find_token_file(mine, "own") is not None
+    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abc") is not None
+    assert contents(mine.parent) == before
+    assert mine.with_suffix(".tokens.npy").samefile(old.with_suffix(".tokens.npy")) == linked
+    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    assert contents(old.parent) == before
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "rows.npy", "ids.jsonl", "tokens.json"])

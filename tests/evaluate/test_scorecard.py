@@ -67,7 +67,11 @@ def test_the_targets_figures() -> None:
         "base_value": None,
         "interval": None,
         "unjudgeable": 1,
+        "base_interval": None,
     }
+    its = found.by_kind["+"].base_interval
+    assert its is not None
+    assert its == found.base_interval
 
 
 def test_rows_are_paired_by_id_not_by_order() -> None:

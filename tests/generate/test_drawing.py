@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 
 from lotune.errors import DataError, SettingsError
 from lotune.generate.engine import generate
+from lotune.generate.lean import Pass
 from lotune.generate.likelihood import Continuation, log_probabilities
 from lotune.generate.pieces import Pieces
 from lotune.generate.requests import Request
-from lotune.generate.sampling import Sampling
+from lotune.generate.sampling import PENALTIES, SEEDS, TEMPERATURES, Sampling
+from lotune.generate.slotted import Slotted
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -54,10 +58,69 @@ def test_the_distribution_is_that_of_transformers(
         assert (reached - top_p).abs().min() < 1e-3 or top_p > 0.99
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"repetition_penalty": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1}, {"temperature": 1e-45}, {"temperature": math.inf}, {"temperature": math.nan}, {"top_k": 0},
+        {"top_p": 0}, {"top_p": math.nan}, {"repetition_penalty": 0}, {"repetition_penalty": math.inf},
+        {"repetition_penalty": 1e-40}, {"seed": 2**64}, {"seed": -(2**63) - 1},
+    ],
+)  # fmt: skip
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
+    [(name, value)] = wrong.items()
+    with pytest.raises(SettingsError, match=f"{name}: is ") as caught:
         Sampling(**wrong)
+    error = caught.value
+    assert (error.where, error.found) == (name, f"is {value}")
+    assert error.expected
+    assert error.remedy
+
+
+@pytest.mark.parametrize("heat", TEMPERATURES)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_ends_of_the_ranges_can_be_drawn_with(heat: float, penalty: float, seed: int) -> None:
+    logits = torch.tensor([-1e4, 1e4, 0.5, float("-inf")])
+    chosen = Sampling(heat, 3, 0.9, penalty, seed).choose(logits, [1], torch.Generator().manual_seed(seed))
+    assert chosen in range(3)
+
+
+@pytest.mark.parametrize(("samples", "how"), [(0, DRAWN), (-1, DRAWN), (2, Sampling())])
+def test_samples_that_cannot_be_are_refused(samples: int, how: Sampling) -> None:
+    with pytest.raises(SettingsError, match=f"samples: is {samples}"):
+        Request((5,), 3, sampling=how, samples=samples)
+
+
+def test_samples_differ_come_in_order_and_again(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    single = asked(4, DRAWN)
+    several = [replace(request, samples=number) for number, request in enumerate(single, start=1)]
+    answers = generate(tiny_llama, byte_tokenizer, several, batch_tokens=10_000)
+    assert len(answers) == 1 + 2 + 3 + 4
+    assert [one.token_ids for one in generate(tiny_llama, byte_tokenizer, several, batch_tokens=40)] == [
+        one.token_ids for one in answers
+    ]
+    first = generate(tiny_llama, byte_tokenizer, single, batch_tokens=10_000)
+    assert [answers[place].token_ids for place in (0, 1, 3, 6)] == [one.token_ids for one in first]
+    assert len({one.token_ids for one in answers[6:]}) == 4
+    fewer = generate(tiny_llama, byte_tokenizer, [replace(single[3], samples=3)], batch_tokens=10_000)
+    assert [one.token_ids for one in fewer] == [one.token_ids for one in answers[6:9]]
+
+
+def test_the_prompt_of_several_samples_is_read_once(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, forward = list[int](), Slotted._forward
+
+    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+        read.append(what.input_ids.numel())
+        return forward(self, rows, what, each)
+
+    monkeypatch.setattr(Slotted, "_forward", watched)
+    request = Request(tuple(range(2, 92)), 1, 1, sampling=DRAWN, samples=8)
+    assert len({one.token_ids for one in generate(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)}) > 2
+    assert read == [89, 8]  # the prompt, and its last token for each sample
 
 
 def asked(count: int, sampling: Sampling) -> list[Request]:
@@ -127,6 +190,44 @@ def test_continuations_that_cannot_be_are_refused(tiny_llama: LlamaForCausalLM) 
             log_probabilities(tiny_llama, [row], batch_tokens=10)
     with pytest.raises(DataError, match="at most"):
         log_probabilities(tiny_llama, [Continuation((3,) * 5000, (3,))], batch_tokens=10)
+
+
+@pytest.mark.parametrize("wrong", [300, -1])
+def test_a_token_to_stop_at_is_in_the_vocabulary(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, wrong: int
+) -> None:
+    request = Request((5, 9), 4, min_new_tokens=2, stop_ids=(7, wrong), where="row q7")
+    with pytest.raises(SettingsError, match=r"row q7: has stop_ids from .*\n.*0 to 299"):
+        generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
+
+
+def test_an_end_of_text_out_of_the_vocabulary_is_never_chosen_and_no_hindrance(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    [before] = generate(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100)
+    tiny_llama.generation_config.eos_token_id = [0, 5000]  # type: ignore[union-attr]
+    assert generate(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100) == [before]
+
+
+def test_a_stop_text_that_is_a_special_token_ends_an_answer(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer: Any = copy.deepcopy(byte_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    [end] = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
+    assert end < 300
+
+    def sure(module: Any, args: Any, output: Any) -> Any:
+        output.logits[..., end] = 1e4
+        return output
+
+    request = Request((5, 9, 30), 6)
+    [never] = generate(tiny_llama, tokenizer, [request], batch_tokens=100)
+    tiny_llama.register_forward_hook(sure)
+    [unheard] = generate(tiny_llama, tokenizer, [request], batch_tokens=100)
+    assert unheard.token_ids == (end,) * 6 != never.token_ids
+    [ended] = generate(tiny_llama, tokenizer, [replace(request, stop=("<|im_end|>", "###"))], batch_tokens=100)
+    assert (ended.token_ids, ended.stopped_by) == ((), "eos")
 
 
 def test_stop_ids_and_cancelling(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -39,9 +39,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
         sizes.append(what.input_ids.numel())
-        return forward(self, rows, what)
+        return forward(self, rows, what, each)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     return sizes
@@ -207,9 +207,9 @@ def test_an_engine_keeps_to_the_budget_of_each_call(
 ) -> None:
     engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
         heights.append(len(rows))
-        return forward(self, rows, what)
+        return forward(self, rows, what, each)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     asked = [Request((5, 6, 7 + number), 18, min_new_tokens=18) for number in range(20)]
