@@ -2,9 +2,11 @@
 
     python benchmarks/kills.py [--verb tune|pretrain] [--kills 20] [--seed 0] [--json FILE]
 
-Every step saves its state, so that many kills fall into a save. Each trial is killed twice, then goes on to its end;
-it counts as identical where every adapter of a tuning, or the model of a pre-training, has the same bytes. The exit
-status is 1 where one differs.
+Every step saves its state. Each trial is killed twice, then goes on to its end: first in the middle of the save after
+a random step, with half of the state on the disk; then from outside, once the training is seen to have done a random
+one of the steps that were left. Steps are counted, not seconds, so a slow machine is killed at the same places. A trial
+counts as identical where every adapter of a tuning, or the model of a pre-training, has the same bytes. The exit
+status is 1 where one differs, or where a kill in a save met no training.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import signal
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 COMMON = """
 seed: 5
@@ -47,17 +51,22 @@ RECIPES = {"tune": TUNE, "pretrain": PRETRAIN}
 WEIGHTS = {"tune": "checkpoints/step-*/adapter/adapter_model.safetensors", "pretrain": "model/model.safetensors"}
 FILES = {"tune": 3, "pretrain": 1}
 """Files of weights that a finished run has."""
-KILLS_A_TRIAL = 2
+KILLED = -signal.SIGKILL
 
 
-def begin(verb: str, recipe: Path, runs: Path, log: Path) -> int:
-    """A child that trains; the result is its process id. Everything heavy was imported before."""
+def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 0) -> int:
+    """A child that trains; the result is its process id. Everything heavy was imported before.
+
+    Where it is to be killed in a save, the child does so itself, in the so many-th one.
+    """
     child = os.fork()
     if child:
         return child
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    if killed_in_save:
+        _kill_in_save(killed_in_save)
     sys.argv = ["lotune", verb, str(recipe), f"runs={runs}"]
     from lotune.cli import main
 
@@ -66,6 +75,38 @@ def begin(verb: str, recipe: Path, runs: Path, log: Path) -> int:
     except SystemExit as end:
         os._exit(int(end.code or 0))
     os._exit(0)
+
+
+def _kill_in_save(turn: int) -> None:
+    """Have this process end by SIGKILL in its so many-th save of a state, half of which is then written."""
+    from lotune.train import resume
+
+    save, saves = resume.save_file, count(1)
+
+    def save_half(tensors: Any, path: Path, metadata: Any) -> None:
+        save(tensors, path, metadata)
+        if next(saves) == turn:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    resume.save_file = save_half
+
+
+def steps_done(runs: Path) -> int:
+    """Steps that a training has logged."""
+    metrics = runs / "kills" / "metrics.jsonl"
+    return metrics.read_bytes().count(b'{"number"') if metrics.exists() else 0
+
+
+def kill_after(child: int, runs: Path, step: int) -> int:
+    """Kill a child once it has logged a step; its exit status, which is another one where it ended before."""
+    while steps_done(runs) < step:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return finish(child)
 
 
 def finish(child: int) -> int:
@@ -80,20 +121,16 @@ def weights(verb: str, runs: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def trial(verb: str, recipe: Path, runs: Path, seconds: float, draw: random.Random) -> tuple[dict[str, str], int]:
-    """The weights of a run that was killed KILLS_A_TRIAL times, and how many of the kills met it running."""
-    hits = 0
-    for _ in range(KILLS_A_TRIAL):
-        child = begin(verb, recipe, runs, runs.parent / "log.txt")
-        time.sleep(draw.uniform(0, seconds))
-        os.kill(child, signal.SIGKILL)
-        hits += finish(child) == -signal.SIGKILL
-    status = finish(begin(verb, recipe, runs, runs.parent / "log.txt"))
+def trial(verb: str, recipe: Path, runs: Path, steps: int, draw: random.Random) -> tuple[dict[str, str], bool, bool]:
+    """The weights of a run that was killed twice, and whether it met it at work: in a save, and from outside."""
+    log = runs.parent / "log.txt"
+    saved = draw.randint(1, steps - 1)
+    in_save = finish(begin(verb, recipe, runs, log, saved)) == KILLED
+    outside = kill_after(begin(verb, recipe, runs, log), runs, draw.randint(saved + 1, steps)) == KILLED
+    status = finish(begin(verb, recipe, runs, log))
     if status:
-        raise SystemExit(
-            f"the run did not go on: exit status {status}\n{(runs.parent / 'log.txt').read_text()[-2000:]}"
-        )
-    return weights(verb, runs), hits
+        raise SystemExit(f"the run did not go on: exit status {status}\n{log.read_text()[-2000:]}")
+    return weights(verb, runs), in_save, outside
 
 
 def main() -> int:
@@ -108,26 +145,29 @@ def main() -> int:
     import transformers  # noqa: F401
 
     verb = options.verb
-    draw, same, hits = random.Random(options.seed), 0, 0
+    draw, same, in_saves, outsides = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "kills.yaml"
         recipe.write_text(COMMON + RECIPES[verb])
-        started = time.monotonic()
         assert finish(begin(verb, recipe, Path(folder) / "whole", Path(folder) / "log.txt")) == 0
-        seconds = time.monotonic() - started
-        expected = weights(verb, Path(folder) / "whole")
+        expected, steps = weights(verb, Path(folder) / "whole"), steps_done(Path(folder) / "whole")
         assert len(expected) == FILES[verb]
         for number in range(options.kills):
-            found, hit = trial(verb, recipe, Path(folder) / f"trial-{number}", seconds, draw)
-            same, hits = same + (found == expected), hits + hit
+            found, in_save, outside = trial(verb, recipe, Path(folder) / f"trial-{number}", steps, draw)
+            same, in_saves, outsides = same + (found == expected), in_saves + in_save, outsides + outside
             print(f"trial {number + 1}: {'identical' if found == expected else 'DIFFERENT'}", flush=True)
     print(
-        f"{same} of {options.kills} identical; {hits} kills met a run at work, which takes {seconds:.1f} s undisturbed"
+        f"{same} of {options.kills} identical, of {steps} steps each; {in_saves} were killed in the save of a state, "
+        f"{outsides} from outside"
     )
     if options.json:
-        figure = {"name": f"identical after kills ({verb})", "ours": same, "reach": options.kills, "unit": "trials"}
-        options.json.write_text(json.dumps({"figures": [figure]}))
-    return 0 if same == options.kills else 1
+        names = {"identical after kills": same, "killed in a save": in_saves, "killed from outside": outsides}
+        figures = [
+            {"name": f"{name} ({verb})", "ours": ours, "reach": options.kills, "unit": "trials"}
+            for name, ours in names.items()
+        ]
+        options.json.write_text(json.dumps({"figures": figures}))
+    return 0 if same == in_saves == options.kills else 1
 
 
 if __name__ == "__main__":

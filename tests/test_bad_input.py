@@ -95,13 +95,48 @@ def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path:
     assert "14 of 34 rows cannot be read: mine.jsonl:6 not JSON at column 2" in said
     assert "mine.jsonl:22 a text, not an object" in said
     assert "mine.jsonl:23, mine.jsonl:24" in said
-    assert "and 4 more" in said
+    assert f"and 4 more, all in {tmp_path / 'small' / 'malformed.txt'}" in said
+    assert len((tmp_path / "small" / "malformed.txt").read_text().splitlines()) == 14
     assert "data.on_error=skip" in said
     assert len(said.splitlines()) <= 3
     result = invoke(*words, "data.on_error=skip", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["rows"]["malformed"] == 14
     assert "14 malformed" in result.stderr
+
+
+def test_a_table_with_semicolons_names_them(tmp_path: Path) -> None:
+    said = refused("init", write(tmp_path / "mine.csv", ["problem;solution", "1 + 1;2", "2,5 + 2,5;5"]))
+    assert "';' separates its cells" in said
+    assert "save it with commas" in said
+
+
+def test_init_says_which_rows_it_cannot_read(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_bytes((rows()[0] + "\n").encode("gbk"))
+    said = refused("init", foreign)
+    assert "holds no rows (1 could not be read: foreign.jsonl:1 byte " in said
+    assert "save the file as UTF-8" in said
+    said = refused("init", write(tmp_path / "lone.jsonl", ['{"problem": "\\ud800", "solution": "1"}']))
+    assert "lone.jsonl:1 not JSON" in said
+    said = refused("init", write(tmp_path / "open.csv", ["problem,solution", '"1 + 1,2']))
+    assert "open.csv:2 not csv" in said
+    mixed = write(tmp_path / "mixed.jsonl", [*rows(), "{broken"])
+    result = invoke("init", mixed, "--out", tmp_path / "mixed.yaml", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["malformed"] == 1
+    assert "1 rows cannot be read: mixed.jsonl:21 not JSON" in result.stderr
+
+
+def test_a_task_without_a_generator_names_what_lacks_rows(recipe: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", rows(60))
+    words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}", "retention.task=choice")
+    assert "retention.data: the task choice has no generator" in refused(*words)
+    said = refused("sample", "--task", "choice", "--out", tmp_path / "x.jsonl")
+    assert "--task: the task choice has no generator" in said
+    assert not (tmp_path / "x.jsonl").exists()
+    said = refused("evaluate", "--model", "nano", "--task", "choice")
+    assert "--data: the task choice has no generator" in said
 
 
 def test_wrong_columns_name_the_nearest(recipe: Path, tmp_path: Path) -> None:
@@ -172,6 +207,47 @@ def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "small").exists()
 
 
+def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
+    large = {"seed": "99999999999999999999999", "threads": "99999999999", "data.rows": "10000000000000000000000"}
+    infinite = ("tune.epochs", "adapter.alpha", "tune.weight_decay", "tune.epsilon", "save_every_minutes")
+    words = [*(f"{key}={value}" for key, value in large.items()), *(f"{key}=inf" for key in infinite)]
+    said = refused("run", recipe, f"runs={tmp_path}", *words)
+    for key in infinite:
+        assert f"{key} is 'inf': input should be a finite number" in said
+    for key, value in large.items():
+        assert f"{key} is {value}: input should be less than or equal to" in said
+    assert len(said.splitlines()) <= 3
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_device_that_is_not_there_is_told_first(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device: cuda is not available here" in refused("run", recipe, f"runs={tmp_path}", "device=cuda")
+    assert not (tmp_path / "small" / "data").exists(), "refused after long work"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_a_second_run_in_one_folder(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    from lotune.runs import _lock
+
+    (tmp_path / "small").mkdir()
+    words = ("run", recipe, f"runs={tmp_path}")
+    with _lock(tmp_path / "small" / ".lock"):
+        said = refused(*words)
+    assert f"{tmp_path / 'small'}: is in use by process {os.getpid()}" in said
+    assert "remedy: wait for it, or end it" in said
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert f".lock: cannot be locked: {os.strerror(errno.ENOLCK)}" in refused(*words)
+
+
 @pytest.fixture
 def base(small_base: Path, tmp_path: Path) -> Path:
     """A copy of the base, to be spoilt."""
@@ -191,6 +267,21 @@ def test_bases_that_cannot_be_used(recipe: Path, base: Path, tmp_path: Path, sma
     assert "has no config.json" in refused(*words)
     assert "is no folder" in refused(*words, f"base.model={tmp_path / 'nothing'}")
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
+
+
+def test_a_configuration_of_wrong_kinds(recipe: Path, base: Path, tmp_path: Path) -> None:
+    file = base / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": "x"}))
+    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert f"{base}: cannot be loaded: " in said
+    assert "max_position_embeddings" in said
+
+
+def test_a_tokeniser_with_another_end(recipe: Path, base: Path, tmp_path: Path) -> None:
+    file = base / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 7}))
+    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert "eos_token_id is 0 in its tokeniser, 7 in its config.json" in said
 
 
 def test_a_tokeniser_of_another_vocabulary(recipe: Path, base: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
@@ -226,8 +317,8 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer("@")["input_ids"][0]] = float("nan")
     save_full(model, tokenizer, base, torch.float32)
-    words = ["run", recipe, f"runs={tmp_path}", f"base.model={base}", f"data.train={file}", "checkpoints.count=8"]
-    words += [f"data.validation={others[0]}", f"data.test={others[1]}", "tune.batch_rows=4", "save_every_minutes=0"]
+    words = ["run", recipe, f"runs={tmp_path}", f"base.model={base}", f"data.train={file}"]
+    words += [f"data.validation={others[0]}", f"data.test={others[1]}", "tune.batch_rows=4", "checkpoints.count=1"]
     train = tmp_path / "small" / "data" / "train"
     for seed in range(20):  # one whose first step does not draw the row
         assert invoke("prepare", *words[1:], f"seed={seed}").exit_code == 0
@@ -241,9 +332,9 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     drawn = [ids[place] for place in rows_of_step(32, 4, seed, step)]
     assert said[0] == f"step {step}: the loss is nan and the norm of its gradient nan; its rows: {', '.join(drawn)}"
     assert "mine.jsonl:10" in drawn
-    kept = sorted(path.name for path in (tmp_path / "small" / "checkpoints").iterdir())
-    assert kept == [f"step-{number:06d}" for number in range(1, step)]
-    assert list((tmp_path / "small" / "states").glob(f"step-{step - 1:09d}.*"))
+    assert "lower the learning rate, which trains anew; the state before this step is kept" in said[2]
+    assert list((tmp_path / "small" / "states").glob(f"step-{step - 1:09d}.*")), "at the default interval"
+    assert f"going on after step {step - 1}\n" in invoke(*words, f"seed={seed}").stderr
 
 
 def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_path: Path) -> None:
@@ -265,11 +356,24 @@ def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_p
     assert "holds files but no run" in refused(*words)
 
 
+def test_a_damaged_memory_of_stages_is_named(recipe: Path, tmp_path: Path) -> None:
+    words = ("prepare", recipe, f"runs={tmp_path}")
+    assert invoke(*words).exit_code == 0
+    for text in ('{"prepare": 3}', "[1]", '{"prepare": {"inputs": {}}}'):
+        (tmp_path / "small" / "stages.json").write_text(text)
+        said = refused(*words)
+        assert "stages.json: is damaged" in said
+        assert "delete it and run the same command again" in said
+    (tmp_path / "small" / "stages.json").unlink()
+    assert invoke(*words).exit_code == 0
+
+
 def test_two_recipes_of_one_name_say_what_changed(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "small.yaml"
     other.write_text(recipe.read_text().replace("seed: 3", "seed: 4").replace("rank: 2", "rank: 3"))
     assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
     result = invoke("prepare", other, f"runs={tmp_path}")
+    assert result.exit_code == 0, "another recipe is gone on with"
     assert "changed: seed: 3 -> 4 (invalidates prepare)\n" in result.stderr
     assert "changed: adapter.rank: 2 -> 3 (nothing finished depends on it)\n" in result.stderr
     assert "changed:" not in invoke("prepare", other, f"runs={tmp_path}").stderr
@@ -280,6 +384,12 @@ def digests(folder: Path) -> dict[str, bytes]:
 
 
 def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: 2048)
+    said = refused("tune", recipe, f"runs={tmp_path}")
+    assert "preparing needs " in said
+    assert not (tmp_path / "small" / "data").exists()
+    monkeypatch.undo()
+    assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
     monkeypatch.setattr("lotune.disk.free_bytes", lambda _: 2048)
     said = refused("tune", recipe, f"runs={tmp_path}")
     assert "tuning needs 1" in said

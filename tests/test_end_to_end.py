@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +232,36 @@ def test_a_dry_run_prepares_and_estimates(recipe: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["estimate"]["steps"] == 5
 
 
+def test_what_is_refused_or_dry_leaves_a_finished_run_as_it_is(runs: Path, recipe: Path, tmp_path: Path) -> None:
+    folder = runs / "small"
+    before = digests(folder), (folder / "environment.json").read_bytes()
+    words = ("run", recipe, f"runs={runs}")
+    said = call(*words, "--dry-run", "data.rows=30", "adapter.rank=3").stderr
+    assert "changed: data.rows: 40 -> 30 (invalidates prepare" in said
+    assert "the rows are prepared in a folder of their own" in said
+    assert "rows: 34 read" in said
+    assert "estimate: 4 steps" in said
+    call(*words, "--dry-run", "adapter.rank=3")
+    call(*words, "checkpoints.count=900", status=2)
+    call(*words, "adapter.target_modules=nothing", status=2)
+    (tmp_path / "odd.jsonl").write_text('{"height": 1}\n')
+    call(*words, f"data.train={tmp_path / 'odd.jsonl'}", status=2)
+    assert (digests(folder), (folder / "environment.json").read_bytes()) == before
+    assert [path.name for path in runs.iterdir()] == ["small"]
+    call("report", folder)
+
+
+def test_a_changed_recipe_is_the_runs_once_its_work_begins(runs: Path, recipe: Path) -> None:
+    """Another recipe in a finished run's folder is named and then followed; until its stages are done, no report is."""
+    folder = runs / "small"
+    said = call("tune", recipe, f"runs={runs}", "tune.learning_rate=0.02").stderr
+    assert "changed: tune.learning_rate: 0.01 -> 0.02 (invalidates tune, evaluate)" in said
+    assert "learning_rate: 0.02" in (folder / "recipe.yaml").read_text()
+    assert "was tested with other settings: tune.learning_rate: 0.01 -> 0.02" in call("report", folder, status=2).stderr
+    more = ("tune", recipe, f"runs={runs}", "tune.learning_rate=0.02", "evaluate.batch_tokens=4096")
+    assert "changed: evaluate.batch_tokens" in call(*more).stderr
+
+
 def test_under_json_stdout_is_json(finished: Path, recipe: Path) -> None:
     result = call("run", recipe, f"runs={finished}", "--json")
     assert json.loads(result.stdout) == json.loads((finished / "small" / "scorecard.json").read_text())
@@ -387,8 +420,12 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     assert json.loads(result.stdout)["rows"] == 12
     assert "⟦" in result.stderr
     call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", status=2)
-    result = call("prepare", "first.yaml", f"base.model={small_base}", "--json")
-    assert json.loads(result.stdout)["rows"]["read"] == 12
+    result = call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json")
+    assert json.loads(result.stdout)["counts"]["rows"]["read"] == 12
+    kept = Path("my rows #1: sums.jsonl").read_bytes()
+    said = call("init", "my rows #1: sums.jsonl", "--out", "my rows #1: sums.jsonl", "--force", status=2).stderr
+    assert "is read, and would be written over" in said
+    assert Path("my rows #1: sums.jsonl").read_bytes() == kept
     call("sample", "--task", "reading", "--rows", 5, "--out", "passages.json")
     call("init", "passages.json")
     assert "name: reading" in (tmp_path / "passages.yaml").read_text()
@@ -425,6 +462,58 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
     assert numbers == list(range(1, 601))
     assert (tmp_path / "small" / "scorecard.json").exists()
     assert not (tmp_path / "small" / "states").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_evaluation_asks_only_what_is_missing(
+    recipe: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lotune.evaluate import predict
+
+    words = ("run", recipe, f"runs={tmp_path}", "data.test_rows=300", "task.max_new_tokens=60")
+    words = (*words, "evaluate.batch_tokens=256")  # two rows side by side
+    process = run_lotune(*words)
+    answers = tmp_path / "small" / "predictions" / "arithmetic" / "base.jsonl"
+    patience = time.monotonic() + 600
+    while not (answers.exists() and answers.stat().st_size) and time.monotonic() < patience:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == (130 if number == signal.SIGINT else -number), said
+    assert "Traceback" not in said
+    kept = answers.read_bytes().split(b"\n")[:-1]
+    assert 0 < len(kept) < 300
+    assert not (tmp_path / "small" / "scorecard.json").exists()
+    asked: Counter[str] = Counter()
+    answer = predict._answer
+
+    def counting(task: Any, examples: Any, *rest: Any) -> Any:
+        asked.update(example.id for example in examples if task.name == "arithmetic")
+        return answer(task, examples, *rest)
+
+    monkeypatch.setattr(predict, "_answer", counting)
+    call(*words)
+    known = {json.loads(line)["id"] for line in kept}
+    assert len(asked) == 300
+    assert {id for id, times in asked.items() if times == 1} == known, "asked of the tuned model alone"
+    assert set(asked.values()) == {1, 2}
+    assert set(kept) <= set(answers.read_bytes().split(b"\n"))
+    assert (tmp_path / "small" / "scorecard.json").exists()
+
+
+@pytest.mark.slow
+def test_the_command_in_a_report_repeats_the_run(finished: Path, runs: Path) -> None:
+    path = runs / "small" / "recipe.yaml"
+    path.write_text(path.read_text().replace(str(finished), str(runs)))
+    call("report", runs / "small")
+    command = re.search(r"^lotune (run .*)$", (runs / "small" / "report.md").read_text(), re.MULTILINE)
+    assert command is not None
+    call(*shlex.split(command[1]))
+    cards = [(runs / name / "scorecard.json").read_bytes() for name in ("small", "small-again")]
+    assert cards[0] == cards[1]
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
     ("errors",),
-    ("settings", "disk"),
+    ("settings", "memory"),
+    ("disk",),
     ("runs",),
     ("data",),
     ("model", "tasks"),

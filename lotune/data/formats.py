@@ -76,7 +76,7 @@ def check_file(path: Path) -> None:
     """Raises: DataError where there is no file with something in it, or it is UTF-16."""
     try:
         if path.is_dir():
-            raise DataError(str(path), "is a folder", "a file")
+            raise DataError(str(path), "is a folder", "a file", "name a file of rows in it")
         with path.open("rb") as file:
             start = file.read(4)
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def check_file(path: Path) -> None:
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     if not start.removeprefix(_MARK):
-        raise DataError(str(path), "is empty", "rows")
+        raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
 
@@ -237,6 +237,9 @@ def _table(path: Path, records: _Records, headed: HeaderRule) -> _Found:
     """Rows of a table; the header is taken off its first lines."""
     start = list(islice(records, 1000))
     cells = [record for _, record in start if not isinstance(record, str)]
+    if len(cells) > 1 and len(cells[0]) == 1 and all(";" in "".join(record) for record in cells):
+        found, remedy = "';' separates its cells", "save it with commas, or with tabs as tsv"
+        raise DataError(str(path), found, "',' in csv, a tab in tsv", remedy)
     names = cells[0] if cells and start[0][1] is cells[0] and headed(cells[0], cells[1:]) else []
     if len(set(names)) < len(names):
         raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")

@@ -68,8 +68,8 @@ def check_tokenizer(
     """Nothing, where the tokeniser suits the model `name`, whose embedding has `embedding_rows` rows.
 
     `special` is the model's own configuration, with eos_token_id and others, of which each is one number, several or
-    None. The tokeniser may pad with the end-of-text token, as GPT-2's does: padding is never scored, the end of an
-    answer always is.
+    None; a number without a row, such as an architecture's default, says nothing. The tokeniser may pad with the
+    end-of-text token, as GPT-2's does: padding is never scored, the end of an answer always is.
     Raises: ModelError where it has no token, one without a row in the embedding, tokens for less than a quarter of the
     rows, none that ends a text, or special tokens that are others to the model.
     """
@@ -86,8 +86,8 @@ def check_tokenizer(
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
     for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
         ours, theirs = getattr(tokenizer, key), (special or {}).get(key)
-        known = theirs if isinstance(theirs, list) else [theirs]
-        if ours is not None and None not in known and ours not in known:
+        known = {id for id in (theirs if isinstance(theirs, list) else [theirs]) if id in range(embedding_rows)}
+        if known and ours is not None and ours not in known:
             found = f"{key} is {ours} in its tokeniser, {theirs} in its config.json"
             raise ModelError(name, found, "the same token in both", "take the tokeniser that belongs to the model")
 

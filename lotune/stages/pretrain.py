@@ -402,6 +402,10 @@ def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
         model = build_architecture(settings.architecture, ends)
         check_tokenizer(tokenizer, model.config.vocab_size, str(settings.architecture))
         return model
+    rows, tokens = settings.config.vocab_size, len(tokenizer)
+    if rows > 4 * tokens:  # no base would be loaded with it
+        found, remedy = f"is {rows}, the texts make {tokens} tokens", f"pretrain.config.vocab_size={tokens}"
+        raise SettingsError("pretrain.config.vocab_size", found, "four times the tokens at most", remedy)
     return build_from_config(settings.config.model_dump() | ends)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
 from lotune.data.formats import read_json_document
-from lotune.data.rows import read_rows, to_conversation, write_jsonl
+from lotune.data.rows import MEND_ROWS, listed, read_rows, to_conversation, write_jsonl
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.shots import BETWEEN, with_shots
@@ -39,6 +40,7 @@ from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
 from lotune.tasks.metrics import rouge_l
+from lotune.tasks.own_rows import NoGeneratorError, rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
@@ -51,16 +53,23 @@ def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, o
     Raises: SettingsError for another form.
     """
     task = build_task(settings)
-    if form == "rows":
-        task.write(out, task.stream(rows, seed))
-    elif form == "conversation":
-        pairs = ((str(number), row) for number, row in enumerate(task.stream(rows, seed), start=1))
-        examples = task.examples(pairs, training=False)
-        write_jsonl(out, (to_conversation(one.id, one.prompt, one.target) for one in examples))
-    else:
+    if form not in ("rows", "conversation"):
         raise SettingsError("--form", f"{form!r} is not known", "rows or conversation")
+    try:
+        _write_sample(task, rows, seed, out, form)
+    except NoGeneratorError as error:
+        raise SettingsError("--task", error.found, "arithmetic or reading") from None
     say(f"{rows} rows of {task.name} in {out}")
     return {"task": task.name, "rows": rows, "seed": seed, "form": form, "out": str(out)}
+
+
+def _write_sample(task: Task, rows: int, seed: int, out: Path, form: str) -> None:
+    if form == "rows":
+        task.write(out, task.stream(rows, seed))
+        return
+    pairs = ((str(number), row) for number, row in enumerate(task.stream(rows, seed), start=1))
+    examples = task.examples(pairs, training=False)
+    write_jsonl(out, (to_conversation(one.id, one.prompt, one.target) for one in examples))
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class EvaluationRows:
 
     def read(self, task: Task, seed: int) -> list[Example]:
         """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
-        examples = evaluation_rows(task, self.data, self.limit, seed)
+        with rows_wanted_by("--data"):
+            examples = evaluation_rows(task, self.data, self.limit, seed)
         if not self.shots:
             return examples
         if self.data is not None and self.shots_data is None:
@@ -178,6 +188,8 @@ def _span(interval: Interval | None) -> str:
     return "" if interval is None else f" (95 % interval {interval.low:.4g} to {interval.high:.4g})"
 
 
+SMALL = 1_000
+"""Rows up to which `init` counts how many of them differ."""
 LAYOUTS = {
     ("problem", "solution"): "arithmetic",
     ("context", "qas"): "reading",
@@ -192,8 +204,8 @@ LAYOUTS = {
 def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[str, Any]:
     """Write a first recipe for a file of rows, and show three of them as they would be trained on.
 
-    Raises: DataError where no task reads such rows, SettingsError where the recipe is there already and `force` is not
-    given.
+    Raises: DataError where no task reads such rows, SettingsError where the recipe would take the place of the rows, or
+    is there already and `force` is not given.
     """
     settings = _recognise(file)
     target = out or Path(f"{file.stem}.yaml")
@@ -201,15 +213,19 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     if target.exists() and not force:
         raise SettingsError(str(target), "is there already", remedy="name another file with --out, or give --force")
     task = build_task(settings)
-    rows = task.read(file, on_error="skip").rows
+    read = task.read(file, on_error="skip")
+    rows, malformed = read.rows, read.malformed
+    if malformed:
+        say(f"{len(malformed)} rows cannot be read: {listed(malformed)}; {MEND_ROWS}")
     tokenizer, _ = load_tokenizer(BaseSettings())
     shown = _usable(task, rows, 3)
     for example in shown:
         say(f"--- {example.id}\n{marked(tokenizer, encode_row(tokenizer, example))}")
-    write_atomically(target, _recipe_text(settings, file, len(rows)))
+    write_atomically(target, _recipe_text(settings, file, _different(task, rows)))
     say(f"{len(rows)} rows of {task.name}; of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
     say(f"recipe written: lotune run {target}")
-    return {"task": task.name, "columns": settings.columns, "rows": len(rows), "recipe": str(target)}
+    counts = {"rows": len(rows), "malformed": len(malformed)}
+    return {"task": task.name, "columns": settings.columns, **counts, "recipe": str(target)}
 
 
 def _recognise(file: Path) -> TaskSettings:
@@ -256,18 +272,35 @@ def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Ex
     return found[:number]
 
 
+def _different(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
+    """How many of the rows differ and can be trained on; where there are many, how many there are."""
+    if len(rows) > SMALL:
+        return len(rows)
+    known = set()
+    for row in rows:
+        with suppress(DataError):
+            known |= {example.prompt for example in task.examples([row], training=True)}
+    return min(len(known), len(rows))
+
+
 def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
-    """The recipe; of a small file a tenth validates and a fifth tests."""
+    """The recipe; of a small file a tenth validates, a fifth tests, and steps are so small that checkpoints fit."""
     import yaml
 
-    recipe = {
+    validation, test = max(1, min(50, rows // 10)), max(1, min(100, rows // 5))
+    recipe: dict[str, Any] = {
         "base": {"model": "nano"},
         "task": {"name": settings.name, **settings.model_dump(exclude_defaults=True)},
         "data": {
             "train": str(file),
-            "validation_rows": max(1, min(50, rows // 10)),
-            "test_rows": max(1, min(100, rows // 5)),
+            "validation_rows": validation,
+            "test_rows": test,
         },
     }
+    left, default = max(1, rows - validation - test), Recipe()
+    count = default.checkpoints.count
+    if left < 2 * count * default.tune.batch_rows:
+        batch = max(1, left // (2 * count))
+        recipe |= {"tune": {"batch_rows": batch}, "checkpoints": {"count": min(count, left)}}
     head = f"# Tune the embedded base on {file.name}; `lotune run --help` lists every setting.\n"
     return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

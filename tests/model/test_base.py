@@ -83,6 +83,8 @@ def test_an_architecture_without_fused_attention_is_loaded_with_its_own(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     plain, ids = made(shape), torch.arange(2, 30)[None]
+    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        setattr(plain.config, key, getattr(byte_tokenizer, key))
     plain.save_pretrained(tmp_path)
     byte_tokenizer.save_pretrained(tmp_path)
     loaded = load_base(BaseSettings(model=str(tmp_path), dtype="float32"), "cpu").model

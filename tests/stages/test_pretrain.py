@@ -152,7 +152,7 @@ def test_documents_depend_on_the_code_that_makes_them() -> None:
     assert len(paths) == len(pretrain.DOCUMENT_CODE)
     assert all(path.exists() for path in paths)
     covered = {key.removesuffix(".py").replace("/", ".") for key in inputs}
-    below = {"lotune.errors", "lotune.settings", "lotune.disk", "lotune.runs", "lotune.nano"}
+    below = {f"lotune.{name}" for name in ("errors", "settings", "memory", "disk", "runs", "nano")}
     missing = [
         name for name in loaded if name not in below and not any(f"{name}.".startswith(f"{one}.") for one in covered)
     ]

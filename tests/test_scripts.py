@@ -1,0 +1,27 @@
+"""What continuous integration asks of the demo's scorecard."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "check_scorecard.py"
+
+
+def checked(card: Path, least: float) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(card), str(least)], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_scorecard_that_is_not_valid_or_too_low_fails(finished_run: Path, tmp_path: Path) -> None:
+    card = finished_run / "scorecard.json"
+    value = json.loads(card.read_text())["target"]["value"]
+    assert checked(card, value) == (0, "")
+    status, said = checked(card, value + 0.01)
+    assert status == 1
+    assert f"accuracy is {value:.3f}" in said
+    spoilt = tmp_path / "scorecard.json"
+    spoilt.write_text(json.dumps(json.loads(card.read_text()) | {"valid": False, "reasons": ["too little was kept"]}))
+    assert checked(spoilt, 0.0) == (1, f"{spoilt}: too little was kept\n")
