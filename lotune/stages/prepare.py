@@ -145,7 +145,7 @@ def _write(run: Run, recipe: Recipe) -> None:
         left_out[name] = len(examples) - len(asked[name])
     needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(asked.values()))
     require_space(run.folder, needed, "preparing")
-    file = _train_tokens(folder / "train", others, tokenizer, (data.train, replay), limit, recipe.data.too_long, needed)
+    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long, needed, others)
     run.forget_stage("prepare")
     for name, fitting in asked.items():
         _write_examples(folder / f"{name}.jsonl", fitting)
@@ -179,12 +179,12 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 def _train_tokens(
     stem: Path,
-    others: Sequence[Path],
     tokenizer: Any,
     parts: Sequence[Sequence[Example]],
     limit: int,
     too_long: str,
     needed: int = 0,
+    others: Iterable[Path] = (),
 ) -> TokenFile:
     """Examples as a token file: this run's or another's, where it was made from the same, else a new one."""
     digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})

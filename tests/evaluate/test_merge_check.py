@@ -42,7 +42,7 @@ def trio(tmp_path: Path) -> Trio:
         llama = build_from_config(SHAPE).eval()
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0")),
-            eos_token="w1",
+            eos_token="w0",
         )
         tuned = attach(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
         for parameter in tuned.parameters():

@@ -83,7 +83,9 @@ def test_a_mean_of_scores() -> None:
     def scored(*f1: float) -> list[Verdict]:
         return [Verdict(str(n), "", Judged("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
 
-    found = measure_target("reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="contest_f1")
+    found = measure_target(
+        "reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="contest_f1"
+    )
     assert (found.value, found.base_value, found.better) == (52.5, 0.0, True)
     assert found.difference_interval is not None
     assert found.by_kind == {}
