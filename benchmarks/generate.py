@@ -1,18 +1,22 @@
 """Answer prompts beside transformers' own generation, in one run on one machine, and print medians and ratios.
 
     python benchmarks/generate.py [--figures mixed,stream,sentences,retention,deviations] [--rounds 3] [--json FILE]
+    python benchmarks/generate.py --device cuda         # requests-1b, the figure of a GPU
     python benchmarks/generate.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
 
 Everybody has the same random weights, number format, prompts and number of new tokens for each, and answers greedily;
-an answer that differs from ours where the two best logits are more than 1e-4 apart ends the run with an error. Rounds
-alternate the contestants. New tokens a second are those that were asked for: what a batch generates beyond, because
-another of its rows is longer, does not count, and the peers get their prompts sorted by length.
+an answer that differs from ours where the two best logits are more than 1e-4 apart ends the run with an error; in
+bfloat16, which rounds a logit of 4 to .03 and whatever it is made from too, more than .25. A contestant that fails says
+why, and the others go on. Rounds alternate the contestants. New tokens a second are those that were asked for: what a
+batch generates beyond, because another of its rows is longer, does not count, and the peers get their prompts sorted by
+length. On a GPU the most memory that PyTorch's tensors took is told, weights included.
 
 Figures: `mixed`, contest questions and passages together, against `generate` in batches of 1, 16 and 64 (of 1 with an
 eighth of the prompts) and transformers' continuous batching where it runs; `stream`, one prompt alone, beside what the
 memory's bandwidth and the dispatch of operations allow; `sentences`, short sentences under one instruction, one after
 the other; `retention`, the seconds that nano takes for all questions of the retention protocol; `deviations`, how many
-of nano's answers bfloat16 changes, and whether they depend on what they are asked with.
+of nano's answers bfloat16 changes, and whether they depend on what they are asked with; `requests-1b`, on a GPU, 512
+prompts as in `mixed` with the shape of Llama-3.2-1B in bfloat16, against `generate` at the best of four batch sizes.
 """
 
 from __future__ import annotations
@@ -26,14 +30,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from train_workload import SHAPES, check_device, peak_bytes, settle
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 PROTOCOL_ITEMS = 2_067
 """Questions of the retention protocol: those of the contest's validation file."""
-CLOSE = 1e-4
+CLOSE = {"float32": 1e-4, "bfloat16": 0.25}
 """Two best logits that are less apart may change places."""
+BATCH_TOKENS = {"cpu": 65_536, "cuda": 262_144}
+"""What our engine may hold at once."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,21 @@ def nano_tokenizer() -> Any:
     return load_tokenizer(BaseSettings())[0]
 
 
-def made(shape: str) -> Any:
-    """A model of random weights in float32 that never ends an answer by itself."""
+@lru_cache(maxsize=1)
+def made(shape: str, dtype: str, device: str) -> Any:
+    """A model of random weights that never ends an answer by itself."""
     import torch
-    from train_workload import SHAPES
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**{**SHAPES[shape], "vocab_size": max(SHAPES[shape]["vocab_size"], 2048)})
     config.eos_token_id = config.pad_token_id = config.bos_token_id = None
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.device(device):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     with tempfile.TemporaryDirectory() as folder:  # as a user would have it: saved and loaded
         model.save_pretrained(folder)
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        return model.to(device).eval()
 
 
 class Tokens:
@@ -116,7 +127,8 @@ def ours(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     from lotune.generate.requests import Request
 
     tokens: Any = Tokens()
-    found = generate(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=65_536)
+    batch_tokens = BATCH_TOKENS[model.device.type]
+    found = generate(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=batch_tokens)
     return [answer.token_ids for answer in found]
 
 
@@ -145,8 +157,9 @@ def generate_in_batches(size: int) -> Contestant:
             ids = torch.tensor([[*[0] * (width - len(asks[place].ids)), *asks[place].ids] for place in group])
             mask = torch.tensor([[0] * (width - len(asks[p].ids)) + [1] * len(asks[p].ids) for p in group])
             out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
-            )
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=new,
+                do_sample=False, pad_token_id=0,
+            )  # fmt: skip
             answers |= {p: tuple(row[width : width + asks[p].new].tolist()) for p, row in zip(group, out, strict=True)}
         return [answers[place] for place in range(len(asks))]
 
@@ -167,7 +180,7 @@ def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]],
     """How many answers differ at a tie. Ends the run where one differs and it is none."""
     import torch
 
-    ties = 0
+    ties, close = 0, CLOSE[str(model.dtype).removeprefix("torch.")]
     for ask, mine, theirs in zip(asks, ours, other, strict=True):
         if mine == theirs:
             continue
@@ -175,9 +188,10 @@ def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]],
         if place is None:
             raise SystemExit(f"{name}: an answer has {len(theirs)} tokens, ours has {len(mine)}")
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([[*ask.ids, *mine[:place]]])).logits[0, -1]
+            ids = torch.tensor([[*ask.ids, *mine[:place]]], device=model.device)
+            logits = model(input_ids=ids).logits[0, -1].float()
         apart = float(logits.max() - logits[[mine[place], theirs[place]]].min())
-        if apart > CLOSE:
+        if apart > close:
             raise SystemExit(f"{name}: another answer than ours, with logits {apart:.2e} apart at token {place}")
         ties += 1
     return ties
@@ -186,32 +200,46 @@ def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]],
 def compare(
     model: Any, asks: Sequence[Ask], contestants: dict[str, Contestant], part: dict[str, int], rounds: int
 ) -> Any:
-    """Seconds and tokens a second of each contestant; `part`: only so many of the prompts."""
+    """Tokens a second of each contestant, or why it failed; `part`: only so many of the prompts."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     reference: list[tuple[int, ...]] = []
     lines: dict[str, Any] = {}
+    device = model.device.type
     for number in range(rounds):
         names = list(contestants)
         for name in [*names[number % len(names) :], *names[: number % len(names)]]:
             stride = len(asks) // part.get(name, len(asks))
             chosen = asks[::stride]
-            started = time.perf_counter()
+            started = _begin(device)
             try:
                 answers = contestants[name](model, chosen)
+                settle(device)
             except (ImportError, NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError) as error:
                 lines[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
                 rates.pop(name, None)
+                print(f"  {name:<16}failed: {lines[name]['failed']}", file=sys.stderr, flush=True)
                 continue
             seconds = time.perf_counter() - started
+            memory = {"peak_mib": peak_bytes(device) / 2**20} if device == "cuda" else {}
             reference = reference or answers
             if number == 0:
-                lines[name] = {"ties": check_same(model, chosen, reference[::stride], answers, name)}
+                lines[name] = {"ties": check_same(model, chosen, reference[::stride], answers, name), **memory}
             if name in rates:
                 rates[name].append(sum(ask.new for ask in chosen) / seconds)
                 print(f"  {name:<16}{rates[name][-1]:>10.1f} tokens/s", file=sys.stderr, flush=True)
     for name, found in rates.items():
         lines[name]["tokens_a_second"] = statistics.median(found)
     return lines
+
+
+def _begin(device: str) -> float:
+    """The time now, with nothing under way on the device and its most memory not yet taken."""
+    settle(device)
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    return time.perf_counter()
 
 
 def limits(model: Any) -> dict[str, float]:
@@ -223,26 +251,30 @@ def limits(model: Any) -> dict[str, float]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    matrix, vector = torch.ones(8192, 8192), torch.ones(8192)
-    read = [_seconds(lambda: matrix @ vector) for _ in range(9)]
+    device = model.device
+    matrix, vector = torch.ones(8192, 8192, device=device), torch.ones(8192, device=device)
+    read = [_seconds(lambda: matrix @ vector, device.type) for _ in range(9)]
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    ids = torch.tensor([[5]])
+    ids = torch.tensor([[5]], device=device)
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
         model(input_ids=ids)
     calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
-    small = torch.ones(8)
-    one = statistics.median(_seconds(lambda: [torch.add(small, small) for _ in range(1000)]) for _ in range(9)) / 1000
+    small = torch.ones(8, device=device)
+    thousand = [_seconds(lambda: [torch.add(small, small) for _ in range(1000)], device.type) for _ in range(9)]
+    one = statistics.median(thousand) / 1000
     rate = matrix.numel() * 4 / statistics.median(read)
     return {"bandwidth_bytes_a_second": rate, "bandwidth": rate / size, "dispatch": 1 / (calls * one)}
 
 
-def _seconds(do: Callable[[], Any]) -> float:
+def _seconds(do: Callable[[], Any], device: str) -> float:
+    settle(device)
     started = time.perf_counter()
     do()
+    settle(device)
     return time.perf_counter() - started
 
 
-def retention(items: int) -> dict[str, float]:
+def retention(items: int, device: str) -> dict[str, float]:
     """Seconds of nano's answers to generated passages, one question each, model loading left out."""
     from lotune.evaluate.predict import predict
     from lotune.model.base import load_base
@@ -250,17 +282,17 @@ def retention(items: int) -> dict[str, float]:
     from lotune.tasks.registry import build_task
     from lotune.tasks.settings import TaskSettings
 
-    base = load_base(BaseSettings(), "cpu")
+    base = load_base(BaseSettings(), device)
     task = build_task(TaskSettings(name="reading", language="both"))
     rows = list(task.practice(items, 7))
     examples = list(task.examples(((str(number), row) for number, row in enumerate(rows)), training=False))[:items]
     model: Any = base.model
     started = time.perf_counter()
     done = list(predict(task, examples, model, base.tokenizer, batch_tokens=65_536, out=None, context=1024))
-    return {"items": len(done), "seconds": time.perf_counter() - started}
+    return {"items": len(done), "seconds": time.perf_counter() - started, "reach": 90.0}
 
 
-def deviations(count: int) -> dict[str, int]:
+def deviations(count: int, device: str) -> dict[str, int]:
     """How many greedy answers of nano to prompts of both kinds are others in bfloat16.
 
     `from_float32`: than in float32; `alone`: asked alone than together; `alone_in_float32`: the same in float32, where
@@ -275,7 +307,7 @@ def deviations(count: int) -> dict[str, int]:
     together: dict[str, list[tuple[int, ...]]] = {}
     alone: dict[str, list[tuple[int, ...]]] = {}
     for dtype in ("float32", "bfloat16"):
-        base = load_base(BaseSettings(dtype=dtype), "cpu")  # type: ignore[arg-type]
+        base = load_base(BaseSettings(dtype=dtype), device)  # type: ignore[arg-type]
         model: Any = base.model
         tokenizer: Any = base.tokenizer
         found = dict(Engine(model, tokenizer).stream(asked, batch_tokens=65_536))
@@ -294,53 +326,94 @@ def deviations(count: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def best(lines: dict[str, Any], name: str = "lotune") -> float:
-    """Our rate over that of the fastest peer."""
-    peers = [line["tokens_a_second"] for other, line in lines.items() if other != name and "tokens_a_second" in line]
-    return float(lines[name]["tokens_a_second"] / max(peers))
+def best(lines: dict[str, Any], name: str = "lotune") -> float | None:
+    """Our rate over that of the fastest peer; None where we failed, or all of them."""
+    rates = {one: line["tokens_a_second"] for one, line in lines.items() if "tokens_a_second" in line}
+    ours = rates.pop(name, None)
+    return float(ours / max(rates.values())) if ours and rates else None
 
 
-def main() -> None:
-    """Run the figures that are asked for and print them."""
+def mixed(options: argparse.Namespace) -> dict[str, Any]:
+    """256 prompts of both kinds at once."""
+    asks = prompts(32 if options.tiny else 256, 3)
+    everybody = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in (1, 16, 64)}}
+    everybody["continuous"] = continuous
+    lines = compare(model_40m(options), asks, everybody, {"generate-1": len(asks) // 8}, options.rounds)
+    return {**lines, "ratio": best(lines), "reach": 4.0}
+
+
+def stream(options: argparse.Namespace) -> dict[str, Any]:
+    """One prompt alone, and which share of the lower limit we reach."""
+    asks, model = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)], model_40m(options)
+    lines = compare(model, asks, {"lotune": ours, "generate-1": generate_in_batches(1)}, {}, options.rounds)
+    allowed = limits(model)
+    share = lines["lotune"].get("tokens_a_second", 0) / min(allowed["bandwidth"], allowed["dispatch"])
+    return {**lines, "ratio": best(lines), "reach": 4.0, "limits": allowed, "share": share}
+
+
+def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
+    """Sentences under one instruction, one after the other."""
+    asks = sentences(20 if options.tiny else 150, 3)
+    both = {"lotune": ours_one_by_one, "generate-1": generate_in_batches(1)}
+    lines = compare(model_40m(options), asks, both, {}, options.rounds)
+    return {**lines, "ratio": best(lines), "reach": 10.0}
+
+
+def requests_1b(options: argparse.Namespace) -> dict[str, Any]:
+    """512 prompts of both kinds at once, on a GPU."""
+    asks = prompts(32 if options.tiny else 512, 3)
+    model = made("llama-tiny" if options.tiny else "llama-1b", "bfloat16", options.device)
+    sizes = (8, 32) if options.tiny else (32, 64, 128, 256, 512)
+    everybody = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in sizes}}
+    lines = compare(model, asks, everybody, {}, options.rounds)
+    return {**lines, "ratio": best(lines), "reach": 5.0}
+
+
+def model_40m(options: argparse.Namespace) -> Any:
+    """The model of the figures of a processor."""
+    return made("llama-tiny" if options.tiny else "llama-40m", "float32", options.device)
+
+
+FIGURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "mixed": mixed,
+    "stream": stream,
+    "sentences": one_by_one,
+    "retention": lambda options: retention(30 if options.tiny else PROTOCOL_ITEMS, options.device),
+    "deviations": lambda options: deviations(20 if options.tiny else 256, options.device),
+    "requests-1b": requests_1b,
+}
+ON_GPU = "requests-1b"
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures", default="mixed,stream,sentences,retention,deviations")
+    parser.add_argument("--figures", help="which ones, with commas (default: all of the device)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on which everybody computes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    options.figures = (options.figures or ",".join(one for one in FIGURES if (one == ON_GPU) == on_gpu)).split(",")
+    if unknown := set(options.figures) - set(FIGURES):
+        parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
+    if ON_GPU in options.figures and not (on_gpu or options.tiny):
+        parser.error(f"{ON_GPU}: needs --device cuda, or --tiny")
+    return options
+
+
+def main() -> None:
+    """Run the figures that are asked for and print them."""
+    options = arguments()
+    check_device(options.device)
     import torch
 
     torch.set_num_threads(options.threads)
-    model = made("llama-tiny" if options.tiny else "llama-40m")
     found: dict[str, Any] = {}
-    for figure in options.figures.split(","):
+    for figure in options.figures:
         print(figure, file=sys.stderr, flush=True)
-        if figure == "mixed":
-            asks = prompts(32 if options.tiny else 256, 3)
-            peers = {f"generate-{size}": generate_in_batches(size) for size in (1, 16, 64)}
-            lines = compare(
-                model, asks, {"lotune": ours, **peers, "continuous": continuous}, {"generate-1": len(asks) // 8},
-                options.rounds,
-            )  # fmt: skip
-            found[figure] = {**lines, "ratio": best(lines), "reach": 4.0}
-        elif figure == "stream":
-            asks = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)]
-            lines = compare(model, asks, {"lotune": ours, "generate-1": generate_in_batches(1)}, {}, options.rounds)
-            allowed = limits(model)
-            share = lines["lotune"]["tokens_a_second"] / min(allowed["bandwidth"], allowed["dispatch"])
-            found[figure] = {**lines, "ratio": best(lines), "reach": 4.0, "limits": allowed, "share": share}
-        elif figure == "sentences":
-            asks = sentences(20 if options.tiny else 150, 3)
-            both = {"lotune": ours_one_by_one, "generate-1": generate_in_batches(1)}
-            lines = compare(model, asks, both, {}, options.rounds)
-            found[figure] = {**lines, "ratio": best(lines), "reach": 10.0}
-        elif figure == "deviations":
-            found[figure] = deviations(20 if options.tiny else 256)
-        elif figure == "retention":
-            found[figure] = {**retention(30 if options.tiny else PROTOCOL_ITEMS), "reach": 90.0}
-        else:
-            parser.error(f"--figures: there is no {figure!r}")
+        found[figure] = FIGURES[figure](options)
     print(json.dumps(found, indent=2))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))

@@ -1,6 +1,7 @@
 """Tune and pre-train beside other libraries, in one run on one machine, and print medians and ratios.
 
     python benchmarks/train.py --peers-python PEERS/bin/python [--figures lora,memory] [--rounds 3] [--json FILE]
+    python benchmarks/train.py --device cuda --peers-python PEERS/bin/python    # the figures of a GPU
     python benchmarks/train.py --tiny --steps 3 --rounds 1      # a try-out in seconds; its figures mean nothing
 
 The peers are needed for this alone and live in an environment of their own, with the versions of torch, transformers
@@ -12,10 +13,11 @@ and PEFT that lotune runs with (LitGPT's bound on huggingface-hub contradicts tr
     PEERS/bin/pip install "lightning>=2.6.1" "jsonargparse[signatures]>=4.37,<=4.41"
 
 Each contestant runs in a process of its own with the same number of threads; rounds alternate and begin with another
-one each time. Base, starting adapter, rows, their order, rows a step and precision are the same, and so must be the
-loss of the first step (to 0.01) and the norm of its gradient (to 5 %), or the run ends with an error: nobody skips
-work. Tokens are real ones, rows × their length; the rate of a process is that of its median step, warm-up left out,
-and that of a contestant the median over rounds. Both sides enter with their fastest contestant.
+one each time. One that fails says why and is left out, the others go on, and the exit status is 1. Base, starting
+adapter, rows, their order, rows a step and precision are the same, and so must be the loss of the first step (to 0.01)
+and the norm of its gradient (to 5 %), or the run ends with an error: nobody skips work. Tokens are real ones, rows ×
+their length; the rate of a process is that of its median step, warm-up left out, and that of a contestant the median
+over rounds. Both sides enter with their fastest contestant.
 
 Figures: `lora` and `lora-512`, LoRA r8 on q, v, o of a 40 M Llama shape with rows of 81 tokens (49 of them prompt) and
 of 512 (310); `memory`, the most memory resident in the process of our leanest against that of the leanest peer, the
@@ -25,6 +27,11 @@ format; `pretrain-15m` and `pretrain-124m`, GPT-2 shapes in float32, in which lo
 the rate of `lora` in two processes of one thread against one of one thread; `start`, seconds from `lotune tune` with
 nano, rows prepared, to the end of the first step. LoRA is in bfloat16 where the matrix product says
 that it is faster than float32, else in float32.
+
+On a GPU (`--device cuda`; the first one that is visible, memory as PyTorch's tensors take it): `lora-8b`, LoRA r8 on
+q, v of the shape of Llama-3-8B with random bfloat16 weights and rows of 81 tokens, in packed lines, against TRL, packed
+or not; `share-8b`, as `share`; `hours-8b`, the hours of 90,000 such rows five times at that rate. The base takes
+16 GB on the disk, where temporary files go (TMPDIR).
 """
 
 from __future__ import annotations
@@ -44,51 +51,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train_workload import Plan, read_plan
+from train_workload import CONTESTS, Contest, Plan, check_device, read_plan
 
 OURS = ("lotune", "lotune-compiled", "lotune-parts", "lotune-parts-compiled")
 DIVIDED = ("lotune-parts", "lotune-parts-compiled", "trl-packed")
-"""Those who run a step of LoRA in passes of `PART_ROWS` rows; everybody else runs it at once."""
-TUNERS = ("trainer", "trainer-compiled", "trl", "trl-packed", "litgpt")
-PRETRAINERS = ("trainer", "trainer-compiled", "plain-loop", "plain-loop-compiled")
+"""Those who run a step of LoRA in passes of `Plan.part_rows` rows; everybody else runs it at once."""
 MOST_LOSS_APART, MOST_NORM_APART = 1e-2, 5e-2
 START_RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+HOURS_ROWS = 90_000 * 5
+"""Rows that `hours-8b` counts, each as often as it is gone through."""
 START_SECONDS = 600
 """After which a start that came to no step is given up."""
 
 
-@dataclass(frozen=True)
-class Contest:
-    """A workload, its small form for a try-out, and who takes part beside lotune."""
-
-    plan: Plan
-    tiny: Plan
-    peers: tuple[str, ...]
-
-
-def _lora(rows: int, tokens: int, prompt: int) -> Contest:
-    plan = Plan("llama-40m", "auto", 1, 0, rows, tokens, prompt, 1e-3)
-    return Contest(plan, replace(plan, shape="llama-tiny", step_rows=8), TUNERS)
-
-
-def _gpt(shape: str, rows: int, tokens: int) -> Contest:
-    plan = Plan(shape, "float32", 1, 0, rows, tokens, 0, 6e-4)
-    return Contest(plan, replace(plan, shape="gpt-tiny", step_rows=2, row_tokens=64), PRETRAINERS)
-
-
-CONTESTS = {
-    "lora": _lora(32, 81, 49),
-    "lora-512": _lora(8, 512, 310),
-    "pretrain-15m": _gpt("gpt-15m", 16, 256),
-    "pretrain-124m": _gpt("gpt-124m", 2, 1024),
-}
 REACH = {
     "lora": 8.0, "share": 0.25, "lora-512": 4.0, "memory": 0.6, "memory-parts": 0.6, "pretrain-15m": 2.0,
-    "pretrain-124m": 2.0, "processes": 1.8, "start": 6.0,
+    "pretrain-124m": 2.0, "processes": 1.8, "start": 6.0, "lora-8b": 1.5, "share-8b": 0.5, "hours-8b": 1.0,
 }  # fmt: skip
 """Each figure, and what is to be reached: by the ratio, or where there is no peer by the figure itself."""
-NEEDS = {"share": "lora", "memory": "lora", "memory-parts": "lora"}
+NEEDS = {
+    "share": "lora", "memory": "lora", "memory-parts": "lora", "share-8b": "lora-8b", "hours-8b": "lora-8b",
+}  # fmt: skip
 """Figures that another one's runs give."""
+ON_GPU = ("lora-8b", "share-8b", "hours-8b")
+"""Figures that are a GPU's; the others are a processor's, unless they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +102,29 @@ class Measured:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-python", help="interpreter of the environment with the peers; without it ours run")
-    parser.add_argument("--figures", default=",".join(REACH), help="which ones, with commas (default: all)")
+    parser.add_argument("--figures", help="which ones, with commas (default: all of the device)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on which everybody computes")
     parser.add_argument("--contestants", help="which ones, with commas (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12, help="of each process")
     parser.add_argument("--warmup", type=int, default=2, help="first steps that are not counted")
     parser.add_argument("--threads", type=int, default=processors(), help="of each process (default: all)")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of LoRA")
-    parser.add_argument("--matrix-size", type=int, default=4096)
+    parser.add_argument("--matrix-size", type=int, help="of the matrix product (default: 4096, on a GPU 8192)")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to try everything out")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--workload", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    options.figures = options.figures or ",".join(one for one in REACH if (one in ON_GPU) == on_gpu)
+    options.matrix_size = options.matrix_size or (8192 if on_gpu else 4096)
     unknown = set(options.figures.split(",")) - set(REACH)
     if unknown:
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(REACH)}")
+    elsewhere = {"processes"} if on_gpu else set() if options.tiny else set(ON_GPU)
+    if found := sorted(elsewhere & set(options.figures.split(","))):
+        parser.error(f"{', '.join(found)}: needs --device {'cpu' if on_gpu else 'cuda, or --tiny'}")
     if options.steps <= options.warmup:
         parser.error(f"--steps {options.steps} leaves no step to count after --warmup {options.warmup}")
     return options
@@ -147,11 +140,12 @@ def contend(name: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     folder, size = options.workload, options.matrix_size
+    check_device(options.device)
     torch.set_num_threads(options.threads)
     if name == "matrix":
         from train_lotune import matrix_rates
 
-        return matrix_rates(size)
+        return matrix_rates(size, options.device)
     plan = read_plan(folder)
     if name == "make":
         from train_lotune import make
@@ -170,21 +164,25 @@ def contend(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class FailedError(SystemExit):
+    """A contestant's process failed: its name, its exit status and the end of its errors."""
+
+
 def call(name: str, options: argparse.Namespace, folder: Path, processes: int = 1) -> dict[str, Any]:
     """What a contestant's process comes to, or the first of several under torchrun.
 
-    Raises: SystemExit with the end of its errors where it fails.
+    Raises: FailedError.
     """
     ours = name in (*OURS, "make", "matrix")
     words = ["--contestant", name, "--workload", folder, "--threads", options.threads]
-    words += ["--matrix-size", options.matrix_size]
+    words += ["--matrix-size", options.matrix_size, "--device", options.device]
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
     command = [sys.executable if ours else options.peers_python, *together, __file__, *words]
     done = subprocess.run(
-        list(map(str, command)), env=environment(options.threads), capture_output=True, text=True, check=False
+        list(map(str, command)), env=environment(options), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(f"{name} failed with exit status {done.returncode}\n{done.stderr[-4000:]}")
+        raise FailedError(f"{name} failed with exit status {done.returncode}\n{done.stderr[-4000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -197,19 +195,26 @@ def fast_precision(options: argparse.Namespace, folder: Path) -> str:
     return precision
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What every contestant's process sees: so many threads, no GPU, no network."""
+def environment(options: argparse.Namespace) -> dict[str, str]:
+    """What every contestant's process sees: so many threads, one GPU or none, no network."""
+    threads = str(options.threads)
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0] if options.device == "cuda" else ""
     return {
-        **os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "",
+        **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": gpu,
         "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
 
 
-def run_contest(name: str, options: argparse.Namespace, precision: str, folder: Path) -> tuple[list[Measured], Any]:
-    """All contestants of a contest over all rounds, and the matrix rates of each round."""
+def run_contest(
+    name: str, options: argparse.Namespace, precision: str, folder: Path, failed: dict[str, str]
+) -> tuple[list[Measured], Any]:
+    """The contestants that came through all rounds of a contest, and the matrix rates of each round.
+
+    Why another one did not is added to `failed`, and it takes part no more.
+    """
     contest = CONTESTS[name]
     plan = contest.tiny if options.tiny else contest.plan
-    plan = replace(plan, threads=options.threads, steps=options.steps)
+    plan = replace(plan, threads=options.threads, steps=options.steps, device=options.device)
     plan = plan if plan.precision != "auto" else replace(plan, precision=precision)
     folder.mkdir()
     plan.write(folder)
@@ -221,11 +226,18 @@ def run_contest(name: str, options: argparse.Namespace, precision: str, folder: 
         start = turn % len(names)
         matrices.append(call("matrix", options, folder))
         for one in (*names[start:], *names[:start]):
-            found[one].append(call(one, options, folder))
+            if one not in found:
+                continue
             print(f"{name}, round {turn + 1}: {one}", file=sys.stderr, flush=True)
+            try:
+                found[one].append(call(one, options, folder))
+            except FailedError as error:
+                print(error, file=sys.stderr, flush=True)
+                failed[f"{name}: {one}"] = str(error)
+                del found[one]
     measured = [measure(one, runs, plan, options.warmup) for one, runs in found.items()]
     agree(name, measured)
-    show_contest(name, plan, measured, matrices)
+    show_contest(name, plan, options.matrix_size, measured, matrices)
     return measured, matrices
 
 
@@ -254,8 +266,8 @@ def measure(name: str, runs: list[dict[str, Any]], plan: Plan, warmup: int) -> M
 
 def agree(contest: str, measured: list[Measured]) -> None:
     """Nothing, where all began with the same loss and gradient. Raises: SystemExit naming who did not."""
-    reference = measured[0]
     for one in measured[1:]:
+        reference = measured[0]
         if not abs(one.first_loss - reference.first_loss) <= MOST_LOSS_APART:
             raise SystemExit(
                 f"{contest}: the first loss of {one.name} is {one.first_loss:.4f}, that of {reference.name} "
@@ -270,12 +282,12 @@ def agree(contest: str, measured: list[Measured]) -> None:
             )
 
 
-def show_contest(name: str, plan: Plan, measured: list[Measured], matrices: list[dict[str, float]]) -> None:
+def show_contest(name: str, plan: Plan, size: int, measured: list[Measured], matrices: list[dict[str, float]]) -> None:
     """One line a contestant."""
     highest = statistics.median(rates[plan.precision] for rates in matrices)
     print(
         f"\n{name}: {plan.shape}, {plan.step_rows} rows of {plan.row_tokens} tokens a step, {plan.precision}, "
-        f"{plan.threads} threads, matrix product {highest / 1e9:.0f} GFLOP/s"
+        f"{plan.device}, {plan.threads} threads, matrix product {size}³ {highest / 1e9:.0f} GFLOP/s"
     )
     print(f"{'':22}{'tokens/s':>10}{'from':>10}{'to':>10}{'peak MiB':>10}{'share':>8}{'first loss':>12}{'last':>10}")
     for one in sorted(measured, key=lambda one: -one.rate):
@@ -299,9 +311,12 @@ def figures(name: str, wanted: list[str], measured: list[Measured], matrices: An
     fastest = max(peers, key=lambda one: one.rate, default=None)
     if name in wanted:
         yield figure(name, "tokens/s", ours, ours.rate, fastest, fastest and fastest.rate)
-    if name == "lora" and "share" in wanted:
+    part, hours = {"lora": "share", "lora-8b": "share-8b"}.get(name), HOURS_ROWS * plan.row_tokens / ours.rate / 3600
+    if part in wanted:
         highest = statistics.median(rates[plan.precision] for rates in matrices)
-        yield figure("share", f"of the {plan.precision} matrix rate", ours, share(plan, ours, highest), None, None)
+        yield figure(part, f"of the {plan.precision} matrix rate", ours, share(plan, ours, highest), None, None)
+    if name == "lora-8b" and "hours-8b" in wanted:
+        yield figure("hours-8b", "h, 90,000 rows x 5", ours, hours, None, None)
     for memory, divided in (("memory", False), ("memory-parts", True)):
         if name == "lora" and memory in wanted:
             alike = [one for one in measured if (one.name in DIVIDED) == divided]
@@ -342,9 +357,9 @@ def process_figure(options: argparse.Namespace, precision: str, folder: Path) ->
 def start_seconds(options: argparse.Namespace, folder: Path) -> float:
     """Median seconds from `lotune tune` with nano to the end of its first step; its rows are prepared before."""
     lotune = [sys.executable, "-m", "lotune"]
-    words = [f"runs={folder / 'prepared'}", "name=start", f"threads={options.threads}"]
+    words = [f"runs={folder / 'prepared'}", "name=start", f"threads={options.threads}", f"device={options.device}"]
     prepare = [*lotune, "prepare", str(START_RECIPE), *words]
-    subprocess.run(prepare, env=environment(options.threads), check=True, stdout=sys.stderr)
+    subprocess.run(prepare, env=environment(options), check=True, stdout=sys.stderr)
     taken = []
     for turn in range(options.rounds):
         runs = folder / f"start-{turn}"
@@ -357,7 +372,7 @@ def _first_step(command: list[str], runs: Path, options: argparse.Namespace) -> 
     """Seconds until the log of a run has its first step; the run is ended then."""
     metrics, started = runs / "start" / "metrics.jsonl", time.monotonic()
     with (runs / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, env=environment(options.threads), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment(options), stdout=log, stderr=log)
         try:
             while not (metrics.exists() and metrics.stat().st_size):
                 if process.poll() is not None or time.monotonic() - started > START_SECONDS:
@@ -391,13 +406,16 @@ def main() -> int:
     wanted = options.figures.split(",")
     if not options.peers_python:
         print("no --peers-python: only lotune runs, and there are no ratios", file=sys.stderr)
+    check_device(options.device)
     results: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         contests = [one for one in CONTESTS if one in {NEEDS.get(figure, figure) for figure in wanted}]
-        precision = fast_precision(options, folder) if contests or "processes" in wanted else "float32"
+        open_format = "processes" in wanted or any(CONTESTS[one].plan.precision == "auto" for one in contests)
+        precision = fast_precision(options, folder) if open_format else "float32"
         for contest in contests:
-            measured, matrices = run_contest(contest, options, precision, folder / contest)
+            measured, matrices = run_contest(contest, options, precision, folder / contest, failed)
             results += figures(contest, wanted, measured, matrices, read_plan(folder / contest))
         if "processes" in wanted:
             results.append(process_figure(options, precision, folder / "processes"))
@@ -409,8 +427,8 @@ def main() -> int:
             )  # fmt: skip
     show_figures(results)
     if options.json:
-        options.json.write_text(json.dumps({"figures": results}, indent=1))
-    return 0
+        options.json.write_text(json.dumps({"figures": results, "failed": failed}, indent=1))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from train_workload import RANK, SEED, SHAPES, TARGETS, Plan, Result
+from train_workload import RANK, SEED, SHAPES, Plan, Result, settle
 
 from lotune.data.batches import EncodedRow, Layout, epoch_order, pretraining_batches, tuning_batches
 from lotune.data.shares import Share
@@ -32,8 +32,10 @@ def make(folder: Path, plan: Plan) -> None:
 
     torch.manual_seed(SEED)
     config = AutoConfig.for_model(**SHAPES[plan.shape], bos_token_id=1, eos_token_id=1)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, plan.precision))
+    with torch.device(plan.device):  # billions of weights are drawn in seconds on a GPU, in minutes elsewhere
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, plan.precision))
     model.save_pretrained(folder / "base")
+    del model
     _tokenizer(config.vocab_size).save_pretrained(folder / "base")
     drawn = np.random.default_rng(SEED).integers(2, config.vocab_size, (plan.steps * plan.step_rows, plan.row_tokens))
     rows = (EncodedRow(str(number), tuple(row), plan.prompt_tokens) for number, row in enumerate(drawn.tolist()))
@@ -41,7 +43,8 @@ def make(folder: Path, plan: Plan) -> None:
     np.save(folder / "rows.npy", drawn[epoch_order(len(drawn), SEED, 0)])
     if plan.prompt_tokens:
         base = _base(folder, plan)
-        save_adapter(attach(base.model, AdapterSettings(rank=RANK, target_modules=TARGETS), SEED), folder / "adapter")
+        settings = AdapterSettings(rank=RANK, target_modules=list(plan.targets))
+        save_adapter(attach(base.model, settings, SEED), folder / "adapter")
 
 
 def _tokenizer(vocabulary: int) -> Any:
@@ -57,7 +60,8 @@ def _tokenizer(vocabulary: int) -> Any:
 
 
 def _base(folder: Path, plan: Plan) -> Base:
-    return load_base(BaseSettings(model=str(folder / "base"), dtype=plan.precision), "cpu")  # type: ignore[arg-type]
+    settings = BaseSettings(model=str(folder / "base"), dtype=plan.precision)  # type: ignore[arg-type]
+    return load_base(settings, plan.device)
 
 
 def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Result:
@@ -74,7 +78,7 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (settings.beta1, settings.beta2)
     optimizers = adamw(trained, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
-    with joined("cpu") as world:
+    with joined(plan.device) as world:
         share = Share(world.rank, world.size)
         batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
         return _timed(model, batches, optimizers, plan, settings.clip_norm, compile, world)
@@ -100,7 +104,7 @@ def _timed(
     compile: bool,
     world: World = ALONE,
 ) -> Result:
-    result, shares = Result(), [1.0] * plan.steps
+    result, shares = Result(plan.device), [1.0] * plan.steps
     for step in train(model, batches, optimizers, shares, clip_norm=clip_norm, compile=compile, world=world):
         result.step_ends()
         result.losses.append(step.loss)
@@ -113,27 +117,30 @@ MOST_SECONDS = 5.0
 """A matrix product that would take longer, as where bfloat16 is only emulated, is timed with smaller matrices."""
 
 
-def matrix_rates(size: int, repeats: int = 7) -> dict[str, float]:
+def matrix_rates(size: int, device: str) -> dict[str, float]:
     """Floating-point operations a second of a product of two square matrices, the median, by number format."""
-    return {name: _matrix_rate(size, dtype, repeats) for name, dtype in DTYPES.items()}
+    repeats = 7 if device == "cpu" else 100  # a GPU first has to raise its clock
+    return {name: _matrix_rate(size, device, dtype, repeats) for name, dtype in DTYPES.items()}
 
 
-def _matrix_rate(size: int, dtype: torch.dtype, repeats: int) -> float:
+def _matrix_rate(size: int, device: str, dtype: torch.dtype, repeats: int) -> float:
     small = min(size, 256)
-    rate = 2 * small**3 / _product_seconds(small, dtype, 3)
+    rate = 2 * small**3 / _product_seconds(small, device, dtype, 3)
     while size > small and 2 * size**3 / rate > MOST_SECONDS:
         size //= 2
-    return 2 * size**3 / _product_seconds(size, dtype, repeats)
+    return 2 * size**3 / _product_seconds(size, device, dtype, repeats)
 
 
-def _product_seconds(size: int, dtype: torch.dtype, repeats: int) -> float:
+def _product_seconds(size: int, device: str, dtype: torch.dtype, repeats: int) -> float:
     """Median seconds of a product, after one that is not counted."""
-    left, right = torch.randn(2, size, size).to(dtype)
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
     product = left @ right
     seconds = []
     for _ in range(repeats):
+        settle(device)
         started = time.perf_counter()
         torch.mm(left, right, out=product)
+        settle(device)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ def _rows(folder: Path, plan: Plan) -> list[dict[str, list[int]]]:
     return [{"input_ids": row, "labels": [UNSCORED] * hidden + row[hidden:]} for row in rows]
 
 
-def _model(folder: Path, plan: Plan) -> Any:
+def _model(folder: Path, plan: Plan, attention: str = "sdpa") -> Any:
     """The base; for LoRA with the starting adapter, which PEFT keeps in float32."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        folder / "base", dtype=getattr(torch, plan.precision), attn_implementation="sdpa"
+        folder / "base", dtype=getattr(torch, plan.precision), attn_implementation=attention
     )
     if not plan.prompt_tokens:
         return model
@@ -53,9 +54,9 @@ def _arguments(folder: Path, plan: Plan) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "out"), "max_steps": plan.steps, "per_device_train_batch_size": plan.step_rows,
         "learning_rate": plan.learning_rate, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
-        "train_sampling_strategy": "sequential", "use_cpu": True, "bf16": plan.precision == "bfloat16",
+        "train_sampling_strategy": "sequential", "use_cpu": plan.device == "cpu", "bf16": plan.precision == "bfloat16",
         "gradient_checkpointing": False, "logging_steps": 1, "report_to": "none", "save_strategy": "no",
-        "disable_tqdm": True, "dataloader_pin_memory": False, "seed": 0, **pretraining,
+        "disable_tqdm": True, "dataloader_pin_memory": plan.device != "cpu", "seed": 0, **pretraining,
     }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def trainer(folder: Path, plan: Plan, compile: bool = False) -> Result:
     """The Trainer of transformers, with PEFT's adapter for LoRA; compiled where asked."""
     from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-    result = Result()
+    result = Result(plan.device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
     Trainer(
         model=_model(folder, plan),
@@ -99,7 +100,7 @@ def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
 
     With packing, the rows of a part of the step make a line and the lines of a step are accumulated one by one: TRL
     lays the lines of a batch behind one another, where attention that is masked and not skipped costs their whole
-    length squared.
+    length squared. On a GPU flash attention, where its package is installed, skips it.
     """
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
@@ -109,9 +110,10 @@ def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
     if packing:
         arguments["per_device_train_batch_size"], arguments["gradient_accumulation_steps"] = 1, plan.parts
         arguments["max_length"] = plan.tokens_a_step // plan.parts
-    result = Result()
+    skips = packing and plan.device == "cuda" and find_spec("flash_attn") is not None
+    result = Result(plan.device)
     SFTTrainer(
-        model=_model(folder, plan),
+        model=_model(folder, plan, "flash_attention_2" if skips else "sdpa"),
         args=SFTConfig(**arguments),
         train_dataset=Dataset.from_list(_rows(folder, plan)),
         processing_class=PreTrainedTokenizerFast.from_pretrained(folder / "base"),
@@ -132,13 +134,13 @@ def litgpt(folder: Path, plan: Plan) -> Result:
     def after_training(*_: Any, **__: Any) -> None:
         raise TrainedError  # saving and merging, which follow, hold the model twice and read the command line again
 
-    result = Result()
+    result = Result(plan.device)
     lora.save_lora_checkpoint = after_training
     _litgpt_checkpoint(folder, plan)
     with contextlib.suppress(TrainedError):
         lora.setup(
             folder / "litgpt", folder / "litgpt-out", lora_r=RANK, lora_alpha=16, lora_dropout=0.0,
-            lora_projection=True, data=_litgpt_data(folder, plan),
+            lora_projection="o_proj" in plan.targets, data=_litgpt_data(folder, plan),
             precision={"bfloat16": "bf16-true", "float32": "32-true"}[plan.precision],
             train=TrainArgs(global_batch_size=plan.step_rows, micro_batch_size=plan.step_rows, lr_warmup_steps=1,
                             epochs=2, max_steps=plan.steps, save_interval=None),

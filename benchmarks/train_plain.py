@@ -47,7 +47,7 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of (B, T) targets."""
-        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
         return cross_entropy(self.head(self.norm(x)).flatten(0, 1), targets.flatten())
@@ -80,16 +80,16 @@ def load(folder: Path, plan: Plan) -> GPT:
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
     """The loop: a block of rows, loss, backward, clip, step."""
-    model = load(folder, plan)
+    model = load(folder, plan).to(plan.device)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, plan.learning_rate, (0.9, 0.95), fused=True)
     rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
     run: Any = torch.compile(model) if compile else model
-    result = Result()
+    result = Result(plan.device)
     for step in range(plan.steps):
-        block = torch.from_numpy(rows[step * plan.step_rows : (step + 1) * plan.step_rows].copy())
+        block = torch.from_numpy(rows[step * plan.step_rows : (step + 1) * plan.step_rows].copy()).to(plan.device)
         loss = run(block[:, :-1], block[:, 1:])
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -8,8 +8,9 @@ interpreter of the peers can read it.
 from __future__ import annotations
 
 import json
+import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-tiny": {
         "model_type": "llama", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
+    "llama-8b": {
+        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    },
+    "llama-1b": {
+        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
     "gpt-15m": {
@@ -38,15 +49,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 RANK = 8
-TARGETS = ["q_proj", "v_proj", "o_proj"]
 SEED = 0
-PART_ROWS = 8
-"""Rows of one pass of those who divide a step."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A workload in numbers; `prompt_tokens` of each row are not scored, 0 for pre-training."""
+    """A workload in numbers; `prompt_tokens` of each row are not scored, 0 for pre-training.
+
+    `targets`: the modules with an adapter; `part_rows`: rows of one pass of those who divide a step.
+    """
 
     shape: str
     precision: str
@@ -56,6 +67,9 @@ class Plan:
     row_tokens: int
     prompt_tokens: int
     learning_rate: float
+    targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj")
+    part_rows: int = 8
+    device: str = "cpu"
 
     @property
     def tokens_a_step(self) -> int:
@@ -65,7 +79,7 @@ class Plan:
     @property
     def parts(self) -> int:
         """Passes of a step that is divided."""
-        return max(1, self.step_rows // PART_ROWS)
+        return max(1, self.step_rows // self.part_rows)
 
     def operations_a_step(self) -> float:
         """Floating-point operations that one step of LoRA needs; W: weights of the linear layers, T: tokens of a row.
@@ -80,7 +94,8 @@ class Plan:
         width, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
         keys = width * shape["num_key_value_heads"] // shape["num_attention_heads"]
         linear = layers * (2 * width * width + 2 * width * keys + 3 * width * shape["intermediate_size"])
-        adapters = layers * RANK * (2 * (width + width) + width + keys)
+        outputs = {"q_proj": width, "v_proj": keys, "o_proj": width}
+        adapters = layers * RANK * sum(width + outputs[name] for name in self.targets)
         tokens, scored = self.row_tokens - 1, self.row_tokens - self.prompt_tokens
         row = tokens * (4 * linear + 6 * adapters) + 6 * layers * width * tokens**2 + 4 * scored * width * vocabulary
         return float(self.step_rows * row)
@@ -92,13 +107,73 @@ class Plan:
 
 def read_plan(folder: Path) -> Plan:
     """The plan of a workload."""
-    return Plan(**json.loads((folder / "plan.json").read_text()))
+    plan = json.loads((folder / "plan.json").read_text())
+    return Plan(**{**plan, "targets": tuple(plan["targets"])})
+
+
+TUNERS = ("trainer", "trainer-compiled", "trl", "trl-packed", "litgpt")
+PRETRAINERS = ("trainer", "trainer-compiled", "plain-loop", "plain-loop-compiled")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A workload, its small form for a try-out, and who takes part beside lotune."""
+
+    plan: Plan
+    tiny: Plan
+    peers: tuple[str, ...]
+
+
+def _lora(rows: int, tokens: int, prompt: int) -> Contest:
+    plan = Plan("llama-40m", "auto", 1, 0, rows, tokens, prompt, 1e-3)
+    return Contest(plan, replace(plan, shape="llama-tiny", step_rows=8), TUNERS)
+
+
+def _gpt(shape: str, rows: int, tokens: int) -> Contest:
+    plan = Plan(shape, "float32", 1, 0, rows, tokens, 0, 6e-4)
+    return Contest(plan, replace(plan, shape="gpt-tiny", step_rows=2, row_tokens=64), PRETRAINERS)
+
+
+def _lora_8b() -> Contest:
+    plan = Plan("llama-8b", "bfloat16", 1, 0, 64, 81, 49, 1e-3, targets=("q_proj", "v_proj"), part_rows=32)
+    return Contest(plan, replace(plan, shape="llama-tiny", step_rows=8, part_rows=4), ("trl", "trl-packed"))
+
+
+CONTESTS = {
+    "lora": _lora(32, 81, 49),
+    "lora-512": _lora(8, 512, 310),
+    "pretrain-15m": _gpt("gpt-15m", 16, 256),
+    "pretrain-124m": _gpt("gpt-124m", 2, 1024),
+    "lora-8b": _lora_8b(),
+}
+
+
+def check_device(device: str) -> None:
+    """Nothing, where the device is there. Raises: SystemExit with status 2, after saying what is missing."""
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        print(f"--device: cuda was asked for, but PyTorch {torch.__version__} sees no GPU here", file=sys.stderr)
+        print("expected: an NVIDIA GPU, and a PyTorch built for it", file=sys.stderr)
+        print("remedy: --device cpu, or install PyTorch with CUDA for this interpreter", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def settle(device: str) -> None:
+    """Wait until the device has done what it was told: a GPU works on while Python goes on."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 @dataclass
 class Result:
     """Seconds of each step, from end to end; losses; norms of the gradient where they are told."""
 
+    device: str
     step_seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -107,17 +182,28 @@ class Result:
 
     def begin(self) -> None:
         """The first step begins now."""
+        settle(self.device)
         self.last = time.perf_counter()
 
     def step_ends(self) -> None:
         """A step ends now."""
+        settle(self.device)
         now = time.perf_counter()
         self.step_seconds.append(now - self.last)
         self.last = now
 
     def remember_peak(self) -> None:
-        """Note the most memory that was resident so far; later calls change nothing."""
-        self.peak_bytes = self.peak_bytes or peak_resident_bytes()
+        """Note the most memory that was taken so far; later calls change nothing."""
+        self.peak_bytes = self.peak_bytes or peak_bytes(self.device)
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory of this process: that its tensors took on a GPU, else that was resident."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
@@ -130,7 +216,6 @@ def peak_resident_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         import resource
-        import sys
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

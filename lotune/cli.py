@@ -56,6 +56,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 ForceTemplate = Annotated[
     bool, typer.Option("--force-template", help="Ask in the task's template, though the model was tuned in another.")
 ]
+BaseModel = Annotated[
+    str | None, typer.Option("--base", help="Base of an adapter; without it the one that the adapter names.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -126,7 +129,10 @@ def evaluate(
         list[str] | None,
         typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="A recipe whose run is tested, and settings."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Test this model (a folder, or nano) and no run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Test this model (a folder, of a model or an adapter, or nano) and no run.")
+    ] = None,
+    base: BaseModel = None,
     task: Annotated[
         str | None, typer.Option(help="Task of --model, such as choice; text: perplexity of articles.")
     ] = None,
@@ -147,15 +153,16 @@ def evaluate(
     if model is None:
         alone = {
             "--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--shots-data": shots_data,
-            "--out": out,
+            "--out": out, "--base": base,
         }  # fmt: skip
         _carry_out(lambda: _need_recipe(first, alone), json=False, debug=debug)
         _carry_out_recipe("evaluate", Path(first), others, dry_run, json, debug)
     else:
         options, overrides = _options(dry_run, json, debug), list(words or [])
+        data, shots_data, out = _at_home(data), _at_home(shots_data), _at_home(out)
 
         def work() -> Any:
-            recipe = _task_recipe("evaluate", task, overrides)
+            recipe = _task_recipe("evaluate", task, overrides, base)
             if task == "text":
                 if shots:
                     raise SettingsError("--shots", "--task text asks nothing", remedy="leave it out")
@@ -167,7 +174,7 @@ def evaluate(
             test = things.EvaluationRows(data, limit, shots, shots_data)
             return things.evaluate_model(recipe, model, test, out, force_template, options)
 
-        _carry_out(work, json=json, debug=debug)
+        _carry_out(work, json=json, debug=debug, goes_on=out is not None)
 
 
 @app.command()
@@ -193,6 +200,7 @@ def report(
 def generate(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
     model: Annotated[str, typer.Option(help="The model that answers: a folder, a hub name, or nano.")] = "nano",
+    base: BaseModel = None,
     task: Annotated[str | None, typer.Option(help="Task of the rows, such as arithmetic or choice.")] = None,
     data: Annotated[Path | None, typer.Option(help="Rows to answer; they need no keys.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the answers in the rows' order: .jsonl, or .txt.")] = None,
@@ -203,6 +211,7 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Answer each row of a file, in its order, or one prompt."""
+    data, out = _at_home(data), _at_home(out)
 
     def work() -> Any:
         from lotune.stages import generate
@@ -211,20 +220,21 @@ def generate(
         if prompt is not None:
             if data is not None or out is not None:
                 raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
-            recipe = _task_recipe("generate", task or "instructions", overrides or [])
+            recipe = _task_recipe("generate", task or "instructions", overrides or [], base)
             return generate.generate_text(recipe, model, prompt, force_template, options)
         if data is None or out is None:
             raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
-        recipe = _task_recipe("generate", task, overrides or [])
+        recipe = _task_recipe("generate", task, overrides or [], base)
         return generate.generate_answers(recipe, model, data, out, force_template, options)
 
-    _carry_out(work, json=json, debug=debug)
+    _carry_out(work, json=json, debug=debug, goes_on=out is not None)
 
 
 @app.command()
 def chat(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
     model: Annotated[str, typer.Option(help="The model to talk to: a folder, a hub name, or nano.")] = "nano",
+    base: BaseModel = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token, more draws others, too.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that have this share together.")] = 1.0,
@@ -241,7 +251,8 @@ def chat(
         from lotune.stages.chat import chat
 
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-        chat(_task_recipe("chat", "instructions", overrides or []), model, sampling, max_new_tokens, force_template)
+        recipe = _task_recipe("chat", "instructions", overrides or [], base)
+        chat(recipe, model, sampling, max_new_tokens, force_template)
 
     _carry_out(work, json=False, debug=debug)
 
@@ -251,7 +262,8 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A predictions file, or the folder of a finished run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same items.")],
     score: Annotated[
-        str | None, typer.Option(help="Compare this score of the items, such as rouge_l, and not their verdicts.")
+        str | None,
+        typer.Option(help="Compare this figure, such as rouge_l or accuracy; without it the one they were judged for."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -335,7 +347,7 @@ def _carry_out_recipe(
             return carry_out(stage, recipe, options)
         return stage(recipe, options)
 
-    _carry_out(work, json=json, debug=debug)
+    _carry_out(work, json=json, debug=debug, goes_on=True)
 
 
 def _need_recipe(first: str, alone: dict[str, Any]) -> None:
@@ -347,8 +359,11 @@ def _need_recipe(first: str, alone: dict[str, Any]) -> None:
         raise SettingsError("evaluate", "no recipe and no --model", "RECIPE.yaml, or --model FOLDER --task NAME")
 
 
-def _task_recipe(verb: str, task: str | None, overrides: list[str]) -> Recipe:
-    """The settings of a verb that takes a model and a task. Raises: SettingsError without a task, or for a recipe."""
+def _task_recipe(verb: str, task: str | None, overrides: list[str], base: str | None = None) -> Recipe:
+    """The settings of a verb that takes a model, perhaps with its base, and a task.
+
+    Raises: SettingsError without a task, or for a recipe.
+    """
     if any("=" not in word for word in overrides):
         raise SettingsError(verb, "a recipe beside --model", remedy="give one of the two")
     if task is None:
@@ -356,7 +371,8 @@ def _task_recipe(verb: str, task: str | None, overrides: list[str]) -> Recipe:
     from lotune.recipe import Recipe
     from lotune.settings import read_settings
 
-    recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}"])
+    named = [] if base is None else [f"base.model={base}"]
+    recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}", *named])
     _use_threads(recipe)
     return recipe
 
@@ -368,8 +384,19 @@ def _use_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
-def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:
-    """Do the work of a verb and print its result where it is to be JSON; what it raises becomes an exit status."""
+def _at_home(path: Path | None) -> Path | None:
+    """A path whose ~ the shell has left, as in --out=~/file, with the home folder in its place."""
+    try:
+        return None if path is None else path.expanduser()
+    except RuntimeError:  # of nobody
+        return path
+
+
+def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: bool = False) -> None:
+    """Do the work of a verb and print its result where it is to be JSON; what it raises becomes an exit status.
+
+    `goes_on`: where it is interrupted, the same command goes on from what is written by then.
+    """
     from contextlib import nullcontext, redirect_stdout
 
     try:
@@ -382,7 +409,8 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool) -> None:
         print(found, file=sys.stderr)
         raise typer.Exit(found.exit_status) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here: " + _own_command(), file=sys.stderr)
+        more = f" The same command goes on from here: {_own_command()}" if goes_on else ""
+        print(f"\nInterrupted.{more}", file=sys.stderr)
         raise typer.Exit(130) from None
     if json and result is not None:  # of several processes one has a result
         print(_as_json(result))

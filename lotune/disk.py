@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lotune.errors import LotuneError, RunError
+from lotune.memory import ran_out
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _SAID_FULL = re.compile(
@@ -56,6 +57,11 @@ def as_lotune_error(error: BaseException) -> LotuneError | None:
     path = Path(named) if isinstance(named, str) else None
     if is_full(error):
         return _no_room(path or Path(), error, 0)
+    if ran_out(error):
+        remedy = "a smaller base, base.dtype=bfloat16, lower batch_tokens, or close other programs"
+        return RunError(
+            "memory", f"ran out ({str(error).splitlines()[0] if str(error) else 'no more is said'})", remedy=remedy
+        )
     if isinstance(error, OSError) and path is not None:
         return RunError(str(path), f"cannot be read or written: {error.strerror}", remedy="check path and permissions")
     return None

@@ -18,7 +18,7 @@ from lotune.tasks.settings import TaskSettings
 from lotune.train.parallel import ALONE, World
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
-Stage = Literal["prepare", "pretrain", "tune", "evaluate"]
+Stage = Literal["prepare", "pretrain", "tune", "merge", "evaluate"]
 
 
 class Recipe(Settings):
@@ -34,7 +34,7 @@ class Recipe(Settings):
     """Where the model computes: auto takes the first GPU, else the processor."""
     shard: Literal["auto", "yes", "no"] = "auto"
     """Whether several processes (torchrun) divide the weights: auto does so where they do not fit on each GPU."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """Processor threads; null takes one for each core."""
     save_every_minutes: float = Field(5.0, ge=0)
     """Minutes between two saved states of a training, from which it goes on after a crash; 0 saves every step."""
@@ -74,7 +74,8 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.replay_rows",
     ),
     "pretrain": ("seed", "pretrain"),
-    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints", "retention.replay_rows"),
+    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
+    "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
         *("retention", "evaluate", "score"),
@@ -82,7 +83,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
 }
 """The settings (single ones or whole groups) whose change redoes a stage.
 
-`device`, `shard`, `threads` and `save_every_minutes` redo none.
+`device`, `shard`, `threads` and `save_every_minutes` redo none, nor do those of WITHOUT_EFFECT.
 """
 
 
@@ -113,7 +114,9 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     ['pretrain', 'seed']
     """
     keys = STAGE_KEYS[stage]
-    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in OF_THINGS}
+    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in WITHOUT_EFFECT}
+    if "tune.batch_rows" in inputs:
+        inputs["tune.batch_rows"] = recipe.tune.batch_rows * recipe.tune.accumulation
     for key, path in _files(recipe).items():
         if key in inputs:
             inputs[key] = path
@@ -124,9 +127,15 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
-OF_THINGS = ("evaluate.engine",)
-"""Settings that a run does not use."""
-TEXT_FORM = 3
+WITHOUT_EFFECT = (
+    *("tune.accumulation", "tune.batch_tokens", "tune.gradient_checkpointing", "tune.compile", "tune.tensorboard"),
+    *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.pass_tokens", "evaluate.engine"),
+)
+"""Settings of how a stage computes, not what comes out: they may be changed before a stopped training goes on.
+
+Of `tune.accumulation` the rows of a step count, which are `tune.batch_rows` times it.
+"""
+TEXT_FORM = 4
 """Goes up where the same settings make other texts: another written working, another generator. Rows that an older
 lotune prepared in the other form are then made anew."""
 PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")

@@ -6,6 +6,7 @@ it wrote. A stage whose memory still matches is skipped; one that does not says 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -98,15 +99,17 @@ class Run:
     """A run folder. `Run(folder)` reads one back; `open_run` makes one, or goes on with it, under a lock."""
 
     folder: Path
+    recipe: Settings | None = None
+    """The recipe that it was opened with; recipe.yaml may still be that of the work that is there (`take_recipe`)."""
     recipe_changes: tuple[str, ...] = ()
-    """How the recipe differs from the one that the folder was opened with before, such as "seed: 0 -> 1"."""
+    """How that recipe differs from the one in recipe.yaml, such as "seed: 0 -> 1"."""
 
     def stage_state(self, name: str, inputs: Mapping[str, Any]) -> State:
         """Whether a stage was never finished (fresh), was finished from other inputs (changed), or is done.
 
         `inputs` are settings by dotted key; the content of a Path among them counts, not its name.
         """
-        if name not in self._stages():
+        if name not in self.stages():
             return "fresh"
         return "changed" if self.changes(name, inputs) else "done"
 
@@ -115,7 +118,7 @@ class Run:
 
         Raises: RunError where stages.json is damaged.
         """
-        memory = self._stages().get(name)
+        memory = self.stages().get(name)
         if memory is None:
             return []
         before, now = memory["inputs"], _remembered(inputs, memory["inputs"])
@@ -130,17 +133,32 @@ class Run:
         paths = [path if path.is_relative_to(self.folder) else self.folder / path for path in outputs]
         written = {path.relative_to(self.folder).as_posix(): _content(path, {}) for path in paths}
         memory = {"inputs": _remembered(inputs, {}), "outputs": written}
-        write_json(self.folder / "stages.json", {**self._stages(), name: memory})
+        write_json(self.folder / "stages.json", {**self.stages(), name: memory})
 
     def forget_stage(self, name: str) -> None:
-        """Mark a stage as not done, before it is begun again."""
-        stages = self._stages()
+        """Mark a stage as not done, before it is begun again: from here on the folder is the new recipe's."""
+        self.take_recipe()
+        stages = self.stages()
         if stages.pop(name, None) is not None:
             write_json(self.folder / "stages.json", stages)
 
-    def _stages(self) -> dict[str, Any]:
+    def take_recipe(self) -> None:
+        """Write recipe.yaml, defaults written out, and environment.json, of the recipe that the run was opened with."""
+        if self.recipe is not None:
+            write_atomically(self.folder / "recipe.yaml", as_yaml(self.recipe))
+            write_json(self.folder / "environment.json", environment())
+
+    def stages(self) -> dict[str, Any]:
+        """What stages.json remembers of each finished stage: its inputs and outputs.
+
+        Raises: RunError where it is damaged.
+        """
         path = self.folder / "stages.json"
-        return dict(read_json(path)) if path.exists() else {}
+        found = read_json(path) if path.exists() else {}
+        if not isinstance(found, dict) or not all(map(_is_memory, found.values())):
+            remedy = "delete it and run the same command again"
+            raise RunError(str(path), "is damaged: no memory of stages", "inputs and outputs of each", remedy)
+        return found
 
     def _lost(self, path: str, before: Mapping[str, Any]) -> str:
         """The clause that says how an output is no longer what was written, empty where it is."""
@@ -153,7 +171,8 @@ class Run:
 def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     """The run in a folder, made where there is none, locked against a second one until the block is left.
 
-    Writes recipe.yaml (defaults written out) and environment.json.
+    recipe.yaml and environment.json of finished stages stay until a stage is begun again (`Run.take_recipe`), so that a
+    command that is refused changes nothing. What killed processes left half written is taken away.
     Raises: RunError where the folder holds something else, a run of a newer lotune or one whose recipe cannot be read,
     or another process runs in it.
     """
@@ -163,11 +182,11 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / ".lock"):
         _refuse_newer(folder)
-        text = as_yaml(recipe)
-        changes = _recipe_changes(folder / "recipe.yaml", text)
-        write_atomically(folder / "recipe.yaml", text)
-        write_json(folder / "environment.json", environment())
-        yield Run(folder, changes)
+        _sweep(folder)
+        run = Run(folder, recipe, _recipe_changes(folder / "recipe.yaml", as_yaml(recipe)))
+        if not run.stages() or not (folder / "environment.json").exists():
+            run.take_recipe()
+        yield run
 
 
 def as_yaml(settings: Settings) -> str:
@@ -208,6 +227,26 @@ def _refuse_newer(folder: Path) -> None:
             f"was written by lotune {theirs}, this is {ours}",
             remedy="update lotune, or choose another name=",
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Take away temporary files of processes that are gone; the folder is locked."""
+    for left in folder.rglob(".*.tmp"):
+        process = left.name.rpartition(".tmp")[0].rpartition(".")[2]
+        if left.is_file() and process.isdecimal() and not _is_alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # nothing asks there without harm
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -315,6 +354,10 @@ def _change(key: str, before: Any, now: Any) -> str:
     return "" if before == now else f"{key}: {_shown(before)} -> {_shown(now)}"
 
 
+def _is_memory(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("inputs", "outputs"))
+
+
 def _is_content(value: Any) -> bool:
     return isinstance(value, dict) and "sha256" in value
 
@@ -327,25 +370,26 @@ def _shown(value: Any) -> str:
 def _lock(path: Path) -> Iterator[None]:
     """Hold a lock file, which names the process; where the system has no flock nothing is locked.
 
-    Raises: RunError where another process holds it.
+    Raises: RunError where another process holds it, or the disk knows no locks.
     """
-    with path.open("a+") as file:
+    with path.open("a+b", buffering=0) as file:
         if sys.platform != "win32":
             import fcntl
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    remedy = "put the runs on another disk with runs=FOLDER"
+                    raise RunError(str(path), f"cannot be locked: {error.strerror}", remedy=remedy) from None
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().decode().strip() or "unknown"
                 raise RunError(
                     str(path.parent), f"is in use by process {holder}", remedy="wait for it, or end it"
                 ) from None
         with writing(path):
-            file.seek(0)
-            file.truncate()
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
         yield
 
 

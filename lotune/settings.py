@@ -15,15 +15,30 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lotune.errors import SettingsError
 
+LARGEST = 10**9
+"""Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
+LARGEST_SEED = 2**63 - 1
+
 
 class Settings(BaseModel):
-    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring."""
+    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    Numbers are finite, and whole ones have a bound, which is that of 64 bits for seeds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any, information: ValidationInfo) -> Any:
+        most = LARGEST_SEED if information.field_name == "seed" else LARGEST
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"input should be less than or equal to {most}")
+        return value
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -41,11 +56,13 @@ class FieldHelp(NamedTuple):
 def read_settings(model: type[SettingsType], path: Path | None, overrides: Sequence[str] = ()) -> SettingsType:
     """The settings in a YAML file, with dotted `key=value` overrides laid over them.
 
+    The value of an override is YAML; of a setting that takes a text it is the text as it stands, but for quotes around
+    all of it, null where there may be none, and a list where there may be one.
     Raises: SettingsError naming every fault of the file and of the overrides at once.
     """
     values = read_yaml(path) if path is not None else {}
     where = str(path) if path is not None else "settings"
-    given = _read_overrides(overrides)
+    given = _read_overrides(model, overrides)
     for key, value in given.items():
         _lay(values, key, value, where)
     try:
@@ -128,7 +145,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsError(str(path), f"holds a {type(values).__name__}", "a mapping of `key: value` lines")
+        found, remedy = f"holds a {type(values).__name__}", "recipes/demo.yaml is one; `lotune init` writes one"
+        raise SettingsError(str(path), found, "a mapping of `key: value` lines", remedy)
     return values
 
 
@@ -142,7 +160,8 @@ def load_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark is not None else where
-        raise SettingsError(place, f"is not YAML: {getattr(error, 'problem', None) or error}") from None
+        found = f"is not YAML: {getattr(error, 'problem', None) or error}"
+        raise SettingsError(place, found, "YAML, as in key: value", "quote texts that hold : # [ { or %") from None
     if repeated:
         raise SettingsError(where, "keys given twice: " + ", ".join(repeated), remedy="keep one of each")
     return value
@@ -166,14 +185,48 @@ def _repeated_keys(node: Any) -> list[str]:
     return found
 
 
-def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str, Any]:
     wrong = [text for text in overrides if not text.partition("=")[1] or not text.partition("=")[0].strip()]
     if wrong:
         raise SettingsError(
             "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.rows=100"
         )
     pairs = [(key.strip(), value) for key, _, value in (text.partition("=") for text in overrides)]
-    return {key: load_yaml(value, f"command line, {key}") for key, value in pairs}
+    return {key: _read_value(_annotation(model, key), value, f"command line, {key}") for key, value in pairs}
+
+
+def _read_value(annotation: Any, value: str, where: str) -> Any:
+    """The value of an override for a setting of this type."""
+    choices = _choices(annotation)
+    if str not in choices and Path not in choices:
+        return load_yaml(value, where)
+    try:
+        found = load_yaml(value, where)
+    except SettingsError:
+        return value
+    quoted = value.strip()[:1] in ("'", '"') and isinstance(found, str)
+    none = found is None and type(None) in choices
+    listed = isinstance(found, list) and any(typing.get_origin(choice) is list for choice in choices)
+    return found if quoted or none or listed else value
+
+
+def _annotation(model: type[Settings], key: str) -> Any:
+    """The type of the setting under a dotted key, that of its values inside a mapping; None where there is none.
+
+    >>> class Words(Settings):
+    ...     labels: dict[str, str] = {}
+    >>> _annotation(Words, "labels.yes"), _annotation(Words, "lables")
+    (<class 'str'>, None)
+    """
+    found: Any = model
+    for part in key.split("."):
+        inner = _inner_model(found)
+        if inner is not None:
+            field = inner.model_fields.get(part)
+            found = None if field is None else field.annotation
+        else:
+            found = typing.get_args(found)[1] if typing.get_origin(found) is dict else None
+    return found
 
 
 def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -192,6 +245,7 @@ def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 def _as_settings_error(model: type[Settings], error: ValidationError, where: str, given: set[str]) -> SettingsError:
     faults: dict[str, str] = {}
+    remedy = "`lotune run --help` lists every setting"
     for fault in error.errors(include_url=False, include_context=False):
         key = _dotted(model, fault["loc"])
         if fault["type"] == "extra_forbidden":
@@ -202,10 +256,12 @@ def _as_settings_error(model: type[Settings], error: ValidationError, where: str
             message = fault["msg"].removeprefix("Value error, ")
             found = "" if isinstance(fault["input"], dict) else f" is {fault['input']!r:.60}"
             text = f"{key}{found}: {message[:1].lower()}{message[1:]}"
+            if fault["type"] == "string_type" and isinstance(fault["input"], bool):
+                remedy = "quote it: YAML reads a bare yes, no, on and off as truth values"
         if any(name == key or name.startswith(f"{key}.") for name in given):
             text += " (command line)"
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
-    return SettingsError(where, "; ".join(faults.values()), remedy="`lotune run --help` lists every setting")
+    return SettingsError(where, "; ".join(faults.values()), remedy=remedy)
 
 
 def _dotted(model: type[Settings], place: tuple[int | str, ...]) -> str:

@@ -23,13 +23,13 @@ EXITS = """## Exit status
 | 0 | done |
 | 1 | a check on finished work failed: the result must not be trusted |
 | 2 | bad input; three lines at most on stderr say where, what was found and how to mend it |
-| 130 | interrupted; the same command goes on from the last finished stage |
+| 130 | interrupted; where something is kept, the message says that the same command goes on from there |
 """
 
 SETTINGS = """## Settings
 
 In a recipe, groups are YAML mappings; on the command line a setting is `key=value` with a dotted key, its value read as
-YAML. Paths count from the folder in which the command is given.
+YAML, that of a text as it stands. Paths count from the folder in which the command is given.
 """
 
 

@@ -145,7 +145,19 @@ def test_an_interrupt_says_how_to_go_on(stages: Any, recipe: str, monkeypatch: p
     monkeypatch.setattr(sys, "argv", ["lotune", "run", recipe])
     result = call("run", recipe)
     assert result.exit_code == 130
-    assert f"lotune run {recipe}" in result.stderr
+    assert f"The same command goes on from here: lotune run {recipe}" in result.stderr
+    monkeypatch.setattr(stages, "evaluate_model", stop)
+    words = ["evaluate", "--model", "nano", "--task", "reading"]
+    assert call(*words).stderr == "\nInterrupted.\n"
+    assert "The same command goes on from here" in call(*words, "--out", "p.jsonl").stderr
+
+
+def test_the_home_folder_and_the_base_of_an_adapter(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    words = ["--model=~/m", "--task", "reading", "--data=~/x.json", "--out=~/p.jsonl", "--base", "a: b"]
+    assert call("evaluate", *words).exit_code == 0
+    [(_, (given, model, test, out, *_))] = stages.calls
+    assert (given.base.model, model, test[0], out) == ("a: b", "~/m", Path("/home/me/x.json"), Path("/home/me/p.jsonl"))
 
 
 def test_version() -> None:

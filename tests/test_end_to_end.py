@@ -163,6 +163,16 @@ def test_a_changed_learning_rate_redoes_tuning_and_evaluation_only(runs: Path, r
     assert rates() == pytest.approx([2 * rate for rate in slow])
 
 
+def test_more_merged_checkpoints_train_nothing_again(runs: Path, recipe: Path) -> None:
+    trained = (runs / "small" / "metrics.jsonl").read_bytes()
+    result = call("tune", recipe, f"runs={runs}", "checkpoints.merged=all", "tune.batch_tokens=999", "tune.compile=no")
+    assert 'changed: checkpoints.merged: "chosen" -> "all" (invalidates merge, evaluate)\n' in result.stderr
+    assert "changed: tune.batch_tokens: 16384 -> 999 (nothing finished depends on it)\n" in result.stderr
+    assert "estimate" not in result.stderr
+    assert (runs / "small" / "metrics.jsonl").read_bytes() == trained
+    assert len(list((runs / "small").glob("checkpoints/*/merged/model.safetensors"))) == 2
+
+
 def test_another_score_asks_nothing_again(runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def predictions() -> dict[str, list[str]]:
         files = (runs / "small" / "predictions").rglob("*.jsonl")
@@ -342,7 +352,7 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     merged = next(finished.glob("small/checkpoints/*/merged"))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
-    assert "predictions.jsonl: holds answers of another model, or does not say which" in refused.stderr
+    assert "predictions.jsonl: holds answers of another model or of other settings, or" in refused.stderr
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     call(*words, "--out", tmp_path / "predictions.jsonl")  # its own are kept
     assert (tmp_path / "predictions.jsonl").read_bytes() == before

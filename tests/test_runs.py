@@ -102,8 +102,43 @@ def test_open_run_writes_what_it_is(tmp_path: Path) -> None:
     described = read_json(folder / "environment.json")
     assert described["packages"]["torch"]
     assert described["cores"] >= 1
-    with open_run(folder, Recipe(seed=8)):
+    with open_run(folder, Recipe(seed=8)) as run:
         assert read_recipe(folder / "recipe.yaml").seed == 8
+        run.finish_stage("prepare", {"seed": 8})
+    with open_run(folder, Recipe(seed=9)) as run:
+        assert run.recipe_changes == ("seed: 8 -> 9",)
+        assert read_recipe(folder / "recipe.yaml").seed == 8, "what is finished is not its work"
+        run.forget_stage("prepare")
+        assert read_recipe(folder / "recipe.yaml").seed == 9
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not asked there")
+def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = [f"data/.train.tokens.npy.{ended.pid}.tmp", f"states/.{ended.pid}.tmp", f".scorecard.json.{ended.pid}.tmp"]
+    stay = [f".report.html.{os.getpid()}.tmp", "data/.mine.tmp", f"data/mine.{ended.pid}.tmp"]
+    with open_run(tmp_path, Recipe()):
+        for name in (*gone, *stay):
+            write_atomically(tmp_path / name, "half")
+    with open_run(tmp_path, Recipe()):
+        assert [name for name in (*gone, *stay) if (tmp_path / name).exists()] == stay
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_full_disk_is_told_of_the_lock(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with (
+            pytest.raises(RunError, match=r"\.lock: cannot be written \(File too large\)"),
+            runs._lock(tmp_path / ".lock"),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -81,6 +81,29 @@ def test_bad_overrides(tmp_path: Path, override: str) -> None:
     assert len(str(caught.value).splitlines()) <= 3
 
 
+@pytest.mark.parametrize("text", [
+    "{question}", "Q: {question}", "a: b: c", "Is it so? # or not", "[a", "007", "yes", "1e5", "", "- one", "it's",
+    " kept ", "#",
+])  # fmt: skip
+def test_a_text_is_taken_as_it_stands(text: str) -> None:
+    assert read_settings(Recipe, None, [f"task.prompt={text}"]).task.prompt == text
+    assert read_settings(Recipe, None, [f"task.labels.a={text}"]).task.labels == {"a": text}
+
+
+def test_what_is_no_plain_text_in_an_override() -> None:
+    words = ["task.prompt='{question}'", "task.judge=null", "data.train=a: b.csv", "adapter.target_modules=[q_proj]"]
+    recipe = read_settings(Recipe, None, [*words, "task.labels={a: 'no', b: 'yes'}"])
+    assert (recipe.task.prompt, recipe.task.judge, recipe.data.train) == ("{question}", None, Path("a: b.csv"))
+    assert (recipe.adapter.target_modules, recipe.task.labels) == (["q_proj"], {"a": "no", "b": "yes"})
+
+
+@pytest.mark.parametrize("labels", ["{no: a, yes: b}", "{a: no, b: yes}"])
+def test_bare_yes_and_no_among_labels_are_to_be_quoted(tmp_path: Path, labels: str) -> None:
+    for file, words in (("", [f"task.labels={labels}"]), (f"task: {{labels: {labels}}}", [])):
+        with pytest.raises(SettingsError, match="remedy: quote it: YAML reads a bare yes, no"):
+            read_recipe(write(tmp_path, file), words)
+
+
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         read_recipe(tmp_path / "none.yaml")

@@ -351,20 +351,31 @@ def pretraining_batches(
     first_step: int = 1,
     share: Share = WHOLE,
     pad_token_id: int | None = None,
+    pass_tokens: int | None = None,
 ) -> Iterator[list[Batch]]:
     """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for.
 
-    In padded lines where `pad_token_id` is given. Of a process's share of them where it is not alone: nothing where
-    there are fewer rows than processes.
+    In padded lines where `pad_token_id` is given, in several where `pass_tokens` is less. Of a process's share of them
+    where it is not alone: nothing where there are fewer rows than processes.
     """
+    pass_tokens = min(pass_tokens or batch_tokens, batch_tokens)
     lengths = rows.lengths()
     drawn = islice(_fitting(_drawn(len(rows), seed, draw), lengths, batch_tokens), first_step - 1, steps)
     for places in drawn:
-        own = [rows[place] for place in share.of(places, lengths[places].tolist())]
+        own = share.of(places, lengths[places].tolist())
         if pad_token_id is None:
-            yield [packed(own)] if own else []
+            yield [packed([rows[place] for place in line]) for line in _fitting(iter(own), lengths, pass_tokens)]
         else:
-            yield Layout(len(places), batch_tokens, pad_token_id, packed=False).batches(own)
+            layout = Layout(len(places), pass_tokens, pad_token_id, packed=False)
+            yield layout.batches(rows[place] for place in own)
+
+
+def traversal_steps(
+    rows: TokenFile, *, batch_tokens: int, seed: int, draw: Draw = "traversal", epochs: float = 1.0
+) -> int:
+    """The steps in which `pretraining_batches` goes through as many rows as there are, `epochs` times; one at least."""
+    wanted, drawn = max(1, round(epochs * len(rows))), _drawn(len(rows), seed, draw)
+    return sum(1 for _ in _fitting(islice(drawn, wanted), rows.lengths(), batch_tokens))
 
 
 def documents_of_step(
@@ -395,6 +406,8 @@ def _fitting(drawn: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> It
             group, room = [], batch_tokens
         group.append(place)
         room -= needed
+    if group:
+        yield group
 
 
 def _drawn_by_steps(rows: int, step_rows: int, seed: int, first_step: int) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ import csv
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ TOO_DEEP = f"nested deeper than {MOST_LEVELS} levels"
 _NO_BLANK = re.compile(r"[^ \t\r\n]")
 _NUMBER = re.compile(r"\s*[-+.]?\d")
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
+HeaderRule = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]
+"""Whether the first line of a table names its columns, told from its cells and those of the lines that follow."""
 _Found = Iterator[tuple[str, dict[str, Any] | str]]
 """Pairs of a row's id and the row, or the reason why it cannot be read."""
 
@@ -89,7 +91,7 @@ def check_file(path: Path) -> None:
         raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
 
 
-def _read_jsonl(path: Path, columns: Mapping[str, str] | None) -> _Found:
+def _read_jsonl(path: Path, headed: HeaderRule) -> _Found:
     for number, offset, line in _lines(path):
         if not line.strip():
             continue
@@ -99,7 +101,7 @@ def _read_jsonl(path: Path, columns: Mapping[str, str] | None) -> _Found:
             yield f"{path.name}:{number}", error.args[1]
 
 
-def _read_json(path: Path, columns: Mapping[str, str] | None) -> _Found:
+def _read_json(path: Path, headed: HeaderRule) -> _Found:
     count = 0
     try:
         for item in _array_items(path):
@@ -169,7 +171,7 @@ def _array_items(path: Path, size: int = 1 << 20) -> Iterator[str]:
             raise ValueError("something after the array")
 
 
-def _read_tsv(path: Path, columns: Mapping[str, str] | None) -> _Found:
+def _read_tsv(path: Path, headed: HeaderRule) -> _Found:
     def records() -> _Records:
         for number, offset, line in _lines(path):
             text = _decoded(line, offset)
@@ -178,10 +180,10 @@ def _read_tsv(path: Path, columns: Mapping[str, str] | None) -> _Found:
             elif text:
                 yield number, text.split("\t")
 
-    return _table(path, records(), columns)
+    return _table(path, records(), headed)
 
 
-def _read_csv(path: Path, columns: Mapping[str, str] | None) -> _Found:
+def _read_csv(path: Path, headed: HeaderRule) -> _Found:
     def records() -> _Records:
         broken: dict[int, str] = {}
         reader = csv.reader(_csv_lines(path, broken), strict=True)
@@ -200,12 +202,12 @@ def _read_csv(path: Path, columns: Mapping[str, str] | None) -> _Found:
 
     limit = csv.field_size_limit(1 << 30)
     try:
-        yield from _table(path, records(), columns)
+        yield from _table(path, records(), headed)
     finally:
         csv.field_size_limit(limit)
 
 
-def _read_parquet(path: Path, columns: Mapping[str, str] | None) -> _Found:
+def _read_parquet(path: Path, headed: HeaderRule) -> _Found:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -220,7 +222,7 @@ def _read_parquet(path: Path, columns: Mapping[str, str] | None) -> _Found:
         raise DataError(str(path), f"is not parquet: {short(str(error))}") from None
 
 
-READERS: dict[str, Callable[[Path, Mapping[str, str] | None], _Found]] = {
+READERS: dict[str, Callable[[Path, HeaderRule], _Found]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -231,17 +233,11 @@ _Records = Iterator[tuple[int, list[str] | str]]
 """Pairs of a line number and its cells, or the reason why they cannot be read."""
 
 
-def _table(path: Path, records: _Records, columns: Mapping[str, str] | None) -> _Found:
+def _table(path: Path, records: _Records, headed: HeaderRule) -> _Found:
     """Rows of a table; the header is taken off its first lines."""
     start = list(islice(records, 1000))
     cells = [record for _, record in start if not isinstance(record, str)]
-    if not cells or start[0][1] is not cells[0]:
-        headed = False
-    elif columns:
-        headed = not all(name.isdecimal() for name in columns.values())
-    else:
-        headed = looks_like_header(cells[0], cells[1:])
-    names = cells[0] if headed else []
+    names = cells[0] if cells and start[0][1] is cells[0] and headed(cells[0], cells[1:]) else []
     if len(set(names)) < len(names):
         raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")
     width = len(cells[0]) if cells else 0

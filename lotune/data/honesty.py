@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 import sys
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
+import numpy as np
 import orjson
 
 from lotune.data.examples import Example
@@ -71,13 +73,18 @@ class Counts:
 def remove_duplicates(examples: Sequence[Example]) -> tuple[Sequence[Example], int]:
     """The examples without exact repetitions of prompt, target and answers (the first stays), and how many went.
 
-    Only a digest of each is held.
+    Only a digest of 16 bytes of each is held.
     """
-    first: dict[bytes, int] = {}
-    for place, example in enumerate(examples):
+    held = bytearray()
+    for example in examples:
         key = orjson.dumps([example.prompt, example.target, example.answers])
-        first.setdefault(blake2b(key, digest_size=16).digest(), place)
-    return taken(examples, first.values()), len(examples) - len(first)
+        held += blake2b(key, digest_size=16).digest()
+    digests = np.frombuffer(held, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort(digests.T)  # stable: of equal ones the first comes first
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    first = np.sort(order[new])
+    return taken(examples, first), len(examples) - len(first)
 
 
 def sample(
@@ -95,18 +102,21 @@ def sample(
 
     Raises: DataError for a kind in `kinds` that no row has.
     """
-    kind_of = [sys.intern(example.kind) for example in examples]
-    places = [place for place, kind in enumerate(kind_of) if kinds is None or kind in kinds]
+    if kinds is None and (rows is None or rows >= len(examples)):
+        return examples
+    kind_of = [sys.intern(example.kind) for example in examples] if kinds is not None or shares == "equal" else []
+    places = np.arange(len(examples))
     if kinds is not None:
+        places = np.flatnonzero([kind in kinds for kind in kind_of])
         unknown = sorted(set(kinds) - set(kind_of))
         if unknown:
             there = ", ".join(sorted(set(kind_of)))
             raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
     if rows is None or rows >= len(places):
         return taken(examples, places)
-    drawn = _shuffled(places, f"sample:{seed}")
+    drawn = places[_shuffled(len(places), f"sample:{seed}")]
     if shares == "natural":
-        return taken(examples, sorted(drawn[:rows]))
+        return taken(examples, np.sort(drawn[:rows]))
     left = equal_quotas(Counter(kind_of[place] for place in places), rows)
     chosen = []
     for place in drawn:
@@ -139,8 +149,8 @@ def split(
     Two examples with the same prompt can come to different sides: `overlap` finds them.
     Raises: DataError where no example would be left to train on.
     """
-    copies = dict.fromkeys(place for place, one in enumerate(examples) if one.copy_of)
-    rest = [place for place in range(len(examples)) if place not in copies]
+    copied = np.fromiter((bool(one.copy_of) for one in examples), dtype=bool, count=len(examples))
+    rest = np.flatnonzero(~copied)
     if rows >= len(rest):
         raise DataError(
             f"data.{name}_rows",
@@ -148,10 +158,10 @@ def split(
             f"at most {max(len(rest) - 1, 0)}",
             f"lower it, or name a file with data.{name}",
         )
-    chosen = {rest[number] for number in _shuffled(range(len(rest)), f"split:{seed}")[:rows]}
-    left = [place for place in rest if place not in chosen]
-    train = taken(examples, [*left, *copies])
-    return with_originals(train, taken(examples, left)), taken(examples, sorted(chosen))
+    order = _shuffled(len(rest), f"split:{seed}")
+    chosen, left = np.sort(rest[order[:rows]]), np.sort(rest[order[rows:]])
+    train = taken(examples, np.concatenate([left, np.flatnonzero(copied)]))
+    return with_originals(train, taken(examples, left)), taken(examples, chosen)
 
 
 def with_originals(examples: Sequence[Example], originals: Iterable[Example]) -> Sequence[Example]:
@@ -159,7 +169,7 @@ def with_originals(examples: Sequence[Example], originals: Iterable[Example]) ->
     copies = {example.copy_of for example in examples if example.copy_of}
     if not copies:
         return examples
-    there = copies & {example.id for example in originals}
+    there = {example.id for example in originals if example.id in copies}
     return taken(examples, (p for p, one in enumerate(examples) if not one.copy_of or one.copy_of in there))
 
 
@@ -176,7 +186,7 @@ def overlap(
     exact: Counter[str] = Counter()
     close: Counter[str] = Counter()
     met: set[str] = set()
-    kept: list[int] = []
+    kept = array("q")
     for place, example in enumerate(train):
         asked = set(example.trained_prompts)
         close_to = {normalised(prompt) for prompt in asked}
@@ -208,8 +218,8 @@ def count_kinds(examples: Iterable[Example]) -> dict[str, int]:
     return dict(sorted(Counter(example.kind for example in examples).items()))
 
 
-def _shuffled(places: Sequence[int], seed: str) -> list[int]:
-    """The places in an order that the seed fixes."""
+def _shuffled(count: int, seed: str) -> np.ndarray:
+    """The numbers from 0 in an order that the seed fixes."""
     generator = random.Random(seed)
-    keys = {place: generator.random() for place in places}
-    return sorted(places, key=lambda place: (keys[place], place))
+    keys = np.fromiter((generator.random() for _ in range(count)), dtype=np.float64, count=count)
+    return np.argsort(keys, kind="stable")

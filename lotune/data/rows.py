@@ -11,16 +11,18 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
-from lotune.data.formats import READERS, check_file, short
+from lotune.data.formats import READERS, HeaderRule, check_file, looks_like_header, short
 from lotune.data.spool import Spool
 from lotune.disk import writing
 from lotune.errors import DataError
+from lotune.runs import write_atomically
 
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
@@ -46,7 +48,11 @@ class RowFile:
     digest: str
 
 
-def listed(malformed: Sequence[Malformed], most: int = 10) -> str:
+MOST_LISTED = 10
+"""Malformed rows that a message lists; where there are more, all stand in a file (see `all_listed`)."""
+
+
+def listed(malformed: Sequence[Malformed], most: int = MOST_LISTED) -> str:
     """The first of the malformed rows on one line, those of one reason together, and how many more there are.
 
     >>> listed([Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")], most=2)
@@ -60,21 +66,43 @@ def listed(malformed: Sequence[Malformed], most: int = 10) -> str:
 
 
 class MalformedRowsError(DataError):
-    """Rows of a file cannot be read: the message shows the first ten, `malformed` holds all."""
+    """Rows of a file cannot be read or used: the message shows the first ten, `malformed` holds all."""
 
-    def __init__(self, path: Path, malformed: Sequence[Malformed], total: int) -> None:
+    def __init__(
+        self, path: Path, malformed: Sequence[Malformed], total: int, fault: str = "cannot be read", expected: str = ""
+    ) -> None:
         self.malformed = tuple(malformed)
-        found = f"{len(malformed)} of {total} rows cannot be read: {listed(malformed)}"
-        foreign = any("is not UTF-8" in row.reason for row in malformed)
-        super().__init__(str(path), found, remedy="save the file as UTF-8" if foreign else MEND_ROWS)
+        found = f"{len(malformed)} of {total} rows {fault}: {listed(malformed)}"
+        super().__init__(str(path), found, expected, _remedy(malformed))
 
 
-def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, str] | None = None) -> RowFile:
+@contextmanager
+def all_listed(path: Path) -> Iterator[None]:
+    """A block in which malformed rows that are too many for a message are all written to a file, one a line.
+
+    Raises: DataError naming that file.
+    """
+    try:
+        yield
+    except MalformedRowsError as error:
+        if len(error.malformed) <= MOST_LISTED:
+            raise
+        write_atomically(path, "".join(f"{row.where} {row.reason}\n" for row in error.malformed))
+        raise DataError(error.where, f"{error.found}, all in {path}", error.expected, error.remedy) from None
+
+
+def read_rows(
+    path: Path,
+    *,
+    on_error: OnError = "stop",
+    columns: Mapping[str, str] | None = None,
+    headed: HeaderRule = looks_like_header,
+) -> RowFile:
     """The rows of a file, its format told by its suffix.
 
     `columns` gives columns the names that the task wants: {wanted: name in the file}. In csv and tsv files a name is
     looked up in the first line, unless all names are numbers: then there is no header line and "1" is the first column.
-    Without `columns` the first line of a table is taken for a header where it looks like one (see `looks_like_header`);
+    Without `columns` the first line of a table is taken for a header where `headed` says so (where it looks like one);
     otherwise, or where a header cell is empty, columns are called by their numbers. Cells of csv and tsv files are
     texts; a tsv file has no quoting. Integers of any size are kept exactly. Blank lines are passed over.
 
@@ -86,11 +114,12 @@ def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, s
     if reader is None:
         found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
         raise DataError(str(path), found, f"one of {', '.join(READERS)}", "rename or convert the file")
+    named = not all(name.isdecimal() for name in (columns or {}).values())
     malformed: list[Malformed] = []
     there: dict[str, None] = {}
 
     def readable() -> Iterator[tuple[str, dict[str, Any]]]:
-        for where, found_row in reader(path, columns):
+        for where, found_row in reader(path, (lambda *_: named) if columns else headed):
             if columns and not isinstance(found_row, str):
                 there.update(dict.fromkeys(found_row))
             row = found_row if isinstance(found_row, str) or not columns else _renamed(found_row, columns)
@@ -105,14 +134,19 @@ def read_rows(path: Path, *, on_error: OnError = "stop", columns: Mapping[str, s
     if malformed and on_error == "stop":
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
-        skipped = f" ({len(malformed)} could not be read)" if malformed else ""
-        raise DataError(str(path), f"holds no rows{skipped}", "one row at least")
+        skipped = f" ({len(malformed)} could not be read: {listed(malformed)})" if malformed else ""
+        remedy = _remedy(malformed) if malformed else "put rows into it, or name another file"
+        raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
     return RowFile(path, rows, tuple(malformed), file_digest(path))
 
 
 def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict[str, Any]]]:
     """Rows with their ids on disk, as they come."""
     return Spool(rows, _dumped_row, _loaded_row)
+
+
+def _remedy(malformed: Sequence[Malformed]) -> str:
+    return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else MEND_ROWS
 
 
 def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:

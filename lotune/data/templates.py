@@ -1,7 +1,7 @@
 """Prompt templates: the text around an instruction, the same in training, evaluation and serving.
 
 A template travels with every checkpoint (`lotune_template.json`), so that nobody asks a model in another form than it
-was trained in.
+was trained in. Beside it stands the task's own wording, such as the prompt of a custom task, where it has any.
 
 A conversation is one text. The system message, where there is one, and an empty line stand first; then the first
 question in the template's whole form, and its answer; then each later question in the form `later`, which has the
@@ -11,10 +11,10 @@ template's tags without its opening sentence, and its answer. Every answer ends 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lotune.errors import ModelError, RunError, SettingsError
 from lotune.runs import read_json, write_json
@@ -135,9 +135,23 @@ def template_named(name: str) -> Template:
     raise SettingsError("template", f"{name!r} is not known", f"one of {', '.join(TEMPLATES)}", remedy)
 
 
-def save_template(folder: Path, template: Template) -> None:
+def template_record(template: Template, wording: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint folder holds: the template, and under `wording` the settings in which the task was worded."""
+    return {**asdict(template), **({"wording": dict(wording)} if wording else {})}
+
+
+def save_template(folder: Path, template: Template, wording: Mapping[str, Any] | None = None) -> None:
     """Write the template into a checkpoint folder."""
-    write_json(folder / FILE_NAME, asdict(template))
+    write_json(folder / FILE_NAME, template_record(template, wording or {}))
+
+
+def load_wording(folder: Path) -> dict[str, Any]:
+    """The wording that a checkpoint was trained in: the task's name and its settings; empty where none is held.
+
+    Raises: ModelError where the file is damaged.
+    """
+    path = folder / FILE_NAME
+    return _record(path)[1] if path.exists() else {}
 
 
 def load_template(folder: Path, wanted: Template | None = None, *, force: bool = False) -> Template:
@@ -157,7 +171,10 @@ def load_template(folder: Path, wanted: Template | None = None, *, force: bool =
         found = f"was trained with the template {stored.name!r}, but {wanted.name!r} was asked for"
         if stored.name == wanted.name:
             found = f"was trained with another wording of the template {stored.name!r}"
-        raise ModelError(str(folder), found, "the same template", "leave the template out, or force the other one")
+            if stored.preamble != wanted.preamble:
+                found += f": the preamble {stored.preamble!r}, and not {wanted.preamble!r}"
+        remedy = "name that one, or force the other: --force-template, in a recipe task.force_template=true"
+        raise ModelError(str(folder), found, "the same template", remedy)
     return stored
 
 
@@ -166,19 +183,25 @@ def _texts(template: Template) -> tuple[str, ...]:
 
 
 def _stored(path: Path) -> Template:
-    """Raises: ModelError where the file does not hold a template."""
+    return _record(path)[0]
+
+
+def _record(path: Path) -> tuple[Template, dict[str, Any]]:
+    """Template and wording. Raises: ModelError where the file does not hold a template."""
     try:
-        texts = read_json(path)
+        found = read_json(path)
     except RunError as error:
         raise ModelError(str(path), error.found, "a prompt template", "save the checkpoint again") from None
+    texts = dict(found) if isinstance(found, dict) else {}
+    wording = texts.pop("wording", {})
     known = {one.name for one in fields(Template)}
     needed = {one.name for one in fields(Template) if one.default is MISSING}
-    whole = isinstance(texts, dict) and needed <= set(texts) <= known
+    whole = isinstance(wording, dict) and needed <= set(texts) <= known
     if not whole or not all(isinstance(text, str) for text in texts.values()) or not _cuts(texts.get("cut", "")):
         raise ModelError(
             str(path), "is not a template", f"texts for {', '.join(sorted(known))}", "save the checkpoint again"
         )
-    return Template(**texts)
+    return Template(**texts), wording
 
 
 def _cuts(name: str) -> bool:

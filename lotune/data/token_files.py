@@ -4,15 +4,16 @@ STEM.tokens.npy has all tokens, one row after the other, (tokens,) uint16 or uin
 row's first token and where its last answer starts, (rows + 1, 2) int64; STEM.earlier.npy, only where rows have earlier
 answers to train on, (row, start, end) of each, (3, answers) int64; STEM.ids.jsonl where each row came from. Numbers of
 rows and tokens, the digests of these files and that of what they were made from stand in STEM.tokens.json, which is
-written last: the same rows are found by their digest and not encoded again.
+written last: the same rows are found by their digest, in any run beside this one, and not encoded again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -85,17 +86,21 @@ class TokenFile:
 
 
 def write_token_file(
-    stem: Path, rows: Iterable[EncodedRow], vocabulary: int, notes: Mapping[str, Any] | None = None
+    stem: Path,
+    rows: Iterable[EncodedRow],
+    vocabulary: int,
+    notes: Mapping[str, Any] | None = None,
+    needed: int = 0,
 ) -> TokenFile:
     """Write rows as a token file, in chunks as they come; tokens are uint16 where the vocabulary allows it.
 
-    `notes`, such as the digest of what the rows are made from, are read once all rows are there. Where writing is
-    broken off, nothing new is left behind.
+    `notes`, such as the digest of what the rows are made from, are read once all rows are there; `needed` is about the
+    number of bytes, where that is known. Where writing is broken off, nothing new is left behind.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     written = tokens = answers = 0
-    with writing(stem), ExitStack() as stack:
+    with writing(_named(stem, SUFFIXES[0]), needed), ExitStack() as stack:
         files = [stack.enter_context(_Unfinished(_named(stem, suffix))) for suffix in SUFFIXES[:-1]]
         for file in files[:3]:
             file.write(_header(dtype, (0,)))
@@ -126,6 +131,33 @@ def find_token_file(stem: Path, digest: str) -> TokenFile | None:
     if notes.get("digest") != digest or notes.get("files") != _digests(stem):
         return None
     return TokenFile(stem)
+
+
+def adopt_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFile | None:
+    """One of the `others` made from what has this digest, under the name `stem` too; None where there is none.
+
+    Their files are linked where the disk can, copied otherwise: a token file is replaced, never changed.
+    """
+    for other in others:
+        if find_token_file(other, digest) is None:
+            continue
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _named(stem, SUFFIXES[-1]).unlink(missing_ok=True)
+        for suffix in SUFFIXES:  # the notes last
+            source, target = _named(other, suffix), _named(stem, suffix)
+            target.unlink(missing_ok=True)
+            if source.exists():
+                with writing(target, source.stat().st_size):
+                    _link(source, target)
+        return find_token_file(stem, digest)
+    return None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _digests(stem: Path) -> dict[str, str]:
@@ -188,5 +220,6 @@ class _Unfinished:
         os.replace(self._temporary, self.path)
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            self._file.close()
         self._temporary.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,11 +62,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
     return _save(tokenizer, folder)
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str) -> None:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str, special: Mapping[str, Any] | None = None
+) -> None:
     """Nothing, where the tokeniser suits the model `name`, whose embedding has `embedding_rows` rows.
 
-    It may pad with the end-of-text token, as GPT-2's does: padding is never scored, the end of an answer always is.
-    Raises: ModelError where it has no token, one without a row in the embedding, or none that ends a text.
+    `special` is the model's own configuration, with eos_token_id and others, of which each is one number, several or
+    None. The tokeniser may pad with the end-of-text token, as GPT-2's does: padding is never scored, the end of an
+    answer always is.
+    Raises: ModelError where it has no token, one without a row in the embedding, tokens for less than a quarter of the
+    rows, none that ends a text, or special tokens that are others to the model.
     """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if not tokens:
@@ -74,8 +79,17 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, nam
     if tokens > embedding_rows:
         found = f"its tokeniser has {tokens} tokens, its embedding {embedding_rows} rows"
         raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
+    if 4 * tokens < embedding_rows:
+        found = f"its tokeniser has only {tokens} tokens for the {embedding_rows} rows of its embedding"
+        raise ModelError(name, found, "tokens for a quarter at least", "take the tokeniser that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
+    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        ours, theirs = getattr(tokenizer, key), (special or {}).get(key)
+        known = theirs if isinstance(theirs, list) else [theirs]
+        if ours is not None and None not in known and ours not in known:
+            found = f"{key} is {ours} in its tokeniser, {theirs} in its config.json"
+            raise ModelError(name, found, "the same token in both", "take the tokeniser that belongs to the model")
 
 
 def padding_id(tokenizer: Any) -> int:

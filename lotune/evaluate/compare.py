@@ -16,6 +16,8 @@ from lotune.evaluate.predict import Prediction
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, bootstrap_difference, bootstrap_mean, mcnemar, sign_flips
 from lotune.evaluate.statistics import wilson as wilson_interval
 
+ACCURACY = "accuracy"
+"""The figure of verdicts."""
 POWER = 0.8
 """How likely the items that it would take are to show a difference as large as the one seen."""
 
@@ -63,13 +65,16 @@ class Comparison:
 def compare(
     a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str], score: str | None = None
 ) -> Comparison:
-    """Compare predictions on the items that both have and that can be judged; `score` names a per-item score.
+    """Compare predictions on the items that both have and that can be judged.
 
+    `score` names a per-item score, by its own name or the protocol's (contest_f1), or the accuracy of the verdicts;
+    without it the metric is that of both, see `metric_of`.
     Raises: DataError where they have no item in common, were judged by other keys, or lack the score.
     """
     pairs, alone = _paired(a, b)
+    score = score or metric_of([prediction for pair in pairs for prediction in pair])
     before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))
-    if score is None:
+    if score == ACCURACY:
         test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
         intervals = [wilson_interval(round(sum(values)), len(values)) for values in (before, after)]
     else:
@@ -81,7 +86,7 @@ def compare(
     ]
     difference = sides[1].value - sides[0].value
     return Comparison(
-        score=score or "accuracy",
+        score=score,
         n=len(pairs),
         a=sides[0],
         b=sides[1],
@@ -95,6 +100,12 @@ def compare(
         only_one_has=alone,
         differing=tuple(_differing(pairs, before, after)),
     )
+
+
+def metric_of(predictions: Sequence[Prediction]) -> str:
+    """The metric that predictions were judged for: the first score that each of them has, else the accuracy."""
+    shared = [name for name in predictions[0].judged.scores if all(name in one.judged.scores for one in predictions)]
+    return shared[0] if shared else ACCURACY
 
 
 def verdict(difference: float, p_value: float) -> str:
@@ -143,13 +154,14 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
     return pairs, len(a) + len(b) - 2 * len(both)
 
 
-def _value(prediction: Prediction, score: str | None) -> float:
-    if score is None:
+def _value(prediction: Prediction, score: str) -> float:
+    if score == ACCURACY:
         return float(bool(prediction.judged.right))
-    if score not in prediction.judged.scores:
-        there = ", ".join(prediction.judged.scores) or "none"
+    scores = prediction.judged.scores
+    if score not in scores:
+        there = ", ".join((*scores, ACCURACY))
         raise DataError(f"item {prediction.example_id}", f"has no score {score} (it has {there})")
-    return float(prediction.judged.scores[score])
+    return float(scores[score])
 
 
 def _differing(

@@ -8,9 +8,11 @@ within twice the difference.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +26,13 @@ VERDICT_SHARE = 0.01
 """Largest share of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
 """... where it is measured on this many rows or more."""
+HELD_LOGITS = 2**28
+"""Logits of one model that are kept, in the processor's memory, to be compared with the other's."""
 
 Greedy = Callable[[Any, Sequence[Sequence[int]], int], list[list[int]]]
 """(model, prompts, max_new_tokens) -> the token ids of each greedy answer."""
+Place = Callable[[nn.Module], AbstractContextManager[Any]]
+"""A block in which a model is where it computes, such as on a GPU that has no room for two."""
 Judge = Callable[[int, Sequence[int]], tuple[str, bool | None]]
 """(row number, answer's token ids) -> its text and whether it is right (None: the key cannot be judged)."""
 
@@ -65,46 +71,79 @@ class MergeCheck:
         return self.verdicts_changed / self.judged if self.judged else 0.0
 
 
-def check_merge(
+@dataclass(frozen=True)
+class Agreement:
+    """How far apart the logits of merged and adapted are, in float32 and maybe float64, and the merged one's answers.
+
+    `differences` counts the answers in which they part, each at a tie of the two best logits.
+    """
+
+    float32: float
+    float64: float | None
+    answers: list[list[int]]
+    differences: int
+
+
+def compare_merged(
     adapted: nn.Module,
     merged: nn.Module,
-    saved: nn.Module,
     questions: Sequence[Question],
     *,
-    saved_dtype: torch.dtype,
     greedy: Greedy,
-    judge: Judge,
     max_new_tokens: int,
     batch_tokens: int = 2048,
-) -> MergeCheck:
-    """Compare, on real rows, merged with adapted, then the saved weights with the merged ones.
+    place: Place = nullcontext,
+) -> Agreement:
+    """Compare the merged model with the adapted one on real rows, both float32; one of them at a time is in its place.
 
-    All three models are float32; `saved` is what was written, rounded to `saved_dtype`, read back as float32.
-    `passed` is False where rounding changes more than 1 % of the verdicts of 200 judged rows or more.
-    Raises: CheckError where merged and adapted give different logits or answers, or the saved weights are not the
-    merged ones rounded.
+    Raises: CheckError where they give different logits or answers.
     """
-    for name, model in (("adapted", adapted), ("merged", merged), ("saved", saved)):
-        _require_comparable(name, model)
+    _require_comparable("adapted", adapted)
+    _require_comparable("merged", merged)
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
-    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens), None
-    has_float64 = next(adapted.parameters()).device.type != "mps"
-    if not difference <= TOLERANCE and has_float64:  # a NaN fails, too
-        with _in_float64(adapted, merged):
-            exact = _largest_difference(adapted, merged, questions, batch_tokens)
+    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens, place), None
+    if not difference <= TOLERANCE:  # a NaN fails, too
+        exact = _largest_difference(adapted, merged, questions, batch_tokens, partial(_in_float64, place=place))
     apart = difference if exact is None else exact
     if not apart <= TOLERANCE:
         found = f"merged and adapted logits differ by {apart:.3g} on {len(questions)} rows"
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
-    answers = greedy(merged, prompts, max_new_tokens)
+    with place(adapted):
+        others = greedy(adapted, prompts, max_new_tokens)
+    with place(merged):
+        answers = greedy(merged, prompts, max_new_tokens)
     tie = TOLERANCE if exact is None else 2 * difference
-    differences = _compare_answers(adapted, merged, prompts, greedy(adapted, prompts, max_new_tokens), answers, tie)
+    differences = _compare_answers((adapted, merged), prompts, others, answers, tie, place)
+    return Agreement(difference, exact, answers, differences)
+
+
+def check_saved(
+    merged: nn.Module,
+    saved: nn.Module,
+    questions: Sequence[Question],
+    agreement: Agreement,
+    *,
+    saved_dtype: torch.dtype,
+    greedy: Greedy,
+    judge: Judge,
+    max_new_tokens: int,
+    place: Place = nullcontext,
+) -> MergeCheck:
+    """Compare the saved weights with the merged ones: `saved`, rounded to `saved_dtype`, is read back as float32.
+
+    `passed` is False where rounding changes more than 1 % of the verdicts of 200 judged rows or more.
+    Raises: CheckError where the saved weights are not the merged ones rounded.
+    """
+    _require_comparable("saved", saved)
     _require_rounded(merged, saved, saved_dtype)
-    before = [judge(row, answer) for row, answer in enumerate(answers)]
-    after = [judge(row, answer) for row, answer in enumerate(greedy(saved, prompts, max_new_tokens))]
-    return _record((difference, exact), differences, saved_dtype, before, after)
+    prompts = [question.tokens[: question.prompt_tokens] for question in questions]
+    with place(saved):
+        rounded = greedy(saved, prompts, max_new_tokens)
+    before = [judge(row, answer) for row, answer in enumerate(agreement.answers)]
+    after = [judge(row, answer) for row, answer in enumerate(rounded)]
+    return _record((agreement.float32, agreement.float64), agreement.differences, saved_dtype, before, after)
 
 
 def _record(
@@ -132,35 +171,42 @@ def _record(
 
 
 @contextmanager
-def _in_float64(*models: nn.Module) -> Iterator[None]:
-    """A block in which float32 models compute in float64; their weights are afterwards what they were."""
+def _in_float64(model: nn.Module, place: Place) -> Iterator[None]:
+    """A block in which a float32 model computes in float64; its weights are afterwards what they were."""
     try:
-        for model in models:
-            model.double()
-        yield
+        with place(model.double()):
+            yield
     finally:
-        for model in models:
-            model.float()
+        model.float()
 
 
 @torch.inference_mode()
-def _largest_difference(first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int) -> float:
+def _largest_difference(
+    first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place = nullcontext
+) -> float:
     """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one."""
-    largest = torch.zeros(())
-    for rows in _batches([question.tokens for question in questions], batch_tokens):
-        input_ids, real = _padded(rows, first)
-        gap = (_logits(first, input_ids) - _logits(second, input_ids)).abs().amax(-1)  # (B, T)
-        largest = torch.maximum(largest, gap[real].max().cpu())  # maximum and max keep a NaN
+    largest = torch.zeros((), dtype=torch.float64)
+    batches = deque(_batches([question.tokens for question in questions], batch_tokens))
+    while batches:
+        held: list[tuple[list[Sequence[int]], torch.Tensor]] = []
+        with place(first):
+            while batches and sum(logits.numel() for _, logits in held) < HELD_LOGITS:
+                rows = batches.popleft()
+                held.append((rows, _real_logits(first, rows).cpu()))
+        with place(second):
+            for rows, logits in held:
+                gap = (logits - _real_logits(second, rows).cpu()).abs().max()
+                largest = torch.maximum(largest, gap.double())  # maximum and max keep a NaN
     return float(largest)
 
 
 def _compare_answers(
-    adapted: nn.Module,
-    merged: nn.Module,
+    models: Sequence[nn.Module],
     prompts: Sequence[Sequence[int]],
     adapted_answers: Sequence[Sequence[int]],
     merged_answers: Sequence[Sequence[int]],
     tie: float,
+    place: Place,
 ) -> int:
     """The number of answers that differ, all of them at a tie: the two best logits at most `tie` apart in one model.
 
@@ -171,10 +217,10 @@ def _compare_answers(
         if list(one) == list(other):
             continue
         count += 1
-        place = first_difference(one, other)
-        gap = min(_best_two_gap(model, [*prompts[row], *one[:place]]) for model in (adapted, merged))
+        token = first_difference(one, other)
+        gap = min(_best_two_gap(model, [*prompts[row], *one[:token]], place) for model in models)
         if not gap <= tie:
-            found = f"row {row}: the answers part at token {place}, where the two best logits are {gap:.3g} apart"
+            found = f"row {row}: the answers part at token {token}, where the two best logits are {gap:.3g} apart"
             raise CheckError("merge check", found, f"equal answers, or a tie within {tie:g}", "merge again")
     return count
 
@@ -192,9 +238,9 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 @torch.inference_mode()
-def _best_two_gap(model: nn.Module, tokens: Sequence[int]) -> float:
-    input_ids, _ = _padded([tokens], model)
-    best = _logits(model, input_ids)[0, -1].topk(2).values
+def _best_two_gap(model: nn.Module, tokens: Sequence[int], place: Place = nullcontext) -> float:
+    with place(model):
+        best = _real_logits(model, [tokens])[-1].topk(2).values
     return float(best[0] - best[1])
 
 
@@ -236,8 +282,9 @@ def _padded(rows: Sequence[Sequence[int]], model: nn.Module) -> tuple[torch.Tens
     return input_ids, real
 
 
-def _logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) -> (B, T, V)."""
+def _real_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The logits of all tokens of some rows, one after the other: (N, V)."""
+    input_ids, real = _padded(rows, model)
     logits = model(input_ids=input_ids, use_cache=False).logits
     assert isinstance(logits, torch.Tensor)
-    return logits
+    return logits[real]

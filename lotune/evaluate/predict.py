@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
     from lotune.generate.requests import Request
 
+OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
+"""What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
 WINDOW = 4096
 """Questions whose tokens are held at once."""
+CHOSEN_AT_ONCE = 64
+"""Questions whose continuations are compared before the first of their predictions is written."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One answer and its verdict. `cut`: the passage was shortened to fit; `stopped_by`: eos, stop or length.
 
-    `model` is the fingerprint of the model that answered, where a file is not bound to one by its run.
+    `mark` is the fingerprint of the model and of the settings that gave the answer, where no run binds a file to them.
     """
 
     example_id: str
@@ -38,7 +42,7 @@ class Prediction:
     kind: str
     cut: bool = False
     stopped_by: str = ""
-    model: str = ""
+    mark: str = ""
 
     def record(self) -> dict[str, Any]:
         """The prediction as a line of a predictions file."""
@@ -53,7 +57,7 @@ class Prediction:
             "kind": self.kind,
             "cut": self.cut,
             "stopped_by": self.stopped_by,
-            **({"model": self.model} if self.model else {}),
+            **({"mark": self.mark} if self.mark else {}),
         }
 
 
@@ -72,9 +76,9 @@ def predict(
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
-    chosen in another way; other rows of `out` are taken away. `context` is the longest prompt and answer together, in
-    tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the task's own,
-    `mark` the fingerprint of the model to note with each answer.
+    chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
+    answer together, in tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the
+    task's own, `mark` the fingerprint of model and settings to note with each answer.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
@@ -82,7 +86,7 @@ def predict(
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
         for found in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context, stop):
-            prediction = replace(found, model=mark)
+            prediction = replace(found, mark=mark)
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
@@ -112,16 +116,29 @@ def parse_predictions(data: bytes, where: str) -> list[Prediction]:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
-        judged = Judged(row["read"], row["key"], row["right"], row["scores"])
-        more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("model", "")
+        judged = Judged(row["read"], row["key"], row["right"], _scores(row["scores"]))
+        more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("mark", "")
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more)
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
         raise DataError(where, "is no prediction", expected, "delete the line") from None
 
 
+def _scores(stored: Mapping[str, float]) -> dict[str, float]:
+    """Figures by the names that they have now.
+
+    >>> _scores({"f1": 80.0, "em": 0.0}), _scores({"f1": 80.0}), _scores({"contest_f1": 80.0})
+    ({'contest_f1': 80.0, 'contest_em': 0.0}, {'squad_f1': 80.0}, {'contest_f1': 80.0})
+    """
+    names = OLD_SCORES if "em" in stored else {"f1": "squad_f1"}
+    return {names.get(name, name): score for name, score in stored.items()}
+
+
 def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Prediction]:
-    """Predictions already made, by place of their example, judged again; `out` then holds these and no others."""
+    """Predictions already made, by place of their example, judged again.
+
+    `out` then holds these and what is not asked now, but no answer to a row that reads otherwise by now.
+    """
     stored = read_predictions(out) if out.exists() else []
     known = {(old.example_id, old.prompt): old for old in stored}
     wanted = task.rule if isinstance(task, Choosing) and task.chooses else ""
@@ -129,9 +146,11 @@ def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Predi
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
         if old is not None and wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
-            kept[place] = replace(_judge(task, example, old.text, old.cut, old.stopped_by), model=old.model)
+            kept[place] = replace(_judge(task, example, old.text, old.cut, old.stopped_by), mark=old.mark)
     if stored:
-        lines = [orjson.dumps(prediction.record()) + b"\n" for prediction in kept.values()]
+        asked = {example.id for example in examples}
+        rest = {old.example_id: old for old in stored if old.example_id not in asked}
+        lines = [orjson.dumps(one.record()) + b"\n" for one in (*rest.values(), *kept.values())]
         write_atomically(out, b"".join(lines))
     return kept
 
@@ -148,7 +167,9 @@ def _answer(
     from lotune.generate.vllm import engine_of
 
     if isinstance(task, Choosing) and task.chooses:
-        yield from _choose(task, examples, model, tokenizer, batch_tokens, context)
+        for start in range(0, len(examples), CHOSEN_AT_ONCE):
+            group = examples[start : start + CHOSEN_AT_ONCE]
+            yield from _choose(task, group, model, tokenizer, batch_tokens, context)
         return
     asked = [_request(task, example, tokenizer, context, stop) for example in examples]
     for place, answer in engine_of(model, tokenizer).stream(

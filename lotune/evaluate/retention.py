@@ -7,9 +7,10 @@ nothing to keep, so the gate is not measurable there and not passed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lotune.errors import DataError
+from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
 
 LEAST_BASE = 5.0
 """Points, 0 to 100, below which a base has no ability that could be kept."""
@@ -22,7 +23,7 @@ class RetentionLine:
     """One metric before and after, 0 to 100.
 
     `kept` is tuned / base, or None where the base is below 5 points (not measurable); `gates` tells whether the line
-    decides validity or is only reported.
+    decides validity or is only reported. The intervals, 95 %, are those of the three figures.
     """
 
     task: str
@@ -33,6 +34,9 @@ class RetentionLine:
     threshold: float
     passed: bool
     gates: bool = True
+    base_interval: Interval | None = None
+    tuned_interval: Interval | None = None
+    kept_interval: Interval | None = None
 
 
 def gate(
@@ -58,6 +62,29 @@ def gate(
         _line(task, metric, base, tuned_metrics[metric], threshold, metric in decisive)
         for metric, base in base_metrics.items()
     ]
+
+
+def with_intervals(
+    line: RetentionLine, base: Sequence[float], tuned: Sequence[float], *, share: bool = False
+) -> RetentionLine:
+    """The line with its intervals, from the points of the same rows before and after.
+
+    Those of a `share` of right answers (0 or 100 points a row) are Wilson's, of a mean the bootstrap's; that of what
+    was kept is the bootstrap's, each row drawn with both.
+    """
+    return replace(
+        line,
+        base_interval=_of_points(base, share),
+        tuned_interval=_of_points(tuned, share),
+        kept_interval=None if line.kept is None else bootstrap_ratio(tuned, base),
+    )
+
+
+def _of_points(points: Sequence[float], share: bool) -> Interval:
+    if not share:
+        return bootstrap_mean(points)
+    low, high = wilson(sum(value == 100 for value in points), len(points))
+    return Interval(100 * low, 100 * high)
 
 
 def gate_passed(lines: Sequence[RetentionLine]) -> bool:

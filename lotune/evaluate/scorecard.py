@@ -40,6 +40,7 @@ class Kind(_Record):
     base_value: float | None
     interval: Interval | None
     unjudgeable: int = 0
+    base_interval: Interval | None = None
 
 
 class Target(_Record):
@@ -90,13 +91,18 @@ class Score(_Record):
 
 
 class Checkpoint(_Record):
-    """One checkpoint; `value`, `score`, `kept` (the least of the gating metrics) and the gate, where it was tested."""
+    """One checkpoint; `value`, `score`, `kept` (the least of the gating metrics) and the gate, where it was tested.
+
+    The intervals, 95 %, are those of the two values.
+    """
 
     name: str
     step: int
     validation_value: float | None = None
+    validation_interval: Interval | None = None
     validation_loss: float | None = None
     value: float | None = None
+    interval: Interval | None = None
     score: float | None = None
     kept: float | None = None
     gate_passed: bool | None = None
@@ -317,6 +323,7 @@ def _kind(pairs: Sequence[_Pair | None], score: str | None) -> Kind:
         base_value=sum(old for old, _ in known) / len(known),
         interval=_interval(after, score),
         unjudgeable=len(pairs) - len(known),
+        base_interval=_interval([old for old, _ in known], score),
     )
 
 

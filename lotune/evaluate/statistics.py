@@ -155,7 +155,9 @@ def bootstrap_difference(
 def bootstrap_ratio(
     tops: Sequence[float], bottoms: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """The percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together; bottoms above 0.
+    """The percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together.
+
+    Draws whose bottoms are all 0 are left out. Raises: DataError where all are.
 
     >>> bootstrap_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
     Interval(low=2.0, high=2.0)
@@ -170,6 +172,9 @@ def bootstrap_ratio(
         for size in _portions(resamples, 2 * len(tops))
     ]
     sums = numpy.concatenate(drawn, axis=1)
+    sums = sums[:, sums[1] > 0]
+    if not sums.size:
+        raise DataError("interval of a ratio", "it divides by 0", "a bottom above 0")
     return _limits(sums[0] / sums[1])
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
+
+import orjson
 
 from lotune.data.batches import encode_text
 from lotune.data.examples import Example
@@ -49,6 +51,18 @@ def read_texts(
         for article, its in zip(group, cut, strict=True):
             values = [value for _ in its for value in next(found)]
             yield TextFigures(article.id, -math.fsum(values), len(values), len(article.target.encode()))
+
+
+def parse_texts(lines: bytes) -> list[TextFigures]:
+    """Figures from lines of JSON, whatever else stands beside them; what follows the last line break is left out.
+
+    Raises: DataError for a line that holds none.
+    """
+    names = [one.name for one in fields(TextFigures)]
+    try:
+        return [TextFigures(*(orjson.loads(line)[name] for name in names)) for line in lines.split(b"\n")[:-1] if line]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise DataError("figures of texts", "a line holds none", f"JSON with {', '.join(names)}") from None
 
 
 def windows(ids: Sequence[int], first: int, context: int) -> list[Continuation]:

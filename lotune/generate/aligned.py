@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from lotune.errors import ModelError
-from lotune.generate.lean import at_rest, near
+from lotune.generate.lean import near
 from lotune.generate.requests import Arrivals, Completion, Ending, Row
+from lotune.model.rest import at_rest
 
 _PROBE = ((5, 3, 7, 2, 9, 4), (6, 3, 2, 8, 4, 4))
 """Rows of token ids that every vocabulary has; the last half of each is foretold."""

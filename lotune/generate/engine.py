@@ -15,11 +15,13 @@ import torch
 
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.generate.aligned import Aligned
-from lotune.generate.lean import Lean, at_rest
+from lotune.generate.lean import Lean
 from lotune.generate.requests import BASE, Arrivals, Completion, Ending, OnToken, Request, Requests, end_ids
 from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
 from lotune.model.attention import use_packed_attention
+from lotune.model.base import known_context
+from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -171,8 +173,7 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
     adapter; SettingsError for a token to stop at that is out of the vocabulary; ModelError for an adapter that prepends
     tokens of its own, or that cannot be chosen a request.
     """
-    config = base.config.get_text_config(decoder=True)
-    context, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
+    context, vocabulary = known_context(base.config), base.config.get_text_config(decoder=True).vocab_size
     if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         raise ModelError(
             "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"

@@ -9,8 +9,7 @@ W what is attended to, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from lotune.generate.cache import SlotCache
 from lotune.model.attention import Width, attend_widths
+from lotune.model.rest import at_rest
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
@@ -146,19 +146,6 @@ class Lean:
 def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether logits are those expected of weights of a dtype, but for rounding."""
     return bool((found - expected).norm() <= TOLERANCE.get(dtype, ROUGH) * expected.norm())
-
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """A block in which no module of a model is in training mode."""
-    learning = [module for module in model.modules() if module.training]
-    for module in learning:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
 
 
 def _is_changed(module: nn.Module) -> bool:

@@ -11,8 +11,9 @@ import torch
 
 from lotune.errors import DataError
 from lotune.generate.engine import slotted_of
-from lotune.generate.lean import at_rest
 from lotune.generate.slotted import common
+from lotune.model.base import known_context
+from lotune.model.rest import at_rest
 
 MOST_LOGITS = 2**25
 """Logits that are made at once, 128 MiB of them in float32."""
@@ -116,7 +117,7 @@ def _batches(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -
 
 
 def _check(model: Any, rows: Sequence[Continuation]) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = known_context(model.config)
     for number, row in enumerate(rows):
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lotune.generate.cache import SlotCache
-from lotune.generate.lean import Lean, Pass, at_rest, near
+from lotune.generate.lean import Lean, Pass, near
 from lotune.generate.requests import Arrivals, Completion, Ending, Request, Row
 from lotune.model.attention import Width
+from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,21 +1,26 @@
 """Attention for rows that lie one after the other in one line, without padding and without seeing each other.
 
 The linear layers of a model work on a line (1, T) of whole rows; here queries, keys and values are taken apart into
-rows of similar length, each group padded to its longest row, and put together again. It is registered with
-transformers, so that every architecture that looks its attention up there can use it.
+rows of similar length, each group padded to its longest row, and put together again. On a GPU torch's kernel for rows
+of varied lengths takes the line as it is. It is registered with transformers, so that every architecture that looks its
+attention up there can use it.
 
-T: tokens of a line. H: heads. E: width of a head. B, L: rows of a group, tokens of its longest.
+T: tokens of a line. H: heads, of which G have keys of their own. E: width of a head. B, L: rows of a group, tokens of
+its longest.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from lotune.model.rest import at_rest
 
 NAME = "lotune_packed"
 """Under which transformers knows it."""
@@ -39,6 +44,22 @@ class Group(NamedTuple):
     is_line: bool
 
 
+class Segments(NamedTuple):
+    """Rows of a line for `varlen_attn`: the ends of their queries and keys, (1 + rows,) int32 from 0, and the longest.
+
+    Where `shared` tokens stand before all rows, `order` (int64) has the places of each row's keys among those tokens,
+    once a row, followed by the line's others. `widest`: the largest E that the device's kernels take.
+    """
+
+    query_ends: Tensor
+    key_ends: Tensor
+    most_queries: int
+    most_keys: int
+    shared: int
+    order: Tensor
+    widest: int
+
+
 def take_packed(model: Any, longest: int) -> bool:
     """Let a model take packed rows, of `longest` tokens at most, where it then answers each as it does alone.
 
@@ -53,12 +74,10 @@ def take_packed(model: Any, longest: int) -> bool:
     varying = any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
     if before not in ("sdpa", NAME) or window < longest or drops or varying:
         return False
-    apart = torch.cat([_last_hidden(inner, rows) for rows in _PROBE], 1)
+    apart = [_last_hidden(inner, row) for row in _PROBE]
     try:
         use_packed_attention(inner)
-        together = _last_hidden(inner, *_PROBE)
-        tolerance = 1e-4 if together.dtype == torch.float32 else 5e-2
-        alike = bool((together - apart).norm() <= tolerance * apart.norm())
+        alike = all(_alike(inner, apart, shared) for shared in (0, _ALL_BEGIN))
     except (TypeError, ValueError, RuntimeError):
         alike = False
     if not alike:
@@ -66,19 +85,29 @@ def take_packed(model: Any, longest: int) -> bool:
     return alike
 
 
-_PROBE = ((5, 3, 7, 2, 9, 4), (6, 3, 2), (8, 4, 4, 2, 3))
+_PROBE = ((8, 3, 7, 2, 9, 4), (8, 3, 2), (8, 3, 4, 2, 3))
 """Rows of token ids that every vocabulary has."""
+_ALL_BEGIN = 2
+"""Tokens that these begin with alike."""
+
+
+def _alike(model: Any, apart: Sequence[Tensor], shared: int) -> bool:
+    """Whether the rows of `_PROBE` come out of a packed line, with so many shared tokens, as when each is alone."""
+    expected = torch.cat([apart[0], *(hidden[:, shared:] for hidden in apart[1:])], 1)
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 5e-2
+    return bool((_last_hidden(model, *_PROBE, shared=shared) - expected).norm() <= tolerance * expected.norm())
 
 
 @torch.no_grad()
-def _last_hidden(model: Any, *rows: tuple[int, ...]) -> Tensor:
+def _last_hidden(model: Any, *rows: tuple[int, ...], shared: int = 0) -> Tensor:
     """The last hidden states (1, T, D) of rows that are alone or packed, dropout and the like turned off."""
-    device, training = next(model.parameters()).device, model.training
-    ids = torch.tensor([[token for row in rows for token in row]], device=device)
-    places = torch.cat([torch.arange(len(row)) for row in rows])[None].to(device)
-    more = {} if len(rows) == 1 else packed_arguments(torch.tensor([0, *(len(row) for row in rows)]))
-    found: Tensor = model.eval().get_decoder()(ids, position_ids=places, use_cache=False, **more).last_hidden_state
-    model.train(training)
+    device = next(model.parameters()).device
+    ids = torch.tensor([[*rows[0][:shared], *(token for row in rows for token in row[shared:])]], device=device)
+    places = torch.cat([torch.arange(shared), *(torch.arange(shared, len(row)) for row in rows)])[None].to(device)
+    lengths = torch.tensor([shared, *(len(row) - shared for row in rows)], device=device)
+    more = {} if len(rows) == 1 else packed_arguments(lengths)
+    with at_rest(model):
+        found: Tensor = model.get_decoder()(ids, position_ids=places, use_cache=False, **more).last_hidden_state
     return found
 
 
@@ -100,6 +129,7 @@ def _attention(
     attention_mask: Tensor | None,
     row_lengths: Tensor | None = None,
     widths: Sequence[Width] | None = None,
+    segments: Segments | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls: queries (B, H, T, E), keys and values maybe of fewer heads; (B, T, H, E)."""
@@ -115,6 +145,8 @@ def _attention(
         raise ValueError(f"packed attention has no {unknown[0]}")
     scale = rest.get("scaling") or query.shape[-1] ** -0.5
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if segments is not None and _has_kernel(query, value, segments):
+        return _varied(query, key, value, segments, scale)[None], None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -147,13 +179,83 @@ def attend_widths(
     return found
 
 
-def packed_arguments(row_lengths: Tensor) -> dict[str, Tensor]:
+def packed_arguments(row_lengths: Tensor) -> dict[str, Any]:
     """What a model with packed attention is called with.
 
-    `row_lengths` (1 + rows,) int64: the tokens at the start of the line that all rows share, then those of each row.
-    transformers takes a mask of four dimensions as it is, so that this one keeps it from making one.
+    `row_lengths` (1 + rows,) int64, on the model's device: the tokens at the start of the line that all rows share,
+    then those of each row. A mask of four dimensions is taken by transformers as it is: this one keeps it from making
+    its own.
     """
-    return {"row_lengths": row_lengths.cpu(), "attention_mask": torch.zeros(1, 1, 1, 1)}
+    device, on_cpu = row_lengths.device, row_lengths.cpu()
+    words = {"row_lengths": on_cpu, "attention_mask": torch.zeros(1, 1, 1, 1)}
+    widest = _widest_head(device)
+    return words | ({"segments": segments_of(on_cpu.tolist(), device, widest)} if widest else {})
+
+
+def _widest_head(device: torch.device) -> int:
+    """The largest E that torch's kernels for rows of varied lengths take on a device; 0 where it has none."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 0
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return 0
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0) or "enable_gqa" not in inspect.signature(varlen_attn).parameters:  # torch before 2.12
+        return 0
+    return 256 if capability in ((8, 0), (9, 0), (10, 0)) else 192  # backward, others have too little shared memory
+
+
+def segments_of(row_lengths: Sequence[int], device: torch.device, widest: int) -> Segments:
+    """The rows of a line for `varlen_attn`; `row_lengths` as in `packed_arguments`.
+
+    >>> found = segments_of((2, 1, 3), torch.device("cpu"), 64)
+    >>> found.query_ends.tolist(), found.key_ends.tolist()  # the first row has what is shared in its queries
+    ([0, 3, 6], [0, 3, 8])
+    >>> found.order.tolist()
+    [0, 1, 4, 2, 3, 5, 6, 7]
+    """
+    shared, *own = row_lengths
+    queries, keys = [shared + own[0], *own[1:]], [shared + length for length in own]
+    query_ends, key_ends = (torch.tensor([0, *lengths]).cumsum(0).int().to(device) for lengths in (queries, keys))
+    order = torch.empty(0, dtype=torch.int64)
+    if shared:
+        before = torch.arange(len(own) * shared).split(shared)
+        after = torch.arange(len(own) * shared, sum(keys)).split(own)
+        order = torch.cat([part for row in zip(before, after, strict=True) for part in row])
+    return Segments(query_ends, key_ends, max(queries), max(keys), shared, order.to(device), widest)
+
+
+def _has_kernel(query: Tensor, value: Tensor, segments: Segments) -> bool:
+    """Whether torch's kernels take heads of this format and width."""
+    size = query.shape[-1]
+    fits = size == value.shape[-1] and size % 8 == 0 and size <= segments.widest
+    return fits and query.dtype in (torch.bfloat16, torch.float16)
+
+
+def _varied(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Causal attention within each row of a line, queries (T, H, E), keys and values (T, G, E), where it is a kernel.
+
+    The last query of a row sees its last key, so that with fewer queries than keys the first ones see what is shared.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    if segments.shared:
+        key, value = _with_shared(key, segments), _with_shared(value, segments)
+    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
+    ends = segments.query_ends, segments.key_ends, segments.most_queries, segments.most_keys
+    found: Any = varlen_attn(query, key, value, *ends, scale=scale, window_size=(-1, 0), enable_gqa=True)
+    return cast(Tensor, found)
+
+
+def _with_shared(line: Tensor, segments: Segments) -> Tensor:
+    """Keys or values (T, G, E) with what rows share before each one.
+
+    Spread before it is put in order, its gradients are summed by one reduction, and so rounded once.
+    """
+    rows, shared = len(segments.query_ends) - 1, segments.shared
+    spread = line[:shared].expand(rows, *line[:shared].shape).flatten(0, 1)
+    return torch.cat([spread, line[shared:]]).index_select(0, segments.order)
 
 
 @lru_cache(maxsize=4)

@@ -22,6 +22,10 @@ from lotune.model.settings import BaseSettings
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FUSED_IF_KNOWN = {"attn_implementation": None}
+"""transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
+CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len")
+"""Names of the context's length in config.json; the later ones are BLOOM's and MPT's."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
         model = _load_model(source, settings.model, dtype, quantization, device)
         tokenizer = _load_tokenizer(source, settings.model)
     embedding: Any = model.get_input_embeddings()
-    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model)
+    special = model.config.get_text_config().to_dict()
+    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model, special)
     model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
     tokenizer.name_or_path = settings.model
     _fuse_activations(model)
@@ -128,7 +133,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
     with quietly(), _as_model_error(settings.model, folder is None):
         tokenizer = _load_tokenizer(source, settings.model)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model)
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
     return tokenizer, _context_of(config, settings.model)
 
 
@@ -152,9 +157,16 @@ def base_folder(settings: BaseSettings) -> Path | None:
     return _folder(settings.model)
 
 
+def known_context(config: Any) -> int | None:
+    """The number of tokens that a configuration of transformers lets a model read; None where it does not say."""
+    text = config.get_text_config(decoder=True)
+    lengths = (getattr(text, name, None) for name in CONTEXTS)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
 def _context_of(config: Any, name: str) -> int:
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(length, int) or length < 1:
+    length = known_context(config)
+    if length is None or length < 1:
         raise ModelError(name, "its config.json gives no max_position_embeddings")
     return length
 
@@ -194,7 +206,7 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
         for name, value in changes.items():
             setattr(config, name, value)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=torch.float32, attn_implementation="sdpa"
+            config, trust_remote_code=False, dtype=torch.float32, **FUSED_IF_KNOWN
         )
     _fuse_activations(model)
     return model
@@ -241,7 +253,7 @@ def _folder(name: str) -> Path | None:
         folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
         if not folder.is_dir():
             raise ModelError(
-                NANO, "the embedded model's weights are missing", remedy="lotune pretrain recipes/nano.yaml"
+                NANO, "the embedded model's weights are missing", remedy="install lotune again, or see the model's card"
             )
         return folder
     folder = Path(name).expanduser()
@@ -255,7 +267,7 @@ def _folder(name: str) -> Path | None:
 def _check_folder(folder: Path, name: str) -> None:
     """Refuse, with the reason, a folder that holds no complete model in safetensors."""
     if (folder / "adapter_config.json").exists():
-        raise ModelError(name, "holds an adapter", "a complete model", "merge it into its base: `lotune merge`")
+        raise ModelError(name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.start")
     if not (folder / "config.json").is_file():
         raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
     if any(folder.glob("*.safetensors")):
@@ -274,10 +286,10 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
-        attn_implementation="sdpa",
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **FUSED_IF_KNOWN,
         **held,
     )
     model, report = loaded
@@ -310,11 +322,15 @@ def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
 @contextmanager
 def _as_model_error(name: str, hub: bool) -> Iterator[None]:
     """Turn what the libraries raise for a model that cannot be loaded into a ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
+        *(SafetensorError, StrictDataclassError),
+    ) as error:
         text = str(error)
         if "trust_remote_code" in text:
             found, remedy = "it runs code of its own, which lotune never does", "take a model that transformers knows"

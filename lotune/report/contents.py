@@ -162,6 +162,8 @@ def _score_name(target: Target) -> str | None:
         return None
     if target.metric in SCORES.values():
         return target.metric
+    if target.metric == "f1":  # a custom task's, in a scorecard of an older lotune
+        return "squad_f1"
     return build_task(TaskSettings(name=target.task)).score_of.get(target.metric)
 
 

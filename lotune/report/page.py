@@ -74,9 +74,7 @@ def kind_strips(report: Report) -> list[Markup]:
 def kept_strips(report: Report) -> list[Markup]:
     """For each retained metric, a bar of what was kept."""
     lines = report.card.retention
-    labels = [
-        visible(f"{line.metric}: {words.kept_text(line.kept)} kept, {line.threshold:.0%} needed") for line in lines
-    ]
+    labels = [visible(f"{line.metric}: {words.kept_clause(line.kept)}, {line.threshold:.0%} needed") for line in lines]
     return [
         Markup(kept_strip(line.kept, line.threshold, label, passed=line.passed or not line.gates))
         for line, label in zip(lines, labels, strict=True)

@@ -84,11 +84,17 @@ def _kinds(target: Target) -> Table | None:
 def _retention(card: Scorecard) -> Table | None:
     if not card.retention:
         return None
-    table = _table("retained", "base", "tuned", "kept", "needed", "gate")
+    table = _table("retained, 95 % interval", "base", "tuned", "kept", "needed", "gate")
     for line in card.retention:
         kept = "not measurable" if line.kept is None else percent(line.kept)
         result = ("passed" if line.passed else "failed") if line.gates else "only reported"
-        figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, percent(line.threshold, 0)
+        kept += "" if line.kept_interval is None else f" ({share_span(line.kept_interval)})"
+        figures = (
+            line_figure(line.base, line.base_interval),
+            line_figure(line.tuned, line.tuned_interval),
+            kept,
+            percent(line.threshold, 0),
+        )
         _add(table, f"{line.task}: {line.metric}", *figures, result)
     return table
 
@@ -96,11 +102,12 @@ def _retention(card: Scorecard) -> Table | None:
 def _checkpoints(card: Scorecard) -> Table | None:
     if len(card.checkpoints) < 2:
         return None
-    table = _table("checkpoint", "validation", "loss", "test", "score")
+    table = _table("checkpoint, 95 % interval", "validation", "loss", "test", "score")
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
         validation, test = (
-            "-" if value is None else shown(value, card.target) for value in (point.validation_value, point.value)
+            "-" if value is None else with_span(value, interval, card.target)
+            for value, interval in ((point.validation_value, point.validation_interval), (point.value, point.interval))
         )
         score = "-" if point.score is None else f"{point.score:.4f}"
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
@@ -139,6 +146,29 @@ def span(interval: Interval, target: Target) -> str:
     """An interval of the target's metric for people."""
     if target.difference_interval:
         return f"{interval.low:.2f} to {interval.high:.2f}"
+    return share_span(interval)
+
+
+def with_span(value: float, interval: Interval | None, target: Target) -> str:
+    """A figure of the target's metric with its interval where that is known."""
+    return shown(value, target) + ("" if interval is None else f" ({span(interval, target)})")
+
+
+def line_figure(points: float, interval: Interval | None) -> str:
+    """A retained metric in points, with its interval where that is known.
+
+    >>> line_figure(90.0, Interval(85.0, 94.25)), line_figure(90.0, None)
+    ('90.00 (85.0 to 94.2)', '90.00')
+    """
+    return f"{points:.2f}" + ("" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})")
+
+
+def share_span(interval: Interval) -> str:
+    """An interval of a share, 0 to 1, for people.
+
+    >>> share_span(Interval(0.9, 1.0125))
+    '90.0 to 101.2 %'
+    """
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
 
 

@@ -14,7 +14,7 @@ from lotune.evaluate.retention import RetentionLine, least_kept
 from lotune.evaluate.scorecard import Checkpoint, Kind, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
 from lotune.report.contents import Examples, Report, Training
-from lotune.report.terminal import percent, shown, span
+from lotune.report.terminal import line_figure, percent, share_span, shown, span, with_span
 
 SECTIONS = {
     "kinds": "Accuracy by kind",
@@ -93,6 +93,15 @@ def kept_text(kept: float | None) -> str:
     return "not measurable" if kept is None else percent(kept)
 
 
+def kept_clause(kept: float | None) -> str:
+    """What was kept of a metric, for people.
+
+    >>> kept_clause(0.9512), kept_clause(None)
+    ('95.1 % kept', 'what was kept is not measurable')
+    """
+    return "what was kept is not measurable" if kept is None else f"{percent(kept)} kept"
+
+
 def visible(text: str) -> str:
     r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
 
@@ -133,7 +142,7 @@ def kind_lines(target: Target) -> Iterator[KindLine]:
     rows = _rows_text(target.n, target.unjudgeable)
     yield KindLine("all rows", rows, target.base_value, target.base_interval, target.value, target.interval)
     for name, kind in sorted(target.by_kind.items(), key=lambda item: (-item[1].n, item[0])):
-        base = None if target.difference_interval else _base_interval(kind)
+        base = kind.base_interval or (None if target.difference_interval else _base_interval(kind))
         yield KindLine(name, _rows_text(kind.n, kind.unjudgeable), kind.base_value, base, kind.value, kind.interval)
 
 
@@ -142,7 +151,7 @@ def _rows_text(n: int, unjudgeable: int) -> str:
 
 
 def _base_interval(kind: Kind) -> Interval | None:
-    """Wilson's interval of the base's accuracy, which the scorecard does not hold for kinds."""
+    """Wilson's interval of the base's accuracy, which an older scorecard does not hold for kinds."""
     return None if kind.base_value is None else wilson(round(kind.base_value * kind.n), kind.n)
 
 
@@ -156,8 +165,8 @@ def kinds_table(target: Target) -> Table:
     return Table(("kind", "rows", "base", "95 % interval", "tuned", "95 % interval"), tuple(rows), numeric=True)
 
 
-def _figure(value: float | None, target: Target) -> str:
-    return "–" if value is None else shown(value, target)
+def _figure(value: float | None, target: Target, interval: Interval | None = None) -> str:
+    return "–" if value is None else with_span(value, interval, target)
 
 
 def _span(interval: Interval | None, target: Target) -> str:
@@ -185,9 +194,9 @@ def kept_table(lines: Sequence[RetentionLine]) -> Table:
         (
             f"{line.task}: {line.metric}",
             *(
-                f"{line.base:.2f}",
-                f"{line.tuned:.2f}",
-                kept_text(line.kept),
+                line_figure(line.base, line.base_interval),
+                line_figure(line.tuned, line.tuned_interval),
+                kept_text(line.kept) + ("" if line.kept_interval is None else f" ({share_span(line.kept_interval)})"),
                 percent(line.threshold, 0) if line.gates else "–",
             ),
             ("passed" if line.passed else "failed") if line.gates else "only reported",
@@ -199,7 +208,8 @@ def kept_table(lines: Sequence[RetentionLine]) -> Table:
 
 KEPT_NOTE = (
     "F1 and EM are 0 to 100. Kept is tuned / base; each gated metric must keep the share needed, others are only "
-    "reported. A base below 5 points has nothing to keep: not measurable."
+    "reported. A base below 5 points has nothing to keep: not measurable. In brackets: bootstrap intervals, 95 %; for "
+    "what was kept, each row is drawn with both of its figures."
 )
 
 
@@ -239,7 +249,10 @@ def checkpoints_table(card: Scorecard) -> Table:
         gate = "–" if point.gate_passed is None else "passed" if point.gate_passed else "failed"
         kept = "–" if point.gate_passed is None else kept_text(_kept(card, point.name))
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
-        figures = _figure(point.validation_value, card.target), _figure(point.value, card.target)
+        figures = (
+            _figure(point.validation_value, card.target, point.validation_interval),
+            _figure(point.value, card.target, point.interval),
+        )
         rows.append((point.name + chosen, *figures, kept, gate, _digits(point.score)))
     return Table(("checkpoint", "validation", "test", "kept", "gate", "score"), tuple(rows), numeric=True)
 
@@ -329,7 +342,7 @@ def checks_table(card: Scorecard) -> Table:
     rows = [("better than the base", _result(target.better), better)]
     for line in card.retention:
         if line.gates:
-            share = f"{kept_text(line.kept)} kept, {percent(line.threshold, 0)} needed"
+            share = f"{kept_clause(line.kept)}, {percent(line.threshold, 0)} needed"
             evidence = f"{line.base:.2f} → {line.tuned:.2f}, {share}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
     rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass
-from io import StringIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from lotune.data.examples import Example
-from lotune.errors import RunError, SettingsError
-from lotune.evaluate.predict import Prediction, parse_predictions, predict, read_predictions
+from lotune.data.rows import nearest_names
+from lotune.errors import DataError, ModelError, SettingsError
+from lotune.evaluate.predict import Prediction, parse_predictions, predict
 from lotune.generate.vllm import Vllm
 from lotune.model.base import (
+    Base,
     base_folder,
     context_length,
     load_base,
@@ -23,18 +23,24 @@ from lotune.model.base import (
     resolve_device,
     resolve_dtype,
 )
+from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
 from lotune.report.progress import Progress
-from lotune.runs import inputs_mark, write_atomically
+from lotune.runs import inputs_mark, read_json
+from lotune.stages.outputs import in_parts
+from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Choosing, Task
 from lotune.train.parallel import World, processes
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which an adapter's folder is known."""
 
 
 @dataclass(frozen=True)
 class Asking:
     """A model that is asked, and how.
 
-    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is the model's fingerprint.
+    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of `answers_mark`.
     """
 
     title: str
@@ -53,20 +59,73 @@ def check_engine(recipe: Recipe, task: Task) -> None:
     if isinstance(task, Choosing) and task.chooses:
         found = "choosing by likelihood"
     if found:
-        raise SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
+        raise _not_with_vllm(found)
+
+
+def _not_with_vllm(found: str) -> SettingsError:
+    return SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
+
+
+def weights_of(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
+    """The complete model that `model` names, or the base of the adapter that it names and the adapter's folder.
+
+    The base is the one of the settings where they name one (--base), else the one that the adapter was made for.
+    Raises: ModelError for a folder that is missing, or an adapter that names no base; SettingsError for a base beside a
+    complete model.
+    """
+    settings = recipe.base.model_copy(update={"model": model})
+    folder, named = base_folder(settings), "model" in recipe.base.model_fields_set
+    if folder is None or not (folder / ADAPTER_CONFIG).is_file():
+        if named:
+            raise SettingsError("--base", f"{model} is a complete model, and no adapter", remedy="leave it out")
+        return settings, None
+    config = read_json(folder / ADAPTER_CONFIG)
+    its = recipe.base.model if named else config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(its, str) or not its:
+        raise ModelError(model, "is an adapter that names no base", remedy="name it with --base")
+    return settings.model_copy(update={"model": its}), folder
+
+
+def load_model(recipe: Recipe, model: str) -> Base:
+    """The model that `model` names; an adapter stands beside the weights of its base.
+
+    Raises: ModelError as `weights_of`, `load_base` and `load_adapter`.
+    """
+    from lotune.model.checkpoints import load_adapter
+
+    settings, adapter = weights_of(recipe, model)
+    try:
+        base = load_base(settings, recipe.device)
+    except ModelError as error:
+        if adapter is None or "model" in recipe.base.model_fields_set:
+            raise
+        found = f"its base cannot be loaded: {error.where}: {error.found}"
+        raise ModelError(model, found, "the model that it was made for", "name it with --base") from error
+    if adapter is None:
+        return base
+    adapted: Any = load_adapter(base, adapter)
+    return replace(base, name=model, model=adapted)
 
 
 def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
-    """A model's folder or name, held by the engine of the settings (a model of transformers, or Vllm); its tokeniser.
+    """What `model` names, held by the engine of the settings (a model of transformers, or Vllm); its tokeniser.
 
-    Raises: ModelError as `load_base` and Vllm do.
+    Raises: ModelError as `load_model` and Vllm do; SettingsError where vLLM cannot hold it.
     """
-    settings = recipe.base.model_copy(update={"model": model})
     if recipe.evaluate.engine == "vllm":
+        settings, adapter = weights_of(recipe, model)
+        if adapter is not None:
+            raise _not_with_vllm("an adapter beside its base")
         tokenizer, _ = load_tokenizer(settings)
         return Vllm(settings, tokenizer), tokenizer
-    base = load_base(settings, recipe.device)
+    base = load_model(recipe, model)
     return base.model, base.tokenizer
+
+
+def computes_on(recipe: Recipe) -> dict[str, str]:
+    """The device and the number format that a model answers in, by the settings."""
+    device = resolve_device(recipe.device)
+    return {"device": device, "dtype": str(resolve_dtype(recipe.base.dtype, device)).removeprefix("torch.")}
 
 
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
@@ -85,46 +144,45 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
 def ask_together(
     asking: Asking, task: Task, examples: Sequence[Example], out: Path | None, world: World
 ) -> list[Prediction]:
-    """The same by several processes, each of which asks every so many-th example; all have all predictions.
+    """The same by several processes, each of which asks every so many-th example; all have all, in the examples' order.
 
-    Each writes a file of its own beside `out`; at the end `out` holds everything and the others are gone. What was
-    written before, by however many processes, is kept.
+    `out` is written as `in_parts` does it.
     """
-    own = out
-    if out is not None:
-        parts = sorted(out.parent.glob(f"{out.name}.*-of-*"))
-        stored = [one for file in (out, *parts) if file.exists() for one in read_predictions(file)]
-        world.gathered(0.0)  # everybody has read before anybody writes
-        own = place = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
-        if parts or place != out:
-            write_atomically(place, _lines(stored))
-    with nullcontext() if world.leads else redirect_stderr(StringIO()):
+
+    def work(own: Path | None) -> bytes:
         found = ask(asking, task, examples[world.rank :: world.size], own)
-    everyone = world.gathered_bytes(_lines(found))
-    if out is not None and world.leads:
-        if world.size > 1:
-            write_atomically(out, b"".join(everyone))
-        for part in out.parent.glob(f"{out.name}.*-of-*"):
-            part.unlink()
-    return [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
+        return b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in found)
+
+    everyone = in_parts(out, world, work)
+    places = {example.id: place for place, example in enumerate(examples)}
+    found = [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
+    return sorted(found, key=lambda one: places[one.example_id])
 
 
-def model_mark(recipe: Recipe, model: str, out: Path | None) -> str:
-    """The fingerprint of a model by its content, number format and engine, empty where nothing is written.
+def check_judgeable(task: Task, settings: TaskSettings, examples: Sequence[Example], data: Path | None) -> None:
+    """Nothing, where a row at least has a key that can be judged. Raises: DataError, with the nearest column."""
+    if any(task.judge(example, "").right is not None for example in examples):
+        return
+    found = f"none of {len(examples)} rows has a key that can be judged"
+    if data is None:
+        raise DataError(task.name, found)
+    rows = [row for _, row in task.read(data).rows]
+    row, near = rows[0], ""
+    there = f" (the first has {', '.join(row)})"
+    if settings.name == "custom" and not any(settings.answer in one for one in rows):
+        found, near = f"no row has the column {settings.answer!r} of task.answer", nearest_names([settings.answer], row)
+    raise DataError(str(data), found + there + near, "rows with their keys", "`lotune generate` answers without keys")
 
-    Raises: RunError where `out`, or a part of it, holds answers of another model.
+
+def answers_mark(recipe: Recipe, model: str, task: TaskSettings, **more: Any) -> str:
+    """The fingerprint of all that an answer depends on beside its prompt: weights, number format, engine, settings.
+
+    How an answer is judged is not among it, unless it is chosen in that way; `more` counts, a Path by its content.
     """
-    if out is None:
-        return ""
-    settings = recipe.base.model_copy(update={"model": model})
-    dtype, engine = resolve_dtype(settings.dtype, resolve_device(recipe.device)), recipe.evaluate.engine
-    mark = inputs_mark({"model": base_folder(settings) or model, "dtype": str(dtype), "engine": engine})[:16]
-    for file in (out, *out.parent.glob(f"{out.name}.*-of-*")):
-        if file.exists() and any(one.model != mark for one in read_predictions(file)):
-            found = "holds answers of another model, or does not say which one gave them"
-            raise RunError(str(file), found, "answers of this one, or a new file", "name another file with --out")
-    return mark
-
-
-def _lines(predictions: Sequence[Prediction]) -> bytes:
-    return b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in predictions)
+    settings, adapter = weights_of(recipe, model)
+    chosen = (task.judge or "").startswith("likelihood")
+    inputs = {
+        "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": computes_on(recipe)["dtype"],
+        "engine": recipe.evaluate.engine, "task": task.model_dump(exclude=set() if chosen else {"judge"}), **more,
+    }  # fmt: skip
+    return inputs_mark(inputs)[:16]

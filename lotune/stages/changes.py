@@ -6,7 +6,7 @@ from lotune.recipe import Recipe, Stage, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run
 
-STAGES: tuple[Stage, ...] = ("prepare", "tune", "evaluate")
+STAGES: tuple[Stage, ...] = ("prepare", "tune", "merge", "evaluate")
 """The stages of a run in their order."""
 
 
@@ -21,8 +21,10 @@ def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
     return found
 
 
-def warn_of_changes(run: Run, recipe: Recipe) -> None:
+def warn_of_changes(run: Run, recipe: Recipe, dry_run: bool = False) -> None:
     """Say which settings have changed since the folder was last used, and which stages are done again for it.
+
+    Where that is none, the recipe is the run's from here on; a dry run leaves it.
 
     Raises: DataError where a file of rows is missing.
     """
@@ -33,3 +35,5 @@ def warn_of_changes(run: Run, recipe: Recipe) -> None:
     for change in run.recipe_changes:
         if change not in found:
             say(f"changed: {change} (nothing finished depends on it)")
+    if not found and run.recipe_changes and not dry_run:
+        run.take_recipe()

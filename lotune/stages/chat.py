@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
 from lotune.data.templates import Template
-from lotune.errors import DataError, LotuneError
+from lotune.errors import DataError, LotuneError, RunError
 from lotune.generate.engine import Engine
 from lotune.generate.pieces import Pieces
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
-from lotune.model.base import Base, context_length, load_base
+from lotune.model.base import Base, context_length
 from lotune.recipe import Recipe
-from lotune.stages.things import in_its_template
+from lotune.stages.asking import load_model
+from lotune.stages.outputs import check_alone
+from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows
 
 HELP = "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /quit ends it"
@@ -32,6 +35,8 @@ class Conversation:
     system: str = ""
     questions: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
+    saved: set[Path] = field(default_factory=set)
+    """Files that it was saved to, and may be saved to again."""
 
     def example(self) -> Example:
         """The last question with all before it."""
@@ -42,6 +47,14 @@ class Conversation:
     def reset(self) -> None:
         """Forget what was said; the system message stays."""
         self.questions, self.answers = [], []
+
+    def save(self, file: Path) -> None:
+        """Write the conversation as a row of a file. Raises: RunError for a file that it was not saved to before."""
+        place = file.resolve()
+        if place.exists() and place not in self.saved:
+            raise RunError(str(file), "is there already", "a new file", "name another one")
+        write_rows(file, [self.record()])
+        self.saved.add(place)
 
     def record(self) -> dict[str, Any]:
         """The conversation in OpenAI's form, which the task instructions reads."""
@@ -106,11 +119,13 @@ class Talk:
 def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
     """Talk until the input ends or says /quit.
 
-    Raises: ModelError where the settings name another template than the model's, unless it is forced.
+    Raises: ModelError where the settings name another template than the model's, unless it is forced; SettingsError in
+    several processes.
     """
+    check_alone("chat")
     settings = in_its_template(recipe.task, model, force)
     template = settings.prompt_template
-    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
+    base = load_model(recipe, model)
     print(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
     converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
 
@@ -118,6 +133,9 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
 def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
     """Answer each line; what begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
+        if any("\ud800" <= letter <= "\udfff" for letter in line):
+            print("your message: is not UTF-8 text, and is left out", file=sys.stderr)
+            continue
         if line.startswith("/"):
             if _command(said, line):
                 return
@@ -145,9 +163,10 @@ def _command(said: Conversation, line: str) -> bool:
         print("begun anew with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
-            write_rows(Path(text.strip()), [said.record()])
-            print(f"saved to {text.strip()}", file=sys.stderr)
-        except (OSError, ValueError, LotuneError) as error:
+            file = Path(text.strip()).expanduser()
+            said.save(file)
+            print(f"saved to {file}", file=sys.stderr)
+        except (OSError, ValueError, RuntimeError, LotuneError) as error:  # RuntimeError: ~ of nobody
             print(f"{text.strip()} cannot be written: {error}", file=sys.stderr)
     else:
         print(HELP, file=sys.stderr)
@@ -155,6 +174,9 @@ def _command(said: Conversation, line: str) -> bool:
 
 
 def _lines() -> Iterable[str]:
+    """The lines of the input; what is not UTF-8 in one comes as surrogates."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lotune.errors import RunError
-from lotune.evaluate.compare import Comparison
+from lotune.evaluate.compare import ACCURACY, Comparison
 from lotune.evaluate.compare import compare as compare_predictions
 from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
@@ -18,6 +18,7 @@ SHOWN = 10
 def compare(a: Path, b: Path, score: str | None, options: Options) -> Comparison:
     """What the items say of A and B; a folder is a run, whose chosen checkpoint stands for it.
 
+    Without `score` they are compared by the metric that they were judged for, else by their verdicts.
     Raises: DataError as `compare_predictions`; RunError for a folder that is no finished run.
     """
     first, second = (read_predictions(predictions_file(path)) for path in (a, b))
@@ -39,7 +40,7 @@ def predictions_file(path: Path) -> Path:
 
 
 def _show(found: Comparison) -> None:
-    unit = 100 if found.score == "accuracy" else 1
+    unit = 100 if found.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
     for letter, side in (("A", found.a), ("B", found.b)):
         low, high = (unit * limit for limit in side.interval)

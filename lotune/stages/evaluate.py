@@ -11,7 +11,7 @@ from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
 from lotune.evaluate.parameters import count_adapter
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept
+from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept, with_intervals
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
@@ -31,10 +31,9 @@ from lotune.model.quantize import load_as_trained
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
-from lotune.runs import Run, inputs_mark, open_run, read_json, write_json
-from lotune.stages.asking import Asking, ask
-from lotune.stages.changes import warn_of_changes
-from lotune.stages.prepare import ensure_prepared, read_examples, retention_task_settings
+from lotune.runs import Run, inputs_mark, read_json, write_json
+from lotune.stages.asking import Asking, ask, computes_on
+from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -45,7 +44,10 @@ RETAINED = "retention"
 """Folder of the predictions on what is kept, where that is the tuned task itself."""
 
 
-NO_ANSWER_DEPENDS_ON = ("score.", "retention.threshold", "evaluate.checkpoints", "task.judge")
+NO_ANSWER_DEPENDS_ON = (
+    *("score.", "retention.threshold", "evaluate.checkpoints", "task.judge"),
+    *("checkpoints.merged", "checkpoints.check_rows", "merging"),
+)
 """Settings whose change asks no question again: the answers that are there are judged anew."""
 
 
@@ -59,8 +61,7 @@ class Tested:
 
 def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
     """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
-    with open_run(recipe.folder, recipe) as run:
-        warn_of_changes(run, recipe)
+    with opened(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
         tuning = ensure_tuned(run, recipe, options)
         if options.dry_run:
@@ -84,6 +85,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
     inputs = {
         **stage_inputs(recipe, "evaluate"),
         "tuning": folder / "tuning.json",
+        "merging": folder / "merging.json",
         "test.rows": folder / "data" / "test.jsonl",
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }
@@ -128,7 +130,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_point(one, targets, lines, scores) for one in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
-        notes=_notes(counts),
+        notes=["asked on {device} in {dtype}".format(**computes_on(recipe)), *_notes(counts)],
     )
 
 
@@ -164,7 +166,23 @@ def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
 
 def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[RetentionLine]:
     figures = [_points(task, tested.retained) for tested in (before, after)]
-    return gate(figures[0], figures[1], recipe.retention.threshold, task.name)
+    lines = gate(figures[0], figures[1], recipe.retention.threshold, task.name)
+    return [_with_intervals(task, line, before.retained, after.retained) for line in lines]
+
+
+def _with_intervals(
+    task: Task, line: RetentionLine, before: Sequence[Prediction], after: Sequence[Prediction]
+) -> RetentionLine:
+    score = task.score_of.get(line.metric)
+    base, tuned = (
+        {
+            one.example_id: 100.0 * bool(one.judged.right) if score is None else one.judged.scores[score]
+            for one in predictions
+            if one.judged.right is not None
+        }
+        for predictions in (before, after)
+    )
+    return with_intervals(line, list(base.values()), [tuned[id] for id in base], share=score is None)
 
 
 def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -195,8 +213,9 @@ def _point(
     name = one["name"]
     tested = name in targets
     return Checkpoint(
-        name=name, step=one["step"], validation_value=one["value"], validation_loss=one["loss"],
-        value=targets[name].value if tested else None, score=scores[name] if tested else None,
+        name=name, step=one["step"], validation_value=one["value"], validation_interval=one.get("interval"),
+        validation_loss=one["loss"], value=targets[name].value if tested else None,
+        interval=targets[name].interval if tested else None, score=scores[name] if tested else None,
         kept=least_kept(lines[name]) if tested else None, gate_passed=gate_passed(lines[name]) if tested else None,
     )  # fmt: skip
 

@@ -9,18 +9,21 @@ from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example
 from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
-from lotune.errors import SettingsError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import Prediction
 from lotune.generate.requests import Request
 from lotune.generate.vllm import engine_of
-from lotune.model.base import base_folder, context_length
+from lotune.model.base import base_folder, context_length, resolve_device
+from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
-from lotune.runs import inputs_mark, write_atomically
-from lotune.stages.asking import Asking, ask, check_engine, load_answering
-from lotune.stages.things import in_its_template
+from lotune.runs import write_atomically
+from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, load_answering
+from lotune.stages.outputs import check_alone, check_output
+from lotune.stages.things import folders_of
+from lotune.stages.wording import in_its_template
 from lotune.tasks.registry import build_task
-from lotune.tasks.settings import TaskSettings
+from lotune.train.parallel import joined, loss_is_named
 
 PROMPT_TOKENS = 256
 """Longest answer to a prompt, where the settings do not say."""
@@ -28,27 +31,32 @@ PROMPT_TOKENS = 256
 
 def generate_answers(
     recipe: Recipe, model: str, data: Path, out: Path, force: bool, options: Options
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Write one answer a row of `data` to `out`: jsonl with id and answer, or, as .txt, a line each.
 
     A line of a .txt file is what the task reads out of the answer (a number, a letter, a label), else the answer on one
-    line. Answers are kept beside `out` while they come, so that a stopped command goes on.
-    Raises: SettingsError where `out` is of another kind.
+    line. Answers are kept beside `out` while they come, so that a stopped command goes on. Of several processes each
+    answers its part, and the first one writes; the others have None.
+    Raises: SettingsError where `out` is of another kind, or is read.
     """
     if out.suffix not in (".jsonl", ".txt"):
         raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
     settings = in_its_template(recipe.task, model, force)
     task = build_task(settings)
     check_engine(recipe, task)
+    check_output(out, data, *folders_of(recipe, model))
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    answering, tokenizer = load_answering(recipe, model)
-    kept = _part(recipe, settings, model, data, out)
+    mark = answers_mark(recipe, model, settings, data=data)
+    kept = out.with_name(f".{out.name}.{mark}.part.jsonl")
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
-    asking = Asking(title, answering, tokenizer, batch_tokens)
-    found = {one.example_id: one for one in ask(asking, task, examples, kept)}
-    ordered = [found[example.id] for example in examples]
+    with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
+        answering, tokenizer = load_answering(recipe, model)
+        asking = Asking(title, answering, tokenizer, batch_tokens, mark=mark)
+        ordered = ask_together(asking, task, examples, kept, world)
+    if not world.leads:
+        return None
     if out.suffix == ".jsonl":
         write_jsonl(out, ({"id": one.example_id, "answer": one.text} for one in ordered))
     else:
@@ -60,9 +68,16 @@ def generate_answers(
 
 
 def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options: Options) -> dict[str, Any]:
-    """The answer to one prompt, in the template of the settings, else the model's own, else as the text stands."""
-    settings = in_its_template(recipe.task, model, force)
-    named = {"template", "preamble"} & settings.model_fields_set or (Path(model) / FILE_NAME).exists()
+    """The answer to one prompt, in the template of the settings, else the model's own, else as the text stands.
+
+    Raises: DataError for a prompt that is no text; SettingsError in several processes.
+    """
+    check_alone("generate --prompt")
+    if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise DataError("--prompt", "is not UTF-8 text", "UTF-8")
+    settings, folder = in_its_template(recipe.task, model, force), base_folder(BaseSettings(model=model))
+    its_own = folder is not None and (folder / FILE_NAME).exists()
+    named = {"template", "preamble"} & settings.model_fields_set or its_own
     template = settings.prompt_template if named else TEMPLATES["plain"]
     text = template.render(prompt)
     if options.dry_run:
@@ -75,14 +90,6 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     if not options.json:
         print(found.text)
     return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}
-
-
-def _part(recipe: Recipe, settings: TaskSettings, model: str, data: Path, out: Path) -> Path:
-    """The file beside `out` that keeps answers while they come: another one for another model, task or data."""
-    base = recipe.base.model_copy(update={"model": model})
-    files = {"model": base_folder(base) or model, "data": data}
-    inputs = {**files, "base": base.model_dump(), "engine": recipe.evaluate.engine, "task": settings.model_dump()}
-    return out.with_name(f".{out.name}.{inputs_mark(inputs)[:16]}.part.jsonl")
 
 
 def _line(prediction: Prediction) -> str:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
 from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example, as_record, from_record
-from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+from lotune.data.rows import all_listed
+from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
+from lotune.disk import require_space
 from lotune.errors import DataError
 from lotune.evaluate.predict import answer_tokens
 from lotune.model.adapters import find_targets
-from lotune.model.base import base_folder, empty_model, load_tokenizer
+from lotune.model.base import base_folder, empty_model, load_tokenizer, resolve_device
 from lotune.model.checkpoints import check_start
 from lotune.model.quantize import check_quantize
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
+from lotune.stages.asking import check_judgeable
 from lotune.stages.changes import warn_of_changes
+from lotune.stages.wording import check_template
 from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
+from lotune.tasks.own_rows import rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
+
+MEASURED_ROWS = 200
+"""Rows whose tokens tell how much room all take."""
+ROW_BYTES = 48
+"""What a row takes besides its tokens: 16 bytes say where it lies, the others hold its id."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +60,35 @@ class Tokens:
 
 def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it is there."""
-    with open_run(recipe.folder, recipe) as run:
-        warn_of_changes(run, recipe)
+    with opened(recipe, options) as (run, recipe):
         return ensure_prepared(run, recipe)
+
+
+@contextmanager
+def opened(recipe: Recipe, options: Options) -> Iterator[tuple[Run, Recipe]]:
+    """The run of a recipe and the recipe, once it is said what has changed.
+
+    A dry run whose rows are other ones than those of the finished run in the folder leaves these alone: its own are
+    prepared in a folder beside it, which goes with the block. Malformed rows that stop either are listed in
+    malformed.txt.
+    """
+    with open_run(recipe.folder, recipe) as run, all_listed(run.folder / "malformed.txt"):
+        warn_of_changes(run, recipe, options.dry_run)
+        if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
+            yield run, recipe
+            return
+        say("dry run: the rows are prepared in a folder of their own, the run stays as it is")
+        with TemporaryDirectory(prefix=".dry-run-", dir=recipe.runs) as folder:
+            recipe = recipe.model_copy(update={"runs": Path(folder)})
+            with open_run(recipe.folder, recipe) as other:
+                yield other, recipe
 
 
 def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The counts of the prepared data, made anew where it is missing or its settings changed."""
-    inputs = {**stage_inputs(recipe, "prepare"), **_tokenizer_file(recipe)}
+    inputs = prepare_inputs(recipe)
     if run.stage_state("prepare", inputs) != "done":
         say("preparing the rows")
-        run.forget_stage("prepare")
         _write(run, recipe)
         run.finish_stage("prepare", inputs, [run.folder / "data"])
     counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
@@ -66,11 +96,12 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     return counts
 
 
-def _tokenizer_file(recipe: Recipe) -> dict[str, Path]:
-    """The file that decides how rows become tokens, where the base has one here."""
+def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What the prepared data depend on: settings, and the file that decides how rows become tokens, if it is here."""
     folder = base_folder(recipe.base)
     file = folder / "tokenizer.json" if folder is not None else None
-    return {"base.tokenizer": file} if file is not None and file.exists() else {}
+    tokenizer = {"base.tokenizer": file} if file is not None and file.exists() else {}
+    return {**stage_inputs(recipe, "prepare"), **tokenizer}
 
 
 def retention_task_settings(recipe: Recipe) -> TaskSettings:
@@ -87,29 +118,57 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _write(run: Run, recipe: Recipe) -> None:
+    """Write the data; what is refused is refused before anything in the run is changed."""
+    resolve_device(recipe.device)
+    for start in (base_folder(recipe.base), recipe.adapter.start):
+        check_template(recipe.task, start)
     check_start(recipe.adapter)
     check_quantize(recipe.tune.quantize, recipe.device)
     tokenizer, context = load_tokenizer(recipe.base)
     if recipe.adapter.start is None:
         find_targets(empty_model(recipe.base), recipe.adapter.target_modules)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
-    retention = evaluation_rows(retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED)
+    with rows_wanted_by("retention.data"):
+        retention = evaluation_rows(
+            retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED
+        )
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
+    check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     limit = min(recipe.data.max_length or context, context)
-    replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
-    folder = run.folder / "data"
-    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long)
-    left_out, cut = {}, 0
+    with rows_wanted_by("retention.replay_rows"):
+        replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
+    folder, left_out, asked, cut = run.folder / "data", {}, {}, 0
+    others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
     for name, examples, asker in sets:
-        fitting, cut = _askable(tokenizer, examples, asker, context, name, recipe.data.too_long)
-        left_out[name] = len(examples) - len(fitting)
+        asked[name], cut = _askable(tokenizer, examples, asker, context, name, recipe.data.too_long)
+        left_out[name] = len(examples) - len(asked[name])
+    needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(asked.values()))
+    require_space(run.folder, needed, "preparing")
+    file = _train_tokens(folder / "train", others, tokenizer, (data.train, replay), limit, recipe.data.too_long, needed)
+    run.forget_stage("prepare")
+    for name, fitting in asked.items():
         _write_examples(folder / f"{name}.jsonl", fitting)
     tokens = Tokens(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
         file.notes()["dropped_too_long"], marked(tokenizer, file[0]), cut, left_out,
     )  # fmt: skip
     write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
+
+
+def disk_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:
+    """About the bytes of the prepared data: tokens, places and ids of the rows, and the rows that are asked.
+
+    The tokens are those of the first rows, so many times as there are rows.
+    """
+    import orjson
+
+    token_bytes, needed = 2 if len(tokenizer) <= 2**16 else 4, 0
+    for part in parts:
+        first = list(islice(part, MEASURED_ROWS))
+        tokens = sum(len(row.tokens) for row in encode_rows(tokenizer, first))
+        needed += (tokens * token_bytes + ROW_BYTES * len(first)) * len(part) // max(1, len(first))
+    return needed + sum(1 + len(orjson.dumps(as_record(example))) for example in asked)
 
 
 def _write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -119,17 +178,26 @@ def _write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def _train_tokens(
-    stem: Path, tokenizer: Any, parts: Sequence[Sequence[Example]], limit: int, too_long: str
+    stem: Path,
+    others: Sequence[Path],
+    tokenizer: Any,
+    parts: Sequence[Sequence[Example]],
+    limit: int,
+    too_long: str,
+    needed: int = 0,
 ) -> TokenFile:
-    """Examples as a token file: the one that is there already where it was made from the same, else a new one."""
+    """Examples as a token file: this run's or another's, where it was made from the same, else a new one."""
     digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
     known = find_token_file(stem, digest)
     if known is not None:
         say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
         return known
+    if (known := adopt_token_file(stem, others, digest)) is not None:
+        say("another run has made tokens of the same training rows: they are taken from there")
+        return known
     notes = {"digest": digest, "dropped_too_long": 0}
     rows = _fitting(encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes)
-    return write_token_file(stem, rows, len(tokenizer), notes)
+    return write_token_file(stem, rows, len(tokenizer), notes, needed)
 
 
 def _fitting(

@@ -13,13 +13,13 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lotune.data.batches import EncodedRow, Layout, chunks, documents_of_step, pretraining_batches
+from lotune.data.batches import EncodedRow, Layout, chunks, documents_of_step, pretraining_batches, traversal_steps
 from lotune.data.corpus import Corpus, blocks, sentence_ends
 from lotune.data.encoding import encode_rows
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.data.tokenizers import padding_id
-from lotune.disk import require_space
+from lotune.disk import require_space, shown
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Options, Recipe, check_pretraining_paths, stage_inputs
 from lotune.report.progress import say
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_DOCUMENTS = 20_000
 """Documents that the tokeniser is trained on, at most."""
+REMEDY = "lower pretrain.pass_tokens, or set pretrain.gradient_checkpointing=true"
+"""What to do where a pass finds no memory."""
 TRAINED_BYTES = 16
 """Of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 260, 64
@@ -63,11 +65,13 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
         if run.stage_state("pretrain", inputs) == "done":
             say(f"{run.folder}: pre-training is done; nothing has changed")
         else:
-            needed = _disk_bytes(run, settings, recipe)
+            needed, memory = _disk_bytes(run, settings, recipe), _memory_bytes(settings)
+            say(f"estimate: {shown(memory)} of memory, {shown(needed)} on disk")
             require_space(run.folder, needed, "pre-training", [run.folder / STATES])
             if options.dry_run:
                 documents = settings.documents if settings.text is None else None
-                return {"documents": documents, "steps": settings.steps, "disk_bytes": needed}
+                sizes = {"memory_bytes": memory, "disk_bytes": needed}
+                return {"documents": documents, "steps": settings.steps, **sizes}
             run.forget_stage("pretrain")
             figures = _train(run, settings, recipe, options.world)
             write_json(run.folder / "pretraining.json", figures)
@@ -105,6 +109,14 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
     else:
         written = (settings.documents + _held_back(settings)) * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES)
     return (0 if there else written) + disk_bytes(model, 0, 0) + models
+
+
+def _memory_bytes(settings: PretrainSettings) -> int:
+    from lotune.train.estimate import memory_bytes
+
+    tokens = min(settings.batch_tokens, settings.pass_tokens or settings.batch_tokens)
+    model, recomputed = _empty(settings).requires_grad_(True), settings.gradient_checkpointing
+    return memory_bytes(model, tokens, tokens, divided=True, recomputed=recomputed)
 
 
 def _empty(settings: PretrainSettings) -> Any:
@@ -226,6 +238,8 @@ class Begun:
     in_shards: bool
     pad_token_id: int | None
     """What fills up lines; None where rows are packed."""
+    half: bool
+    """Whether products are made in bfloat16."""
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -246,7 +260,8 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.model.base import context_length, count_parameters, resolve_device
+    from lotune.model.base import context_length, count_parameters, resolve_device, resolve_dtype
+    from lotune.train.loop import recompute_activations
     from lotune.train.resume import Training
     from lotune.train.schedule import learning_rate_share, warmup_length
     from lotune.train.shard import needs_shards, shard
@@ -257,6 +272,8 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     torch.manual_seed(recipe.seed)
     model = _first_model(settings, tokenizer)
     _check_lengths(rows, context_length(model))
+    if settings.gradient_checkpointing:
+        recompute_activations(model, "pretrain.gradient_checkpointing")
     in_shards = needs_shards(recipe.shard, TRAINED_BYTES * count_parameters(model), device, world)
     if in_shards:
         _refuse_muon(settings)
@@ -264,11 +281,14 @@ def _begin(recipe: Recipe, settings: PretrainSettings, world: World, mark: str) 
     else:
         model = model.to(device)
     padding = None if takes_packed(model, rows) else padding_id(tokenizer)
-    steps = settings.steps or max(1, round(settings.epochs * int(rows.lengths().sum()) / settings.batch_tokens))
+    steps = settings.steps or traversal_steps(
+        rows, batch_tokens=settings.batch_tokens, seed=recipe.seed, draw=settings.draw, epochs=settings.epochs
+    )
     warmup = warmup_length(steps, None, settings.warmup_share)
     shares = [learning_rate_share(step, steps, warmup, "cosine", settings.final_share) for step in range(1, steps + 1)]
     training = Training(model, _optimizers(model, settings), mark, world)
-    return Begun(tokenizer, rows, training, steps, shares, in_shards, padding)
+    half = resolve_dtype(settings.precision, device) == torch.bfloat16
+    return Begun(tokenizer, rows, training, steps, shares, in_shards, padding, half)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
@@ -284,7 +304,7 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done:
     world = begun.training.world
     batches = pretraining_batches(
         begun.rows, batch_tokens=settings.batch_tokens, steps=begun.steps, seed=recipe.seed, draw=settings.draw,
-        first_step=done + 1, share=world.share, pad_token_id=begun.pad_token_id,
+        first_step=done + 1, share=world.share, pad_token_id=begun.pad_token_id, pass_tokens=settings.pass_tokens,
     )  # fmt: skip
     return train(
         begun.training.model,
@@ -295,6 +315,8 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done:
         compile=settings.compile,
         first_step=done + 1,
         world=world,
+        remedy=REMEDY,
+        half=begun.half,
     )
 
 
@@ -337,7 +359,7 @@ def _finish(recipe: Recipe, settings: PretrainSettings, begun: Begun) -> float:
 
     trained = begun.training
     held_back = TokenFile(recipe.folder / "data" / "validation")
-    loss = mean_loss(trained.model, _validation(held_back, begun.pad_token_id))
+    loss = mean_loss(trained.model, _validation(held_back, begun.pad_token_id), REMEDY)
     whole: Any = trained.model
     if begun.in_shards:
         whole = put_together(trained.model, _first_model(settings, begun.tokenizer))

@@ -15,7 +15,7 @@ from lotune.report.contents import Setting, gather, needed_files
 from lotune.report.markdown import render_markdown
 from lotune.report.page import render_page
 from lotune.report.progress import say
-from lotune.runs import read_json, write_atomically
+from lotune.runs import Run, write_atomically
 from lotune.settings import describe, flatten
 from lotune.stages.changes import STAGES
 
@@ -57,7 +57,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     missing = needed_files(folder)
     if missing:
         raise RunError(str(folder), f"is not finished: {', '.join(missing)} missing", "a finished run", finish)
-    done = read_json(folder / "stages.json")
+    done = Run(folder).stages()
     undone = [stage for stage in STAGES if stage not in done]
     if undone:
         raise RunError(str(folder), f"is not finished: {', '.join(undone)} not done", "a finished run", finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -72,5 +73,9 @@ def naming_rows(rows_of_step: Callable[[int], Sequence[str]]) -> Iterator[None]:
         raise error.of_rows(rows_of_step(error.step)) from None
 
 
-def _step_of(line: dict[str, dict[str, int]]) -> int:
-    return int(line["validation"]["step"]) if "validation" in line else int(line["number"])  # type: ignore[call-overload]
+def _step_of(line: Any) -> float:
+    """The step that a line of metrics.jsonl is of; later than any where it is none of ours."""
+    try:
+        return int(line["validation"]["step"]) if "validation" in line else int(line["number"])
+    except (TypeError, KeyError, ValueError):
+        return math.inf

@@ -2,51 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from lotune.data.corpus import Corpus
-from lotune.data.rows import write_jsonl
+from lotune.data.examples import Example
 from lotune.errors import SettingsError
-from lotune.evaluate.texts import read_texts, summarise
-from lotune.model.base import context_length, load_base
+from lotune.evaluate.texts import TextFigures, parse_texts, read_texts, summarise
+from lotune.model.base import Base, context_length, resolve_device
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import Progress
-from lotune.train.parallel import processes
+from lotune.runs import append_jsonl
+from lotune.stages.asking import answers_mark, computes_on, load_model
+from lotune.stages.outputs import check_marks, check_output, in_parts
+from lotune.stages.things import folders_of
+from lotune.tasks.settings import TaskSettings
+from lotune.train.parallel import joined, loss_is_named
 
 
 def evaluate_texts(
     recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, options: Options
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Perplexity and bits a byte of the articles of a file or folder, cleaned as `pretrain.cleaning` says.
 
-    Raises: SettingsError without `data`, or in several processes; DataError for what is no article.
+    The figures of each article are written to `out` as they come, and those that stand there are kept. Of several
+    processes under torchrun each reads its part, and the first has the figures; the others have None.
+    Raises: SettingsError without `data`, or where `out` is read; DataError for what is no article.
     """
-    if processes() > 1:
-        raise SettingsError("torchrun", "--task text works in one process", remedy="start lotune itself")
     if data is None:
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
+    check_output(out, data, *folders_of(recipe, model))
     cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"
     articles = list(islice(Corpus(data, cleaning).articles(), limit))
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
-    base = load_base(recipe.base.model_copy(update={"model": model}), recipe.device)
-    found, context = [], context_length(base.model)
-    with Progress(f"{model}, text", len(articles)) as progress:
-        for text in read_texts(
-            base.model, base.tokenizer, articles, context=context, batch_tokens=recipe.evaluate.batch_tokens
-        ):
-            found.append(text)
-            progress.advance(len(found))
-    figures = {"model": model, "task": "text", **summarise(found)}
+    mark = ""
     if out is not None:
-        write_jsonl(out, map(asdict, found))
+        mark = answers_mark(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
+        check_marks(out, mark)
+    with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
+        base, its = load_model(recipe, model), articles[world.rank :: world.size]
+        everyone = in_parts(out, world, lambda own: _read(base, its, recipe.evaluate.batch_tokens, own, mark))
+    if not world.leads:
+        return None
+    found = {one.id: one for part in everyone for one in parse_texts(part)}
+    figures = {
+        "model": model, "task": "text", **computes_on(recipe), "perplexity_unit": "per token",
+        **summarise([found[article.id] for article in articles]),
+    }  # fmt: skip
     if not options.json:
-        low, high = figures["perplexity_interval"]
-        print(f"perplexity a token: {figures['perplexity']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
-        low, high = figures["bits_per_byte_interval"]
-        print(f"bits a byte: {figures['bits_per_byte']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
-        print(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")
+        _show(figures)
     return figures
+
+
+def _read(base: Base, articles: Sequence[Example], batch_tokens: int, out: Path | None, mark: str) -> bytes:
+    """The figures of articles as lines; written to `out` as they come, those that stand there are kept."""
+    stored = {one.id: one for one in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
+    found = [stored[article.id] for article in articles if article.id in stored]
+    left = [article for article in articles if article.id not in stored]
+    model: Any = base.model
+    with Progress(f"{base.name}, text", len(articles)) as progress:
+        progress.advance(len(found))
+        for text in read_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
+            found.append(text)
+            if out is not None:
+                append_jsonl(out, _record(text, mark))
+            progress.advance(len(found))
+    return b"".join(orjson.dumps(_record(text, mark)) + b"\n" for text in found)
+
+
+def _record(text: TextFigures, mark: str) -> dict[str, Any]:
+    return {**asdict(text), **({"mark": mark} if mark else {})}
+
+
+def _show(figures: dict[str, Any]) -> None:
+    print(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
+    low, high = figures["perplexity_interval"]
+    print(f"perplexity a token: {figures['perplexity']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
+    low, high = figures["bits_per_byte_interval"]
+    print(f"bits a byte: {figures['bits_per_byte']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
+    print(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,19 +13,32 @@ from lotune.data.batches import encode_row, marked
 from lotune.data.examples import Example
 from lotune.data.formats import read_json_document
 from lotune.data.rows import read_rows, to_conversation, write_jsonl
-from lotune.data.templates import FILE_NAME, TEMPLATES, load_template
-from lotune.errors import DataError, ModelError, SettingsError
+from lotune.errors import DataError, SettingsError
+from lotune.evaluate.predict import Prediction
 from lotune.evaluate.shots import BETWEEN, with_shots
-from lotune.model.base import load_tokenizer, resolve_device
+from lotune.evaluate.statistics import Interval
+from lotune.model.base import base_folder, load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, ask_together, check_engine, load_answering, model_mark
+from lotune.stages.asking import (
+    Asking,
+    answers_mark,
+    ask_together,
+    check_engine,
+    check_judgeable,
+    computes_on,
+    load_answering,
+    weights_of,
+)
+from lotune.stages.outputs import check_marks, check_output
+from lotune.stages.wording import in_its_template
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
+from lotune.tasks.metrics import rouge_l
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
@@ -61,6 +75,11 @@ class EvaluationRows:
     shots: int = 0
     shots_data: Path | None = None
 
+    def marks(self, seed: int) -> dict[str, Any]:
+        """What an answer depends on by the examples that are shown."""
+        shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
+        return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
+
     def read(self, task: Task, seed: int) -> list[Example]:
         """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
         examples = evaluation_rows(task, self.data, self.limit, seed)
@@ -74,7 +93,7 @@ class EvaluationRows:
         if len(others) < self.shots:
             where = str(self.shots_data or "--shots")
             raise DataError(where, f"has {len(others)} rows that are not tested", f"{self.shots} of them")
-        return with_shots(examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
+        return with_shots(task, examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
 
 
 SHOTS_SEED = 9_000
@@ -84,66 +103,79 @@ SHOTS_SEED = 9_000
 def evaluate_model(
     recipe: Recipe, model: str, test: EvaluationRows, out: Path | None, force: bool, options: Options
 ) -> dict[str, Any] | None:
-    """Figures of one model on one task: the metrics, with an interval, and those of each kind.
+    """Figures of one model on one task: the metrics, each with its interval, and those of each kind.
 
     Of several processes under torchrun each asks its part, and the first has the figures; the others have None.
+    Raises: SettingsError where `out` is read, too; DataError where no row has a key.
     """
-    from lotune.evaluate.scorecard import Verdict, measure_target
-
-    task = build_task(in_its_template(recipe.task, model, force))
+    settings = in_its_template(recipe.task, model, force)
+    task = build_task(settings)
     check_engine(recipe, task)
+    check_output(out, test.data, test.shots_data, *folders_of(recipe, model))
     examples = test.read(task, recipe.seed)
+    check_judgeable(task, settings, examples, test.data)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.batch_tokens, model_mark(recipe, model, out)
+    title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.batch_tokens, ""
+    if out is not None:
+        mark = answers_mark(recipe, model, settings, **test.marks(recipe.seed))
+        check_marks(out, mark)
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
         asking = Asking(title, answering, tokenizer, batch_tokens, (BETWEEN,) if test.shots else (), mark)
         found = ask_together(asking, task, examples, out, world)
     if not world.leads:
         return None
-    seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
-    target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
-    figures = {
-        "model": model, "task": task.name, "judge": task.rule,
-        "metrics": task.metrics([one.judged for one in found]), "n": target.n, "unjudgeable": target.unjudgeable,
-        "interval": target.interval, "by_kind": {
-            name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_kind.items()
-        },
-    }  # fmt: skip
+    figures = {"model": model, "task": task.name, **computes_on(recipe), **_figures(task, found)}
     if not options.json:
         _show(figures)
     return figures
 
 
-def in_its_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
-    """The settings of a task with the prompt template that a model's folder holds, where they do not name one.
+def _figures(task: Task, found: Sequence[Prediction]) -> dict[str, Any]:
+    from lotune.evaluate.intervals import metric_intervals
+    from lotune.evaluate.scorecard import Verdict, measure_target
 
-    The reading task has a prompt of its own and stays as it is; so does everything with `force`.
-    Raises: ModelError where the settings name another template than the one that the model was tuned in.
-    """
-    folder = Path(model)
-    if force or settings.name == "reading" or not (folder / FILE_NAME).exists():
-        return settings
-    if {"template", "preamble"} & settings.model_fields_set:
-        load_template(folder, settings.prompt_template)
-        return settings
-    stored = load_template(folder)
-    known = TEMPLATES.get(stored.name)
-    if known is None or replace(known, preamble=stored.preamble) != stored:
-        found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
-        raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
-    return settings.model_copy(update={"template": stored.name, "preamble": stored.preamble})
+    seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
+    target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
+    judged = [one.judged for one in found]
+    by_kind = {
+        name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_kind.items()
+    }
+    return {
+        "judge": task.rule, **({"rouge_l": ROUGE_L} if task.rule == "rouge-l" else {}),
+        "metrics": task.metrics(judged), "intervals": metric_intervals(task, judged), "interval": target.interval,
+        "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
+    }  # fmt: skip
+
+
+ROUGE_L = {
+    "beta": signature(rouge_l).parameters["beta"].default,
+    "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
+}
+"""How the judge rouge-l weighs recall against precision, and what it compares."""
+
+
+def folders_of(recipe: Recipe, model: str) -> tuple[Path | None, ...]:
+    """The folders that a model is read from."""
+    settings, adapter = weights_of(recipe, model)
+    return base_folder(settings) if adapter is None else None, adapter
 
 
 def _show(figures: dict[str, Any]) -> None:
-    low, high = figures["interval"]
+    judge = f", judged by {figures['judge']}" if figures["judge"] else ""
+    if rouge := figures.get("rouge_l"):
+        judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
+    print(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
     for name, value in figures["metrics"].items():
-        print(f"{name}: {value:.4g}")
-    print(f"95 % interval of the first: {low:.4g} to {high:.4g}, {figures['n']} rows")
+        print(f"{name}: {value:.4g}{_span(figures['intervals'].get(name))}")
     for kind, found in figures["by_kind"].items():
-        shown = "not judgeable" if found["value"] is None else f"{found['value']:.1%}"
-        print(f"  {kind}: {shown} of {found['n']}")
+        shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
+        print(f"  {kind}: {shown}, {found['n']} rows")
+
+
+def _span(interval: Interval | None) -> str:
+    return "" if interval is None else f" (95 % interval {interval.low:.4g} to {interval.high:.4g})"
 
 
 LAYOUTS = {
@@ -165,6 +197,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     """
     settings = _recognise(file)
     target = out or Path(f"{file.stem}.yaml")
+    check_output(target, file)
     if target.exists() and not force:
         raise SettingsError(str(target), "is there already", remedy="name another file with --out, or give --force")
     task = build_task(settings)

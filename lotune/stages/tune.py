@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,17 @@ import torch
 
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
+from lotune.data.templates import template_record
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
-from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
+from lotune.evaluate.intervals import headline_interval
+from lotune.evaluate.merge_check import MergeCheck, Question, check_saved, compare_merged
+from lotune.evaluate.statistics import Interval
 from lotune.generate.engine import generate
 from lotune.generate.requests import Request
+from lotune.memory import free_bytes, give_back, naming_the_setting
 from lotune.model.adapters import trainable_count
 from lotune.model.base import (
     Base,
@@ -36,19 +41,21 @@ from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_mer
 from lotune.model.quantize import load_as_trained, load_quantized
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
-from lotune.runs import Run, append_jsonl, inputs_mark, open_run, read_json, write_json
+from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, ask
-from lotune.stages.changes import warn_of_changes
-from lotune.stages.prepare import ensure_prepared, read_examples
+from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.estimate import Estimate, estimate
-from lotune.train.loop import Step, adamw, mean_loss, train
+from lotune.train.loop import Step, adamw, mean_loss, recompute_activations, train
 from lotune.train.parallel import World
 from lotune.train.resume import Training, catch_up, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 from lotune.train.shard import needs_shards, shard
+
+ROOM = 1.2
+"""Memory that a model on a device takes while it answers, as a multiple of its weights."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +83,25 @@ class Begun:
 
 @dataclass(frozen=True)
 class Validated:
-    """A checkpoint with its figures on the validation rows: the task's own metric and the loss of the answers."""
+    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers."""
 
     name: str
     step: int
     value: float
     loss: float
+    interval: tuple[float, float] | None = None
 
 
 def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train and validate the adapter, unless it is there; prepares the data first where needed."""
-    with open_run(recipe.folder, recipe) as run:
-        warn_of_changes(run, recipe)
+    with opened(recipe, options) as (run, recipe):
         ensure_prepared(run, recipe)
         return ensure_tuned(run, recipe, options)
 
 
 def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """What tuning found (tuning.json), done anew where it is missing or what it depends on changed."""
-    inputs = tuning_inputs(run, recipe)
+    """What tuning and merging found, each done anew where it is missing or what it depends on changed."""
+    inputs, path = tuning_inputs(run, recipe), run.folder / "tuning.json"
     if run.stage_state("tune", inputs) != "done":
         options.world.tell("tune")
         begun = _begin(recipe, options.world)
@@ -105,11 +112,14 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
             return {"estimate": asdict(forecast)}
         run.forget_stage("tune")
         summary = _train(run, recipe, begun)
-        write_json(run.folder / "tuning.json", summary)
-        run.finish_stage("tune", inputs, [run.folder / "tuning.json", run.folder / "checkpoints"])
+        write_json(path, summary)
+        adapters = [run.folder / "checkpoints" / one["name"] / "adapter" for one in summary["checkpoints"]]
+        run.finish_stage("tune", inputs, [path, *adapters])
         shutil.rmtree(run.folder / STATES, ignore_errors=True)
-    found: dict[str, Any] = read_json(run.folder / "tuning.json")
-    return found
+        del begun
+        give_back()
+    found: dict[str, Any] = read_json(path)
+    return found if options.dry_run else found | {"merge_checks": _ensure_merged(run, recipe, found)}
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -139,7 +149,7 @@ def _begin(recipe: Recipe, world: World) -> Begun:
     device = resolve_device(recipe.device)
     empty, dtype = empty_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
     in_shards = needs_shards(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
-    settings = recipe.base.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    settings = recipe.base.model_copy(update={"dtype": _name(dtype)})
     if in_shards and recipe.tune.quantize != "no":
         found, remedy = "weights in shards are not quantised", "shard=no, or tune.quantize=no"
         raise SettingsError("tune.quantize", found, remedy=remedy)
@@ -174,7 +184,7 @@ def _layout(model: Any, base: Base, rows: TokenFile, recipe: Recipe) -> Layout:
     """Packed lines where the model can take them, padded rows otherwise."""
     settings = recipe.tune
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model, "tune.gradient_checkpointing")
     packed = takes_packed(model, rows)
     return Layout(settings.batch_rows, settings.batch_tokens, padding_id(base.tokenizer), packed)
 
@@ -232,11 +242,9 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
     trained_seconds = time.monotonic() - started
-    checks = _merge_checkpoints(run, recipe, task, validation, found, chosen)
     return {
         "steps": plan.steps, "trainable": trainable, "total": total, "seconds": trained_seconds,
         "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
-        "merge_checks": checks,
     }  # fmt: skip
 
 
@@ -284,20 +292,22 @@ def _checkpoint(
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(begun.model, folder / "adapter", template_text(recipe))
-    value, loss = _measure(recipe, begun, task, validation, answers, name)
-    say(f"{name}: validation {task.metric} {value:.4g}, loss {loss:.4f}")
-    return Validated(name, step.number, value, loss)
+    value, loss, (low, high) = _measure(recipe, begun, task, validation, answers, name)
+    say(f"{name}: validation {task.metric} {value:.4g} ({low:.4g} to {high:.4g}), loss {loss:.4f}")
+    return Validated(name, step.number, value, loss, (low, high))
 
 
 def _measure(
     recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
-) -> tuple[float, float]:
-    """The task's metric and the loss of the answers; where weights are in shards, all processes compute both alike."""
+) -> tuple[float, float, Interval]:
+    """The task's metric, the loss of the answers, the metric's interval; in shards all processes compute them alike."""
     begun.model.eval()
     loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
-    predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
-    return task.metrics([prediction.judged for prediction in predictions])[task.metric], loss
+    with naming_the_setting("evaluate.batch_tokens", title, f"lower it, it is {batch_tokens}"):
+        predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
+    judged = [prediction.judged for prediction in predictions]
+    return task.metrics(judged)[task.metric], loss, headline_interval(task, judged)
 
 
 def choose(found: list[Validated]) -> Validated:
@@ -310,44 +320,59 @@ def choose(found: list[Validated]) -> Validated:
 
 
 def template_text(recipe: Recipe) -> str:
-    """The prompt template that a checkpoint carries, as JSON."""
+    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
     import orjson
 
-    return orjson.dumps(asdict(recipe.task.prompt_template), option=orjson.OPT_INDENT_2).decode()
+    record = template_record(recipe.task.prompt_template, recipe.task.worded)
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
-def _merge_checkpoints(
-    run: Run, recipe: Recipe, task: Task, validation: list[Example], found: list[Validated], chosen: Validated
-) -> dict[str, Any]:
-    wanted = {"all": found, "chosen": [chosen], "none": []}[recipe.checkpoints.merged]
-    checks = {}
-    for one in wanted:
-        say(f"merging {one.name} and comparing it with the adapted model")
-        check = merge_and_check(recipe, run.folder / "checkpoints" / one.name, task, validation)
-        checks[one.name] = asdict(check)
-        if not check.passed:
-            raise CheckError(
-                f"checkpoints/{one.name}/merged",
-                f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
-                "1 % at most", "base.dtype=float32",
-            )  # fmt: skip
-    return checks
+def _ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
+    """The checks of the merged checkpoints (merging.json), by their names."""
+    names = [one["name"] for one in tuning["checkpoints"]]
+    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
+    path, validation = run.folder / "merging.json", run.folder / "data" / "validation.jsonl"
+    inputs = {**stage_inputs(recipe, "merge"), "tuning": run.folder / "tuning.json", "validation.rows": validation}
+    if run.stage_state("merge", inputs) != "done":
+        run.forget_stage("merge")
+        examples, task, checks = read_examples(validation), build_task(recipe.task), {}
+        for name in wanted:
+            say(f"merging {name} and comparing it with the adapted model")
+            check = merge_and_check(recipe, run.folder / "checkpoints" / name, task, examples)
+            checks[name] = asdict(check)
+            if not check.passed:
+                raise CheckError(
+                    f"checkpoints/{name}/merged",
+                    f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
+                    "1 % at most", "base.dtype=float32",
+                )  # fmt: skip
+        write_json(path, checks)
+        run.finish_stage("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
+    found: dict[str, Any] = read_json(path)
+    return found
 
 
 def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Example]) -> MergeCheck:
     """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
 
+    Weights wait in the processor's memory, two float32 models at most, and go to the device one model at a time, where
+    it has room for one.
+
     Raises: CheckError where they differ.
     """
-    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
+    device = resolve_device(recipe.device)
+    settings = recipe.base.model_copy(update={"dtype": _name(resolve_dtype(recipe.base.dtype, device))})
+    quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
+    base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
+    base.model.cpu()
+    dtype, tokenizer, place = base.dtype, base.tokenizer, partial(_placed, device=device)
     merged = merge(base, folder / "adapter")
-    save_merged(merged, base.tokenizer, folder / "merged", base.dtype, template_text(recipe))
-    settings = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
-    saved = load_base(settings, recipe.device).model
+    save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     adapted = load_adapter(in_float32(base), folder / "adapter")
+    del base
     examples = examples[: recipe.checkpoints.check_rows]
-    rows = [encode_row(base.tokenizer, example) for example in examples]
-    tokenizer: Any = base.tokenizer
+    rows = [encode_row(tokenizer, example) for example in examples]
+    questions = [Question(row.tokens, row.answer_start) for row in rows]
 
     def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
         requests = [Request(tuple(prompt), max_new_tokens, task.min_new_tokens) for prompt in prompts]
@@ -355,13 +380,33 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
         return [list(completion.token_ids) for completion in done]
 
     def judge(row: int, ids: Any) -> tuple[str, bool | None]:
-        text = tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
         return text, task.judge(examples[row], text).right
 
-    return check_merge(
-        adapted, merged, saved, [Question(row.tokens, row.answer_start) for row in rows],
-        saved_dtype=base.dtype, greedy=greedy, judge=judge, max_new_tokens=task.max_new_tokens,
-    )  # fmt: skip
+    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": task.max_new_tokens, "place": place}
+    agreement = compare_merged(adapted, merged, questions, **asked)
+    del adapted
+    written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
+    saved = load_base(written, "cpu").model
+    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
+
+
+@contextmanager
+def _placed(model: Any, device: str) -> Iterator[None]:
+    """A block in which a model is on a device that has room for it, on the processor else; it is there afterwards."""
+    weights = list(model.parameters())
+    needed = ROOM * sum(weight.nbytes for weight in weights)
+    fits = not device.startswith("cuda") or (free_bytes(torch.device(device)) or 0) >= needed
+    known = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
+    try:
+        yield model.to(device if fits and known else "cpu")
+    finally:
+        model.to("cpu")
+        give_back()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _tensorboard(run: Run) -> Any:

@@ -1,8 +1,9 @@
 """Single choice: a question with lettered options, answered by a letter.
 
-Rows are the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question, four options, letter),
-CMMLU's (a header with Question, A to D, Answer), or one's own: `question`, `options` as a list or one column a letter,
-and `answer` as a letter, as the option's text or as its number from 0. All are asked in the contest's words.
+Rows are the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question, four options, and the
+letter where there are keys), CMMLU's (a header with Question, A to D, Answer), or one's own: `question`, `options` as a
+list or one column a letter, and `answer` as a letter, as the option's text or as its number from 0. All are asked in
+the contest's words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lotune.data.rows import OnError, RowFile, read_rows
+from lotune.data.formats import looks_like_header
+from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, unjudgeable
@@ -34,6 +36,7 @@ REASONING = "Let's think step by step. "
 FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "output", *LETTERS)
 _CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
 _DOMAIN = re.compile(r"about (.+?), the correct answer is")
+_KEY = re.compile(r"\s*[A-D]?\s*")
 _ANNOUNCED = re.compile(r"option is|answer is|答案(?:是|为|：)", re.IGNORECASE)
 _WORD = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]|I(?:'| (?!(?:is|was|or|and)\b)[a-z])")
 """The article "A" and the pronoun "I", which are no letters of options."""
@@ -101,8 +104,16 @@ class ChoiceTask:
         return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
-        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say."""
-        return read_rows(path, on_error=on_error, columns=self.settings.columns)
+        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
+
+        A table of five columns without a header is MMLU's without its keys, unless letters alone stand in the last one.
+        """
+        file = read_rows(path, on_error=on_error, columns=self.settings.columns, headed=_names_columns)
+        if path.suffix.lower() not in (".csv", ".tsv") or list(file.rows[0][1]) != [*"12345"]:
+            return file
+        if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):
+            return file
+        return replace(file, rows=spooled((id, {**row, "6": ""}) for id, row in file.rows))
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write rows as they are (see `write_rows`)."""
@@ -257,6 +268,18 @@ def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     if "" in options:
         raise DataError(id, f"its option {LETTERS[options.index('')]} is empty", "a text for each option")
     return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
+
+
+def _names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line of a table is a header, and no row of MMLU's: six cells, the last of which is a key.
+
+    >>> _names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
+    False
+    >>> _names_columns(["id", "Question", "A", "B", "C", "D"], [])
+    True
+    """
+    is_row = len(first) == 6 and _KEY.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]
+    return not is_row and looks_like_header(first, others)
 
 
 def _letter(id: str, answer: Any, options: Sequence[str]) -> str:

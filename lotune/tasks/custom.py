@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lotune.data.rows import OnError, RowFile, nearest_names, read_rows
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.judges import SCORES, compiled, figures, judge_text
-from lotune.tasks.own_rows import filled, no_generator, write_rows
+from lotune.tasks.judges import SCORES, compiled, figures, in_form, judge_text
+from lotune.tasks.own_rows import filled, no_generator, word_of, write_rows
 from lotune.tasks.settings import CUSTOM_JUDGES, TaskSettings, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -78,7 +78,8 @@ class CustomTask:
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row.
 
-        Raises: DataError for a row that lacks a column of the prompt, or, with `training`, the answer.
+        Raises: DataError for a row that lacks a column of the prompt, whose label is none, or that, with `training`,
+        lacks the answer.
         """
         template = self.settings.prompt_template
         for id, row in rows:
@@ -86,8 +87,9 @@ class CustomTask:
             if training and not key.strip():
                 near = nearest_names([self.settings.answer], row)
                 raise DataError(id, f"has no {self.settings.answer} to train on (it has {', '.join(row)}{near})")
-            word = self.settings.labels.get(key, key) if self.rule == "label" else key
-            yield Example(id, template.render(self._filled(id, row)), word, (word,) if word.strip() else ())
+            word = word_of(id, key.strip(), self.settings.labels) if self.rule == "label" else key
+            target = word if training else in_form(self.rule, word)
+            yield Example(id, template.render(self._filled(id, row)), target, (word,) if word.strip() else ())
 
     def _filled(self, id: str, row: Row) -> str:
         names = _NAMES.findall(self.settings.prompt)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lotune.data.examples import Example, spooled
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
-from lotune.data.rows import MEND_ROWS, Malformed, listed
+from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Row, Task
@@ -83,10 +83,16 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
 
 
 def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) -> list[Example]:
-    """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones."""
+    """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones.
+
+    Raises: DataError for rows that cannot be used, naming each, and where not one has a key.
+    """
     source = _source(task, DataSettings(on_error="stop"), path, rows or 500, seed, training=False)
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
+    if not any(example.answers for example in source.examples):
+        found = f"none of its {len(source.examples)} rows has a key"
+        raise DataError(str(path), found, "rows with their answers", "lotune generate answers rows without keys")
     return list(sample(source.examples, rows, seed))
 
 
@@ -119,12 +125,7 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
     wrong: list[Malformed] = []
     examples = spooled(_usable(task, file.rows, training, wrong))
     if wrong and settings.on_error == "stop":
-        raise DataError(
-            str(path),
-            f"{len(wrong)} of {len(file.rows)} rows cannot be used: {listed(wrong)}",
-            f"rows of the task {task.name}",
-            MEND_ROWS,
-        )
+        raise MalformedRowsError(path, wrong, len(file.rows), "cannot be used", f"rows of the task {task.name}")
     return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *wrong)))
 
 

@@ -18,8 +18,11 @@ from lotune.tasks.reading.squad import squad_scores
 from lotune.tasks.sentences import label_of
 from lotune.tasks.task import Judged
 
-SCORES: Mapping[str, str] = {"f1": "f1", "rouge-l": "rouge_l"}
+SCORES: Mapping[str, str] = {"f1": "squad_f1", "rouge-l": "rouge_l"}
 """Judges that give a score, 0 to 100, and the metric that is its mean; with all others the metric is the accuracy."""
+_GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
+_IN_PATTERNS = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
+"""What stands for blanks and for nothing in the pattern of a judge."""
 
 
 def judge_text(rule: str, text: str, key: str, words: Sequence[str] = ()) -> Judged:
@@ -70,6 +73,21 @@ def compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise SettingsError("task.judge", f"{pattern!r} is no pattern: {error}", "Python's re") from None
+
+
+def in_form(rule: str, key: str) -> str:
+    r"""The key as an answer that the judge takes: of `regex:`, within the words of the pattern where these are plain.
+
+    >>> in_form(r"regex:answer:\s*(\w+)\.", "Kunming"), in_form("exact", "Kunming")
+    ('answer: Kunming.', 'Kunming')
+    """
+    name, _, pattern = rule.partition(":")
+    if name != "regex" or not key.strip() or judge_text(rule, key, key).right:
+        return key
+    for found, plain in _IN_PATTERNS:
+        pattern = re.sub(found, plain, pattern)
+    answer = key.join(re.sub(r"\\(\W)", r"\1", around) for around in re.split(_GROUP, pattern, maxsplit=1))
+    return answer if judge_text(rule, answer, key).right else key
 
 
 def segments(text: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""What tasks on one's own rows have in common: how rows are written, and that none are generated."""
+"""What tasks on one's own rows have in common: how rows are written and labels read, and that none are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from lotune.data.rows import write_jsonl
-from lotune.errors import SettingsError
+from lotune.errors import DataError, SettingsError
 from lotune.runs import write_json
 from lotune.tasks.task import Row
 
@@ -20,9 +21,40 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         write_jsonl(path, rows)
 
 
+class NoGeneratorError(SettingsError):
+    """A task whose rows are one's own was to generate some; `where` names what takes a file of them."""
+
+    def __init__(self, task: str, where: str = "data.train") -> None:
+        self.task = task
+        super().__init__(where, f"the task {task} has no generator", "a file of rows")
+
+
 def no_generator(task: str) -> NoReturn:
-    """Raises: SettingsError, as such rows are one's own."""
-    raise SettingsError("data.train", f"the task {task} has no generator", "a file of rows")
+    """Raises: NoGeneratorError, as such rows are one's own."""
+    raise NoGeneratorError(task)
+
+
+@contextmanager
+def rows_wanted_by(where: str) -> Iterator[None]:
+    """A block that may generate rows for something else than data.train, which is what an error then names."""
+    try:
+        yield
+    except NoGeneratorError as error:
+        raise NoGeneratorError(error.task, where) from None
+
+
+def word_of(id: str, label: str, labels: Mapping[str, str]) -> str:
+    """The word that stands for a label of a file, which may be the word itself; empty where there is no label.
+
+    Raises: DataError for a label that is none of `labels`.
+
+    >>> word_of("row 1", "1", {"0": "no", "1": "yes"})
+    'yes'
+    """
+    if label and label not in labels and label not in labels.values():
+        expected = f"one of {', '.join(labels)}"
+        raise DataError(id, f"its label is {label!r}", expected, "mend the file, or name its labels in task.labels")
+    return labels.get(label, label)
 
 
 def filled(value: object) -> str:

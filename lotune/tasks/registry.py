@@ -26,6 +26,10 @@ TASKS: Mapping[str, Callable[[TaskSettings], Task]] = {
 """Tasks by name; each is made from its settings."""
 
 
+TEXT = "text"
+"""How well articles are foretold (`lotune.stages.texts`): no task of questions and answers."""
+
+
 def build_task(settings: TaskSettings) -> Task:
     """The task of that name, with its settings.
 
@@ -36,6 +40,7 @@ def build_task(settings: TaskSettings) -> Task:
     """
     if make := TASKS.get(settings.name):
         return make(settings)
-    near = get_close_matches(settings.name, TASKS, 1)
+    near = [] if settings.name == TEXT else get_close_matches(settings.name, (*TASKS, TEXT), 1)
     remedy = f"did you mean {near[0]}?" if near else ""
-    raise SettingsError("task.name", f"{settings.name!r} is not known", f"one of {', '.join(TASKS)}", remedy)
+    expected = f"one of {', '.join(TASKS)}; and {TEXT}, which `evaluate --model` alone has"
+    raise SettingsError("task.name", f"{settings.name!r} is not known", expected, remedy)

@@ -16,7 +16,7 @@ from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
-from lotune.tasks.own_rows import filled, no_generator, write_rows
+from lotune.tasks.own_rows import filled, no_generator, word_of, write_rows
 from lotune.tasks.settings import TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -98,12 +98,9 @@ class SentencesTask:
 
     def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
         instruction, text, label = self._asked(id, row)
-        if label and label not in self.labels and label not in self.labels.values():
-            expected = f"one of {', '.join(self.labels)}"
-            raise DataError(id, f"its label is {label!r}", expected, "mend the file, or name its labels in task.labels")
+        word = word_of(id, label, self.labels)
         if training and not label:
             raise DataError(id, f"has no label to train on (it has {', '.join(row)})", "a label")
-        word = self.labels.get(label, label)
         return Example(id, template.render(instruction, text), word, (word,) if word else ())
 
     def _asked(self, id: str, row: Row) -> tuple[str, str, str]:

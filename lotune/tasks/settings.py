@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ class TaskSettings(Settings):
     relative:TOLERANCE; for instructions: exact, contains, number, rouge-l or f1; for custom these, letter, label and
     regex:PATTERN; for choice: letter, likelihood:letter, likelihood:text or likelihood:text-normalised; null:
     significant:5 for arithmetic, letter for choice, else exact."""
+    questions: Literal["first", "all"] = "first"
+    """Of reading: which questions of a paragraph are asked: the first, as in the contest, or all, as in SQuAD."""
     answers: Literal["all", "last"] = "all"
     """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
     prompt: str = "{question}"
@@ -61,6 +63,8 @@ class TaskSettings(Settings):
     """Prompt template: alpaca, plain or qa (reading always takes the retention prompt)."""
     preamble: str = ""
     """Text put before the problem."""
+    force_template: bool = False
+    """Whether a base, or an adapter to start with, that was trained in another template is tuned in this one."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest answer in tokens; null takes the task's own."""
 
@@ -68,6 +72,20 @@ class TaskSettings(Settings):
     def prompt_template(self) -> Template:
         """The prompt template with the preamble. Raises: SettingsError where there is none of that name."""
         return replace(template_named(self.template), preamble=self.preamble)
+
+    @property
+    def worded(self) -> dict[str, Any]:
+        """The task's name and the settings that word its questions; empty where it has no such settings.
+
+        >>> TaskSettings(name="choice").worded
+        {'name': 'choice', 'wording': 'contest'}
+        """
+        names = WORDING.get(self.name, ())
+        return {"name": self.name, **{name: getattr(self, name) for name in names}} if names else {}
+
+
+WORDING = {"choice": ("wording",), "sentences": ("instruction", "labels"), "custom": ("prompt", "labels")}
+"""The settings that word the questions of a task, beside the template."""
 
 
 def check_judge(settings: TaskSettings, judges: str) -> None:

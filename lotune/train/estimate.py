@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from lotune.data.batches import Batch
+from lotune.memory import free_bytes
 from lotune.train.head import Head, most_logits
-from lotune.train.loop import naming_the_setting, on_device
+from lotune.train.loop import TUNING_REMEDY, on_device, passing
 from lotune.train.resume import KEPT
 from lotune.train.shard import held_bytes
 
@@ -27,11 +28,16 @@ class Estimate:
     memory_bytes: int
     disk_bytes: int
 
+    free_bytes: int | None = None
+    """Memory that the rest of the system leaves for it; None where that is not known."""
+
     def describe(self) -> str:
         """The estimate for a person."""
+        free = self.free_bytes
+        short = f", of which {free / 2**30:.1f} GiB are free" if free is not None and free < self.memory_bytes else ""
         return (
             f"estimate: {self.steps} steps in {self.seconds / 60:.1f} min without validations, "
-            f"{self.memory_bytes / 2**30:.1f} GiB of memory, {self.disk_bytes / 2**20:.0f} MiB on disk"
+            f"{self.memory_bytes / 2**30:.1f} GiB of memory{short}, {self.disk_bytes / 2**20:.0f} MiB on disk"
         )
 
 
@@ -39,34 +45,54 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
     head, device = Head(model), next(model.parameters()).device
-    batch = on_device(largest, device)
-    elapsed = []
+    batch, elapsed, training = on_device(largest, device), [], model.training
+    held = free_bytes(device)
+    model.train()  # activations are computed again, where they are, in training only
     for _ in range(2):
+        _synchronize(device)
         started = time.perf_counter()
-        with naming_the_setting(batch):
+        with passing(batch, TUNING_REMEDY):
             head.loss_sum(batch).backward()
+        _synchronize(device)
         elapsed.append(time.perf_counter() - started)
+    model.train(training)
     for parameter in model.parameters():
         parameter.grad = None
     tokens = sum(part.input_ids.numel() for part in step)
     seconds = min(elapsed) * tokens / largest.input_ids.numel() * steps
-    return Estimate(steps, seconds, memory_bytes(model, batch, head.divides), disk_bytes(model, adapters, merged))
+    weights = held_bytes(model.parameters())
+    tokens_at_once, recomputed = batch.input_ids.numel(), recomputes(model)
+    memory = memory_bytes(model, tokens_at_once, batch.supervised, divided=head.divides, recomputed=recomputed)
+    disk = disk_bytes(model, adapters, merged)
+    return Estimate(steps, seconds, memory, disk, None if held is None else held + weights)
 
 
-def memory_bytes(model: Any, batch: Batch, divided: bool) -> int:
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_bytes(model: Any, tokens: int, scored: int, *, divided: bool, recomputed: bool) -> int:
     """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held.
 
-    `divided`: of the logits only a part is held, once, in float32 and maybe in the dtype of the weights.
+    `divided`: of the logits only a part is held, once, in float32 and maybe in the dtype of the weights. `recomputed`:
+    of the activations only the input of every layer is kept, and all of the one that is computed again.
     """
     config = model.config.get_text_config()
     weights = held_bytes(model.parameters())
     trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)
     size = torch.finfo(next(model.parameters()).dtype).bits // 8
-    tokens = batch.input_ids.numel()
-    activations = tokens * config.num_hidden_layers * config.hidden_size * ACTIVATION_NUMBERS * size
-    logits = batch.supervised * config.vocab_size
+    layers = config.num_hidden_layers
+    kept = layers + ACTIVATION_NUMBERS if recomputed else layers * ACTIVATION_NUMBERS
+    activations = tokens * kept * config.hidden_size * size
+    logits = scored * config.vocab_size
     held = 6 * min(logits, most_logits(model.get_output_embeddings().weight)) if divided else 3 * 4 * logits
     return int(weights + trained + activations + held)
+
+
+def recomputes(model: Any) -> bool:
+    """Whether a model computes its activations again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def disk_bytes(model: Any, adapters: int, merged: int) -> int:

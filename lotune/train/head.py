@@ -5,7 +5,10 @@ N: scored positions. D: width of the model. V: vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
+from lotune.model.rest import at_rest
 from lotune.train.parallel import is_sharded
 
 MOST_LOGITS = {"cpu": 2**22, "cuda": 2**26}
@@ -29,60 +33,150 @@ def most_logits(weight: Tensor) -> int:
     return MOST_LOGITS.get(weight.device.type, MOST_LOGITS["cuda"]) * (2 if weight.requires_grad else 1)
 
 
-class Head:
-    """Loss of a causal model with its output head applied at scored positions only.
+Kind = Literal["plain", "own", "whole"]
+"""What makes logits of hidden states: the head alone, the model's own code around it, or only the whole model."""
+_PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
+"""Token ids that every vocabulary has."""
+_TOLERANCE = 1e-3
+"""How far logits made apart may be from those of the whole model, relative to their norm."""
 
-    For a model whose logits are not simply head(hidden state) (scaled or capped ones), the whole model is called: a
-    comparison on the first batch finds out.
+
+class Head:
+    """Loss of a causal model with its output head applied at scored positions only, a part of them at a time.
+
+    Some models scale hidden states or logits, or cap these. Whether one does is found out by putting large logits in
+    the place of those that its head makes: they come out as they are, or not. Then its own code runs on each part, with
+    the decoder's work done; the whole model is called only where its logits hang on more than a hidden state.
     """
 
     def __init__(self, model: Any, compile: bool = False) -> None:
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._model, self._decoder, self._output = model, inner.get_decoder(), inner.get_output_embeddings()
+        self._model, self._inner = model, inner
+        self._decoder, self._output = inner.get_decoder(), inner.get_output_embeddings()
         self._forward = torch.compile(self._decoder) if compile else self._decoder
-        self._plain: bool | None = None
+        self._kind: Kind | None = None
+        self._result: Any = None  # the class of what the decoder gives
+        self._places: list[tuple[nn.Module, str]] = []  # where the model has its decoder and its head
 
     @property
     def divides(self) -> bool:
         """Whether the logits of a batch are made in parts, as is known after the first one."""
-        return bool(self._plain) and not is_sharded(self._output.weight)
+        return self._kind in ("plain", "own")
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Sum of the cross-entropy over the scored positions of a batch, float32 scalar."""
         scored = batch.targets != UNSCORED
-        if self._plain is None:
-            self._plain = self._is_plain(batch)
+        if self._kind is None:
+            self._kind = self._asked()
         words = {"input_ids": batch.input_ids, "use_cache": False, **_apart(batch)}
-        if self._plain:
-            return self._entropy_sum(self._forward(**words).last_hidden_state[scored], batch.targets[scored])
-        logits = self._model(**words).logits[scored]
-        return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
+        if self._kind == "whole":
+            logits = self._model(**words).logits[scored]
+            return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
+        return self._entropy_sum(self._forward(**words).last_hidden_state[scored], batch.targets[scored])
 
     def _entropy_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropy of hidden states (N, D)."""
+        if not is_sharded(self._output.weight):
+            return self._in_parts(self._output, hidden, targets)
+        # gathered by all processes at once: each calls it once a batch, and goes through its parts within that call
+        bare = partial(type(self._output).forward, self._output)
+        with _set(self._output, "forward", partial(self._in_parts, bare)):
+            found: Tensor = self._output(hidden, targets)
+        return found
+
+    def _in_parts(self, head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
         weight = self._output.weight
         rows = max(1, most_logits(weight) // len(weight))
-        if type(self._output) is nn.Linear and self._output.bias is None:
-            found: Tensor = _LinearEntropy.apply(hidden, weight, targets, rows, torch.is_grad_enabled())
-            return found
-        if is_sharded(weight):  # it is gathered by all at once, so all call it as often
-            return self._entropy(hidden, targets)
-        # a head that is quantised, biased or has an adapter: its logits are made again backward
+        is_matrix = type(self._output).forward is nn.Linear.forward and self._output.bias is None
+        if self._kind == "plain" and is_matrix:
+            entropy: Callable[..., Tensor] = _LinearEntropy.apply
+            if torch.is_autocast_enabled(weight.device.type):
+                dtype = torch.get_autocast_dtype(weight.device.type)
+                hidden, weight = hidden.to(dtype), weight.to(dtype)
+            return entropy(hidden, weight, targets, rows, torch.is_grad_enabled())
+        if not len(hidden):
+            return hidden.float().sum()
+        # a head that is quantised, biased or has an adapter, or code around it: logits are made again backward
+        logits = head if self._kind == "plain" else partial(self._own_logits, head)
         parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-        return torch.stack([checkpoint(self._entropy, *part, use_reentrant=False) for part in parts]).sum()
+        return torch.stack([checkpoint(_entropy, logits, *part, use_reentrant=False) for part in parts]).sum()
 
-    def _entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(self._output(hidden).float(), targets, reduction="sum")
+    def _own_logits(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        """What the model's own code makes of hidden states (N, D) in the place of its decoder's: logits (N, V)."""
+        result = self._result(last_hidden_state=hidden[None])
+        ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+        decoder, output = self._places
+        given, called = _StandIn(self._decoder, lambda *_, **__: result), _StandIn(self._output, head)
+        with _set(*decoder, given), _set(*output, called):
+            logits: Tensor = self._inner(input_ids=ids, use_cache=False).logits[0]
+        return logits
 
     @torch.no_grad()
-    def _is_plain(self, batch: Batch) -> bool:
-        ids = batch.input_ids[:1, :32]
-        training = self._model.training
-        self._model.eval()
-        direct = self._output(self._decoder(input_ids=ids, use_cache=False).last_hidden_state)
-        whole = self._model(input_ids=ids, use_cache=False).logits
-        self._model.train(training)
-        return bool(torch.allclose(direct.float(), whole.float(), rtol=1e-4, atol=1e-4))
+    def _asked(self) -> Kind:
+        results: list[Any] = []
+        taken: list[tuple[Tensor, Tensor]] = []
+
+        def large(module: nn.Module, words: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+            steps = torch.linspace(-1000, 1000, logits.numel(), device=logits.device)
+            taken.append((words[0], steps.view(logits.shape).to(logits.dtype)))
+            return taken[-1][1]
+
+        ids = torch.tensor([_PROBE], device=next(self._inner.parameters()).device)
+        with at_rest(self._model):
+            kept = self._decoder.register_forward_hook(lambda module, words, result: results.append(result))
+            with kept, self._output.register_forward_hook(large):
+                found = self._inner(input_ids=ids, use_cache=False).logits
+            if len(results) == len(taken) == 1:
+                states, (seen, made) = results[0].last_hidden_state, taken[0]
+                if torch.equal(seen, states) and torch.equal(found.float(), made.float()):
+                    return "plain"
+                self._result = type(results[0])
+                self._places = [_place(self._inner, module) for module in (self._decoder, self._output)]
+                if self._makes_own(ids, states[0]):
+                    return "own"
+        return "whole"
+
+    def _makes_own(self, ids: Tensor, hidden: Tensor) -> bool:
+        """Whether logits hang on nothing but the hidden state (N, D) of their token: they are made in another order."""
+        expected = self._inner(input_ids=ids, use_cache=False).logits[0].float()
+        try:
+            found = self._own_logits(self._output, hidden.flip(0)).flip(0).float()
+            return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
+            return False
+
+
+def _place(model: nn.Module, module: nn.Module) -> tuple[nn.Module, str]:
+    """The module of a model that another one is a part of, and its name there."""
+    owner, _, name = next(name for name, found in model.named_modules() if found is module).rpartition(".")
+    return model.get_submodule(owner), name
+
+
+class _StandIn:
+    """Is called in a module's place; all else is the module's own."""
+
+    def __init__(self, module: nn.Module, called: Callable[..., Any]) -> None:
+        self._module, self._called = module, called
+
+    def __call__(self, *args: Any, **words: Any) -> Any:
+        return self._called(*args, **words)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+@contextmanager
+def _set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """A block in which a name of a module means something else; torch looks there before it looks for modules."""
+    vars(module)[name] = value
+    try:
+        yield
+    finally:
+        del vars(module)[name]
+
+
+def _entropy(logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(logits(hidden).float(), targets, reduction="sum")
 
 
 def _apart(batch: Batch) -> dict[str, Tensor]:

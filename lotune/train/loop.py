@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
+from lotune.memory import naming_the_setting
 from lotune.train.head import Head
 from lotune.train.muon import Muon
 from lotune.train.parallel import ALONE, World, is_sharded
@@ -91,7 +92,7 @@ class NotFiniteError(CheckError):
         self.step, self.loss, self.norm = step, loss, norm
         listed = f"; its rows: {', '.join(rows[:MOST_ROWS])}" if rows else ""
         more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
-        remedy = "look at these rows or lower the learning rate; what was saved before this step is kept"
+        remedy = "mend these rows, or lower the learning rate, which trains anew; the state before this step is kept"
         found = f"the loss is {loss} and the norm of its gradient {norm}{listed}{more}"
         super().__init__(f"step {step}", found, "finite numbers", remedy)
 
@@ -100,18 +101,28 @@ class NotFiniteError(CheckError):
         return NotFiniteError(self.step, self.loss, self.norm, rows)
 
 
-@contextmanager
-def naming_the_setting(batch: Batch) -> Iterator[None]:
-    """A block that runs a batch; memory that runs out in it names the setting to lower. Raises: SettingsError."""
+TUNING_REMEDY = "lower tune.batch_tokens, or set tune.gradient_checkpointing=true"
+"""What to do where a forward or backward pass of a tuning finds no memory."""
+OPTIMIZER_REMEDY = "its means take 8 bytes for each trained weight: train fewer weights, or shard=yes on several GPUs"
+
+
+def passing(batch: Batch, remedy: str) -> AbstractContextManager[None]:
+    """A block that runs a batch; memory that runs out in it names the setting to change. Raises: SettingsError."""
+    lines, width = batch.input_ids.shape
+    return naming_the_setting("batch_tokens", f"a forward pass of {lines} x {width} tokens", remedy)
+
+
+def recompute_activations(model: Any, setting: str) -> None:
+    """Have a model compute its activations again in the backward pass, where gradients need any.
+
+    Raises: SettingsError, naming the setting that asked for it, where the model cannot.
+    """
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        lines, width = batch.input_ids.shape
-        found = f"memory ran out on a forward pass of {lines} x {width} tokens"
-        remedy = "lower tune.batch_tokens or pretrain.batch_tokens, or set tune.gradient_checkpointing=true"
-        raise SettingsError("batch_tokens", found, remedy=remedy) from error
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise SettingsError(setting, f"this model cannot: {error}", "false") from None
+    model.disable_input_require_grads()  # else gradients would go below the lowest adapter
 
 
 MOST_ROWS = 32
@@ -128,14 +139,17 @@ def train(
     compile: bool = False,
     first_step: int = 1,
     world: World = ALONE,
+    remedy: str = TUNING_REMEDY,
+    half: bool = False,
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
     however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
-    learning rate of step i + 1 as a share of the highest.
+    learning rate of step i + 1 as a share of the highest. `half`: products are made in bfloat16 from float32 weights.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
+    SettingsError with the `remedy` where memory runs out.
     """
     head = Head(model, compile)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -146,8 +160,9 @@ def train(
         supervised, tokens, passes = _whole_step(world, micro_batches)
         loss = 0.0
         for batch in filled_up(micro_batches, passes):
-            with naming_the_setting(batch):
-                part = head.loss_sum(on_device(batch, device)) / supervised
+            with passing(batch, remedy):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    part = head.loss_sum(on_device(batch, device)) / supervised
                 part.backward()
             loss += part.item()
         loss = sum(own for (own,) in world.gathered(loss))
@@ -156,7 +171,8 @@ def train(
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFiniteError(number, loss, norm)
         optimizers.set_share(shares[number - 1])
-        optimizers.step()
+        with naming_the_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
+            optimizers.step()
         rate = optimizers.highest[0] * shares[number - 1]
         yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
 
@@ -182,6 +198,8 @@ def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
     grads: list[Any] = [p.grad for p in whole]
     norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in (grads, shards) if group]
     parts = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
+    if not parts:
+        return 0.0
     norm = torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
     bound = most if most else float("inf")
     torch.nn.utils.clip_grads_with_norm_(whole, bound, norm)
@@ -191,13 +209,14 @@ def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
 
 
 @torch.no_grad()
-def mean_loss(model: Any, batches: Iterable[Batch]) -> float:
-    """Mean cross-entropy over all scored tokens, in nats."""
+def mean_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REMEDY) -> float:
+    """Mean cross-entropy over all scored tokens, in nats. Raises: SettingsError where memory runs out."""
     head, total, count = Head(model), 0.0, 0
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for batch in batches:
-        total += head.loss_sum(on_device(batch, device)).item()
+        with passing(batch, remedy):
+            total += head.loss_sum(on_device(batch, device)).item()
         count += batch.supervised
     model.train(training)
     return total / max(1, count)

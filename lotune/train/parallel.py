@@ -1,8 +1,8 @@
 """Several processes that train one model, as torchrun starts them: who they are and what they tell one another.
 
-The first process leads: it alone writes the run folder, speaks to the person, validates and asks questions. The others
-follow: they compute their share of the trainings that it begins, and wait in between. Messages are JSON and numbers are
-tensors; nothing is pickled.
+The first process leads: it alone writes the run folder (but for a state in shards, of which each process writes its
+own), speaks to the person, validates and asks questions. The others follow: they compute their share of the trainings
+that it begins, and wait in between. Messages are JSON and numbers are tensors; nothing is pickled.
 """
 
 from __future__ import annotations

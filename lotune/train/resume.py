@@ -3,12 +3,16 @@
 One file a state: `step-000000120.<checksum>.safetensors` holds the trained weights, the optimisers' moments and the
 random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the
 content, so a file that was cut short or altered is noticed, and the state before it is used.
+
+Where the trained weights are in shards, a state is a folder `step-000000120.<checksum>` with a file of each process and
+`state.json`, which has step, notes and the checksum of each file; that in the folder's name is the one of state.json.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,15 +28,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lotune.disk import writing
-from lotune.train.loop import Optimizers, Step
+from lotune.errors import LotuneError, RunError
+from lotune.runs import write_atomically
+from lotune.train.loop import NotFiniteError, Optimizers, Step
 from lotune.train.parallel import ALONE, World, is_loss, is_sharded
+from lotune.train.shard_files import knows_shards, read_shards, write_shard
 
 KEPT = 2
 """States that stay on disk: the newest, and one before it."""
 GPU_RANDOM = "random/cuda/0"
 """Name of the random state of the GPU that the process computes on."""
 CHECKSUM_DIGITS = 32
-"""Hexadecimal digits of the sha256 in a file's name."""
+"""Hexadecimal digits of the sha256 in a state's name."""
+HEADER = "state.json"
+"""File of a state in shards that says what it is, and what its other files are."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,12 @@ class State:
     step: int
     notes: Any
     file: str | None = None
-    """Name of the file that it was read from."""
+    """Name of the file or folder that it was read from."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder of states gave: the newest whole one, if any, and the files that were damaged."""
+    """What a folder of states gave: the newest whole one, if any, and the names of those that were damaged."""
 
     state: State | None
     damaged: tuple[str, ...]
@@ -69,7 +78,8 @@ class Training:
 def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
     """Write the state after `step`, atomically; only the KEPT newest stay. The result is the file.
 
-    States of later steps go, too: they are damaged or of other inputs, and would stand before those of this training.
+    Others of this step and of later ones go, too: they are damaged or of other inputs, and would stand before those of
+    this training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     header = orjson.dumps({"step": step, "mark": training.mark, "notes": notes}).decode()
@@ -84,27 +94,66 @@ def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    files = _files(folder)
-    place = files.index(path)
-    for old in (*files[:place], *files[place + KEPT :]):
-        old.unlink()
+    _keep_newest(folder, path)
     return path
+
+
+def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None:
+    """Write the state after `step` as `save_state` does, but as a folder with a file of each process; all call it.
+
+    Raises: RunError, in every process, where one of them finds no room.
+    """
+    world, temporary = training.world, folder / f".step-{step:09d}.tmp"
+    try:
+        files = _write_shards(temporary, training)
+        if world.leads:
+            header = orjson.dumps({"step": step, "mark": training.mark, "notes": notes, "files": files})
+            write_atomically(temporary / HEADER, header)
+            path = folder / f"step-{step:09d}.{_checksum(temporary / HEADER)}"
+            shutil.rmtree(path, ignore_errors=True)  # of the same content, damaged since
+            os.replace(temporary, path)
+            _keep_newest(folder, path)
+    finally:
+        if world.leads:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_shards(folder: Path, training: Training) -> dict[str, str]:
+    """Have each process write its file; the result, the same in all, is the checksum of each. Raises: RunError."""
+    tensors = _named(training)
+    try:
+        with writing(folder.parent, sum(tensor.nbytes for tensor in tensors.values())):
+            file = write_shard(folder, tensors, training.world)
+        own = {"file": file.name, "checksum": _checksum(file)}
+    except LotuneError as error:
+        own = {"where": error.where, "found": error.found, "remedy": error.remedy}
+    everyone = [orjson.loads(one) for one in training.world.gathered_bytes(orjson.dumps(own))]
+    for one in everyone:
+        if "found" in one:
+            raise RunError(**one)
+    return {one["file"]: one["checksum"] for one in everyone}
+
+
+def _keep_newest(folder: Path, path: Path) -> None:
+    """Delete all states but one, and the KEPT - 1 of steps before it."""
+    states = _states(folder)
+    kept = [path, *[old for old in states if _step(old) < _step(path)][: KEPT - 1]]
+    for old in states:
+        if old not in kept:
+            _delete(old)
 
 
 def load_state(folder: Path, training: Training) -> Found:
     """Bring a training to the newest state in a folder that is whole and of the same inputs; others are left alone."""
     for left in folder.glob(".*.tmp"):  # of a crash
-        left.unlink()
+        _delete(left)
     damaged = []
-    for path in _files(folder):
-        if _checksum(path) != path.name.split(".")[1]:
-            damaged.append(path.name)
-            continue
+    for path in _states(folder):
         header = _header(path)
         if header is None:
             damaged.append(path.name)
         elif header["mark"] == training.mark:
-            _restore(training, load_file(path))
+            _restore(training, path)
             return Found(State(header["step"], header["notes"], path.name), tuple(damaged))
     return Found(None, tuple(damaged))
 
@@ -120,9 +169,9 @@ def watched(
 ) -> Iterator[Step]:
     """The steps; after the caller has dealt with one, the state is saved where that is due.
 
-    It is due every `minutes`, after each step of `always`, and when Ctrl-C or SIGTERM asks to stop: the state is then
-    saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of several processes the leader saves, when the
-    clock of the leader says so, and all stop after the same step.
+    It is due every `minutes`, after each step of `always`, where the next step comes to no finite loss, and when Ctrl-C
+    or SIGTERM asks to stop: the state is then saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of
+    several processes the leader saves, when the clock of the leader says so, and all stop after the same step.
 
     Raises: LostError where another process is gone; the leader has then saved the last whole step.
     """
@@ -139,6 +188,10 @@ def watched(
                     saved = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
+        except NotFiniteError:  # which all processes meet, before the weights have changed
+            if done is not None:
+                _save(folder, training, done, notes)
+            raise
         except RuntimeError as error:
             if training.world.size == 1 or not is_loss(error):
                 raise
@@ -148,11 +201,15 @@ def watched(
 
 
 def _save(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
-    """Have the leader save the state; weights in shards are collected from all processes."""
-    if training.world.leads:
+    """Have the leader save the state, or all processes where weights are in shards."""
+    sharded, leads = _in_shards(training), training.world.leads
+    if sharded and knows_shards():
+        save_shards(folder, training, step, notes() if leads else None)
+    elif leads:
         save_state(folder, training, step, notes())
-    elif _in_shards(training):
-        _tensors(training)
+    elif sharded:
+        for tensor in _named(training).values():
+            _whole(tensor)
 
 
 def _in_shards(training: Training) -> bool:
@@ -166,7 +223,7 @@ def catch_up(folder: Path, training: Training, seed: int) -> int:
     """
     found = training.world.hear()
     if found["file"] is not None:
-        _restore(training, load_file(folder / found["file"]))
+        _restore(training, folder / found["file"])
     training.world.spread(_trained(training).values())
     torch.manual_seed(seed + 1_000_003 * training.world.rank + found["step"])
     return int(found["step"])
@@ -200,9 +257,20 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _files(folder: Path) -> list[Path]:
-    """State files, newest first."""
-    return sorted(folder.glob("step-*.*.safetensors"), reverse=True)
+def _states(folder: Path) -> list[Path]:
+    """States, newest first: files, and folders of those in shards."""
+    return sorted((p for p in folder.glob("step-*.*") if p.suffix == ".safetensors" or p.is_dir()), reverse=True)
+
+
+def _step(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _checksum(path: Path) -> str:
@@ -211,9 +279,18 @@ def _checksum(path: Path) -> str:
 
 
 def _header(path: Path) -> dict[str, Any] | None:
+    """What a state says of itself; None where it is not what was written."""
+    listing = path / HEADER if path.is_dir() else path
     try:
+        if _checksum(listing) != path.name.split(".")[1]:
+            return None
+        found: dict[str, Any]
+        if path.is_dir():
+            found = orjson.loads(listing.read_bytes())
+            files = {file.name: _checksum(file) for file in path.glob("*.safetensors")}
+            return found if found["files"] == files else None
         with safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = orjson.loads((file.metadata() or {})["lotune"])
+            found = orjson.loads((file.metadata() or {})["lotune"])
             return found
     except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
         return None
@@ -223,8 +300,17 @@ def _trained(training: Training) -> dict[str, torch.Tensor]:
     return {name: weight.data for name, weight in training.model.named_parameters() if weight.requires_grad}
 
 
-def _tensors(training: Training) -> dict[str, torch.Tensor]:
-    """Everything that a later step depends on, by name; copies, so that no two share memory."""
+def _owners(training: Training) -> dict[str, torch.Tensor]:
+    """The trained weights that the tensors of a state belong to, by what their names begin with."""
+    owners = {f"weights/{name}": weight for name, weight in _trained(training).items()}
+    for member, optimizer in enumerate(training.optimizers.members):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        owners |= {f"optimizer/{member}/{index}": parameter for index, parameter in enumerate(parameters)}
+    return owners
+
+
+def _named(training: Training) -> dict[str, torch.Tensor]:
+    """Everything that a later step depends on, by name."""
     tensors = {f"weights/{name}": weight for name, weight in _trained(training).items()}
     for member, optimizer in enumerate(training.optimizers.members):
         for index, values in optimizer.state_dict()["state"].items():
@@ -232,7 +318,12 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors[GPU_RANDOM] = torch.cuda.get_rng_state()
-    return {name: _whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return tensors
+
+
+def _tensors(training: Training) -> dict[str, torch.Tensor]:
+    """The tensors of a state, whole; copies, so that no two share memory."""
+    return {name: _whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in _named(training).items()}
 
 
 def _whole(tensor: Any) -> torch.Tensor:
@@ -241,25 +332,34 @@ def _whole(tensor: Any) -> torch.Tensor:
     return found
 
 
-def _like(tensor: torch.Tensor, other: Any) -> torch.Tensor:
-    """A whole tensor, or this process's shard of it where `other` is in shards."""
-    if not is_sharded(other) or tensor.ndim == 0:
+def _like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
+    """A whole tensor, or this process's shard of it where its owner is in shards."""
+    if not is_sharded(owner) or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    return distribute_tensor(tensor.to(owner.device), owner.device_mesh, owner.placements, src_data_rank=None)
 
 
-def _restore(training: Training, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(training: Training, path: Path) -> None:
+    """Bring a training to the state in a file or folder, of which a process keeps its own shards only."""
+    owners = _owners(training)
+
+    def owner(name: str) -> torch.Tensor | None:
+        return owners.get(name, owners.get(name.rpartition("/")[0]))
+
+    if path.is_dir():
+        tensors = read_shards(path, owner)
+    else:
+        tensors = {name: _like(tensor, owner(name)) for name, tensor in load_file(path).items()}
     for name, weight in _trained(training).items():
-        weight.copy_(_like(tensors[f"weights/{name}"], weight))
+        weight.copy_(tensors[f"weights/{name}"])
     for member, optimizer in enumerate(training.optimizers.members):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith(f"optimizer/{member}/"):
                 index, key = name.split("/")[2:]
-                state.setdefault(int(index), {})[key] = _like(tensor, parameters[int(index)])
+                state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     torch.set_rng_state(tensors["random/cpu"])
     if torch.cuda.is_available() and GPU_RANDOM in tensors:

@@ -129,6 +129,10 @@ class PretrainSettings(Settings):
     """Highest learning rate."""
     batch_tokens: int = Field(16_384, ge=1)
     """Tokens in one step."""
+    pass_tokens: int | None = Field(None, ge=1)
+    """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
     epochs: float = Field(1.0, gt=0)
     """How often the documents are gone through."""
     steps: int | None = Field(None, ge=1)
@@ -145,6 +149,8 @@ class PretrainSettings(Settings):
     """Optimizer of the matrices; embeddings and norms always take AdamW."""
     compile: bool = False
     """Whether the model is compiled."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of products; weights and moments are float32. auto takes bfloat16 where `base.dtype=auto` does."""
     validation_share: float = Field(0.005, gt=0, lt=1)
     """Share of the documents held back to measure the loss."""
     publish: Path | None = None

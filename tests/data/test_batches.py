@@ -20,6 +20,7 @@ from lotune.data.batches import (
     EncodedRow,
     Layout,
     check_supervision,
+    documents_of_step,
     encode_prompt,
     encode_row,
     epoch_order,
@@ -27,6 +28,7 @@ from lotune.data.batches import (
     pad,
     pretraining_batches,
     rows_of_step,
+    traversal_steps,
     tuning_batches,
 )
 from lotune.data.examples import Example
@@ -211,6 +213,25 @@ def test_a_pretraining_step_has_as_many_rows_as_fit(file: TokenFile, budget: int
             assert size + following > budget
     later = pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed, first_step=steps)
     assert torch.equal(next(later)[0].input_ids, found[-1].input_ids)
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.integers(0, 50))
+def test_passes_of_a_pretraining_step_hold_its_rows(file: TokenFile, budget: int, most: int, seed: int) -> None:
+    whole = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=4, seed=seed)]
+    parts = pretraining_batches(file, batch_tokens=budget, steps=4, seed=seed, pass_tokens=most)
+    for one, lines in zip(whole, parts, strict=True):
+        assert torch.equal(one.input_ids, torch.cat([line.input_ids for line in lines], 1))
+        assert torch.equal(one.targets, torch.cat([line.targets for line in lines], 1))
+        assert all(line.input_ids.shape[1] <= most or int((line.positions == 0).sum()) == 1 for line in lines)
+
+
+@given(st.integers(1, 40), st.integers(0, 50), st.sampled_from([0.5, 1.0, 2.0]))
+def test_an_epoch_reads_every_row(file: TokenFile, budget: int, seed: int, epochs: float) -> None:
+    steps = traversal_steps(file, batch_tokens=budget, seed=seed, epochs=epochs)
+    drawn = [documents_of_step(file, batch_tokens=budget, seed=seed, step=step) for step in range(1, steps + 1)]
+    read = [row for rows in drawn for row in rows]
+    assert len(read) - len(drawn[-1]) < epochs * len(file) <= len(read)
+    assert len(set(read)) == min(1.0, epochs) * len(file) or len(read) > epochs * len(file)
 
 
 @settings(max_examples=15)

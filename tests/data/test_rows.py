@@ -151,7 +151,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_only_malformed_rows_are_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no rows \(1 could not be read\)"):
+    with pytest.raises(DataError, match=r"no rows \(1 could not be read: \S+ not JSON"):
         read_rows(written(tmp_path, "rows.jsonl", "{"), on_error="skip")
 
 

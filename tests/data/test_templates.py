@@ -82,7 +82,9 @@ def test_another_template_is_refused_unless_forced(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="trained with the template 'alpaca', but 'plain'"):
         load_template(tmp_path, TEMPLATES["plain"])
     reworded = dataclasses.replace(TEMPLATES["alpaca"], preamble="Please: ")
-    with pytest.raises(ModelError, match="another wording"):
+    with pytest.raises(
+        ModelError, match="another wording of the template 'alpaca': the preamble '', and not 'Please: '"
+    ):
         load_template(tmp_path, reworded)
     assert load_template(tmp_path, reworded, force=True) == reworded
     renamed = dataclasses.replace(TEMPLATES["alpaca"], name="mine")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from lotune.data import token_files
 from lotune.data.batches import EncodedRow
-from lotune.data.token_files import TokenFile, find_token_file, write_token_file
+from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
+from lotune.errors import RunError
 
 tokens = st.lists(st.integers(0, 299), min_size=2, max_size=6).map(tuple)
 earlier = st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), max_size=2).map(tuple)
@@ -104,6 +106,21 @@ def test_what_is_broken_off_leaves_nothing_behind(tmp_path: Path, before: bool) 
     assert (find_token_file(tmp_path / "train", "old") is not None) == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    many = (EncodedRow(str(number), (5, 6, 7, 0), 1) for number in range(5_000))
+    try:
+        with pytest.raises(RunError, match=r"it needs 39\.1 KiB"):
+            write_token_file(tmp_path / "train", many, 300, needed=40_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == {}
+
+
 def test_a_token_beyond_the_width_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OverflowError):
         write_token_file(tmp_path / "train", [EncodedRow("a", (2**16, 0), 1)], 300)
@@ -122,6 +139,28 @@ def test_it_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
     assert find_token_file(stem, "abc") is None
     assert find_token_file(stem, "abd") is not None
     assert not (tmp_path / "train.earlier.npy").exists()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_tokens_of_the_same_rows_are_taken_from_another_run(
+    tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise OSError("another disk")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", refused)
+    old, mine = tmp_path / "old" / "train", tmp_path / "mine" / "train"
+    write_token_file(old, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
+    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    before = contents(old.parent)
+    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abd") is None
+    assert find_token_file(mine, "own") is not None
+    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abc") is not None
+    assert contents(mine.parent) == before
+    assert mine.with_suffix(".tokens.npy").samefile(old.with_suffix(".tokens.npy")) == linked
+    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    assert contents(old.parent) == before
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "rows.npy", "ids.jsonl", "tokens.json"])

@@ -132,5 +132,12 @@ def test_check_names_what_does_not_fit(tokenizer: PreTrainedTokenizerFast) -> No
 
     same = Fast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
     check_tokenizer(same, 2000, "GPT-2 pads with its end")
+    with pytest.raises(ModelError, match=rf"only {len(tokenizer)} tokens for the {5 * len(tokenizer)} rows"):
+        check_tokenizer(tokenizer, 5 * len(tokenizer), "mine")
+    for special in ({}, {"eos_token_id": None}, {"eos_token_id": [7, 0], "bos_token_id": 5, "pad_token_id": 1}):
+        check_tokenizer(tokenizer, 2000, "mine", special)
+    for key, value in (("eos_token_id", 2), ("eos_token_id", [2, 3]), ("pad_token_id", 0)):
+        with pytest.raises(ModelError, match=rf"{key} is \d in its tokeniser"):
+            check_tokenizer(tokenizer, 2000, "mine", {key: value})
     with pytest.raises(ModelError, match="no end-of-text"):
         check_tokenizer(Fast(tokenizer_object=tokenizer.backend_tokenizer), 2000, "mine")

@@ -11,17 +11,17 @@ import pytest
 from command_line import call
 
 from lotune.errors import DataError
-from lotune.evaluate.compare import compare, items_needed
+from lotune.evaluate.compare import compare, items_needed, metric_of
 from lotune.evaluate.predict import Prediction
 from lotune.runs import append_jsonl
 from lotune.tasks.task import Judged
 
 
 def predictions(verdicts: Sequence[bool | None], scores: Sequence[float] | None = None) -> list[Prediction]:
-    given = scores or [0.0] * len(verdicts)
+    given = [{"contest_f1": score} for score in scores] if scores else [{}] * len(verdicts)
     return [
-        Prediction(str(n), "p", f"answer {right}", Judged("x", "k", right, {"f1": score}), "kind")
-        for n, (right, score) in enumerate(zip(verdicts, given, strict=True))
+        Prediction(str(n), "p", f"answer {right}", Judged("x", "k", right, its), "kind")
+        for n, (right, its) in enumerate(zip(verdicts, given, strict=True))
     ]
 
 
@@ -59,11 +59,21 @@ def test_the_items_needed_have_the_power_that_they_promise() -> None:
 
 def test_scores_are_compared_as_scores() -> None:
     a, b = predictions([False] * 20, [10.0] * 20), predictions([False] * 20, [10.0 + n for n in range(20)])
-    assert compare(a, b, ("a", "b")).verdict == "these items cannot tell"
-    found = compare(a, b, ("a", "b"), "f1")
-    assert (found.verdict, found.difference) == ("B is better", pytest.approx(9.5))
-    with pytest.raises(DataError, match="has no score em"):
+    assert compare(a, b, ("a", "b"), "accuracy").verdict == "these items cannot tell"
+    for score in (None, "contest_f1"):
+        found = compare(a, b, ("a", "b"), score)
+        assert (found.score, found.verdict, found.difference) == ("contest_f1", "B is better", pytest.approx(9.5))
+    with pytest.raises(DataError, match=r"has no score em \(it has contest_f1, accuracy\)"):
         compare(a, b, ("a", "b"), "em")
+
+
+def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
+    def scored(*names: str) -> list[Prediction]:
+        return [Prediction("1", "p", "t", Judged("x", "k", True, dict.fromkeys(names, 50.0)), "")]
+
+    assert metric_of(scored("contest_f1", "contest_em", "squad_f1")) == "contest_f1"
+    assert metric_of(scored("rouge_l")) == "rouge_l"
+    assert metric_of(scored()) == metric_of([*scored("squad_f1"), *scored()]) == "accuracy"
 
 
 def test_what_cannot_be_compared() -> None:

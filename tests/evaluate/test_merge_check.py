@@ -1,5 +1,7 @@
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lotune.errors import CheckError
 from lotune.evaluate import merge_check
-from lotune.evaluate.merge_check import MergeCheck, Question, check_merge
+from lotune.evaluate.merge_check import MergeCheck, Question, check_saved, compare_merged
 from lotune.model.adapters import attach
 from lotune.model.base import Base, build_from_config, load_base, round_weights
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
@@ -81,8 +83,15 @@ def judge(row: int, answer: Sequence[int]) -> tuple[str, bool | None]:
 
 
 def check(trio: Trio, questions: Sequence[Question], **changes: Any) -> MergeCheck:
-    arguments: dict[str, Any] = {"saved_dtype": torch.bfloat16, "greedy": greedy, "judge": judge}
-    return check_merge(*trio, questions, max_new_tokens=NEW_TOKENS, **(arguments | changes))
+    """Both comparisons, with `changes` of their arguments."""
+    adapted, merged, saved = trio
+    shared = {"greedy": greedy, "max_new_tokens": NEW_TOKENS, "place": nullcontext}
+    batches = {key: changes.pop(key) for key in ("batch_tokens",) if key in changes}
+    for key in set(shared) & set(changes):
+        shared[key] = changes.pop(key)
+    agreement = compare_merged(adapted, merged, questions, **shared, **batches)
+    written: dict[str, Any] = {"saved_dtype": torch.bfloat16, "judge": judge}
+    return check_saved(merged, saved, questions, agreement, **shared, **(written | changes))
 
 
 def broken(model: LlamaForCausalLM, by: float) -> LlamaForCausalLM:
@@ -122,8 +131,12 @@ def test_where_float32_rounds_too_much_float64_decides(
     found = {torch.float32: 3e-4, torch.float64: in_float64}
     before = [copy.deepcopy(model.state_dict()) for model in trio]
 
-    def difference(first: Any, second: Any, *_: Any) -> float:
-        [dtype] = {weight.dtype for model in (first, second) for weight in model.parameters()}
+    def difference(first: Any, second: Any, questions: Any, batch_tokens: int, place: Any) -> float:
+        seen = set()
+        for model in (first, second):
+            with place(model):
+                seen |= {weight.dtype for weight in model.parameters()}
+        [dtype] = seen
         return found[dtype]
 
     monkeypatch.setattr(merge_check, "_largest_difference", difference)
@@ -140,11 +153,33 @@ def test_where_float32_rounds_too_much_float64_decides(
 
 def test_float64_shows_what_is_broken(trio: Trio, questions: list[Question]) -> None:
     adapted, merged, _ = trio
-    with merge_check._in_float64(adapted, merged):
-        kept = merge_check._largest_difference(adapted, merged, questions, 999)
-        other = broken(merged, 0.01)
-        assert merge_check._largest_difference(adapted, other, questions, 999) > 1e-4
+    in_float64 = partial(merge_check._in_float64, place=nullcontext)
+    kept = merge_check._largest_difference(adapted, merged, questions, 999, in_float64)
     assert 0 < kept < 1e-5
+    assert merge_check._largest_difference(adapted, broken(merged, 0.01), questions, 999, in_float64) > 1e-4
+
+
+def test_models_are_in_their_place_one_at_a_time(
+    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[Any] = []
+
+    @contextmanager
+    def place(model: Any) -> Iterator[None]:
+        assert not placed or placed[-1] is None, "another model is still there"
+        placed.append(model)
+        yield
+        placed.append(None)
+
+    def asked(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        assert placed[-1] is model
+        return greedy(model, prompts, max_new_tokens)
+
+    monkeypatch.setattr(merge_check, "HELD_LOGITS", 1000)
+    result = check(trio, questions, batch_tokens=24, place=place, greedy=asked)
+    assert result.max_logit_difference == check(trio, questions, batch_tokens=24).max_logit_difference
+    assert placed.count(trio[0]) == placed.count(trio[1]) > 2  # logits in parts, then the answers
+    assert placed.count(trio[2]) == 1
 
 
 def test_a_forgotten_merge_is_caught(trio: Trio, questions: list[Question]) -> None:
@@ -167,7 +202,7 @@ def test_answers_may_part_at_a_tie_only(trio: Trio, questions: list[Question], m
 
     with pytest.raises(CheckError, match="row 0: the answers part at token 2"):
         check(trio, questions, greedy=parting)
-    monkeypatch.setattr(merge_check, "_best_two_gap", lambda model, tokens: 1e-5 if model is trio[1] else 2e-4)
+    monkeypatch.setattr(merge_check, "_best_two_gap", lambda model, tokens, place: 1e-5 if model is trio[1] else 2e-4)
     assert check(trio, questions, greedy=parting).greedy_differences == 1
 
 

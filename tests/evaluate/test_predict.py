@@ -94,13 +94,50 @@ def test_a_second_start_asks_only_what_is_missing(ask: Any, tmp_path: Path, monk
     assert {prediction.example_id: prediction for prediction in read_predictions(out)} == whole
 
 
-def test_a_changed_prompt_is_asked_again_and_lost_rows_leave_the_file(ask: Any, tmp_path: Path) -> None:
+def test_a_changed_prompt_is_asked_again_and_rows_that_are_not_asked_stay(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "base.jsonl"
-    list(ask(EXAMPLES, out))
+    whole = {one.example_id: one for one in ask(EXAMPLES, out)}
     changed = [Example("q0", "Another question?", "7"), *EXAMPLES[1:6]]
-    list(ask(changed, out))
-    stored = {prediction.example_id: prediction.prompt for prediction in read_predictions(out)}
-    assert stored == {example.id: example.prompt for example in changed}
+    assert {one.example_id for one in ask(changed, out)} == {example.id for example in changed}
+    stored = read_predictions(out)
+    assert len(stored) == 12
+    assert {one.example_id: one.prompt for one in stored} == {
+        example.id: example.prompt for example in [*changed, *EXAMPLES[6:]]
+    }
+    assert all(one == whole[one.example_id] for one in stored if one.example_id != "q0")
+
+
+@dataclass(frozen=True)
+class Picking(Echo):
+    """The model picks the likelier of two letters."""
+
+    chooses: bool = True
+    rule: str = "likelihood:letter"
+
+    def continuations(self, example: Example) -> tuple[str, ...]:
+        return ("A", "B")
+
+    def weigh(self, continuation: str, log_probability: float) -> float:
+        return log_probability
+
+    def chosen(self, example: Example, place: int) -> str:
+        return "AB"[place]
+
+
+def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "base.jsonl"
+    whole = {one.example_id: one for one in ask(EXAMPLES, None, task=Picking())}
+    monkeypatch.setattr(module, "CHOSEN_AT_ONCE", 4)
+    stopped = ask(EXAMPLES, out, task=Picking())
+    for _ in range(5):
+        next(stopped)
+    stopped.close()
+    assert len(read_predictions(out)) == 5
+    groups: list[int] = []
+    choose = module._choose
+    monkeypatch.setattr(module, "_choose", lambda *a: (groups.append(len(a[1])), choose(*a))[1])
+    assert {one.example_id: one for one in ask(EXAMPLES, out, task=Picking())} == whole
+    assert groups == [4, 3]
 
 
 def test_kept_answers_are_judged_again(ask: Any, tmp_path: Path) -> None:

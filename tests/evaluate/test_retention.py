@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.evaluate.retention import gate, gate_passed
+from lotune.evaluate.retention import gate, gate_passed, with_intervals
+from lotune.evaluate.statistics import wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
 
@@ -53,3 +54,21 @@ def test_more_is_never_worse(base: float, tuned: float, threshold: float) -> Non
     (more,) = gate({"m": base}, {"m": tuned + 1}, threshold)
     assert more.passed >= line.passed
     assert gate({"m": base}, {"m": base}, threshold)[0].passed
+
+
+def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
+    base = [float(50 + n % 50) for n in range(80)]
+    [line] = gate({"contest_f1": sum(base) / 80}, {"contest_f1": 0.95 * sum(base) / 80})
+    found = with_intervals(line, base, [0.95 * value for value in base])
+    assert found.base_interval is not None
+    assert found.tuned_interval is not None
+    assert found.base_interval.low < line.base < found.base_interval.high
+    assert found.tuned_interval == pytest.approx([0.95 * limit for limit in found.base_interval])
+    assert found.kept_interval == pytest.approx((0.95, 0.95)), "both figures of a row go together"
+    [share] = gate({"accuracy": 75.0}, {"accuracy": 50.0})
+    its = with_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], share=True)
+    assert its.base_interval == tuple(100 * limit for limit in wilson(3, 4))
+    assert its.kept_interval is not None
+    assert its.kept_interval.low < 2 / 3 < its.kept_interval.high
+    [nothing] = gate({"contest_em": 0.0}, {"contest_em": 50.0})
+    assert with_intervals(nothing, [0.0, 0.0], [0.0, 100.0]).kept_interval is None

@@ -67,7 +67,11 @@ def test_the_targets_figures() -> None:
         "base_value": None,
         "interval": None,
         "unjudgeable": 1,
+        "base_interval": None,
     }
+    its = found.by_kind["+"].base_interval
+    assert its is not None
+    assert its == found.base_interval
 
 
 def test_rows_are_paired_by_id_not_by_order() -> None:
@@ -77,9 +81,9 @@ def test_rows_are_paired_by_id_not_by_order() -> None:
 
 def test_a_mean_of_scores() -> None:
     def scored(*f1: float) -> list[Verdict]:
-        return [Verdict(str(n), "", Judged("", "", one == 100, {"f1": one})) for n, one in enumerate(f1)]
+        return [Verdict(str(n), "", Judged("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
 
-    found = measure_target("reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="f1")
+    found = measure_target("reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="contest_f1")
     assert (found.value, found.base_value, found.better) == (52.5, 0.0, True)
     assert found.difference_interval is not None
     assert found.by_kind == {}

@@ -14,12 +14,13 @@ from lotune.stages.things import EvaluationRows
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 
-SHOT = Example("s", "Q: 1+1\nA: ", "", answers=("2", "two"))
+SHOT = Example("s", "Q: 1+1\nA: ", "2", answers=("2", "two"))
+TASK = build_task(TaskSettings(name="custom"))
 
 
 def test_the_examples_stand_before_every_question() -> None:
     cut = Example("b", "head middle tail", "", prompt_parts=("head ", "middle", " tail"))
-    plain, parted = with_shots([Example("a", "Q: 2+2\nA: ", ""), cut], [SHOT, SHOT])
+    plain, parted = with_shots(TASK, [Example("a", "Q: 2+2\nA: ", ""), cut], [SHOT, SHOT])
     assert plain.prompt == "Q: 1+1\nA: 2\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA: "
     assert parted.prompt_parts is not None
     assert "".join(parted.prompt_parts) == parted.prompt
@@ -28,9 +29,41 @@ def test_the_examples_stand_before_every_question() -> None:
 
 def test_what_cannot_be_shown() -> None:
     with pytest.raises(DataError, match="has no answer to show"):
-        with_shots([SHOT], [Example("x", "Q", "")])
+        with_shots(TASK, [SHOT], [Example("x", "Q", "")])
     with pytest.raises(SettingsError, match="several turns"):
-        with_shots([Example("x", "a?b.c?", "", turns=(Turn("a?", "b."),))], [SHOT])
+        with_shots(TASK, [Example("x", "a?b.c?", "", turns=(Turn("a?", "b."),))], [SHOT])
+
+
+CHOICE = {"question": "Capital of Peru?", "options": ["Lima", "Cusco"], "answer": "Cusco"}
+FACT = {"question": "Capital of Yunnan?", "answer": "Kunming"}
+
+
+@pytest.mark.parametrize(("name", "settings", "row", "shown"), [
+    ("choice", {}, CHOICE, "The right option is B."),
+    ("choice", {"judge": "likelihood:letter"}, CHOICE, "The right option is B."),
+    ("choice", {"judge": "likelihood:text"}, CHOICE, "Cusco"),
+    ("choice", {"judge": "likelihood:text-normalised"}, CHOICE, "Cusco"),
+    ("sentences", {"labels": {"0": "no", "1": "yes"}}, {"sentence": "So.", "label": "1"}, "yes"),
+    ("custom", {"judge": "label", "labels": {"0": "no", "1": "yes"}}, {"question": "So?", "answer": "1"}, "yes"),
+    ("custom", {"judge": "exact"}, FACT, "Kunming"),
+    ("custom", {"judge": r"regex:(?i)answer:\s*(\w+)\.?$"}, FACT, None),
+    ("custom", {"judge": r"regex:answer:\s+\((\w+)\)"}, FACT, "answer: (Kunming)"),
+    ("custom", {"judge": r"regex:^\w+$"}, FACT, "Kunming"),
+    ("custom", {"judge": "f1"}, FACT, "Kunming"),
+])  # fmt: skip
+def test_what_is_shown_is_what_is_weighed_or_judged_right(
+    name: str, settings: dict[str, object], row: dict[str, object], shown: str | None
+) -> None:
+    task = build_task(TaskSettings(name=name, **settings))  # type: ignore[arg-type]
+    [shot] = task.examples([("shots:1", row)], training=False)
+    if shown is None:
+        with pytest.raises(DataError, match="shots:1: its answer 'Kunming', shown as an example, would be judged wron"):
+            with_shots(task, [SHOT], [shot])
+        return
+    [asked] = with_shots(task, [SHOT], [shot])
+    assert asked.prompt == f"{shot.prompt}{shown}\n\n{SHOT.prompt}"
+    if not settings.get("judge", "").startswith("likelihood:text"):  # type: ignore[attr-defined]
+        assert task.judge(shot, shown).right
 
 
 def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:

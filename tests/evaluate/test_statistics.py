@@ -9,6 +9,7 @@ from lotune.errors import DataError
 from lotune.evaluate.statistics import (
     bootstrap_difference,
     bootstrap_mean,
+    bootstrap_ratio,
     difference_of_shares,
     mcnemar,
     sign_flips,
@@ -132,3 +133,10 @@ def test_other_rows_are_refused() -> None:
         bootstrap_mean([])
     with pytest.raises(DataError):
         difference_of_shares(0, 0, 1, 2)
+
+
+def test_a_ratio_leaves_out_draws_that_would_divide_by_nothing() -> None:
+    low, high = bootstrap_ratio([0.0, 100.0], [0.0, 100.0])
+    assert (low, high) == (1.0, 1.0)
+    with pytest.raises(DataError, match="it divides by 0"):
+        bootstrap_ratio([1.0], [0.0])

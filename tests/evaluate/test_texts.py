@@ -17,6 +17,7 @@ from lotune.cli import app
 from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.evaluate.texts import TextFigures, read_texts, summarise, windows
+from lotune.stages import texts
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -72,6 +73,39 @@ def test_texts_are_weighed_by_their_length() -> None:
 
 
 @pytest.mark.slow
+def test_figures_are_written_as_they_come_and_kept(
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "articles.jsonl", tmp_path / "figures.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{text} {n}"}) + "\n" for n in range(2) for text in TEXTS))
+    words = ["evaluate", "--model", str(small_base), "--task", "text", "--data", str(file), "--out", str(out), "--json"]
+    whole = CliRunner().invoke(app, words)
+    assert whole.exit_code == 0, whole.stderr
+    lines = out.read_text().splitlines(keepends=True)
+    assert len(lines) == 6
+    out.write_text("".join(lines[:4]) + lines[4][:20])  # stopped in the middle of the fifth
+    seen: list[str] = []
+    real = texts.read_texts
+
+    def read(model: object, tokenizer: object, articles: list[Example], **named: int) -> object:
+        seen.extend(one.id for one in articles)
+        return real(model, tokenizer, articles, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(texts, "read_texts", read)
+    again = CliRunner().invoke(app, words)
+    assert json.loads(again.stdout) == json.loads(whole.stdout)
+    assert [id.rpartition(":")[2] for id in seen] == ["5", "6"]
+    assert out.read_text() == "".join(lines)
+    assert json.loads(CliRunner().invoke(app, [*words, "--limit", "2"]).stdout)["texts"] == 2
+    assert out.read_text() == "".join(lines), "a smaller evaluation takes nothing away"
+    refused = CliRunner().invoke(
+        app, [*words, "base.dtype=bfloat16" if "float32" in whole.stdout else "base.dtype=float32"]
+    )
+    assert (refused.exit_code, "of another model or of other settings" in refused.stderr) == (2, True)
+    assert out.read_text() == "".join(lines)
+
+
+@pytest.mark.slow
 def test_the_command(small_base: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "articles.jsonl", tmp_path / "figures.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 2), encoding="utf-8")
@@ -82,8 +116,11 @@ def test_the_command(small_base: Path, tmp_path: Path) -> None:
     assert figures["texts"] == 3
     assert figures["bytes"] == sum(len(text.encode()) for text in TEXTS)
     assert len(out.read_text().splitlines()) == 3
+    assert (figures["perplexity_unit"], figures["device"]) == ("per token", "cpu")
+    assert figures["dtype"] in ("float32", "bfloat16")
     shown = CliRunner().invoke(app, words)
     assert "bits a byte" in shown.stdout
+    assert f"on cpu in {figures['dtype']}" in shown.stdout
     refused = CliRunner().invoke(app, words[:-2])
     assert refused.exit_code == 2
     assert "--data" in refused.stderr

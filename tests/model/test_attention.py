@@ -6,10 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lotune.model.attention import _fused, _grouped, groups, packed_arguments, use_packed_attention
+from lotune.model.attention import (
+    _fused,
+    _grouped,
+    _varied,
+    _widest_head,
+    groups,
+    packed_arguments,
+    segments_of,
+    take_packed,
+    use_packed_attention,
+)
+
+CPU = torch.device("cpu")
 
 
 def reference(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -44,6 +56,137 @@ def test_rows_attend_to_themselves_and_what_they_share(shared: int, own: list[in
     found = attend(*parts, torch.tensor(lengths), 0.3)
     torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
+
+
+def row_by_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    most_queries: int,
+    most_keys: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What torch's `varlen_attn` computes on a GPU, by its documentation, for causal attention."""
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    assert query_ends[0] == key_ends[0] == 0
+    assert (window_size, enable_gqa) == ((-1, 0), True)
+    queries, keys = query_ends.diff().tolist(), key_ends.diff().tolist()
+    assert (most_queries, most_keys) == (max(queries), max(keys))
+    assert (len(query), len(key)) == (sum(queries), sum(keys))
+    found = []
+    rows = zip(query.split(queries), key.split(keys), value.split(keys), strict=True)
+    for q, k, v in rows:
+        seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+        parts = (part.transpose(0, 1) for part in (q, k, v))
+        found.append(torch.nn.functional.scaled_dot_product_attention(*parts, seen, scale=scale).transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The kernel for rows of varied lengths has a stand-in, which notes how many tokens it is called with."""
+    calls: list[int] = []
+
+    def noted(query: torch.Tensor, *args: Any, **words: Any) -> torch.Tensor:
+        calls.append(len(query))
+        return row_by_row(query, *args, **words)
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
+    monkeypatch.setattr(varlen, "varlen_attn", noted)
+    return calls
+
+
+@given(st.integers(0, 12), ROWS)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_kernel_of_a_gpu_is_told_of_the_same_rows(kernel: list[int], shared: int, own: list[int]) -> None:
+    """Two heads share keys; queries, keys and values may be parts of one tensor in any layout."""
+    torch.manual_seed(0)
+    lengths = [shared, *own]
+    joint = torch.randn(sum(lengths), 8, 8, requires_grad=True)
+    weights = torch.randn(sum(lengths), 4, 8)
+    parts = joint.split((4, 2, 2), 1) if len(own) % 2 else joint.mT.contiguous().mT.split((4, 2, 2), 1)
+    query, key, value = parts
+    expected = _grouped(query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), torch.tensor(lengths), 0.3)
+    wanted = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
+    found = _varied(query, key, value, segments_of(lengths, CPU, 64), 0.3)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "widest", "called"), [("bfloat16", 8, 2), ("bfloat16", 7, 0), ("float32", 8, 0)])
+def test_a_model_calls_the_kernel_where_it_takes_its_heads(
+    tiny_llama: Any, kernel: list[int], dtype: str, widest: int, called: int
+) -> None:
+    model, lengths = tiny_llama.to(getattr(torch, dtype)), [3, 9, 2, 5]
+    use_packed_attention(model)
+    ids, places = torch.arange(2, 21)[None], torch.cat([torch.arange(3), *(3 + torch.arange(n) for n in (9, 2, 5))])
+    words = {"input_ids": ids, "position_ids": places[None], **packed_arguments(torch.tensor(lengths))}
+    expected = model(**words).logits
+    assert not kernel
+    found = model(**words, segments=segments_of(lengths, CPU, widest)).logits
+    assert kernel == [19] * called
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import inspect
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
+    if "enable_gqa" not in inspect.signature(varlen.varlen_attn).parameters:
+        pytest.skip("needs torch 2.12")
+    gpu, found = torch.device("cuda"), []
+    for capability in ((7, 5), (8, 0), (8, 6), (9, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
+        found.append(_widest_head(gpu))
+    assert found == [0, 256, 192, 256, 192]
+    monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, is_causal: query)  # as in torch 2.10
+    assert _widest_head(gpu) == _widest_head(CPU) == 0
+    assert "segments" not in packed_arguments(torch.tensor([0, 3]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shared", [0, 37])
+@pytest.mark.parametrize("size", [64, 128])
+def test_on_a_gpu_the_kernel_gives_what_rows_in_groups_give(shared: int, size: int) -> None:
+    torch.manual_seed(0)
+    lengths, gpu = [shared, 70, 3, 129, 1, 70], torch.device("cuda")
+    widest = _widest_head(gpu)
+    if not widest:
+        pytest.skip("this GPU or torch has no kernel for rows of varied lengths")
+    joint = torch.randn(sum(lengths), 16, size, device=gpu, dtype=torch.bfloat16, requires_grad=True)
+    query, key, value = joint.split((8, 4, 4), 1)
+    row_lengths, weights = torch.tensor(lengths), torch.randn(sum(lengths), 8, size, device=gpu)
+    wide = (part.float() for part in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
+    expected = _grouped(*wide, row_lengths, 0.1)
+    [wanted] = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
+    found = _varied(query, key, value, segments_of(lengths, gpu, widest), 0.1).float()
+    [gradient] = torch.autograd.grad((found * weights).sum(), joint)
+    assert (found - expected).norm() <= 1e-2 * expected.norm()
+    assert (gradient.float() - wanted.float()).norm() <= 2e-2 * wanted.float().norm()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": 300, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2)
+    model = LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval()
+    if not _widest_head(torch.device("cuda")):
+        pytest.skip("this GPU or torch has no kernel for rows of varied lengths")
+    assert take_packed(model, 64)
+    compiled = torch.compile(model.model, fullgraph=True)
+    for lengths in ([0, 30, 9], [0, 5, 2, 8], [0, 4, 4, 4, 7], [12, 4, 9]):
+        ids = torch.arange(2, 2 + sum(lengths), device="cuda")[None]
+        words = {"input_ids": ids, "position_ids": ids, **packed_arguments(torch.tensor(lengths, device="cuda"))}
+        found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
+        torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2)
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
@@ -85,3 +228,49 @@ def test_a_compiled_model_takes_packed_rows(tiny_llama: Any) -> None:
         words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_arguments(torch.tensor([0, *lengths]))}
         found, expected = compiled(**words).last_hidden_state, tiny_llama.model(**words).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_of_varied_lengths_are_compiled_to_one_graph(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an operation that torch does not look into in the place of the GPU's kernel; two graphs for all batches."""
+
+    @torch.library.custom_op("lotune_test::varied", mutates_args=())
+    def operation(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        query_ends: torch.Tensor,
+        key_ends: torch.Tensor,
+        most_queries: int,
+        most_keys: int,
+        scale: float,
+    ) -> torch.Tensor:
+        ends = (query_ends, key_ends, most_queries, most_keys)
+        return row_by_row(query, key, value, *ends, scale=scale, window_size=(-1, 0), enable_gqa=True)
+
+    @operation.register_fake
+    def _(query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return torch.empty_like(query)
+
+    def stand_in(*args: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> torch.Tensor:
+        found: torch.Tensor = operation(*args, scale)
+        return found
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+    graphs: list[Any] = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    model = tiny_llama.to(torch.bfloat16).eval().requires_grad_(False)
+    use_packed_attention(model)
+    compiled = torch.compile(model.model, fullgraph=True, backend=counted)
+    for lengths in ([0, 3, 9], [0, 5, 2, 8], [0, 4, 4, 4, 7], [0, 2, 17], [0, 1, 3, 3, 30]):
+        ids = torch.arange(2, 2 + sum(lengths))[None]
+        words = {"input_ids": ids, "position_ids": ids, **packed_arguments(torch.tensor(lengths))}
+        words["segments"] = segments_of(lengths, CPU, 64)
+        found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    assert len(graphs) <= 2

@@ -1,24 +1,28 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lotune.errors import ModelError, SettingsError
 from lotune.model import base as base_module
 from lotune.model.base import (
     Base,
+    build_architecture,
     build_from_config,
     context_length,
     count_parameters,
     in_float32,
+    known_context,
     load_base,
     resolve_device,
     resolve_dtype,
 )
 from lotune.model.settings import BaseSettings
+from tests.generate.test_engine import EAGER, made
 
 LLAMA_3_8B = {
     "vocab_size": 128_256,
@@ -72,6 +76,36 @@ def test_gpt_2_s_activation_is_one_kernel_and_the_same(base_folder: Path) -> Non
     assert "aten::gelu" in operations
     assert "aten::tanh" not in operations
     torch.testing.assert_close(found, plain(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", EAGER, ids=lambda shape: shape.__name__)
+def test_an_architecture_without_fused_attention_is_loaded_with_its_own(
+    shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    plain, ids = made(shape), torch.arange(2, 30)[None]
+    plain.save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    loaded = load_base(BaseSettings(model=str(tmp_path), dtype="float32"), "cpu").model
+    assert loaded.config._attn_implementation == "eager"
+    torch.testing.assert_close(loaded(ids).logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
+    fresh = build_architecture(tmp_path, {})
+    assert fresh.config._attn_implementation == "eager"
+    assert type(fresh) is type(plain)
+
+
+def test_a_folder_does_not_choose_the_attention(base_folder: Path) -> None:
+    config = base_folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "attn_implementation": "flash_attention_2"}))
+    assert load(base_folder).model.config._attn_implementation == "sdpa"
+
+
+def test_the_context_is_found_under_the_names_that_architectures_have_for_it() -> None:
+    from transformers import BloomConfig, GPT2Config, MptConfig
+
+    assert known_context(MptConfig(max_seq_len=77)) == 77
+    assert known_context(BloomConfig(seq_length=78)) == 78
+    assert known_context(GPT2Config(n_positions=79)) == 79
+    assert known_context(BloomConfig()) is None
 
 
 def test_without_weights_it_is_refused(base_folder: Path) -> None:

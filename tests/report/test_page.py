@@ -99,6 +99,15 @@ def test_light_dark_phone_and_paper(page: str) -> None:
     assert set(re.findall(r"var\(--(\w+)\)", page)) <= set(light)
 
 
+def test_on_paper_nothing_is_folded_or_cut(page: str) -> None:
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    printed = style.partition("@media print")[2]
+    assert "details::details-content { content-visibility: visible; block-size: auto; }" in printed
+    assert "pre, article .question { max-height: none; overflow: visible; }" in printed
+    limited = re.findall(r"^(.+?) \{[^}]*max-height", style.partition("@media print")[0], re.MULTILINE)
+    assert limited == ["article .question"], "what is cut on a screen is whole on paper"
+
+
 @pytest.mark.parametrize("title", words.SECTIONS.values())
 def test_both_forms_have_every_section(report: Report, page: str, title: str) -> None:
     assert f"<h2>{title}</h2>" in page

@@ -1,6 +1,7 @@
 """The scorecard for people."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -15,7 +16,9 @@ from lotune.evaluate.scorecard import (
     measure_parameters,
     measure_target,
 )
+from lotune.evaluate.statistics import Interval
 from lotune.report.terminal import show_scorecard, verdict_sentence
+from lotune.report.words import checkpoints_table, kept_table
 from lotune.tasks.task import Judged
 
 
@@ -73,3 +76,17 @@ def test_it_fits_a_narrow_terminal() -> None:
 
 def test_the_sentence_is_plain() -> None:
     assert verdict_sentence(card()).startswith("VALID: ")
+
+
+def test_intervals_stand_beside_retained_and_validated_figures() -> None:
+    plain = card()
+    spans = {"base_interval": Interval(55.0, 65.0), "kept_interval": Interval(0.95, 1.01)}
+    points = [one.model_copy(update={"validation_interval": Interval(0.3, 0.5)}) for one in plain.checkpoints]
+    lines = [replace(plain.retention[0], **spans), *plain.retention[1:]]  # type: ignore[arg-type]
+    whole = plain.model_copy(update={"retention": tuple(lines), "checkpoints": tuple(points)})
+    text = printed(whole, 160)
+    for said in ("60.00 (55.0 to 65.0)", "100.0 % (95.0 to 101.0 %)", "40.0 % (30.0 to 50.0 %)"):
+        assert said in text, said
+    tables = [str(table.rows) for table in (kept_table(whole.retention), checkpoints_table(whole))]
+    assert "60.00 (55.0 to 65.0)" in tables[0]
+    assert "40.0 % (30.0 to 50.0 %)" in tables[1]

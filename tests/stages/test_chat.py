@@ -41,6 +41,57 @@ def test_turns_commands_and_saving(talk: Talk, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.count("cannot be written") == 2
 
 
+def test_reset_forgets_what_was_said_and_keeps_the_system_message(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, seen, real = Conversation(TEMPLATES["alpaca"]), [], talk.engine.stream
+
+    def stream(requests: Any, **named: Any) -> Iterator[Any]:
+        seen.extend(requests)
+        return real(requests, **named)
+
+    monkeypatch.setattr(talk.engine, "stream", stream)
+    converse(talk, said, ["/system Be brief.", "Hello.", "/reset"])
+    assert (said.questions, said.answers, said.system) == ([], [], "Be brief.")
+    assert "begun anew" in capsys.readouterr().err
+    converse(talk, said, ["And now?"])
+    assert said.questions == ["And now?"]
+    tokenizer: Any = talk.base.tokenizer
+    asked = tokenizer.decode(seen[-1].prompt_ids)
+    assert "Hello." in tokenizer.decode(seen[0].prompt_ids)
+    assert "Hello." not in asked
+    assert asked.startswith("Be brief.\n\n")
+    assert "And now?" in asked
+
+
+def test_saving_writes_over_nothing_but_what_was_saved(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("my rows\n")
+    (tmp_path / "link.jsonl").symlink_to(mine)
+    said = Conversation(TEMPLATES["alpaca"])
+    converse(
+        talk, said, ["Hello.", "/save mine.jsonl", "/save link.jsonl", "/save ~/new.jsonl", "More.", "/save new.jsonl"]
+    )
+    shown = capsys.readouterr().err
+    assert shown.count("is there already") == 2
+    assert mine.read_text() == "my rows\n"
+    assert len(json.loads((tmp_path / "new.jsonl").read_text())["messages"]) == 4
+    assert not (tmp_path / "~").exists()
+    converse(talk, Conversation(TEMPLATES["alpaca"]), ["/save new.jsonl", "/save ~nobody-here/new.jsonl"])
+    assert capsys.readouterr().err.count("cannot be written") == 2
+
+
+def test_a_line_that_is_no_text_is_left_out(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Conversation(TEMPLATES["alpaca"])
+    converse(talk, said, ["\udcff\udcfe", "Hello."])
+    assert said.questions == ["Hello."]
+    assert "your message: is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_a_turn_is_asked_as_it_would_be_trained(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
     said, seen = Conversation(TEMPLATES["alpaca"], "Be brief."), []
@@ -100,5 +151,8 @@ def test_the_command_uses_the_template_of_the_model(small_base: Path, tmp_path: 
     assert done[0].exit_code == 0, done[0].stderr
     assert "template qa" in done[0].stderr
     assert done[0].stdout == done[1].stdout
+    odd = CliRunner().invoke(app, words, input=b"\xff\xfe\nWhere?\n/quit\n")
+    assert (odd.exit_code, odd.stdout) == (0, done[0].stdout)
+    assert "is not UTF-8 text" in odd.stderr
     wrong = CliRunner().invoke(app, ["chat", "--model", str(model), "--top-p", "2"])
     assert (wrong.exit_code, "top_p: is 2.0" in wrong.stderr) == (2, True)

@@ -34,3 +34,14 @@ def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base
     assert {json.loads(line)["id"] for line in written["reading"]}.isdisjoint(
         json.loads(line)["id"] for line in written["retention"]
     )
+    card = json.loads((folder / "scorecard.json").read_text())
+    assert "asked on cpu in float32" in card["notes"]
+    assert len(card["retention"]) == 4
+    for line in card["retention"]:
+        for name in ("base", "tuned"):
+            low, high = line[f"{name}_interval"]
+            assert low <= line[name] <= high
+    for point in card["checkpoints"]:
+        for name in ("validation_", ""):
+            low, high = point[f"{name}interval"]
+            assert low <= point[f"{name}value"] <= high

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import call
 
 from lotune.data.templates import TEMPLATES, save_template
+from lotune.stages.wording import in_its_template
+from lotune.tasks.settings import TaskSettings
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,60 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
     assert "was trained with the template 'qa', but 'alpaca' was asked for" in refused
     call("generate", *words, "--out", out, "task.template=alpaca", "--force-template")
     assert "'qa'" in call("evaluate", *words, "task.template=alpaca", status=2).stderr
+
+
+@pytest.mark.slow
+def test_a_model_in_the_home_folder_is_asked_in_its_template(
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_base, tmp_path / "model")
+    save_template(tmp_path / "model", TEMPLATES["qa"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said = call("generate", "--model=~/model", "--prompt", "Where?", "task.max_new_tokens=3", "--json")
+    assert json.loads(said.stdout)["prompt"] == "Where? ## "
+    assert in_its_template(TaskSettings(), "~/model", force=False).template == "qa"
+
+
+def test_the_rows_are_never_written_over(small_base: Path, rows: Path, tmp_path: Path) -> None:
+    mine, link = tmp_path / "mine.jsonl", tmp_path / "link.jsonl"
+    shutil.copy(rows, mine)
+    link.symlink_to(mine)
+    before = mine.read_bytes()
+    words = ("--model", small_base, "--task", "arithmetic", "--data", mine, "--out")
+    for verb, out in (("generate", mine), ("generate", link), ("evaluate", mine), ("evaluate", link)):
+        assert "is read, and would be written over" in call(verb, *words, out, status=2).stderr
+    assert "lies in" in call("generate", *words, small_base / "config.txt", status=2).stderr
+    assert mine.read_bytes() == before
+    articles = tmp_path / "articles.jsonl"
+    articles.write_text('{"text": "A text."}\n')
+    text = ("evaluate", "--model", small_base, "--task", "text", "--data", articles, "--out", articles)
+    assert "is read, and would be written over" in call(*text, status=2).stderr
+    assert articles.read_text() == '{"text": "A text."}\n'
+
+
+def test_a_prompt_that_is_no_text(small_base: Path) -> None:
+    assert (
+        "--prompt: is not UTF-8 text" in call("generate", "--model", small_base, "--prompt", "\udcff", status=2).stderr
+    )
+
+
+def test_one_process_answers_a_prompt(small_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for words in (("generate", "--prompt", "x"), ("chat",)):
+        assert "torchrun: " in call(*words, "--model", small_base, status=2).stderr
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one_does(small_base: Path, rows: Path, tmp_path: Path) -> None:
+    words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
+    call(*words, "--out", tmp_path / "alone.jsonl")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
+    command = [*torchrun, *map(str, words), "--out", str(tmp_path / "two.jsonl"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 12
+    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -55,6 +55,7 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     words = ("pretrain", recipe, f"runs={tmp_path / 'runs'}", "--json")
     foreseen = json.loads(call(*words, "--dry-run").stdout)
     assert (foreseen["documents"], foreseen["steps"]) == (120, 12)
+    assert foreseen["memory_bytes"] > 16 * 420 * 32
     assert not (tmp_path / "runs" / "mini" / "data").exists()
     figures = json.loads(call(*words).stdout)
     steps = [json.loads(line) for line in (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()]

@@ -46,12 +46,15 @@ def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) ->
 
 CHANGES = [
     ({"seed": 1}, {"prepare", "tune", "evaluate"}),
-    ({"task": {"template": "plain"}}, {"prepare", "tune", "evaluate"}),
+    ({"task": {"template": "plain"}}, {"prepare", "tune", "merge", "evaluate"}),
     ({"data": {"rows": 9}}, {"prepare", "tune", "evaluate"}),
     ({"retention": {"rows": 9}}, {"prepare", "evaluate"}),
     ({"adapter": {"rank": 3}}, {"tune", "evaluate"}),
     ({"tune": {"epochs": 2.0}}, {"tune", "evaluate"}),
     ({"checkpoints": {"count": 2}}, {"tune", "evaluate"}),
+    ({"checkpoints": {"merged": "all"}}, {"merge", "evaluate"}),
+    ({"tune": {"batch_rows": 16}}, {"tune", "evaluate"}),
+    ({"tune": {"batch_rows": 16, "accumulation": 2, "batch_tokens": 99, "gradient_checkpointing": True}}, set()),
     ({"retention": {"threshold": 0.5}}, {"evaluate"}),
     ({"score": {"rule": "phase2"}}, {"evaluate"}),
     ({"device": "cpu"}, set()),
@@ -63,7 +66,7 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "stages"), CHANGES)
 def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stages: set[str]) -> None:
     run = Run(tmp_path)
-    for stage in ("prepare", "tune", "evaluate"):
+    for stage in ("prepare", "tune", "merge", "evaluate"):
         run.finish_stage(stage, {**stage_inputs(Recipe(), stage), "rows": 1})
     assert invalidated(run, Recipe()) == {}
     found = invalidated(run, Recipe(**change))

@@ -73,6 +73,46 @@ def test_the_key_of_a_row(answer: Any, letter: str | None) -> None:
     assert (found.letter, found.options, found.domain) == (letter, ("Vitamin A", "Vitamin C", "Vitamin D"), "")
 
 
+ROWS = [["Capital of Peru", "Lima", "Cusco", "Ica", "2", "A"], ["Who wrote it?", "one", "two", "three", "1", "C"]]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_table_without_a_header_keeps_its_first_row_and_all_its_options(
+    tmp_path: Path, suffix: str, keys: bool
+) -> None:
+    rows = ROWS if keys else [row[:5] for row in reversed(ROWS)]
+    file = tmp_path / f"world_facts_test{suffix}"
+    file.write_text("".join(("," if suffix == ".csv" else "\t").join(row) + "\n" for row in rows))
+    task = ChoiceTask()
+    examples = list(task.examples(task.read(file).rows, training=False))
+    assert [one.answers for one in examples] == ([("A",), ("C",)] if keys else [(), ()])
+    assert [one.choices for one in examples] == [tuple(row[1:5]) for row in rows]
+    for row, one in zip(rows, examples, strict=True):
+        assert f"Question: {row[0]} \nA.{row[1]}\nB.{row[2]}\nC.{row[3]}\nD.{row[4]}" in one.prompt
+        assert "A/B/C/D" in one.prompt
+        assert suffix != ".csv" or one.kind == "world facts"
+
+
+def test_five_columns_may_be_three_options_and_a_letter(tmp_path: Path) -> None:
+    file = tmp_path / "three.csv"
+    file.write_text("Who wrote it?,one,two,three,C\nWho read it?,one,two,three,\n")
+    task = ChoiceTask()
+    examples = list(task.examples(task.read(file).rows, training=False))
+    assert [(one.choices, one.answers) for one in examples] == [(("one", "two", "three"), key) for key in [("C",), ()]]
+
+
+@pytest.mark.parametrize(("columns", "asked"), [
+    ({"question": "Q", "A": "a", "B": "b", "answer": "B"}, ["Who?"]),  # names settle that there is a header
+    ({"question": "2", "A": "3", "B": "4", "answer": "6"}, ["Q", "Who?"]),
+])  # fmt: skip
+def test_columns_of_the_settings_settle_the_header(tmp_path: Path, columns: dict[str, str], asked: list[str]) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("id,Q,a,b,c,B\n7,Who?,one,two,three,A\n")
+    task = ChoiceTask(TaskSettings(name="choice", columns=columns))
+    assert [row["question"] for _, row in task.read(file).rows] == asked
+
+
 @given(st.integers(2, 10), st.randoms(use_true_random=False), st.data())
 def test_a_shuffled_question_has_the_same_right_option(options: int, draw: random.Random, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, options - 1))

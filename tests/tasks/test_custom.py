@@ -30,6 +30,7 @@ def test_judges(judge: str, answer: str, right: bool) -> None:
     judged = task.judge(example, answer)
     assert judged.right is right
     figures = task.metrics([judged])
+    assert task.metric == {"f1": "squad_f1", "rouge-l": "rouge_l"}.get(judge, "accuracy")
     assert figures[task.metric] == (judged.scores[task.metric] if task.score_of else float(right))
 
 
@@ -39,6 +40,15 @@ def test_letters_and_labels() -> None:
     task = CustomTask(TaskSettings(name="custom", prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
     [example] = task.examples([("1", {"q": "So?", "answer": "1"})], training=True)
     assert (example.target, task.judge(example, "Yes!").right) == ("yes", True)
+
+
+def test_a_key_that_is_no_label_is_refused() -> None:
+    task = CustomTask(TaskSettings(name="custom", prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
+    for training in (True, False):
+        with pytest.raises(DataError, match=r"row 2: its label is 'T'\nexpected: one of 0, 1"):
+            list(task.examples([("row 2", {"q": "So?", "answer": "T"})], training=training))
+    words = [("1", {"q": "So?", "answer": " yes "}), ("2", {"q": "So?", "answer": ""})]
+    assert [one.answers for one in task.examples(words, training=False)] == [("yes",), ()]
 
 
 @pytest.mark.parametrize(("settings", "found"), [

@@ -1,7 +1,9 @@
 """One of several processes that train the tiny model, and write what came of it: torchrun ... ranks.py PLANS.
 
 PLANS is a list in JSON. Each plan names a `folder`, and may say: save (after these steps), all (weights are trained),
-shard (them), tied (input and output embeddings), kill and ask ([rank, step]: killed, or asked to stop, there).
+shard (them), tied (input and output embeddings), scaled (its logits), most_logits (held at once), old (is PyTorch, and
+knows no files of shards), kill and ask ([rank, step]: killed, or asked to stop, there), full (the rank that may write
+no more after the second step). Weights, and the gradients of all steps, are saved in the folder.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from lotune.data.batches import EncodedRow, Layout, tuning_batches
 from lotune.data.token_files import TokenFile, write_token_file
@@ -24,13 +30,14 @@ from lotune.model.adapters import attach
 from lotune.model.attention import take_packed
 from lotune.model.base import build_from_config
 from lotune.model.settings import AdapterSettings
+from lotune.train.head import MOST_LOGITS
 from lotune.train.loop import Step, adamw, train
 from lotune.train.parallel import World, joined
 from lotune.train.resume import State, Training, announce, catch_up, load_state, watched
 from lotune.train.shard import shard
 
 SHAPE = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 65, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "eos_token_id": 0, "pad_token_id": 1,
 }  # fmt: skip
 STEPS, STEP_ROWS, SEED = 6, 7, 5
@@ -52,7 +59,10 @@ def _row(number: int, length: int) -> EncodedRow:
 def model(plan: dict[str, Any]) -> Any:
     """The tiny model: with an adapter, or all of it trained."""
     torch.manual_seed(0)
-    base = build_from_config({**SHAPE, "tie_word_embeddings": plan.get("tied", True)})
+    shape = {**SHAPE, "tie_word_embeddings": plan.get("tied", True)}
+    base = (
+        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)) if "scaled" in plan else build_from_config(shape)
+    )
     if plan.get("all"):
         return base
     adapted = attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
@@ -63,8 +73,9 @@ def model(plan: dict[str, Any]) -> Any:
 
 
 def run(plan: dict[str, Any], world: World) -> list[Step]:
-    """The steps of a training that begins anew, or goes on from a state in the folder; its weights are saved."""
+    """The steps of a training that begins anew, or goes on from a state in the folder."""
     folder = Path(plan["folder"])
+    MOST_LOGITS["cpu"] = plan.get("most_logits", 2**22)
     trained = model(plan)
     if plan.get("shard") and world.size > 1:
         kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
@@ -73,29 +84,63 @@ def run(plan: dict[str, Any], world: World) -> list[Step]:
     # an epsilon above the last bits of gradients, which Adam would make whole steps of
     optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-5, 0.1)
     training = Training(trained, optimizers, "mark", world)
-    if world.leads:
-        state = load_state(folder / "states", training).state or State(0, None)
-        announce(training, state)
-        done = state.step
-    else:
-        done = catch_up(folder / "states", training, SEED)
+    with torch_of(plan):
+        done = begun(folder / "states", training)
     layout, token_file = Layout(4, 64, 1, packed), rows(folder)
     batches = tuning_batches(
         token_file, layout, step_rows=STEP_ROWS, steps=STEPS, seed=SEED, first_step=done + 1, share=world.share
     )
     shares = [1.0] * STEPS
     steps = train(trained, batches, optimizers, shares, clip_norm=0.5, first_step=done + 1, world=world)
-    found = []
-    for step in watched(steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])):
-        found.append(step)
-        if plan.get("kill") == [world.rank, step.number]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if plan.get("ask") == [world.rank, step.number]:
-            os.kill(os.getpid(), signal.SIGTERM)
-    tensors = {name: _whole(weight) for name, weight in trained.named_parameters() if weight.requires_grad}
-    if world.leads:
-        save_file(tensors, folder / "weights.safetensors")
+    found: list[Step] = []
+    gradients: dict[str, torch.Tensor] = {}
+
+    def keep(*_: Any) -> None:
+        number = done + len(found) + 1
+        named = ((f"{number}/{name}", p.grad) for name, p in trained.named_parameters() if p.grad is not None)
+        gradients.update((name, grad.detach().clone()) for name, grad in named)
+
+    for optimizer in optimizers.members:
+        optimizer.register_step_pre_hook(keep)
+    with torch_of(plan):
+        for step in watched(steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])):
+            found.append(step)
+            if plan.get("kill") == [world.rank, step.number]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if plan.get("ask") == [world.rank, step.number]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if plan.get("full") == world.rank and step.number == 2:
+                import resource  # not everywhere
+
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    weights = {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
+    for name, tensors in (("weights", weights), ("gradients", gradients)):
+        whole = {key: _whole(tensor) for key, tensor in tensors.items()}
+        if world.leads:
+            save_file(whole, folder / f"{name}.safetensors")
     return found
+
+
+def begun(states: Path, training: Training) -> int:
+    """The steps done in the newest state of a folder, to which a training is brought."""
+    if not training.world.leads:
+        return catch_up(states, training, SEED)
+    state = load_state(states, training).state or State(0, None)
+    announce(training, state)
+    return state.step
+
+
+def torch_of(plan: dict[str, Any]) -> AbstractContextManager[Any]:
+    """A block in which PyTorch is old, or else puts no tensor but a single number together from its shards."""
+    if plan.get("old"):
+        return patch("lotune.train.resume.knows_shards", lambda: False)
+    put_together = DTensor.full_tensor
+
+    def number(tensor: Any, **how: Any) -> torch.Tensor:
+        assert tensor.ndim == 0, f"a tensor of {tensor.shape} is put together"
+        return put_together(tensor, **how)
+
+    return patch.object(DTensor, "full_tensor", number)
 
 
 def _whole(weight: Any) -> torch.Tensor:

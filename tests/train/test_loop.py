@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import EOS, PAD, assert_same, plain_loss, plain_step, some_rows, step_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lotune.data.batches import Layout, pad
 from lotune.model.adapters import attach
@@ -99,32 +102,140 @@ def test_the_adapter_alone_is_trained(llama: Any) -> None:
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
-def scaled_models() -> list[Any]:
-    """Models whose logits are scaled or capped after their head."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": PAD,
+}  # fmt: skip
 
-    shape = {
-        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": PAD,
-    }  # fmt: skip
-    granite = GraniteConfig(**shape, logits_scaling=7.0)
-    gemma = Gemma2Config(**shape, head_dim=8, final_logit_softcapping=2.0, attn_implementation="eager")
-    return [GraniteForCausalLM(granite), Gemma2ForCausalLM(gemma)]
+
+def granite(**changes: Any) -> Any:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    return GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=7.0, **changes))
+
+
+def cohere() -> Any:
+    from transformers import CohereConfig, CohereForCausalLM
+
+    return CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25))
+
+
+def gemma2() -> Any:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=30.0))
+
+
+def gemma3() -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=8, final_logit_softcapping=30.0))
+
+
+def llama_that(answers: Callable[[Any, torch.Tensor], torch.Tensor]) -> Any:
+    """A Llama whose logits are made in another way of its hidden states (B, T, D)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    class Other(LlamaForCausalLM):
+        def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None, **words: Any) -> Any:
+            hidden = self.model(input_ids, attention_mask=attention_mask, **words).last_hidden_state
+            logits = answers(self, hidden)
+            loss = None if labels is None else self.loss_function(logits, labels, self.vocab_size)
+            return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    return Other(LlamaConfig(**SHAPE))
+
+
+def divided_before_the_head() -> Any:
+    """As in models that are scaled with their width (muP)."""
+    return llama_that(lambda model, hidden: model.lm_head(hidden / 4))
+
+
+def looking_back() -> Any:
+    """Its logits hang on the token before, too."""
+    return llama_that(lambda model, hidden: model.lm_head(hidden + hidden.roll(1, 1)))
+
+
+SCALED = [granite, cohere, gemma2, gemma3, divided_before_the_head]
 
 
 @pytest.mark.oracle
-@pytest.mark.slow
-def test_a_model_that_scales_its_logits_is_called_whole() -> None:
-    for model in scaled_models():
-        rows = some_rows(6, 4)
-        model.train()
-        loss, gradients = plain_step(model, rows)
-        step, found = step_of(model, [pad(rows[:2], PAD), pad(rows[2:], PAD)])
-        assert step.loss == pytest.approx(loss, rel=1e-5)
-        assert_same(found, gradients)
-        head = Head(model)
-        head.loss_sum(pad(rows, PAD))
-        assert head._plain is False
+@pytest.mark.parametrize("shape", SCALED)
+def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
+    shape: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh model's logits are too small to show a cap; what was found of it then holds when they have grown."""
+    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = shape().train()
+    rows = some_rows(6, 4)
+    head, batch = Head(model), pad(rows, PAD)
+    fresh = head.loss_sum(batch).item()
+    assert fresh == pytest.approx(plain_loss(model, rows).item() * batch.supervised, rel=1e-5)
+    assert head.divides
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(200)
+        hidden = model.get_decoder()(input_ids=batch.input_ids).last_hidden_state
+        simple = torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden).mT, batch.targets)
+    found = head.loss_sum(batch)
+    loss, gradients = plain_step(model, rows)
+    assert found.item() == pytest.approx(loss * batch.supervised, rel=1e-5)
+    assert simple.item() > 1.1 * loss  # the head alone would be wrong
+    step, caught = step_of(model, [pad(rows[:2], PAD), pad(rows[2:], PAD)])
+    assert step.loss == pytest.approx(loss, rel=1e-5)
+    assert_same(caught, gradients)
+
+
+@pytest.mark.oracle
+def test_a_model_whose_logits_hang_on_more_than_a_hidden_state_is_called_whole() -> None:
+    model, rows = looking_back().train(), some_rows(6, 4)
+    head, batch = Head(model), pad(rows, PAD)
+    assert head.loss_sum(batch).item() == pytest.approx(plain_loss(model, rows).item() * batch.supervised, rel=1e-5)
+    assert not head.divides
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a tensor has of those that operations make."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        made = (leaf.numel() for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor))
+        self.numbers = max(self.numbers, *made, 0)
+        return found
+
+
+def adapted_head() -> Any:
+    """A head that is no mere matrix."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base = LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 3000}))
+    return attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "lm_head"]), 1)
+
+
+@pytest.mark.parametrize("shape", ["llama", granite, gemma3, adapted_head, looking_back])
+def test_no_tensor_of_a_step_grows_with_scored_positions_times_vocabulary(
+    shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SHAPE, "vocab_size", 3000)
+    monkeypatch.setitem(MOST_LOGITS, "cpu", 9000)
+    model = llama_that(lambda model, hidden: model.lm_head(hidden)) if shape == "llama" else shape()
+    largest = {}
+    for count in (16, 32):
+        batch, head = pad(some_rows(count), PAD), Head(model)
+        head.loss_sum(batch)  # what is asked once
+        with Largest() as seen:
+            head.loss_sum(batch).backward()
+        largest[count] = seen.numbers
+        logits = batch.supervised * 3000
+    if shape is looking_back:  # so the measure sees them
+        assert largest[32] >= logits
+    else:
+        assert largest[16] == largest[32] == model.get_output_embeddings().weight.numel()
+        assert logits > 5 * largest[32]
 
 
 def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +349,23 @@ def test_training_learns_and_is_the_same_each_time(llama: Any) -> None:
     first = losses()
     assert first[-1] < 0.3 * first[0]
     assert losses() == first
+
+
+def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
+    def trained(half: bool) -> tuple[list[float], Any]:
+        model, formats = copy.deepcopy(llama), set[torch.dtype]()
+        hook = lambda module, inputs, output: formats.add(output.dtype)  # noqa: E731
+        model.model.layers[0].mlp.up_proj.register_forward_hook(hook)
+        batches = ([pad(some_rows(8, seed), PAD)] for seed in range(20))
+        optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
+        losses = [step.loss for step in train(model, batches, optimizers, [1.0] * 20, half=half)]
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert (torch.bfloat16 in formats) == half
+        return losses, model
+
+    (half, _), (whole, _) = trained(True), trained(False)
+    assert half == pytest.approx(whole, rel=0.05)
+    assert half != whole
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")

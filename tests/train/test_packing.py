@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ import torch
 from steps import EOS, PAD, assert_same, plain_step, some_rows, step_of
 
 from lotune.data.batches import Layout
+from lotune.errors import SettingsError
 from lotune.model.adapters import attach
 from lotune.model.attention import NAME, take_packed
+from lotune.model.base import build_architecture
 from lotune.model.settings import AdapterSettings
-from lotune.train.loop import adamw, train
+from lotune.train.estimate import estimate
+from lotune.train.loop import adamw, mean_loss, recompute_activations, train
+from tests.generate.test_engine import EAGER
 
 SMALL = {"vocab_size": 300, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
 SHAPE = {
@@ -109,20 +114,94 @@ def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]
     assert model.config._attn_implementation == before
 
 
-def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", EAGER, ids=lambda shape: shape.__name__)
+def test_models_with_attention_of_their_own_are_tuned_on_padded_rows(shape: Callable[[], Any], tmp_path: Path) -> None:
+    """As they come from a folder: loss and gradients of the padded layout are the model's own."""
+    made(shape).get_base_model().save_pretrained(tmp_path)
+    model, rows = made(lambda: build_architecture(tmp_path, {})), some_rows(12, 3)
+    loss, gradients = plain_step(model.train(), rows)
+    assert not take_packed(model, 36)
+    step, found = step_of(model, Layout(5, 999, PAD, packed=False).batches(rows))
+    assert step.loss == pytest.approx(loss, rel=1e-5)
+    assert_same(found, gradients)
+
+
+def test_a_model_that_is_asked_is_left_as_it_was() -> None:
+    """A base at rest inside a model that learns stays at rest."""
+    model = made(llama).train()
+    model.get_base_model().model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    assert True in modes
+    assert False in modes
+    assert take_packed(model, 24)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
     model = made(llama)
     assert take_packed(model, 24)
     batches = Layout(99, 9999, PAD, packed=True).batches(some_rows(9))
     step, gradients = step_of(model, batches)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    calls = []
+    model.get_base_model().model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    step_of(model, batches)
+    once = len(calls)
+    recompute_activations(model, "tune.gradient_checkpointing")
     again, found = step_of(model, batches)
+    assert len(calls) - once > once > 0
     assert again.loss == pytest.approx(step.loss, rel=1e-6)
     assert_same(found, gradients)
 
 
-def test_memory_that_runs_out_names_the_setting() -> None:
-    from lotune.errors import SettingsError
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_no_gradient_goes_below_the_lowest_adapter(recomputed: bool) -> None:
+    model = attach(
+        llama(num_hidden_layers=3), AdapterSettings(rank=2, target_modules=["model.layers.1.mlp.up_proj"]), 0
+    )
+    if recomputed:
+        recompute_activations(model, "tune.gradient_checkpointing")
+    model.train()
+    layers: Any = model.get_base_model().model.layers
+    needed: list[bool] = []
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, output: needed.append(output.requires_grad))
+    ids = torch.arange(12)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert needed[:3] == [False, True, True]
 
+
+def test_a_model_that_cannot_recompute_names_the_setting() -> None:
+    model = made(llama)
+    model.get_base_model().supports_gradient_checkpointing = False
+    with pytest.raises(SettingsError, match=r"tune.gradient_checkpointing: this model cannot"):
+        recompute_activations(model, "tune.gradient_checkpointing")
+
+
+def test_an_estimate_is_of_a_training_that_recomputes() -> None:
+    def measured(model: Any) -> tuple[int, int]:
+        """The numbers kept for the backward pass of one step, and the estimate of memory."""
+        kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        [batch] = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found = estimate(model, [batch], 10, 1, 0)
+        assert not model.training
+        return kept, found.memory_bytes
+
+    plain, recomputing = made(llama).eval(), made(llama).eval()
+    recompute_activations(recomputing, "tune.gradient_checkpointing")
+    (kept, memory), (less, smaller) = measured(plain), measured(recomputing)
+    assert less < kept / 2
+    assert smaller < memory
+
+
+def test_memory_that_runs_out_names_the_setting() -> None:
     model = made(llama)
 
     def full(*words: Any, **named: Any) -> Any:
@@ -132,4 +211,18 @@ def test_memory_that_runs_out_names_the_setting() -> None:
     optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-3, (0.9, 0.99), 1e-8, 0.0)
     batches = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
     with pytest.raises(SettingsError, match="batch_tokens"):
+        list(train(model, iter([batches]), optimizers, [1.0]))
+    with pytest.raises(SettingsError, match=r"batch_tokens.*\n.*lower pretrain.pass_tokens"):
+        mean_loss(model, batches, "lower pretrain.pass_tokens")
+
+
+def test_memory_that_runs_out_in_the_optimiser_names_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*words: Any, **named: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    model = made(llama)
+    optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-3, (0.9, 0.99), 1e-8, 0.0)
+    monkeypatch.setattr(optimizers.members[0], "step", full)
+    batches = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
+    with pytest.raises(SettingsError, match="optimizer: memory ran out in a step of the optimiser"):
         list(train(model, iter([batches]), optimizers, [1.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,12 @@ def test_rows_are_divided_evenly(lengths: list[int], parts: int) -> None:
     assert len(lengths) < parts or min(loads) > 0
 
 
-def launched(plans: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
-    """What two processes leave that go through the plans together."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKS)]
-    return subprocess.run([*command, json.dumps(plans)], capture_output=True, text=True, timeout=1200, check=False)
+def launched(plans: list[dict[str, Any]], processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """What several processes leave that go through the plans together."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*torchrun, str(RANKS), json.dumps(plans)], capture_output=True, text=True, timeout=1200, check=False
+    )
 
 
 def begun(folder: Path, **plan: Any) -> dict[str, Any]:
@@ -65,7 +68,8 @@ def going_on(folder: Path, before: dict[str, Any], step: int, **plan: Any) -> di
     again = begun(folder, **plan)
     [state] = (Path(before["folder"]) / "states").glob(f"step-{step:09d}.*")
     (folder / "states").mkdir()
-    shutil.copy(state, folder / "states")
+    copy = shutil.copytree if state.is_dir() else shutil.copy
+    copy(state, folder / "states" / state.name)
     return again
 
 
@@ -79,12 +83,25 @@ def assert_same(found: Any, expected: Any) -> None:
         torch.testing.assert_close(weight, expected[1][name], rtol=1e-4, atol=1e-4)
 
 
+def assert_same_gradients(one: Path, other: Path, step: int) -> None:
+    """Each weight's gradients of a step alike to a relative 1e-5: of weights that were the same to the bit before."""
+    found, expected = (
+        {name: tensor for name, tensor in load_file(folder / "gradients.safetensors").items() if name[0] == str(step)}
+        for folder in (one, other)
+    )
+    assert found.keys() == expected.keys() != set()
+    for name, gradient in found.items():
+        assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "adapter": {},
     "adapter in shards": {"shard": True},
     "all": {"all": True},
     "all in shards": {"all": True, "shard": True},
     "all in shards, untied": {"all": True, "shard": True, "tied": False},
+    "all in shards, untied, in parts": {"all": True, "shard": True, "tied": False, "most_logits": 900},
+    "scaled in shards, untied, in parts": {"shard": True, "tied": False, "scaled": True, "most_logits": 900},
 }
 
 
@@ -110,8 +127,80 @@ def test_two_processes_do_what_one_does(trained: Any, way: str, tmp_path: Path) 
     expected = alone(begun(tmp_path / "one", **WAYS[way]))
     assert [step["number"] for step in expected[0]] == list(range(1, ranks.STEPS + 1))
     assert_same(together(two), expected)
+    assert_same_gradients(Path(two["folder"]), tmp_path / "one", 1)
+    assert_same_gradients(Path(onward["folder"]), tmp_path / "one", 4)
     assert_same(together(onward), (expected[0][3:], expected[1]))  # from one process to two
     assert_same(alone(going_on(tmp_path / "back", two, 3, **WAYS[way])), (expected[0][3:], expected[1]))
+
+
+def states(plan: dict[str, Any]) -> list[Path]:
+    """What is in a plan's folder of states, the oldest first."""
+    return sorted((Path(plan["folder"]) / "states").iterdir())
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("a pickle is read or written")
+
+
+@pytest.mark.slow
+def test_a_state_in_shards_is_a_file_of_safetensors_for_each_process(trained: Any) -> None:
+    for state in states(trained["all in shards, untied"][0]):
+        header, *files = sorted(state.iterdir(), reverse=True)
+        assert header.name == "state.json"
+        assert json.loads(header.read_text())["files"].keys() == {file.name for file in files}
+        sizes = [sum(tensor.numel() for tensor in load_file(file).values()) for file in files]
+        assert len(sizes) == 2
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.1), "the leader's has the random generator, too"
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on_from_shards_and_damaged_ones_are_not_used(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = WAYS["all in shards, untied"]
+    expected = alone(begun(tmp_path / "one", **way))
+    onward = (expected[0][3:], expected[1])
+    two = trained["all in shards, untied"][0]
+    plans = {number: begun(tmp_path / f"on {number}", save=[ranks.STEPS], **way) for number in (1, 2, 3)}
+    for plan in plans.values():
+        shutil.copytree(Path(two["folder"]) / "states", Path(plan["folder"]) / "states")
+        damaged = max(states(plan)[1].glob("*.safetensors"))  # of a follower
+        content = bytearray(damaged.read_bytes())
+        content[-5] ^= 1
+        damaged.write_bytes(content)
+    for number in (2, 3):
+        done = launched([plans[number]], number)
+        assert done.returncode == 0, done.stderr
+        assert_same(together(plans[number]), onward)
+        assert [path.name.split(".")[0] for path in states(plans[number])] == ["step-000000003", "step-000000006"]
+        assert len(list(states(plans[number])[1].glob("*.safetensors"))) == number
+    for name in ("load", "loads", "dump", "dumps", "Pickler", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert_same(alone(plans[1]), onward)
+
+
+@pytest.mark.slow
+def test_an_older_torch_puts_the_shards_together_in_one_file(tmp_path: Path) -> None:
+    plan = begun(tmp_path / "old", save=[3], old=True, **WAYS["all in shards, untied"])
+    done = launched([plan])
+    assert done.returncode == 0, done.stderr
+    assert [path.suffix for path in states(plan)] == [".safetensors"]
+    expected = alone(begun(tmp_path / "one", **WAYS["all in shards, untied"]))
+    assert_same(alone(plan), (expected[0][3:], expected[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_room_is_told_by_all_and_the_state_before_is_whole(tmp_path: Path, rank: int) -> None:
+    plan = begun(tmp_path / "full", save=[1, 3], full=rank, **WAYS["all in shards"])
+    done = launched([plan])
+    assert done.returncode != 0
+    assert "states: cannot be written (File too large)" in done.stderr
+    assert "the same command again" in done.stderr
+    assert [path.name.split(".")[0] for path in states(plan)] == ["step-000000001"]
+    expected = alone(begun(tmp_path / "one", **WAYS["all in shards"]))
+    assert_same(alone({**plan, "full": None}), (expected[0][1:], expected[1]))
 
 
 @pytest.mark.slow

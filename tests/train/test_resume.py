@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from lotune.data.batches import EncodedRow, pad
-from lotune.train.loop import Optimizers, Step, adamw, muon, train
-from lotune.train.resume import KEPT, Training, load_state, save_state, watched
+from lotune.errors import RunError
+from lotune.train.loop import NotFiniteError, Optimizers, Step, adamw, muon, train
+from lotune.train.resume import HEADER, KEPT, Training, load_state, save_shards, save_state, watched
 
 STEPS = 6
 
@@ -46,13 +47,16 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("save", [save_state, save_shards])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_going_on_gives_the_same_weights_to_the_bit(tiny_llama: Any, tmp_path: Path, optimizer: str) -> None:
+def test_going_on_gives_the_same_weights_to_the_bit(
+    tiny_llama: Any, tmp_path: Path, optimizer: str, save: Callable[..., Any]
+) -> None:
     start = {name: value.clone() for name, value in tiny_llama.state_dict().items()}
     whole = begin(tiny_llama, optimizer)
     for step in steps(whole):
         if step.number == 4:
-            save_state(tmp_path, whole, 4, {"found": [1.5]})
+            save(tmp_path, whole, 4, {"found": [1.5]})
     expected = weights(whole)
     tiny_llama.load_state_dict(start)
     again = begin(tiny_llama, optimizer)
@@ -82,11 +86,56 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_used(tiny_llama: Any, 
     assert found.state.step == STEPS - 1
 
 
-def test_the_newest_states_are_kept_and_what_a_crash_left_is_taken_away(tiny_llama: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["cut", "altered", "gone", "added", "header"])
+def test_a_damaged_state_in_shards_is_noticed_and_written_anew(tiny_llama: Any, tmp_path: Path, harm: str) -> None:
     training = begin(tiny_llama, "adamw")
     for step in steps(training):
-        save_state(tmp_path, training, step.number, None)
+        save_shards(tmp_path, training, step.number, None)
+    newest = max(tmp_path.iterdir())
+    [file] = newest.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    if harm == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif harm == "altered":
+        file.write_bytes(content)
+    elif harm == "gone":
+        file.unlink()
+    elif harm == "added":
+        (newest / "other.safetensors").write_bytes(file.read_bytes())
+    else:
+        (newest / HEADER).write_bytes(b"{}")
+    found = load_state(tmp_path, training)
+    assert found.damaged == (newest.name,)
+    assert found.state is not None
+    assert found.state.step == STEPS - 1
+    for step in steps(training, STEPS):
+        save_shards(tmp_path, training, step.number, None)
+    assert load_state(tmp_path, training).damaged == ()
+    assert [path.name.split(".")[0] for path in sorted(tmp_path.iterdir())] == ["step-000000005", "step-000000006"]
+
+
+def test_a_torch_that_cannot_read_shards_says_so(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = begin(tiny_llama, "adamw")
+    next(steps(training))
+    save_shards(tmp_path, training, 1, None)
+    monkeypatch.setattr("lotune.train.shard_files.knows_shards", lambda: False)
+    with pytest.raises(RunError, match=r"is in shards, which PyTorch .* cannot read\nexpected: PyTorch 2.9 or later"):
+        load_state(tmp_path, training)
+
+
+@pytest.mark.parametrize("save", [save_state, save_shards])
+def test_the_newest_states_are_kept_and_what_a_crash_left_is_taken_away(
+    tiny_llama: Any, tmp_path: Path, save: Callable[..., Any]
+) -> None:
+    training = begin(tiny_llama, "adamw")
+    for step in steps(training):
+        save(tmp_path, training, step.number, None)
     (tmp_path / ".123.tmp").write_bytes(b"half a state")
+    (tmp_path / ".step-000000007.tmp").mkdir()
+    (tmp_path / ".step-000000007.tmp" / "shard.safetensors").write_bytes(b"half a shard")
     load_state(tmp_path, training)
     assert [path.name.split(".")[0] for path in sorted(tmp_path.iterdir())] == ["step-000000005", "step-000000006"]
     assert KEPT == 2
@@ -145,3 +194,25 @@ def test_states_are_saved_when_due(tiny_llama: Any, tmp_path: Path) -> None:
         kept.append(sorted(path.name.split(".")[0] for path in tmp_path.iterdir()))
     assert [len(names) for names in kept] == [0, 0, 1, 1, 1, 2]
     assert kept[-1] == ["step-000000002", "step-000000005"]
+
+
+def test_the_last_good_state_is_saved_where_a_loss_is_not_finite(tiny_llama: Any, tmp_path: Path) -> None:
+    """At any interval: the weights in memory are those after the last whole step."""
+    training = begin(tiny_llama, "adamw")
+    good: dict[str, torch.Tensor] = {}
+
+    def failing() -> Iterator[Step]:
+        for step in steps(training):
+            good.update(weights(training))
+            yield step
+            if step.number == 3:
+                raise NotFiniteError(4, float("nan"), 1.0)
+
+    with pytest.raises(NotFiniteError):
+        list(watched(failing(), tmp_path, training, lambda: {"seen": 3}, minutes=5))
+    with torch.no_grad():
+        next(tiny_llama.parameters()).zero_()
+    found = load_state(tmp_path, training).state
+    assert found is not None
+    assert (found.step, found.notes) == (3, {"seen": 3})
+    assert same(weights(training), good)

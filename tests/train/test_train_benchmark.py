@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def _run(*words: object) -> subprocess.CompletedProcess[str]:
+def _run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / "train.py"), "--tiny", "--rounds", "1", "--steps", "2", "--warmup", "1"]
     command += ["--threads", "1", "--matrix-size", "64", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=os.environ | variables)
 
 
 @pytest.mark.slow
@@ -41,6 +45,54 @@ def test_an_unknown_figure_is_refused() -> None:
     assert "pretrain-124m" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_figures_of_a_gpu_come_from_one_contest(tmp_path: Path, device: str) -> None:
+    file, wanted = tmp_path / "figures.json", "lora-8b,share-8b,hours-8b"
+    done = _run("--device", device, "--figures", wanted, "--contestants", "lotune", "--json", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = {one["name"]: one for one in json.loads(file.read_text())["figures"]}
+    assert ",".join(figures) == wanted
+    assert figures["hours-8b"]["ours"] == pytest.approx(90_000 * 5 * 81 / figures["lora-8b"]["ours"] / 3600)
+    assert figures["share-8b"]["ours"] > 0
+
+
+def test_a_contestant_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import train
+
+    def call(name: str, *_: Any) -> dict[str, Any]:
+        if name == "trl":
+            raise train.FailedError("trl failed: no memory")
+        run = {"step_seconds": [9.0, 0.5], "losses": [5.0, 4.0], "norms": [1.0, 1.0], "peak_bytes": 1}
+        return {"make": {}, "matrix": {"bfloat16": 1e9}}.get(name, run)
+
+    monkeypatch.setattr(train, "call", call)
+    options = Namespace(
+        tiny=True, device="cpu", rounds=2, steps=2, warmup=1, threads=1, matrix_size=64, peers_python="python",
+        contestants="lotune,trl,trl-packed",
+    )  # fmt: skip
+    failed: dict[str, str] = {}
+    measured, matrices = train.run_contest("lora-8b", options, "float32", tmp_path / "contest", failed)
+    assert failed == {"lora-8b: trl": "trl failed: no memory"}
+    assert [one.name for one in measured] == ["lotune", "trl-packed"]
+    plan = train.read_plan(tmp_path / "contest")
+    ratio, share, hours = train.figures("lora-8b", list(train.ON_GPU), measured, matrices, plan)
+    assert (ratio["peer_name"], ratio["ratio"]) == ("trl-packed", 1.0)
+    assert ratio["ours"] == 8 * 81 / 0.5
+    assert share["ours"] == pytest.approx(plan.operations_a_step() / 0.5 / 1e9)
+    assert hours["ours"] == pytest.approx(90_000 * 5 / 16 / 3600)
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    done = _run("--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    *_, found, expected, remedy = done.stderr.splitlines()
+    assert found.startswith("--device: cuda was asked for")
+    assert expected.startswith("expected: ")
+    assert remedy.startswith("remedy: --device cpu")
+
+
 def test_operations_are_those_of_the_closed_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from train_workload import Plan
@@ -51,3 +103,5 @@ def test_operations_are_those_of_the_closed_formula(monkeypatch: pytest.MonkeyPa
     attention = 6 * 2 * 32 * 2 * 2
     head = 4 * 2 * 32 * 320
     assert plan.operations_a_step() == 2 * (4 * linear + 6 * adapters) + attention + head
+    without_o = replace(plan, targets=("q_proj", "v_proj"))
+    assert plan.operations_a_step() - without_o.operations_a_step() == 2 * 6 * 2 * 8 * (32 + 32)

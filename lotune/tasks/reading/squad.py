@@ -1,7 +1,8 @@
 """SQuAD's layout, read and written, and SQuAD 1.1's official metric.
 
 A row is one paragraph: {"title", "context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}; other
-fields, such as those of CMRC 2018, are left out. No metric here uses where an answer starts, so that is not checked.
+fields, such as those of CMRC 2018, are left out. A question without a key lacks `answers`, or has none in them. No
+metric here uses where an answer starts, so that is not checked.
 """
 
 from __future__ import annotations
@@ -11,21 +12,12 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from lotune.data.formats import read_json_document
 from lotune.errors import DataError
 from lotune.runs import write_json
 from lotune.tasks.task import Row
-
-
-class OfficialResult(TypedDict):
-    """Means over all questions, 0 to 100; questions without a prediction (missing) count 0, foreign ids are ignored."""
-
-    exact_match: float
-    f1: float
-    missing: int
-    foreign: int
 
 
 def squad_scores(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
@@ -54,28 +46,11 @@ def normalised(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def evaluate_official(items: Iterable[tuple[str, Row]], predictions: Mapping[str, str]) -> OfficialResult:
-    """The official result over every question of the items, from answers by question id.
-
-    Raises: DataError where there is no question.
-    """
-    golds = {qa["id"]: [answer["text"] for answer in qa["answers"]] for _, row in items for qa in row["qas"]}
-    if not golds:
-        raise DataError("official evaluation", "there is no question")
-    scores = [squad_scores(predictions[id], texts) if id in predictions else (0.0, 0.0) for id, texts in golds.items()]
-    return {
-        "exact_match": sum(em for _, em in scores) / len(golds),
-        "f1": sum(f1 for f1, _ in scores) / len(golds),
-        "missing": sum(id not in predictions for id in golds),
-        "foreign": sum(id not in golds for id in predictions),
-    }
-
-
 def read_items(path: Path) -> list[tuple[str, Row]]:
     """The paragraphs of a file in SQuAD's layout, each under the id of its first question.
 
-    Raises: DataError where the file cannot be read, is in another layout (the first ten places are named), a question
-    has no answer (SQuAD 2.0), or an id stands twice.
+    A question without answers has no key. Raises: DataError where the file cannot be read, is in another layout (the
+    first ten places are named), a question cannot be answered (SQuAD 2.0), or an id stands twice.
     """
     document = read_json_document(path)
     articles = document.get("data") if isinstance(document, dict) else None
@@ -92,7 +67,7 @@ def read_items(path: Path) -> list[tuple[str, Row]]:
             items.append((paragraph["qas"][0]["id"], _row(title, paragraph)))
     if faults:
         shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if len(faults) > 10 else "")
-        raise DataError(str(path), shown, "paragraphs with a context and questions with an id and answers")
+        raise DataError(str(path), shown, "paragraphs with a context and questions with an id, and answers or none")
     if not items:
         raise DataError(str(path), "holds no paragraphs", "one at least")
     return items
@@ -146,10 +121,12 @@ def _question_fault(qa: Any) -> str:
         return "has no question"
     if not _is_text(qa.get("id")):
         return "has no id (a text)"
-    answers = qa.get("answers")
-    if not isinstance(answers, list) or not answers:
+    if qa.get("is_impossible"):
         return "has no answer (SQuAD 2.0's unanswerable questions are not read)"
-    if not all(isinstance(answer, dict) and _is_text(answer.get("text")) for answer in answers):
+    answers = qa.get("answers") or []
+    if not isinstance(answers, list) or not all(
+        isinstance(answer, dict) and _is_text(answer.get("text")) for answer in answers
+    ):
         return "has an answer without text"
     return ""
 
@@ -173,5 +150,5 @@ def _row(title: str, paragraph: Mapping[str, Any]) -> Row:
 
 def _question(qa: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("text", "answer_start")
-    answers = [{key: answer[key] for key in keys if key in answer} for answer in qa["answers"]]
+    answers = [{key: answer[key] for key in keys if key in answer} for answer in qa.get("answers") or ()]
     return {"id": qa["id"], "question": qa["question"], "answers": answers}

@@ -11,21 +11,23 @@ from lotune.data.rows import OnError, RowFile, file_digest, nearest_names, read_
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
 from lotune.tasks.metrics import mean_score
+from lotune.tasks.reading.cmrc import cmrc_scores
 from lotune.tasks.reading.emf1 import emf1
 from lotune.tasks.reading.squad import read_items, squad_scores, write_items
 from lotune.tasks.settings import TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
-METRICS = {"contest_f1": "f1", "contest_em": "em", "squad_f1": "squad_f1", "squad_em": "squad_em"}
-"""Names of the means over a test set, and of the per-example figures that they are means of; all 0 to 100."""
+METRICS = ("contest_f1", "contest_em", "squad_f1", "squad_em", "cmrc_f1", "cmrc_em")
+"""Names of the figures of each example and of their means over a test set; all 0 to 100."""
 
 
 @dataclass(frozen=True)
 class ReadingTask:
     """The contest's retention protocol: the first question of every paragraph, greedy, 20 new tokens, one at least.
 
-    Rows are paragraphs in SQuAD's layout (`squad.read_items`). The answer is the first line of what was generated; the
-    contest's F1 and EM compare it with the first gold answer, the official ones with all of them.
+    Rows are paragraphs in SQuAD's layout (`squad.read_items`); with `questions: all` every question of theirs is asked.
+    The answer is the first line of what was generated; the contest's F1 and EM compare it with the first gold answer,
+    the official ones of SQuAD 1.1 and of CMRC 2018 with all of them.
     """
 
     settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="reading"))
@@ -47,7 +49,7 @@ class ReadingTask:
     @property
     def score_of(self) -> Mapping[str, str]:
         """All metrics are means of a per-example score."""
-        return METRICS
+        return dict(zip(METRICS, METRICS, strict=True))
 
     @property
     def max_new_tokens(self) -> int:
@@ -65,20 +67,22 @@ class ReadingTask:
         write_items(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example for the first question of each paragraph; with `training`, for every question.
+        """An example for the first question of each paragraph; with `training`, or as the settings say, for every one.
 
-        Raises: DataError for a row that is no paragraph with questions and answers.
+        Raises: DataError for a row that is no paragraph with questions, and, with `training`, for one without a key.
         """
+        every = training or self.settings.questions == "all"
         for id, row in rows:
             try:
-                questions = row["qas"] if training else row["qas"][:1]
-                found = [_example(row["context"], qa) for qa in questions]
+                found = [_example(row["context"], qa) for qa in (row["qas"] if every else row["qas"][:1])]
             except (KeyError, IndexError, TypeError):
-                expected = "title, context, qas with id, question, answers"
+                expected = "title, context, qas with id, question, and answers where there are keys"
                 near = nearest_names(("context", "qas"), row)
                 raise DataError(id, f"is no paragraph in SQuAD's layout{near}", expected) from None
             if not found:
                 raise DataError(id, "has no question", "one at least")
+            if training and (bare := [example.id for example in found if not example.answers]):
+                raise DataError(id, f"has no answer to train on for {', '.join(bare)}", "a key for each question")
             yield from found
 
     def generate(self, rows: int, seed: int) -> list[Row]:
@@ -98,21 +102,21 @@ class ReadingTask:
         return self.generate(rows, seed)
 
     def judge(self, example: Example, text: str) -> Judged:
-        """Both metrics of the first line of the stripped output; right where the contest's EM is 100."""
+        """All figures of the first line of the stripped output; right where the contest's EM is 100."""
         answer = first_line(text)
         if not example.answers:
             return Judged(answer, "", None)
         label = example.answers[0]
         f1, em = emf1(answer, label)
-        squad_f1, squad_em = squad_scores(answer, example.answers)
-        return Judged(answer, label, em == 100.0, {"f1": f1, "em": em, "squad_f1": squad_f1, "squad_em": squad_em})
+        figures = (f1, em, *squad_scores(answer, example.answers), *cmrc_scores(answer, example.answers))
+        return Judged(answer, label, em == 100.0, dict(zip(METRICS, figures, strict=True)))
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """Means of the contest's and of the official F1 and EM, 0 to 100.
 
         Raises: DataError where nothing can be judged.
         """
-        return {name: mean_score(judged, figure) for name, figure in METRICS.items()}
+        return {name: mean_score(judged, name) for name in METRICS}
 
 
 def first_line(text: str) -> str:
@@ -125,6 +129,6 @@ def first_line(text: str) -> str:
 
 
 def _example(passage: str, qa: Mapping[str, Any]) -> Example:
-    answers = tuple(answer["text"] for answer in qa["answers"])
+    answers = tuple(answer["text"] for answer in qa.get("answers") or ())
     parts = TEMPLATES["retention"].parts(passage, qa["question"])
-    return Example(qa["id"], "".join(parts), answers[0], answers, prompt_parts=parts)
+    return Example(qa["id"], "".join(parts), answers[0] if answers else "", answers, prompt_parts=parts)

@@ -1,14 +1,17 @@
 """The reading task: the contest's protocol."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lotune.data.rows import write_jsonl
 from lotune.errors import DataError
+from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.reading.squad import read_items, write_items
-from lotune.tasks.reading.task import ReadingTask
+from lotune.tasks.reading.task import METRICS, ReadingTask
 from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Judged
 
 ROW = {
     "title": "T",
@@ -34,8 +37,29 @@ def test_the_first_question_and_the_prompt() -> None:
     assert (task.max_new_tokens, task.min_new_tokens, task.stop) == (20, 1, ())
 
 
-def test_training_takes_every_question() -> None:
+def test_training_takes_every_question_and_a_test_those_that_the_settings_want() -> None:
     assert [one.id for one in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
+    every = ReadingTask(TaskSettings(name="reading", questions="all"))
+    assert [one.id for one in every.examples([("row", ROW)], training=False)] == ["q1", "q2"]
+
+
+@pytest.mark.parametrize("answers", [{}, {"answers": []}])
+def test_questions_without_keys_are_asked_and_not_judged(tmp_path: Path, answers: dict) -> None:
+    questions = [{"id": f"q{n}", "question": f"Which {n}?", **answers} for n in range(2)]
+    row = {"title": "T", "context": "Denver Broncos won.", "qas": questions}
+    (tmp_path / "test.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [row]}]}))
+    write_jsonl(tmp_path / "test.jsonl", [row])
+    task = ReadingTask(TaskSettings(name="reading", questions="all"))
+    for name in ("test.json", "test.jsonl"):
+        found = task.read(tmp_path / name).rows
+        examples = list(task.examples(found, training=False))
+        assert [(one.id, one.target, one.answers) for one in examples] == [("q0", "", ()), ("q1", "", ())]
+        assert examples[1].prompt.endswith("### Input:\nWhich 1?\n\n### Response:")
+        assert task.judge(examples[0], "Denver\nBroncos") == Judged("Denver", "", None)
+        with pytest.raises(DataError, match="no answer to train on for q0, q1"):
+            list(task.examples(found, training=True))
+        with pytest.raises(DataError, match=r"(?s)none of its 2 rows has a key.*lotune generate"):
+            evaluation_rows(task, tmp_path / name, None, 0)
 
 
 def test_verdicts_and_means() -> None:
@@ -43,16 +67,20 @@ def test_verdicts_and_means() -> None:
     (example,) = task.examples([("row", ROW)], training=False)
     first, second = task.judge(example, "\n Denver Broncos\nbecause"), task.judge(example, "The Broncos")
     assert (first.read, first.key, first.right) == ("Denver Broncos", "Denver Broncos", True)
-    assert second.scores == pytest.approx({"f1": 200 / 3, "em": 0.0, "squad_f1": 100.0, "squad_em": 100.0})
-    assert task.metrics([first, second]) == pytest.approx(
-        {"contest_f1": 250 / 3, "contest_em": 50.0, "squad_f1": 100.0, "squad_em": 100.0}
-    )
+    assert second.scores == pytest.approx({
+        "contest_f1": 200 / 3, "contest_em": 0.0, "squad_f1": 100.0, "squad_em": 100.0, "cmrc_f1": 200 / 3,
+        "cmrc_em": 0.0,
+    })  # fmt: skip
+    assert task.metrics([first, second]) == pytest.approx({
+        "contest_f1": 250 / 3, "contest_em": 50.0, "squad_f1": 100.0, "squad_em": 100.0, "cmrc_f1": 250 / 3,
+        "cmrc_em": 50.0,
+    })  # fmt: skip
 
 
 def test_the_target_is_right() -> None:
     task = ReadingTask()
     for example in task.examples([("row", ROW)], training=True):
-        assert task.judge(example, example.target).scores == dict.fromkeys(("f1", "em", "squad_f1", "squad_em"), 100.0)
+        assert task.judge(example, example.target).scores == dict.fromkeys(METRICS, 100.0)
 
 
 @pytest.mark.parametrize("row", [{}, {"context": "c", "qas": []}, {"context": "c", "qas": [{"id": "x"}]}])
