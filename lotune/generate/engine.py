@@ -189,7 +189,7 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
         length = len(request.prompt_ids) + request.max_new_tokens
         if not request.prompt_ids or request.max_new_tokens < 1:
             raise DataError(where, "has no prompt or asks for no token", "one token of each at least")
-        if context is not None and length > context:
+        if context is not None and 0 < context < length:
             found = f"needs {length} tokens, {request.max_new_tokens} of them new"
             raise DataError(where, found, f"at most {context}, the model's context", "shorten the prompt or the answer")
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:

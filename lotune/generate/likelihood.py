@@ -122,5 +122,5 @@ def _check(model: Any, rows: Sequence[Continuation]) -> None:
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:
             raise DataError(where, "has no prompt or no continuation", "one token of each at least")
-        if context is not None and length > context:
+        if context is not None and 0 < context < length:
             raise DataError(where, f"has {length} tokens", f"at most {context}, the model's context", "shorten it")

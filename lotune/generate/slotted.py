@@ -116,7 +116,7 @@ class Slotted:
         width = max(lengths)
         read = [[prompt[-1], *ids[:-1], *[0] * (width - len(ids))] for prompt, ids in rows]
         places = self._places([len(prompt) - 1 for prompt, _ in rows], width)
-        what = Pass(len(prompts), torch.tensor(read, device=self.device), places, need, lengths)
+        what = Pass(len(prompts), torch.tensor(read, device=self.device), places, need - 1, lengths)
         logits: Sequence[torch.Tensor] = self._forward([], what, each=True).split(lengths)
         return logits
 
