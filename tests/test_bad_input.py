@@ -277,9 +277,9 @@ def test_a_configuration_of_wrong_kinds(recipe: Path, base: Path, tmp_path: Path
     assert "max_position_embeddings" in said
 
 
-def test_a_tokeniser_with_another_end(recipe: Path, base: Path, tmp_path: Path) -> None:
+def test_a_tokeniser_with_other_special_tokens(recipe: Path, base: Path, tmp_path: Path) -> None:
     file = base / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 7}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 7, "pad_token_id": 8}))
     said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
     assert "eos_token_id is 0 in its tokeniser, 7 in its config.json" in said
 

@@ -62,16 +62,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
     return _save(tokenizer, folder)
 
 
+SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
+
+
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str, special: Mapping[str, Any] | None = None
 ) -> None:
     """Nothing, where the tokeniser suits the model `name`, whose embedding has `embedding_rows` rows.
 
     `special` is the model's own configuration, with eos_token_id and others, of which each is one number, several or
-    None; a number without a row, such as an architecture's default, says nothing. The tokeniser may pad with the
-    end-of-text token, as GPT-2's does: padding is never scored, the end of an answer always is.
+    None; a number without a row, such as an architecture's default, says nothing. One that differs may be meant: models
+    tuned for chats end with a token of their own, and some distilled ones begin with one.
     Raises: ModelError where it has no token, one without a row in the embedding, tokens for less than a quarter of the
-    rows, none that ends a text, or special tokens that are others to the model.
+    rows, none that ends a text, or where of several special tokens all are others to the model.
     """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if not tokens:
@@ -84,12 +87,19 @@ def check_tokenizer(
         raise ModelError(name, found, "tokens for a quarter at least", "take the tokeniser that belongs to the model")
     if tokenizer.eos_token_id is None:
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
-    for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
-        ours, theirs = getattr(tokenizer, key), (special or {}).get(key)
-        known = {id for id in (theirs if isinstance(theirs, list) else [theirs]) if id in range(embedding_rows)}
-        if known and ours is not None and ours not in known:
-            found = f"{key} is {ours} in its tokeniser, {theirs} in its config.json"
-            raise ModelError(name, found, "the same token in both", "take the tokeniser that belongs to the model")
+    ids = [(key, getattr(tokenizer, key), (special or {}).get(key)) for key in SPECIAL]
+    known = [
+        (f"{key} is {ours} in its tokeniser, {theirs} in its config.json", ours in _several(theirs))
+        for key, ours, theirs in ids
+        if ours is not None and any(one in range(embedding_rows) for one in _several(theirs))
+    ]
+    if len(known) > 1 and not any(agrees for _, agrees in known):
+        found = ", ".join(text for text, _ in known)
+        raise ModelError(name, found, "the same tokens in both", "take the tokeniser that belongs to the model")
+
+
+def _several(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else [ids]
 
 
 def padding_id(tokenizer: Any) -> int:

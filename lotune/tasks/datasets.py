@@ -85,14 +85,11 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
 def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) -> list[Example]:
     """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones.
 
-    Raises: DataError for rows that cannot be used, naming each, and where not one has a key.
+    Raises: DataError for rows that cannot be used, naming each.
     """
     source = _source(task, DataSettings(on_error="stop"), path, rows or 500, seed, training=False)
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
-    if not any(example.answers for example in source.examples):
-        found = f"none of its {len(source.examples)} rows has a key"
-        raise DataError(str(path), found, "rows with their answers", "lotune generate answers rows without keys")
     return list(sample(source.examples, rows, seed))
 
 

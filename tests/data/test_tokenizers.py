@@ -135,10 +135,11 @@ def test_check_names_what_does_not_fit(tokenizer: PreTrainedTokenizerFast) -> No
     with pytest.raises(ModelError, match=rf"only {len(tokenizer)} tokens for the {5 * len(tokenizer)} rows"):
         check_tokenizer(tokenizer, 5 * len(tokenizer), "mine")
     suiting = {"eos_token_id": [7, 0], "bos_token_id": 5, "pad_token_id": 1}
-    for special in ({}, {"eos_token_id": None}, suiting, {"eos_token_id": 50_256, "pad_token_id": -1}):
+    of_chats = {"eos_token_id": 7, "pad_token_id": 1}
+    for special in ({}, {"eos_token_id": None}, suiting, of_chats, {"eos_token_id": 50_256, "pad_token_id": -1}):
         check_tokenizer(tokenizer, 2000, "mine", special)
-    for key, value in (("eos_token_id", 2), ("eos_token_id", [2, 3]), ("pad_token_id", 0)):
-        with pytest.raises(ModelError, match=rf"{key} is \d in its tokeniser"):
-            check_tokenizer(tokenizer, 2000, "mine", {key: value})
+    for end in (2, [2, 3]):
+        with pytest.raises(ModelError, match=r"eos_token_id is 0 in its tokeniser.*pad_token_id is 1 in its tok"):
+            check_tokenizer(tokenizer, 2000, "mine", {"eos_token_id": end, "pad_token_id": 0})
     with pytest.raises(ModelError, match="no end-of-text"):
         check_tokenizer(Fast(tokenizer_object=tokenizer.backend_tokenizer), 2000, "mine")

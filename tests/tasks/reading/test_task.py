@@ -7,7 +7,6 @@ import pytest
 
 from lotune.data.rows import write_jsonl
 from lotune.errors import DataError
-from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.reading.squad import read_items, write_items
 from lotune.tasks.reading.task import METRICS, ReadingTask
 from lotune.tasks.settings import TaskSettings
@@ -58,8 +57,6 @@ def test_questions_without_keys_are_asked_and_not_judged(tmp_path: Path, answers
         assert task.judge(examples[0], "Denver\nBroncos") == Judged("Denver", "", None)
         with pytest.raises(DataError, match="no answer to train on for q0, q1"):
             list(task.examples(found, training=True))
-        with pytest.raises(DataError, match=r"(?s)none of its 2 rows has a key.*lotune generate"):
-            evaluation_rows(task, tmp_path / name, None, 0)
 
 
 def test_verdicts_and_means() -> None:
