@@ -134,6 +134,7 @@ def _write(run: Run, recipe: Recipe) -> None:
         )
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
+    check_judgeable(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     limit = min(recipe.data.max_length or context, context)
     with rows_wanted_by("retention.replay_rows"):
         replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)

@@ -34,12 +34,12 @@ def tokens(file: Any) -> list[tuple[int, ...]]:
 
 def test_the_same_rows_are_not_encoded_again(tmp_path: Path, byte_tokenizer: Any, encoded: list[str]) -> None:
     stem, limit = tmp_path / "train", 11
-    first = prepare._train_tokens(stem, (), byte_tokenizer, (ROWS,), limit, "drop")
+    first = prepare._train_tokens(stem, byte_tokenizer, (ROWS,), limit, "drop")
     assert tokens(first) == [encode_row(byte_tokenizer, row).tokens for row in ROWS[:3]]
     assert first.notes()["dropped_too_long"] == 2
     assert encoded == [row.id for row in ROWS]
     encoded.clear()
-    again = prepare._train_tokens(stem, (), byte_tokenizer, (list(ROWS),), limit, "drop")
+    again = prepare._train_tokens(stem, byte_tokenizer, (list(ROWS),), limit, "drop")
     assert encoded == []
     assert tokens(again) == tokens(first)
     assert again.notes() == first.notes()
@@ -54,22 +54,22 @@ def test_what_differs_is_encoded_again(
     tmp_path: Path, byte_tokenizer: Any, encoded: list[str], rows: list[Example], limit: int, damage: bool
 ) -> None:
     stem = tmp_path / "train"
-    prepare._train_tokens(stem, (), byte_tokenizer, (ROWS,), 11, "drop")
+    prepare._train_tokens(stem, byte_tokenizer, (ROWS,), 11, "drop")
     encoded.clear()
     if damage:
         path = tmp_path / "train.tokens.npy"
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    file = prepare._train_tokens(stem, (), byte_tokenizer, (rows,), limit, "drop")
+    file = prepare._train_tokens(stem, byte_tokenizer, (rows,), limit, "drop")
     assert encoded == [row.id for row in rows]
     whole = [encode_row(byte_tokenizer, row).tokens for row in rows]
     assert tokens(file) == [found for found in whole if len(found) <= limit]
 
 
 def test_rows_too_long_that_stop_the_run_leave_what_was_there(tmp_path: Path, byte_tokenizer: Any) -> None:
-    prepare._train_tokens(tmp_path / "train", (), byte_tokenizer, (ROWS,), 30, "stop")
+    prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS,), 30, "stop")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match=r"2 rows are too long: a\.jsonl:4, a\.jsonl:5"):
-        prepare._train_tokens(tmp_path / "train", (), byte_tokenizer, (ROWS,), 11, "stop")
+        prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS,), 11, "stop")
     with pytest.raises(DataError, match="every row is longer than 3 tokens"):
-        prepare._train_tokens(tmp_path / "train", (), byte_tokenizer, (ROWS,), 3, "drop")
+        prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS,), 3, "drop")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
