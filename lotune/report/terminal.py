@@ -1,4 +1,7 @@
-"""The scorecard for people, in a terminal: percent, one verdict sentence first."""
+"""The scorecard for people, in a terminal of 80 columns: percent, one verdict sentence first.
+
+Of the intervals those that a verdict hangs on are shown; the report has all of them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def _figures(card: Scorecard) -> Table:
     _add(
         table,
         f"{target.task}: {rows}",
-        f"{shown(target.base_value, target)} ({span(target.base_interval, target)})",
+        shown(target.base_value, target),
         shown(target.value, target),
         span(target.interval, target),
     )
@@ -84,31 +87,24 @@ def _kinds(target: Target) -> Table | None:
 def _retention(card: Scorecard) -> Table | None:
     if not card.retention:
         return None
-    table = _table("retained, 95 % interval", "base", "tuned", "kept", "needed", "gate")
+    table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
     for line in card.retention:
         kept = "not measurable" if line.kept is None else percent(line.kept)
-        result = ("passed" if line.passed else "failed") if line.gates else "only reported"
-        kept += "" if line.kept_interval is None else f" ({share_span(line.kept_interval)})"
-        figures = (
-            line_figure(line.base, line.base_interval),
-            line_figure(line.tuned, line.tuned_interval),
-            kept,
-            percent(line.threshold, 0),
-        )
-        _add(table, f"{line.task}: {line.metric}", *figures, result)
+        interval = "-" if line.kept_interval is None else share_span(line.kept_interval)
+        result = f"{'passed' if line.passed else 'failed'}, {percent(line.threshold, 0)}"
+        figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, interval
+        _add(table, f"{line.task}: {line.metric}", *figures, result if line.gates else "reported")
     return table
 
 
 def _checkpoints(card: Scorecard) -> Table | None:
     if len(card.checkpoints) < 2:
         return None
-    table = _table("checkpoint, 95 % interval", "validation", "loss", "test", "score")
+    table = _table("checkpoint", "validation", "loss", "test, 95 % interval", "score")
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
-        validation, test = (
-            "-" if value is None else with_span(value, interval, card.target)
-            for value, interval in ((point.validation_value, point.validation_interval), (point.value, point.interval))
-        )
+        validation = "-" if point.validation_value is None else shown(point.validation_value, card.target)
+        test = "-" if point.value is None else with_span(point.value, point.interval, card.target)
         score = "-" if point.score is None else f"{point.score:.4f}"
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         _add(table, point.name + chosen, validation, loss, test, score)
