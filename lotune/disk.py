@@ -20,6 +20,10 @@ _SAID_FULL = re.compile(
 """How safetensors, NumPy and PyTorch say so: their errors carry no number."""
 
 
+NO_COMPILER = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler")
+"""What `torch.compile` raises where it finds no compiler, or one that fails."""
+
+
 def require_space(folder: Path, needed: int, purpose: str, replaced: Iterable[Path] = ()) -> None:
     """Nothing, where a folder's disk has `needed` bytes for a purpose, counting what `replaced` folders hold.
 
@@ -62,6 +66,9 @@ def as_lotune_error(error: BaseException) -> LotuneError | None:
         return RunError(
             "memory", f"ran out ({str(error).splitlines()[0] if str(error) else 'no more is said'})", remedy=remedy
         )
+    if type(error).__name__ in NO_COMPILER:  # torch's, not imported here
+        found = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
+        return RunError("compile", found, remedy="tune.compile=no or pretrain.compile=false, or install a C++ compiler")
     if isinstance(error, OSError) and path is not None:
         return RunError(str(path), f"cannot be read or written: {error.strerror}", remedy="check path and permissions")
     return None

@@ -144,6 +144,9 @@ def _attention(
     if unknown:
         raise ValueError(f"packed attention has no {unknown[0]}")
     scale = rest.get("scaling") or query.shape[-1] ** -0.5
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # positions have turned queries and keys in float32, and values are not turned
+        query, key, value = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (query, key, value))
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if segments is not None and _has_kernel(query, value, segments):
         return _varied(query, key, value, segments, scale)[None], None

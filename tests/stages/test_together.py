@@ -37,6 +37,45 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: str) -> None:
+    """A pre-training through torchrun with `shard=yes`, and a tuning of what came of it."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(SHARDED.format(precision=precision))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
+    model = tmp_path / "alone" / "tiny" / "model"
+    tuning = ("name=tuned", f"base.model={model}", "base.dtype=float32", "data.rows=60", "tune.batch_rows=16")
+    for verb, name, words in (("pretrain", "tiny", ()), ("tune", "tuned", tuning)):
+        losses = {}
+        for place, start, more in (("alone", [sys.executable, "-m", "lotune"], []), ("two", torchrun, ["shard=yes"])):
+            command = [*start, verb, str(recipe), f"runs={tmp_path / place}", *words, *more]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            assert done.returncode == 0, done.stderr
+            lines = (tmp_path / place / name / "metrics.jsonl").read_text().splitlines()
+            losses[place] = [step["loss"] for step in map(json.loads, lines) if "loss" in step]
+        close = 1e-4 if precision == "float32" or verb == "tune" else 2e-2
+        assert losses["two"] == pytest.approx(losses["alone"], rel=close)
+        assert len(losses["two"]) > 2
+
+
+SHARDED = """
+seed: 2
+device: cpu
+pretrain:
+  documents: 120
+  batch_tokens: 1024
+  steps: 4
+  precision: {precision}
+  config: {{vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
+    intermediate_size: 64}}
+task: {{name: reading}}
+retention: {{rows: 5}}
+data: {{test_rows: 5, validation_rows: 5}}
+checkpoints: {{count: 1, merged: none}}
+"""
+
+
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) -> None:
     words = ["evaluate", "--model", str(small_base), "--task", "reading", "--limit", "7", "--json", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]

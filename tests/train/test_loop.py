@@ -368,6 +368,35 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
     assert half != whole
 
 
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(llama: Any) -> None:
+    def losses(compile: bool) -> list[float]:
+        model = copy.deepcopy(llama)
+        optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
+        batches = ([pad(some_rows(8, seed), PAD)] for seed in range(4))
+        return [step.loss for step in train(model, batches, optimizers, [1.0] * 4, compile=compile)]
+
+    assert losses(compile=True) == pytest.approx(losses(compile=False), rel=1e-4)
+
+
+def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    from lotune.disk import as_lotune_error
+
+    def failing(graph: Any, inputs: Any) -> Any:
+        raise FileNotFoundError("g++")
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend=failing))
+    optimizers = adamw(list(llama.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
+    with pytest.raises(BackendCompilerFailed) as raised:
+        list(train(copy.deepcopy(llama), [[pad(some_rows(8), PAD)]], optimizers, [1.0], compile=True))
+    said = str(as_lotune_error(raised.value))
+    assert "compile: the model cannot be compiled" in said
+    assert "tune.compile=no" in said
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 def test_muon_takes_the_matrices_of_the_layers(llama: Any) -> None:
     model = copy.deepcopy(llama)
