@@ -36,7 +36,7 @@ def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base
     )
     card = json.loads((folder / "scorecard.json").read_text())
     assert "asked on cpu in float32" in card["notes"]
-    assert len(card["retention"]) == 4
+    assert len(card["retention"]) == 6
     for line in card["retention"]:
         for name in ("base", "tuned"):
             low, high = line[f"{name}_interval"]
