@@ -17,8 +17,8 @@ from typer.core import TyperCommand
 
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
-from lotune.disk import as_lotune_error
 from lotune.errors import SettingsError
+from lotune.unforeseen import as_lotune_error
 
 if TYPE_CHECKING:
     from lotune.recipe import Options, Recipe

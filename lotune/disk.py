@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lotune.errors import LotuneError, RunError
-from lotune.memory import ran_out
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _SAID_FULL = re.compile(
@@ -18,10 +17,6 @@ _SAID_FULL = re.compile(
     r"|PytorchStreamWriter failed writing"
 )
 """How safetensors, NumPy and PyTorch say so: their errors carry no number."""
-
-
-NO_COMPILER = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler")
-"""What `torch.compile` raises where it finds no compiler, or one that fails."""
 
 
 def require_space(folder: Path, needed: int, purpose: str, replaced: Iterable[Path] = ()) -> None:
@@ -50,28 +45,7 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, LotuneError) or not is_full(error):
             raise
-        raise _no_room(path, error, needed) from error
-
-
-def as_lotune_error(error: BaseException) -> LotuneError | None:
-    """The error to show for one that came up from anywhere; None for what only a traceback explains."""
-    if isinstance(error, LotuneError):
-        return error
-    named = getattr(error, "filename", None)
-    path = Path(named) if isinstance(named, str) else None
-    if is_full(error):
-        return _no_room(path or Path(), error, 0)
-    if ran_out(error):
-        remedy = "a smaller base, base.dtype=bfloat16, lower batch_tokens, or close other programs"
-        return RunError(
-            "memory", f"ran out ({str(error).splitlines()[0] if str(error) else 'no more is said'})", remedy=remedy
-        )
-    if type(error).__name__ in NO_COMPILER:  # torch's, not imported here
-        found = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
-        return RunError("compile", found, remedy="tune.compile=no or pretrain.compile=false, or install a C++ compiler")
-    if isinstance(error, OSError) and path is not None:
-        return RunError(str(path), f"cannot be read or written: {error.strerror}", remedy="check path and permissions")
-    return None
+        raise no_room(path, error, needed) from error
 
 
 def is_full(error: BaseException) -> bool:
@@ -105,7 +79,8 @@ def shown(size: int) -> str:
     return f"{size} B"
 
 
-def _no_room(path: Path, error: BaseException, needed: int) -> RunError:
+def no_room(path: Path, error: BaseException, needed: int) -> RunError:
+    """The error that says that a path cannot be written for want of room, `needed` bytes where that is not 0."""
     reason = getattr(error, "strerror", None) or "no space left"
     found = f"cannot be written ({reason}): {shown(free_bytes(path))} are free on its disk"
     if needed:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune import disk
-from lotune.disk import as_lotune_error, free_bytes, is_full, require_space, shown, writing
+from lotune.disk import free_bytes, is_full, require_space, shown, writing
 from lotune.errors import CheckError, DataError, RunError
+from lotune.unforeseen import as_lotune_error
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ FLOORS = (
     ("errors",),
     ("settings", "memory"),
     ("disk",),
-    ("runs",),
+    ("unforeseen", "runs"),
     ("data",),
     ("model", "tasks"),
     ("train", "generate", "nano"),

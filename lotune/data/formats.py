@@ -321,6 +321,19 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def is_text(text: str) -> bool:
+    r"""Whether a text can be written as UTF-8; bytes that were none come from outside as lone surrogates.
+
+    >>> is_text("naïve 算"), is_text("\udcff")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def short(text: str, most: int = 120) -> str:
     """A text on one line of `most` characters at most."""
     line = " ".join(text.split())

@@ -149,7 +149,7 @@ def adopt_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFi
             if source.exists():
                 with writing(target, source.stat().st_size):
                     _link(source, target)
-        return find_token_file(stem, digest)
+        return TokenFile(stem)
     return None
 
 

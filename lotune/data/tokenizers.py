@@ -62,6 +62,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
     return _save(tokenizer, folder)
 
 
+MOST_ROWS = 4
+"""Rows of an embedding for each token of its tokeniser, at most: with more it is another model's."""
 SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
@@ -82,7 +84,7 @@ def check_tokenizer(
     if tokens > embedding_rows:
         found = f"its tokeniser has {tokens} tokens, its embedding {embedding_rows} rows"
         raise ModelError(name, found, "a row for every token", "take the tokeniser that belongs to the model")
-    if 4 * tokens < embedding_rows:
+    if embedding_rows > MOST_ROWS * tokens:
         found = f"its tokeniser has only {tokens} tokens for the {embedding_rows} rows of its embedding"
         raise ModelError(name, found, "tokens for a quarter at least", "take the tokeniser that belongs to the model")
     if tokenizer.eos_token_id is None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lotune.errors import CheckError
+from lotune.model.base import dtype_name
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between the merged and the adapted model, and of the two best logits of a tie."""
@@ -162,7 +163,7 @@ def _record(
         max_logit_difference=logits[0],
         max_logit_difference_float64=logits[1],
         greedy_differences=greedy_differences,
-        saved_dtype=str(saved_dtype).removeprefix("torch."),
+        saved_dtype=dtype_name(saved_dtype),
         texts_changed=sum(old[0] != new[0] for old, new in pairs),
         verdicts_changed=verdicts,
         judged=judged,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.errors import ModelError, SettingsError
+from lotune.model.settings import ADAPTER_CONFIG
 
 TOTALS: dict[str, int | None] = {"measured": None, "llama3-8b": 8_030_000_000, "internlm-7b": 7_321_000_000}
 """What a ratio divides by, by name of the convention: None is the base's own count, the others the contest's totals."""
@@ -110,7 +111,7 @@ def _modules_to_save(folder: Path) -> frozenset[str]:
 
     Raises: ModelError where adapter_config.json is damaged.
     """
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG
     if not path.is_file():
         return frozenset()
     try:

@@ -19,15 +19,13 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from lotune.generate.cache import SlotCache
 from lotune.model.attention import Width, attend_widths
-from lotune.model.rest import at_rest
+from lotune.model.rest import PROBE, at_rest
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
 ROUGH = 5e-2
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: ROUGH}
 """How far logits may be from those of transformers, relative to their norm."""
-_PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
-"""Token ids that every vocabulary has."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,11 @@ class Lean:
         waits = any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters)  # told by the wrapper
         if base.config.model_type not in KINDS or waits or any(map(_is_changed, model.modules())):
             return None
-        ids = torch.tensor([_PROBE], device=base.device)
-        places, last = torch.arange(len(_PROBE), device=base.device)[None], len(_PROBE) - 1
+        ids = torch.tensor([PROBE], device=base.device)
+        places, last = torch.arange(len(PROBE), device=base.device)[None], len(PROBE) - 1
         try:
             with at_rest(model):
-                lean, cache = Lean(base), SlotCache(1, len(_PROBE))
+                lean, cache = Lean(base), SlotCache(1, len(PROBE))
                 lean.read(Pass(0, ids[:, :last], places[:, :last], last, fresh=True), None, cache)
                 found = lean.logits(lean.read(Pass(0, ids[:, last:], places[:, last:], last + 1), None, cache))
                 expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]

@@ -15,7 +15,7 @@ from lotune.errors import ModelError
 from lotune.generate.engine import Engine, check_requests
 from lotune.generate.requests import Completion, Request, StoppedBy, each_answer, end_ids
 from lotune.generate.sampling import cut_at_stop
-from lotune.model.base import base_folder, resolve_device, resolve_dtype
+from lotune.model.base import base_folder, dtype_name, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Vllm:
             self._llm: Any = library.LLM(
                 model=source,
                 tokenizer=source,
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=dtype_name(dtype),
                 load_format="safetensors",
                 trust_remote_code=False,
             )

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
 from lotune.model.number_format import computes_bfloat16
-from lotune.model.settings import BaseSettings
+from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -94,6 +94,15 @@ def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) ->
     if dtype == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a number format as settings and files have it.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -266,7 +275,7 @@ def _folder(name: str) -> Path | None:
 
 def _check_folder(folder: Path, name: str) -> None:
     """Refuse, with the reason, a folder that holds no complete model in safetensors."""
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_CONFIG).exists():
         raise ModelError(name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.start")
     if not (folder / "config.json").is_file():
         raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")

@@ -23,9 +23,8 @@ from lotune.disk import writing
 from lotune.errors import ModelError
 from lotune.model.adapters import METHODS, attach, find_targets
 from lotune.model.base import Base, in_float32, quietly, round_weights
-from lotune.model.settings import AdapterSettings
+from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 

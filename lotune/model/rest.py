@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
+PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
+"""Token ids that every vocabulary has, to ask a model with."""
+
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:

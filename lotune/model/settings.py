@@ -9,6 +9,9 @@ from pydantic import Field
 
 from lotune.settings import Settings
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which an adapter's folder, in PEFT's format, is known."""
+
 
 class BaseSettings(Settings):
     """The model to start from."""

@@ -18,12 +18,13 @@ from lotune.model.base import (
     Base,
     base_folder,
     context_length,
+    dtype_name,
     load_base,
     load_tokenizer,
     resolve_device,
     resolve_dtype,
 )
-from lotune.model.settings import BaseSettings
+from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 from lotune.recipe import Recipe
 from lotune.report.progress import Progress
 from lotune.runs import inputs_mark, read_json
@@ -31,9 +32,6 @@ from lotune.stages.outputs import in_parts
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Choosing, Task
 from lotune.train.parallel import World, processes
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""The file by which an adapter's folder is known."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
 def computes_on(recipe: Recipe) -> dict[str, str]:
     """The device and the number format that a model answers in, by the settings."""
     device = resolve_device(recipe.device)
-    return {"device": device, "dtype": str(resolve_dtype(recipe.base.dtype, device)).removeprefix("torch.")}
+    return {"device": device, "dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))}
 
 
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:

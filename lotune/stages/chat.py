@@ -11,6 +11,7 @@ from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
+from lotune.data.formats import is_text
 from lotune.data.templates import Template
 from lotune.errors import DataError, LotuneError, RunError
 from lotune.generate.engine import Engine
@@ -133,7 +134,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
 def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
     """Answer each line; what begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
-        if any("\ud800" <= letter <= "\udfff" for letter in line):
+        if not is_text(line):
             print("your message: is not UTF-8 text, and is left out", file=sys.stderr)
             continue
         if line.startswith("/"):

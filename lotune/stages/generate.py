@@ -7,6 +7,7 @@ from typing import Any
 
 from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example
+from lotune.data.formats import is_text
 from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import DataError, SettingsError
@@ -73,7 +74,7 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     Raises: DataError for a prompt that is no text; SettingsError in several processes.
     """
     check_alone("generate --prompt")
-    if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+    if not is_text(prompt):
         raise DataError("--prompt", "is not UTF-8 text", "UTF-8")
     settings, folder = in_its_template(recipe.task, model, force), base_folder(BaseSettings(model=model))
     its_own = folder is not None and (folder / FILE_NAME).exists()

@@ -18,7 +18,7 @@ from lotune.data.corpus import Corpus, blocks, sentence_ends
 from lotune.data.encoding import encode_rows
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
-from lotune.data.tokenizers import padding_id
+from lotune.data.tokenizers import MOST_ROWS, padding_id
 from lotune.disk import require_space, shown
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Options, Recipe, check_pretraining_paths, stage_inputs
@@ -403,9 +403,9 @@ def _first_model(settings: PretrainSettings, tokenizer: Any) -> Any:
         check_tokenizer(tokenizer, model.config.vocab_size, str(settings.architecture))
         return model
     rows, tokens = settings.config.vocab_size, len(tokenizer)
-    if rows > 4 * tokens:  # no base would be loaded with it
+    if rows > MOST_ROWS * tokens:  # no base would be loaded with it
         found, remedy = f"is {rows}, the texts make {tokens} tokens", f"pretrain.config.vocab_size={tokens}"
-        raise SettingsError("pretrain.config.vocab_size", found, "four times the tokens at most", remedy)
+        raise SettingsError("pretrain.config.vocab_size", found, f"{MOST_ROWS} times the tokens at most", remedy)
     return build_from_config(settings.config.model_dump() | ends)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from lotune.model.base import (
     Base,
     base_folder,
     count_parameters,
+    dtype_name,
     empty_model,
     in_float32,
     load_base,
@@ -149,7 +150,7 @@ def _begin(recipe: Recipe, world: World) -> Begun:
     device = resolve_device(recipe.device)
     empty, dtype = empty_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
     in_shards = needs_shards(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
-    settings = recipe.base.model_copy(update={"dtype": _name(dtype)})
+    settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
     if in_shards and recipe.tune.quantize != "no":
         found, remedy = "weights in shards are not quantised", "shard=no, or tune.quantize=no"
         raise SettingsError("tune.quantize", found, remedy=remedy)
@@ -361,11 +362,12 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
     Raises: CheckError where they differ.
     """
     device = resolve_device(recipe.device)
-    settings = recipe.base.model_copy(update={"dtype": _name(resolve_dtype(recipe.base.dtype, device))})
+    settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
     quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
     base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
     base.model.cpu()
-    dtype, tokenizer, place = base.dtype, base.tokenizer, partial(_placed, device=device)
+    dtype, tokenizer = base.dtype, base.tokenizer
+    place = nullcontext if device == "cpu" else partial(_placed, device=device)
     merged = merge(base, folder / "adapter")
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     adapted = load_adapter(in_float32(base), folder / "adapter")
@@ -403,10 +405,6 @@ def _placed(model: Any, device: str) -> Iterator[None]:
     finally:
         model.to("cpu")
         give_back()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _tensorboard(run: Run) -> Any:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
-from lotune.model.rest import at_rest
+from lotune.model.rest import PROBE, at_rest
 from lotune.train.parallel import is_sharded
 
 MOST_LOGITS = {"cpu": 2**22, "cuda": 2**26}
@@ -35,8 +35,6 @@ def most_logits(weight: Tensor) -> int:
 
 Kind = Literal["plain", "own", "whole"]
 """What makes logits of hidden states: the head alone, the model's own code around it, or only the whole model."""
-_PROBE = (5, 3, 7, 2, 9, 4, 8, 6)
-"""Token ids that every vocabulary has."""
 _TOLERANCE = 1e-3
 """How far logits made apart may be from those of the whole model, relative to their norm."""
 
@@ -121,7 +119,7 @@ class Head:
             taken.append((words[0], steps.view(logits.shape).to(logits.dtype)))
             return taken[-1][1]
 
-        ids = torch.tensor([_PROBE], device=next(self._inner.parameters()).device)
+        ids = torch.tensor([PROBE], device=next(self._inner.parameters()).device)
         with at_rest(self._model):
             kept = self._decoder.register_forward_hook(lambda module, words, result: results.append(result))
             with kept, self._output.register_forward_hook(large):

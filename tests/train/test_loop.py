@@ -382,7 +382,7 @@ def test_a_compiled_model_learns_the_same(llama: Any) -> None:
 def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
-    from lotune.disk import as_lotune_error
+    from lotune.unforeseen import as_lotune_error
 
     def failing(graph: Any, inputs: Any) -> Any:
         raise FileNotFoundError("g++")
