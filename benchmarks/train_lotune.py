@@ -38,6 +38,7 @@ def make(folder: Path, plan: Plan) -> None:
     del model
     _tokenizer(config.vocab_size).save_pretrained(folder / "base")
     drawn = np.random.default_rng(SEED).integers(2, config.vocab_size, (plan.steps * plan.step_rows, plan.row_tokens))
+    drawn[:, : plan.preamble_tokens] = drawn[0, : plan.preamble_tokens]
     rows = (EncodedRow(str(number), tuple(row), plan.prompt_tokens) for number, row in enumerate(drawn.tolist()))
     write_token_file(folder / "train", rows, config.vocab_size)
     np.save(folder / "rows.npy", drawn[epoch_order(len(drawn), SEED, 0)])

@@ -56,7 +56,8 @@ SEED = 0
 class Plan:
     """A workload in numbers; `prompt_tokens` of each row are not scored, 0 for pre-training.
 
-    `targets`: the modules with an adapter; `part_rows`: rows of one pass of those who divide a step.
+    All rows begin with the same `preamble_tokens`, those of a prompt's template; the others are random. `targets`: the
+    modules with an adapter; `part_rows`: rows of one pass of those who divide a step.
     """
 
     shape: str
@@ -70,6 +71,7 @@ class Plan:
     targets: tuple[str, ...] = ("q_proj", "v_proj", "o_proj")
     part_rows: int = 8
     device: str = "cpu"
+    preamble_tokens: int = 0
 
     @property
     def tokens_a_step(self) -> int:
@@ -124,8 +126,8 @@ class Contest:
     peers: tuple[str, ...]
 
 
-def _lora(rows: int, tokens: int, prompt: int) -> Contest:
-    plan = Plan("llama-40m", "auto", 1, 0, rows, tokens, prompt, 1e-3)
+def _lora(rows: int, tokens: int, prompt: int, preamble: int = 0) -> Contest:
+    plan = Plan("llama-40m", "auto", 1, 0, rows, tokens, prompt, 1e-3, preamble_tokens=preamble)
     return Contest(plan, replace(plan, shape="llama-tiny", step_rows=8), TUNERS)
 
 
@@ -141,6 +143,7 @@ def _lora_8b() -> Contest:
 
 CONTESTS = {
     "lora": _lora(32, 81, 49),
+    "lora-preamble": _lora(32, 81, 49, preamble=22),
     "lora-512": _lora(8, 512, 310),
     "pretrain-15m": _gpt("gpt-15m", 16, 256),
     "pretrain-124m": _gpt("gpt-124m", 2, 1024),

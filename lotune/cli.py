@@ -59,6 +59,11 @@ ForceTemplate = Annotated[
 BaseModel = Annotated[
     str | None, typer.Option("--base", help="Base of an adapter; without it the one that the adapter names.")
 ]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token, more draws others, too.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that have this share together.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1, tokens that were said are less likely.")]
+Seed = Annotated[int, typer.Option(help="The same seed draws the same answers.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -205,6 +210,12 @@ def generate(
     data: Annotated[Path | None, typer.Option(help="Rows to answer; they need no keys.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the answers in the rows' order: .jsonl, or .txt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Answer this text, and no file.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draw so many answers to --prompt.")] = 1,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = 0,
     force_template: ForceTemplate = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -214,18 +225,22 @@ def generate(
     data, out = _at_home(data), _at_home(out)
 
     def work() -> Any:
+        from lotune.generate.sampling import Sampling
         from lotune.stages import generate
 
         options = _options(dry_run, json, debug)
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
         if prompt is not None:
             if data is not None or out is not None:
                 raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
             recipe = _task_recipe("generate", task or "instructions", overrides or [], base)
-            return generate.generate_text(recipe, model, prompt, force_template, options)
+            return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
+        if samples > 1:
+            raise SettingsError("--samples", "a row has one answer", remedy="leave it out, or give --prompt")
         if data is None or out is None:
             raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
         recipe = _task_recipe("generate", task, overrides or [], base)
-        return generate.generate_answers(recipe, model, data, out, force_template, options)
+        return generate.generate_answers(recipe, model, data, out, sampling, force_template, options)
 
     _carry_out(work, json=json, debug=debug, goes_on=out is not None)
 
@@ -235,11 +250,11 @@ def chat(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
     model: Annotated[str, typer.Option(help="The model to talk to: a folder, a hub name, or nano.")] = "nano",
     base: BaseModel = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token, more draws others, too.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that have this share together.")] = 1.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that were said are less likely.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same answers.")] = 0,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     force_template: ForceTemplate = False,
     debug: Debug = False,

@@ -12,6 +12,7 @@ import orjson
 from lotune.data.batches import encode_prompt, encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
+from lotune.generate.sampling import GREEDY, Sampling
 from lotune.runs import append_jsonl, write_atomically
 from lotune.tasks.task import Choosing, Judged, Task
 
@@ -72,20 +73,23 @@ def predict(
     context: int,
     stop: tuple[str, ...] = (),
     mark: str = "",
+    sampling: Sampling = GREEDY,
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
     answer together, in tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the
-    task's own, `mark` the fingerprint of model and settings to note with each answer.
+    task's own, `mark` the fingerprint of model and settings to note with each answer. Tokens are
+    drawn with a seed that follows from that of `sampling` and the example's id.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
-        for found in _answer(task, asked[start : start + WINDOW], model, tokenizer, batch_tokens, context, stop):
+        group = asked[start : start + WINDOW]
+        for found in _answer(task, group, model, tokenizer, batch_tokens, context, stop, sampling):
             prediction = replace(found, mark=mark)
             if out is not None:
                 append_jsonl(out, prediction.record())
@@ -163,6 +167,7 @@ def _answer(
     batch_tokens: int,
     context: int,
     stop: tuple[str, ...],
+    sampling: Sampling,
 ) -> Iterator[Prediction]:
     from lotune.generate.vllm import engine_of
 
@@ -171,7 +176,7 @@ def _answer(
             group = examples[start : start + CHOSEN_AT_ONCE]
             yield from _choose(task, group, model, tokenizer, batch_tokens, context)
         return
-    asked = [_request(task, example, tokenizer, context, stop) for example in examples]
+    asked = [_request(task, example, tokenizer, context, stop, sampling) for example in examples]
     for place, answer in engine_of(model, tokenizer).stream(
         [request for request, _ in asked], batch_tokens=batch_tokens
     ):
@@ -211,14 +216,22 @@ def _choose(
 
 
 def _request(
-    task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int, stop: tuple[str, ...]
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    stop: tuple[str, ...],
+    sampling: Sampling,
 ) -> tuple[Request, bool]:
     """What is asked of the engine, and whether the prompt had to be cut."""
     from lotune.generate.requests import Request
 
     ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
-    where = f"row {example.id}"
-    return Request(tuple(ids), task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), where), cut
+    request = Request(
+        tuple(ids), task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
+        sampling=sampling.of_row(example.id),
+    )  # fmt: skip
+    return request, cut
 
 
 def _judge(task: Task, example: Example, text: str, cut: bool, stopped_by: str) -> Prediction:

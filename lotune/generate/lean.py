@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from lotune.generate.cache import SlotCache
+from lotune.generate.products import Products
 from lotune.model.attention import Width, attend_widths
 from lotune.model.rest import PROBE, at_rest
 
@@ -46,13 +47,14 @@ class Pass:
 
 
 class Lean:
-    """A model of transformers, read by its parts: they are looked up in it at each pass, never copied."""
+    """A model of transformers, read by its parts, which are looked up in it at each pass."""
 
     def __init__(self, base: Any) -> None:
         self.base, self.decoder = base, base.get_decoder()
         attention = self.decoder.layers[0].self_attn
         self.size, self.scale = int(attention.head_dim), float(attention.scaling)
         self.cosines = self.sines = torch.empty(0)
+        self.products = Products()
 
     @staticmethod
     @torch.inference_mode()
@@ -93,22 +95,22 @@ class Lean:
             attention, mlp = layer.self_attn, layer.mlp
             x = _normed(layer.input_layernorm, hidden)
             query, key, value = (
-                _projected(part, x).unflatten(-1, (-1, self.size))
+                self.products(part, x).unflatten(-1, (-1, self.size))
                 for part in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             if hasattr(attention, "q_norm"):
                 query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
             keys, values = cache.at(number).put(slots, places, _turned(key, *turn), value)
             seen = self._attended(_padded(_turned(query, *turn), real, rows, width), keys, values, mask, what)
-            hidden += _projected(attention.o_proj, _line(seen, real).flatten(1))
+            hidden += self.products(attention.o_proj, _line(seen, real).flatten(1))
             x = _normed(layer.post_attention_layernorm, hidden)
-            gate = mlp.act_fn(_projected(mlp.gate_proj, x))
-            hidden += _projected(mlp.down_proj, gate.mul_(_projected(mlp.up_proj, x)))
+            gate = mlp.act_fn(self.products(mlp.gate_proj, x))
+            hidden += self.products(mlp.down_proj, gate.mul_(self.products(mlp.up_proj, x)))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (n, V) of hidden states (n, D)."""
-        return _projected(self.base.get_output_embeddings(), _normed(self.decoder.norm, hidden))
+        return self.products(self.base.get_output_embeddings(), _normed(self.decoder.norm, hidden))
 
     def _know(self, places: int) -> None:
         """Have the turns of so many places, (places, 1, E) each, with the sign that `_turned` needs."""
@@ -125,20 +127,21 @@ class Lean:
         rows, width, heads, _ = query.shape
         slots, repeats = slice(what.first, what.first + rows), heads // keys.shape[1]
         keys, values = keys[slots, :, : what.seen], values[slots, :, : what.seen]
-        if width > 1:
+        if what.fresh and width > 1:
             if repeats > 1:
                 keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-            found = scaled_dot_product_attention(
-                query.transpose(1, 2), keys, values, mask, is_causal=what.fresh, scale=self.scale
-            )
+            found = scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True, scale=self.scale)
             return found.transpose(1, 2)
         # heads that share keys are taken as further queries of one head, so that no key is copied
-        query = query.view(rows, -1, repeats, self.size)
+        query = query.unflatten(2, (-1, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        if width > 1 and mask is not None:
+            mask = mask.repeat(1, 1, repeats, 1)
         if what.widths is not None and mask is not None:
             found = attend_widths(query, keys, values, mask, what.widths, self.scale)
         else:
             found = scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        return found.reshape(rows, 1, heads, self.size)
+        apart: Tensor = found.unflatten(2, (repeats, width))
+        return apart.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
@@ -156,12 +159,6 @@ def _normed(norm: Any, hidden: Tensor) -> Tensor:
     wide = hidden.float()
     mean = wide.square().mean(-1, keepdim=True)
     found: Tensor = (wide * mean.add_(norm.variance_epsilon).rsqrt_()).to(hidden.dtype).mul_(norm.weight)
-    return found
-
-
-def _projected(layer: Any, hidden: Tensor) -> Tensor:
-    """A linear layer, plain or adapted or quantised, applied to (L, D)."""
-    found: Tensor = linear(hidden, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(hidden)
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 
 from lotune.errors import DataError
 from lotune.generate.engine import slotted_of
-from lotune.generate.slotted import common
+from lotune.generate.sharing import common
 from lotune.model.base import known_context
 from lotune.model.rest import at_rest
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lotune.errors import SettingsError
+from lotune.generate.drafts import FIRST_DRAFT, MOST_DRAFTED, Trail, draft
 from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def each_answer(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request])
 
 @dataclass(slots=True)
 class Row:
-    """A request under way; it `began` when it was asked for."""
+    """A request under way; it `began` when it was asked for. `daring` is the longest draft that may be tried next."""
 
     index: int
     request: Request
@@ -110,6 +111,8 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     generator: torch.Generator = field(default_factory=torch.Generator)
     began: float = field(default_factory=lambda: time.monotonic())
+    trail: Trail = field(default_factory=Trail)
+    daring: int = FIRST_DRAFT
 
     def __post_init__(self) -> None:
         self.generator.manual_seed(self.request.sampling.seed)
@@ -133,6 +136,21 @@ class Row:
     def need(self) -> int:
         """Most tokens that are ever read; the last one of an answer is not."""
         return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
+
+    def draft(self, past: Trail, room: int) -> list[int]:
+        """What may come next, from the row itself or `past` ones: at most `room` tokens, and never the last one."""
+        most = min(room, self.daring, self.request.max_new_tokens - len(self.ids) - 1)
+        if most < 1:
+            return []
+        known = len(self.trail.ids) - len(self.request.prompt_ids)
+        self.trail.extend(self.request.prompt_ids if known < 0 else ())
+        self.trail.extend(self.ids[max(0, known) :])
+        return draft(self.trail, past, most)
+
+    def learn(self, drafted: int, right: int) -> None:
+        """Dare more where a whole draft was right, and less where not."""
+        if drafted:
+            self.daring = min(2 * self.daring, MOST_DRAFTED) if right == drafted else max(1, right)
 
 
 class Arrivals:

@@ -5,8 +5,9 @@ Shapes: B rows, V vocabulary. Logits are floating point; a token that must not b
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -68,6 +69,12 @@ class Sampling:
     def plain(self) -> bool:
         """Whether the best token is taken as it is."""
         return self.temperature == 0 and self.repetition_penalty == 1
+
+    def of_row(self, id: str) -> Sampling:
+        """The same with a seed of the row's own, which follows from this one and the row's id."""
+        if self.temperature == 0:
+            return self
+        return replace(self, seed=random.Random(f"{self.seed} of {id}").getrandbits(63))
 
     def distribution(self, logits: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
         """Logits (V,) as they are drawn from, after the tokens `seen` in prompt and answer: penalty, then the rest."""

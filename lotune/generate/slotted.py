@@ -6,14 +6,17 @@ Shapes: n running rows, T tokens read at once, W width of what is attended to, V
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lotune.generate.cache import SlotCache
+from lotune.generate.drafts import MOST_ALIKE, MOST_REMEMBERED, Trail
 from lotune.generate.lean import Lean, Pass, near
 from lotune.generate.requests import Arrivals, Completion, Ending, Request, Row
+from lotune.generate.sharing import common, split
 from lotune.model.attention import Width
 from lotune.model.rest import at_rest
 
@@ -28,8 +31,8 @@ BLOCK = 16
 """So many neighbouring slots hold rows of similar length, which attend to the width of their longest."""
 MOST_SLOTS = {"cpu": 128, "cuda": 1024}
 """Rows that run at once at most: more of them make a step longer and a token no cheaper, and take memory."""
-LEAST_SHARED = 16
-"""A shared beginning of fewer tokens is read again: copying it would not pay."""
+MOST_READ = {"cpu": 16, "cuda": 256}
+"""Tokens of a step, drafts included: more of them make a step longer on a processor, where a few cost like one."""
 MOST_MASKED = 2**24
 """Pairs of a token that is read and one that it may see: where there are more, a short shared beginning is not used."""
 _PROBE = ((5, 3, 7, 2, 9, 4, 8, 6, 2), (6, 3, 2, 8, 4))
@@ -50,6 +53,8 @@ class Slotted:
         self.model, self.kinds, self.blocks, self.lean = model, kinds, blocks, lean
         self.device, self.dtype = model.device, model.dtype
         self.most_slots = MOST_SLOTS.get(self.device.type, MOST_SLOTS["cuda"])
+        self.most_read = MOST_READ.get(self.device.type, MOST_READ["cuda"])
+        self.past = Trail()
         self.running: list[Row] = []
         self.held: list[list[int]] = []
         self.adapters: list[str | None] = []
@@ -73,7 +78,7 @@ class Slotted:
         """Logits (n, V) after the probe's rows, which are read in three parts: a prompt, one token, and three."""
         self._resize(len(_PROBE), max(map(len, _PROBE)))
         self._read([Row(number, Request(row[:-3], 4)) for number, row in enumerate(_PROBE)])
-        self._step()
+        self._step([[] for _ in _PROBE])
         ids = torch.tensor([row[-3:] for row in _PROBE], device=self.device)
         places = torch.tensor([range(len(row) - 3, len(row)) for row in _PROBE], device=self.device)
         return self._forward(self.running, Pass(0, ids, places, max(map(len, _PROBE))))
@@ -117,7 +122,7 @@ class Slotted:
         read = [[prompt[-1], *ids[:-1], *[0] * (width - len(ids))] for prompt, ids in rows]
         places = self._places([len(prompt) - 1 for prompt, _ in rows], width)
         what = Pass(len(prompts), torch.tensor(read, device=self.device), places, need - 1, lengths)
-        logits: Sequence[torch.Tensor] = self._forward([], what, each=True).split(lengths)
+        logits: Sequence[torch.Tensor] = self._forward([], what, keep=None).split(lengths)
         return logits
 
     def _begin(self) -> None:
@@ -142,13 +147,11 @@ class Slotted:
                 waiting = [row for row in waiting if row.index not in late]
             if waiting:
                 yield from self._admit(waiting, ending, batch_tokens)
-            done = []
-            for place, token in enumerate(ending.choose(self._step(), self.running) if self.running else ()):
-                row = self.running[place]
-                if (completion := ending.append(row, token)) is not None:
-                    done.append(place)
-                    yield row.index, completion
-            for place in reversed(done):
+            drafts, done = self._drafts(), []
+            for place, completion in self._grow(0, self.running, drafts, self._step(drafts), ending):
+                done.append(place)
+                yield self.running[place].index, completion
+            for place in sorted(done, reverse=True):
                 self._leave(place)
 
     def _admit(self, waiting: list[Row], ending: Ending, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
@@ -193,7 +196,7 @@ class Slotted:
         First those that share nothing, then those that share with a slot, last those that share with one of these.
         """
         found = [self._shared(row) for row in rows]
-        apart, followers = _split(rows, [shared for shared, _ in found])
+        apart, followers = split(rows, [shared for shared, _ in found])
         own = [(*found[place], rows[place]) for place in apart]
         fresh = [row for shared, _, row in own if not shared]
         taken = [(shared, slot, row) for shared, slot, row in own if shared]
@@ -211,17 +214,18 @@ class Slotted:
     def _read_alone(self, row: Row, ending: Ending) -> Completion | None:
         """Read one prompt to its end and choose the first token of its answer; the answer where that ends it."""
         (shared, slot), place = self._shared(row), len(self.running)
-        rest = torch.tensor([row.request.prompt_ids[shared:]], device=self.device)
-        places = torch.arange(shared, row.length + 1, device=self.device)[None]
+        draft = row.draft(self.past, self.most_read - 1)
+        rest = torch.tensor([[*row.request.prompt_ids[shared:], *draft]], device=self.device)
+        end = row.length + 1 + len(draft)
+        places = torch.arange(shared, end, device=self.device)[None]
         if shared:
             self._copy(slot, place, shared)
-        logits = self._forward([row], Pass(place, rest, places, row.length + 1, fresh=not shared))
+        logits = self._forward([row], Pass(place, rest, places, end, fresh=not shared), keep=1 + len(draft))
         self.held[place], self.adapters[place] = list(row.request.prompt_ids), row.request.adapter
-        [token] = ending.choose(logits, [row])
-        answer = ending.append(row, token)
-        if answer is None:
+        ended = list(self._grow(place, [row], [draft], logits, ending))
+        if not ended:
             self.running.append(row)
-        return answer
+        return ended[0][1] if ended else None
 
     def _shared(self, row: Row) -> tuple[int, int]:
         """How many tokens of a prompt a slot holds already, and which."""
@@ -268,14 +272,61 @@ class Slotted:
             self.held[place], self.adapters[place] = list(row.prompt), row.request.adapter
         self.running += rows
 
-    def _step(self) -> torch.Tensor:
-        """Logits (n, V) after one more token of each running row."""
-        last = torch.tensor([[row.last] for row in self.running], device=self.device)
-        places = torch.tensor([[row.length] for row in self.running], device=self.device)
-        for held, row in zip(self.held, self.running, strict=False):
+    def _drafts(self) -> list[list[int]]:
+        """What is read along with the last token of each running row; nothing where many run."""
+        room = self.most_read // max(1, len(self.running)) - 1
+        return [row.draft(self.past, room) for row in self.running]
+
+    def _step(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (L, V) after one more token of each running row, and after those of its draft."""
+        if not self.running:
+            return torch.empty(0)
+        longest = max(map(len, drafts))
+        ids, places = [], []
+        for held, row, its in zip(self.held, self.running, drafts, strict=False):
             held.append(row.last)
-        seen = max(row.length for row in self.running) + 1
-        return self._forward(self.running, Pass(0, last, places, seen, widths=self._widths()))
+            padded = [row.last, *its]
+            ids.append([*padded, *padded[-1:] * (longest - len(its))])  # what pads it is written again where it stands
+            places.append([row.length + min(place, len(its)) for place in range(longest + 1)])
+        seen, lengths = max(map(max, places)) + 1, [1 + len(its) for its in drafts]
+        read, at = torch.tensor(ids, device=self.device), torch.tensor(places, device=self.device)
+        if longest == 0:
+            return self._forward(self.running, Pass(0, read, at, seen, widths=self._widths()))
+        return self._forward(self.running, Pass(0, read, at, seen, lengths), keep=None)
+
+    def _grow(
+        self, first: int, rows: list[Row], drafts: Sequence[Sequence[int]], logits: torch.Tensor, ending: Ending
+    ) -> Iterator[tuple[int, Completion]]:
+        """(place of a row, answer) as rows in the slots from `first` on end; each gets a token, and what it drafted.
+
+        Logits (L, V) are those after the last token of each row and after each of its draft: a drafted token is taken
+        as read where the choice before it is the same.
+        """
+        starts = [0, *accumulate(1 + len(its) for its in drafts)]
+        going, taken = list(range(len(rows))), 0
+        while going:
+            there = logits if len(going) == len(logits) else logits[[starts[place] + taken for place in going]]
+            onward = []
+            for place, token in zip(going, ending.choose(there, [rows[place] for place in going]), strict=True):
+                row, its = rows[place], drafts[place]
+                if taken:
+                    self.held[first + place].append(its[taken - 1])
+                answer = ending.append(row, token)
+                if answer is not None:
+                    self._remember(row, token, answer)
+                    yield place, answer
+                elif taken < len(its) and its[taken] == token:
+                    onward.append(place)
+                    continue
+                row.learn(len(its), taken)
+            going, taken = onward, taken + 1
+
+    def _remember(self, row: Row, token: int, answer: Completion) -> None:
+        """An answer may be given again: what it was, after the end of its prompt, is kept to draft from."""
+        if len(self.past.ids) > MOST_REMEMBERED:
+            self.past = Trail()
+        end = [token] if answer.stopped_by == "eos" else []
+        self.past.extend([*row.request.prompt_ids[-MOST_ALIKE:], *row.ids, *end])
 
     def _widths(self) -> list[Width] | None:
         """What the rows of each block of slots attend to; blocks of nearly one width are put together."""
@@ -300,8 +351,8 @@ class Slotted:
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]
 
-    def _forward(self, rows: Sequence[Row], what: Pass, each: bool = False) -> torch.Tensor:
-        """Logits (n, V) after the last token of each row, or (L, V) after `each` real token of all.
+    def _forward(self, rows: Sequence[Row], what: Pass, keep: int | None = 1) -> torch.Tensor:
+        """Logits (n * keep, V) after the last tokens of each row, or (L, V) after each real token where `keep` is None.
 
         Where rows are padded and not each token is asked for it is something that nobody needs.
         """
@@ -310,9 +361,11 @@ class Slotted:
             one = count == tokens == 1
             mask = None if what.fresh or one else self._mask(what.places, what.seen, None)
             hidden = self.lean.read(what, mask, self.cache)
-            if each:
+            if keep is None:
                 return self.lean.logits(hidden)
-            return self.lean.logits(hidden[tokens - 1 :: tokens]) if what.lengths is None else hidden
+            if what.lengths is not None:
+                return hidden
+            return self.lean.logits(hidden.unflatten(0, (count, tokens))[:, -keep:].flatten(0, 1))
         masks: Any = None
         if what.fresh:
             self.cache.fill_from(what.first)
@@ -326,14 +379,14 @@ class Slotted:
             position_ids=what.places,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=0 if each else 1,
+            logits_to_keep=keep or 0,
             **adapters,
             **({} if what.widths is None else {"widths": what.widths}),
         )
         logits: torch.Tensor = output.logits
-        if each and what.lengths is not None:
+        if keep is None and what.lengths is not None:
             return torch.cat([its[:length] for its, length in zip(logits, what.lengths, strict=True)])
-        return logits[:, -1]
+        return logits.flatten(0, 1)
 
     def _chosen_adapters(self, rows: Sequence[Row]) -> dict[str, Any]:
         """What tells PEFT the adapter of each row, where any row names one."""
@@ -364,34 +417,3 @@ def standing(model: Any) -> list[str]:
     # a layer has a flag of this name; transformers' models have a method
     off = any(getattr(layer, "disable_adapters", False) is True for layer in model.modules())
     return [] if off else list(model.active_adapters)
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike, 0 where they are fewer than LEAST_SHARED.
-
-    >>> common(range(40), [*range(30), 5]), common([1, 2, 3], [1, 2, 4])
-    (30, 0)
-    """
-    shortest = min(len(one), len(other))
-    if shortest < LEAST_SHARED or list(one[:LEAST_SHARED]) != list(other[:LEAST_SHARED]):
-        return 0
-    return next((place for place in range(LEAST_SHARED, shortest) if one[place] != other[place]), shortest)
-
-
-def _split(rows: list[Row], shared: list[int]) -> tuple[list[int], list[tuple[int, Row, Row]]]:
-    """The places of rows to read on their own, and (tokens shared, with which of those, row) for the others.
-
-    A row follows another where it shares half of its prompt with it, and more than `shared` with a slot.
-    """
-    apart: list[int] = []
-    followers = []
-    leaders: dict[Any, list[Row]] = {}
-    for place, row in enumerate(rows):
-        alike = leaders.setdefault((row.request.adapter, row.prompt[:LEAST_SHARED]), [])
-        most, leader = max(((common(row.prompt, other.prompt), -n) for n, other in enumerate(alike)), default=(0, 0))
-        if most > shared[place] and 2 * most >= row.length:
-            followers.append((most, alike[-leader], row))
-        else:
-            apart.append(place)
-            alike.append(row)
-    return apart, followers

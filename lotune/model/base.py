@@ -26,6 +26,8 @@ FUSED_IF_KNOWN = {"attn_implementation": None}
 """transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
 CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len")
 """Names of the context's length in config.json; the later ones are BLOOM's and MPT's."""
+UNBOUNDED = 65_536
+"""Most tokens for prompt and answer of architectures that set no bound (states, ALiBi), so that memory has one."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,8 @@ def _elements(parameter: Any) -> int:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """The number of tokens that prompt and answer may have together.
-
-    Raises: ModelError where the model's configuration does not say.
-    """
-    return _context_of(model.config, model.name_or_path or "model")
+    """The number of tokens that prompt and answer may have together; UNBOUNDED where the architecture sets no bound."""
+    return _context_of(model.config)
 
 
 def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:
@@ -143,7 +142,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
         tokenizer = _load_tokenizer(source, settings.model)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
-    return tokenizer, _context_of(config, settings.model)
+    return tokenizer, _context_of(config)
 
 
 def empty_model(settings: BaseSettings) -> PreTrainedModel:
@@ -173,11 +172,9 @@ def known_context(config: Any) -> int | None:
     return next((length for length in lengths if isinstance(length, int)), None)
 
 
-def _context_of(config: Any, name: str) -> int:
+def _context_of(config: Any) -> int:
     length = known_context(config)
-    if length is None or length < 1:
-        raise ModelError(name, "its config.json gives no max_position_embeddings")
-    return length
+    return length if length is not None and length > 0 else UNBOUNDED
 
 
 def build_from_config(shape: Mapping[str, Any]) -> LlamaForCausalLM:

@@ -13,6 +13,7 @@ from lotune.data.examples import Example
 from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
+from lotune.generate.sampling import GREEDY, Sampling
 from lotune.generate.vllm import Vllm
 from lotune.model.base import (
     Base,
@@ -38,7 +39,8 @@ from lotune.train.parallel import World, processes
 class Asking:
     """A model that is asked, and how.
 
-    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of `answers_mark`.
+    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of `answers_mark`;
+    `sampling` is that of `predict`.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Asking:
     batch_tokens: int
     stop: tuple[str, ...] = ()
     mark: str = ""
+    sampling: Sampling = GREEDY
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
@@ -132,7 +135,7 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
     with Progress(asking.title, len(examples)) as progress:
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
-            stop=asking.stop, mark=asking.mark,
+            stop=asking.stop, mark=asking.mark, sampling=asking.sampling,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import Prediction
 from lotune.generate.requests import Request
+from lotune.generate.sampling import Sampling
 from lotune.generate.vllm import engine_of
 from lotune.model.base import base_folder, context_length, resolve_device
 from lotune.model.settings import BaseSettings
@@ -24,6 +26,7 @@ from lotune.stages.outputs import check_alone, check_output
 from lotune.stages.things import folders_of
 from lotune.stages.wording import in_its_template
 from lotune.tasks.registry import build_task
+from lotune.tasks.task import Choosing
 from lotune.train.parallel import joined, loss_is_named
 
 PROMPT_TOKENS = 256
@@ -31,30 +34,34 @@ PROMPT_TOKENS = 256
 
 
 def generate_answers(
-    recipe: Recipe, model: str, data: Path, out: Path, force: bool, options: Options
+    recipe: Recipe, model: str, data: Path, out: Path, sampling: Sampling, force: bool, options: Options
 ) -> dict[str, Any] | None:
     """Write one answer a row of `data` to `out`: jsonl with id and answer, or, as .txt, a line each.
 
     A line of a .txt file is what the task reads out of the answer (a number, a letter, a label), else the answer on one
-    line. Answers are kept beside `out` while they come, so that a stopped command goes on. Of several processes each
-    answers its part, and the first one writes; the others have None.
-    Raises: SettingsError where `out` is of another kind, or is read.
+    line. Drawn answers are the same for the same seed, whatever is asked beside them. Answers are kept beside `out`
+    while they come, so that a stopped command goes on. Of several processes each answers its part, and the first one
+    writes; the others have None.
+    Raises: SettingsError where `out` is of another kind, or is read, or where the task draws nothing.
     """
     if out.suffix not in (".jsonl", ".txt"):
         raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
     settings = in_its_template(recipe.task, model, force)
     task = build_task(settings)
     check_engine(recipe, task)
+    if isinstance(task, Choosing) and task.chooses and not sampling.plain:
+        raise SettingsError("generate", "sampling where options are chosen by likelihood", remedy="leave it out")
     check_output(out, data, *folders_of(recipe, model))
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    mark = answers_mark(recipe, model, settings, data=data)
+    drawn = {} if sampling.plain else {"sampling": asdict(sampling)}
+    mark = answers_mark(recipe, model, settings, data=data, **drawn)
     kept = out.with_name(f".{out.name}.{mark}.part.jsonl")
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
-        asking = Asking(title, answering, tokenizer, batch_tokens, mark=mark)
+        asking = Asking(title, answering, tokenizer, batch_tokens, mark=mark, sampling=sampling)
         ordered = ask_together(asking, task, examples, kept, world)
     if not world.leads:
         return None
@@ -68,10 +75,13 @@ def generate_answers(
     return {"model": model, "task": task.name, "rows": len(ordered), "cut": cut, "out": str(out)}
 
 
-def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options: Options) -> dict[str, Any]:
+def generate_text(
+    recipe: Recipe, model: str, prompt: str, sampling: Sampling, samples: int, force: bool, options: Options
+) -> dict[str, Any]:
     """The answer to one prompt, in the template of the settings, else the model's own, else as the text stands.
 
-    Raises: DataError for a prompt that is no text; SettingsError in several processes.
+    Several `samples` are drawn beside one another, and `answers` has them all.
+    Raises: DataError for a prompt that is no text; SettingsError in several processes, or as Request.
     """
     check_alone("generate --prompt")
     if not is_text(prompt):
@@ -83,14 +93,18 @@ def generate_text(recipe: Recipe, model: str, prompt: str, force: bool, options:
     text = template.render(prompt)
     if options.dry_run:
         return {"model": model, "prompt": text}
-    answering, tokenizer = load_answering(recipe, model)
     most = settings.max_new_tokens or PROMPT_TOKENS
+    asked = Request((), most, 1, template.stop, "--prompt", sampling=sampling, samples=samples)
+    answering, tokenizer = load_answering(recipe, model)
     ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
-    request = Request(tuple(ids), most, 1, template.stop, "--prompt")
-    [(_, found)] = engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens)
+    request = replace(asked, prompt_ids=tuple(ids))
+    answers = dict(engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens))
+    found = [answers[number] for number in range(samples)]
     if not options.json:
-        print(found.text)
-    return {"model": model, "prompt": text, "answer": found.text, "stopped_by": found.stopped_by}
+        print("\n\n".join(one.text for one in found))
+    several = {"answers": [one.text for one in found]} if samples > 1 else {}
+    first = found[0]
+    return {"model": model, "prompt": text, "answer": first.text, "stopped_by": first.stopped_by, **several}
 
 
 def _line(prediction: Prediction) -> str:

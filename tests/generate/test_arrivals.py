@@ -38,9 +38,9 @@ def test_requests_join_at_any_time(
     engine, queue, left = Engine(model, byte_tokenizer), SimpleQueue[Request | None](), list(asked)
     sizes, forward = list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     def come(least: int) -> None:
         for _ in range(max(least, draw.choice((0, 0, 0, 1, 3)))):

@@ -113,9 +113,9 @@ def test_the_prompt_of_several_samples_is_read_once(
 ) -> None:
     read, forward = list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         read.append(what.input_ids.numel())
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     request = Request(tuple(range(2, 92)), 1, 1, sampling=DRAWN, samples=8)

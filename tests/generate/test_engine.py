@@ -14,7 +14,7 @@ from lotune.generate import engine
 from lotune.generate.engine import generate
 from lotune.generate.lean import Pass
 from lotune.generate.requests import Completion, Request
-from lotune.generate.slotted import Slotted
+from lotune.generate.slotted import MOST_READ, Slotted
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -195,13 +195,14 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     heights, sizes, alone, reading = [], [], [], []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
         if what.input_ids.shape[1] == 1 and not reading:
             heights.append(len(rows))
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
+    monkeypatch.setitem(MOST_READ, "cpu", 1)
     read_alone = Slotted._read_alone
 
     def counted(self: Slotted, row: Any, ending: Any) -> Completion | None:
@@ -231,10 +232,10 @@ def test_many_rows_attend_to_widths_of_their_own(
     asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
     widths, forward = [], Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         if what.widths is not None:
             widths.append((what.widths, [row.length + 1 for row in self.running]))
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     before = model.config._attn_implementation

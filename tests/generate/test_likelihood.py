@@ -65,9 +65,9 @@ def test_few_logits_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_prompts_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read, forward = list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         read.append(sum(what.lengths) if what.lengths is not None else what.input_ids.numel())
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     examples = tuple(range(2, 102))

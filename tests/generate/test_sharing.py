@@ -15,7 +15,8 @@ from lotune.errors import DataError, ModelError
 from lotune.generate.engine import Engine, generate
 from lotune.generate.lean import Pass
 from lotune.generate.requests import BASE, Request
-from lotune.generate.slotted import LEAST_SHARED, Slotted, common
+from lotune.generate.sharing import LEAST_SHARED, common
+from lotune.generate.slotted import MOST_READ, Slotted
 from tests.generate.test_engine import SLOTTED, ids, llama, made, theirs
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     forward = Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         sizes.append(what.input_ids.numel())
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     return sizes
@@ -76,8 +77,9 @@ def test_a_shared_beginning_is_read_once(
 
 
 def test_what_is_shared_with_running_rows_is_taken_over(
-    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, read: list[int]
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, read: list[int], monkeypatch: Any
 ) -> None:
+    monkeypatch.setitem(MOST_READ, "cpu", 1)
     head = tuple(range(2, 60))
     asked = [Request((*head, 100 + number), 5 + number, min_new_tokens=5 + number) for number in range(6)]
     expected = [ids(generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100)) for request in asked]
@@ -207,9 +209,9 @@ def test_an_engine_keeps_to_the_budget_of_each_call(
 ) -> None:
     engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), Slotted._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, each: bool = False) -> torch.Tensor:
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
         heights.append(len(rows))
-        return forward(self, rows, what, each)
+        return forward(self, rows, what, keep)
 
     monkeypatch.setattr(Slotted, "_forward", watched)
     asked = [Request((5, 6, 7 + number), 18, min_new_tokens=18) for number in range(20)]

@@ -1,0 +1,201 @@
+"""Drafts: what is looked up, that answers are the same with and without them, and that fewer passes are made."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.generate import drafts as drafting
+from lotune.generate.drafts import FIRST_DRAFT, GRAM, MOST_ALIKE, MOST_DRAFTED, Trail, draft
+from lotune.generate.engine import Engine, generate
+from lotune.generate.lean import Pass
+from lotune.generate.requests import Completion, Request, Row
+from lotune.generate.sampling import Sampling
+from lotune.generate.slotted import MOST_READ, Slotted
+from tests.generate.test_engine import SLOTTED, ids, made
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+tokens = st.lists(st.integers(0, 3), max_size=40)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what each pass reads."""
+    shapes: list[tuple[int, ...]] = []
+    forward = Slotted._forward
+
+    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
+        shapes.append(tuple(what.input_ids.shape))
+        return forward(self, rows, what, keep)
+
+    monkeypatch.setattr(Slotted, "_forward", watched)
+    return shapes
+
+
+@given(tokens)
+def test_the_last_place_after_the_same_tokens_is_found(row: list[int]) -> None:
+    trail = Trail(row)
+    ends = [end for end in range(GRAM, len(row)) if row[end - GRAM : end] == row[-GRAM:]]
+    assert trail.place(row) == (ends[-1] if len(row) >= GRAM and ends else None)
+
+
+@given(tokens, tokens, st.integers(0, 20))
+def test_a_draft_is_what_followed_where_most_is_alike(row: list[int], before: list[int], most: int) -> None:
+    own, past = Trail(row), Trail(before)
+    found = draft(own, past, most)
+    assert len(found) <= most
+    places = [(trail, place) for trail in (own, past) if (place := trail.place(row)) is not None]
+    if not places or not most:
+        assert found == []
+        return
+    alike = [trail.alike(place, row) for trail, place in places]
+    trail, place = places[alike.index(max(alike))]
+    assert GRAM <= max(alike) <= MOST_ALIKE
+    assert trail.ids[place - max(alike) : place] == row[-max(alike) :]
+    known = trail.ids[place : place + most]
+    assert found[: len(known)] == known
+    if trail is own:  # what repeats goes on
+        whole = [*row, *found]
+        assert len(found) == most
+        assert all(whole[len(row) + n] == whole[place + n] for n in range(most))
+    else:
+        assert found == known
+
+
+@given(st.lists(tokens, min_size=1, max_size=6))
+def test_a_trail_can_grow_in_parts(parts: list[list[int]]) -> None:
+    grown = Trail()
+    for part in parts:
+        grown.extend(part)
+    whole = Trail(token for part in parts for token in part)
+    assert (grown.ids, grown.place(grown.ids)) == (whole.ids, whole.place(whole.ids))
+
+
+def test_a_row_dares_more_after_right_drafts_and_less_after_wrong_ones() -> None:
+    row = Row(0, Request((5, 6, 7, 5, 6), 100))
+    assert row.draft(Trail(), 100) == [7, 5, 6, 7][:FIRST_DRAFT]
+    row.learn(FIRST_DRAFT, FIRST_DRAFT)
+    assert len(row.draft(Trail(), 100)) == 2 * FIRST_DRAFT
+    for _ in range(9):
+        row.learn(row.daring, row.daring)
+    assert len(row.draft(Trail(), 100)) == MOST_DRAFTED
+    row.learn(MOST_DRAFTED, 2)
+    assert row.draft(Trail(), 100) == [7, 5]
+    row.learn(2, 0)
+    assert row.draft(Trail(), 100) == [7]
+    assert row.draft(Trail(), 0) == []
+
+
+def test_the_last_token_of_an_answer_is_never_drafted() -> None:
+    row = Row(0, Request((5, 6, 5, 6, 5, 6), 3))
+    assert row.draft(Trail(), 9) == [5, 6]
+    row.ids.append(5)
+    assert row.draft(Trail(), 9) == [6]
+    row.ids.append(6)
+    assert row.draft(Trail(), 9) == []
+
+
+def repeating(count: int, seed: int) -> list[Request]:
+    """Prompts that repeat themselves, so that what comes is drafted, rightly or not."""
+    draw, asked = random.Random(seed), []
+    for number in range(count):
+        part = [draw.randrange(2, 300) for _ in range(draw.randint(1, 6))]
+        prompt = (*part * draw.randint(1, 5), *part[: draw.randint(1, len(part))])
+        asked.append(Request(prompt, draw.randint(1, 30), min_new_tokens=draw.choice((0, 9)), where=str(number)))
+    return asked
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize("company", [1, 3])
+def test_answers_are_those_of_one_token_at_a_time(
+    shape: Callable[[], PreTrainedModel], company: int, byte_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    model, asked = made(shape), repeating(24, 5)
+
+    def answers() -> list[Completion]:
+        engine, found = Engine(model, byte_tokenizer), []
+        for first in range(0, len(asked), company):
+            part = dict(engine.stream(asked[first : first + company], batch_tokens=400))
+            found += [part[place] for place in range(len(part))]
+        return found
+
+    drafted, made_with = answers(), len(passes)
+    assert any(width > 1 for _, width in passes)
+    passes.clear()
+    monkeypatch.setitem(MOST_READ, "cpu", 1)
+    plain = answers()
+    assert ids(drafted) == ids(plain)
+    assert [one.stopped_by for one in drafted] == [one.stopped_by for one in plain]
+    assert made_with < len(passes)
+
+
+def test_drawn_answers_and_their_log_probabilities_are_the_same(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = Sampling(temperature=0.3, top_p=0.9, repetition_penalty=1.1)
+    asked = [
+        replace(request, sampling=replace(how, seed=number), logprobs=True)
+        for number, request in enumerate(repeating(12, 6))
+    ]
+    drafted = [generate(tiny_llama, byte_tokenizer, [request], batch_tokens=200)[0] for request in asked]
+    monkeypatch.setitem(MOST_READ, "cpu", 1)
+    plain = generate(tiny_llama, byte_tokenizer, asked, batch_tokens=400)
+    assert ids(drafted) == ids(plain)
+    for one, other in zip(drafted, plain, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert len(one.logprobs) == len(one.token_ids)
+
+
+def test_an_answer_that_was_given_before_is_read_in_one_pass(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, passes: list[tuple[int, ...]]
+) -> None:
+    engine, request = Engine(tiny_llama, byte_tokenizer), Request(tuple(range(2, 40)), 5, 5)
+    [(_, first)] = engine.stream([request], batch_tokens=100)
+    passes.clear()
+    [(_, again)] = engine.stream([request], batch_tokens=100)
+    assert again.token_ids == first.token_ids
+    assert len(passes) == 1
+
+
+def test_an_answer_is_cancelled_and_stopped_inside_a_draft(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine, request = Engine(tiny_llama, byte_tokenizer), Request(tuple(range(2, 40)), 9, 9)
+    [(_, whole)] = engine.stream([request], batch_tokens=100)
+    seen: list[int] = []
+
+    def third(_: int, token: int) -> bool:
+        seen.append(token)
+        return len(seen) == 3
+
+    [(_, cut)] = engine.stream([request], batch_tokens=100, on_token=third)
+    assert (cut.stopped_by, cut.token_ids, tuple(seen)) == ("cancelled", whole.token_ids[:3], whole.token_ids[:3])
+    stop = next((token for token in whole.token_ids if token != whole.token_ids[0]), whole.token_ids[0])
+    ended = replace(request, min_new_tokens=0, stop_ids=(stop,))
+    [(_, stopped)] = engine.stream([ended], batch_tokens=100)
+    assert stopped.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
+    [(_, again)] = engine.stream([request], batch_tokens=100)  # what the slot holds is still right
+    assert again.token_ids == whole.token_ids
+
+
+def test_what_is_remembered_is_bounded(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lotune.generate.slotted.MOST_REMEMBERED", 50)
+    engine = Engine(tiny_llama, byte_tokenizer)
+    assert engine._slotted is not None
+    for request in repeating(30, 7):
+        list(engine.stream([request], batch_tokens=100))
+        assert len(engine._slotted.past.ids) <= 50 + MOST_ALIKE + request.max_new_tokens + 1
+    assert drafting.MOST_REMEMBERED > 50
