@@ -1,6 +1,6 @@
 """Answer prompts beside transformers' own generation, in one run on one machine, and print medians and ratios.
 
-    python benchmarks/generate.py [--figures mixed,stream,sentences,retention,deviations] [--rounds 3] [--json FILE]
+    python benchmarks/generate.py [--figures mixed,stream,…] [--rounds 3] [--json FILE]
     python benchmarks/generate.py --device cuda         # requests-1b, the figure of a GPU
     python benchmarks/generate.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
 
@@ -13,10 +13,15 @@ length. On a GPU the most memory that PyTorch's tensors took is told, weights in
 
 Figures: `mixed`, contest questions and passages together, against `generate` in batches of 1, 16 and 64 (of 1 with an
 eighth of the prompts) and transformers' continuous batching where it runs; `stream`, one prompt alone, beside what the
-memory's bandwidth and the dispatch of operations allow; `sentences`, short sentences under one instruction, one after
-the other; `retention`, the seconds that nano takes for all questions of the retention protocol; `deviations`, how many
-of nano's answers bfloat16 changes, and whether they depend on what they are asked with; `requests-1b`, on a GPU, 512
-prompts as in `mixed` with the shape of Llama-3.2-1B in bfloat16, against `generate` at the best of four batch sizes.
+memory's bandwidth and the dispatch of operations allow a token at a time; `sentences`, short sentences under one
+instruction, one after the other; `nano`, what nano answers to prompts as in `mixed`, one after the other; `retention`,
+the seconds that nano takes for all questions of the retention protocol; `deviations`, how many of nano's answers
+bfloat16 changes, and whether they depend on what they are asked with; `requests-1b`, on a GPU, 512 prompts as in
+`mixed` with the shape of Llama-3.2-1B in bfloat16, against `generate` at the best of four batch sizes.
+
+Of one prompt alone there are two ratios: to `generate` as it comes, and to `lookup`, the same with its own drafts, as
+random weights repeat themselves more than a trained model does. `lotune-plain` has no drafts; it is what is set
+against the memory's bandwidth.
 """
 
 from __future__ import annotations
@@ -132,6 +137,16 @@ def ours(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     return [answer.token_ids for answer in found]
 
 
+def ours_without_drafts(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
+    """The same a token at a time."""
+    from unittest.mock import patch
+
+    from lotune.generate.slotted import MOST_READ
+
+    with patch.dict(MOST_READ, {model.device.type: 1}):
+        return ours_one_by_one(model, asks)
+
+
 def ours_one_by_one(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     """Lotune's engine asked one prompt after the other."""
     from lotune.generate.engine import Engine
@@ -143,7 +158,7 @@ def ours_one_by_one(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     return [next(engine.stream([Request(ask.ids, ask.new)], batch_tokens=room))[1].token_ids for ask in asks]
 
 
-def generate_in_batches(size: int) -> Contestant:
+def generate_in_batches(size: int, **more: Any) -> Contestant:
     """Transformers' generate on padded batches of prompts of similar length; each runs to its longest answer."""
 
     def run(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
@@ -158,7 +173,7 @@ def generate_in_batches(size: int) -> Contestant:
             mask = torch.tensor([[0] * (width - len(asks[p].ids)) + [1] * len(asks[p].ids) for p in group])
             out = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=new,
-                do_sample=False, pad_token_id=0,
+                do_sample=False, pad_token_id=0, **more,
             )  # fmt: skip
             answers |= {p: tuple(row[width : width + asks[p].new].tolist()) for p, row in zip(group, out, strict=True)}
         return [answers[place] for place in range(len(asks))]
@@ -174,6 +189,20 @@ def continuous(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     out = model.generate_batch([list(ask.ids) for ask in asks], generation_config=settings, progress_bar=False)
     rows = [out[key] for key in sorted(out, key=lambda key: int(key.rsplit("_", 1)[-1]))]
     return [tuple(row.generated_tokens[: ask.new]) for row, ask in zip(rows, asks, strict=True)]
+
+
+def one_at_a_time(model: Any, asks: Sequence[Ask], rounds: int) -> dict[str, Any]:
+    """Our engine and `generate` asked one by one, both also with and without drafts (ten tokens, as its guide has)."""
+    everybody = {
+        "lotune": ours_one_by_one, "lotune-plain": ours_without_drafts, "generate-1": generate_in_batches(1),
+        "lookup": generate_in_batches(1, prompt_lookup_num_tokens=10),
+    }  # fmt: skip
+    lines = compare(model, asks, everybody, {}, rounds)
+    rates = {name: line.get("tokens_a_second") for name, line in lines.items()}
+    ours = rates["lotune"]
+    for ratio, name in (("ratio", "generate-1"), ("ratio_to_lookup", "lookup")):
+        lines[ratio] = ours / rates[name] if ours and rates[name] else None
+    return lines
 
 
 def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]], other: Any, name: str) -> int:
@@ -345,18 +374,28 @@ def mixed(options: argparse.Namespace) -> dict[str, Any]:
 def stream(options: argparse.Namespace) -> dict[str, Any]:
     """One prompt alone, and which share of the lower limit we reach."""
     asks, model = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)], model_40m(options)
-    lines = compare(model, asks, {"lotune": ours, "generate-1": generate_in_batches(1)}, {}, options.rounds)
-    allowed = limits(model)
-    share = lines["lotune"].get("tokens_a_second", 0) / min(allowed["bandwidth"], allowed["dispatch"])
-    return {**lines, "ratio": best(lines), "reach": 4.0, "limits": allowed, "share": share}
+    lines, allowed = one_at_a_time(model, asks, options.rounds), limits(model)
+    share = lines["lotune-plain"].get("tokens_a_second", 0) / min(allowed["bandwidth"], allowed["dispatch"])
+    return {**lines, "reach": 4.0, "limits": allowed, "share": share}
 
 
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     """Sentences under one instruction, one after the other."""
     asks = sentences(20 if options.tiny else 150, 3)
-    both = {"lotune": ours_one_by_one, "generate-1": generate_in_batches(1)}
-    lines = compare(model_40m(options), asks, both, {}, options.rounds)
-    return {**lines, "ratio": best(lines), "reach": 10.0}
+    return {**one_at_a_time(model_40m(options), asks, options.rounds), "reach": 10.0}
+
+
+def nano(options: argparse.Namespace) -> dict[str, Any]:
+    """What nano itself answers, one prompt after the other: each answer runs to its own end, and no further."""
+    from lotune.model.base import load_base
+    from lotune.model.settings import BaseSettings
+
+    base = load_base(BaseSettings(dtype="float32"), options.device)
+    model: Any = base.model
+    asked = [Ask(ask.ids, 300) for ask in prompts(4 if options.tiny else 60, 9)]
+    asks = [Ask(ask.ids, max(1, len(answer))) for ask, answer in zip(asked, ours(model, asked), strict=True)]
+    model.generation_config.eos_token_id = None
+    return one_at_a_time(model, asks, options.rounds)
 
 
 def requests_1b(options: argparse.Namespace) -> dict[str, Any]:
@@ -378,6 +417,7 @@ FIGURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "mixed": mixed,
     "stream": stream,
     "sentences": one_by_one,
+    "nano": nano,
     "retention": lambda options: retention(30 if options.tiny else PROTOCOL_ITEMS, options.device),
     "deviations": lambda options: deviations(20 if options.tiny else 256, options.device),
     "requests-1b": requests_1b,

@@ -12,7 +12,6 @@ import orjson
 from lotune.data.batches import encode_prompt, encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
-from lotune.generate.sampling import GREEDY, Sampling
 from lotune.runs import append_jsonl, write_atomically
 from lotune.tasks.task import Choosing, Judged, Task
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lotune.generate.requests import Request
+    from lotune.generate.sampling import Sampling
 
 OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
 """What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
@@ -73,7 +73,7 @@ def predict(
     context: int,
     stop: tuple[str, ...] = (),
     mark: str = "",
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | None = None,
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
@@ -81,7 +81,7 @@ def predict(
     chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
     answer together, in tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the
     task's own, `mark` the fingerprint of model and settings to note with each answer. Tokens are
-    drawn with a seed that follows from that of `sampling` and the example's id.
+    the best ones, or drawn with a seed that follows from that of `sampling` and the example's id.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
     kept = _keep(task, examples, out) if out is not None else {}
@@ -167,7 +167,7 @@ def _answer(
     batch_tokens: int,
     context: int,
     stop: tuple[str, ...],
-    sampling: Sampling,
+    sampling: Sampling | None,
 ) -> Iterator[Prediction]:
     from lotune.generate.vllm import engine_of
 
@@ -221,15 +221,16 @@ def _request(
     tokenizer: PreTrainedTokenizerBase,
     context: int,
     stop: tuple[str, ...],
-    sampling: Sampling,
+    sampling: Sampling | None,
 ) -> tuple[Request, bool]:
     """What is asked of the engine, and whether the prompt had to be cut."""
     from lotune.generate.requests import Request
+    from lotune.generate.sampling import GREEDY
 
     ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
     request = Request(
         tuple(ids), task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
-        sampling=sampling.of_row(example.id),
+        sampling=sampling.of_row(example.id) if sampling else GREEDY,
     )  # fmt: skip
     return request, cut
 

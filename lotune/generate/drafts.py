@@ -7,41 +7,46 @@ draft decides nothing but how much is read at once (prompt lookup; speculative d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
-GRAM = 2
-"""So many tokens have to be alike before what followed them is guessed to follow again."""
-FIRST_DRAFT, MOST_DRAFTED = 4, 15
-"""Tokens of the first draft of a row, and of any."""
+PLACES = 8
+"""So many of the last places of a token are looked at."""
 MOST_ALIKE = 16
-"""Tokens that are compared to choose between two places."""
+"""Tokens before two places that are compared at most."""
+USUAL_DRAFT, MOST_DRAFTED = 8, 31
+"""Tokens of a draft where the one before was right in part, and of any."""
 MOST_REMEMBERED = 8192
 """Tokens of ended answers that are looked up at most; then remembering begins anew."""
 
 
 class Trail:
-    """Token ids in order, and for each GRAM neighbours the place after where they stood last."""
+    """Token ids in order, and for each the places after where it stood last."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self.ids: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
+        self._after: dict[int, deque[int]] = {}
         self.extend(ids)
 
     def extend(self, ids: Iterable[int]) -> None:
-        """Add tokens at the end. What follows the last ones is not known yet, so they are not looked up."""
+        """Add tokens at the end. What follows the last one is not known yet, so it is not looked up."""
         for id in ids:
-            if len(self.ids) >= GRAM:
-                self._after[tuple(self.ids[-GRAM:])] = len(self.ids)
+            if self.ids:
+                self._after.setdefault(self.ids[-1], deque(maxlen=PLACES)).append(len(self.ids))
             self.ids.append(id)
 
-    def place(self, ids: Sequence[int]) -> int | None:
-        """The place after where the last tokens of `ids` stood last; None where they never did."""
-        return self._after.get(tuple(ids[-GRAM:]))
+    def look_up(self, ids: Sequence[int]) -> tuple[int, int]:
+        """(tokens alike, place): the place before which most is as at the end of `ids`, of several the last one.
 
-    def alike(self, place: int, ids: Sequence[int]) -> int:
-        """How many tokens before a place are those at the end of `ids`."""
+        >>> Trail([5, 6, 1, 9, 6, 2]).look_up([5, 6]), Trail([5, 6]).look_up([6])
+        ((2, 2), (0, 0))
+        """
+        places = reversed(self._after.get(ids[-1], ())) if ids else ()
+        return max(((self._alike(place, ids), place) for place in places), key=lambda one: one[0], default=(0, 0))
+
+    def _alike(self, place: int, ids: Sequence[int]) -> int:
         most = min(place, len(ids), MOST_ALIKE)
-        return next((n for n in range(most) if self.ids[place - 1 - n] != ids[-1 - n]), most)
+        return next((n for n in range(1, most) if self.ids[place - 1 - n] != ids[-1 - n]), most)
 
 
 def draft(own: Trail, past: Trail, most: int) -> list[int]:
@@ -54,10 +59,10 @@ def draft(own: Trail, past: Trail, most: int) -> list[int]:
     >>> draft(Trail([1, 2]), Trail([3, 1, 2, 4]), 3)
     [4]
     """
-    found = [(trail.alike(place, own.ids), trail, place) for trail in (own, past) if (place := trail.place(own.ids))]
-    if not found or most < 1:
+    found = [(*trail.look_up(own.ids), trail) for trail in (own, past)]
+    alike, place, trail = max(found, key=lambda one: one[0])
+    if not alike or most < 1:
         return []
-    _, trail, place = max(found, key=lambda one: one[0])
     guessed = trail.ids[place : place + most]
     period = len(trail.ids) - place
     while trail is own and len(guessed) < most:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lotune.errors import SettingsError
-from lotune.generate.drafts import FIRST_DRAFT, MOST_DRAFTED, Trail, draft
+from lotune.generate.drafts import MOST_DRAFTED, USUAL_DRAFT, Trail, draft
 from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Row:
     generator: torch.Generator = field(default_factory=torch.Generator)
     began: float = field(default_factory=lambda: time.monotonic())
     trail: Trail = field(default_factory=Trail)
-    daring: int = FIRST_DRAFT
+    daring: int = USUAL_DRAFT
 
     def __post_init__(self) -> None:
         self.generator.manual_seed(self.request.sampling.seed)
@@ -148,9 +148,11 @@ class Row:
         return draft(self.trail, past, most)
 
     def learn(self, drafted: int, right: int) -> None:
-        """Dare more where a whole draft was right, and less where not."""
-        if drafted:
-            self.daring = min(2 * self.daring, MOST_DRAFTED) if right == drafted else max(1, right)
+        """Dare more where a whole draft was right, and less where nothing of it was."""
+        if drafted and right == drafted:
+            self.daring = min(2 * self.daring, MOST_DRAFTED)
+        elif drafted:
+            self.daring = USUAL_DRAFT if right else max(1, self.daring // 2)
 
 
 class Arrivals:

@@ -13,7 +13,7 @@ from lotune.data.examples import Example
 from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
-from lotune.generate.sampling import GREEDY, Sampling
+from lotune.generate.sampling import Sampling
 from lotune.generate.vllm import Vllm
 from lotune.model.base import (
     Base,
@@ -49,7 +49,7 @@ class Asking:
     batch_tokens: int
     stop: tuple[str, ...] = ()
     mark: str = ""
-    sampling: Sampling = GREEDY
+    sampling: Sampling | None = None
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.generate import drafts as drafting
-from lotune.generate.drafts import FIRST_DRAFT, GRAM, MOST_ALIKE, MOST_DRAFTED, Trail, draft
+from lotune.generate.drafts import MOST_ALIKE, MOST_DRAFTED, PLACES, USUAL_DRAFT, Trail, draft
 from lotune.generate.engine import Engine, generate
 from lotune.generate.lean import Pass
 from lotune.generate.requests import Completion, Request, Row
@@ -41,26 +42,30 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-@given(tokens)
-def test_the_last_place_after_the_same_tokens_is_found(row: list[int]) -> None:
-    trail = Trail(row)
-    ends = [end for end in range(GRAM, len(row)) if row[end - GRAM : end] == row[-GRAM:]]
-    assert trail.place(row) == (ends[-1] if len(row) >= GRAM and ends else None)
+def alike(one: list[int], other: list[int]) -> int:
+    """How many tokens two rows end with alike, MOST_ALIKE at most."""
+    pairs = zip(reversed(one[-MOST_ALIKE:]), reversed(other[-MOST_ALIKE:]), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+@given(tokens, tokens)
+def test_the_place_is_found_before_which_most_is_alike(row: list[int], end: list[int]) -> None:
+    found, place = Trail(row).look_up(end)
+    last = [place for place in range(1, len(row)) if end and row[place - 1] == end[-1]][-PLACES:]
+    assert found == max((alike(row[:place], end) for place in last), default=0)
+    if last:
+        assert place == max(place for place in last if alike(row[:place], end) == found)
 
 
 @given(tokens, tokens, st.integers(0, 20))
 def test_a_draft_is_what_followed_where_most_is_alike(row: list[int], before: list[int], most: int) -> None:
     own, past = Trail(row), Trail(before)
-    found = draft(own, past, most)
+    found, places = draft(own, past, most), [(*trail.look_up(row), trail) for trail in (own, past)]
+    same, place, trail = places[0] if places[0][0] >= places[1][0] else places[1]
     assert len(found) <= most
-    places = [(trail, place) for trail in (own, past) if (place := trail.place(row)) is not None]
-    if not places or not most:
+    if not same or not most:
         assert found == []
         return
-    alike = [trail.alike(place, row) for trail, place in places]
-    trail, place = places[alike.index(max(alike))]
-    assert GRAM <= max(alike) <= MOST_ALIKE
-    assert trail.ids[place - max(alike) : place] == row[-max(alike) :]
     known = trail.ids[place : place + most]
     assert found[: len(known)] == known
     if trail is own:  # what repeats goes on
@@ -77,20 +82,27 @@ def test_a_trail_can_grow_in_parts(parts: list[list[int]]) -> None:
     for part in parts:
         grown.extend(part)
     whole = Trail(token for part in parts for token in part)
-    assert (grown.ids, grown.place(grown.ids)) == (whole.ids, whole.place(whole.ids))
+    assert (grown.ids, grown.look_up(whole.ids)) == (whole.ids, whole.look_up(whole.ids))
 
 
 def test_a_row_dares_more_after_right_drafts_and_less_after_wrong_ones() -> None:
     row = Row(0, Request((5, 6, 7, 5, 6), 100))
-    assert row.draft(Trail(), 100) == [7, 5, 6, 7][:FIRST_DRAFT]
-    row.learn(FIRST_DRAFT, FIRST_DRAFT)
-    assert len(row.draft(Trail(), 100)) == 2 * FIRST_DRAFT
+    assert row.draft(Trail(), 100) == [7, 5, 6, 7, 5, 6, 7, 5, 6][:USUAL_DRAFT]
+    for right, length in (
+        (0, USUAL_DRAFT // 2),
+        (0, USUAL_DRAFT // 4),
+        (1, USUAL_DRAFT),
+        (USUAL_DRAFT, 2 * USUAL_DRAFT),
+    ):
+        row.learn(USUAL_DRAFT, right)
+        assert len(row.draft(Trail(), 100)) == length
     for _ in range(9):
         row.learn(row.daring, row.daring)
     assert len(row.draft(Trail(), 100)) == MOST_DRAFTED
-    row.learn(MOST_DRAFTED, 2)
-    assert row.draft(Trail(), 100) == [7, 5]
-    row.learn(2, 0)
+    for _ in range(9):
+        row.learn(row.daring, 0)
+    assert row.draft(Trail(), 100) == [7]
+    row.learn(0, 0)
     assert row.draft(Trail(), 100) == [7]
     assert row.draft(Trail(), 0) == []
 

@@ -277,10 +277,12 @@ class Scripted:
         """From position prompt_tokens - 1 on the model is sure of each token of the text, then of end-of-text."""
 
         def sure(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-            for row, position in enumerate(kwargs["position_ids"][:, -1].tolist()):
-                place = min(position - prompt_tokens + 1, len(self.tokens) - 1)
-                if place >= 0:
-                    output.logits[row, -1, self.tokens[place]] = 1e4
+            kept = output.logits.shape[1]
+            for row, positions in enumerate(kwargs["position_ids"][:, -kept:].tolist()):
+                for column, position in enumerate(positions):
+                    place = min(position - prompt_tokens + 1, len(self.tokens) - 1)
+                    if place >= 0:
+                        output.logits[row, column, self.tokens[place]] = 1e4
             return output
 
         model.register_forward_hook(sure, with_kwargs=True)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from command_line import call
@@ -14,6 +15,10 @@ from command_line import call
 from lotune.data.templates import TEMPLATES, save_template
 from lotune.stages.wording import in_its_template
 from lotune.tasks.settings import TaskSettings
+from tests.generate.test_aligned import mamba
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +141,68 @@ def test_two_processes_answer_as_one_does(small_base: Path, rows: Path, tmp_path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
 
 
+def test_several_answers_are_drawn_to_a_prompt(small_base: Path) -> None:
+    words = ("generate", "--model", small_base, "--prompt", "12 + 3 =", "task.max_new_tokens=6", "--temperature", "2")
+    found = json.loads(call(*words, "--samples", "3", "--json").stdout)
+    assert len(set(found["answers"])) == 3
+    assert found["answer"] == found["answers"][0]
+    again = call(*words, "--samples", "3").stdout
+    assert again == "\n\n".join(found["answers"]) + "\n"
+    alone = json.loads(call(*words, "--json").stdout)
+    assert (alone["answer"], "answers" in alone) == (found["answer"], False)
+    other = json.loads(call(*words, "--seed", "1", "--json").stdout)
+    assert other["answer"] != alone["answer"]
+
+
+@pytest.mark.slow
+def test_drawn_answers_to_rows_depend_on_the_seed_and_on_nothing_beside_them(
+    small_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
+
+    def answers(name: str, *more: object) -> list[str]:
+        call(*words, "--out", tmp_path / name, *more)
+        return [json.loads(line)["answer"] for line in (tmp_path / name).read_text().splitlines()]
+
+    drawn = answers("drawn.jsonl", "--temperature", "2")
+    assert answers("narrow.jsonl", "--temperature", "2", "evaluate.batch_tokens=100") == drawn
+    assert answers("other.jsonl", "--temperature", "2", "--seed", "5") != drawn
+    assert answers("greedy.jsonl") != drawn
+    first = rows.read_text().splitlines()[0]
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(f"{first}\n{first}\n")
+    call(*words[:6], twice, words[7], "--out", tmp_path / "twins.jsonl", "--temperature", "2")
+    one, two = [json.loads(line)["answer"] for line in (tmp_path / "twins.jsonl").read_text().splitlines()]
+    assert one != two, "rows draw with seeds of their own"
+
+
+@pytest.mark.slow
+def test_a_model_without_a_bound_of_context_is_asked(byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    mamba().save_pretrained(tmp_path / "mamba")
+    byte_tokenizer.save_pretrained(tmp_path / "mamba")
+    words = ("--model", tmp_path / "mamba", "--json")
+    assert json.loads(call("generate", *words, "--prompt", "1 + 1 =", "task.max_new_tokens=4").stdout)["prompt"]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "One text."}\n')
+    found = json.loads(call("evaluate", *words, "--task", "text", "--data", texts).stdout)
+    assert found["tokens"] == len("One text.")
+    judged = json.loads(
+        call("evaluate", *words, "--task", "arithmetic", "--limit", "3", "task.max_new_tokens=4").stdout
+    )
+    assert judged["n"] == 3
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--task", "arithmetic"], "nothing to answer"),
     (["--prompt", "x", "--data", "y"], "--prompt beside --data"),
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv is of no known kind"),
     (["--data", "ROWS", "--out", "a.txt"], "--model without --task"),
+    (["--prompt", "x", "--samples", "2"], "samples: is 2 at temperature 0"),
+    (["--prompt", "x", "--temperature", "-1"], "temperature: is -1"),
+    (["--task", "arithmetic", "--data", "ROWS", "--out", "a.txt", "--samples", "2", "--temperature", "1"],
+     "--samples: a row has one answer"),
+    (["--task", "choice", "--data", "ROWS", "--out", "a.txt", "--top-k", "5", "--temperature", "1",
+      "task.judge=likelihood:letter"], "sampling where options are chosen by likelihood"),
 ])  # fmt: skip
 def test_bad_input(rows: Path, words: list[str], said: str) -> None:
     assert said in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr
