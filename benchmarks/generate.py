@@ -324,8 +324,9 @@ def retention(items: int, device: str) -> dict[str, float]:
 def deviations(count: int, device: str) -> dict[str, int]:
     """How many greedy answers of nano to prompts of both kinds are others in bfloat16.
 
-    `from_float32`: than in float32; `alone`: asked alone than together; `alone_in_float32`: the same in float32, where
-    they may differ at ties only.
+    `from_float32`: than in float32; `alone`: asked alone than together; `again`: asked of an engine that has answered
+    all of them before, which drafts what it said then; `…_in_float32`: the same in float32, where they may differ at
+    ties only.
     """
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
@@ -335,15 +336,18 @@ def deviations(count: int, device: str) -> dict[str, int]:
     asked = [Request(ask.ids, ask.new) for ask in prompts(count, 9)]
     together: dict[str, list[tuple[int, ...]]] = {}
     alone: dict[str, list[tuple[int, ...]]] = {}
+    again: dict[str, list[tuple[int, ...]]] = {}
     for dtype in ("float32", "bfloat16"):
         base = load_base(BaseSettings(dtype=dtype), device)  # type: ignore[arg-type]
         model: Any = base.model
         tokenizer: Any = base.tokenizer
-        found = dict(Engine(model, tokenizer).stream(asked, batch_tokens=65_536))
+        engine = Engine(model, tokenizer)
+        found = dict(engine.stream(asked, batch_tokens=65_536))
         together[dtype] = [found[place].token_ids for place in range(count)]
         alone[dtype] = [
             next(Engine(model, tokenizer).stream([request], batch_tokens=1))[1].token_ids for request in asked
         ]
+        again[dtype] = [next(engine.stream([request], batch_tokens=1))[1].token_ids for request in asked]
 
     def differing(one: list[Any], other: list[Any]) -> int:
         return sum(mine != its for mine, its in zip(one, other, strict=True))
@@ -351,7 +355,9 @@ def deviations(count: int, device: str) -> dict[str, int]:
     return {
         "answers": count, "from_float32": differing(together["bfloat16"], together["float32"]),
         "alone": differing(alone["bfloat16"], together["bfloat16"]),
+        "again": differing(again["bfloat16"], alone["bfloat16"]),
         "alone_in_float32": differing(alone["float32"], together["float32"]),
+        "again_in_float32": differing(again["float32"], alone["float32"]),
     }  # fmt: skip
 
 

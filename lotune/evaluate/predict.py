@@ -18,6 +18,7 @@ from lotune.tasks.task import Choosing, Judged, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lotune.generate.likelihood import Likelihood
     from lotune.generate.requests import Request
     from lotune.generate.sampling import Sampling
 
@@ -172,9 +173,12 @@ def _answer(
     from lotune.generate.vllm import engine_of
 
     if isinstance(task, Choosing) and task.chooses:
+        from lotune.generate.likelihood import Likelihood
+
+        likelihood = Likelihood(model)
         for start in range(0, len(examples), CHOSEN_AT_ONCE):
             group = examples[start : start + CHOSEN_AT_ONCE]
-            yield from _choose(task, group, model, tokenizer, batch_tokens, context)
+            yield from _choose(task, group, likelihood, tokenizer, batch_tokens, context)
         return
     asked = [_request(task, example, tokenizer, context, stop, sampling) for example in examples]
     for place, answer in engine_of(model, tokenizer).stream(
@@ -193,13 +197,13 @@ def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBas
 def _choose(
     task: Any,
     examples: Sequence[Example],
-    model: PreTrainedModel,
+    likelihood: Likelihood,
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
     context: int,
 ) -> Iterator[Prediction]:
     """The likeliest of each example's continuations; of equally likely ones the first."""
-    from lotune.generate.likelihood import Continuation, log_probabilities
+    from lotune.generate.likelihood import Continuation
 
     rows, texts, cuts = [], [], []
     for example in examples:
@@ -208,7 +212,7 @@ def _choose(
         ids, cut = encode_prompt(tokenizer, example, context - answer_tokens(task, example, tokenizer))
         rows += [Continuation(tuple(ids), tuple(one), f"row {example.id}") for one in encoded]
         cuts.append(cut)
-    values = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
+    values = iter(likelihood.weigh(rows, batch_tokens=batch_tokens))
     for example, options, cut in zip(examples, texts, cuts, strict=True):
         weights = [task.weigh(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))

@@ -14,7 +14,7 @@ from lotune.data.batches import encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_ratio
-from lotune.generate.likelihood import Continuation, log_probabilities
+from lotune.generate.likelihood import Continuation, Likelihood
 
 ARTICLES_AT_ONCE = 64
 
@@ -43,11 +43,11 @@ def read_texts(
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
-    left = iter(articles)
+    left, likelihood = iter(articles), Likelihood(model)
     while group := list(islice(left, ARTICLES_AT_ONCE)):
         cut = [windows(encode_text(tokenizer, one.target), first, context) for one in group]
         rows = [window for its in cut for window in its]
-        found = iter(log_probabilities(model, rows, batch_tokens=batch_tokens))
+        found = iter(likelihood.weigh(rows, batch_tokens=batch_tokens))
         for article, its in zip(group, cut, strict=True):
             values = [value for _ in its for value in next(found)]
             yield TextFigures(article.id, -math.fsum(values), len(values), len(article.target.encode()))

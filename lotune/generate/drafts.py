@@ -16,6 +16,8 @@ MOST_ALIKE = 16
 """Tokens before two places that are compared at most."""
 USUAL_DRAFT, MOST_DRAFTED = 8, 31
 """Tokens of a draft where the one before was right in part, and of any."""
+PAUSE = 8
+"""Tokens without a draft after several of which nothing was right."""
 MOST_REMEMBERED = 8192
 """Tokens of ended answers that are looked up at most; then remembering begins anew."""
 

@@ -25,6 +25,8 @@ from lotune.model.rest import PROBE, at_rest
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
 ROUGH = 5e-2
+MOST_GROUPED = 32
+"""Tokens of a row for which copying the mask for each head takes less than copying the keys."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: ROUGH}
 """How far logits may be from those of transformers, relative to their norm."""
 
@@ -54,7 +56,7 @@ class Lean:
         attention = self.decoder.layers[0].self_attn
         self.size, self.scale = int(attention.head_dim), float(attention.scaling)
         self.cosines = self.sines = torch.empty(0)
-        self.products = Products()
+        self.products = Products(base)
 
     @staticmethod
     @torch.inference_mode()
@@ -72,11 +74,13 @@ class Lean:
         try:
             with at_rest(model):
                 lean, cache = Lean(base), SlotCache(1, len(PROBE))
+                packs, lean.products.packs = lean.products.packs, False  # until there is something to answer
                 lean.read(Pass(0, ids[:, :last], places[:, :last], last, fresh=True), None, cache)
                 found = lean.logits(lean.read(Pass(0, ids[:, last:], places[:, last:], last + 1), None, cache))
                 expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
+        lean.products.packs = packs
         return lean if base.dtype in TOLERANCE and near(found, expected, base.dtype) else None
 
     def read(self, what: Pass, mask: Tensor | None, cache: SlotCache) -> Tensor:
@@ -127,12 +131,14 @@ class Lean:
         rows, width, heads, _ = query.shape
         slots, repeats = slice(what.first, what.first + rows), heads // keys.shape[1]
         keys, values = keys[slots, :, : what.seen], values[slots, :, : what.seen]
-        if what.fresh and width > 1:
+        if width > MOST_GROUPED or (what.fresh and width > 1):
             if repeats > 1:
                 keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-            found = scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True, scale=self.scale)
+            found = scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, mask, is_causal=what.fresh, scale=self.scale
+            )
             return found.transpose(1, 2)
-        # heads that share keys are taken as further queries of one head, so that no key is copied
+        # heads that share keys are taken as further queries of one head, so that no key is copied, but the mask
         query = query.unflatten(2, (-1, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)
         if width > 1 and mask is not None:
             mask = mask.repeat(1, 1, repeats, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lotune.errors import DataError
 from lotune.generate.engine import slotted_of
 from lotune.generate.sharing import common
+from lotune.generate.slotted import Slotted
 from lotune.model.base import known_context
 from lotune.model.rest import at_rest
 
@@ -30,30 +32,46 @@ class Continuation:
     where: str = ""
 
 
-@torch.inference_mode()
-def log_probabilities(model: Any, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
-    """The log-probability, in nats, of each token of each continuation, in the order of the rows.
+class Likelihood:
+    """A model that weighs continuations, group after group; its weights must not change in between."""
 
-    Where much of the prompts is shared (the options of a question, the examples before it), it is read once. Otherwise
-    rows of similar length are computed together, filled up at their ends, which no earlier token sees. In float32 the
-    figures do not depend on the batch.
-    Raises: DataError for a row without prompt or continuation, or longer than the model's context.
-    """
-    _check(model, rows)
-    order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
-    slotted = slotted_of(model) if _saved([rows[place].prompt_ids for place in order]) >= LEAST_SAVED else None
-    vocabulary = model.config.get_text_config().vocab_size
-    found: dict[int, tuple[float, ...]] = {}
-    with at_rest(model):
-        if slotted is not None:
-            for places in _neighbours(rows, order, batch_tokens, vocabulary):
-                group = [rows[place] for place in places]
-                logits = slotted.foretell([(row.prompt_ids, row.ids) for row in group])
-                found |= zip(places, map(_chosen, group, logits), strict=True)
-        else:
-            for places in _batches(rows, batch_tokens, vocabulary):
-                found |= zip(places, _batch(model, [rows[place] for place in places]), strict=True)
-    return [found[place] for place in range(len(rows))]
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @cached_property
+    def _slotted(self) -> Slotted | None:
+        return slotted_of(self.model)
+
+    @torch.inference_mode()
+    def weigh(self, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
+        """The log-probability, in nats, of each token of each continuation, in the order of the rows.
+
+        Where much of the prompts is shared (the options of a question, the examples before it), it is read once.
+        Otherwise rows of similar length are computed together, filled up at their ends, which no earlier token sees. In
+        float32 the figures do not depend on the batch.
+        Raises: DataError for a row without prompt or continuation, or longer than the model's context.
+        """
+        model = self.model
+        _check(model, rows)
+        order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
+        slotted = self._slotted if _saved([rows[place].prompt_ids for place in order]) >= LEAST_SAVED else None
+        vocabulary = model.config.get_text_config().vocab_size
+        found: dict[int, tuple[float, ...]] = {}
+        with at_rest(model):
+            if slotted is not None:
+                for places in _neighbours(rows, order, batch_tokens, vocabulary):
+                    group = [rows[place] for place in places]
+                    logits = slotted.foretell([(row.prompt_ids, row.ids) for row in group])
+                    found |= zip(places, map(_chosen, group, logits), strict=True)
+            else:
+                for places in _batches(rows, batch_tokens, vocabulary):
+                    found |= zip(places, _batch(model, [rows[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(rows))]
+
+
+def log_probabilities(model: Any, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
+    """`Likelihood.weigh` of one group."""
+    return Likelihood(model).weigh(rows, batch_tokens=batch_tokens)
 
 
 def _saved(prompts: Sequence[tuple[int, ...]]) -> float:

@@ -21,26 +21,28 @@ MOST_ROWS = 512
 PACKED_FOR = 64
 """Rows that weights are packed for; the packed form is the same for any number, and this one suits few and many."""
 MOST_BYTES = 2 * 2**30
-"""Packed weights of one model at most; layers beyond stay plain."""
+"""A model whose linear layers take more keeps them plain, as there would be too little room for a second copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """The weights of a layer as they were; `packed` is None where they stay plain."""
+    """The weights of a layer as they were; `packed` is None where they cannot be."""
 
     plain: Tensor
     version: int
     packed: Tensor | None
 
-    @property
-    def bytes(self) -> int:
-        return 0 if self.packed is None else self.packed.nbytes
-
 
 class Products:
-    """Applies linear layers, plain, adapted or quantised, and keeps the packed weights of plain ones."""
+    """Applies linear layers, plain, adapted or quantised, and keeps the packed weights of plain ones.
 
-    def __init__(self) -> None:
+    They are packed anew where another tensor took their place or an operation changed them; what is written through
+    `weight.data` is not seen. `packs` turns it off and on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        plain = (layer for layer in model.modules() if type(layer) is nn.Linear)
+        self.packs = sum(layer.weight.nbytes for layer in plain) <= MOST_BYTES
         self._known: dict[nn.Module, _Weight] = {}
 
     def __call__(self, layer: Any, rows: Tensor) -> Tensor:
@@ -48,25 +50,28 @@ class Products:
         if type(layer) is not nn.Linear:
             found: Tensor = layer(rows)
             return found
-        if 1 < len(rows) <= MOST_ROWS and (packed := self._packed(layer)) is not None:
+        if self.packs and 1 < len(rows) <= MOST_ROWS and (packed := self._packed(layer)) is not None:
             return _multiply(rows, packed, layer.weight, layer.bias)
         return linear(rows, layer.weight, layer.bias)
 
     def _packed(self, layer: nn.Linear) -> Tensor | None:
-        """The packed weights of a layer, made anew where the weights were changed."""
         weight, known = layer.weight, self._known.get(layer)
-        if weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.is_inference():
-            return None
+        if type(weight) is not nn.Parameter or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            return None  # a quantised weight may say that it is float32
+        if weight.is_inference():
+            return None  # has no version
         if known is None or known.plain is not weight or known.version != weight._version:
-            self._known.pop(layer, None)
-            fits = weight.nbytes + sum(one.bytes for one in self._known.values()) <= MOST_BYTES
-            known = _Weight(weight, weight._version, _pack(weight) if fits and multiplies() else None)
+            known = _Weight(weight, weight._version, _pack(weight) if multiplies() else None)
             self._known[layer] = known
         return known.packed
 
 
-def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), PACKED_FOR)
+def _pack(weight: Tensor) -> Tensor | None:
+    """The packed weights; None where there is no room for them."""
+    try:
+        packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), PACKED_FOR)
+    except RuntimeError:
+        return None
     return packed
 
 
@@ -84,7 +89,7 @@ def multiplies() -> bool:
     weight, rows = (torch.randn(size, 96, generator=generator) for size in (80, MOST_ROWS))
     try:
         packed = _pack(weight)
-        return all(
+        return packed is not None and all(
             torch.allclose(_multiply(rows[:n], packed, weight, None), linear(rows[:n], weight), atol=1e-4)
             for n in (2, 3, 7, 16, 33, 64, 130, MOST_ROWS)
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lotune.errors import SettingsError
-from lotune.generate.drafts import MOST_DRAFTED, USUAL_DRAFT, Trail, draft
+from lotune.generate.drafts import MOST_DRAFTED, PAUSE, USUAL_DRAFT, Trail, draft
 from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def each_answer(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request])
 
 @dataclass(slots=True)
 class Row:
-    """A request under way; it `began` when it was asked for. `daring` is the longest draft that may be tried next."""
+    """A request under way; it `began` when it was asked for. `daring` is the longest draft that may be tried next.
+
+    Where it is 0, one is tried again when the answer has `tries_at` tokens.
+    """
 
     index: int
     request: Request
@@ -113,6 +116,7 @@ class Row:
     began: float = field(default_factory=lambda: time.monotonic())
     trail: Trail = field(default_factory=Trail)
     daring: int = USUAL_DRAFT
+    tries_at: int = 0
 
     def __post_init__(self) -> None:
         self.generator.manual_seed(self.request.sampling.seed)
@@ -139,6 +143,8 @@ class Row:
 
     def draft(self, past: Trail, room: int) -> list[int]:
         """What may come next, from the row itself or `past` ones: at most `room` tokens, and never the last one."""
+        if self.daring == 0 and len(self.ids) >= self.tries_at:
+            self.daring = 1
         most = min(room, self.daring, self.request.max_new_tokens - len(self.ids) - 1)
         if most < 1:
             return []
@@ -152,7 +158,8 @@ class Row:
         if drafted and right == drafted:
             self.daring = min(2 * self.daring, MOST_DRAFTED)
         elif drafted:
-            self.daring = USUAL_DRAFT if right else max(1, self.daring // 2)
+            self.daring = USUAL_DRAFT if right else drafted // 2
+            self.tries_at = len(self.ids) + PAUSE
 
 
 class Arrivals:

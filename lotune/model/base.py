@@ -24,9 +24,9 @@ NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FUSED_IF_KNOWN = {"attn_implementation": None}
 """transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
-CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len")
-"""Names of the context's length in config.json; the later ones are BLOOM's and MPT's."""
-UNBOUNDED = 65_536
+CONTEXTS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_target_positions")
+"""Names of the context's length in config.json; the later ones are BLOOM's, MPT's and Whisper's."""
+UNBOUNDED = 8192
 """Most tokens for prompt and answer of architectures that set no bound (states, ALiBi), so that memory has one."""
 
 

@@ -91,10 +91,10 @@ def generate_text(
     named = {"template", "preamble"} & settings.model_fields_set or its_own
     template = settings.prompt_template if named else TEMPLATES["plain"]
     text = template.render(prompt)
-    if options.dry_run:
-        return {"model": model, "prompt": text}
     most = settings.max_new_tokens or PROMPT_TOKENS
     asked = Request((), most, 1, template.stop, "--prompt", sampling=sampling, samples=samples)
+    if options.dry_run:
+        return {"model": model, "prompt": text}
     answering, tokenizer = load_answering(recipe, model)
     ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
     request = replace(asked, prompt_ids=tuple(ids))

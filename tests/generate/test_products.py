@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from lotune.generate import products
+from lotune.generate.lean import Lean
 from lotune.generate.products import MOST_ROWS, Products, multiplies
+from tests.generate.test_engine import llama, made
 
 PACKS = torch.backends.mkl.is_available()
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The outputs of each layer that is packed."""
+    assert multiplies() == PACKS
+    found, pack = list[int](), products._pack
+
+    def watched(weight: torch.Tensor) -> torch.Tensor | None:
+        found.append(len(weight))
+        return pack(weight)
+
+    monkeypatch.setattr(products, "_pack", watched)
+    return found
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -17,15 +35,13 @@ PACKS = torch.backends.mkl.is_available()
 def test_a_product_is_that_of_the_layer(rows: int, bias: bool) -> None:
     layer, given = nn.Linear(40, 70, bias=bias), torch.randn(rows, 40)
     with torch.inference_mode():
-        assert torch.allclose(Products()(layer, given), layer(given), atol=1e-5)
+        assert torch.allclose(Products(layer)(layer, given), layer(given), atol=1e-5)
 
 
 @pytest.mark.skipif(not PACKS, reason="PyTorch was built without MKL")
-def test_weights_are_packed_once_and_again_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert multiplies()
-    packed, pack = list[int](), products._pack
-    monkeypatch.setattr(products, "_pack", lambda weight: packed.append(len(weight)) or pack(weight))
-    layer, given, found = nn.Linear(8, 9), torch.randn(4, 8), Products()
+def test_weights_are_packed_once_and_again_when_they_change(packed: list[int]) -> None:
+    layer, given = nn.Linear(8, 9), torch.randn(4, 8)
+    found = Products(layer)
     with torch.inference_mode():
         found(layer, given[:1])
         assert packed == []
@@ -42,25 +58,43 @@ def test_weights_are_packed_once_and_again_when_they_change(monkeypatch: pytest.
         assert torch.allclose(found(layer, given), layer(given), atol=1e-5)
 
 
-def test_layers_beyond_the_bound_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "MOST_BYTES", 100)
-    small, large, given, found = nn.Linear(4, 4), nn.Linear(4, 40), torch.randn(3, 4), Products()
+@pytest.mark.skipif(not PACKS, reason="PyTorch was built without MKL")
+def test_nothing_is_packed_before_few_rows_are_asked_for(packed: list[int]) -> None:
+    model = made(llama)
+    lean = Lean.of(model, model)
+    assert lean is not None
+    assert packed == []
     with torch.inference_mode():
-        for layer in (small, large, large):
-            assert torch.allclose(found(layer, given), layer(given), atol=1e-5)
-    assert [one.packed is not None for one in found._known.values()] == [PACKS, False]
+        lean.logits(torch.randn(1, 32))
+        lean.logits(torch.randn(MOST_ROWS + 1, 32))
+        assert packed == []
+        lean.logits(torch.randn(2, 32))
+    assert packed == [300]
+
+
+def test_a_large_model_stays_plain(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
+    model, given = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 40)), torch.randn(3, 4)
+    for room, expected in ((-1, []), (0, [4] * PACKS)):
+        monkeypatch.setattr(products, "MOST_BYTES", 4 * (16 + 160) + room)
+        with torch.inference_mode():
+            Products(model)(model[0], given)
+        assert packed == expected
+
+
+def test_where_there_is_no_room_weights_stay_plain(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
+    monkeypatch.setattr(products, "_pack", lambda _: None)
+    layer, given = nn.Linear(4, 6), torch.randn(3, 4)
+    with torch.inference_mode():
+        assert torch.equal(Products(layer)(layer, given), layer(given))
 
 
 def test_where_products_are_not_the_plain_ones_weights_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(*_: object) -> torch.Tensor:
-        return torch.zeros(())
-
-    monkeypatch.setattr(products, "_multiply", wrong)
+    monkeypatch.setattr(products, "_multiply", lambda *_: torch.zeros(()))
     multiplies.cache_clear()
     try:
         layer, given = nn.Linear(4, 6), torch.randn(3, 4)
         with torch.inference_mode():
-            assert torch.allclose(Products()(layer, given), layer(given), atol=1e-5)
+            assert torch.allclose(Products(layer)(layer, given), layer(given), atol=1e-5)
     finally:
         multiplies.cache_clear()
 
@@ -69,4 +103,16 @@ def test_where_products_are_not_the_plain_ones_weights_stay_plain(monkeypatch: p
 def test_other_layers_are_called_as_they_are(layer: nn.Module) -> None:
     given = torch.randn(3, 4).to(next(layer.parameters()).dtype)
     with torch.inference_mode():
-        assert torch.equal(Products()(layer, given), layer(given))
+        assert torch.equal(Products(layer)(layer, given), layer(given))
+
+
+def test_a_base_in_8_bit_keeps_the_lean_pass() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = deepcopy(made(llama))
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    given = torch.randn(3, 32)
+    with torch.inference_mode():
+        lean = Lean.of(model, model)
+        assert lean is not None
+        layer = model.model.layers[0].self_attn.q_proj
+        assert torch.equal(lean.products(layer, given), layer(given))

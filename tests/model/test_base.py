@@ -1,7 +1,9 @@
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 from lotune.errors import ModelError, SettingsError
 from lotune.model import base as base_module
 from lotune.model.base import (
+    UNBOUNDED,
     Base,
     build_architecture,
     build_from_config,
@@ -102,12 +105,21 @@ def test_a_folder_does_not_choose_the_attention(base_folder: Path) -> None:
 
 
 def test_the_context_is_found_under_the_names_that_architectures_have_for_it() -> None:
-    from transformers import BloomConfig, GPT2Config, MptConfig
+    from transformers import BloomConfig, GPT2Config, MptConfig, WhisperConfig
 
     assert known_context(MptConfig(max_seq_len=77)) == 77
     assert known_context(BloomConfig(seq_length=78)) == 78
     assert known_context(GPT2Config(n_positions=79)) == 79
     assert known_context(BloomConfig()) is None
+    assert known_context(WhisperConfig(max_target_positions=80)) == 80
+
+
+@pytest.mark.parametrize("length", [None, -1])
+def test_without_a_bound_the_context_has_ours(length: int | None) -> None:
+    from transformers import BloomConfig
+
+    model: Any = Namespace(config=BloomConfig() if length is None else BloomConfig(seq_length=length))
+    assert context_length(model) == UNBOUNDED
 
 
 def test_without_weights_it_is_refused(base_folder: Path) -> None:
