@@ -31,7 +31,7 @@ BLOCK = 16
 """So many neighbouring slots hold rows of similar length, which attend to the width of their longest."""
 MOST_SLOTS = {"cpu": 128, "cuda": 1024}
 """Rows that run at once at most: more of them make a step longer and a token no cheaper, and take memory."""
-MOST_READ = {"cpu": 32, "cuda": 256}
+MOST_READ = {"cpu": 64, "cuda": 256}
 """Tokens of a step, drafts included: more of them make a step longer on a processor, where a few cost like one."""
 MOST_MASKED = 2**24
 """Pairs of a token that is read and one that it may see: where there are more, a short shared beginning is not used."""
