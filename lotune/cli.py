@@ -21,7 +21,6 @@ from lotune.errors import SettingsError
 from lotune.unforeseen import as_lotune_error
 
 if TYPE_CHECKING:
-    from lotune.generate.sampling import Sampling
     from lotune.recipe import Options, Recipe
 
 app = typer.Typer(
@@ -226,10 +225,11 @@ def generate(
     data, out = _at_home(data), _at_home(out)
 
     def work() -> Any:
+        from lotune.generate.sampling import wished
         from lotune.stages import generate
 
         options = _options(dry_run, json, debug)
-        sampling = _sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        sampling = wished(temperature, top_k, top_p, repetition_penalty, seed)
         if prompt is not None:
             if data is not None or out is not None:
                 raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
@@ -262,9 +262,10 @@ def chat(
     """Talk to a model in the terminal."""
 
     def work() -> None:
+        from lotune.generate.sampling import wished
         from lotune.stages.chat import chat
 
-        sampling = _sampling(temperature, top_k, top_p, repetition_penalty, seed)
+        sampling = wished(temperature, top_k, top_p, repetition_penalty, seed)
         recipe = _task_recipe("chat", "instructions", overrides or [], base)
         chat(recipe, model, sampling, max_new_tokens, force_template)
 
@@ -335,17 +336,6 @@ def init(
         return things.init(file, out, force, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
-
-
-def _sampling(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float, seed: int) -> Sampling:
-    """How tokens are chosen. Raises: SettingsError for a value out of its range, or that would change nothing."""
-    from lotune.generate.sampling import Sampling
-
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
-    for name, idle in (("--top-k", top_k is None), ("--top-p", top_p == 1)):
-        if temperature == 0 and not idle:
-            raise SettingsError(name, "draws from nothing at temperature 0", "--temperature above 0", "or leave it out")
-    return sampling
 
 
 def _options(dry_run: bool, json: bool, debug: bool) -> Options:

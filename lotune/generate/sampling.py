@@ -112,6 +112,15 @@ def penalised(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torc
 GREEDY = Sampling()
 
 
+def wished(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float, seed: int) -> Sampling:
+    """What a command line asks for. Raises: SettingsError for a value out of range, or that would change nothing."""
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    for name, idle in (("--top-k", top_k is None), ("--top-p", top_p == 1)):
+        if temperature == 0 and not idle:
+            raise SettingsError(name, "draws from nothing at temperature 0", "--temperature above 0", "or leave it out")
+    return sampling
+
+
 def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Logits (B, V) divided by the temperature: below 1 the likely tokens gain, above 1 the unlikely ones.
 
