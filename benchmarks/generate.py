@@ -198,11 +198,8 @@ def one_at_a_time(model: Any, asks: Sequence[Ask], rounds: int) -> dict[str, Any
         "lookup": generate_in_batches(1, prompt_lookup_num_tokens=10),
     }  # fmt: skip
     lines = compare(model, asks, everybody, {}, rounds)
-    rates = {name: line.get("tokens_a_second") for name, line in lines.items()}
-    ours = rates["lotune"]
-    for ratio, name in (("ratio", "generate-1"), ("ratio_to_lookup", "lookup")):
-        lines[ratio] = ours / rates[name] if ours and rates[name] else None
-    return lines
+    peers = (("ratio", "generate-1"), ("ratio_to_lookup", "lookup"))
+    return lines | {ratio: best({name: lines[name] for name in ("lotune", peer)}) for ratio, peer in peers}
 
 
 def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]], other: Any, name: str) -> int:

@@ -236,7 +236,7 @@ def generate(
             recipe = _task_recipe("generate", task or "instructions", overrides or [], base)
             return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
         if samples > 1:
-            raise SettingsError("--samples", "a row has one answer", remedy="leave it out, or give --prompt")
+            raise SettingsError("--samples", "a row has one answer", "1 with --data", "leave it out, or give --prompt")
         if data is None or out is None:
             raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
         recipe = _task_recipe("generate", task, overrides or [], base)

@@ -69,11 +69,6 @@ class Likelihood:
         return [found[place] for place in range(len(rows))]
 
 
-def log_probabilities(model: Any, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
-    """`Likelihood.weigh` of one group."""
-    return Likelihood(model).weigh(rows, batch_tokens=batch_tokens)
-
-
 def _saved(prompts: Sequence[tuple[int, ...]]) -> float:
     """The share of the tokens of sorted prompts with which those before them begin already.
 

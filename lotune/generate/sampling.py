@@ -115,9 +115,12 @@ GREEDY = Sampling()
 def wished(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float, seed: int) -> Sampling:
     """What a command line asks for. Raises: SettingsError for a value out of range, or that would change nothing."""
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
+    remedy = "give --temperature, or leave out"
     for name, idle in (("--top-k", top_k is None), ("--top-p", top_p == 1)):
         if temperature == 0 and not idle:
-            raise SettingsError(name, "draws from nothing at temperature 0", "--temperature above 0", "or leave it out")
+            raise SettingsError(
+                name, "draws from nothing at temperature 0", "a temperature above 0", f"{remedy} {name}"
+            )
     return sampling
 
 

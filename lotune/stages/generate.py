@@ -50,7 +50,8 @@ def generate_answers(
     task = build_task(settings)
     check_engine(recipe, task)
     if isinstance(task, Choosing) and task.chooses and not sampling.plain:
-        raise SettingsError("generate", "sampling where options are chosen by likelihood", remedy="leave it out")
+        found, expected = "sampling where options are chosen by likelihood", "a task whose answers are written"
+        raise SettingsError("generate", found, expected, "leave the options of sampling out, or set task.judge=letter")
     check_output(out, data, *folders_of(recipe, model))
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lotune.errors import DataError, SettingsError
 from lotune.generate.engine import generate
 from lotune.generate.lean import Pass
-from lotune.generate.likelihood import Continuation, log_probabilities
+from lotune.generate.likelihood import Continuation, Likelihood
 from lotune.generate.pieces import Pieces
 from lotune.generate.requests import Request
 from lotune.generate.sampling import PENALTIES, SEEDS, TEMPERATURES, Sampling
@@ -171,7 +171,7 @@ def test_log_probabilities_are_those_of_transformers(
     ]
     assert len(given_rows) > 5
     for batch_tokens in (1, 40, 10_000):
-        found = log_probabilities(tiny_llama, given_rows, batch_tokens=batch_tokens)
+        found = Likelihood(tiny_llama).weigh(given_rows, batch_tokens=batch_tokens)
         for row, values in zip(given_rows, found, strict=True):
             ids = torch.tensor([[*row.prompt_ids, *row.ids]])
             labels = ids.clone()
@@ -187,9 +187,9 @@ def test_log_probabilities_are_those_of_transformers(
 def test_continuations_that_cannot_be_are_refused(tiny_llama: LlamaForCausalLM) -> None:
     for row, found in ((Continuation((), (3,), "row 4"), "row 4"), (Continuation((3,), ()), "continuation 0")):
         with pytest.raises(DataError, match=found):
-            log_probabilities(tiny_llama, [row], batch_tokens=10)
+            Likelihood(tiny_llama).weigh([row], batch_tokens=10)
     with pytest.raises(DataError, match="at most"):
-        log_probabilities(tiny_llama, [Continuation((3,) * 5000, (3,))], batch_tokens=10)
+        Likelihood(tiny_llama).weigh([Continuation((3,) * 5000, (3,))], batch_tokens=10)
 
 
 @pytest.mark.parametrize("wrong", [300, -1])

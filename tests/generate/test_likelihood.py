@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lotune.generate import likelihood
+from lotune.generate.engine import slotted_of
 from lotune.generate.lean import Pass
-from lotune.generate.likelihood import Continuation, log_probabilities
+from lotune.generate.likelihood import Continuation, Likelihood
 from lotune.generate.slotted import Slotted
 from tests.generate.test_aligned import mamba
 from tests.generate.test_engine import SLOTTED, bloom, llama, made
@@ -49,16 +50,16 @@ def test_figures_are_those_of_transformers(shape: Callable[[], PreTrainedModel])
     model, rows = made(shape), questions(6)
     expected = [alone(model, row) for row in rows]
     for batch_tokens in (1, 700, 20_000):
-        found = log_probabilities(model, rows, batch_tokens=batch_tokens)
+        found = Likelihood(model).weigh(rows, batch_tokens=batch_tokens)
         for values, those in zip(found, expected, strict=True):
             assert values == pytest.approx(those, abs=1e-5, rel=1e-5)
 
 
 def test_few_logits_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = made(llama), questions(6)
-    expected = log_probabilities(model, rows, batch_tokens=20_000)
+    expected = Likelihood(model).weigh(rows, batch_tokens=20_000)
     monkeypatch.setattr(likelihood, "MOST_LOGITS", 300 * 12)
-    for values, those in zip(log_probabilities(model, rows, batch_tokens=20_000), expected, strict=True):
+    for values, those in zip(Likelihood(model).weigh(rows, batch_tokens=20_000), expected, strict=True):
         assert values == pytest.approx(those, abs=1e-5)
 
 
@@ -74,14 +75,25 @@ def test_what_prompts_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
     rows = [
         Continuation((*examples, 150 + question, 7), (200 + option, 3)) for question in range(5) for option in range(4)
     ]
-    log_probabilities(made(llama), rows, batch_tokens=20_000)
+    Likelihood(made(llama)).weigh(rows, batch_tokens=20_000)
     assert read == [101, 4 * 1, 20 * 2]  # the first prompt, what the others have beside it, and the options
+
+
+def test_a_model_is_probed_once_for_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed, model = list[object](), made(llama)
+    monkeypatch.setattr(likelihood, "slotted_of", lambda one: probed.append(one) or slotted_of(one))
+    weighs = Likelihood(model)
+    for group in range(3):
+        rows = [Continuation((*range(2, 60), 100 + group), (200 + option,)) for option in range(4)]
+        for row, values in zip(rows, weighs.weigh(rows, batch_tokens=1000), strict=True):
+            assert values == pytest.approx(alone(model, row), abs=1e-5)
+    assert probed == [model]
 
 
 def test_without_anything_shared_no_slots_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Slotted, "foretell", lambda *_: pytest.fail("nothing is shared"))
     model, draw = made(llama), random.Random(1)
     rows = [Continuation(tuple(draw.randrange(2, 300) for _ in range(20)), (5, 6)) for _ in range(6)]
-    found = log_probabilities(model, rows, batch_tokens=100)
+    found = Likelihood(model).weigh(rows, batch_tokens=100)
     for row, values in zip(rows, found, strict=True):
         assert values == pytest.approx(alone(model, row), abs=1e-5)
