@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
+    ("text_display",),
     ("errors",),
     ("settings", "memory"),
     ("disk",),

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from lotune.evaluate.predict import Prediction
 from lotune.report import words
 from lotune.report.contents import Answered, Report
-from lotune.report.words import Table, visible
+from lotune.report.words import Table
+from lotune.text_display import visible
 
 
 def render_markdown(report: Report) -> str:

@@ -27,7 +27,7 @@ from lotune.report.plots import (
     validation_plot,
 )
 from lotune.report.terminal import shown
-from lotune.report.words import visible
+from lotune.text_display import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -5,7 +5,6 @@ Texts are plain: whoever writes them into a page or into Markdown escapes them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -100,15 +99,6 @@ def kept_clause(kept: float | None) -> str:
     ('95.1 % kept', 'what was kept is not measurable')
     """
     return "what was kept is not measurable" if kept is None else f"{percent(kept)} kept"
-
-
-def visible(text: str) -> str:
-    r"""A written text with its control characters as the symbols that stand for them; line ends and tabs stay.
-
-    >>> visible("a\x00b\n")
-    'a␀b\n'
-    """
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: chr(0x2400 + min(ord(found[0]), 0x21)), text)
 
 
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:

@@ -1,0 +1,52 @@
+"""How text from outside is shown to people: nothing in it is hidden, and nothing in it steers the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of characters that have no glyph, reorder text, steer a terminal or cannot be encoded."""
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Letters and marks without a glyph, such as the Hangul fillers."""
+_DRAWN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+"""Format characters that are drawn: Arabic, Syriac and Kaithi number signs."""
+
+
+def visible(text: str) -> str:
+    r"""Return the text with every hidden character as a visible mark; line feeds and tabs stay as they are.
+
+    C0 controls and DEL become their Unicode pictures. C1 controls, format characters (zero-width, bidirectional,
+    soft hyphen, byte-order mark), line and paragraph separators and surrogates become ‹U+XXXX›. The result can be
+    printed on a terminal, and `visible(visible(text)) == visible(text)`.
+
+    >>> visible("a\x1b[31mb\r\n")
+    'a␛[31mb␍\n'
+    >>> visible("pay\u200bload \u202etxt.exe \x9b2J")
+    'pay‹U+200B›load ‹U+202E›txt.exe ‹U+009B›2J'
+    """
+    if text.isprintable() and _BLANK_LETTERS.isdisjoint(text):
+        return text
+    return "".join(mark(character) if is_hidden(character) else character for character in text)
+
+
+def is_hidden(character: str) -> bool:
+    r"""Return whether a character is shown by a mark.
+
+    >>> [is_hidden(character) for character in ("a", "\n", "\u3000", "\x1b", "\xad")]
+    [False, False, False, True, True]
+    """
+    if character in "\n\t" or character in _DRAWN:
+        return False
+    return unicodedata.category(character) in _HIDDEN or character in _BLANK_LETTERS
+
+
+def mark(character: str) -> str:
+    r"""Return the mark of a hidden character.
+
+    >>> mark("\x7f"), mark("\ufeff"), mark("\U000e0041")
+    ('␡', '‹U+FEFF›', '‹U+E0041›')
+    """
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"‹U+{code:04X}›"
