@@ -3,6 +3,7 @@
 PYTHON ?= $(firstword $(foreach version,3 3.14 3.13 3.12 3.11,$(shell python$(version) -c 'import sys; sys.version_info >= (3, 11) and print("python$(version)")' 2>/dev/null)))
 BIN := .venv/bin
 STAMP := .venv/.installed
+NO_VENV = $(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install $(notdir $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))-venv, then make again.
 
 .PHONY: setup demo test check clean
 
@@ -11,7 +12,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: name one with make PYTHON=..." >&2; exit 1; }
 	@echo "Setting up .venv: PyTorch is large, this takes some minutes once."
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null 2>&1 \
+	  || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; echo "$(NO_VENV)" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
