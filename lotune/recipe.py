@@ -135,7 +135,7 @@ WITHOUT_EFFECT = (
 
 Of `tune.accumulation` the rows of a step count, which are `tune.batch_rows` times it.
 """
-TEXT_FORM = 4
+TEXT_FORM = 5
 """Goes up where the same settings make other texts: another written working, another generator. Rows that an older
 lotune prepared in the other form are then made anew."""
 PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")

@@ -41,6 +41,8 @@ class Example:
     """Earlier questions and answers of a conversation; `prompt` begins with their text."""
     copy_of: str = ""
     """Of an augmented copy of a training row: the id of that row's own example."""
+    stem: str = ""
+    """Of a single choice: the question without its options."""
 
     @property
     def question(self) -> str:
@@ -83,6 +85,7 @@ def from_record(record: Mapping[str, Any]) -> Example:
         record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
         tuple(Turn(**turn) for turn in record.get("turns", ())), record.get("copy_of", ""),
+        record.get("stem", ""),
     )  # fmt: skip
 
 

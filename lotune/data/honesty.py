@@ -7,12 +7,14 @@ sequence Python keeps the same on all machines and in all versions.
 from __future__ import annotations
 
 import random
+import re
 import sys
 import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -28,8 +30,8 @@ from lotune.errors import DataError
 class SetOverlap:
     """How training met one evaluation set.
 
-    `exact` training rows have a prompt of the set, `normalised` ones only after NFKC and collapsing blanks; `rows` is
-    the size of the set and `seen` how many of its rows stood in training, one way or the other.
+    `exact` training rows have a prompt of the set, `normalised` ones only one of its `forms`; `rows` is the size of the
+    set and `seen` how many of its rows stood in training, one way or the other.
     """
 
     exact: int
@@ -178,19 +180,19 @@ def overlap(
 ) -> tuple[Sequence[Example], OverlapReport]:
     """The training examples whose prompt is in no evaluation set, and what was found, by set.
 
-    Prompts are compared as they are, then after NFKC and collapsing blanks (`normalised`); of a conversation, what
-    stands before each answer that is trained on.
+    Prompts are compared as they are, then by their `forms`; of a conversation, what stands before each answer that is
+    trained on.
     """
     prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
-    forms = {name: {normalised(prompt) for prompt in known} for name, known in prompts.items()}
+    known = {name: set().union(*map(forms, examples)) for name, examples in evaluation.items()}
     exact: Counter[str] = Counter()
     close: Counter[str] = Counter()
-    met: set[str] = set()
+    met: set[Form] = set()
     kept = array("q")
     for place, example in enumerate(train):
         asked = set(example.trained_prompts)
-        close_to = {normalised(prompt) for prompt in asked}
-        sets = [name for name in evaluation if not close_to.isdisjoint(forms[name])]
+        close_to = forms(example)
+        sets = [name for name in evaluation if not close_to.isdisjoint(known[name])]
         if not sets:
             kept.append(place)
             continue
@@ -198,19 +200,54 @@ def overlap(
         for name in sets:
             (close if asked.isdisjoint(prompts[name]) else exact)[name] += 1
     report = {
-        name: SetOverlap(exact[name], close[name], sum(normalised(row.prompt) in met for row in rows), len(rows))
+        name: SetOverlap(exact[name], close[name], sum(not met.isdisjoint(forms(row)) for row in rows), len(rows))
         for name, rows in evaluation.items()
     }
     return taken(train, kept), OverlapReport(report, len(train) - len(kept))
 
 
-def normalised(text: str) -> str:
-    r"""A text after NFKC, with runs of blanks and line ends as one blank and none at its ends.
+Form = str | tuple[str, tuple[str, ...]]
+"""What two wordings of the same question share: the normalised prompt, or the stem and the options of a choice."""
 
-    >>> normalised("  计算　１２ +\n 3 ")
+
+def forms(example: Example) -> set[Form]:
+    """Return the forms of an example: each prompt that it is trained on, `normalised`, and its question with options.
+
+    The options of a choice are normalised and sorted, so that their order and their letters do not count.
+
+    >>> one = Example("1", "Peak? A.Etna B.K2", "B", choices=("Etna", "K2"), stem="Peak?")
+    >>> other = Example("2", "Peak? A.K2 B.Etna", "A", choices=("K2", "Etna"), stem="Peak?")
+    >>> forms(one) & forms(other)
+    {('Peak?', ('Etna', 'K2'))}
+    """
+    found: set[Form] = {normalised(prompt) for prompt in example.trained_prompts}
+    if example.stem:
+        found.add((normalised(example.stem), tuple(sorted({normalised(option) for option in example.choices}))))
+    return found
+
+
+def normalised(text: str) -> str:
+    r"""Return a text after NFKC, without format characters, with each run of blanks and line ends as one blank.
+
+    Format characters (category Cf) are zero-width characters, soft hyphens, byte-order marks and bidirectional marks.
+
+    >>> normalised("  计算　１２ +\n 3\u200b ")
     '计算 12 + 3'
     """
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+    text = _collapsed(unicodedata.normalize("NFKC", text))
+    if text.isprintable():  # the quick way to find that there is no format character
+        return text
+    return _collapsed(unicodedata.normalize("NFKC", _format_characters().sub("", text)))
+
+
+def _collapsed(text: str) -> str:
+    return " ".join(text.split())
+
+
+@cache
+def _format_characters() -> re.Pattern[str]:
+    found = (chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf")
+    return re.compile(f"[{''.join(found)}]+")
 
 
 def count_kinds(examples: Iterable[Example]) -> dict[str, int]:

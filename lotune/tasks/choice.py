@@ -141,8 +141,9 @@ class ChoiceTask:
         prompt = template.render(form.format(about=about, letters=letters), question.shown)
         key = (question.letter,) if question.letter else ()
         return Example(
-            id, prompt, self._target(question, training), key, kind=question.domain, choices=question.options
-        )
+            id, prompt, self._target(question, training), key, kind=question.domain, choices=question.options,
+            stem=question.text,
+        )  # fmt: skip
 
     def _target(self, question: Question, training: bool) -> str:
         if not question.letter:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -27,6 +32,8 @@ from lotune.data.honesty import (
 from lotune.data.rows import read_rows
 from lotune.errors import DataError
 from lotune.runs import write_json
+from lotune.tasks.registry import build_task
+from lotune.tasks.settings import TaskSettings
 
 example = st.builds(
     lambda prompt, target, kind: Example("", prompt, target, (target,), kind),
@@ -138,6 +145,68 @@ def test_overlap_laws(train: list[Example], first: list[Example], second: list[E
     assert again == kept
     assert nothing.removed == 0
     assert all(found.exact == found.normalised == found.seen == 0 for found in nothing.sets.values())
+
+
+FORMAT_CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
+
+
+@given(st.lists(st.tuples(st.text(), st.sampled_from(FORMAT_CHARACTERS))))
+def test_format_characters_change_no_form(parts: list[tuple[str, str]]) -> None:
+    plain = "".join(text for text, _ in parts)
+    assert normalised("".join(text + character for text, character in parts)) == normalised(plain)
+
+
+@given(st.text())
+def test_a_normalised_text_stays_as_it_is(text: str) -> None:
+    assert normalised(normalised(text)) == normalised(text)
+    assert normalised(f" {text}\n") == normalised(text)
+    assert not any(unicodedata.category(character) == "Cf" for character in normalised(text))
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u200d", "\u2060", "\xad", "\ufeff", "\u200e", "\u202e", "\u2066"])
+def test_a_hidden_character_hides_no_test_question(hidden: str) -> None:
+    kept, report = overlap(asked(f"计算 1{hidden} + 1"), {"test": asked("计算 1 + 1")})
+    assert kept == []
+    assert report.sets["test"] == SetOverlap(exact=0, normalised=1, seen=1, rows=1)
+
+
+options = st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1), min_size=2, max_size=6)
+
+
+def choice(number: int, stem: str, options: Sequence[str], letter: str = "A", **settings: Any) -> Example:
+    row = {"question": stem, "options": list(options), "answer": letter}
+    task = build_task(TaskSettings(name="choice", **settings))
+    return next(iter(task.examples([(str(number), row)], training=False)))
+
+
+@quick
+@given(options, st.randoms(use_true_random=False))
+def test_options_in_any_order_are_the_same_question(options: list[str], draw: random.Random) -> None:
+    shuffled = draw.sample(options, len(options))
+    test = [choice(1, "Which is right?", options)]
+    kept, report = overlap([choice(2, "Which is  right?", shuffled)], {"test": test})
+    assert kept == []
+    assert report.sets["test"].seen == 1
+
+
+@quick
+@given(options, st.text("abcd", min_size=1))
+def test_other_questions_or_options_are_not_the_same(options: list[str], more: str) -> None:
+    test = [choice(1, "Which is right?", options)]
+    others = [choice(2, f"Which is right {more}?", options), choice(3, "Which is right?", [*options, "?"])]
+    kept, report = overlap(others, {"test": test})
+    assert kept == others
+    assert report.removed == 0
+
+
+def test_shuffled_real_questions_are_found(reference_data: Path) -> None:
+    task = build_task(TaskSettings(name="choice", copies=1))
+    file = task.read(reference_data / "contest" / "choice-2000.json")
+    test = list(task.examples(file.rows[:200], training=False))
+    copies = [one for one in task.examples(file.rows[:200], training=True) if one.copy_of]
+    kept, report = overlap(copies, {"test": test})
+    assert kept == []
+    assert report.sets["test"].normalised > 150
 
 
 def test_overlap_counts_exact_and_normalised_apart() -> None:
