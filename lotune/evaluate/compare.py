@@ -24,11 +24,14 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Side:
-    """The figure of one of the two, 0 to 1 for verdicts and in its own unit for a score, with its 95 % interval."""
+    """The figure of one of the two, 0 to 1 for verdicts and in its own unit for a score, with its 95 % interval.
+
+    An interval of None is not estimable.
+    """
 
     name: str
     value: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Comparison:
     a: Side
     b: Side
     difference: float
-    interval: Interval
+    interval: Interval | None
     b_better_on: int
     a_better_on: int
     p_value: float
@@ -76,7 +79,9 @@ def compare(
     before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))
     if score == ACCURACY:
         test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
-        intervals = [wilson_interval(round(sum(values)), len(values)) for values in (before, after)]
+        intervals: list[Interval | None] = [
+            wilson_interval(round(sum(values)), len(values)) for values in (before, after)
+        ]
     else:
         test = sign_flips(before, after)
         intervals = [bootstrap_mean(values) for values in (before, after)]

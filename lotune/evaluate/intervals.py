@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from lotune.evaluate.statistics import CONFIDENCE, Interval, bootstrap_mean, wilson
+from lotune.evaluate.statistics import Interval, bootstrap_mean, limits, wilson
 from lotune.tasks.task import Judged, Task
 
 DRAWS = 1_000
@@ -20,21 +20,22 @@ COUNT = "unjudgeable"
 _Counts = NDArray[Any]
 
 
-def metric_intervals(task: Task, judged: Sequence[Judged], seed: int = 0) -> dict[str, Interval]:
+def metric_intervals(task: Task, judged: Sequence[Judged], seed: int = 0) -> dict[str, Interval | None]:
     """The 95 % interval of each metric of a task, by name, over the rows that can be judged, in the metric's unit.
 
     Accuracies have Wilson's, means of scores the bootstrap's of a mean, others that of 1,000 draws of the rows.
+    None where the draws leave nothing to vary.
     """
     known = [one for one in judged if one.right is not None]
     return {name: _interval(task, name, known, seed) for name in task.metrics(judged) if name != COUNT}
 
 
-def headline_interval(task: Task, judged: Sequence[Judged]) -> Interval:
-    """The interval of the task's own metric."""
+def headline_interval(task: Task, judged: Sequence[Judged]) -> Interval | None:
+    """The interval of the task's own metric, as `metric_intervals` has it."""
     return _interval(task, task.metric, [one for one in judged if one.right is not None], 0)
 
 
-def _interval(task: Task, name: str, known: Sequence[Judged], seed: int) -> Interval:
+def _interval(task: Task, name: str, known: Sequence[Judged], seed: int) -> Interval | None:
     if name in task.score_of:
         return bootstrap_mean([one.scores[task.score_of[name]] for one in known])
     if name in ("accuracy", task.metric):
@@ -46,8 +47,7 @@ def _interval(task: Task, name: str, known: Sequence[Judged], seed: int) -> Inte
     else:  # a metric that only its task can compute
         draws = generator.integers(0, len(known), (DRAWS, len(known)))
         figures = numpy.asarray([task.metrics([known[row] for row in draw])[name] for draw in draws])
-    low, high = numpy.quantile(figures, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Interval(float(low), float(high))
+    return limits(figures)
 
 
 def drawn_counts(

@@ -23,7 +23,7 @@ class RetentionLine:
     """One metric before and after, 0 to 100.
 
     `kept` is tuned / base, or None where the base is below 5 points (not measurable); `gates` tells whether the line
-    decides validity or is only reported. The intervals, 95 %, are those of the three figures.
+    decides validity or is only reported. The intervals, 95 %, are those of the three figures; None is not estimable.
     """
 
     task: str
@@ -80,7 +80,7 @@ def with_intervals(
     )
 
 
-def _of_points(points: Sequence[float], share: bool) -> Interval:
+def _of_points(points: Sequence[float], share: bool) -> Interval | None:
     if not share:
         return bootstrap_mean(points)
     low, high = wilson(sum(value == 100 for value in points), len(points))

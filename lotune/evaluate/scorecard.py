@@ -33,7 +33,10 @@ class _Record(BaseModel):
 
 
 class Kind(_Record):
-    """One group of questions: `n` that can be judged, accuracy or mean after and before; no figures where n is 0."""
+    """One group of questions: `n` that can be judged, accuracy or mean after and before; no figures where n is 0.
+
+    An interval of None beside a figure is not estimable.
+    """
 
     n: int
     value: float | None
@@ -50,9 +53,9 @@ class Target(_Record):
     metric: str
     value: float
     base_value: float
-    interval: Interval
-    """95 % interval of `value`: Wilson's for an accuracy, a bootstrap's for a mean."""
-    base_interval: Interval
+    interval: Interval | None
+    """95 % interval of `value`: Wilson's for an accuracy, a bootstrap's for a mean; null where it is not estimable."""
+    base_interval: Interval | None
     n: int
     """Rows that can be judged."""
     unjudgeable: int
@@ -66,9 +69,16 @@ class Target(_Record):
     better: bool
     """Whether p_value is below 0.05."""
     difference_interval: Interval | None = None
-    """95 % interval of value - base_value where the metric is a mean (paired bootstrap)."""
+    """95 % interval of value - base_value where the metric is a mean and it is estimable (paired bootstrap)."""
     judge: str = ""
     """The judging rule, such as significant:5."""
+    score: str | None = None
+    """The per-example score that the metric is the mean of; null for an accuracy."""
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the figures are means of a score, 0 to 100, and not accuracies, 0 to 1."""
+        return self.score is not None or self.difference_interval is not None
 
 
 class Parameters(_Record):
@@ -93,7 +103,7 @@ class Score(_Record):
 class Checkpoint(_Record):
     """One checkpoint; `value`, `score`, `kept` (the least of the gating metrics) and the gate, where it was tested.
 
-    The intervals, 95 %, are those of the two values.
+    The intervals, 95 %, are those of the two values; None beside a value is not estimable.
     """
 
     name: str
@@ -190,6 +200,7 @@ def measure_target(
         better=test.better,
         difference_interval=bootstrap_difference(before, after) if score else None,
         judge=judge,
+        score=score,
     )
 
 
@@ -303,7 +314,7 @@ def _paired_test(before: Sequence[float], after: Sequence[float], score: str | N
     return sign_flips(before, after)
 
 
-def _interval(values: Sequence[float], score: str | None) -> Interval:
+def _interval(values: Sequence[float], score: str | None) -> Interval | None:
     return wilson(int(sum(values)), len(values)) if score is None else bootstrap_mean(values)
 
 

@@ -1,6 +1,7 @@
 """How sure a figure is: intervals of shares and means, and paired tests of "after is better than before".
 
-All intervals are two-sided. Shares are 0 to 1; means have the unit of their scores.
+All intervals are two-sided. Shares are 0 to 1; means have the unit of their scores. A bootstrap interval is None, not
+estimable, where the draws leave nothing to vary: a single row, equal scores, equal ratios.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 """A tuned model is better than its base where the one-sided p value is below this."""
 RESAMPLES = 10_000
+ROUNDING = 1e-9
+"""Drawn figures that differ by a smaller share of themselves are equal."""
 
 
 class Interval(NamedTuple):
@@ -121,11 +124,12 @@ def sign_flips(before: Sequence[float], after: Sequence[float], rounds: int = RE
     return PairedTest(gained, lost, (beyond + 1) / (rounds + 1), (above + 1) / (rounds + 1))
 
 
-def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The percentile bootstrap interval (95 %) of a mean.
+def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:
+    """Return the percentile bootstrap interval (95 %) of a mean, or None where all scores are equal.
 
+    >>> bootstrap_mean([2.0, 4.0, 2.0, 4.0] * 25)
+    Interval(low=2.8, high=3.2)
     >>> bootstrap_mean([3.0, 3.0, 3.0])
-    Interval(low=3.0, high=3.0)
     """
     if not scores:
         raise DataError("interval of a mean", "no scores", "one at least")
@@ -137,16 +141,19 @@ def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: in
         values[generator.integers(0, len(values), (size, len(values)))].mean(axis=1)
         for size in _portions(resamples, len(values))
     ]
-    return _limits(numpy.concatenate(means))
+    return limits(numpy.concatenate(means))
 
 
 def bootstrap_difference(
     before: Sequence[float], after: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """The percentile bootstrap interval (95 %) of mean(after) - mean(before), questions drawn with both scores.
+) -> Interval | None:
+    """Return the percentile bootstrap interval (95 %) of mean(after) - mean(before), questions drawn with both scores.
 
+    None where all differences are equal.
+
+    >>> bootstrap_difference([10.0, 20.0] * 50, [10.0, 24.0] * 50)
+    Interval(low=1.6, high=2.4)
     >>> bootstrap_difference([10.0, 20.0], [15.0, 25.0])
-    Interval(low=5.0, high=5.0)
     """
     _check_pairs(before, after)
     return bootstrap_mean([new - old for old, new in zip(before, after, strict=True)], resamples, seed)
@@ -154,13 +161,13 @@ def bootstrap_difference(
 
 def bootstrap_ratio(
     tops: Sequence[float], bottoms: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """The percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together.
+) -> Interval | None:
+    """Return the percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together.
 
-    Draws whose bottoms are all 0 are left out. Raises: DataError where all are.
+    Draws whose bottoms are all 0 are left out. None where all ratios are equal.
+    Raises: DataError where all bottoms are 0.
 
     >>> bootstrap_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
-    Interval(low=2.0, high=2.0)
     """
     _check_pairs(tops, bottoms)
     import numpy
@@ -175,14 +182,19 @@ def bootstrap_ratio(
     sums = sums[:, sums[1] > 0]
     if not sums.size:
         raise DataError("interval of a ratio", "it divides by 0", "a bottom above 0")
-    return _limits(sums[0] / sums[1])
+    return limits(sums[0] / sums[1])
 
 
-def _limits(means: numpy.ndarray) -> Interval:
+def limits(figures: numpy.ndarray) -> Interval | None:
+    """Return the middle 95 % of drawn figures, shape (draws,), or None where they are equal but for rounding.
+
+    >>> import numpy
+    >>> limits(numpy.asarray([0.1 + 0.2, 0.3]))
+    """
     import numpy
 
-    low, high = numpy.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Interval(float(low), float(high))
+    low, high = map(float, numpy.quantile(figures, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
+    return Interval(low, high) if high - low > ROUNDING * max(abs(low), abs(high)) else None
 
 
 def _portions(rounds: int, width: int) -> list[int]:

@@ -82,16 +82,17 @@ def windows(ids: Sequence[int], first: int, context: int) -> list[Continuation]:
 def summarise(texts: Sequence[TextFigures]) -> dict[str, Any]:
     """Perplexity a token and bits a byte of all texts together, each with its bootstrap interval over texts (95 %).
 
+    An interval is None where it is not estimable, as of one text.
     Raises: DataError where there is no token.
     """
     if not any(text.tokens for text in texts):
         raise DataError("texts", "have no token", "articles with text", "check the file and the cleaning")
     nats, tokens, sizes = ([getattr(text, name) for text in texts] for name in ("nats", "tokens", "bytes"))
     loss, bits = math.fsum(nats) / sum(tokens), math.fsum(nats) / math.log(2)
-    low, high = bootstrap_ratio(nats, tokens)
+    limits = bootstrap_ratio(nats, tokens)
     return {
         "perplexity": math.exp(loss),
-        "perplexity_interval": Interval(math.exp(low), math.exp(high)),
+        "perplexity_interval": limits and Interval(*map(math.exp, limits)),
         "bits_per_byte": bits / sum(sizes),
         "bits_per_byte_interval": bootstrap_ratio([nat / math.log(2) for nat in nats], sizes),
         "texts": len(texts),

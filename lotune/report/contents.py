@@ -158,8 +158,8 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
 
 def _score_name(target: Target) -> str | None:
     """The per-example score that the target's metric is a mean of, None for an accuracy."""
-    if target.difference_interval is None:
-        return None
+    if not target.in_points or target.score is not None:
+        return target.score
     if target.metric in SCORES.values():
         return target.metric
     if target.metric == "f1":  # a custom task's, in a scorecard of an older lotune

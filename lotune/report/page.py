@@ -54,19 +54,17 @@ def render_page(report: Report) -> str:
 def kind_strips(report: Report) -> list[Markup]:
     """For each line of the table of kinds, a picture of it; nothing where nothing can be judged."""
     target = report.card.target
-    scale = 100 if target.difference_interval else 1
+    scale = 100 if target.in_points else 1
     strips = []
     for line in words.kind_lines(target):
-        if line.base is None or line.tuned is None or line.interval is None:
+        if line.base is None or line.tuned is None:
             strips.append(Markup(""))
             continue
         intervals = [
             one and type(one)(one.low / scale, one.high / scale) for one in (line.base_interval, line.interval)
         ]
         label = visible(f"{line.name}: {shown(line.base, target)} before, {shown(line.tuned, target)} after")
-        picture = interval_strip(
-            line.base / scale, intervals[0], line.tuned / scale, intervals[1] or line.interval, label
-        )
+        picture = interval_strip(line.base / scale, intervals[0], line.tuned / scale, intervals[1], label)
         strips.append(Markup(picture))
     return strips
 
@@ -116,7 +114,7 @@ def _validation(report: Report, width: int) -> str:
     if not marks or all(one.value is not None for one in card.checkpoints):
         return ""
     name = f"validation {card.target.metric}"
-    return validation_plot(marks, name, not card.target.difference_interval, width)
+    return validation_plot(marks, name, not card.target.in_points, width)
 
 
 def _trade(report: Report, width: int) -> str:
@@ -129,4 +127,4 @@ def _trade(report: Report, width: int) -> str:
         kind = "chosen" if one.name == card.chosen_checkpoint else "tuned"
         marks.append(Mark(Point(kept, value), f"step {one.step}", kind))
     threshold = max(line.threshold for line in card.retention if line.gates)
-    return trade_plot(marks, threshold, f"test {card.target.metric}", not card.target.difference_interval, width)
+    return trade_plot(marks, threshold, f"test {card.target.metric}", not card.target.in_points, width)

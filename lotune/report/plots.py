@@ -156,8 +156,10 @@ def trade_plot(points: Sequence[Mark], threshold: float, axis_name: str, percent
     return plot.svg("Target against retention", "; ".join(figures) + f"; the gate is at {threshold:.0%}.")
 
 
-def interval_strip(base: float, base_interval: Interval | None, tuned: float, interval: Interval, label: str) -> str:
-    """Two figures (shares of the scale, 0 to 1) with their intervals on one line, as wide as its cell.
+def interval_strip(
+    base: float, base_interval: Interval | None, tuned: float, interval: Interval | None, label: str
+) -> str:
+    """Two figures (shares of the scale, 0 to 1) with their intervals, where there are any, as wide as their cell.
 
     >>> interval_strip(0.1, None, 0.9, Interval(0.8, 1.0), "add").count("<circle")
     1

@@ -42,7 +42,7 @@ def verdict_sentence(card: Scorecard) -> str:
 
 def shown(value: float, target: Target) -> str:
     """A figure of the target's metric for people: percent for an accuracy, points for a mean of scores."""
-    return f"{value:.2f}" if target.difference_interval else percent(value)
+    return f"{value:.2f}" if target.in_points else percent(value)
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -75,7 +75,7 @@ def _kinds(target: Target) -> Table | None:
         return None
     table = _table("kind", "rows", "base", "tuned", "95 % interval")
     for name, kind in target.by_kind.items():
-        if kind.value is None or kind.base_value is None or kind.interval is None:
+        if kind.value is None or kind.base_value is None:
             _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
             continue
         rows = f"{kind.n}" + (f" (+{kind.unjudgeable} unjudgeable)" if kind.unjudgeable else "")
@@ -90,7 +90,7 @@ def _retention(card: Scorecard) -> Table | None:
     table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
     for line in card.retention:
         kept = "not measurable" if line.kept is None else percent(line.kept)
-        interval = "-" if line.kept_interval is None else share_span(line.kept_interval)
+        interval = "-" if line.kept is None else share_span(line.kept_interval)
         result = f"{'passed' if line.passed else 'failed'}, {percent(line.threshold, 0)}"
         figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, interval
         _add(table, f"{line.task}: {line.metric}", *figures, result if line.gates else "reported")
@@ -138,34 +138,48 @@ def _detail(detail: str) -> str:
     return f" ({detail})" if detail else ""
 
 
-def span(interval: Interval, target: Target) -> str:
+NOT_ESTIMABLE = "not estimable"
+"""What stands in the place of an interval where the rows leave nothing to draw from."""
+
+
+def limits_text(interval: Interval | None, form: str, unit: float = 1.0) -> str:
+    """Return an interval for people, its limits in the number format `form` and multiplied by `unit`.
+
+    >>> limits_text(Interval(0.25, 0.5), ".1f", 100), limits_text(None, ".1f")
+    ('25.0 to 50.0', 'not estimable')
+    """
+    if interval is None:
+        return NOT_ESTIMABLE
+    low, high = interval
+    return f"{unit * low:{form}} to {unit * high:{form}}"
+
+
+def span(interval: Interval | None, target: Target) -> str:
     """An interval of the target's metric for people."""
-    if target.difference_interval:
-        return f"{interval.low:.2f} to {interval.high:.2f}"
-    return share_span(interval)
+    return limits_text(interval, ".2f") if target.in_points else share_span(interval)
 
 
 def with_span(value: float, interval: Interval | None, target: Target) -> str:
-    """A figure of the target's metric with its interval where that is known."""
-    return shown(value, target) + ("" if interval is None else f" ({span(interval, target)})")
+    """A figure of the target's metric with its interval."""
+    return f"{shown(value, target)} ({span(interval, target)})"
 
 
 def line_figure(points: float, interval: Interval | None) -> str:
-    """A retained metric in points, with its interval where that is known.
+    """A retained metric in points, with its interval.
 
     >>> line_figure(90.0, Interval(85.0, 94.25)), line_figure(90.0, None)
-    ('90.00 (85.0 to 94.2)', '90.00')
+    ('90.00 (85.0 to 94.2)', '90.00 (not estimable)')
     """
-    return f"{points:.2f}" + ("" if interval is None else f" ({interval.low:.1f} to {interval.high:.1f})")
+    return f"{points:.2f} ({limits_text(interval, '.1f')})"
 
 
-def share_span(interval: Interval) -> str:
+def share_span(interval: Interval | None) -> str:
     """An interval of a share, 0 to 1, for people.
 
-    >>> share_span(Interval(0.9, 1.0125))
-    '90.0 to 101.2 %'
+    >>> share_span(Interval(0.9, 1.0125)), share_span(None)
+    ('90.0 to 101.2 %', 'not estimable')
     """
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+    return limits_text(interval, ".1f", 100) + ("" if interval is None else " %")
 
 
 def _table(*columns: str) -> Table:

@@ -55,7 +55,10 @@ class Table:
 
 
 class KindLine(NamedTuple):
-    """A group of questions before and after, with 95 % intervals; no figures where nothing can be judged."""
+    """A group of questions before and after, with 95 % intervals; no figures where nothing can be judged.
+
+    An interval of None beside a figure is not estimable.
+    """
 
     name: str
     rows: str
@@ -132,7 +135,7 @@ def kind_lines(target: Target) -> Iterator[KindLine]:
     rows = _rows_text(target.n, target.unjudgeable)
     yield KindLine("all rows", rows, target.base_value, target.base_interval, target.value, target.interval)
     for name, kind in sorted(target.by_kind.items(), key=lambda item: (-item[1].n, item[0])):
-        base = kind.base_interval or (None if target.difference_interval else _base_interval(kind))
+        base = kind.base_interval or (None if target.in_points else _base_interval(kind))
         yield KindLine(name, _rows_text(kind.n, kind.unjudgeable), kind.base_value, base, kind.value, kind.interval)
 
 
@@ -149,23 +152,23 @@ def kinds_table(target: Target) -> Table:
     """Figures by kind with their intervals."""
     rows = []
     for line in kind_lines(target):
-        cells = [_figure(line.base, target), _span(line.base_interval, target)]
-        cells += [_figure(line.tuned, target), _span(line.interval, target)]
+        cells = [*_figure_and_span(line.base, line.base_interval, target)]
+        cells += [*_figure_and_span(line.tuned, line.interval, target)]
         rows.append((line.name, line.rows, *cells))
     return Table(("kind", "rows", "base", "95 % interval", "tuned", "95 % interval"), tuple(rows), numeric=True)
 
 
-def _figure(value: float | None, target: Target, interval: Interval | None = None) -> str:
+def _figure_and_span(value: float | None, interval: Interval | None, target: Target) -> tuple[str, str]:
+    return ("–", "–") if value is None else (shown(value, target), span(interval, target))
+
+
+def _figure(value: float | None, target: Target, interval: Interval | None) -> str:
     return "–" if value is None else with_span(value, interval, target)
-
-
-def _span(interval: Interval | None, target: Target) -> str:
-    return "–" if interval is None else span(interval, target)
 
 
 def kinds_note(target: Target) -> str:
     """What the figures by kind rest on: the intervals and the paired test."""
-    kind = "Bootstrap" if target.difference_interval else "Wilson"
+    kind = "Bootstrap" if target.in_points else "Wilson"
     judge = f" Judged by the rule {target.judge}." if target.judge else ""
     return (
         f"{kind} intervals, 95 %. Tuning: {paired_text(target)}, "
@@ -186,7 +189,7 @@ def kept_table(lines: Sequence[RetentionLine]) -> Table:
             *(
                 line_figure(line.base, line.base_interval),
                 line_figure(line.tuned, line.tuned_interval),
-                kept_text(line.kept) + ("" if line.kept_interval is None else f" ({share_span(line.kept_interval)})"),
+                kept_text(line.kept) + ("" if line.kept is None else f" ({share_span(line.kept_interval)})"),
                 percent(line.threshold, 0) if line.gates else "–",
             ),
             ("passed" if line.passed else "failed") if line.gates else "only reported",
@@ -199,7 +202,7 @@ def kept_table(lines: Sequence[RetentionLine]) -> Table:
 KEPT_NOTE = (
     "F1 and EM are 0 to 100. Kept is tuned / base; each gated metric must keep the share needed, others are only "
     "reported. A base below 5 points has nothing to keep: not measurable. In brackets: bootstrap intervals, 95 %; for "
-    "what was kept, each row is drawn with both of its figures."
+    "what was kept, each row is drawn with both of its figures. Where all rows are alike, none is estimable."
 )
 
 

@@ -10,6 +10,7 @@ from lotune.evaluate.compare import compare as compare_predictions
 from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
 from lotune.recipe import Options
+from lotune.report.terminal import limits_text
 
 SHOWN = 10
 """Items on which the two differ that are shown to a person."""
@@ -43,10 +44,9 @@ def _show(found: Comparison) -> None:
     unit = 100 if found.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
     for letter, side in (("A", found.a), ("B", found.b)):
-        low, high = (unit * limit for limit in side.interval)
-        print(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({low:.1f} to {high:.1f})")
-    low, high = (unit * limit for limit in found.interval)
-    change = f"{unit * found.difference:+.1f}{sign} ({low:+.1f} to {high:+.1f})"
+        interval = limits_text(side.interval, ".1f", unit)
+        print(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({interval})")
+    change = f"{unit * found.difference:+.1f}{sign} ({limits_text(found.interval, '+.1f', unit)})"
     print(f"B - A: {change}, p = {found.p_value:.3g}, {found.n} items")
     print(f"B is better on {found.b_better_on} items, A on {found.a_better_on}")
     print(f"{found.verdict}{_how_many(found)}")

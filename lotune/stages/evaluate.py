@@ -198,7 +198,7 @@ def _target(task: Task, before: Tested, after: Tested) -> Target:
 
 def _fraction(target: Target) -> float:
     """The target's figure as 0 to 1: a mean of scores is 0 to 100."""
-    return target.value / 100 if target.difference_interval else target.value
+    return target.value / 100 if target.in_points else target.value
 
 
 def _score(recipe: Recipe, value: float) -> Score:

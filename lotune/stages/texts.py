@@ -17,6 +17,7 @@ from lotune.evaluate.texts import TextFigures, parse_texts, read_texts, summaris
 from lotune.model.base import Base, context_length, resolve_device
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import Progress
+from lotune.report.terminal import limits_text
 from lotune.runs import append_jsonl
 from lotune.stages.asking import answers_mark, computes_on, load_model
 from lotune.stages.outputs import check_marks, check_output, in_parts
@@ -82,8 +83,6 @@ def _record(text: TextFigures, mark: str) -> dict[str, Any]:
 
 def _show(figures: dict[str, Any]) -> None:
     print(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
-    low, high = figures["perplexity_interval"]
-    print(f"perplexity a token: {figures['perplexity']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
-    low, high = figures["bits_per_byte_interval"]
-    print(f"bits a byte: {figures['bits_per_byte']:.4g}, 95 % interval {low:.4g} to {high:.4g}")
+    for name, unit in (("perplexity", "perplexity a token"), ("bits_per_byte", "bits a byte")):
+        print(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
     print(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -22,6 +22,7 @@ from lotune.model.base import base_folder, load_tokenizer, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
+from lotune.report.terminal import limits_text
 from lotune.runs import write_atomically
 from lotune.stages.asking import (
     Asking,
@@ -178,14 +179,15 @@ def _show(figures: dict[str, Any]) -> None:
         judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
     print(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
     for name, value in figures["metrics"].items():
-        print(f"{name}: {value:.4g}{_span(figures['intervals'].get(name))}")
+        interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
+        print(f"{name}: {value:.4g}{interval}")
     for kind, found in figures["by_kind"].items():
         shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
         print(f"  {kind}: {shown}, {found['n']} rows")
 
 
 def _span(interval: Interval | None) -> str:
-    return "" if interval is None else f" (95 % interval {interval.low:.4g} to {interval.high:.4g})"
+    return f" (95 % interval {limits_text(interval, '.4g')})"
 
 
 SMALL = 1_000

@@ -42,6 +42,7 @@ from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_mer
 from lotune.model.quantize import load_as_trained, load_quantized
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
+from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, ask
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
@@ -84,7 +85,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Validated:
-    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers."""
+    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers.
+
+    An interval of None is not estimable.
+    """
 
     name: str
     step: int
@@ -293,14 +297,14 @@ def _checkpoint(
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(begun.model, folder / "adapter", template_text(recipe))
-    value, loss, (low, high) = _measure(recipe, begun, task, validation, answers, name)
-    say(f"{name}: validation {task.metric} {value:.4g} ({low:.4g} to {high:.4g}), loss {loss:.4f}")
-    return Validated(name, step.number, value, loss, (low, high))
+    value, loss, interval = _measure(recipe, begun, task, validation, answers, name)
+    say(f"{name}: validation {task.metric} {value:.4g} ({limits_text(interval, '.4g')}), loss {loss:.4f}")
+    return Validated(name, step.number, value, loss, interval)
 
 
 def _measure(
     recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
-) -> tuple[float, float, Interval]:
+) -> tuple[float, float, Interval | None]:
     """The task's metric, the loss of the answers, the metric's interval; in shards all processes compute them alike."""
     begun.model.eval()
     loss = mean_loss(begun.model, answers)

@@ -94,6 +94,8 @@ def test_the_command(tmp_path: Path, finished_run: Path) -> None:
     assert "and 2 more: --json lists them" in said
     found = json.loads(call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json").stdout)
     assert (found["verdict"], len(found["differing"])) == ("B is better", 12)
+    assert "B - A: +100.0 % (not estimable)" in said
+    assert found["interval"] is None
     same = call("compare", finished_run, finished_run).stdout
     assert "these items cannot tell: there is no difference" in same
     assert "holds no scorecard.json" in call("compare", tmp_path, finished_run, status=2).stderr

@@ -76,7 +76,7 @@ def test_means_of_scores() -> None:
     ]
     found = metric_intervals(task, rows)
     assert set(found) == {"contest_f1", "contest_em", *others}
-    assert found["squad_f1"] == (50.0, 50.0)
+    assert found["squad_f1"] is None, "equal scores leave nothing to draw from"
     assert found["contest_em"].low < 25.0 < found["contest_em"].high
 
 

@@ -119,8 +119,19 @@ def test_bootstrap_is_scipys() -> None:
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
 def test_bootstrap_stays_among_the_scores_and_repeats(scores: list[float]) -> None:
     interval = bootstrap_mean(scores, resamples=50)
-    assert min(scores) - 1e-9 <= interval.low <= interval.high <= max(scores) + 1e-9
+    if interval is not None:
+        assert min(scores) - 1e-9 <= interval.low < interval.high <= max(scores) + 1e-9
     assert bootstrap_mean(scores, resamples=50) == interval
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=20), st.floats(0.1, 10))
+def test_an_interval_is_estimable_where_rows_differ(values: list[int], factor: float) -> None:
+    scores = [factor * value for value in values]
+    differ = len(set(values)) > 1
+    assert (bootstrap_mean(scores) is not None) == differ
+    assert (bootstrap_difference([1.0] * len(scores), scores) is not None) == differ
+    assert bootstrap_ratio([3 * (1 + score) for score in scores], [1 + score for score in scores]) is None
+    assert (bootstrap_ratio([1 + score for score in scores], [1.0] * len(scores)) is not None) == differ
 
 
 def test_other_rows_are_refused() -> None:
@@ -136,7 +147,7 @@ def test_other_rows_are_refused() -> None:
 
 
 def test_a_ratio_leaves_out_draws_that_would_divide_by_nothing() -> None:
-    low, high = bootstrap_ratio([0.0, 100.0], [0.0, 100.0])
-    assert (low, high) == (1.0, 1.0)
+    interval = bootstrap_ratio([0.0, 50.0, 100.0], [0.0, 100.0, 100.0])
+    assert interval == (0.5, 1.0)
     with pytest.raises(DataError, match="it divides by 0"):
         bootstrap_ratio([1.0], [0.0])

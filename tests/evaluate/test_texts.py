@@ -18,6 +18,7 @@ from lotune.data.examples import Example
 from lotune.errors import DataError
 from lotune.evaluate.texts import TextFigures, read_texts, summarise, windows
 from lotune.stages import texts
+from lotune.stages.texts import _show
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -70,6 +71,13 @@ def test_texts_are_weighed_by_their_length() -> None:
     assert low < found["perplexity"] < high
     with pytest.raises(DataError, match="have no token"):
         summarise([])
+
+
+def test_one_text_gives_figures_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    found = summarise([TextFigures("1", 10.0, 10, 40)])
+    assert (found["perplexity_interval"], found["bits_per_byte_interval"]) == (None, None)
+    _show({**found, "model": "tiny", "device": "cpu", "dtype": "float32"})
+    assert capsys.readouterr().out.count("95 % interval not estimable") == 2
 
 
 @pytest.mark.slow

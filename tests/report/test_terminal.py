@@ -1,6 +1,7 @@
 """The scorecard for people."""
 
 import io
+import json
 from dataclasses import replace
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from lotune.evaluate.scorecard import (
 )
 from lotune.evaluate.statistics import Interval
 from lotune.report.terminal import show_scorecard, verdict_sentence
-from lotune.report.words import checkpoints_table, kept_table
+from lotune.report.words import checkpoints_table, kept_table, kinds_table
 from lotune.tasks.task import Judged
 
 
@@ -76,6 +77,26 @@ def test_it_fits_a_narrow_terminal() -> None:
 
 def test_the_sentence_is_plain() -> None:
     assert verdict_sentence(card()).startswith("VALID: ")
+
+
+def test_where_nothing_varies_no_interval_is_made_up() -> None:
+    def verdicts(score: float) -> list[Verdict]:
+        return [Verdict(str(n), "ab"[n % 2], Judged("", "", True, {"contest_f1": score})) for n in range(12)]
+
+    target = measure_target("reading", "contest_f1", verdicts(40.0), verdicts(60.0), score="contest_f1")
+    kinds = target.by_kind.values()
+    assert [target.interval, target.base_interval, target.difference_interval] == [None] * 3
+    assert [one.interval for one in kinds] == [None] * 2
+    points = [one.model_copy(update={"value": 60.0, "validation_value": 55.0}) for one in card().checkpoints]
+    whole = card().model_copy(update={"target": target, "checkpoints": tuple(points)})
+    again = Scorecard.model_validate(json.loads(json.dumps(whole.model_dump(mode="json"))))
+    assert again == whole
+    text = printed(again)
+    assert "reading 40.00 -> 60.00" in text, "a mean stays a mean, in points"
+    assert text.count("not estimable") == 1 + 2 + 4 + 2, "the target, its kinds, what was kept, the test's figures"
+    assert "60.0 to 60.0" not in text
+    tables = [kinds_table(again.target), kept_table(again.retention), checkpoints_table(again)]
+    assert [str(table.rows).count("not estimable") for table in tables] == [6, 12, 4]
 
 
 def test_every_figure_has_its_interval_in_the_report_and_what_was_kept_in_the_terminal() -> None:
