@@ -12,6 +12,7 @@ its longest.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -369,7 +370,9 @@ def _backward(
         if len(group.own) < group.places.numel():
             others = torch.ones(group.places.numel(), dtype=torch.bool, device=grad.device)
             others[group.own] = False
-            g = g.masked_fill(others.view(group.places.shape)[:, None, :, None], 0)
+            others = others.view(group.places.shape)[:, None, :, None]
+            g = g.masked_fill(others, 0)
+            sums = sums.masked_fill(others, math.inf)  # else exp(score - sum) may overflow, and inf times 0 is NaN
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
         )

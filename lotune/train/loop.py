@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
 from lotune.memory import naming_the_setting
+from lotune.model.finite import noting_faults
 from lotune.train.head import Head
 from lotune.train.muon import Muon
 from lotune.train.parallel import ALONE, World, is_sharded
@@ -86,19 +87,26 @@ def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_r
 
 
 class NotFiniteError(CheckError):
-    """The loss of a step, or the norm of its gradient, is not a finite number; `rows` are those of the step."""
+    """The loss of a step, or the norm of its gradient, is not a finite number; `rows` are those of the step.
 
-    def __init__(self, step: int, loss: float, norm: float, rows: Sequence[str] = ()) -> None:
-        self.step, self.loss, self.norm = step, loss, norm
+    `layer` is the first module whose output, or parameter whose gradient, is not finite.
+    """
+
+    def __init__(self, step: int, loss: float, norm: float, rows: Sequence[str] = (), layer: str | None = None) -> None:
+        self.step, self.loss, self.norm, self.layer = step, loss, norm, layer
+        first = f", first in {layer}" if layer else ""
         listed = f"; its rows: {', '.join(rows[:MOST_ROWS])}" if rows else ""
         more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
-        remedy = "mend these rows, or lower the learning rate, which trains anew; the state before this step is kept"
-        found = f"the loss is {loss} and the norm of its gradient {norm}{listed}{more}"
+        remedy = (
+            "lower the learning rate, which trains anew, or mend these rows; if both are sound, the model is at fault: "
+            "its weights, or its arithmetic in this number format; the state before this step is kept"
+        )
+        found = f"the loss is {loss} and the norm of its gradient {norm}{first}{listed}{more}"
         super().__init__(f"step {step}", found, "finite numbers", remedy)
 
     def of_rows(self, rows: Sequence[str]) -> NotFiniteError:
         """The same error, naming the rows of the step."""
-        return NotFiniteError(self.step, self.loss, self.norm, rows)
+        return NotFiniteError(self.step, self.loss, self.norm, rows, self.layer)
 
 
 TUNING_REMEDY = "lower tune.batch_tokens, or set tune.gradient_checkpointing=true"
@@ -158,8 +166,8 @@ def train(
         started = time.perf_counter()
         model.train()
         supervised, tokens, passes = _whole_step(world, micro_batches)
-        loss = 0.0
-        for batch in filled_up(micro_batches, passes):
+        loss, lines = 0.0, filled_up(micro_batches, passes)
+        for batch in lines:
             with passing(batch, remedy):
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     part = head.loss_sum(on_device(batch, device)) / supervised
@@ -169,12 +177,39 @@ def train(
         world.sum_gradients(parameters)
         norm = _clipped(parameters, clip_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFiniteError(number, loss, norm)
+            raise NotFiniteError(number, loss, norm, layer=_first_fault(model, lines, supervised, half, world))
         optimizers.set_share(shares[number - 1])
         with naming_the_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
             optimizers.step()
         rate = optimizers.highest[0] * shares[number - 1]
         yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
+
+
+def _first_fault(model: Any, lines: Sequence[Batch], supervised: int, half: bool, world: World) -> str | None:
+    """Compute a step again, and return the first module or parameter where output or gradient is not finite.
+
+    All processes make all passes, as weights in shards are gathered by all at once.
+    """
+    faults: list[str] = []
+    with suppress(RuntimeError):  # such as memory that runs out: what is known already is said without a layer
+        faults = _faults(model, lines, supervised, half)
+    names = world.gathered_bytes(faults[0].encode() if faults else b"")
+    return next((name.decode() for name in names if name), None)
+
+
+def _faults(model: Any, lines: Sequence[Batch], supervised: int, half: bool) -> list[str]:
+    head, device = Head(model), next(model.parameters()).device
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        head.loss_sum(on_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
+    with noting_faults(model) as faults:
+        for batch in lines:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                part = head.loss_sum(on_device(batch, device)) / supervised
+            if not part.isfinite():
+                faults.append("the output head")
+            part.backward()
+    return faults
 
 
 def _whole_step(world: World, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:

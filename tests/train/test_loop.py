@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -326,9 +327,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(llama: An
     with torch.no_grad():
         model.model.norm.weight[3] = float("inf")
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(NotFiniteError, match="step 1: the loss is nan and the norm of its gradient nan"):
+    with pytest.raises(NotFiniteError, match=r"step 1: the loss is nan and .* nan, first in model.norm\n"):
         list(train(model, [[pad(some_rows(3), PAD)]], adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0), [1]))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_names_the_layer_where_it_began(llama: Any, clip_norm: float) -> None:
+    """The loss is finite: only the way back fails, in the products of one layer, and so in all below it."""
+    model = copy.deepcopy(llama)
+    spoilt = model.model.layers[1].self_attn.o_proj
+    spoilt.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * float("nan"),))
+    optimizers = adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0)
+    with pytest.raises(NotFiniteError) as caught:
+        list(train(model, [[pad(some_rows(3), PAD)]], optimizers, [1], clip_norm=clip_norm))
+    assert math.isfinite(caught.value.loss)
+    assert caught.value.layer == "model.layers.1.self_attn.v_proj.weight"
+    named = str(caught.value.of_rows(["a.csv:7"]))
+    assert "nan, first in model.layers.1.self_attn.v_proj.weight; its rows: a.csv:7" in named
+    assert "the model is at fault" in named
 
 
 def test_a_step_that_is_not_finite_names_some_rows() -> None:
