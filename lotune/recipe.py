@@ -160,14 +160,21 @@ def _files(recipe: Recipe) -> dict[str, Path]:
 
 
 def check_files(recipe: Recipe) -> None:
-    """Nothing, where every file of rows that a recipe names is one. Raises: DataError naming all that are not."""
+    """Nothing, where every file or folder of rows that a recipe names is there. Raises: DataError naming the others."""
     faults = [
-        f"{key}: {path} is a folder" if path.is_dir() else f"{key}: there is no file {path}"
+        f"{key}: {path} is a folder without files" if path.is_dir() else f"{key}: there is no file {path}"
         for key, path in _files(recipe).items()
-        if not key.endswith(".start") and not key.startswith("pretrain.") and not path.is_file()
+        if not key.endswith(".start") and not key.startswith("pretrain.") and not _is_there(path)
     ]
     if faults:
-        raise DataError("recipe", "; ".join(faults), "files of rows", "check the paths: they count from where you are")
+        raise DataError(
+            "recipe", "; ".join(faults), "files of rows, or folders", "check the paths: they count from where you are"
+        )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is a file, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def check_pretraining_paths(recipe: Recipe) -> None:

@@ -320,17 +320,24 @@ def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 
 def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest, size and age of a file or folder; the digest is that of `before` where size and age are the same."""
+    """Digest, size and age of a file or folder; the digest is that of `before` where size and age are the same.
+
+    Of a folder, each file's name, size and age count (`listing`): a renamed or exchanged file is noticed.
+    """
     files = [path] if path.is_file() else sorted(_files_below(path))
     stats = [file.stat() for file in files]
+    names = ["" if file == path else file.relative_to(path).as_posix() for file in files]
     size, age = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-    if before.get("bytes") == size and before.get("mtime_ns") == age:
+    found: dict[str, Any] = {"bytes": size, "mtime_ns": age}
+    if names != [""]:
+        found["listing"] = fingerprint([names, [[stat.st_size, stat.st_mtime_ns] for stat in stats]])
+    if all(before.get(key) == value for key, value in found.items()):
         return dict(before)
     digest = hashlib.sha256()
-    for file, stat in zip(files, stats, strict=True):
-        digest.update(b"" if file == path else file.relative_to(path).as_posix().encode() + b"\0")
+    for file, name, stat in zip(files, names, stats, strict=True):
+        digest.update(name.encode() + b"\0" if name else b"")
         digest.update(_digest(file, stat.st_size, stat.st_mtime_ns))
-    return {"sha256": digest.hexdigest(), "bytes": size, "mtime_ns": age}
+    return {"sha256": digest.hexdigest(), **found}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -53,7 +53,7 @@ def test_missing_files_and_folders_are_named_all_at_once(recipe: Path, tmp_path:
     words = [f"data.train={tmp_path / 'none.jsonl'}", f"data.test={tmp_path / 'folder'}", "retention.data=none.json"]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
     assert f"data.train: there is no file {tmp_path / 'none.jsonl'}" in said
-    assert f"data.test: {tmp_path / 'folder'} is a folder" in said
+    assert f"data.test: {tmp_path / 'folder'} is a folder without files" in said
     assert "retention.data: there is no file none.json" in said
     assert len(said.splitlines()) == 3
 

@@ -163,3 +163,15 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         holder.kill()
     with open_run(tmp_path, Recipe()):
         pass
+
+
+def test_a_file_renamed_in_a_folder_of_rows_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "subjects"
+    folder.mkdir()
+    (folder / "arts.csv").write_text("q,0\n")
+    inputs = {"data.train": folder}
+    with open_run(tmp_path / "run", Recipe()) as run:
+        run.finish_stage("prepare", inputs)
+        assert run.stage_state("prepare", inputs) == "done"
+        (folder / "arts.csv").rename(folder / "law.csv")
+        assert run.stage_state("prepare", inputs) == "changed"

@@ -6,13 +6,14 @@ import csv
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from lotune.data.tables import HeaderRule, Records, table
 from lotune.errors import DataError
 
 _MARK = b"\xef\xbb\xbf"
@@ -21,10 +22,7 @@ MOST_LEVELS = 250
 """Objects and arrays within one another that a row may have: about what orjson writes."""
 TOO_DEEP = f"nested deeper than {MOST_LEVELS} levels"
 _NO_BLANK = re.compile(r"[^ \t\r\n]")
-_NUMBER = re.compile(r"\s*[-+.]?\d")
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
-HeaderRule = Callable[[Sequence[str], Sequence[Sequence[str]]], bool]
-"""Whether the first line of a table names its columns, told from its cells and those of the lines that follow."""
 _Found = Iterator[tuple[str, dict[str, Any] | str]]
 """Pairs of a row's id and the row, or the reason why it cannot be read."""
 
@@ -45,27 +43,6 @@ def read_json_document(path: Path) -> Any:
     except _NotJsonError as error:
         line, reason = error.args
         raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
-
-
-def looks_like_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line of a table names its columns.
-
-    It does where its cells (the very first may be empty) are distinct, of three words and 40 characters at most, do not
-    begin with a digit or end like a sentence, and do not stand again in their own column.
-
-    >>> looks_like_header(["id", "question"], [["7", "Why?"]])
-    True
-    >>> looks_like_header(["gj04", "1", "", "They left."], [["gj04", "0", "", "Left they."]])
-    False
-    """
-    named = first[1:] if first and not first[0].strip() else first
-    if not named or len(set(named)) < len(named):
-        return False
-    if not all(1 <= len(cell.split()) <= 3 and len(cell) <= 40 and not _NUMBER.match(cell) for cell in named):
-        return False
-    if any(cell.rstrip()[-1] in ".?!。？！" for cell in named):
-        return False
-    return not any(cell == other for row in others for cell, other in zip(first, row, strict=False) if cell.strip())
 
 
 class _NotJsonError(Exception):
@@ -172,7 +149,7 @@ def _array_items(path: Path, size: int = 1 << 20) -> Iterator[str]:
 
 
 def _read_tsv(path: Path, headed: HeaderRule) -> _Found:
-    def records() -> _Records:
+    def records() -> Records:
         for number, offset, line in _lines(path):
             text = _decoded(line, offset)
             if isinstance(text, _NotJsonError):
@@ -180,11 +157,22 @@ def _read_tsv(path: Path, headed: HeaderRule) -> _Found:
             elif text:
                 yield number, text.split("\t")
 
-    return _table(path, records(), headed)
+    return table(path, records(), headed)
+
+
+def _read_txt(path: Path, headed: HeaderRule) -> _Found:
+    """A text file with tabs is tsv. Raises: DataError for another one."""
+    if not any("\t" in line.decode(errors="replace") for _, _, line in islice(_lines(path), 10)):
+        found, remedy = (
+            "is a text without tabs",
+            "rename it after its format, or learn it as an article (pretrain.text)",
+        )
+        raise DataError(str(path), found, "a table with tabs between its cells", remedy)
+    return _read_tsv(path, headed)
 
 
 def _read_csv(path: Path, headed: HeaderRule) -> _Found:
-    def records() -> _Records:
+    def records() -> Records:
         broken: dict[int, str] = {}
         reader = csv.reader(_csv_lines(path, broken), strict=True)
         while True:
@@ -202,7 +190,7 @@ def _read_csv(path: Path, headed: HeaderRule) -> _Found:
 
     limit = csv.field_size_limit(1 << 30)
     try:
-        yield from _table(path, records(), headed)
+        yield from table(path, records(), headed)
     finally:
         csv.field_size_limit(limit)
 
@@ -227,31 +215,9 @@ READERS: dict[str, Callable[[Path, HeaderRule], _Found]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
+    ".txt": _read_txt,
     ".parquet": _read_parquet,
 }
-_Records = Iterator[tuple[int, list[str] | str]]
-"""Pairs of a line number and its cells, or the reason why they cannot be read."""
-
-
-def _table(path: Path, records: _Records, headed: HeaderRule) -> _Found:
-    """Rows of a table; the header is taken off its first lines."""
-    start = list(islice(records, 1000))
-    cells = [record for _, record in start if not isinstance(record, str)]
-    if len(cells) > 1 and len(cells[0]) == 1 and all(";" in "".join(record) for record in cells):
-        found, remedy = "';' separates its cells", "save it with commas, or with tabs as tsv"
-        raise DataError(str(path), found, "',' in csv, a tab in tsv", remedy)
-    names = cells[0] if cells and start[0][1] is cells[0] and headed(cells[0], cells[1:]) else []
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")
-    width = len(cells[0]) if cells else 0
-    header = [name.strip() or str(number) for number, name in enumerate(names or [""] * width, 1)]
-    for number, record in chain(start, records):
-        if names and record is names:
-            continue
-        if not isinstance(record, str) and len(record) != width:
-            record = f"{_counted(len(record), 'cell')} where line {start[0][0]} has {width}"
-        row = record if isinstance(record, str) else dict(zip(header, record, strict=True))
-        yield f"{path.name}:{number}", row
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -338,7 +304,3 @@ def short(text: str, most: int = 120) -> str:
     """A text on one line of `most` characters at most."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

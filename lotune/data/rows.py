@@ -7,19 +7,21 @@ item 3 (from 0) of an array. Text is UTF-8, with or without a byte-order mark, w
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
-from lotune.data.formats import READERS, HeaderRule, check_file, looks_like_header, short
+from lotune.data.folders import files_digest, header_rule, row_files
+from lotune.data.formats import READERS, short
 from lotune.data.spool import Spool
+from lotune.data.tables import HeaderRule, looks_like_header, no_header
 from lotune.disk import writing
 from lotune.errors import DataError
 from lotune.runs import write_atomically
@@ -40,7 +42,7 @@ class Malformed:
 
 @dataclass(frozen=True)
 class RowFile:
-    """The rows of a file as (id, row) pairs, those that could not be read, and the sha256 of its bytes."""
+    """The rows of a file or folder as (id, row) pairs, those that could not be read, and the sha256 of its bytes."""
 
     path: Path
     rows: Sequence[tuple[str, dict[str, Any]]]
@@ -98,28 +100,31 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     headed: HeaderRule = looks_like_header,
 ) -> RowFile:
-    """The rows of a file, its format told by its suffix.
+    """The rows of a file, or of all files of a folder, whose formats are told by their suffixes.
 
     `columns` gives columns the names that the task wants: {wanted: name in the file}. In csv and tsv files a name is
     looked up in the first line, unless all names are numbers: then there is no header line and "1" is the first column.
     Without `columns` the first line of a table is taken for a header where `headed` says so (where it looks like one);
     otherwise, or where a header cell is empty, columns are called by their numbers. Cells of csv and tsv files are
-    texts; a tsv file has no quoting. Integers of any size are kept exactly. Blank lines are passed over.
+    texts; a tsv file has no quoting, and a .txt file is one. Integers of any size are kept exactly. Blank lines are
+    passed over.
 
-    Raises: DataError for a file that is missing, empty, without a single row or of an unknown format;
+    Raises: DataError for a file that is missing, empty, without a single row or of an unknown format, for a folder
+    whose files have other columns than one another (see `lotune.data.folders`), HeaderError for a header that names
+    more or fewer columns than the rows have;
     MalformedRowsError, with all of them, for rows that cannot be read unless `on_error` is "skip".
     """
-    check_file(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        found = f"has the suffix {path.suffix!r}" if path.suffix else "has no suffix"
-        raise DataError(str(path), found, f"one of {', '.join(READERS)}", "rename or convert the file")
-    named = not all(name.isdecimal() for name in (columns or {}).values())
+    files = row_files(path)
+    if columns:
+        numbered = all(name.isdecimal() for name in columns.values())
+        headed = no_header if numbered else lambda *_: True
+    headed = header_rule(files, headed)
     malformed: list[Malformed] = []
     there: dict[str, None] = {}
 
     def readable() -> Iterator[tuple[str, dict[str, Any]]]:
-        for where, found_row in reader(path, (lambda *_: named) if columns else headed):
+        found_rows = (READERS[file.suffix.lower()](file, headed) for file in files)
+        for where, found_row in chain.from_iterable(found_rows):
             if columns and not isinstance(found_row, str):
                 there.update(dict.fromkeys(found_row))
             row = found_row if isinstance(found_row, str) or not columns else _renamed(found_row, columns)
@@ -137,7 +142,7 @@ def read_rows(
         skipped = f" ({len(malformed)} could not be read: {listed(malformed)})" if malformed else ""
         remedy = _remedy(malformed) if malformed else "put rows into it, or name another file"
         raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
-    return RowFile(path, rows, tuple(malformed), file_digest(path))
+    return RowFile(path, rows, tuple(malformed), files_digest(files))
 
 
 def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict[str, Any]]]:
@@ -163,8 +168,7 @@ def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files_digest([path])
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

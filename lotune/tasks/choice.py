@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lotune.data.formats import looks_like_header
 from lotune.data.rows import OnError, RowFile, read_rows, spooled
+from lotune.data.tables import looks_like_header
 from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, unjudgeable
@@ -108,8 +108,8 @@ class ChoiceTask:
 
         A table of five columns without a header is MMLU's without its keys, unless letters alone stand in the last one.
         """
-        file = read_rows(path, on_error=on_error, columns=self.settings.columns, headed=_names_columns)
-        if path.suffix.lower() not in (".csv", ".tsv") or list(file.rows[0][1]) != [*"12345"]:
+        file = read_rows(path, on_error=on_error, columns=self.settings.columns, headed=names_columns)
+        if list(file.rows[0][1]) != [*"12345"]:
             return file
         if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):
             return file
@@ -271,12 +271,12 @@ def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
 
 
-def _names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+def names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     """Whether the first line of a table is a header, and no row of MMLU's: six cells, the last of which is a key.
 
-    >>> _names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
+    >>> names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
     False
-    >>> _names_columns(["id", "Question", "A", "B", "C", "D"], [])
+    >>> names_columns(["id", "Question", "A", "B", "C", "D"], [])
     True
     """
     is_row = len(first) == 6 and _KEY.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lotune.data.formats import _array_items, looks_like_header, read_json_document
+from lotune.data.formats import _array_items, read_json_document
 from lotune.data.rows import (
     MalformedRowsError,
     from_conversation,
@@ -24,6 +24,7 @@ from lotune.data.rows import (
     to_conversation,
     write_jsonl,
 )
+from lotune.data.tables import looks_like_header
 from lotune.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -125,7 +126,7 @@ def test_bytes_that_are_not_utf8_are_told_with_line_and_offset(tmp_path: Path, s
         ("rows.json", "3", "holds a number"),
         ("rows.csv", "question,answer\n", "holds no rows"),
         ("rows.tsv", "a\ta\nb\tc\n", None),
-        ("rows.txt", "text", "has the suffix '.txt'"),
+        ("rows.doc", "text", "has the suffix '.doc'"),
         ("rows", "text", "has no suffix"),
         ("rows.csv", "a,b\n".encode("utf-16"), "is UTF-16"),
     ],
