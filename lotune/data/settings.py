@@ -25,16 +25,16 @@ class DataSettings(Settings):
     """Training, validation and test rows."""
 
     train: Path | None = None
-    """File of training rows (json, jsonl, csv, tsv, parquet); null lets the task's generator write them."""
+    """File of training rows (json, jsonl, csv, tsv, parquet) or a folder of such files; null lets the task generate."""
     rows: int = Field(20_000, ge=1)
     """How many training rows the generator writes, where no file is named."""
     sample: SampleSettings = Field(default_factory=SampleSettings)
     validation: Path | None = None
-    """File of validation rows; null splits them off the training rows by seed."""
+    """File or folder of validation rows; null splits them off the training rows by seed."""
     validation_rows: int = Field(100, ge=1)
     """How many rows validate each checkpoint."""
     test: Path | None = None
-    """File of test rows; null lets the generator write fresh ones, or splits them off a training file."""
+    """File or folder of test rows; null lets the generator write fresh ones, or splits them off a training file."""
     test_rows: int = Field(500, ge=1)
     """How many rows the test has; a longer test file is cut to as many by seed."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -49,7 +49,7 @@ def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert caught.value.expected == "the columns n, sum"
     (folder / "odd.csv").unlink()
     written(folder, other__jsonl='{"height": 1}\n')
-    with pytest.raises(DataError, match="other.jsonl: does not fit"):
+    with pytest.raises(DataError, match=r"other.jsonl: does not fit"):
         read_rows(folder)
     written(folder, other__jsonl='{"n": 1}\n')
     assert len(read_rows(folder).rows) == 4
