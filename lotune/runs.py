@@ -320,24 +320,20 @@ def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
 
 
 def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest, size and age of a file or folder; the digest is that of `before` where size and age are the same.
+    """Digest and listing of a file or folder; the digest is that of `before` where the listing is the same.
 
-    Of a folder, each file's name, size and age count (`listing`): a renamed or exchanged file is noticed.
+    The listing is a fingerprint of the names, sizes and ages of all files.
     """
     files = [path] if path.is_file() else sorted(_files_below(path))
-    stats = [file.stat() for file in files]
-    names = ["" if file == path else file.relative_to(path).as_posix() for file in files]
-    size, age = sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-    found: dict[str, Any] = {"bytes": size, "mtime_ns": age}
-    if names != [""]:
-        found["listing"] = fingerprint([names, [[stat.st_size, stat.st_mtime_ns] for stat in stats]])
-    if all(before.get(key) == value for key, value in found.items()):
+    stats = {"" if file == path else file.relative_to(path).as_posix(): file.stat() for file in files}
+    listing = fingerprint({name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()})
+    if before.get("listing") == listing:
         return dict(before)
     digest = hashlib.sha256()
-    for file, name, stat in zip(files, names, stats, strict=True):
+    for file, (name, stat) in zip(files, stats.items(), strict=True):
         digest.update(name.encode() + b"\0" if name else b"")
         digest.update(_digest(file, stat.st_size, stat.st_mtime_ns))
-    return {"sha256": digest.hexdigest(), **found}
+    return {"sha256": digest.hexdigest(), "listing": listing}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
