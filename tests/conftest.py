@@ -160,6 +160,7 @@ def _made_up_counts() -> dict[str, object]:
 
 def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str, float]) -> None:
     """Predictions of the base and of four checkpoints, and their scorecard; the third checkpoint is the chosen one."""
+    from lotune.evaluate.facts import Facts
     from lotune.evaluate.predict import Prediction
     from lotune.evaluate.retention import gate, gate_passed
     from lotune.evaluate.scorecard import (
@@ -175,12 +176,15 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
     from lotune.runs import append_jsonl
     from lotune.tasks.task import Judged
 
+    facts = Facts("arithmetic", "significant:5", "alpaca", "greedy, 880 new tokens at most")
+
     def answer(row: int, right: bool) -> Prediction:
         key = str(row + row % 7)
         text = f"{row} + {row % 7} =\n{key}" if right else WRITTEN
         judged = Judged(key if right else "<i>0</i>", key, right)
         prompt = f"Solve.\n\n{row} + {row % 7} = <?>\n\nAnswer:"
-        return Prediction(f"row:{row}", prompt, text, judged, ("add", "divide", "a|b")[row % 3], stopped_by="eos")
+        kind = ("add", "divide", "a|b")[row % 3]
+        return Prediction(f"row:{row}", prompt, text, judged, kind, stopped_by="eos", facts=facts)
 
     answers = {"base": [answer(row, row % 9 == 0) for row in range(60)]}
     for place, name in enumerate(steps, start=1):

@@ -1,20 +1,26 @@
 """Two sets of predictions on the same items: is one better, or can these items not tell?
 
+Only what was asked and judged alike is compared: task, judge, template, protocol and each prompt.
 Verdicts are compared by McNemar's exact test, scores by a paired permutation test with a bootstrap interval of the
 difference. Both are two-sided at 5 %.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import NormalDist
+from typing import cast
 
 from lotune.errors import DataError
+from lotune.evaluate.facts import Facts, differences
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, bootstrap_difference, bootstrap_mean, mcnemar, sign_flips
 from lotune.evaluate.statistics import wilson as wilson_interval
+from lotune.runs import fingerprint
 
 ACCURACY = "accuracy"
 """The figure of verdicts."""
@@ -48,7 +54,10 @@ class Differing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the items say: `difference` is B's figure less A's; `items_needed` is None where nothing differs."""
+    """What the items say: `difference` is B's figure less A's; `items_needed` is None where nothing differs.
+
+    `facts` are those of both, and `prompts` is the digest of the prompts of the items that are compared.
+    """
 
     score: str
     n: int
@@ -63,6 +72,8 @@ class Comparison:
     items_needed: int | None
     only_one_has: int
     differing: tuple[Differing, ...]
+    facts: Facts
+    prompts: str
 
 
 def compare(
@@ -72,8 +83,10 @@ def compare(
 
     `score` names a per-item score, by its own name or the protocol's (contest_f1), or the accuracy of the verdicts;
     without it the metric is that of both, see `metric_of`.
-    Raises: DataError where they have no item in common, were judged by other keys, or lack the score.
+    Raises: DataError where they have no item in common, an item stands twice in one of them, they were asked or judged
+    in another way or by other keys, or lack the score.
     """
+    facts = _shared_facts(a, b, names)
     pairs, alone = _paired(a, b)
     score = score or metric_of([prediction for pair in pairs for prediction in pair])
     before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))
@@ -104,6 +117,8 @@ def compare(
         items_needed=items_needed(before, after),
         only_one_has=alone,
         differing=tuple(_differing(pairs, before, after)),
+        facts=facts,
+        prompts=fingerprint([_digest(one.prompt) for one, _ in pairs]),
     )
 
 
@@ -147,6 +162,7 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
     """The judgeable items of both, in A's order, and how many only one of them has."""
     others: Mapping[str, Prediction] = {one.example_id: one for one in b}
     both = [(one, others[one.example_id]) for one in a if one.example_id in others]
+    _check_prompts(both)
     for one, other in both:
         if one.judged.key != other.judged.key:
             found = f"the key is {one.judged.key!r} in A and {other.judged.key!r} in B"
@@ -157,6 +173,47 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
             "compare", f"{len(a)} and {len(b)} predictions share no item that can be judged", "the same items"
         )
     return pairs, len(a) + len(b) - 2 * len(both)
+
+
+def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str]) -> Facts:
+    """Return how both were asked and judged. Raises: DataError where that is not one way, or an item stands twice."""
+    if not a or not b:
+        empty = names[0] if not a else names[1]
+        raise DataError(empty, "holds no predictions", "a line for each item")
+    first, second = _facts_of(a, names[0]), _facts_of(b, names[1])
+    if different := differences(first, second):
+        remedy = "ask or judge one of them again with the settings of the other"
+        raise DataError("compare", "; ".join(different), "answers that were asked and judged alike", remedy)
+    return first
+
+
+def _facts_of(side: Sequence[Prediction], name: str) -> Facts:
+    repeated = [id for id, times in Counter(one.example_id for one in side).items() if times > 1]
+    if repeated:
+        found = f"{len(repeated)} ids stand more than once, the first is {repeated[0]}"
+        raise DataError(name, found, "one line for each item", "delete the lines that should not count")
+    facts = side[0].facts
+    for one in side:
+        if facts is None or one.facts is None:
+            found = f"item {one.example_id} does not say by which task, judge, template and protocol"
+            raise DataError(name, found, "predictions of this version of lotune", "evaluate the model again")
+        items = f"item {side[0].example_id}", f"item {one.example_id}"
+        if different := differences(facts, one.facts, items):
+            raise DataError(name, "; ".join(different), "one way of asking and judging", "evaluate all its rows again")
+    return cast(Facts, facts)
+
+
+def _check_prompts(pairs: Sequence[tuple[Prediction, Prediction]]) -> None:
+    other = [(one, its) for one, its in pairs if one.prompt != its.prompt]
+    if other:
+        one, its = other[0]
+        digests = f"sha256 {_digest(one.prompt)[:12]} in A, {_digest(its.prompt)[:12]} in B"
+        found = f"{len(other)} of {len(pairs)} items have another prompt in B than in A, the first is {one.example_id}"
+        raise DataError("compare", f"{found} ({digests})", "the same questions in the same words")
+
+
+def _digest(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _value(prediction: Prediction, score: str) -> float:

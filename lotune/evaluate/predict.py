@@ -12,6 +12,7 @@ import orjson
 from lotune.data.batches import encode_prompt, encode_text
 from lotune.data.examples import Example
 from lotune.errors import DataError
+from lotune.evaluate.facts import Facts, read_facts
 from lotune.runs import append_jsonl, write_atomically
 from lotune.tasks.task import Choosing, Judged, Task
 
@@ -45,6 +46,8 @@ class Prediction:
     cut: bool = False
     stopped_by: str = ""
     mark: str = ""
+    facts: Facts | None = None
+    """How it was asked for and judged; None where the file does not say."""
 
     def record(self) -> dict[str, Any]:
         """The prediction as a line of a predictions file."""
@@ -59,6 +62,7 @@ class Prediction:
             "kind": self.kind,
             "cut": self.cut,
             "stopped_by": self.stopped_by,
+            **(self.facts.record() if self.facts else {}),
             **({"mark": self.mark} if self.mark else {}),
         }
 
@@ -75,23 +79,25 @@ def predict(
     stop: tuple[str, ...] = (),
     mark: str = "",
     sampling: Sampling | None = None,
+    facts: Facts | None = None,
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
     answer together, in tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the
-    task's own, `mark` the fingerprint of model and settings to note with each answer. Tokens are
-    the best ones, or drawn with a seed that follows from that of `sampling` and the example's id.
+    task's own, `mark` the fingerprint of model and settings to note with each answer, `facts` how it is asked
+    for and judged. Tokens are the best ones, or drawn with a seed that follows from that of `sampling` and the
+    example's id.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
-    kept = _keep(task, examples, out) if out is not None else {}
+    kept = _keep(task, examples, out, facts) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
         group = asked[start : start + WINDOW]
         for found in _answer(task, group, model, tokenizer, batch_tokens, context, stop, sampling):
-            prediction = replace(found, mark=mark)
+            prediction = replace(found, mark=mark, facts=facts)
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
@@ -123,7 +129,7 @@ def _parse(line: bytes, where: str) -> Prediction:
         row: Mapping[str, Any] = orjson.loads(line)
         judged = Judged(row["read"], row["key"], row["right"], _scores(row["scores"]))
         more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("mark", "")
-        return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more)
+        return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more, read_facts(row))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
         raise DataError(where, "is no prediction", expected, "delete the line") from None
@@ -139,7 +145,7 @@ def _scores(stored: Mapping[str, float]) -> dict[str, float]:
     return {names.get(name, name): score for name, score in stored.items()}
 
 
-def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Prediction]:
+def _keep(task: Task, examples: Sequence[Example], out: Path, facts: Facts | None) -> dict[int, Prediction]:
     """Predictions already made, by place of their example, judged again.
 
     `out` then holds these and what is not asked now, but no answer to a row that reads otherwise by now.
@@ -151,7 +157,8 @@ def _keep(task: Task, examples: Sequence[Example], out: Path) -> dict[int, Predi
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
         if old is not None and wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
-            kept[place] = replace(_judge(task, example, old.text, old.cut, old.stopped_by), mark=old.mark)
+            judged = _judge(task, example, old.text, old.cut, old.stopped_by)
+            kept[place] = replace(judged, mark=old.mark, facts=facts)
     if stored:
         asked = {example.id for example in examples}
         rest = {old.example_id: old for old in stored if old.example_id not in asked}

@@ -12,6 +12,7 @@ import orjson
 from lotune.data.examples import Example
 from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
+from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
 from lotune.generate.sampling import Sampling
 from lotune.generate.vllm import Vllm
@@ -40,7 +41,7 @@ class Asking:
     """A model that is asked, and how.
 
     `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of `answers_mark`;
-    `sampling` is that of `predict`.
+    `sampling` and `facts` are those of `predict`.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Asking:
     stop: tuple[str, ...] = ()
     mark: str = ""
     sampling: Sampling | None = None
+    facts: Facts | None = None
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
@@ -135,7 +137,7 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
     with Progress(asking.title, len(examples)) as progress:
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
-            stop=asking.stop, mark=asking.mark, sampling=asking.sampling,
+            stop=asking.stop, mark=asking.mark, sampling=asking.sampling, facts=asking.facts,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))

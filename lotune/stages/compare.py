@@ -20,7 +20,8 @@ def compare(a: Path, b: Path, score: str | None, options: Options) -> Comparison
     """What the items say of A and B; a folder is a run, whose chosen checkpoint stands for it.
 
     Without `score` they are compared by the metric that they were judged for, else by their verdicts.
-    Raises: DataError as `compare_predictions`; RunError for a folder that is no finished run.
+    Raises: DataError as `compare_predictions`, so where the two were not asked and judged alike; RunError for a folder
+    that is no finished run.
     """
     first, second = (read_predictions(predictions_file(path)) for path in (a, b))
     found = compare_predictions(first, second, (str(a), str(b)), score)
@@ -43,6 +44,9 @@ def predictions_file(path: Path) -> Path:
 def _show(found: Comparison) -> None:
     unit = 100 if found.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
+    facts = found.facts
+    judge = f", judged by {facts.judge}" if facts.judge else ""
+    print(f"{facts.task}{judge}; template {facts.template}; {facts.protocol}")
     for letter, side in (("A", found.a), ("B", found.b)):
         interval = limits_text(side.interval, ".1f", unit)
         print(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({interval})")

@@ -9,6 +9,7 @@ from typing import Any
 
 from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
+from lotune.evaluate.facts import facts_of
 from lotune.evaluate.parameters import count_adapter
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept, with_intervals
@@ -151,11 +152,14 @@ def _test(
     run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> Tested:
     found, target = [], tasks[0].name
-    for task, examples, asked in zip(tasks, (rows["test"], rows["retention"]), (target, RETAINED), strict=True):
+    settings = recipe.task, retention_task_settings(recipe)
+    parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETAINED), strict=True)
+    for task, its, examples, asked in parts:
         folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
-        found.append(ask(Asking(title, model.model, model.tokenizer, batch_tokens), task, examples, out))
+        asking = Asking(title, model.model, model.tokenizer, batch_tokens, facts=facts_of(its, task))
+        found.append(ask(asking, task, examples, out))
     return Tested(*found)
 
 

@@ -15,6 +15,7 @@ from lotune.data.examples import Example
 from lotune.data.formats import read_json_document
 from lotune.data.rows import MEND_ROWS, listed, read_rows, to_conversation, write_jsonl
 from lotune.errors import DataError, SettingsError
+from lotune.evaluate.facts import facts_of
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.evaluate.statistics import Interval
@@ -133,7 +134,8 @@ def evaluate_model(
         check_marks(out, mark)
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
-        asking = Asking(title, answering, tokenizer, batch_tokens, (BETWEEN,) if test.shots else (), mark)
+        stop, facts = (BETWEEN,) if test.shots else (), facts_of(settings, task, test.shots)
+        asking = Asking(title, answering, tokenizer, batch_tokens, stop, mark, facts=facts)
         found = ask_together(asking, task, examples, out, world)
     if not world.leads:
         return None

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from command_line import call
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lotune.errors import DataError
 from lotune.evaluate.compare import compare, items_needed, metric_of
-from lotune.evaluate.predict import Prediction
+from lotune.evaluate.facts import Facts
+from lotune.evaluate.predict import Prediction, read_predictions
 from lotune.runs import append_jsonl
 from lotune.tasks.task import Judged
+
+FACTS = Facts("arithmetic", "exact", "alpaca", "greedy, 64 new tokens at most")
 
 
 def predictions(verdicts: Sequence[bool | None], scores: Sequence[float] | None = None) -> list[Prediction]:
     given = [{"contest_f1": score} for score in scores] if scores else [{}] * len(verdicts)
     return [
-        Prediction(str(n), "p", f"answer {right}", Judged("x", "k", right, its), "kind")
+        Prediction(str(n), f"p{n}", f"answer {right}", Judged("x", "k", right, its), "kind", facts=FACTS)
         for n, (right, its) in enumerate(zip(verdicts, given, strict=True))
     ]
 
@@ -79,9 +86,96 @@ def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="share no item"):
         compare(predictions([True]), predictions([None]), ("a", "b"))
-    other = [Prediction("0", "p", "x", Judged("x", "another key", True), "kind")]
+    other = [Prediction("0", "p0", "x", Judged("x", "another key", True), "kind", facts=FACTS)]
     with pytest.raises(DataError, match="the key is 'k' in A and 'another key' in B"):
         compare(predictions([True]), other, ("a", "b"))
+
+
+@pytest.mark.parametrize("fact", ["task", "judge", "template", "protocol"])
+def test_what_was_not_asked_and_judged_alike_is_refused(fact: str) -> None:
+    a, b = predictions([True, False]), predictions([True, True])
+    other = [replace(one, facts=replace(FACTS, **{fact: "another"})) for one in b]
+    with pytest.raises(DataError, match=f"{fact}: '.*' in A, 'another' in B"):
+        compare(a, other, ("a", "b"))
+    with pytest.raises(DataError, match=f"b: {fact}: '.*' in item 0, 'another' in item 1"):
+        compare(a, [b[0], other[1]], ("a", "b"))
+
+
+def test_other_prompts_are_refused_by_their_digests() -> None:
+    a, b = predictions([True, False, True]), predictions([True, True, True])
+    b[1] = replace(b[1], prompt="another question")
+    with pytest.raises(
+        DataError, match=r"1 of 3 items have another prompt .* the first is 1 \(sha256 \w+ in A, \w+ in B"
+    ):
+        compare(a, b, ("a", "b"))
+    only_a = predictions([True, False, True, True])
+    only_a[3] = replace(only_a[3], prompt="what B does not have")
+    assert compare(only_a, predictions([True, True, True]), ("a", "b")).only_one_has == 1
+
+
+def test_repeated_ids_are_a_fault_of_their_own() -> None:
+    a = predictions([True, False])
+    for sides in ((a + a[:1], a), (a, a + a[:1])):
+        with pytest.raises(DataError, match="1 ids stand more than once, the first is 0"):
+            compare(*sides, ("a", "b"))
+
+
+@given(st.sampled_from(["task", "judge", "template", "protocol", "id", "prompt", "key"]), st.integers(0, 4))
+def test_any_one_difference_is_found_in_either_direction(changed: str, place: int) -> None:
+    a, b = predictions([True] * 5), predictions([False] * 5)
+    one = b[place]
+    if changed == "id":
+        b[place] = replace(one, example_id=str((place + 1) % 5))
+    elif changed == "prompt":
+        b[place] = replace(one, prompt="another")
+    elif changed == "key":
+        b[place] = replace(one, judged=replace(one.judged, key="another"))
+    else:
+        b[place] = replace(one, facts=replace(FACTS, **{changed: "another"}))
+    for sides in ((a, b), (b, a)):
+        with pytest.raises(DataError):
+            compare(*sides, ("a", "b"))
+
+
+def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Path) -> None:
+    kept, older = tmp_path / "kept.jsonl", tmp_path / "older.jsonl"
+    for one in predictions([True, False]):
+        append_jsonl(kept, one.record())
+        append_jsonl(older, replace(one, facts=None).record())
+    assert read_predictions(kept) == predictions([True, False])
+    assert [one.facts for one in read_predictions(older)] == [None, None]
+    error = call("compare", kept, older, status=2).stderr
+    assert "older.jsonl: item 0 does not say by which task, judge, template and protocol" in error
+    (tmp_path / "empty.jsonl").touch()
+    assert "holds no predictions" in call("compare", kept, tmp_path / "empty.jsonl", status=2).stderr
+
+
+def test_the_same_answers_judged_in_two_ways_are_not_compared(small_base: Path, tmp_path: Path) -> None:
+    def evaluated(name: str, *more: Any) -> Path:
+        data, out = tmp_path / "rows.jsonl", tmp_path / f"{name}.jsonl"
+        data.write_text(
+            "".join(json.dumps({"problem": f"计算 {n} + 1 等于多少？", "solution": str(n)}) + "\n" for n in range(3))
+        )
+        given = ("task.max_new_tokens=4", *more)
+        call("evaluate", "--model", small_base, "--task", "arithmetic", "--data", data, "--out", out, *given)
+        return out
+
+    strict = evaluated("strict", "task.judge=exact")
+    refused = {
+        "judge: 'exact' in A, 'relative:0.1' in B": evaluated("loose", "task.judge=relative:0.1"),
+        "template: 'alpaca' in A, 'plain' in B": evaluated("plain", "task.judge=exact", "task.template=plain"),
+        "4 new tokens at most' in A, 'greedy, 5 new": evaluated("long", "task.judge=exact", "task.max_new_tokens=5"),
+        "template: 'alpaca' in A, 'alpaca, preamble": evaluated("said", "task.judge=exact", "task.preamble=Well"),
+    }
+    for clause, other in refused.items():
+        assert clause in call("compare", strict, other, status=2).stderr
+    found = json.loads(call("compare", strict, strict, "--json").stdout)
+    assert found["facts"] == {
+        "task": "arithmetic", "judge": "exact", "template": "alpaca", "protocol": "greedy, 4 new tokens at most"
+    }  # fmt: skip
+    assert len(found["prompts"]) == 64
+    again = evaluated("loose", "task.judge=exact")
+    assert "these items cannot tell" in call("compare", strict, again).stdout, "judged again, in the same file"
 
 
 def test_the_command(tmp_path: Path, finished_run: Path) -> None:

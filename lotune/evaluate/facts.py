@@ -1,0 +1,76 @@
+"""What makes two answers to the same question comparable: task, judge, template and protocol.
+
+Each line of a predictions file carries these facts, so that a file says by itself how its answers were asked for and
+judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lotune.runs import fingerprint
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Choosing, Task
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How an answer was asked for and judged.
+
+    `judge` is the rule, empty where the task has but one; `template` names the prompt template and the digest of a
+    preamble; `protocol` says how the answer was generated.
+    """
+
+    task: str
+    judge: str
+    template: str
+    protocol: str
+
+    def record(self) -> dict[str, str]:
+        """The facts as fields of a line of predictions."""
+        return asdict(self)
+
+
+def facts_of(settings: TaskSettings, task: Task, shots: int = 0) -> Facts:
+    """Return the facts of greedy answers to a task that was built from `settings`, after `shots` answered examples.
+
+    >>> from lotune.tasks.registry import build_task
+    >>> settings = TaskSettings(name="arithmetic", judge="exact", max_new_tokens=64)
+    >>> facts_of(settings, build_task(settings), shots=4)
+    Facts(task='arithmetic', judge='exact', template='alpaca', protocol='greedy, 64 new tokens at most, 4 shots')
+    """
+    template = "retention" if task.name == "reading" else settings.template
+    if settings.preamble and task.name != "reading":
+        template += f", preamble {fingerprint(settings.preamble)[:12]}"
+    if isinstance(task, Choosing) and task.chooses:
+        protocol = "the likeliest option"
+    else:
+        protocol = f"greedy, {task.max_new_tokens} new tokens at most"
+    protocol += f", {shots} shots" if shots else ""
+    if settings.labels:
+        protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in settings.labels.items())
+    return Facts(task.name, task.rule, template, protocol)
+
+
+def read_facts(row: Mapping[str, Any]) -> Facts | None:
+    """Return the facts that a line of predictions carries, or None where it lacks one.
+
+    >>> read_facts({"task": "reading", "judge": "", "template": "retention"})
+    """
+    found = [value for one in fields(Facts) if isinstance(value := row.get(one.name), str)]
+    return Facts(*found) if len(found) == len(fields(Facts)) else None
+
+
+def differences(a: Facts, b: Facts, names: tuple[str, str] = ("A", "B")) -> list[str]:
+    """Return the facts that differ, as clauses for people; `names` are those of the two.
+
+    >>> one = Facts("arithmetic", "exact", "alpaca", "greedy")
+    >>> differences(one, Facts("arithmetic", "relative:0.1", "alpaca", "greedy"))
+    ["judge: 'exact' in A, 'relative:0.1' in B"]
+    """
+    mine, its = a.record(), b.record()
+    return [
+        f"{fact}: {mine[fact]!r} in {names[0]}, {its[fact]!r} in {names[1]}" for fact in mine if mine[fact] != its[fact]
+    ]
