@@ -75,7 +75,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     ),
     "pretrain": ("seed", "pretrain"),
     "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
-    "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows"),
+    "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows", "evaluate.dtype"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
         *("retention", "evaluate", "score"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,10 @@ VERDICT_SHARE = 0.01
 """Largest share of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
 """... where it is measured on this many rows or more."""
+REDUCED = 0.1
+"""Largest difference of the logits in a reduced number format from those in float32, in norm, as a share of these."""
+BATCH_TOKENS = 2048
+"""Tokens, with padding, whose logits are made at once."""
 HELD_LOGITS = 2**28
 """Logits of one model that are kept, in the processor's memory, to be compared with the other's."""
 
@@ -47,6 +51,19 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Reduced:
+    """The saved model, asked in the evaluation's reduced number format, beside the merged one, asked in float32.
+
+    `logit_difference` is the norm of the difference of all logits as a share of the norm of those in float32.
+    """
+
+    dtype: str
+    logit_difference: float
+    texts_changed: int
+    verdicts_changed: int
+
+
+@dataclass(frozen=True)
 class MergeCheck:
     """What the check found.
 
@@ -54,6 +71,7 @@ class MergeCheck:
     is above the tolerance, else None. `greedy_differences` are answers that differ between merged and adapted, each at
     a tie of the two best logits.
     `texts_changed` and `verdicts_changed` count what rounding to `saved_dtype` changes; `judged` rows with a verdict.
+    `asked` is what answering in a reduced format changes beside, None where the model answers in float32.
     """
 
     rows: int
@@ -65,6 +83,7 @@ class MergeCheck:
     judged: int
     passed: bool
     max_logit_difference_float64: float | None = None
+    asked: Reduced | None = None
 
     @property
     def verdict_share(self) -> float:
@@ -92,7 +111,7 @@ def compare_merged(
     *,
     greedy: Greedy,
     max_new_tokens: int,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
     place: Place = nullcontext,
 ) -> Agreement:
     """Compare the merged model with the adapted one on real rows, both float32; one of them at a time is in its place.
@@ -131,11 +150,13 @@ def check_saved(
     judge: Judge,
     max_new_tokens: int,
     place: Place = nullcontext,
+    asked_dtype: torch.dtype = torch.float32,
 ) -> MergeCheck:
     """Compare the saved weights with the merged ones: `saved`, rounded to `saved_dtype`, is read back as float32.
 
+    Where the evaluation asks in a reduced format, `asked_dtype`, `saved` is then cast to it and asked again.
     `passed` is False where rounding changes more than 1 % of the verdicts of 200 judged rows or more.
-    Raises: CheckError where the saved weights are not the merged ones rounded.
+    Raises: CheckError where the saved weights are not the merged ones rounded, or compute something else when reduced.
     """
     _require_comparable("saved", saved)
     _require_rounded(merged, saved, saved_dtype)
@@ -144,7 +165,48 @@ def check_saved(
         rounded = greedy(saved, prompts, max_new_tokens)
     before = [judge(row, answer) for row, answer in enumerate(agreement.answers)]
     after = [judge(row, answer) for row, answer in enumerate(rounded)]
-    return _record((agreement.float32, agreement.float64), agreement.differences, saved_dtype, before, after)
+    found = _record((agreement.float32, agreement.float64), agreement.differences, saved_dtype, before, after)
+    if asked_dtype == torch.float32:
+        return found
+
+    def asked(model: Any) -> list[list[int]]:
+        return greedy(model, prompts, max_new_tokens)
+
+    return replace(found, asked=_reduced((merged, saved), questions, asked_dtype, asked, before, judge, place))
+
+
+def _reduced(
+    models: tuple[nn.Module, nn.Module],
+    questions: Sequence[Question],
+    dtype: torch.dtype,
+    asked: Callable[[Any], list[list[int]]],
+    before: Sequence[tuple[str, bool | None]],
+    judge: Judge,
+    place: Place,
+) -> Reduced:
+    """What computing in `dtype` changes of the merged model's logits and answers.
+
+    Raises: CheckError where it changes the logits by more than rounding does.
+    """
+    merged, saved = models
+    for parameter in saved.parameters():
+        parameter.data = parameter.data.to(dtype)
+    difference = _relative_difference(merged, saved, questions, place)
+    if not difference <= REDUCED:  # a NaN fails, too
+        found = f"in {dtype_name(dtype)} the logits differ by {difference:.2g} of their norm from those in float32"
+        raise CheckError("merge check", found, f"at most {REDUCED:g}", "evaluate.dtype=float32")
+    with place(saved):
+        after = [judge(row, answer) for row, answer in enumerate(asked(saved))]
+    changed = [sum(old[part] != new[part] for old, new in zip(before, after, strict=True)) for part in (0, 1)]
+    return Reduced(dtype_name(dtype), difference, *changed)
+
+
+def _relative_difference(merged: nn.Module, saved: nn.Module, questions: Sequence[Question], place: Place) -> float:
+    """The norm of the difference of the logits of two models on all rows, as a share of the norm of the first one's."""
+    gap = norm = 0.0
+    for expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
+        gap, norm = gap + float((found - expected).square().sum()), norm + float(expected.square().sum())
+    return (gap / norm) ** 0.5 if norm else gap
 
 
 def _record(
@@ -181,12 +243,21 @@ def _in_float64(model: nn.Module, place: Place) -> Iterator[None]:
         model.float()
 
 
-@torch.inference_mode()
 def _largest_difference(
     first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place = nullcontext
 ) -> float:
     """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one."""
     largest = torch.zeros((), dtype=torch.float64)
+    for one, other in _logits(first, second, questions, batch_tokens, place):
+        largest = torch.maximum(largest, (one - other).abs().max().double())  # maximum and max keep a NaN
+    return float(largest)
+
+
+@torch.inference_mode()
+def _logits(
+    first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The logits (N, V) that both models give the same rows; each model is in its place while it computes."""
     batches = deque(_batches([question.tokens for question in questions], batch_tokens))
     while batches:
         held: list[tuple[list[Sequence[int]], torch.Tensor]] = []
@@ -196,9 +267,7 @@ def _largest_difference(
                 held.append((rows, _real_logits(first, rows).cpu()))
         with place(second):
             for rows, logits in held:
-                gap = (logits - _real_logits(second, rows).cpu()).abs().max()
-                largest = torch.maximum(largest, gap.double())  # maximum and max keep a NaN
-    return float(largest)
+                yield logits, _real_logits(second, rows).cpu()
 
 
 def _compare_answers(

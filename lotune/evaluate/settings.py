@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lotune.model.settings import Dtype
 from lotune.settings import Settings
 
 
@@ -17,6 +18,8 @@ class EvaluateSettings(Settings):
     """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
     batch_tokens: int = Field(32_768, ge=1)
     """Most tokens, prompts and answers together, that are generated from at once."""
+    dtype: Dtype = "auto"
+    """Number format in which models answer: auto takes base.dtype where it names one, else float32 on a processor."""
     engine: Literal["lotune", "vllm"] = "lotune"
     """What answers in `evaluate --model` and `generate`; vllm needs a GPU and `lotune[vllm]`."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
 from lotune.model.number_format import computes_bfloat16
-from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
+from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -87,7 +87,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_dtype(dtype: Literal["auto", "float32", "bfloat16"], device: str) -> torch.dtype:
+def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
     """The number format of the weights: "auto" takes bfloat16 where the device is faster in it, else float32.
 
     >>> resolve_dtype("bfloat16", "cpu")

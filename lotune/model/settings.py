@@ -13,13 +13,17 @@ ADAPTER_CONFIG = "adapter_config.json"
 """The file by which an adapter's folder, in PEFT's format, is known."""
 
 
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""Names of number formats in settings."""
+
+
 class BaseSettings(Settings):
     """The model to start from."""
 
     model: str = "nano"
     """The base model: nano (embedded), a folder in Hugging Face's layout, or a name on its hub."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the weights: auto takes bfloat16 where the device is clearly faster in it, else float32."""
+    dtype: Dtype = "auto"
+    """Number format of the weights in tuning: auto takes bfloat16 where the device is clearly faster in it."""
 
 
 class AdapterSettings(Settings):

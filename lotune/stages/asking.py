@@ -16,19 +16,18 @@ from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
 from lotune.generate.sampling import Sampling
 from lotune.generate.vllm import Vllm
+from lotune.model.answering import Format, answering_format
 from lotune.model.base import (
     Base,
     base_folder,
     context_length,
-    dtype_name,
     load_base,
     load_tokenizer,
     resolve_device,
-    resolve_dtype,
 )
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 from lotune.recipe import Recipe
-from lotune.report.progress import Progress
+from lotune.report.progress import Progress, say
 from lotune.runs import inputs_mark, read_json
 from lotune.stages.outputs import in_parts
 from lotune.tasks.settings import TaskSettings
@@ -69,6 +68,33 @@ def _not_with_vllm(found: str) -> SettingsError:
     return SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
 
 
+def answering_with(recipe: Recipe, settings: BaseSettings) -> Format:
+    """Return the number format that a model answers in, by the settings, and what decided it."""
+    wanted = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
+    return answering_format(wanted, settings, resolve_device(recipe.device))
+
+
+def settled(recipe: Recipe, model: str) -> Recipe:
+    """Return the recipe with the number format that `model` answers in as `evaluate.dtype`; say it if memory decides.
+
+    The free memory is looked at once, so that all that is said and done in a command agrees.
+    """
+    found = answering_with(recipe, weights_of(recipe, model)[0])
+    if recipe.evaluate.dtype == recipe.base.dtype == "auto" and "GiB" in found.why:
+        say(f"{model} answers in {found.dtype}: {found.why}")
+    return answering_in(recipe, found.dtype)
+
+
+def answering_in(recipe: Recipe, dtype: str) -> Recipe:
+    """Return the recipe with a number format as its `evaluate.dtype`."""
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
+
+
+def asked_settings(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
+    """Return the settings of a model that is loaded to be asked: its weights are in `evaluate.dtype`."""
+    return settings.model_copy(update={"dtype": answering_with(recipe, settings).dtype})
+
+
 def weights_of(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
     """The complete model that `model` names, or the base of the adapter that it names and the adapter's folder.
 
@@ -98,7 +124,7 @@ def load_model(recipe: Recipe, model: str) -> Base:
 
     settings, adapter = weights_of(recipe, model)
     try:
-        base = load_base(settings, recipe.device)
+        base = load_base(asked_settings(recipe, settings), recipe.device)
     except ModelError as error:
         if adapter is None or "model" in recipe.base.model_fields_set:
             raise
@@ -120,15 +146,14 @@ def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
         if adapter is not None:
             raise _not_with_vllm("an adapter beside its base")
         tokenizer, _ = load_tokenizer(settings)
-        return Vllm(settings, tokenizer), tokenizer
+        return Vllm(asked_settings(recipe, settings), tokenizer), tokenizer
     base = load_model(recipe, model)
     return base.model, base.tokenizer
 
 
 def computes_on(recipe: Recipe) -> dict[str, str]:
     """The device and the number format that a model answers in, by the settings."""
-    device = resolve_device(recipe.device)
-    return {"device": device, "dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))}
+    return {"device": resolve_device(recipe.device), "dtype": answering_with(recipe, recipe.base).dtype}
 
 
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
@@ -183,9 +208,9 @@ def answers_mark(recipe: Recipe, model: str, task: TaskSettings, **more: Any) ->
     How an answer is judged is not among it, unless it is chosen in that way; `more` counts, a Path by its content.
     """
     settings, adapter = weights_of(recipe, model)
-    chosen = (task.judge or "").startswith("likelihood")
+    chosen, dtype = (task.judge or "").startswith("likelihood"), answering_with(recipe, settings).dtype
     inputs = {
-        "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": computes_on(recipe)["dtype"],
+        "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,
         "engine": recipe.evaluate.engine, "task": task.model_dump(exclude=set() if chosen else {"judge"}), **more,
     }  # fmt: skip
     return inputs_mark(inputs)[:16]

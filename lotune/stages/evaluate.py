@@ -33,7 +33,7 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, ask, computes_on
+from lotune.stages.asking import Asking, answering_in, answering_with, ask, asked_settings, computes_on
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
 from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
@@ -109,9 +109,10 @@ def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> Non
 
 
 def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
+    recipe = answering_in(recipe, answering_with(recipe, recipe.base).dtype)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
-    base = load_base(recipe.base, recipe.device)
+    base = load_base(asked_settings(recipe, recipe.base), recipe.device)
     total = count_parameters(base.model)
     before = _test(run, recipe, BASE, base, (task, retained), rows)
     chosen = tuning["chosen"]
@@ -136,16 +137,17 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
 
 
 def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
-    """The model of a checkpoint: the merged folder where it was written, else merged in memory."""
-    folder = run.folder / "checkpoints" / name
+    """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory."""
+    folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
     if (folder / "merged").is_dir():
-        return load_base(recipe.base.model_copy(update={"model": str(folder / "merged")}), recipe.device)
+        return load_base(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
     base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
     merged = merge(base, folder / "adapter")
     dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
+    answers_in = resolve_dtype(settings.dtype, recipe.device)
     for parameter in merged.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return Base(name, merged, base.tokenizer, None, dtype)
+        parameter.data = parameter.data.to(dtype).to(answers_in)  # what a merged folder holds, read in the format asked
+    return Base(name, merged, base.tokenizer, None, answers_in)
 
 
 def _test(
@@ -241,10 +243,20 @@ def _checks(tuning: dict[str, Any], trainable: int, counts: dict[str, Any]) -> l
         detail = (
             f"{name}: {found['rows']} rows, logits within {found['max_logit_difference']:.1e}{exact}, "
             f"{found['greedy_differences']} greedy answers differ at ties; rounding to {found['saved_dtype']} changes "
-            f"{found['texts_changed']} texts and {found['verdicts_changed']} verdicts"
+            f"{found['texts_changed']} texts and {found['verdicts_changed']} verdicts{_reduced(found.get('asked'))}"
         )
         checks.append(Check(name="merge", passed=found["passed"], detail=detail))
     return checks
+
+
+def _reduced(asked: dict[str, Any] | None) -> str:
+    """What a merge check found of the reduced number format that the evaluation asks in; empty for float32."""
+    if asked is None:
+        return ""
+    changed = f"{asked['texts_changed']} texts and {asked['verdicts_changed']} verdicts"
+    return (
+        f"; answering in {asked['dtype']} changes {changed} (logits by {asked['logit_difference']:.1e} of their norm)"
+    )
 
 
 def _notes(counts: dict[str, Any]) -> list[str]:

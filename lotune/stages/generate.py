@@ -21,7 +21,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, load_answering
+from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, load_answering, settled
 from lotune.stages.outputs import check_alone, check_output
 from lotune.stages.things import folders_of
 from lotune.stages.wording import in_its_template
@@ -56,6 +56,7 @@ def generate_answers(
     examples = list(task.examples(task.read(data).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
+    recipe = settled(recipe, model)
     drawn = {} if sampling.plain else {"sampling": asdict(sampling)}
     mark = answers_mark(recipe, model, settings, data=data, **drawn)
     kept = out.with_name(f".{out.name}.{mark}.part.jsonl")
@@ -96,7 +97,7 @@ def generate_text(
     asked = Request((), most, 1, template.stop, "--prompt", sampling=sampling, samples=samples)
     if options.dry_run:
         return {"model": model, "prompt": text}
-    answering, tokenizer = load_answering(recipe, model)
+    answering, tokenizer = load_answering(settled(recipe, model), model)
     ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
     request = replace(asked, prompt_ids=tuple(ids))
     answers = dict(engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens))

@@ -19,7 +19,7 @@ from lotune.recipe import Options, Recipe
 from lotune.report.progress import Progress
 from lotune.report.terminal import limits_text
 from lotune.runs import append_jsonl
-from lotune.stages.asking import answers_mark, computes_on, load_model
+from lotune.stages.asking import answers_mark, computes_on, load_model, settled
 from lotune.stages.outputs import check_marks, check_output, in_parts
 from lotune.stages.things import folders_of
 from lotune.tasks.settings import TaskSettings
@@ -42,7 +42,7 @@ def evaluate_texts(
     articles = list(islice(Corpus(data, cleaning).articles(), limit))
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
-    mark = ""
+    recipe, mark = settled(recipe, model), ""
     if out is not None:
         mark = answers_mark(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
         check_marks(out, mark)

@@ -33,6 +33,7 @@ from lotune.stages.asking import (
     check_judgeable,
     computes_on,
     load_answering,
+    settled,
     weights_of,
 )
 from lotune.stages.outputs import check_marks, check_output
@@ -128,6 +129,7 @@ def evaluate_model(
     check_judgeable(task, settings, examples, test.data)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
+    recipe = settled(recipe, model)
     title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.batch_tokens, ""
     if out is not None:
         mark = answers_mark(recipe, model, settings, **test.marks(recipe.seed))

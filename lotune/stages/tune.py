@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from lotune.generate.engine import generate
 from lotune.generate.requests import Request
 from lotune.memory import free_bytes, give_back, naming_the_setting
 from lotune.model.adapters import trainable_count
+from lotune.model.answering import ROOM
 from lotune.model.base import (
     Base,
     base_folder,
@@ -40,11 +41,12 @@ from lotune.model.base import (
 )
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.model.quantize import load_as_trained, load_quantized
+from lotune.model.rest import REDUCED, in_float32_for_now
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, ask
+from lotune.stages.asking import Asking, answering_with, ask
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
 from lotune.tasks.registry import build_task
@@ -55,9 +57,6 @@ from lotune.train.parallel import World
 from lotune.train.resume import Training, catch_up, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 from lotune.train.shard import needs_shards, shard
-
-ROOM = 1.2
-"""Memory that a model on a device takes while it answers, as a multiple of its weights."""
 
 
 @dataclass(frozen=True)
@@ -309,10 +308,19 @@ def _measure(
     begun.model.eval()
     loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
-    with naming_the_setting("evaluate.batch_tokens", title, f"lower it, it is {batch_tokens}"):
+    remedy = f"lower it, it is {batch_tokens}"
+    with naming_the_setting("evaluate.batch_tokens", title, remedy), _answering(recipe, begun):
         predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
     judged = [prediction.judged for prediction in predictions]
     return task.metrics(judged)[task.metric], loss, headline_interval(task, judged)
+
+
+def _answering(recipe: Recipe, begun: Begun) -> AbstractContextManager[None]:
+    """A block in which the model answers in float32, where the evaluation does and its whole weights have room."""
+    weights = [weight for weight in begun.model.parameters() if weight.dtype in REDUCED]
+    free, needed = free_bytes(weights[0].device) if weights else None, sum(4 * weight.numel() for weight in weights)
+    wanted = answering_with(recipe, recipe.base).dtype == "float32"
+    return in_float32_for_now(begun.model) if wanted and not begun.in_shards and needed < (free or 0) else nullcontext()
 
 
 def choose(found: list[Validated]) -> Validated:
@@ -394,6 +402,7 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
     del adapted
     written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
     saved = load_base(written, "cpu").model
+    asked["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
     return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
 
 

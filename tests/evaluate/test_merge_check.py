@@ -244,3 +244,24 @@ def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[Question
     trio[0].train()
     with pytest.raises(CheckError, match="training mode"):
         check(trio, questions)
+
+
+def test_the_reduced_format_of_the_evaluation_is_asked_too(trio: Trio, questions: list[Question]) -> None:
+    assert check(copy.deepcopy(trio), questions).asked is None
+    adapted, merged, saved = trio
+    plain = greedy(merged, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
+    found = check((adapted, merged, saved), questions, asked_dtype=torch.bfloat16).asked
+    assert found is not None
+    assert next(saved.parameters()).dtype == torch.bfloat16, "asked in the arithmetic of the evaluation"
+    reduced = greedy(saved, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
+    assert found.texts_changed == sum(one != other for one, other in zip(plain, reduced, strict=True))
+    assert found.dtype == "bfloat16"
+    assert 0 < found.logit_difference < merge_check.REDUCED
+
+
+def test_a_format_that_computes_something_else_stops(
+    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_check, "REDUCED", 1e-9)
+    with pytest.raises(CheckError, match=r"(?s)in bfloat16 the logits differ by .*evaluate\.dtype=float32"):
+        check(trio, questions, asked_dtype=torch.bfloat16)

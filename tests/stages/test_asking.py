@@ -142,6 +142,27 @@ def test_answers_of_other_settings_are_refused_and_valid_ones_stay(
     assert (exact["judge"], exact["n"]) == ("exact", 6)
 
 
+@pytest.mark.parametrize("free", [None, 1_000])
+def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
+    small_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None
+) -> None:
+    monkeypatch.setattr("lotune.model.base.computes_bfloat16", lambda _: True)
+    monkeypatch.setattr("lotune.model.answering.free_bytes", lambda _: free)
+    words = ("--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=8", "device=cpu")
+    dtype = "float32" if free is None else "bfloat16"
+    texts = []
+    for batch_tokens in (1, 9_999):
+        out = tmp_path / f"{batch_tokens}.jsonl"
+        found = call("evaluate", *words, f"evaluate.batch_tokens={batch_tokens}", "--out", out, "--json")
+        assert json.loads(found.stdout)["dtype"] == dtype
+        assert (f"{small_base} answers in bfloat16: float32 needs" in found.stderr) == (free is not None)
+        texts.append(sorted((one["id"], one["answer"]) for one in records(out)))
+    if free is None:
+        assert texts[0] == texts[1]
+    named = json.loads(call("evaluate", *words, "evaluate.dtype=float32", "--json").stdout)
+    assert named["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--task", "custom", "task.answer=anwser"], "no row has the column 'anwser' of task.answer"),
     (["--task", "custom", "task.answer=anwser"], "nearest to 'anwser' is 'answer'"),

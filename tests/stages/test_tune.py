@@ -57,6 +57,7 @@ CHANGES = [
     ({"tune": {"batch_rows": 16, "accumulation": 2, "batch_tokens": 99, "gradient_checkpointing": True}}, set()),
     ({"retention": {"threshold": 0.5}}, {"evaluate"}),
     ({"score": {"rule": "phase2"}}, {"evaluate"}),
+    ({"evaluate": {"dtype": "float32"}}, {"merge", "evaluate"}),
     ({"device": "cpu"}, set()),
     ({"threads": 1}, set()),
     ({"name": "other"}, set()),

@@ -1,0 +1,44 @@
+"""The number format that a model answers in, so that its answers do not depend on what they are asked with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from lotune.memory import free_bytes
+from lotune.model.base import count_parameters, empty_model, resolve_dtype
+from lotune.model.settings import BaseSettings, Dtype
+
+ROOM = 1.2
+"""Memory that a model takes while it answers, as a multiple of its weights."""
+
+
+class Format(NamedTuple):
+    """A number format by its name, and what decided it."""
+
+    dtype: Dtype
+    why: str
+
+
+def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Format:
+    """Return the format in which a model answers on a device; `wanted` is what the settings name.
+
+    "auto" is float32 on a processor, as long as the weights fit into the free memory in it: there a verdict does not
+    depend on what is asked beside it. On a GPU it is the format in which the GPU is faster.
+    Raises: ModelError as `load_base`.
+    """
+    if wanted != "auto":
+        return Format(wanted, "named in the settings")
+    if not device.startswith("cpu"):
+        return Format(_faster(device), f"the faster one on {device}")
+    free = free_bytes(torch.device("cpu"))
+    needed = int(ROOM * torch.float32.itemsize * count_parameters(empty_model(settings)))
+    if free is None or needed <= free:
+        return Format("float32", "the answers then do not depend on the batch")
+    found = f"float32 needs {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+    return Format("bfloat16", found)
+
+
+def _faster(device: str) -> Dtype:
+    return "bfloat16" if resolve_dtype("auto", device) == torch.bfloat16 else "float32"
