@@ -253,10 +253,8 @@ def _reduced(asked: dict[str, Any] | None) -> str:
     """What a merge check found of the reduced number format that the evaluation asks in; empty for float32."""
     if asked is None:
         return ""
-    changed = f"{asked['texts_changed']} texts and {asked['verdicts_changed']} verdicts"
-    return (
-        f"; answering in {asked['dtype']} changes {changed} (logits by {asked['logit_difference']:.1e} of their norm)"
-    )
+    texts = f"{asked['texts_changed']} texts and {asked['verdicts_changed']} verdicts"
+    return f"; answering in {asked['dtype']} changes {texts} (logits: {asked['logit_difference']:.1e} of their norm)"
 
 
 def _notes(counts: dict[str, Any]) -> list[str]:
