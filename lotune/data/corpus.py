@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
 from lotune.data.batches import EncodedRow
+from lotune.data.bounded import MOST_ROW_BYTES, bounded_lines, too_long
 from lotune.data.examples import Example
 from lotune.errors import DataError
 
@@ -37,6 +38,8 @@ class Corpus:
 
     path: Path
     cleaning: Cleaning = "none"
+    max_row_bytes: int = MOST_ROW_BYTES
+    """Most bytes of an article."""
 
     def files(self) -> list[Path]:
         """The files that are read, in a fixed order. Raises: DataError where there are none."""
@@ -49,10 +52,10 @@ class Corpus:
     def articles(self) -> Iterator[Example]:
         """Every article that has any text; its id says where it stands.
 
-        Raises: DataError for a line that is no article, or a file that is not UTF-8.
+        Raises: DataError for a line that is no article, an article that is too long, or a file that is not UTF-8.
         """
         for file in self.files():
-            for where, text in (_json_lines if file.suffix == ".jsonl" else _texts)(file):
+            for where, text in (_json_lines if file.suffix == ".jsonl" else _texts)(file, self.max_row_bytes):
                 if text := cleaned(text) if self.cleaning == "wiki" else text.strip():
                     yield Example(where, "", text)
 
@@ -161,28 +164,64 @@ def _slice(article: Example, start: int, end: int) -> Example:
     return replace(article, target=article.target[start:end])
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, str]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{file}:{number}"
-            try:
-                text = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))["text"]
-            except (orjson.JSONDecodeError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise DataError(where, "is no article", 'a JSON object with "text"', "mend or remove the line")
-            yield where, text
+def _json_lines(file: Path, most: int) -> Iterator[tuple[str, str]]:
+    for number, _, line, size in bounded_lines(file, most):
+        where = f"{file}:{number}"
+        if size > most:
+            raise _too_long(where, most)
+        if not line.strip():
+            continue
+        try:
+            text = orjson.loads(line)["text"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise DataError(where, "is no article", 'a JSON object with "text"', "mend or remove the line")
+        yield where, text
 
 
-def _texts(file: Path) -> Iterator[tuple[str, str]]:
+def _texts(file: Path, most: int) -> Iterator[tuple[str, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(str(file), f"byte {error.start} is not UTF-8", "UTF-8", "convert the file") from None
-    found = _DOC.findall(text)
-    if not found:
-        yield str(file), text
-    for number, article in enumerate(found, start=1):
-        yield f"{file}[{number}]", article
+        with file.open(encoding="utf-8-sig") as lines:
+            yield from _divided(file, lines, most)
+    except UnicodeDecodeError:
+        raise DataError(str(file), f"byte {_undecodable(file)} is not UTF-8", "UTF-8", "convert the file") from None
+
+
+def _divided(file: Path, text: TextIO, most: int) -> Iterator[tuple[str, str]]:
+    """The articles between <doc> and </doc>, or the whole file as one; little more than one of them is held."""
+    held, count, line = "", 0, 1
+    while chunk := text.read(1 << 20):
+        held += chunk
+        passed = 0
+        for found in _DOC.finditer(held):
+            count += 1
+            if len(found[1].encode()) > most:
+                raise _too_long(f"{file}[{count}]", most)
+            yield f"{file}[{count}]", found[1]
+            passed = found.end()
+        line += held.count("\n", 0, passed)
+        held = held[passed:]
+        if len(held) > most:
+            raise _too_long(f"{file}:{line}", most)
+    if not count and held:
+        if len(held.encode()) > most:
+            raise _too_long(f"{file}:1", most)
+        yield str(file), held
+
+
+def _undecodable(file: Path) -> int:
+    """The place of the first byte that is not UTF-8."""
+    offset = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                offset += len(line.decode().encode())
+            except UnicodeDecodeError as error:
+                return offset + error.start
+    return offset
+
+
+def _too_long(where: str, most: int) -> DataError:
+    remedy = "divide the article, or raise data.max_row_bytes"
+    return DataError(where, f"the article has {too_long(most)}", f"{most:,} bytes at most", remedy)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.formats import READERS, check_file
 from lotune.data.tables import HeaderRule, counted, no_header
 from lotune.errors import DataError
@@ -35,7 +36,7 @@ def row_files(path: Path) -> list[Path]:
     return [_checked(one) for one in files]
 
 
-def header_rule(files: Sequence[Path], headed: HeaderRule) -> HeaderRule:
+def header_rule(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = MOST_ROW_BYTES) -> HeaderRule:
     """The header rule by which all files of a folder are read: `headed`, or that none of them has a header.
 
     One file's first row may look like a header by chance; that none of the others has these columns gives it away.
@@ -43,7 +44,7 @@ def header_rule(files: Sequence[Path], headed: HeaderRule) -> HeaderRule:
     """
     if len(files) == 1:
         return headed
-    columns = {file: _columns(file, headed) for file in files}
+    columns = {file: _columns(file, headed, max_row_bytes) for file in files}
     usual = _usual(columns)
     odd = {file: found for file, found in columns.items() if found and not _fits(file, found, usual)}
     bare = all(name.isdecimal() for name in usual)
@@ -91,9 +92,9 @@ def _is_table(file: Path) -> bool:
     return file.suffix.lower() in TABLES
 
 
-def _columns(file: Path, headed: HeaderRule) -> tuple[str, ...]:
+def _columns(file: Path, headed: HeaderRule, max_row_bytes: int) -> tuple[str, ...]:
     """Names of the columns of a file's first row that can be read; none where there is no such row."""
-    rows = READERS[file.suffix.lower()](file, headed)
+    rows = READERS[file.suffix.lower()](file, headed, max_row_bytes)
     return next((tuple(row) for _, row in rows if not isinstance(row, str)), ())
 
 

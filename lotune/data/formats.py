@@ -13,15 +13,15 @@ from typing import Any
 
 import orjson
 
+from lotune.data.bounded import MARK, Quotes, array_items, bounded_lines, too_long
 from lotune.data.tables import HeaderRule, Records, table
 from lotune.errors import DataError
 
-_MARK = b"\xef\xbb\xbf"
-_AFTER_ITEM = tuple(" \t\r\n,]")
+WHOLE_BYTES = 1 << 26
+"""Bytes of a json file up to which it is read whole to say where its fault is."""
 MOST_LEVELS = 250
 """Objects and arrays within one another that a row may have: about what orjson writes."""
 TOO_DEEP = f"nested deeper than {MOST_LEVELS} levels"
-_NO_BLANK = re.compile(r"[^ \t\r\n]")
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
 _Found = Iterator[tuple[str, dict[str, Any] | str]]
 """Pairs of a row's id and the row, or the reason why it cannot be read."""
@@ -35,7 +35,7 @@ def read_json_document(path: Path) -> Any:
     """
     check_file(path)
     try:
-        content = path.read_bytes().removeprefix(_MARK)
+        content = path.read_bytes().removeprefix(MARK)
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     try:
@@ -43,6 +43,12 @@ def read_json_document(path: Path) -> Any:
     except _NotJsonError as error:
         line, reason = error.args
         raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
+
+
+def begins_with_object(path: Path) -> bool:
+    """Return whether the first thing in a json file is an object; nothing else of it is read."""
+    with path.open("rb") as file:
+        return file.read(1 << 12).removeprefix(MARK).lstrip().startswith(b"{")
 
 
 class _NotJsonError(Exception):
@@ -62,14 +68,16 @@ def check_file(path: Path) -> None:
         ) from None
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
-    if not start.removeprefix(_MARK):
+    if not start.removeprefix(MARK):
         raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
 
 
-def _read_jsonl(path: Path, headed: HeaderRule) -> _Found:
-    for number, offset, line in _lines(path):
+def _read_jsonl(path: Path, headed: HeaderRule, most: int) -> _Found:
+    for number, offset, line, size in bounded_lines(path, most):
+        if size > most:
+            yield f"{path.name}:{number}", too_long(most)
         if not line.strip():
             continue
         try:
@@ -78,81 +86,35 @@ def _read_jsonl(path: Path, headed: HeaderRule) -> _Found:
             yield f"{path.name}:{number}", error.args[1]
 
 
-def _read_json(path: Path, headed: HeaderRule) -> _Found:
+def _read_json(path: Path, headed: HeaderRule, most: int) -> _Found:
     count = 0
     try:
-        for item in _array_items(path):
-            yield f"{path.name}[{count}]", _as_row(_parse_json(item.encode()))
+        for item in array_items(path, most=most):
+            yield f"{path.name}[{count}]", too_long(most) if item is None else _as_row(_parse_json(item.encode()))
             count += 1
         return
-    except (_NotJsonError, ValueError, RecursionError):
+    except (_NotJsonError, ValueError, RecursionError) as error:
+        if path.stat().st_size > WHOLE_BYTES:
+            found = TOO_DEEP if isinstance(error, RecursionError) else f"not JSON: {error.args[-1]}"
+            where, remedy = f"{path.name}[{count}]", "save it as jsonl, and the fault is named with its line"
+            raise DataError(where, found, "an array of objects, in UTF-8", remedy) from None
         value = read_json_document(path)  # says where the fault is
     if not isinstance(value, list):
         squad = isinstance(value, dict) and isinstance(value.get("data"), list)
         remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
         raise DataError(str(path), f"holds {_kind(value)}", "an array of objects", remedy)
     for index, item in enumerate(value[count:], start=count):  # nested deeper than items are found one by one
-        yield f"{path.name}[{index}]", _as_row(item)
+        row = _as_row(item)
+        yield f"{path.name}[{index}]", too_long(most) if len(_text_of(row)) > most else row
 
 
-def _array_items(path: Path, size: int = 1 << 20) -> Iterator[str]:
-    """The text of each item of an array, a few of `size` characters held at a time.
-
-    Raises: ValueError or RecursionError where the file is no array, or broken.
-    """
-    scan = json.JSONDecoder().raw_decode
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        text, place = file.read(size), 0
-
-        def more() -> bool:
-            nonlocal text, place
-            found = file.read(max(size, len(text) - place))
-            text, place = text[place:] + found, 0
-            return bool(found)
-
-        def mark() -> str:
-            """The next character that is no blank, empty at the end; it is gone past."""
-            nonlocal place
-            while True:
-                found = _NO_BLANK.search(text, place)
-                if found:
-                    place = found.end()
-                    return found.group()
-                place = len(text)
-                if not more():
-                    return ""
-
-        if mark() != "[":
-            raise ValueError("no array")
-        following = mark()
-        while following != "]":
-            place -= 1
-            while True:
-                try:
-                    end = scan(text, place)[1]
-                    if text[end : end + 1] in _AFTER_ITEM:
-                        break
-                except json.JSONDecodeError:
-                    pass
-                if not more():
-                    raise ValueError("an item is cut off")
-            yield text[place:end]
-            place = end
-            if (following := mark()) == ",":
-                following = mark()
-                if following == "]":
-                    raise ValueError("a comma before the end")
-            elif following != "]":
-                raise ValueError("no comma between items")
-        if mark():
-            raise ValueError("something after the array")
-
-
-def _read_tsv(path: Path, headed: HeaderRule) -> _Found:
+def _read_tsv(path: Path, headed: HeaderRule, most: int) -> _Found:
     def records() -> Records:
-        for number, offset, line in _lines(path):
+        for number, offset, line, size in bounded_lines(path, most):
             text = _decoded(line, offset)
-            if isinstance(text, _NotJsonError):
+            if size > most:
+                yield number, too_long(most)
+            elif isinstance(text, _NotJsonError):
                 yield number, text.args[1]
             elif text:
                 yield number, text.split("\t")
@@ -160,23 +122,24 @@ def _read_tsv(path: Path, headed: HeaderRule) -> _Found:
     return table(path, records(), headed)
 
 
-def _read_txt(path: Path, headed: HeaderRule) -> _Found:
+def _read_txt(path: Path, headed: HeaderRule, most: int) -> _Found:
     """A text file with tabs is tsv. Raises: DataError for another one."""
-    if not any("\t" in line.decode(errors="replace") for _, _, line in islice(_lines(path), 10)):
+    if not any("\t" in line.decode(errors="replace") for _, _, line, _ in islice(bounded_lines(path, most), 10)):
         found, remedy = (
             "is a text without tabs",
             "rename it after its format, or learn it as an article (pretrain.text)",
         )
         raise DataError(str(path), found, "a table with tabs between its cells", remedy)
-    return _read_tsv(path, headed)
+    return _read_tsv(path, headed, most)
 
 
-def _read_csv(path: Path, headed: HeaderRule) -> _Found:
+def _read_csv(path: Path, headed: HeaderRule, most: int) -> _Found:
     def records() -> Records:
-        broken: dict[int, str] = {}
-        reader = csv.reader(_csv_lines(path, broken), strict=True)
+        lines = _CsvLines(path, most)
+        reader = csv.reader(lines, strict=True)
         while True:
             number = reader.line_num + 1
+            lines.begin()
             record: list[str] | str
             try:
                 record = next(reader)
@@ -184,9 +147,8 @@ def _read_csv(path: Path, headed: HeaderRule) -> _Found:
                 return
             except csv.Error as error:
                 record = f"not csv: {error}"
-            reasons = [broken[line] for line in range(number, reader.line_num + 1) if line in broken]
-            if reasons or record:
-                yield number, reasons[0] if reasons else record
+            if lines.fault or record:
+                yield number, lines.fault or record
 
     limit = csv.field_size_limit(1 << 30)
     try:
@@ -195,7 +157,7 @@ def _read_csv(path: Path, headed: HeaderRule) -> _Found:
         csv.field_size_limit(limit)
 
 
-def _read_parquet(path: Path, headed: HeaderRule) -> _Found:
+def _read_parquet(path: Path, headed: HeaderRule, most: int) -> _Found:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -203,14 +165,25 @@ def _read_parquet(path: Path, headed: HeaderRule) -> _Found:
         raise DataError(str(path), "parquet cannot be read here", "the package pyarrow", remedy) from None
     try:
         batches = parquet.ParquetFile(path).iter_batches()
-        yield from (
-            (f"{path.name}[{i}]", row) for i, row in enumerate(row for batch in batches for row in batch.to_pylist())
-        )
+        rows = (row for batch in batches for row in _bounded_rows(batch, most))
+        yield from ((f"{path.name}[{i}]", row) for i, row in enumerate(rows))
     except (OSError, ValueError) as error:
         raise DataError(str(path), f"is not parquet: {short(str(error))}") from None
 
 
-READERS: dict[str, Callable[[Path, HeaderRule], _Found]] = {
+def _bounded_rows(batch: Any, most: int) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch of pyarrow, of which one that may be too long is weighed alone."""
+    if batch.nbytes <= most:
+        yield from batch.to_pylist()
+    elif len(batch) > 1:
+        half = len(batch) // 2
+        yield from _bounded_rows(batch.slice(0, half), most)
+        yield from _bounded_rows(batch.slice(half), most)
+    else:  # columns that share a dictionary weigh more than the row does
+        yield from (row if len(_text_of(row)) <= most else too_long(most) for row in batch.to_pylist())
+
+
+READERS: dict[str, Callable[[Path, HeaderRule, int], _Found]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -220,23 +193,34 @@ READERS: dict[str, Callable[[Path, HeaderRule], _Found]] = {
 }
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Number (from 1), byte offset and bytes of each line, without line end and byte-order mark."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            marked = number == 1 and line.startswith(_MARK)
-            yield number, offset + 3 * marked, line[3 * marked :].removesuffix(b"\n").removesuffix(b"\r")
-            offset += len(line)
+class _CsvLines:
+    """Lines for csv.reader with a plain line end (a quoted cell may hold one); `fault` is that of the record."""
 
+    def __init__(self, path: Path, most: int) -> None:
+        self._lines, self._most = bounded_lines(path, most, lambda piece: self._quotes.read(piece)), most
+        self.begin()
 
-def _csv_lines(path: Path, broken: dict[int, str]) -> Iterator[str]:
-    """Lines with a plain line end (a quoted cell may hold one); those that are not UTF-8 are noted in `broken`."""
-    for number, offset, line in _lines(path):
+    def begin(self) -> None:
+        """A new record begins."""
+        self._size, self._count, self.fault = 0, 0, ""
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        self._quotes = Quotes(within=self._count > 0)
+        _, offset, line, size = next(self._lines)
+        self._size += size
+        self._count += 1
+        if self._size > self._most:
+            self.fault = too_long(self._most) + (": perhaps a quote is never closed" if self._count > 1 else "")
+            self._quotes.read(line)
+            return self._quotes.shortest() + "\n"
         text = _decoded(line, offset)
         if isinstance(text, _NotJsonError):
-            broken[number] = text.args[1]
-        yield ("" if isinstance(text, _NotJsonError) else text) + "\n"
+            self.fault = self.fault or text.args[1]
+            return "\n"
+        return text + "\n"
 
 
 def _decoded(line: bytes, offset: int) -> str | _NotJsonError:
@@ -264,6 +248,14 @@ def _parse_json(content: bytes, offset: int = 0) -> Any:
         raise _NotJsonError(1, f"not JSON: {error}") from None
     except RecursionError:
         raise _NotJsonError(1, TOO_DEEP) from None
+
+
+def _text_of(value: Any) -> bytes:
+    """A value as JSON again."""
+    try:
+        return orjson.dumps(value, default=str)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(value, default=str).encode()
 
 
 def _as_row(value: Any) -> dict[str, Any] | str:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
+from lotune.data.bounded import MOST_ROW_BYTES, too_long
 from lotune.data.folders import files_digest, header_rule, row_files
 from lotune.data.formats import READERS, short
 from lotune.data.spool import Spool
@@ -30,6 +31,13 @@ OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
 MEND_ROWS = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
 """What helps where rows cannot be read or used; rows to test on are never skipped."""
+SHORTEN_ROWS = (
+    "shorten these rows, or raise data.max_row_bytes (data.on_error=skip counts and skips rows to train or validate on)"
+)
+"""What helps where rows are too long to be read."""
+
+
+_TOO_LONG = too_long(0).partition("0")[0]
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class MalformedRowsError(DataError):
     ) -> None:
         self.malformed = tuple(malformed)
         found = f"{len(malformed)} of {total} rows {fault}: {listed(malformed)}"
-        super().__init__(str(path), found, expected, _remedy(malformed))
+        super().__init__(str(path), found, expected, remedy_for(malformed))
 
 
 @contextmanager
@@ -99,6 +107,7 @@ def read_rows(
     on_error: OnError = "stop",
     columns: Mapping[str, str] | None = None,
     headed: HeaderRule = looks_like_header,
+    max_row_bytes: int = MOST_ROW_BYTES,
 ) -> RowFile:
     """The rows of a file, or of all files of a folder, whose formats are told by their suffixes.
 
@@ -107,7 +116,8 @@ def read_rows(
     Without `columns` the first line of a table is taken for a header where `headed` says so (where it looks like one);
     otherwise, or where a header cell is empty, columns are called by their numbers. Cells of csv and tsv files are
     texts; a tsv file has no quoting, and a .txt file is one. Integers of any size are kept exactly. Blank lines are
-    passed over.
+    passed over. A row of more than `max_row_bytes` is malformed; it is never held in memory, except for parquet's own
+    pages.
 
     Raises: DataError for a file that is missing, empty, without a single row or of an unknown format, for a folder
     whose files have other columns than one another (see `lotune.data.folders`), HeaderError for a header that names
@@ -118,12 +128,12 @@ def read_rows(
     if columns:
         numbered = all(name.isdecimal() for name in columns.values())
         headed = no_header if numbered else lambda *_: True
-    headed = header_rule(files, headed)
+    headed = header_rule(files, headed, max_row_bytes)
     malformed: list[Malformed] = []
     there: dict[str, None] = {}
 
     def readable() -> Iterator[tuple[str, dict[str, Any]]]:
-        found_rows = (READERS[file.suffix.lower()](file, headed) for file in files)
+        found_rows = (READERS[file.suffix.lower()](file, headed, max_row_bytes) for file in files)
         for where, found_row in chain.from_iterable(found_rows):
             if columns and not isinstance(found_row, str):
                 there.update(dict.fromkeys(found_row))
@@ -140,7 +150,7 @@ def read_rows(
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
         skipped = f" ({len(malformed)} could not be read: {listed(malformed)})" if malformed else ""
-        remedy = _remedy(malformed) if malformed else "put rows into it, or name another file"
+        remedy = remedy_for(malformed) if malformed else "put rows into it, or name another file"
         raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
     return RowFile(path, rows, tuple(malformed), files_digest(files))
 
@@ -150,7 +160,10 @@ def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict
     return Spool(rows, _dumped_row, _loaded_row)
 
 
-def _remedy(malformed: Sequence[Malformed]) -> str:
+def remedy_for(malformed: Sequence[Malformed]) -> str:
+    """Return what helps against the faults of these rows."""
+    if any(row.reason.startswith(_TOO_LONG) for row in malformed):
+        return SHORTEN_ROWS
     return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else MEND_ROWS
 
 

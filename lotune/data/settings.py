@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.settings import Settings
 
 
@@ -39,6 +40,8 @@ class DataSettings(Settings):
     """How many rows the test has; a longer test file is cut to as many by seed."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row to train or validate on that cannot be read does: stop the run, or be skipped and counted."""
+    max_row_bytes: int = Field(MOST_ROW_BYTES, ge=1)
+    """Most bytes of a row or an article in a file; a longer one cannot be read, and takes no memory."""
     too_long: Literal["drop", "stop"] = "drop"
     """What a row longer than the longest allowed one does: be dropped and counted, or stop the run."""
     max_length: int | None = Field(None, ge=8)

@@ -194,7 +194,7 @@ def check_judgeable(task: Task, settings: TaskSettings, examples: Sequence[Examp
     found = f"none of {len(examples)} rows has a key that can be judged"
     if data is None:
         raise DataError(task.name, found)
-    rows = [row for _, row in task.read(data).rows]
+    rows = [row for _, row in task.read(data, on_error="skip").rows]
     row, near = rows[0], ""
     there = f" (the first has {', '.join(row)})"
     if settings.name == "custom" and not any(settings.answer in one for one in rows):

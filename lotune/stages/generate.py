@@ -53,7 +53,7 @@ def generate_answers(
         found, expected = "sampling where options are chosen by likelihood", "a task whose answers are written"
         raise SettingsError("generate", found, expected, "leave the options of sampling out, or set task.judge=letter")
     check_output(out, data, *folders_of(recipe, model))
-    examples = list(task.examples(task.read(data).rows, training=False))
+    examples = list(task.examples(task.read(data, max_row_bytes=recipe.data.max_row_bytes).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     recipe = settled(recipe, model)

@@ -130,8 +130,9 @@ def _write(run: Run, recipe: Recipe) -> None:
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     with rows_wanted_by("retention.data"):
         retention = evaluation_rows(
-            retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED
-        )
+            retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED,
+            recipe.data.max_row_bytes,
+        )  # fmt: skip
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     check_judgeable(retained, retention_task_settings(recipe), retention, recipe.retention.data)

@@ -154,9 +154,9 @@ def _documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tuple[An
             say(f"changed: {change} (the documents are made again)")
         run.forget_stage("documents")
         if tokenizer_folder == folder / "tokenizer":
-            _train_tokenizer(settings, recipe.seed, tokenizer_folder)
+            _train_tokenizer(settings, recipe, tokenizer_folder)
         write = _write_documents if settings.text is None else _write_articles
-        write(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe.seed, folder)
+        write(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe, folder)
         run.finish_stage("documents", inputs, [folder])
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
@@ -166,36 +166,40 @@ def _tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
     return settings.start or settings.tokenizer or folder / "tokenizer"
 
 
-def _train_tokenizer(settings: PretrainSettings, seed: int, folder: Path) -> None:
+def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
     from lotune.data.tokenizers import train_tokenizer
     from lotune.nano.text import tokenizer_texts
 
     say("training the tokeniser")
     if settings.text is None:
-        texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.documents), seed)
+        texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.documents), recipe.seed)
     else:
-        texts = (
-            text.target for text in Corpus(settings.text, settings.cleaning).parts(settings.validation_share, seed)[0]
-        )
+        texts = (article.target for article in _articles(settings.text, settings, recipe)[0])
     train_tokenizer(texts, settings.config.vocab_size, folder)
 
 
-def _write_documents(tokenizer: Any, settings: PretrainSettings, seed: int, folder: Path) -> None:
+def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
     from lotune.nano.text import documents
 
     say(f"writing {settings.documents} documents as tokens")
     counts = {"train": settings.documents, "validation": _held_back(settings)}
     for number, (name, count) in enumerate(counts.items()):
-        rows = _encoded(tokenizer, documents(count, seed + number))
+        rows = _encoded(tokenizer, documents(count, recipe.seed + number))
         write_token_file(folder / name, rows, len(tokenizer))
 
 
-def _write_articles(tokenizer: Any, settings: PretrainSettings, seed: int, folder: Path) -> None:
+def _articles(path: Path, settings: PretrainSettings, recipe: Recipe) -> tuple[Iterator[Example], Iterator[Example]]:
+    """Return the articles to train on and those to validate on."""
+    corpus = Corpus(path, settings.cleaning, recipe.data.max_row_bytes)
+    return corpus.parts(settings.validation_share, recipe.seed)
+
+
+def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
     """Articles as blocks of tokens. Raises: DataError where no block comes out."""
     assert settings.text is not None
     size = min(settings.block_size or _context(settings), _context(settings))
     ends = frozenset() if settings.blocks == "stream" else sentence_ends(tokenizer)
-    parts = Corpus(settings.text, settings.cleaning).parts(settings.validation_share, seed)
+    parts = _articles(settings.text, settings, recipe)
     for name, articles in zip(("train", "validation"), parts, strict=True):
         counts: Counter[str] = Counter()
         rows = blocks(encode_rows(tokenizer, articles), size, settings.blocks, ends, counts)

@@ -39,7 +39,7 @@ def evaluate_texts(
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
     check_output(out, data, *folders_of(recipe, model))
     cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"
-    articles = list(islice(Corpus(data, cleaning).articles(), limit))
+    articles = list(islice(Corpus(data, cleaning, recipe.data.max_row_bytes).articles(), limit))
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
     recipe, mark = settled(recipe, model), ""

@@ -11,9 +11,10 @@ from random import Random
 from typing import Any
 
 from lotune.data.batches import encode_row, marked
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example
-from lotune.data.formats import read_json_document
-from lotune.data.rows import MEND_ROWS, listed, read_rows, to_conversation, write_jsonl
+from lotune.data.formats import begins_with_object, read_json_document
+from lotune.data.rows import listed, read_rows, remedy_for, to_conversation, write_jsonl
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.predict import Prediction
@@ -92,16 +93,17 @@ class EvaluationRows:
         shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
         return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
 
-    def read(self, task: Task, seed: int) -> list[Example]:
+    def read(self, task: Task, seed: int, max_row_bytes: int = MOST_ROW_BYTES) -> list[Example]:
         """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
         with rows_wanted_by("--data"):
-            examples = evaluation_rows(task, self.data, self.limit, seed)
+            examples = evaluation_rows(task, self.data, self.limit, seed, max_row_bytes)
         if not self.shots:
             return examples
         if self.data is not None and self.shots_data is None:
             raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
         asked = {example.prompt for example in examples}
-        found = evaluation_rows(task, self.shots_data, None if self.shots_data else 4 * self.shots, seed + SHOTS_SEED)
+        drawn = None if self.shots_data else 4 * self.shots
+        found = evaluation_rows(task, self.shots_data, drawn, seed + SHOTS_SEED, max_row_bytes)
         others = [example for example in found if example.prompt not in asked]
         if len(others) < self.shots:
             where = str(self.shots_data or "--shots")
@@ -125,7 +127,7 @@ def evaluate_model(
     task = build_task(settings)
     check_engine(recipe, task)
     check_output(out, test.data, test.shots_data, *folders_of(recipe, model))
-    examples = test.read(task, recipe.seed)
+    examples = test.read(task, recipe.seed, recipe.data.max_row_bytes)
     check_judgeable(task, settings, examples, test.data)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
@@ -222,7 +224,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     read = task.read(file, on_error="skip")
     rows, malformed = read.rows, read.malformed
     if malformed:
-        say(f"{len(malformed)} rows cannot be read: {listed(malformed)}; {MEND_ROWS}")
+        say(f"{len(malformed)} rows cannot be read: {listed(malformed)}; {remedy_for(malformed)}")
     tokenizer, _ = load_tokenizer(BaseSettings())
     shown = _usable(task, rows, 3)
     for example in shown:
@@ -236,7 +238,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
 
 def _recognise(file: Path) -> TaskSettings:
     """The settings of the task that reads a file's rows. Raises: DataError naming their fields where none does."""
-    if file.suffix.lower() == ".json":
+    if file.suffix.lower() == ".json" and file.is_file() and begins_with_object(file):
         document = read_json_document(file)
         if isinstance(document, dict) and isinstance(document.get("data"), list):
             return TaskSettings(name="reading")

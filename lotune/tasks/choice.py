@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.tables import looks_like_header
 from lotune.data.templates import Template
@@ -103,12 +104,13 @@ class ChoiceTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
 
         A table of five columns without a header is MMLU's without its keys, unless letters alone stand in the last one.
         """
-        file = read_rows(path, on_error=on_error, columns=self.settings.columns, headed=names_columns)
+        columns = self.settings.columns
+        file = read_rows(path, on_error=on_error, columns=columns, headed=names_columns, max_row_bytes=max_row_bytes)
         if list(file.rows[0][1]) != [*"12345"]:
             return file
         if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):

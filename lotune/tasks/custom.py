@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, nearest_names, read_rows
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.judges import SCORES, compiled, figures, in_form, judge_text
@@ -67,9 +68,9 @@ class CustomTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file."""
-        return read_rows(path, on_error=on_error)
+        return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write rows as they are (see `write_rows`)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example, spooled
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
 from lotune.data.rows import Malformed, MalformedRowsError
@@ -82,12 +83,16 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
     return overlap(examples, {"retention": evaluation})[0]
 
 
-def evaluation_rows(task: Task, path: Path | None, rows: int | None, seed: int) -> list[Example]:
+def evaluation_rows(
+    task: Task, path: Path | None, rows: int | None, seed: int, max_row_bytes: int = MOST_ROW_BYTES
+) -> list[Example]:
     """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones.
 
     Raises: DataError for rows that cannot be used, naming each.
     """
-    source = _source(task, DataSettings(on_error="stop"), path, rows or 500, seed, training=False)
+    source = _source(
+        task, DataSettings(on_error="stop", max_row_bytes=max_row_bytes), path, rows or 500, seed, training=False
+    )
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
     return list(sample(source.examples, rows, seed))
@@ -97,7 +102,7 @@ def _test_rows(
     task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     if settings.test is not None:
-        return train, evaluation_rows(task, settings.test, settings.test_rows, seed)
+        return train, evaluation_rows(task, settings.test, settings.test_rows, seed, settings.max_row_bytes)
     if settings.train is not None:
         return split(train, settings.test_rows, seed + TEST_SEED, "test")
     return train, evaluation_rows(task, None, settings.test_rows, seed + TEST_SEED)
@@ -118,7 +123,7 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
     if path is None:
         generated = ((f"generated:{number}", row) for number, row in enumerate(task.generate(rows, seed), start=1))
         return _Source(spooled(task.examples(generated, training=training)))
-    file = task.read(path, settings.on_error)
+    file = task.read(path, settings.on_error, settings.max_row_bytes)
     wrong: list[Malformed] = []
     examples = spooled(_usable(task, file.rows, training, wrong))
     if wrong and settings.on_error == "stop":

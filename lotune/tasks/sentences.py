@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
@@ -78,9 +79,9 @@ class SentencesTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a table or of json, their columns named as the task wants them."""
-        file = read_rows(path, on_error=on_error, columns=self.settings.columns)
+        file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
         return replace(file, rows=spooled((id, dict(_named(row))) for id, row in file.rows))
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile
 
@@ -56,7 +57,7 @@ class Task(Protocol):
     def score_of(self) -> Mapping[str, str]:
         """For each metric that is a mean of a per-example score: the name of that score. The others are accuracies."""
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a file in one of the task's layouts.
 
         Raises: DataError where it cannot be read.

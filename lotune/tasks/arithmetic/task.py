@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names, read_rows, write_jsonl
 from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
@@ -55,9 +56,9 @@ class ArithmeticTask:
         """Longest answer in tokens: 880 unless the settings say otherwise, which the longest written working needs."""
         return self.settings.max_new_tokens or 880
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""
-        return read_rows(path, on_error=on_error, columns=self.settings.columns)
+        return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write rows as jsonl, one at a time."""

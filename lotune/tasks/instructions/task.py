@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Turn
 from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template
@@ -60,12 +61,12 @@ class InstructionsTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
 
         Raises: DataError where they are of no known shape, or of several.
         """
-        file = read_rows(path, on_error=on_error, columns=self.settings.columns)
+        file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
         check_shapes(file)
         return file
 

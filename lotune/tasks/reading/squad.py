@@ -7,6 +7,7 @@ metric here uses where an answer starts, so that is not checked.
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lotune.data.bounded import MOST_ROW_BYTES, too_long
 from lotune.data.formats import read_json_document
 from lotune.errors import DataError
 from lotune.runs import write_json
@@ -46,7 +48,7 @@ def normalised(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def read_items(path: Path) -> list[tuple[str, Row]]:
+def read_items(path: Path, max_row_bytes: int = MOST_ROW_BYTES) -> list[tuple[str, Row]]:
     """The paragraphs of a file in SQuAD's layout, each under the id of its first question.
 
     A question without answers has no key. Raises: DataError where the file cannot be read, is in another layout (the
@@ -60,7 +62,7 @@ def read_items(path: Path) -> list[tuple[str, Row]]:
     faults: list[str] = []
     seen: set[str] = set()
     for where, title, paragraph in _paragraphs(articles):
-        fault = _fault(paragraph) or _repeated(paragraph, seen)
+        fault = _fault(paragraph, max_row_bytes) or _repeated(paragraph, seen)
         if fault:
             faults.append(f"{where} {fault}")
         else:
@@ -103,10 +105,12 @@ def _paragraphs(articles: Sequence[Any]) -> Iterator[tuple[str, str, Any]]:
             yield f"data[{number}].paragraphs[{inner}]", str(article.get("title", "")), paragraph
 
 
-def _fault(paragraph: Any) -> str:
+def _fault(paragraph: Any, most: int) -> str:
     """What is wrong with a paragraph, empty where nothing is."""
     if not isinstance(paragraph, dict):
         return "is no paragraph"
+    if len(json.dumps(paragraph, ensure_ascii=False).encode(errors="replace")) > most:
+        return f"has {too_long(most)} (data.max_row_bytes)"
     if not _is_text(paragraph.get("context")):
         return "has no context"
     questions = paragraph.get("qas")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, file_digest, nearest_names, read_rows
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
@@ -56,11 +57,11 @@ class ReadingTask:
         """Longest answer in tokens: the protocol's 20 unless the settings say otherwise."""
         return self.settings.max_new_tokens or 20
 
-    def read(self, path: Path, on_error: OnError = "stop") -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
         """Paragraphs: of a file in SQuAD's layout, where a fault always stops, or one a line of a .jsonl file."""
         if path.suffix == ".jsonl":
-            return read_rows(path, on_error=on_error)
-        return RowFile(path, [(id, dict(row)) for id, row in read_items(path)], (), file_digest(path))
+            return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
+        return RowFile(path, [(id, dict(row)) for id, row in read_items(path, max_row_bytes)], (), file_digest(path))
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write paragraphs in SQuAD's layout."""
