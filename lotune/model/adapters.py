@@ -32,6 +32,11 @@ MINDFORMERS_NAMES: Mapping[str, str] = {
 
 ALL_LINEAR = "all-linear"
 
+_STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""Types of model (`model_type` in config.json) with Mamba layers."""
+_READ = ("out_proj", "dt_proj")
+"""Linear modules whose weights a Mamba layer's kernels read: they are not called, so an adapter has no effect."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -67,7 +72,7 @@ def attach(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) ->
     """The model with a fresh float32 adapter: only its parameters train; the same weights for the same seed.
 
     The adapter is put into `base_model` itself, which is frozen (`PeftModel.disable_adapter` gives the base back).
-    Raises: ModelError where the targets match nothing or the model already has an adapter.
+    Raises: ModelError where the targets match nothing or PEFT refuses them, or the model already has an adapter.
     """
     if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
         raise ModelError("model", "already has an adapter", "a base model", "load the base again")
@@ -76,7 +81,11 @@ def attach(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) ->
     base_model.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = get_peft_model(base_model, config)
+        try:
+            model = get_peft_model(base_model, config)
+        except ValueError as error:
+            found = f"PEFT refuses {settings.target_modules!r}: {' '.join(str(error).split())[:240]}"
+            raise ModelError("adapter.target_modules", found, remedy=f"other modules, or {ALL_LINEAR}") from None
     return model.eval()
 
 
@@ -84,14 +93,14 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> dict[
     """The linear modules that `target_modules` means, by full name, in the model's order.
 
     A list holds module names (q_proj) or ends of them (self_attn.q_proj); a text is one pattern for the whole name, or
-    "all-linear" for every linear module but the output head. MindFormers' names (wq, attention.wo) stand for Hugging
-    Face's wherever the model does not use them itself.
-    Raises: ModelError for a name or pattern that matches nothing, with what there is.
+    "all-linear" for every linear module but the output head and those whose weights a Mamba layer reads without a call.
+    MindFormers' names (wq, attention.wo) stand for Hugging Face's wherever the model does not use them itself.
+    Raises: ModelError for a name or pattern that matches nothing, with what there is, or that an adapter cannot change.
     """
     linear = _linear_modules(model)
     if target_modules == ALL_LINEAR:
         head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-        return {name: module for name, module in linear.items() if module is not head}
+        return {name: module for name, module in linear.items() if module is not head and not _is_read(model, name)}
     wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     match = _matches_pattern if isinstance(target_modules, str) else _matches_name
     hits = {target: [name for name in linear if match(target, name)] for target in wanted}
@@ -102,6 +111,7 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> dict[
         raise ModelError("adapter.target_modules", found, f"of {', '.join(suffixes)}", f"or {ALL_LINEAR}")
     chosen = {name for names in hits.values() for name in names}
     _refuse_tied(model, linear, chosen)
+    _refuse_read(model, chosen)
     return {name: module for name, module in linear.items() if name in chosen}
 
 
@@ -139,6 +149,19 @@ def mindformers_name(name: str) -> str:
 
 def _linear_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def _is_read(model: nn.Module, name: str) -> bool:
+    """Whether a model reads the weights of a linear module and does not call it."""
+    return getattr(getattr(model, "config", None), "model_type", "") in _STATE_SPACE and name.endswith(_READ)
+
+
+def _refuse_read(model: nn.Module, chosen: set[str]) -> None:
+    """Refuse modules whose weights are read by a kernel, where an adapter beside them would have no effect."""
+    read = sorted(name for name in chosen if _is_read(model, name))
+    if read:
+        found = f"the kernels of a Mamba layer read the weights of {read[0]}, so an adapter would have no effect"
+        raise ModelError("adapter.target_modules", found, "modules that are called, such as in_proj", ALL_LINEAR)
 
 
 def _matches_pattern(pattern: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Models at rest: asked for a moment, in the middle of a training or not."""
+"""Models at rest or in training for a moment, in the middle of a training or not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,28 @@ REDUCED = (torch.bfloat16, torch.float16)
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """A block in which no module of a model is in training mode."""
-    learning = [module for module in model.modules() if module.training]
-    for module in learning:
-        module.training = False
+    with _in_mode(model, training=False):
+        yield
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """A block in which all modules of a model are in training mode; it draws no random numbers of those outside."""
+    device = next(model.parameters()).device
+    with _in_mode(model, training=True), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    others = [module for module in model.modules() if module.training != training]
+    for module in others:
+        module.training = training
     try:
         yield
     finally:
-        for module in learning:
-            module.training = True
+        for module in others:
+            module.training = not training
 
 
 @contextmanager

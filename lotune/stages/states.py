@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lotune.data.token_files import TokenFile
-from lotune.model.attention import take_packed
+from lotune.model.attention import check_causal, take_packed
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
 from lotune.train.loop import NotFiniteError, Step
@@ -22,7 +22,11 @@ METRICS = "metrics.jsonl"
 
 
 def takes_packed(model: Any, rows: TokenFile) -> bool:
-    """Whether a model takes these rows in packed lines, and is made ready for them; it is said where it does not."""
+    """Whether a model takes these rows in packed lines, and is made ready for them; it is said where it does not.
+
+    Raises: ModelError where it is not causal.
+    """
+    check_causal(model)
     packed = take_packed(model, int(rows.lengths().max()))
     if not packed:
         say("this model takes no packed rows: rows are padded to one another's length")

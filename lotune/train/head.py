@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lotune.data.batches import UNSCORED, Batch
 from lotune.model.attention import packed_arguments
+from lotune.model.parts import decoder_of
 from lotune.model.rest import PROBE, at_rest
 from lotune.train.parallel import is_sharded
 
@@ -50,7 +51,7 @@ class Head:
     def __init__(self, model: Any, compile: bool = False) -> None:
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._model, self._inner = model, inner
-        self._decoder, self._output = inner.get_decoder(), inner.get_output_embeddings()
+        self._decoder, self._output = decoder_of(inner), inner.get_output_embeddings()
         self._forward = torch.compile(self._decoder) if compile else self._decoder
         self._kind: Kind | None = None
         self._result: Any = None  # the class of what the decoder gives

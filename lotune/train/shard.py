@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lotune.errors import ModelError
+from lotune.model.parts import decoder_of
 from lotune.train.parallel import World, is_sharded
 
 FITTING_SHARE = 0.7
@@ -44,7 +45,7 @@ def shard(model: Any, world: World, device: str, whole: Iterable[nn.Parameter] =
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder, head = inner.get_decoder(), inner.get_output_embeddings()
+    decoder, head = decoder_of(inner), inner.get_output_embeddings()
     kept = set(whole) | _tied(decoder, head)
     mesh = init_device_mesh(device.partition(":")[0], (world.size,))
     options: dict[str, Any] = {"mesh": mesh, "ignored_params": kept, "reshard_after_forward": True}

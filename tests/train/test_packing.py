@@ -11,9 +11,9 @@ import torch
 from steps import EOS, PAD, assert_same, plain_step, some_rows, step_of
 
 from lotune.data.batches import Layout
-from lotune.errors import SettingsError
+from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import attach
-from lotune.model.attention import NAME, take_packed
+from lotune.model.attention import NAME, check_causal, take_packed
 from lotune.model.base import build_architecture
 from lotune.model.settings import AdapterSettings
 from lotune.train.estimate import estimate
@@ -79,6 +79,36 @@ def bloom() -> Any:
     return BloomForCausalLM(BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4))
 
 
+def biogpt(dropout: float = 0.1) -> Any:
+    from transformers import BioGptConfig, BioGptForCausalLM
+
+    drops = {"attention_probs_dropout_prob": dropout, "hidden_dropout_prob": dropout}
+    return BioGptForCausalLM(BioGptConfig(**_without_key_heads(), **drops))
+
+
+def bert(is_decoder: bool = True) -> Any:
+    from transformers import BertConfig, BertLMHeadModel
+
+    return BertLMHeadModel(BertConfig(**_without_key_heads(), is_decoder=is_decoder))
+
+
+def modernbert(**changes: Any) -> Any:
+    from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
+
+    ends = {"bos_token_id": EOS, "cls_token_id": EOS, "sep_token_id": EOS}
+    return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**_without_key_heads() | ends | changes))
+
+
+def mamba() -> Any:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    return MambaForCausalLM(MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4))
+
+
+def _without_key_heads() -> dict[str, Any]:
+    return {name: value for name, value in SHAPE.items() if name != "num_key_value_heads"}
+
+
 def made(shape: Callable[[], Any]) -> Any:
     """A model with an adapter, both with weights wide enough that rows differ; the same each time."""
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +123,7 @@ def made(shape: Callable[[], Any]) -> Any:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("shared", [0, 12])
-@pytest.mark.parametrize("shape", [llama, one_key_head, qwen2, gemma, gemma3, gpt2])
+@pytest.mark.parametrize("shape", [llama, one_key_head, qwen2, gemma, gemma3, gpt2, modernbert])
 def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any], shared: int) -> None:
     rows, model = some_rows(20, 7, shared), made(shape)
     loss, gradients = plain_step(model.train(), rows)
@@ -105,7 +135,7 @@ def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any]
         assert_same(found, gradients)
 
 
-@pytest.mark.parametrize("shape", [mistral, dynamic, bloom, lambda: gpt2(0.1)])
+@pytest.mark.parametrize("shape", [mistral, dynamic, bloom, mamba, lambda: gpt2(0.1), biogpt, bert])
 def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]) -> None:
     """A window shorter than the rows, positions that hang on the whole line, attention of its own, dropped weights."""
     model = made(shape)
@@ -125,6 +155,36 @@ def test_models_with_attention_of_their_own_are_tuned_on_padded_rows(shape: Call
     step, found = step_of(model, Layout(5, 999, PAD, packed=False).batches(rows))
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
+
+
+@pytest.mark.parametrize("shape", [biogpt, bert, mamba, lambda: modernbert(local_attention=8)])
+def test_models_that_drop_or_keep_states_are_tuned_on_padded_rows(shape: Callable[[], Any]) -> None:
+    """Every weight of the adapter learns, and asking a model in training mode draws no random numbers."""
+    model = made(shape).train()
+    chance = torch.get_rng_state()
+    assert not take_packed(model, 36)
+    assert torch.equal(torch.get_rng_state(), chance)
+    step, gradients = step_of(model, Layout(5, 999, PAD, packed=False).batches(some_rows(12, 3)))
+    assert step.loss > 0
+    assert min(gradient.norm() for gradient in gradients) > 0
+
+
+def test_a_model_that_is_not_causal_is_refused() -> None:
+    check_causal(made(bert))
+    with pytest.raises(ModelError, match=r"bert model: a token sees those after it\n.*\nremedy: is_decoder"):
+        check_causal(made(lambda: bert(is_decoder=False)))
+
+
+def test_modules_that_an_adapter_cannot_change_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"adapter.target_modules: .* reads? the weights of backbone.layers.0.mixer"):
+        attach(mamba(), AdapterSettings(target_modules=["in_proj", "dt_proj"]), 0)
+
+    def refusing(*args: Any) -> Any:
+        raise ValueError("[PEFT] no such\nmodule")
+
+    monkeypatch.setattr("lotune.model.adapters.get_peft_model", refusing)
+    with pytest.raises(ModelError, match=r"PEFT refuses \['q_proj'\]: \[PEFT\] no such module"):
+        attach(llama(), AdapterSettings(target_modules=["q_proj"]), 0)
 
 
 def test_a_model_that_is_asked_is_left_as_it_was() -> None:
