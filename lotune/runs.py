@@ -21,6 +21,7 @@ from typing import Any, Literal
 import orjson
 
 from lotune.disk import writing
+from lotune.environment import environment, installed
 from lotune.errors import RunError, SettingsError
 from lotune.settings import Settings, flatten, load_yaml, read_yaml
 
@@ -196,23 +197,6 @@ def as_yaml(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and git revision; nothing of the user's environment, so no secrets."""
-    import platform
-
-    return {
-        "lotune": _version("lotune"),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
-        "accelerators": _accelerators(),
-        "git_revision": _git_revision(),
-    }
-
-
 def _refuse_newer(folder: Path) -> None:
     """Raises: RunError where a newer lotune has written the run."""
     path = folder / "environment.json"
@@ -220,7 +204,7 @@ def _refuse_newer(folder: Path) -> None:
         theirs = str(read_json(path)["lotune"]) if path.exists() else ""
     except (RunError, KeyError, TypeError):
         return  # it says nothing, and is written anew
-    ours = _version("lotune") or ""
+    ours = installed("lotune") or ""
     if _numbers(theirs) > _numbers(ours) > ():
         raise RunError(
             str(folder),
@@ -276,7 +260,6 @@ def _recipe_changes(path: Path, text: str) -> tuple[str, ...]:
 
 
 _KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "scipy", "jieba", "pydantic")
 
 
 def _plain(value: Any) -> Any:
@@ -394,55 +377,3 @@ def _lock(path: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
         yield
-
-
-def _version(name: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    import platform
-
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _accelerators() -> list[str]:
-    import torch
-
-    if torch.cuda.is_available():
-        return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return ["mps"] if torch.backends.mps.is_available() else []
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that lotune runs from, "-dirty" where it was edited; None for an installed one."""
-    import subprocess
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
-    revision = git("rev-parse", "HEAD")
-    return f"{revision}-dirty" if revision and git("status", "--porcelain", "--untracked-files=no") else revision

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
     ("text_display",),
     ("errors",),
-    ("settings", "memory"),
+    ("settings", "memory", "environment"),
     ("disk",),
     ("unforeseen", "runs"),
     ("data",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,6 +60,39 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
     )
     tokenizer.train_from_iterator(chain(texts, [SIGNS * SIGN_WEIGHT]), trainer)
     return _save(tokenizer, folder)
+
+
+class LightTokenizer:
+    """A saved tokeniser as `encode_row` and `marked` use one, read without importing transformers.
+
+    Raises: ModelError where a file is missing or damaged, or no token ends a text.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            end = orjson.loads((folder / "tokenizer_config.json").read_bytes())["eos_token"]
+        except Exception as error:  # the library raises Exception itself
+            raise ModelError(str(folder), f"its tokeniser cannot be read: {error}", "tokenizer.json") from None
+        self.eos_token_id = self._tokenizer.token_to_id(end)
+        if self.eos_token_id is None:
+            raise ModelError(
+                str(folder), "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json"
+            )
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool, verbose: bool
+    ) -> dict[str, list[int]]:
+        """Return the token ids of a text as transformers does, under `input_ids`."""
+        self._tokenizer.encode_special_tokens = split_special_tokens
+        return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
 
 
 MOST_ROWS = 4

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lotune.errors import ModelError
 from lotune.model.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 MINDFORMERS_NAMES: Mapping[str, str] = {
     "q_proj": "wq",
@@ -55,6 +57,8 @@ class Method:
 
 def _lora(settings: AdapterSettings, modules: Mapping[str, nn.Module], names: list[str]) -> PeftConfig:
     """LoRA: W + (alpha / rank)·B·A with B zero at the start (Hu et al. 2021, arXiv 2106.09685)."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=settings.rank,
         lora_alpha=int(settings.alpha) if settings.alpha.is_integer() else settings.alpha,  # type: ignore[arg-type]
@@ -74,7 +78,9 @@ def attach(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) ->
     The adapter is put into `base_model` itself, which is frozen (`PeftModel.disable_adapter` gives the base back).
     Raises: ModelError where the targets match nothing or PEFT refuses them, or the model already has an adapter.
     """
-    if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
+    from peft import get_peft_model
+
+    if has_adapter(base_model):
         raise ModelError("model", "already has an adapter", "a base model", "load the base again")
     modules = find_targets(base_model, settings.target_modules)
     config = METHODS[settings.method].configure(settings, modules, _short_names(base_model, modules))
@@ -87,6 +93,19 @@ def attach(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) ->
             found = f"PEFT refuses {settings.target_modules!r}: {' '.join(str(error).split())[:240]}"
             raise ModelError("adapter.target_modules", found, remedy=f"other modules, or {ALL_LINEAR}") from None
     return model.eval()
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a model carries an adapter beside its weights.
+
+    >>> has_adapter(nn.Linear(3, 2))
+    False
+    """
+    if "peft" not in sys.modules:  # nobody can have put one there
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> dict[str, nn.Module]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-import torch
-
-from lotune.memory import free_bytes
+from lotune.memory import free_bytes, give_back
 from lotune.model.base import count_parameters, empty_model, resolve_dtype
 from lotune.model.settings import BaseSettings, Dtype
 
@@ -32,6 +32,8 @@ def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Form
         return Format(wanted, "named in the settings")
     if not device.startswith("cpu"):
         return Format(_faster(device), f"the faster one on {device}")
+    import torch
+
     free = free_bytes(torch.device("cpu"))
     needed = int(ROOM * torch.float32.itemsize * count_parameters(empty_model(settings)))
     if free is None or needed <= free:
@@ -41,4 +43,22 @@ def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Form
 
 
 def _faster(device: str) -> Dtype:
+    import torch
+
     return "bfloat16" if resolve_dtype("auto", device) == torch.bfloat16 else "float32"
+
+
+@contextmanager
+def placed(model: Any, device: str) -> Iterator[None]:
+    """A block in which a model is on a device that has room for it, on the processor else; it is there afterwards."""
+    import torch
+
+    weights = list(model.parameters())
+    needed = ROOM * sum(weight.nbytes for weight in weights)
+    fits = not device.startswith("cuda") or (free_bytes(torch.device(device)) or 0) >= needed
+    known = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
+    try:
+        yield model.to(device if fits and known else "cpu")
+    finally:
+        model.to("cpu")
+        give_back()

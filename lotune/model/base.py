@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
-from lotune.model.number_format import computes_bfloat16
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -49,6 +49,9 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
     Raises: ModelError where there are no safetensors weights, weights are missing or of another shape, the tokeniser
     has more tokens than the model, or the model would need code of its own.
     """
+    import torch
+    from torch import nn
+
     device = resolve_device(device)
     folder = _folder(settings.model)
     if folder is not None:
@@ -76,6 +79,10 @@ def resolve_device(device: str) -> str:
     >>> resolve_device("cpu")
     'cpu'
     """
+    if device == "cpu":
+        return device
+    import torch
+
     kind = device.partition(":")[0]
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -93,7 +100,11 @@ def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
     >>> resolve_dtype("bfloat16", "cpu")
     torch.bfloat16
     """
+    import torch
+
     if dtype == "auto":
+        from lotune.model.number_format import computes_bfloat16
+
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
@@ -101,6 +112,7 @@ def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a number format as settings and files have it.
 
+    >>> import torch
     >>> dtype_name(torch.bfloat16)
     'bfloat16'
     """
@@ -110,6 +122,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def count_parameters(model: nn.Module) -> int:
     """The number of parameters, tied ones once, adapters included where there are any; two in a byte count as two.
 
+    >>> from torch import nn
     >>> count_parameters(nn.Linear(3, 2))
     8
     """
@@ -150,6 +163,7 @@ def empty_model(settings: BaseSettings) -> PreTrainedModel:
 
     Raises: ModelError as `load_base` does.
     """
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = _folder(settings.model)
@@ -184,6 +198,8 @@ def build_from_config(shape: Mapping[str, Any]) -> LlamaForCausalLM:
     Under `torch.device("meta")` no memory is taken, which is enough to count.
     Raises: ModelError for a name that LlamaConfig does not have, or sizes that do not fit together.
     """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     known = set(LlamaConfig().to_dict()) | {"rope_theta"}
     unknown = sorted(set(shape) - known)
     if unknown:
@@ -205,6 +221,7 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
     The weights are drawn from torch's current random state; `changes` are laid over the configuration.
     Raises: ModelError where it is none of an architecture that transformers knows.
     """
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with quietly(), _as_model_error(str(path), False):
@@ -220,6 +237,8 @@ def build_architecture(path: Path, changes: Mapping[str, Any]) -> PreTrainedMode
 
 def in_float32(base: Base) -> Base:
     """A copy of the base whose weights are float32 (exact, as bfloat16 is a part of it)."""
+    import torch
+
     return replace(base, model=round_weights(base.model, torch.float32), dtype=torch.float32)
 
 
@@ -286,7 +305,7 @@ def _check_folder(folder: Path, name: str) -> None:
 
 
 def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, device: str) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PreTrainedModel
 
     held = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -308,6 +327,7 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
 
 def _fuse_activations(model: nn.Module) -> None:
     """Put torch's one kernel in the place of the GELU that transformers computes in eight passes (GPT-2's)."""
+    from torch import nn
     from transformers.activations import FastGELUActivation, NewGELUActivation
 
     for module in list(model.modules()):
@@ -317,7 +337,7 @@ def _fuse_activations(model: nn.Module) -> None:
 
 
 def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):

@@ -9,11 +9,9 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,15 +19,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lotune.data.templates import FILE_NAME as TEMPLATE_FILE
 from lotune.disk import writing
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, attach, find_targets
+from lotune.model.adapters import METHODS, attach, find_targets, has_adapter
 from lotune.model.base import Base, in_float32, quietly, round_weights
 from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(model: PeftModel, folder: Path, template_json: str | None = None) -> None:
     """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template where given."""
+    from peft import get_peft_model_state_dict
+
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     config = copy.deepcopy(model.peft_config["default"])
     config.inference_mode = True
@@ -90,7 +93,9 @@ def check_start(settings: AdapterSettings) -> None:
 
 
 def _load(base: Base, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
-    if any(isinstance(module, BaseTunerLayer) for module in base.model.modules()):
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if has_adapter(base.model):
         raise ModelError(base.name, "already has an adapter", "a base model", "load the base again")
     found = _tensor_names(folder / ADAPTER_WEIGHTS)
     try:
@@ -144,7 +149,7 @@ def save_merged(
 
     Raises: ModelError where the adapter is still beside the weights.
     """
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    if has_adapter(model):
         raise ModelError(str(folder), "the model still has its adapter beside its weights", "a merged model")
     save_full(model, tokenizer, folder, dtype, template_json)
 
@@ -217,6 +222,8 @@ def _read_config(folder: Path) -> PeftConfig:
         raise ModelError(str(folder), f"has no {ADAPTER_CONFIG}", "a folder in PEFT's format")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(str(folder), f"has no {ADAPTER_WEIGHTS}", "weights in safetensors; pickles are never opened")
+    from peft import PeftConfig
+
     try:
         config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:

@@ -8,14 +8,14 @@ Quantized LLMs" (Dettmers et al., 2023). Only weights are rounded, so that a pla
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from lotune.errors import SettingsError
 from lotune.model.base import Base, load_base, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
+
+if TYPE_CHECKING:
+    import torch
 
 Quantize = Literal["no", "8bit", "4bit"]
 LIBRARIES = {"8bit": "torchao", "4bit": "bitsandbytes"}
@@ -53,6 +53,8 @@ def load_as_trained(settings: BaseSettings, device: str, kind: Quantize) -> Base
     plain = load_base(settings, device)
     if kind == "no":
         return plain
+    from torch import nn
+
     held = dict(load_quantized(settings, device, kind).model.named_modules())
     for name, module in plain.model.named_modules():
         if isinstance(module, nn.Linear) and is_quantized(held[name].weight):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -14,8 +14,6 @@ from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
-from lotune.generate.sampling import Sampling
-from lotune.generate.vllm import Vllm
 from lotune.model.answering import Format, answering_format
 from lotune.model.base import (
     Base,
@@ -33,6 +31,9 @@ from lotune.stages.outputs import in_parts
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Choosing, Task
 from lotune.train.parallel import World, processes
+
+if TYPE_CHECKING:
+    from lotune.generate.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:
         settings, adapter = weights_of(recipe, model)
         if adapter is not None:
             raise _not_with_vllm("an adapter beside its base")
+        from lotune.generate.vllm import Vllm
+
         tokenizer, _ = load_tokenizer(settings)
         return Vllm(asked_settings(recipe, settings), tokenizer), tokenizer
     base = load_model(recipe, model)

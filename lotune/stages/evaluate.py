@@ -27,7 +27,6 @@ from lotune.evaluate.scorecard import (
     write_scorecard,
 )
 from lotune.model.base import Base, count_parameters, load_base, resolve_device, resolve_dtype
-from lotune.model.checkpoints import merge
 from lotune.model.quantize import load_as_trained
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
@@ -35,7 +34,6 @@ from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, answering_in, answering_with, ask, asked_settings, computes_on
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
-from lotune.stages.tune import ensure_tuned
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -64,6 +62,8 @@ def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
     """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
     with opened(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
+        from lotune.stages.tune import ensure_tuned
+
         tuning = ensure_tuned(run, recipe, options)
         if options.dry_run:
             return {"counts": counts, **tuning}
@@ -138,6 +138,8 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
 
 def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
     """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory."""
+    from lotune.model.checkpoints import merge
+
     folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
     if (folder / "merged").is_dir():
         return load_base(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)

@@ -18,11 +18,9 @@ from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file
 from lotune.disk import require_space
 from lotune.errors import DataError
 from lotune.evaluate.predict import answer_tokens
-from lotune.model.adapters import find_targets
 from lotune.model.base import base_folder, empty_model, load_tokenizer, resolve_device
-from lotune.model.checkpoints import check_start
 from lotune.model.quantize import check_quantize
-from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.recipe import Options, Recipe, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.asking import check_judgeable
@@ -36,6 +34,8 @@ from lotune.tasks.task import Task
 
 MEASURED_ROWS = 200
 """Rows whose tokens tell how much room all take."""
+FEW_BYTES = 2**22
+"""Size of files of rows up to which the rows are looked at before the model."""
 ROW_BYTES = 48
 """What a row takes besides its tokens: 16 bytes say where it lies, the others hold its id."""
 
@@ -71,7 +71,10 @@ def opened(recipe: Recipe, options: Options) -> Iterator[tuple[Run, Recipe]]:
     A dry run whose rows are other ones than those of the finished run in the folder leaves these alone: its own are
     prepared in a folder beside it, which goes with the block. Malformed rows that stop either are listed in
     malformed.txt.
+    Raises: DataError or SettingsError, before there is a folder, for a task that cannot be built or a missing file.
     """
+    check_files(recipe)
+    build_task(recipe.task)
     with open_run(recipe.folder, recipe) as run, all_listed(run.folder / "malformed.txt"):
         warn_of_changes(run, recipe, options.dry_run)
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
@@ -119,15 +122,10 @@ def read_examples(path: Path) -> list[Example]:
 
 def _write(run: Run, recipe: Recipe) -> None:
     """Write the data; what is refused is refused before anything in the run is changed."""
-    resolve_device(recipe.device)
+    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     for start in (base_folder(recipe.base), recipe.adapter.start):
         check_template(recipe.task, start)
-    check_start(recipe.adapter)
-    check_quantize(recipe.tune.quantize, recipe.device)
-    tokenizer, context = load_tokenizer(recipe.base)
-    if recipe.adapter.start is None:
-        find_targets(empty_model(recipe.base), recipe.adapter.target_modules)
-    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    loaded = None if _few_rows(recipe) else _check_model(recipe)
     with rows_wanted_by("retention.data"):
         retention = evaluation_rows(
             retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED,
@@ -136,6 +134,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     check_judgeable(retained, retention_task_settings(recipe), retention, recipe.retention.data)
+    tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
     with rows_wanted_by("retention.replay_rows"):
         replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
@@ -156,6 +155,32 @@ def _write(run: Run, recipe: Recipe) -> None:
         file.notes()["dropped_too_long"], marked(tokenizer, file[0]), cut, left_out,
     )  # fmt: skip
     write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
+
+
+def _few_rows(recipe: Recipe) -> bool:
+    """Whether the files of rows are read sooner than the libraries that look at the model are imported."""
+    named = [path for path in (recipe.data.train, recipe.data.validation, recipe.data.test) if path is not None]
+    files = chain.from_iterable([path, *path.rglob("*")] for path in named)
+    return bool(named) and sum(file.stat().st_size for file in files) <= FEW_BYTES
+
+
+def _check_model(recipe: Recipe) -> tuple[Any, int]:
+    """Return the tokeniser and the context of the base, once device and model can do what the recipe asks.
+
+    Raises: SettingsError or ModelError where they cannot.
+    """
+    resolve_device(recipe.device)
+    if recipe.adapter.start is not None:
+        from lotune.model.checkpoints import check_start
+
+        check_start(recipe.adapter)
+    check_quantize(recipe.tune.quantize, recipe.device)
+    found = load_tokenizer(recipe.base)
+    if recipe.adapter.start is None:
+        from lotune.model.adapters import find_targets
+
+        find_targets(empty_model(recipe.base), recipe.adapter.target_modules)
+    return found
 
 
 def disk_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:

@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotune.data.token_files import TokenFile
-from lotune.model.attention import check_causal, take_packed
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
-from lotune.train.loop import NotFiniteError, Step
-from lotune.train.resume import State, Training, announce, load_state, watched
+
+if TYPE_CHECKING:
+    from lotune.train.loop import Step
+    from lotune.train.resume import State, Training
 
 STATES = "states"
 """Folder of a run that holds the states of a training that is not finished."""
@@ -26,6 +27,8 @@ def takes_packed(model: Any, rows: TokenFile) -> bool:
 
     Raises: ModelError where it is not causal.
     """
+    from lotune.model.attention import check_causal, take_packed
+
     check_causal(model)
     packed = take_packed(model, int(rows.lengths().max()))
     if not packed:
@@ -35,6 +38,8 @@ def takes_packed(model: Any, rows: TokenFile) -> bool:
 
 def go_on(run: Run, training: Training) -> State:
     """Bring a training to its newest saved state, or that of step 0; metrics.jsonl then ends at its step."""
+    from lotune.train.resume import State, announce, load_state
+
     found = load_state(run.folder / STATES, training)
     for name in found.damaged:
         say(f"{run.folder / STATES / name} is damaged and is not used")
@@ -61,6 +66,8 @@ def course(
 
     `span` is the step that it begins after, and its last one.
     """
+    from lotune.train.resume import watched
+
     with Progress(title, span[1], span[0]) as progress:
         for step in watched(steps, run.folder / STATES, training, notes, minutes=minutes, always=always):
             progress.step(step)
@@ -71,6 +78,8 @@ def course(
 @contextmanager
 def naming_rows(rows_of_step: Callable[[int], Sequence[str]]) -> Iterator[None]:
     """A block in which a step that comes to no finite loss names its rows. Raises: NotFiniteError."""
+    from lotune.train.loop import NotFiniteError
+
     try:
         yield
     except NotFiniteError as error:

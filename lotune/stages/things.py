@@ -15,12 +15,13 @@ from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example
 from lotune.data.formats import begins_with_object, read_json_document
 from lotune.data.rows import listed, read_rows, remedy_for, to_conversation, write_jsonl
+from lotune.data.tokenizers import LightTokenizer
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.evaluate.statistics import Interval
-from lotune.model.base import base_folder, load_tokenizer, resolve_device
+from lotune.model.base import base_folder, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
@@ -225,7 +226,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     rows, malformed = read.rows, read.malformed
     if malformed:
         say(f"{len(malformed)} rows cannot be read: {listed(malformed)}; {remedy_for(malformed)}")
-    tokenizer, _ = load_tokenizer(BaseSettings())
+    tokenizer = _nano_tokenizer()
     shown = _usable(task, rows, 3)
     for example in shown:
         say(f"--- {example.id}\n{marked(tokenizer, encode_row(tokenizer, example))}")
@@ -234,6 +235,12 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     say(f"recipe written: lotune run {target}")
     counts = {"rows": len(rows), "malformed": len(malformed)}
     return {"task": task.name, "columns": settings.columns, **counts, "recipe": str(target)}
+
+
+def _nano_tokenizer() -> LightTokenizer:
+    folder = base_folder(BaseSettings())
+    assert folder is not None  # nano is part of the package
+    return LightTokenizer(folder)
 
 
 def _recognise(file: Path) -> TaskSettings:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import orjson
 
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
@@ -21,13 +21,8 @@ from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.intervals import headline_interval
-from lotune.evaluate.merge_check import MergeCheck, Question, check_saved, compare_merged
 from lotune.evaluate.statistics import Interval
-from lotune.generate.engine import generate
-from lotune.generate.requests import Request
 from lotune.memory import free_bytes, give_back, naming_the_setting
-from lotune.model.adapters import trainable_count
-from lotune.model.answering import ROOM
 from lotune.model.base import (
     Base,
     base_folder,
@@ -39,9 +34,7 @@ from lotune.model.base import (
     resolve_device,
     resolve_dtype,
 )
-from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged, start_adapter
 from lotune.model.quantize import load_as_trained, load_quantized
-from lotune.model.rest import REDUCED, in_float32_for_now
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
@@ -51,12 +44,14 @@ from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
-from lotune.train.estimate import Estimate, estimate
-from lotune.train.loop import Step, adamw, mean_loss, recompute_activations, train
 from lotune.train.parallel import World
-from lotune.train.resume import Training, catch_up, watched
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
-from lotune.train.shard import needs_shards, shard
+
+if TYPE_CHECKING:
+    from lotune.evaluate.merge_check import MergeCheck
+    from lotune.train.estimate import Estimate
+    from lotune.train.loop import Step
+    from lotune.train.resume import Training
 
 
 @dataclass(frozen=True)
@@ -128,6 +123,8 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def take_part(recipe: Recipe, options: Options) -> None:
     """The part of a process that does not lead in a tuning: its share of each step; it writes nothing."""
+    from lotune.train.resume import catch_up, watched
+
     begun = _begin(recipe, options.world)
     if begun.in_shards:
         _estimate(begun, recipe)
@@ -145,12 +142,14 @@ def take_part(recipe: Recipe, options: Options) -> None:
 
 def _begin(recipe: Recipe, world: World) -> Begun:
     """Base, fresh adapter, rows and plan. Raises: SettingsError where a step has fewer rows than processes."""
+    from lotune.model.checkpoints import start_adapter
+    from lotune.train.shard import needs_shards, shard
+
     rows = TokenFile(recipe.folder / "data" / "train")
-    plan = make_plan(recipe, len(rows))
+    plan, device = make_plan(recipe, len(rows)), resolve_device(recipe.device)
     if plan.step_rows < world.size:
         found, remedy = f"{plan.step_rows} rows a step for {world.size} processes", "raise it, or start fewer"
         raise SettingsError("tune.batch_rows", found, "a row for each process", remedy)
-    device = resolve_device(recipe.device)
     empty, dtype = empty_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
     in_shards = needs_shards(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
@@ -186,6 +185,8 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
 
 def _layout(model: Any, base: Base, rows: TokenFile, recipe: Recipe) -> Layout:
     """Packed lines where the model can take them, padded rows otherwise."""
+    from lotune.train.loop import recompute_activations
+
     settings = recipe.tune
     if settings.gradient_checkpointing:
         recompute_activations(model, "tune.gradient_checkpointing")
@@ -202,16 +203,22 @@ def _batches(begun: Begun, recipe: Recipe, first_step: int = 1) -> Iterator[list
 
 
 def _estimate(begun: Begun, recipe: Recipe) -> Estimate:
+    from lotune.train.estimate import estimate
+
     batches = next(_batches(begun, recipe))
     merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.checkpoints.merged]
     return estimate(begun.model, batches, begun.plan.steps, recipe.checkpoints.count, merged)
 
 
 def _training(recipe: Recipe, begun: Begun, mark: str) -> Training:
-    settings = recipe.tune
+    import torch
+
+    from lotune.train.loop import adamw
+    from lotune.train.resume import Training
+
+    one = recipe.tune
     parameters = [parameter for parameter in begun.model.parameters() if parameter.requires_grad]
-    betas = (settings.beta1, settings.beta2)
-    optimizers = adamw(parameters, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
+    optimizers = adamw(parameters, one.learning_rate, (one.beta1, one.beta2), one.epsilon, one.weight_decay)
     torch.manual_seed(recipe.seed)
     return Training(begun.model, optimizers, mark, begun.world)
 
@@ -224,6 +231,8 @@ def _asked(recipe: Recipe, begun: Begun) -> tuple[Task, list[Example], list[Batc
 
 
 def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
+    from lotune.model.adapters import trainable_count
+
     model, plan = begun.model, begun.plan
     task, validation, answers = _asked(recipe, begun)
     trainable, total = trainable_count(model), count_parameters(model) - trainable_count(model)
@@ -245,9 +254,8 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
                 append_jsonl(run.folder / METRICS, {"validation": asdict(found[-1])})
     chosen = choose(found)
     say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
-    trained_seconds = time.monotonic() - started
     return {
-        "steps": plan.steps, "trainable": trainable, "total": total, "seconds": trained_seconds,
+        "steps": plan.steps, "trainable": trainable, "total": total, "seconds": time.monotonic() - started,
         "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
     }  # fmt: skip
 
@@ -259,6 +267,8 @@ def _rows_of_step(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str
 
 def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) -> Iterator[Step]:
     """The steps after the `done` ones."""
+    from lotune.train.loop import train
+
     settings = recipe.tune
     on_gpu = resolve_device(recipe.device).startswith("cuda")
     return train(
@@ -293,18 +303,22 @@ def _checkpoint(
     step: Step,
 ) -> Validated:
     """Save the adapter and measure it on the validation rows."""
+    from lotune.model.checkpoints import save_adapter
+
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(begun.model, folder / "adapter", template_text(recipe))
     value, loss, interval = _measure(recipe, begun, task, validation, answers, name)
     say(f"{name}: validation {task.metric} {value:.4g} ({limits_text(interval, '.4g')}), loss {loss:.4f}")
-    return Validated(name, step.number, value, loss, interval)
+    return Validated(name, step.number, value, loss, interval and (interval.low, interval.high))
 
 
 def _measure(
     recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
 ) -> tuple[float, float, Interval | None]:
     """The task's metric, the loss of the answers, the metric's interval; in shards all processes compute them alike."""
+    from lotune.train.loop import mean_loss
+
     begun.model.eval()
     loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
@@ -317,6 +331,8 @@ def _measure(
 
 def _answering(recipe: Recipe, begun: Begun) -> AbstractContextManager[None]:
     """A block in which the model answers in float32, where the evaluation does and its whole weights have room."""
+    from lotune.model.rest import REDUCED, in_float32_for_now
+
     weights = [weight for weight in begun.model.parameters() if weight.dtype in REDUCED]
     free, needed = free_bytes(weights[0].device) if weights else None, sum(4 * weight.numel() for weight in weights)
     wanted = answering_with(recipe, recipe.base).dtype == "float32"
@@ -334,8 +350,6 @@ def choose(found: list[Validated]) -> Validated:
 
 def template_text(recipe: Recipe) -> str:
     """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
-    import orjson
-
     record = template_record(recipe.task.prompt_template, recipe.task.worded)
     return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
@@ -373,13 +387,19 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
 
     Raises: CheckError where they differ.
     """
+    from lotune.evaluate.merge_check import Question, check_saved, compare_merged
+    from lotune.generate.engine import generate
+    from lotune.generate.requests import Request
+    from lotune.model.answering import placed
+    from lotune.model.checkpoints import load_adapter, merge, save_merged
+
     device = resolve_device(recipe.device)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
     quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
     base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
-    place = nullcontext if device == "cpu" else partial(_placed, device=device)
+    place = nullcontext if device == "cpu" else partial(placed, device=device)
     merged = merge(base, folder / "adapter")
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     adapted = load_adapter(in_float32(base), folder / "adapter")
@@ -406,24 +426,8 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
     return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
 
 
-@contextmanager
-def _placed(model: Any, device: str) -> Iterator[None]:
-    """A block in which a model is on a device that has room for it, on the processor else; it is there afterwards."""
-    weights = list(model.parameters())
-    needed = ROOM * sum(weight.nbytes for weight in weights)
-    fits = not device.startswith("cuda") or (free_bytes(torch.device(device)) or 0) >= needed
-    known = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
-    try:
-        yield model.to(device if fits and known else "cpu")
-    finally:
-        model.to("cpu")
-        give_back()
-
-
 def _tensorboard(run: Run) -> Any:
     """Raises: SettingsError where the extra is not installed."""
-    from lotune.errors import SettingsError
-
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

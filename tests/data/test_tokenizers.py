@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lotune.data.tokenizers import SIGNS, check_tokenizer, train_tokenizer
+from lotune.data.batches import encode_text
+from lotune.data.tokenizers import SIGNS, LightTokenizer, check_tokenizer, train_tokenizer
 from lotune.errors import ModelError, SettingsError
 from lotune.tasks.reading.passages import passages
 
@@ -143,3 +145,22 @@ def test_check_names_what_does_not_fit(tokenizer: PreTrainedTokenizerFast) -> No
             check_tokenizer(tokenizer, 2000, "mine", {"eos_token_id": end, "pad_token_id": 0})
     with pytest.raises(ModelError, match="no end-of-text"):
         check_tokenizer(Fast(tokenizer_object=tokenizer.backend_tokenizer), 2000, "mine")
+
+
+@given(text=st.text() | st.sampled_from([SUM, "a <|endoftext|> b", "\n\n### Response:"]), first=st.booleans())
+def test_the_light_tokenizer_is_that_of_transformers(
+    tokenizer: PreTrainedTokenizerFast, folder: Path, text: str, first: bool
+) -> None:
+    light = LightTokenizer(folder)
+    assert light.eos_token_id == tokenizer.eos_token_id
+    ids = encode_text(tokenizer, text, first)
+    assert encode_text(light, text, first) == ids
+    assert light.decode([*ids, light.eos_token_id]) == tokenizer.decode([*ids, light.eos_token_id])
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
+def test_the_light_tokenizer_names_the_folder_of_a_damaged_one(folder: Path, tmp_path: Path, missing: str) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / missing).write_text("{")
+    with pytest.raises(ModelError, match="copy: its tokeniser cannot be read"):
+        LightTokenizer(tmp_path / "copy")

@@ -18,7 +18,7 @@ from lotune.model.settings import BaseSettings
 def test_a_processor_answers_in_float32_however_fast_bfloat16_is(
     small_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lotune.model.base.computes_bfloat16", lambda _: True)
+    monkeypatch.setattr("lotune.model.number_format.computes_bfloat16", lambda _: True)
     settings = BaseSettings(model=str(small_base))
     assert answering_format("auto", settings, "cpu").dtype == "float32"
     assert answering_format("bfloat16", settings, "cpu") == ("bfloat16", "named in the settings")

@@ -146,7 +146,7 @@ def test_answers_of_other_settings_are_refused_and_valid_ones_stay(
 def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
     small_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None
 ) -> None:
-    monkeypatch.setattr("lotune.model.base.computes_bfloat16", lambda _: True)
+    monkeypatch.setattr("lotune.model.number_format.computes_bfloat16", lambda _: True)
     monkeypatch.setattr("lotune.model.answering.free_bytes", lambda _: free)
     words = ("--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=8", "device=cpu")
     dtype = "float32" if free is None else "bfloat16"

@@ -92,14 +92,14 @@ def test_a_merged_model_that_differs_stops_the_run(
     assert check.passed
     assert check.max_logit_difference < 1e-4
 
-    from lotune.stages import tune
+    from lotune.model import checkpoints
 
     def broken(base: Any, folder: Path) -> Any:
         merged: Any = merge(base, folder)
         merged.model.layers[0].self_attn.q_proj.weight.data *= 1.1
         return merged
 
-    merge = tune.merge
-    monkeypatch.setattr(tune, "merge", broken)
+    merge = checkpoints.merge
+    monkeypatch.setattr(checkpoints, "merge", broken)
     with pytest.raises(CheckError):
         merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)

@@ -1,0 +1,85 @@
+"""What a run was made with: versions, hardware, git revision."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "scipy", "jieba", "pydantic")
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap")
+"""One of these is there wherever Linux lets a process use a GPU: NVIDIA, AMD, Windows' own Linux, Tegra."""
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git revision; nothing of the user's environment, so no secrets."""
+    import platform
+
+    return {
+        "lotune": installed("lotune"),
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in PACKAGES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "accelerators": _accelerators(),
+        "git_revision": _git_revision(),
+    }
+
+
+def installed(name: str) -> str | None:
+    """Return the version of an installed package, None where it is not there."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    import platform
+
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _accelerators() -> list[str]:
+    if sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
+        return []  # so torch need not be imported to say so
+    import torch
+
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ["mps"] if torch.backends.mps.is_available() else []
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that lotune runs from, "-dirty" where it was edited; None for an installed one."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    revision = git("rev-parse", "HEAD")
+    return f"{revision}-dirty" if revision and git("status", "--porcelain", "--untracked-files=no") else revision
