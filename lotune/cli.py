@@ -6,6 +6,7 @@ messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 i
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -18,7 +19,7 @@ from typer.core import TyperCommand
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
 from lotune.errors import SettingsError
-from lotune.unforeseen import as_lotune_error
+from lotune.unforeseen import as_lotune_error, check_words
 
 if TYPE_CHECKING:
     from lotune.recipe import Options, Recipe
@@ -27,7 +28,6 @@ app = typer.Typer(
     name="lotune",
     help=PURPOSE,
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -84,13 +84,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _lotune(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 _lotune.__doc__ = PURPOSE
@@ -100,7 +102,7 @@ _lotune.__doc__ = PURPOSE
 def run(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Do every stage of a recipe that is not done yet, and print the scorecard."""
+    """Do what is left of a recipe, and print the scorecard."""
     _carry_out_recipe("run", recipe, overrides, dry_run, json, debug)
 
 
@@ -108,7 +110,7 @@ def run(
 def prepare(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Read or generate the rows, check them, split them and write them as tokens."""
+    """Read or generate rows, check, split and encode them."""
     _carry_out_recipe("prepare", recipe, overrides, dry_run, json, debug)
 
 
@@ -124,7 +126,7 @@ def pretrain(
 def tune(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Train the adapter on the prepared rows and validate its checkpoints."""
+    """Train the adapter, and validate its checkpoints."""
     _carry_out_recipe("tune", recipe, overrides, dry_run, json, debug)
 
 
@@ -153,7 +155,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Test base and tuned model and print the scorecard; with --model, test that model on one task."""
+    """Test base and tuned model, or one model alone (--model)."""
     first, *others = words or [""]
     if model is None:
         alone = {
@@ -191,7 +193,7 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write report.html and report.md of a finished run anew, from its folder alone."""
+    """Write report.html and report.md of a finished run anew."""
 
     def work() -> Any:
         from lotune.stages.report import report
@@ -283,7 +285,10 @@ def compare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two is better on the same items, or that these items cannot tell, and how many it would take."""
+    """Say which of two models is better on the same items.
+
+    Where these items cannot tell, it says how many could.
+    """
 
     def work() -> Any:
         from lotune.stages.compare import compare
@@ -301,9 +306,8 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
     shares: Annotated[str, typer.Option(help="Mix of the kinds: deduplicated or raw.")] = "deduplicated",
     language: Annotated[str, typer.Option(help="Language: zh, en or both.")] = "zh",
-    form: Annotated[
-        str, typer.Option(help="rows (the task's own layout) or conversation (prompt and answer).")
-    ] = "rows",
+    form: Annotated[str, typer.Option(help="rows (the task's own layout) or conversation (prompt, answer).")] = "rows",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -315,7 +319,7 @@ def sample(
         from lotune.tasks.settings import TaskSettings
 
         settings = read_settings(TaskSettings, None, [f"name={task}", f"shares={shares}", f"language={language}"])
-        return things.sample(settings, rows, seed, out, form, _options(False, json, debug))
+        return things.sample(settings, rows, seed, out, form, force, _options(False, json, debug))
 
     _carry_out(work, json=json, debug=debug)
 
@@ -328,7 +332,10 @@ def init(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Recognise the shape of a file of rows, show three as they are trained on, and write a first recipe."""
+    """Write a first recipe for a file of rows.
+
+    The task is recognised by the rows; three of them are shown as they are trained on.
+    """
 
     def work() -> Any:
         from lotune.stages import things
@@ -416,6 +423,7 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: boo
 
     try:
         with redirect_stdout(sys.stderr) if json else nullcontext():
+            check_words(sys.argv)
             result = work()
     except Exception as error:
         found = as_lotune_error(error)
@@ -424,25 +432,10 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: boo
         print(found, file=sys.stderr)
         raise typer.Exit(found.exit_status) from None
     except KeyboardInterrupt:
-        more = f" The same command goes on from here: {_own_command()}" if goes_on else ""
+        more = f" The same command goes on from here: {shlex.join(['lotune', *sys.argv[1:]])}" if goes_on else ""
         print(f"\nInterrupted.{more}", file=sys.stderr)
         raise typer.Exit(130) from None
     if json and result is not None:  # of several processes one has a result
-        print(_as_json(result))
+        from lotune.settings import as_json
 
-
-def _own_command() -> str:
-    import shlex
-
-    return shlex.join(["lotune", *sys.argv[1:]])
-
-
-def _as_json(result: Any) -> str:
-    import orjson
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "model_dump"):
-            return value.model_dump(mode="json")
-        return list(value) if isinstance(value, tuple) else str(value)
-
-    return orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+        print(as_json(result))

@@ -346,3 +346,19 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_shown, value)) + "]"
     return str(value) if str(value) else '""'
+
+
+def as_json(result: Any) -> str:
+    r"""Return the result of a verb as JSON; models become objects, and what has no form in JSON its text.
+
+    >>> as_json({"done": Path("a/b")})
+    '{\n  "done": "a/b"\n}'
+    """
+    import orjson
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        return list(value) if isinstance(value, tuple) else str(value)
+
+    return orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lotune.disk import is_full, no_room
-from lotune.errors import LotuneError, RunError
+from lotune.errors import DataError, LotuneError, RunError, SettingsError
 from lotune.memory import ran_out
 
 NO_COMPILER = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler")
 """What `torch.compile` raises where it finds no compiler, or one that fails."""
 
 
+def check_words(words: Sequence[str]) -> None:
+    """Return if a command line is text. Raises: SettingsError naming a word that is not, such as a file's name."""
+    for word in words:
+        if any("\udc80" <= character <= "\udcff" for character in word):
+            shown = os.fsencode(word).decode(errors="backslashreplace")
+            raise SettingsError(f"'{shown}'", "is not UTF-8", "UTF-8", "rename the file, or write the text in UTF-8")
+
+
 def as_lotune_error(error: BaseException) -> LotuneError | None:
     """The error to show for one that came up from anywhere; None for what only a traceback explains."""
     if isinstance(error, LotuneError):
         return error
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        shown = os.fsencode(error.object).decode(errors="backslashreplace")
+        return DataError(f"'{shown[:200]}'", "is not UTF-8", "UTF-8", "rename the file, or save its text as UTF-8")
     named = getattr(error, "filename", None)
     path = Path(named) if isinstance(named, str) else None
     if is_full(error):

@@ -110,9 +110,31 @@ def test_bad_input(stages: Any, words: list[str], said: str) -> None:
     assert not stages.calls
 
 
-@pytest.mark.parametrize("words", [["fly"], ["run", "x.yaml", "--fast"], ["run"], ["sample", "--rows", "0"], []])
+@pytest.mark.parametrize("words", [["fly"], ["run", "x.yaml", "--fast"], ["run"], ["sample", "--rows", "0"]])
 def test_unknown_words(words: list[str]) -> None:
     assert call(*words).exit_code == 2
+
+
+def test_a_bare_command_prints_the_help() -> None:
+    result = call()
+    assert result.exit_code == 0
+    assert result.stdout == call("--help").stdout
+    assert "Commands:" in result.stdout
+
+
+def test_the_lines_of_the_help_are_whole_at_80_columns() -> None:
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"], prog_name="lotune").stdout
+    lines = shown.partition("Commands:")[2].strip().splitlines()
+    assert len(lines) == 11
+    assert [line for line in lines if "..." in line or not line.endswith(".")] == []
+
+
+def test_a_word_that_is_not_utf8_is_refused(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lotune", "init", "b\udce4d.csv"])
+    result = call("init", "b\udce4d.csv")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(r"'b\xe4d.csv': is not UTF-8")
+    assert not stages.calls
 
 
 def test_sample_and_init(stages: Any) -> None:
@@ -120,7 +142,7 @@ def test_sample_and_init(stages: Any) -> None:
     assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
     (_, (task, *others)), (_, named) = stages.calls
     assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
-    assert others == [7, 0, Path("x.jsonl"), "rows", Options()]
+    assert others == [7, 0, Path("x.jsonl"), "rows", False, Options()]
     assert named == (Path("rows.csv"), Path("mine.yaml"), False, Options())
 
 

@@ -406,6 +406,12 @@ def test_sample(tmp_path: Path, task: str, suffix: str, form: str) -> None:
     for file, seed in zip(files, (4, 4, 5), strict=True):
         call("sample", "--task", task, "--rows", 30, "--seed", seed, "--form", form, "--out", file)
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+    kept = files[0].read_bytes()
+    said = call("sample", "--task", task, "--rows", 30, "--seed", 5, "--form", form, "--out", files[0], status=2)
+    assert "is there already" in said.stderr
+    assert files[0].read_bytes() == kept
+    call("sample", "--task", task, "--rows", 30, "--seed", 4, "--form", form, "--out", files[2], "--force")
+    assert files[2].read_bytes() == kept
     known = build_task(TaskSettings(name=task))
     examples = list(known.examples(known.read(files[0]).rows, training=False))
     assert len(examples) == 30
@@ -419,6 +425,7 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     result = call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", "--json")
     assert json.loads(result.stdout)["rows"] == 12
     assert "⟦" in result.stderr
+    assert "lotune run 'my rows #1: sums.yaml'" in call("init", "my rows #1: sums.jsonl").stderr
     call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", status=2)
     result = call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json")
     assert json.loads(result.stdout)["counts"]["rows"]["read"] == 12

@@ -20,6 +20,7 @@ import orjson
 from lotune.data.batches import EncodedRow
 from lotune.data.bounded import MOST_ROW_BYTES, bounded_lines, too_long
 from lotune.data.examples import Example
+from lotune.data.formats import check_name
 from lotune.errors import DataError
 
 Cleaning = Literal["none", "wiki"]
@@ -46,7 +47,10 @@ class Corpus:
         found = [self.path] if self.path.is_file() else sorted(self.path.rglob("*"))
         files = [file for file in found if file.suffix in SUFFIXES and file.is_file()]
         if not files:
+            check_name(self.path)
             raise DataError(str(self.path), "holds no articles", ".jsonl with `text`, or .txt", "check the path")
+        for file in files:
+            check_name(file)
         return files
 
     def articles(self) -> Iterator[Example]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -55,8 +56,16 @@ class _NotJsonError(Exception):
     """Arguments: line (from 1) and reason."""
 
 
+def check_name(path: Path) -> None:
+    """Return if the name of a file is UTF-8, as ids of rows and the files of a run need it. Raises: DataError."""
+    if not is_text(str(path)):
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(f"'{shown}'", "its name is not UTF-8", "UTF-8", "rename it")
+
+
 def check_file(path: Path) -> None:
-    """Raises: DataError where there is no file with something in it, or it is UTF-16."""
+    """Raises: DataError where there is no file with something in it, its name is not UTF-8, or it is UTF-16."""
+    check_name(path)
     try:
         if path.is_dir():
             raise DataError(str(path), "is a folder", "a file", "name a file of rows in it")

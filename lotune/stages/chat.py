@@ -25,7 +25,10 @@ from lotune.stages.outputs import check_alone
 from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows
 
-HELP = "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /quit ends it"
+HELP = (
+    "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /help lists these, "
+    "/exit or Ctrl-D ends it"
+)
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Talk:
 
 
 def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
-    """Talk until the input ends or says /quit.
+    """Talk until the input ends or says /exit.
 
     Raises: ModelError where the settings name another template than the model's, unless it is forced; SettingsError in
     several processes.
@@ -153,6 +156,7 @@ def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
 def _command(said: Conversation, line: str) -> bool:
     """Carry out a command; whether it ends the conversation."""
     name, _, text = line.partition(" ")
+    name = name.lower()
     if name in ("/quit", "/exit"):
         return True
     if name == "/reset":
@@ -169,8 +173,11 @@ def _command(said: Conversation, line: str) -> bool:
             print(f"saved to {file}", file=sys.stderr)
         except (OSError, ValueError, RuntimeError, LotuneError) as error:  # RuntimeError: ~ of nobody
             print(f"{text.strip()} cannot be written: {error}", file=sys.stderr)
-    else:
+    elif name == "/help":
         print(HELP, file=sys.stderr)
+    else:
+        found = "no file is named" if name == "/save" else "there is no such command"
+        print(f"{name}: {found}; {HELP}", file=sys.stderr)
     return False
 
 
@@ -182,6 +189,8 @@ def _lines() -> Iterable[str]:
         try:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
+            if sys.stdin.isatty():
+                print(file=sys.stderr)
             return
 
 

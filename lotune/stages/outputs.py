@@ -33,6 +33,12 @@ def check_output(out: Path | None, *inputs: Path | None, option: str = "--out") 
             raise SettingsError(option, f"{out} {found}", "a file of its own", "name another one")
 
 
+def check_new(out: Path, force: bool) -> None:
+    """Nothing, where `out` may be written. Raises: SettingsError where it is there already, unless `force` is given."""
+    if out.exists() and not force:
+        raise SettingsError(str(out), "is there already", remedy="name another file with --out, or give --force")
+
+
 def check_marks(out: Path, mark: str) -> None:
     """Nothing, where all that `out` and its parts hold has this mark.
 

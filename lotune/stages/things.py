@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from lotune.stages.asking import (
     settled,
     weights_of,
 )
-from lotune.stages.outputs import check_marks, check_output
+from lotune.stages.outputs import check_marks, check_new, check_output
 from lotune.stages.wording import in_its_template
 from lotune.tasks.arithmetic.kinds import recognise
 from lotune.tasks.arithmetic.task import problem_and_solution
@@ -52,14 +53,17 @@ from lotune.tasks.task import Row, Task
 from lotune.train.parallel import joined, loss_is_named
 
 
-def sample(settings: TaskSettings, rows: int, seed: int, out: Path, form: str, options: Options) -> dict[str, Any]:
+def sample(
+    settings: TaskSettings, rows: int, seed: int, out: Path, form: str, force: bool, options: Options
+) -> dict[str, Any]:
     """Write rows of a task's own generator, in the task's layout or as conversations of prompt and solution.
 
-    Raises: SettingsError for another form.
+    Raises: SettingsError for another form, and for a file that is there already unless `force` is given.
     """
     task = build_task(settings)
     if form not in ("rows", "conversation"):
         raise SettingsError("--form", f"{form!r} is not known", "rows or conversation")
+    check_new(out, force)
     try:
         _write_sample(task, rows, seed, out, form)
     except NoGeneratorError as error:
@@ -219,8 +223,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     settings = _recognise(file)
     target = out or Path(f"{file.stem}.yaml")
     check_output(target, file)
-    if target.exists() and not force:
-        raise SettingsError(str(target), "is there already", remedy="name another file with --out, or give --force")
+    check_new(target, force)
     task = build_task(settings)
     read = task.read(file, on_error="skip")
     rows, malformed = read.rows, read.malformed
@@ -232,7 +235,7 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
         say(f"--- {example.id}\n{marked(tokenizer, encode_row(tokenizer, example))}")
     write_atomically(target, _recipe_text(settings, file, _different(task, rows)))
     say(f"{len(rows)} rows of {task.name}; of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
-    say(f"recipe written: lotune run {target}")
+    say(f"recipe written: lotune run {shlex.quote(str(target))}")
     counts = {"rows": len(rows), "malformed": len(malformed)}
     return {"task": task.name, "columns": settings.columns, **counts, "recipe": str(target)}
 

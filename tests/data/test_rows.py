@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lotune.data.bounded import array_items
+from lotune.data.corpus import Corpus
 from lotune.data.formats import read_json_document
 from lotune.data.rows import (
     MalformedRowsError,
@@ -497,3 +498,14 @@ def test_rows_nested_too_deeply_are_named_or_skipped(tmp_path: Path, suffix: str
         found = read_rows(file, on_error="skip")
         assert [row for _, row in found.rows] == [{"a": 1}]
         assert [row.where for row in found.malformed] == ["rows.jsonl:2"]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    name = tmp_path / "b\udce4d.jsonl"
+    try:
+        name.write_text('{"text": "a"}\n')
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for read in (lambda: read_rows(name), lambda: read_rows(tmp_path), lambda: Corpus(tmp_path).files()):
+        with pytest.raises(DataError, match=r"b\\xe4d.jsonl': its name is not UTF-8"):
+            read()

@@ -16,7 +16,7 @@ from lotune.data.templates import TEMPLATES, save_template
 from lotune.generate.sampling import Sampling
 from lotune.model.base import load_base
 from lotune.model.settings import BaseSettings
-from lotune.stages.chat import Conversation, Talk, converse
+from lotune.stages.chat import Conversation, Talk, _lines, converse
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,29 @@ def test_saving_writes_over_nothing_but_what_was_saved(
     assert not (tmp_path / "~").exists()
     converse(talk, Conversation(TEMPLATES["alpaca"]), ["/save new.jsonl", "/save ~nobody-here/new.jsonl"])
     assert capsys.readouterr().err.count("cannot be written") == 2
+
+
+def test_commands_are_listed_and_unknown_ones_refused(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Conversation(TEMPLATES["alpaca"])
+    converse(talk, said, ["/bye", "/save", "/help", "/Exit", "never said"])
+    unknown, unnamed, listed = capsys.readouterr().err.splitlines()
+    assert unknown == f"/bye: there is no such command; {listed}"
+    assert unnamed == f"/save: no file is named; {listed}"
+    assert all(name in listed for name in ("/reset", "/system TEXT", "/save FILE", "/help", "/exit", "Ctrl-D"))
+    assert said.questions == []
+
+
+def test_the_end_of_the_input_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["Hello."])
+
+    def read(prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    assert list(_lines()) == ["Hello."]
 
 
 def test_a_line_that_is_no_text_is_left_out(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,7 +276,7 @@ KINDS: Mapping[str, Kind] = {
         result=lambda a, p: str(int(a) + int(a) * int(p) / 100),
         zh="去年销售额为 {0} 万元，今年销售额增加了 {1}%，请计算今年的销售额。",
         zh_solution="{result}",
-        en="Sales were {0} thousand yuan last year and rose by {1}% this year. How many thousand yuan are they now?",
+        en="Sales, in units of ten thousand yuan, were {0} last year and rose by {1}% this year. What are they now?",
         en_solution="{result}",
         patterns=(_NATURAL, _NATURAL),
     ),
