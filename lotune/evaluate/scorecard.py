@@ -134,6 +134,34 @@ class Check(_Record):
     detail: str = ""
 
 
+class Alone(_Record):
+    """What asking again alone in a reduced number format found: of `rows` answers so many texts and verdicts differ."""
+
+    set: str = ""
+    """The evaluation set: test or retention."""
+    model: str = ""
+    """Whose answers: base, or a checkpoint's name."""
+    dtype: str
+    rows: int
+    texts: int
+    verdicts: int
+
+    @property
+    def share(self) -> float:
+        """The share, 0 to 1, of the verdicts that differ."""
+        return self.verdicts / self.rows if self.rows else 0.0
+
+    def describe(self) -> str:
+        """Return what was found as a clause.
+
+        >>> Alone(dtype="bfloat16", rows=100, texts=3, verdicts=1).describe()
+        '100 rows asked again alone in bfloat16: 3 texts and 1 verdicts differ; intervals are 1.0 points wider each way'
+        """
+        wider = f"; intervals are {100 * self.share:.1f} points wider each way" if self.verdicts else ""
+        found = f"{self.texts} texts and {self.verdicts} verdicts differ"
+        return f"{self.rows} rows asked again alone in {self.dtype}: {found}{wider}"
+
+
 class Scorecard(_Record):
     """Everything that a run has to show. `valid` needs the gate, a target better than the base's, and every check."""
 
@@ -151,6 +179,8 @@ class Scorecard(_Record):
     """Best of N on the test, where all checkpoints were tested."""
     base: str = ""
     """Name of the base model."""
+    asked_alone: tuple[Alone, ...] = ()
+    """Rows asked again alone, of each model and evaluation set; empty where the models answer in float32."""
     notes: tuple[str, ...] = ()
     """What a reader should know besides: prompts that were cut, overlap, rounding."""
 
@@ -225,6 +255,7 @@ def make_scorecard(
     checkpoints: Sequence[Checkpoint],
     checks: Sequence[Check] = (),
     base: str = "",
+    asked_alone: Sequence[Alone] = (),
     notes: Sequence[str] = (),
 ) -> Scorecard:
     """The whole card, its verdict and the contest's rule drawn from the parts."""
@@ -241,6 +272,7 @@ def make_scorecard(
         reasons=tuple(reasons),
         contest_rule=best_on_test(checkpoints),
         base=base,
+        asked_alone=tuple(asked_alone),
         notes=tuple(notes),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ class Asking:
     mark: str = ""
     sampling: Sampling | None = None
     facts: Facts | None = None
+
+
+Ask = Callable[[Asking, Task, Sequence[Example], Path | None], list[Prediction]]
+"""How examples are asked: `ask`, or `ask_alone`."""
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
@@ -172,16 +176,29 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
     return done
 
 
+def ask_alone(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
+    """Predictions on all examples as `ask` gives them, each of which is asked with nothing beside or before it."""
+    context, done = context_length(asking.model), list[Prediction]()
+    with Progress(asking.title, len(examples)) as progress:
+        for example in examples:
+            done += predict(
+                task, [example], asking.model, asking.tokenizer, batch_tokens=1, out=out, context=context,
+                stop=asking.stop, mark=asking.mark, sampling=asking.sampling, facts=asking.facts,
+            )  # fmt: skip
+            progress.advance(len(done))
+    return done
+
+
 def ask_together(
-    asking: Asking, task: Task, examples: Sequence[Example], out: Path | None, world: World
+    asking: Asking, task: Task, examples: Sequence[Example], out: Path | None, world: World, how: Ask = ask
 ) -> list[Prediction]:
     """The same by several processes, each of which asks every so many-th example; all have all, in the examples' order.
 
-    `out` is written as `in_parts` does it.
+    `out` is written as `in_parts` does it; `how` is `ask` or `ask_alone`.
     """
 
     def work(own: Path | None) -> bytes:
-        found = ask(asking, task, examples[world.rank :: world.size], own)
+        found = how(asking, task, examples[world.rank :: world.size], own)
         return b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in found)
 
     everyone = in_parts(out, world, work)

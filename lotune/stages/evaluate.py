@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lotune.contest.scores import PUBLISHED, place, score
 from lotune.data.examples import Example
+from lotune.evaluate.alone import compare_alone, rows_alone, wider_line, wider_target
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.parameters import count_adapter
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept, with_intervals
 from lotune.evaluate.scorecard import (
+    Alone,
     Check,
     Checkpoint,
     Score,
@@ -26,13 +28,14 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
-from lotune.model.base import Base, count_parameters, load_base, resolve_device, resolve_dtype
+from lotune.model.base import Base, count_parameters, dtype_name, load_base, resolve_device, resolve_dtype
 from lotune.model.quantize import load_as_trained
+from lotune.model.rest import REDUCED
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, answering_in, answering_with, ask, asked_settings, computes_on
+from lotune.stages.asking import Asking, answering_in, answering_with, ask, ask_alone, asked_settings, computes_on
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -52,10 +55,18 @@ NO_ANSWER_DEPENDS_ON = (
 
 @dataclass(frozen=True)
 class Tested:
-    """A model's predictions on the test rows and on the retention rows."""
+    """A model's predictions on the test rows and on the retention rows.
+
+    `alone` is what asking some rows of both again alone found, empty where the model answers in float32.
+    """
 
     target: list[Prediction]
     retained: list[Prediction]
+    alone: tuple[Alone, ...] = ()
+
+    def share(self, number: int) -> float:
+        """Return the share of verdicts that differ alone, on the test rows (0) or the retention rows (1)."""
+        return self.alone[number].share if self.alone else 0.0
 
 
 def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
@@ -120,6 +131,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
     lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
+    alone = [one for tested in (before, *after.values()) for one in tested.alone]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.totals)
     scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
@@ -132,7 +144,12 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_point(one, targets, lines, scores) for one in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
-        notes=["asked on {device} in {dtype}".format(**computes_on(recipe)), *_notes(counts)],
+        asked_alone=alone,
+        notes=[
+            "asked on {device} in {dtype}".format(**computes_on(recipe)),
+            *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
+            *_notes(counts),
+        ],
     )
 
 
@@ -155,7 +172,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
 def _test(
     run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> Tested:
-    found, target = [], tasks[0].name
+    found, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETAINED), strict=True)
     for task, its, examples, asked in parts:
@@ -164,7 +181,13 @@ def _test(
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
         asking = Asking(title, model.model, model.tokenizer, batch_tokens, facts=facts_of(its, task))
         found.append(ask(asking, task, examples, out))
-    return Tested(*found)
+        if model.dtype in REDUCED:
+            again = replace(asking, title=f"{title}, alone")
+            kept = run.folder / "predictions" / "alone" / folder / out.name
+            answers = ask_alone(again, task, rows_alone(examples, recipe.seed), kept)
+            what = {"set": "test" if asked == target else RETAINED, "model": name}
+            alone.append(compare_alone(found[-1], answers, dtype_name(model.dtype)).model_copy(update=what))
+    return Tested(found[0], found[1], tuple(alone))
 
 
 def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
@@ -175,7 +198,8 @@ def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
 def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[RetentionLine]:
     figures = [_points(task, tested.retained) for tested in (before, after)]
     lines = gate(figures[0], figures[1], recipe.retention.threshold, task.name)
-    return [_with_intervals(task, line, before.retained, after.retained) for line in lines]
+    lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
+    return [wider_line(line, before.share(1), after.share(1)) for line in lines]
 
 
 def _with_intervals(
@@ -201,7 +225,8 @@ def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
 
 def _target(task: Task, before: Tested, after: Tested) -> Target:
     rows = verdicts(before.target), verdicts(after.target)
-    return measure_target(task.name, task.metric, *rows, judge=task.rule, score=task.score_of.get(task.metric))
+    found = measure_target(task.name, task.metric, *rows, judge=task.rule, score=task.score_of.get(task.metric))
+    return wider_target(found, before.share(0), after.share(0))
 
 
 def _fraction(target: Target) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from random import Random
@@ -18,8 +18,10 @@ from lotune.data.formats import begins_with_object, read_json_document
 from lotune.data.rows import listed, read_rows, remedy_for, to_conversation, write_jsonl
 from lotune.data.tokenizers import LightTokenizer
 from lotune.errors import DataError, SettingsError
+from lotune.evaluate.alone import compare_alone, rows_alone, wider, wider_target
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.predict import Prediction
+from lotune.evaluate.scorecard import Alone
 from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.evaluate.statistics import Interval
 from lotune.model.base import base_folder, resolve_device
@@ -31,6 +33,7 @@ from lotune.runs import write_atomically
 from lotune.stages.asking import (
     Asking,
     answers_mark,
+    ask_alone,
     ask_together,
     check_engine,
     check_judgeable,
@@ -50,7 +53,7 @@ from lotune.tasks.own_rows import NoGeneratorError, rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
-from lotune.train.parallel import joined, loss_is_named
+from lotune.train.parallel import World, joined, loss_is_named
 
 
 def sample(
@@ -146,31 +149,51 @@ def evaluate_model(
         stop, facts = (BETWEEN,) if test.shots else (), facts_of(settings, task, test.shots)
         asking = Asking(title, answering, tokenizer, batch_tokens, stop, mark, facts=facts)
         found = ask_together(asking, task, examples, out, world)
+        alone = _ask_again(recipe, asking, task, examples, found, world)
     if not world.leads:
         return None
-    figures = {"model": model, "task": task.name, **computes_on(recipe), **_figures(task, found)}
+    figures = {"model": model, "task": task.name, **computes_on(recipe), **_figures(task, found, alone)}
     if not options.json:
         _show(figures)
     return figures
 
 
-def _figures(task: Task, found: Sequence[Prediction]) -> dict[str, Any]:
+def _ask_again(
+    recipe: Recipe, asking: Asking, task: Task, examples: Sequence[Example], found: Sequence[Prediction], world: World
+) -> Alone | None:
+    """What asking some rows again alone finds, in every process; None where the model answers in float32."""
+    dtype = recipe.evaluate.dtype
+    if dtype == "float32":
+        return None
+    again, rows = replace(asking, title=f"{asking.title}, alone"), rows_alone(examples, recipe.seed)
+    return compare_alone(found, ask_together(again, task, rows, None, world, ask_alone), dtype)
+
+
+def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
     from lotune.evaluate.intervals import metric_intervals
     from lotune.evaluate.scorecard import Verdict, measure_target
 
     seen = [Verdict(one.example_id, one.kind, one.judged) for one in found]
     target = measure_target(task.name, task.metric, seen, seen, judge=task.rule, score=task.score_of.get(task.metric))
-    judged = [one.judged for one in found]
+    judged, share = [one.judged for one in found], alone.share if alone else 0.0
+    target = wider_target(target, share, share)
+    intervals = {
+        name: wider(interval, *(100 * share, 0, 100) if name in task.score_of else (share, LEAST.get(name, 0)))
+        for name, interval in metric_intervals(task, judged).items()
+    }
     by_kind = {
         name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_kind.items()
     }
     return {
         "judge": task.rule, **({"rouge_l": ROUGE_L} if task.rule == "rouge-l" else {}),
-        "metrics": task.metrics(judged), "intervals": metric_intervals(task, judged), "interval": target.interval,
+        "metrics": task.metrics(judged), "intervals": intervals, "interval": target.interval,
         "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
+        **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),
     }  # fmt: skip
 
 
+LEAST = {"matthews": -1}
+"""The least value of metrics that are not 0 at least."""
 ROUGE_L = {
     "beta": signature(rouge_l).parameters["beta"].default,
     "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
@@ -192,6 +215,8 @@ def _show(figures: dict[str, Any]) -> None:
     for name, value in figures["metrics"].items():
         interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
         print(f"{name}: {value:.4g}{interval}")
+    if "asked_alone" in figures:
+        print(Alone(**figures["asked_alone"]).describe())
     for kind, found in figures["by_kind"].items():
         shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
         print(f"  {kind}: {shown}, {found['n']} rows")

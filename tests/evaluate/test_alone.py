@@ -1,0 +1,81 @@
+"""Rows asked again alone: which, what is compared, and how much wider intervals become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lotune.data.examples import Example
+from lotune.evaluate.alone import ALONE_ROWS, compare_alone, rows_alone, wider, wider_line, wider_target
+from lotune.evaluate.predict import Prediction
+from lotune.evaluate.retention import gate, with_intervals
+from lotune.evaluate.scorecard import Alone, Verdict, measure_target
+from lotune.evaluate.statistics import Interval
+from lotune.tasks.task import Judged
+
+
+def prediction(number: int, text: str = "1", right: bool | None = True, score: float = 100.0) -> Prediction:
+    return Prediction(str(number), "1 =", text, Judged(text, "1", right, {"squad_f1": score}), "")
+
+
+@given(count=st.integers(0, 250), seed=st.integers(0, 9))
+def test_rows_are_drawn_by_seed_and_stay_in_order(count: int, seed: int) -> None:
+    examples = [Example(str(number), "", "") for number in range(count)]
+    found = [int(one.id) for one in rows_alone(examples, seed)]
+    assert len(found) == len(set(found)) == min(count, ALONE_ROWS)
+    assert found == sorted(found) == [int(one.id) for one in rows_alone(examples, seed)]
+
+
+def test_texts_and_verdicts_are_counted() -> None:
+    together = [prediction(number) for number in range(6)]
+    alone = [
+        prediction(4), prediction(3, "one"), prediction(2, "2", right=False), prediction(1, score=50.0),
+        prediction(0, "?", right=None),
+    ]  # fmt: skip
+    found = compare_alone(together, alone, "bfloat16")
+    assert found == Alone(dtype="bfloat16", rows=5, texts=3, verdicts=3)
+    assert found.share == 0.6
+    assert compare_alone(together, [], "bfloat16").share == 0
+
+
+@given(low=st.floats(0, 1), width=st.floats(0, 1), by=st.floats(0, 1))
+def test_an_interval_only_grows_and_stays_within_its_scale(low: float, width: float, by: float) -> None:
+    interval = Interval(low, min(1.0, low + width))
+    found = wider(interval, by)
+    assert found is not None
+    assert 0 <= found.low <= interval.low <= interval.high <= found.high <= 1
+    assert found.low == pytest.approx(max(0.0, low - by))
+    assert wider(None, by) is None
+
+
+def test_all_figures_of_a_set_become_wider() -> None:
+    def verdicts(right: int) -> list[Verdict]:
+        judged = [(row, Judged("", "", row < right)) for row in range(40)]
+        return [Verdict(str(row), "ab"[row % 2], one) for row, one in judged]
+
+    target = measure_target("arithmetic", "accuracy", verdicts(10), verdicts(20))
+    assert wider_target(target, 0, 0) == target
+    found = wider_target(target, 0.02, 0.05)
+    assert target.interval is not None
+    assert found.interval == Interval(target.interval.low - 0.05, target.interval.high + 0.05)
+    for after, before in ((found, target), *zip(found.by_kind.values(), target.by_kind.values(), strict=True)):
+        assert before.base_interval is not None
+        assert after.base_interval == Interval(before.base_interval.low - 0.02, before.base_interval.high + 0.02)
+        assert after.value == before.value
+    assert (found.p_value, found.n) == (target.p_value, target.n)
+
+
+def test_a_retained_metric_is_in_points_and_what_is_kept_follows() -> None:
+    base, tuned = [80.0, 60.0, 40.0, 100.0] * 5, [70.0, 60.0, 30.0, 90.0] * 5
+    line = with_intervals(gate({"f1": 70.0}, {"f1": 62.5})[0], base, tuned)
+    found = wider_line(line, 0.01, 0.02)
+    assert None not in (line.base_interval, line.tuned_interval, line.kept_interval, line.kept)
+    for name, by in (("base", 1.0), ("tuned", 2.0), ("kept", 100 * (0.02 + line.kept * 0.01) / 70)):  # type: ignore[operator]
+        before, after = getattr(line, f"{name}_interval"), getattr(found, f"{name}_interval")
+        assert after == pytest.approx((before.low - by, before.high + by))
+    assert replace(found, base_interval=None, tuned_interval=None, kept_interval=None) == replace(
+        line, base_interval=None, tuned_interval=None, kept_interval=None
+    )
