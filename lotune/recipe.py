@@ -18,7 +18,7 @@ from lotune.tasks.settings import TaskSettings
 from lotune.train.parallel import ALONE, World
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
-Stage = Literal["prepare", "pretrain", "tune", "merge", "evaluate"]
+Stage = Literal["prepare", "pretrain", "tune", "validate", "merge", "evaluate"]
 
 
 class Recipe(Settings):
@@ -75,6 +75,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     ),
     "pretrain": ("seed", "pretrain"),
     "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
+    "validate": ("task",),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows", "evaluate.dtype"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
@@ -114,7 +115,10 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     ['pretrain', 'seed']
     """
     keys = STAGE_KEYS[stage]
-    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in WITHOUT_EFFECT}
+    without = {*WITHOUT_EFFECT, *UNTRAINED.get(stage, ())}
+    if stage == "tune" and recipe.task.name == "custom" and recipe.task.judge == "label":
+        without.discard("task.judge")  # answers that are trained on are then the words of the labels
+    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in without}
     if "tune.batch_rows" in inputs:
         inputs["tune.batch_rows"] = recipe.tune.batch_rows * recipe.tune.accumulation
     for key, path in _files(recipe).items():
@@ -127,6 +131,8 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
+UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.judge", "task.max_new_tokens"), "merge": ("task.judge",)}
+"""Settings of the task that change how a stage's model is asked or judged, and no weight."""
 WITHOUT_EFFECT = (
     *("tune.accumulation", "tune.batch_tokens", "tune.gradient_checkpointing", "tune.compile", "tune.tensorboard"),
     *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.pass_tokens", "evaluate.engine"),

@@ -132,7 +132,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             append_jsonl(run.folder / "metrics.jsonl", {**step, "tokens": 900, "seconds": 0.5, "gradient_norm": 1.0})
         write_json(run.folder / "data" / "counts.json", _made_up_counts())
         _write_made_up_results(run.folder, steps, losses)
-        inputs = {"prepare": {}, "tune": {}, "merge": {}, "evaluate": stage_inputs(recipe, "evaluate")}
+        inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": stage_inputs(recipe, "evaluate")}
         for stage, values in inputs.items():
             run.finish_stage(stage, values)
     return recipe.folder

@@ -161,7 +161,8 @@ def test_a_changed_learning_rate_redoes_tuning_and_evaluation_only(runs: Path, r
     assert "preparing" not in result.stderr
     after = digests(runs / "small")
     changed = {name.split("/")[0] for name in before if before[name] != after.get(name)}
-    assert {"metrics.jsonl", "checkpoints", "tuning.json", "stages.json", "recipe.yaml"} <= changed
+    files = {"metrics.jsonl", "checkpoints", "training.json", "tuning.json", "validation", "stages.json", "recipe.yaml"}
+    assert files <= changed
     assert "data" not in changed
     assert rates() == pytest.approx([2 * rate for rate in slow])
 
@@ -190,6 +191,88 @@ def test_another_score_asks_nothing_again(runs: Path, recipe: Path, monkeypatch:
     assert changed == {"recipe.yaml", "scorecard.json", "stages.json"}
     assert predictions() == answers
     assert json.loads((runs / "small" / "scorecard.json").read_text())["score"]["rule"] == "phase2"
+
+
+def answered(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """The id and the answer of every line below a folder, by file."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.jsonl")}
+    return {name: sorted((line["id"], line["answer"]) for line in records(path)) for name, path in files.items()}
+
+
+def weights(folder: Path) -> dict[str, tuple[str, int]]:
+    """Digest and age of every file of weights below a folder."""
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*.safetensors")
+    }
+
+
+def test_another_judge_judges_again_and_trains_and_asks_nothing(
+    runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "small"
+    before, trained = weights(folder), (folder / "metrics.jsonl").read_bytes()
+    answers = {name: answered(folder / name) for name in ("predictions", "validation")}
+    merged = (folder / "merging.json").read_bytes()
+    monkeypatch.setattr("lotune.generate.engine.Engine.stream", None)
+    monkeypatch.setattr("lotune.stages.tune._train", None)
+    monkeypatch.setattr("lotune.stages.tune.merge_and_check", None)
+    said = call("run", recipe, f"runs={runs}", "task.judge=relative:0.5").stderr
+    assert 'changed: task.judge: null -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
+    assert weights(folder) == before
+    assert (folder / "metrics.jsonl").read_bytes() == trained
+    assert (folder / "merging.json").read_bytes() == merged
+    assert {name: answered(folder / name) for name in answers} == answers
+    assert json.loads((folder / "scorecard.json").read_text())["target"]["judge"] == "relative:0.5"
+    of_target = [*(folder / "predictions" / "arithmetic").glob("*.jsonl"), *(folder / "validation").glob("*.jsonl")]
+    assert {line["judge"] for path in of_target for line in records(path)} == {"relative:0.5"}
+
+
+def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -> None:
+    folder = runs / "small"
+    first, second = (folder / "validation" / f"step-{step:06d}.jsonl" for step in (3, 5))
+    keys = [example["answers"][0] for example in records(folder / "data" / "validation.jsonl")]
+    right = {first: [*keys[:-1], "none"], second: [f"{key}.0001" if "." not in key else f"{key}1" for key in keys]}
+    for path, texts in right.items():  # the first is exact but for one row, the second nearly right everywhere
+        lines = [{**line, "answer": text} for line, text in zip(records(path), texts, strict=True)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = weights(folder / "checkpoints")
+    chosen = {}
+    for judge in ("exact", "relative:0.5"):
+        call("tune", recipe, f"runs={runs}", f"task.judge={judge}", "checkpoints.merged=none")
+        tuning = json.loads((folder / "tuning.json").read_text())
+        chosen[judge] = tuning["chosen"], [one["value"] for one in tuning["checkpoints"]]
+    assert chosen["exact"][0] == "step-000003"
+    assert chosen["relative:0.5"] == ("step-000005", [0.75, 1.0])
+    assert weights(folder / "checkpoints") == before
+
+
+def test_longer_answers_are_asked_for_and_nothing_is_trained(
+    runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "small"
+    adapters = {name: age for name, age in weights(folder).items() if "adapter" in name}
+    trained = (folder / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr("lotune.stages.tune._train", None)
+    call("run", recipe, f"runs={runs}", "task.max_new_tokens=5")
+    assert {name: age for name, age in weights(folder).items() if "adapter" in name} == adapters
+    assert (folder / "metrics.jsonl").read_bytes() == trained
+    for path in (folder / "validation").glob("*.jsonl"):
+        assert {line["protocol"] for line in records(path)} == {"greedy, 5 new tokens at most"}
+
+
+def test_a_lost_answer_of_the_validation_is_asked_for_again(
+    runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "small"
+    before, adapters = answered(folder / "validation"), weights(folder)
+    path = folder / "validation" / "step-000003.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    (folder / "validation" / "step-000005.jsonl").unlink()
+    monkeypatch.setattr("lotune.stages.tune._train", None)
+    call("run", recipe, f"runs={runs}")
+    assert answered(folder / "validation") == before
+    assert weights(folder) == adapters
 
 
 def test_a_lost_checkpoint_is_made_again(runs: Path, recipe: Path) -> None:

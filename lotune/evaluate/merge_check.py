@@ -9,7 +9,7 @@ within twice the difference.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,13 +54,15 @@ class Question:
 class Reduced:
     """The saved model, asked in the evaluation's reduced number format, beside the merged one, asked in float32.
 
-    `logit_difference` is the norm of the difference of all logits as a share of the norm of those in float32.
+    `logit_difference` is the norm of the difference of all logits as a share of the norm of those in float32; `changed`
+    are the changed texts, as those of a MergeCheck.
     """
 
     dtype: str
     logit_difference: float
     texts_changed: int
     verdicts_changed: int
+    changed: Sequence[tuple[int, str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class MergeCheck:
     a tie of the two best logits.
     `texts_changed` and `verdicts_changed` count what rounding to `saved_dtype` changes; `judged` rows with a verdict.
     `asked` is what answering in a reduced format changes beside, None where the model answers in float32.
+    `changed` are the changed texts: the row's number, the text before rounding and after.
     """
 
     rows: int
@@ -84,6 +87,7 @@ class MergeCheck:
     passed: bool
     max_logit_difference_float64: float | None = None
     asked: Reduced | None = None
+    changed: Sequence[tuple[int, str, str]] = ()
 
     @property
     def verdict_share(self) -> float:
@@ -197,8 +201,8 @@ def _reduced(
         raise CheckError("merge check", found, f"at most {REDUCED:g}", "evaluate.dtype=float32")
     with place(saved):
         after = [judge(row, answer) for row, answer in enumerate(asked(saved))]
-    changed = [sum(old[part] != new[part] for old, new in zip(before, after, strict=True)) for part in (0, 1)]
-    return Reduced(dtype_name(dtype), difference, *changed)
+    changed, verdicts = _changed(before, after), sum(old[1] != new[1] for old, new in zip(before, after, strict=True))
+    return Reduced(dtype_name(dtype), difference, len(changed), verdicts, changed)
 
 
 def _relative_difference(merged: nn.Module, saved: nn.Module, questions: Sequence[Question], place: Place) -> float:
@@ -207,6 +211,36 @@ def _relative_difference(merged: nn.Module, saved: nn.Module, questions: Sequenc
     for expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
         gap, norm = gap + float((found - expected).square().sum()), norm + float(expected.square().sum())
     return (gap / norm) ** 0.5 if norm else gap
+
+
+def judged_again(check: MergeCheck, right: Callable[[int, str], bool | None]) -> MergeCheck:
+    """Return the check with the verdicts of another judge, `right`: (row's number, text) -> whether it is right.
+
+    Texts that rounding leaves as they are have one verdict, whatever the judge.
+    """
+
+    def verdicts(changed: Sequence[tuple[int, str, str]]) -> int:
+        return sum(right(row, before) != right(row, after) for row, before, after in changed)
+
+    asked = check.asked and replace(check.asked, verdicts_changed=verdicts(check.asked.changed))
+    judged, rounded = sum(right(row, "") is not None for row in range(check.rows)), verdicts(check.changed)
+    return replace(check, verdicts_changed=rounded, judged=judged, asked=asked, passed=_passes(rounded, judged))
+
+
+def read_check(record: Mapping[str, Any]) -> MergeCheck:
+    """Return the check that `dataclasses.asdict` made a record of."""
+    return MergeCheck(**{**record, "asked": record.get("asked") and Reduced(**record["asked"])})
+
+
+def _changed(
+    before: Sequence[tuple[str, bool | None]], after: Sequence[tuple[str, bool | None]]
+) -> list[tuple[int, str, str]]:
+    pairs = enumerate(zip(before, after, strict=True))
+    return [(row, old[0], new[0]) for row, (old, new) in pairs if old[0] != new[0]]
+
+
+def _passes(verdicts_changed: int, judged: int) -> bool:
+    return judged < VERDICT_ROWS or verdicts_changed <= VERDICT_SHARE * judged
 
 
 def _record(
@@ -229,7 +263,8 @@ def _record(
         texts_changed=sum(old[0] != new[0] for old, new in pairs),
         verdicts_changed=verdicts,
         judged=judged,
-        passed=judged < VERDICT_ROWS or verdicts <= VERDICT_SHARE * judged,
+        passed=_passes(verdicts, judged),
+        changed=_changed(before, after),
     )
 
 

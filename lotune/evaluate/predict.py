@@ -91,7 +91,7 @@ def predict(
     example's id.
     Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
     """
-    kept = _keep(task, examples, out, facts) if out is not None else {}
+    kept = keep_predictions(task, examples, out, facts) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
@@ -145,7 +145,7 @@ def _scores(stored: Mapping[str, float]) -> dict[str, float]:
     return {names.get(name, name): score for name, score in stored.items()}
 
 
-def _keep(task: Task, examples: Sequence[Example], out: Path, facts: Facts | None) -> dict[int, Prediction]:
+def keep_predictions(task: Task, examples: Sequence[Example], out: Path, facts: Facts | None) -> dict[int, Prediction]:
     """Predictions already made, by place of their example, judged again.
 
     `out` then holds these and what is not asked now, but no answer to a row that reads otherwise by now.

@@ -142,7 +142,7 @@ NOT_ESTIMABLE = "not estimable"
 """What stands in the place of an interval where the rows leave nothing to draw from."""
 
 
-def limits_text(interval: Interval | None, form: str, unit: float = 1.0) -> str:
+def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1.0) -> str:
     """Return an interval for people, its limits in the number format `form` and multiplied by `unit`.
 
     >>> limits_text(Interval(0.25, 0.5), ".1f", 100), limits_text(None, ".1f")

@@ -6,7 +6,7 @@ from lotune.recipe import Recipe, Stage, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run
 
-STAGES: tuple[Stage, ...] = ("prepare", "tune", "merge", "evaluate")
+STAGES: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
 """The stages of a run in their order."""
 
 

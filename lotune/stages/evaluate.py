@@ -48,7 +48,7 @@ RETAINED = "retention"
 
 NO_ANSWER_DEPENDS_ON = (
     *("score.", "retention.threshold", "evaluate.checkpoints", "task.judge"),
-    *("checkpoints.merged", "checkpoints.check_rows", "merging"),
+    *("checkpoints.merged", "checkpoints.check_rows", "merging", "tuning"),
 )
 """Settings whose change asks no question again: the answers that are there are judged anew."""
 
@@ -96,6 +96,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
     folder = run.folder
     inputs = {
         **stage_inputs(recipe, "evaluate"),
+        "training": folder / "training.json",
         "tuning": folder / "tuning.json",
         "merging": folder / "merging.json",
         "test.rows": folder / "data" / "test.jsonl",
@@ -113,6 +114,8 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
     relevant = {key: value for key, value in inputs.items() if not key.startswith(NO_ANSWER_DEPENDS_ON)}
+    for name in ("test.rows", "retention.rows.file"):  # an answer depends on what is asked, and not on its key
+        relevant[name] = [[one.id, one.prompt] for one in read_examples(inputs[name])]
     mark, memory = inputs_mark(relevant), run.folder / "predictions" / "inputs.json"
     if not memory.exists() or read_json(memory) != mark:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)

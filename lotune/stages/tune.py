@@ -1,4 +1,4 @@
-"""`lotune tune`: an adapter trained on the prepared rows, validated at each checkpoint, the best merged and checked."""
+"""`lotune tune`: an adapter trained on the prepared rows, asked at each checkpoint, the best merged and checked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
-from lotune.evaluate.intervals import headline_interval
-from lotune.evaluate.statistics import Interval
 from lotune.memory import free_bytes, give_back, naming_the_setting
 from lotune.model.base import (
     Base,
@@ -42,6 +40,7 @@ from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, answering_with, ask
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
+from lotune.stages.validate import ANSWERS, Validated, ensure_validated, measured, store_answers
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.train.parallel import World
@@ -49,6 +48,7 @@ from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_
 
 if TYPE_CHECKING:
     from lotune.evaluate.merge_check import MergeCheck
+    from lotune.evaluate.predict import Prediction
     from lotune.train.estimate import Estimate
     from lotune.train.loop import Step
     from lotune.train.resume import Training
@@ -77,20 +77,6 @@ class Begun:
     in_shards: bool
 
 
-@dataclass(frozen=True)
-class Validated:
-    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers.
-
-    An interval of None is not estimable.
-    """
-
-    name: str
-    step: int
-    value: float
-    loss: float
-    interval: tuple[float, float] | None = None
-
-
 def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
     """Train and validate the adapter, unless it is there; prepares the data first where needed."""
     with opened(recipe, options) as (run, recipe):
@@ -99,9 +85,9 @@ def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 
 def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
-    """What tuning and merging found, each done anew where it is missing or what it depends on changed."""
-    inputs, path = tuning_inputs(run, recipe), run.folder / "tuning.json"
-    if run.stage_state("tune", inputs) != "done":
+    """What tuning, validation and merging found, each done anew where it is missing or what it depends on changed."""
+    inputs, path = tuning_inputs(run, recipe), run.folder / "training.json"
+    if run.stage_state("tune", inputs) != "done" or not path.exists():
         options.world.tell("tune")
         begun = _begin(recipe, options.world)
         forecast = _estimate(begun, recipe)
@@ -117,8 +103,11 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         shutil.rmtree(run.folder / STATES, ignore_errors=True)
         del begun
         give_back()
-    found: dict[str, Any] = read_json(path)
-    return found if options.dry_run else found | {"merge_checks": _ensure_merged(run, recipe, found)}
+    if options.dry_run:
+        trained: dict[str, Any] = read_json(path)
+        return trained
+    found = ensure_validated(run, recipe)
+    return found | {"merge_checks": _ensure_merged(run, recipe, found)}
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -242,6 +231,7 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
     found = [Validated(**one) for one in state.notes.get("found", [])]
     if state.step == 0:
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
     started = time.monotonic() - state.notes.get("seconds", 0.0)
 
     def notes() -> dict[str, Any]:
@@ -252,11 +242,9 @@ def _train(run: Run, recipe: Recipe, begun: Begun) -> dict[str, Any]:
             if step.number in plan.checkpoints:
                 found.append(_checkpoint(run, recipe, begun, task, validation, answers, step))
                 append_jsonl(run.folder / METRICS, {"validation": asdict(found[-1])})
-    chosen = choose(found)
-    say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
     return {
         "steps": plan.steps, "trainable": trainable, "total": total, "seconds": time.monotonic() - started,
-        "checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric,
+        "checkpoints": [{"name": one.name, "step": one.step, "loss": one.loss} for one in found],
     }  # fmt: skip
 
 
@@ -302,21 +290,24 @@ def _checkpoint(
     answers: list[Batch],
     step: Step,
 ) -> Validated:
-    """Save the adapter and measure it on the validation rows."""
+    """Save the adapter, measure it on the validation rows and store its answers."""
     from lotune.model.checkpoints import save_adapter
 
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
     save_adapter(begun.model, folder / "adapter", template_text(recipe))
-    value, loss, interval = _measure(recipe, begun, task, validation, answers, name)
-    say(f"{name}: validation {task.metric} {value:.4g} ({limits_text(interval, '.4g')}), loss {loss:.4f}")
-    return Validated(name, step.number, value, loss, interval and (interval.low, interval.high))
+    predictions, loss = _measure(recipe, begun, task, validation, answers, name)
+    store_answers(run.folder, recipe, task, name, predictions)
+    found = measured(name, step.number, loss, task, predictions)
+    interval = limits_text(found.interval, ".4g")
+    say(f"{name}: validation {task.metric} {found.value:.4g} ({interval}), loss {loss:.4f}")
+    return found
 
 
 def _measure(
     recipe: Recipe, begun: Begun, task: Task, validation: list[Example], answers: list[Batch], name: str
-) -> tuple[float, float, Interval | None]:
-    """The task's metric, the loss of the answers, the metric's interval; in shards all processes compute them alike."""
+) -> tuple[list[Prediction], float]:
+    """The answers to the validation rows and the loss of their keys; in shards all processes compute them alike."""
     from lotune.train.loop import mean_loss
 
     begun.model.eval()
@@ -324,9 +315,7 @@ def _measure(
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
     remedy = f"lower it, it is {batch_tokens}"
     with naming_the_setting("evaluate.batch_tokens", title, remedy), _answering(recipe, begun):
-        predictions = ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation)
-    judged = [prediction.judged for prediction in predictions]
-    return task.metrics(judged)[task.metric], loss, headline_interval(task, judged)
+        return ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation), loss
 
 
 def _answering(recipe: Recipe, begun: Begun) -> AbstractContextManager[None]:
@@ -339,15 +328,6 @@ def _answering(recipe: Recipe, begun: Begun) -> AbstractContextManager[None]:
     return in_float32_for_now(begun.model) if wanted and not begun.in_shards and needed < (free or 0) else nullcontext()
 
 
-def choose(found: list[Validated]) -> Validated:
-    """The checkpoint with the best validation metric; of equals the one with the lower loss.
-
-    >>> choose([Validated("a", 1, 0.5, 1.0), Validated("b", 2, 0.5, 0.9)]).name
-    'b'
-    """
-    return max(found, key=lambda one: (one.value, -one.loss))
-
-
 def template_text(recipe: Recipe) -> str:
     """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
     record = template_record(recipe.task.prompt_template, recipe.task.worded)
@@ -356,27 +336,40 @@ def template_text(recipe: Recipe) -> str:
 
 def _ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
     """The checks of the merged checkpoints (merging.json), by their names."""
+    from lotune.evaluate.merge_check import judged_again, read_check
+
     names = [one["name"] for one in tuning["checkpoints"]]
     wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
     path, validation = run.folder / "merging.json", run.folder / "data" / "validation.jsonl"
-    inputs = {**stage_inputs(recipe, "merge"), "tuning": run.folder / "tuning.json", "validation.rows": validation}
+    trained = {"checkpoints": wanted, "training": run.folder / "training.json", "validation.rows": validation}
+    inputs = {**stage_inputs(recipe, "merge"), **trained}
+    task, examples = build_task(recipe.task), read_examples(validation)
     if run.stage_state("merge", inputs) != "done":
         run.forget_stage("merge")
-        examples, task, checks = read_examples(validation), build_task(recipe.task), {}
+        checks = {}
         for name in wanted:
             say(f"merging {name} and comparing it with the adapted model")
             check = merge_and_check(recipe, run.folder / "checkpoints" / name, task, examples)
+            _require_passed(name, check)
             checks[name] = asdict(check)
-            if not check.passed:
-                raise CheckError(
-                    f"checkpoints/{name}/merged",
-                    f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
-                    "1 % at most", "base.dtype=float32",
-                )  # fmt: skip
         write_json(path, checks)
         run.finish_stage("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
-    found: dict[str, Any] = read_json(path)
+    found = {}
+    for name, stored in read_json(path).items():
+        check = judged_again(read_check(stored), lambda row, text: task.judge(examples[row], text).right)
+        _require_passed(name, check)
+        found[name] = asdict(check)
     return found
+
+
+def _require_passed(name: str, check: MergeCheck) -> None:
+    """Raises: CheckError where rounding changes too many verdicts."""
+    if not check.passed:
+        raise CheckError(
+            f"checkpoints/{name}/merged",
+            f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
+            "1 % at most", "base.dtype=float32",
+        )  # fmt: skip
 
 
 def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Example]) -> MergeCheck:

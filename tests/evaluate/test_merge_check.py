@@ -1,12 +1,16 @@
 import copy
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -265,3 +269,26 @@ def test_a_format_that_computes_something_else_stops(
     monkeypatch.setattr(merge_check, "REDUCED", 1e-9)
     with pytest.raises(CheckError, match=r"(?s)in bfloat16 the logits differ by .*evaluate\.dtype=float32"):
         check(trio, questions, asked_dtype=torch.bfloat16)
+
+
+TEXTS = st.lists(st.tuples(st.sampled_from(["1", "2", "1.0", ""]), st.sampled_from(["1", "2", "1.0", ""])), max_size=8)
+
+
+@given(TEXTS, st.sets(st.sampled_from(["1", "2", "1.0", ""])), st.sets(st.integers(0, 7)))
+def test_another_judge_needs_only_the_changed_texts(
+    texts: list[tuple[str, str]], right: set[str], unjudgeable: set[int]
+) -> None:
+    def verdict(row: int, text: str) -> bool | None:
+        return None if row in unjudgeable else text in right
+
+    def record(judge: Callable[[int, str], bool | None]) -> MergeCheck:
+        sides = [[(text, judge(row, text)) for row, text in enumerate(side)] for side in zip(*texts, strict=True)]
+        return merge_check._record((0.0, None), 0, torch.bfloat16, *(sides or ([], [])))
+
+    first = record(lambda row, text: text == "1")
+    asked = merge_check.Reduced("bfloat16", 0.01, 0, 0, changed=first.changed)
+    stored = json.loads(json.dumps(asdict(replace(first, asked=asked))))
+    again = merge_check.judged_again(merge_check.read_check(stored), verdict)
+    assert again.asked is not None
+    assert again.asked.verdicts_changed == again.verdicts_changed
+    assert replace(again, changed=(), asked=None) == replace(record(verdict), changed=())

@@ -18,8 +18,9 @@ from lotune.model.checkpoints import save_adapter
 from lotune.model.settings import AdapterSettings
 from lotune.recipe import Recipe, stage_inputs
 from lotune.runs import Run
-from lotune.stages.changes import invalidated
-from lotune.stages.tune import Validated, choose, make_plan, merge_and_check
+from lotune.stages.changes import STAGES, invalidated
+from lotune.stages.tune import make_plan, merge_and_check
+from lotune.stages.validate import Validated, choose
 from lotune.tasks.registry import build_task
 from lotune.train.settings import CheckpointSettings, TuneSettings
 
@@ -46,7 +47,10 @@ def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) ->
 
 CHANGES = [
     ({"seed": 1}, {"prepare", "tune", "evaluate"}),
-    ({"task": {"template": "plain"}}, {"prepare", "tune", "merge", "evaluate"}),
+    ({"task": {"template": "plain"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
+    ({"task": {"judge": "exact"}}, {"prepare", "validate", "evaluate"}),
+    ({"task": {"name": "custom", "judge": "label"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
+    ({"task": {"max_new_tokens": 9}}, {"prepare", "validate", "merge", "evaluate"}),
     ({"data": {"rows": 9}}, {"prepare", "tune", "evaluate"}),
     ({"retention": {"rows": 9}}, {"prepare", "evaluate"}),
     ({"adapter": {"rank": 3}}, {"tune", "evaluate"}),
@@ -67,12 +71,12 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "stages"), CHANGES)
 def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stages: set[str]) -> None:
     run = Run(tmp_path)
-    for stage in ("prepare", "tune", "merge", "evaluate"):
+    for stage in STAGES:
         run.finish_stage(stage, {**stage_inputs(Recipe(), stage), "rows": 1})
     assert invalidated(run, Recipe()) == {}
     found = invalidated(run, Recipe(**change))
     assert {stage for one in found.values() for stage in one} == stages
-    assert len(found) == (1 if stages else 0)
+    assert len(found) == (len(next(iter(change.values()))) if stages and "task" in change else bool(stages))
     assert all(" -> " in text for text in found)
 
 

@@ -1,0 +1,116 @@
+"""The choice of a checkpoint: stored answers to the validation rows are judged, and the best checkpoint is chosen.
+
+The answers come from the training, which asks each checkpoint once. Another judge judges them again; where they are of
+another protocol, or lost, the checkpoint is asked again. No weight changes.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.data.examples import Example
+from lotune.evaluate.facts import facts_of
+from lotune.evaluate.intervals import headline_interval
+from lotune.evaluate.predict import Prediction, keep_predictions, read_predictions
+from lotune.memory import give_back
+from lotune.recipe import Recipe, stage_inputs
+from lotune.report.progress import say
+from lotune.runs import Run, read_json, write_atomically, write_json
+from lotune.stages.asking import Asking, answering_with, ask
+from lotune.stages.prepare import read_examples
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task
+
+ANSWERS = "validation"
+"""Folder of a run that holds each checkpoint's answers to the validation rows."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers.
+
+    An interval of None is not estimable.
+    """
+
+    name: str
+    step: int
+    value: float
+    loss: float
+    interval: tuple[float, float] | None = None
+
+
+def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """Return training.json with the figures of each checkpoint and the chosen one, judged anew where that is due."""
+    path, training = run.folder / "tuning.json", run.folder / "training.json"
+    rows = run.folder / "data" / "validation.jsonl"
+    inputs = {**stage_inputs(recipe, "validate"), "training": training, "validation.rows": rows}
+    if run.stage_state("validate", inputs) != "done":
+        run.forget_stage("validate")
+        trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
+        found = [_validated(run, recipe, task, examples, one) for one in trained["checkpoints"]]
+        give_back()
+        chosen = choose(found)
+        say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
+        figures = {"checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric}
+        write_json(path, {**trained, **figures})
+        run.finish_stage("validate", inputs, [path, run.folder / ANSWERS])
+    tuning: dict[str, Any] = read_json(path)
+    return tuning
+
+
+def measured(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> Validated:
+    """Return the figures of a checkpoint from its answers to the validation rows."""
+    judged = [one.judged for one in answers]
+    interval = headline_interval(task, judged)
+    limits = None if interval is None else (interval.low, interval.high)
+    return Validated(name, step, task.metrics(judged)[task.metric], loss, limits)
+
+
+def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
+    """Write a checkpoint's answers to the validation rows into a run folder."""
+    facts = facts_of(recipe.task, task)
+    lines = [orjson.dumps(replace(one, facts=facts).record()) + b"\n" for one in answers]
+    write_atomically(folder / ANSWERS / f"{name}.jsonl", b"".join(lines))
+
+
+def choose(found: list[Validated]) -> Validated:
+    """The checkpoint with the best validation metric; of equals the one with the lower loss.
+
+    >>> choose([Validated("a", 1, 0.5, 1.0), Validated("b", 2, 0.5, 0.9)]).name
+    'b'
+    """
+    return max(found, key=lambda one: (one.value, -one.loss))
+
+
+def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], one: dict[str, Any]) -> Validated:
+    file, facts = run.folder / ANSWERS / f"{one['name']}.jsonl", facts_of(recipe.task, task)
+    stored = read_predictions(file) if file.exists() else []
+    if any(old.facts is None or replace(old.facts, judge=facts.judge) != facts for old in stored):
+        file.unlink()
+    kept = keep_predictions(task, examples, file, facts)
+    if len(kept) == len(examples):
+        answers = [kept[place] for place in range(len(examples))]
+    else:
+        answers = _ask_again(run, recipe, task, examples, one["name"], file)
+    return measured(one["name"], one["step"], one["loss"], task, answers)
+
+
+def _ask_again(
+    run: Run, recipe: Recipe, task: Task, examples: list[Example], name: str, file: Path
+) -> list[Prediction]:
+    from lotune.model.checkpoints import load_adapter
+    from lotune.model.quantize import load_as_trained
+    from lotune.model.rest import in_float32_for_now
+
+    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
+    model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
+    facts = facts_of(recipe.task, task)
+    asking = Asking(f"validating {name}", model, base.tokenizer, recipe.evaluate.batch_tokens, facts=facts)
+    whole = answering_with(recipe, recipe.base).dtype == "float32"
+    with in_float32_for_now(model) if whole else nullcontext():
+        return ask(asking, task, examples, file)
