@@ -29,6 +29,8 @@ NAME = "lotune_packed"
 """Under which transformers knows it."""
 WASTE = 1.3
 """A row joins the group of a longer one that is at most so many times as long."""
+SHORT = 512
+"""Rows of at most so many tokens get their gradients in float32: the kernel's small products in bfloat16 take longer."""
 
 
 Width = tuple[int, int, int]
@@ -390,11 +392,13 @@ def _backward(
             others = others.view(group.places.shape)[:, None, :, None]
             g = g.masked_fill(others, 0)
             sums = sums.masked_fill(others, math.inf)  # else exp(score - sum) may overflow, and inf times 0 is NaN
+        if group.places.shape[1] <= SHORT:
+            g, q, k, v, o = (tensor.float() for tensor in (g, q, k, v, o))
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
         )
         if group.is_line:
-            found = [_in_line(rows).contiguous() for rows in grads]
+            found = [_in_line(rows).to(grad.dtype).contiguous() for rows in grads]
             break
         found = found or [like.new_zeros(like.shape) for like in (query, key, value)]
         for line, rows in zip(found, grads, strict=True):
