@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
 from lotune.errors import SettingsError
+from lotune.threads import share_cores
 from lotune.unforeseen import as_lotune_error, check_words
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def main() -> None:
     import logging
     import warnings
 
+    share_cores()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from lotune.threads import share_cores
+
+share_cores()  # before torch is imported: the suite also runs on busy machines
 hypothesis.settings.register_profile("lotune", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("lotune")
 os.environ["HF_HUB_OFFLINE"] = "1"

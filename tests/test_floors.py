@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
     ("text_display",),
     ("errors",),
-    ("settings", "memory", "environment"),
+    ("settings", "memory", "environment", "threads"),
     ("disk",),
     ("unforeseen", "runs"),
     ("data",),
