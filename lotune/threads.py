@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 SPIN_COUNT = "3000"
-"""Rounds that a thread waits for work before it sleeps, some 0.1 ms; libgomp's own 300,000 hold a core for about 10 ms."""
+"""Rounds that a thread waits for work before it sleeps, some 0.1 ms; libgomp's own 300,000 take some 10 ms."""
 
 
 def share_cores() -> None:

@@ -30,7 +30,7 @@ NAME = "lotune_packed"
 WASTE = 1.3
 """A row joins the group of a longer one that is at most so many times as long."""
 SHORT = 512
-"""Rows of at most so many tokens get their gradients in float32: the kernel's small products in bfloat16 take longer."""
+"""Rows of at most so many tokens get their gradients in float32: small products in bfloat16 take longer."""
 
 
 Width = tuple[int, int, int]
