@@ -139,6 +139,7 @@ WITHOUT_EFFECT = (
 )
 """Settings of how a stage computes, not what comes out: they may be changed before a stopped training goes on.
 
+What a base's own dropout (GPT-2's, for one) drops still depends on the passes; an adapter's dropout does not.
 Of `tune.accumulation` the rows of a step count, which are `tune.batch_rows` times it.
 """
 TEXT_FORM = 5

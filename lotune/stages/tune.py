@@ -132,6 +132,7 @@ def take_part(recipe: Recipe, options: Options) -> None:
 def _begin(recipe: Recipe, world: World) -> Begun:
     """Base, fresh adapter, rows and plan. Raises: SettingsError where a step has fewer rows than processes."""
     from lotune.model.checkpoints import start_adapter
+    from lotune.train.dropout import drop_by_text
     from lotune.train.shard import needs_shards, shard
 
     rows = TokenFile(recipe.folder / "data" / "train")
@@ -147,6 +148,7 @@ def _begin(recipe: Recipe, world: World) -> Begun:
         raise SettingsError("tune.quantize", found, remedy=remedy)
     base = load_quantized(settings, "cpu" if in_shards else device, recipe.tune.quantize)
     model: Any = start_adapter(base, recipe.adapter, recipe.seed)
+    drop_by_text(model, recipe.seed)
     if in_shards:
         shard(model, world, device, [parameter for parameter in model.parameters() if parameter.requires_grad])
     return Begun(base, model, rows, _layout(model, base, rows, recipe), plan, world, in_shards)

@@ -15,6 +15,7 @@ from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
 from lotune.memory import naming_the_setting
 from lotune.model.finite import noting_faults
+from lotune.train.dropout import draw_of, dropping
 from lotune.train.head import Head
 from lotune.train.muon import Muon
 from lotune.train.parallel import ALONE, World, is_sharded
@@ -159,7 +160,7 @@ def train(
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
     """
-    head = Head(model, compile)
+    head, draw = Head(model, compile), draw_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
     for number, micro_batches in enumerate(batches, start=first_step):
@@ -168,7 +169,7 @@ def train(
         supervised, tokens, passes = _whole_step(world, micro_batches)
         loss, lines = 0.0, filled_up(micro_batches, passes)
         for batch in lines:
-            with passing(batch, remedy):
+            with passing(batch, remedy), dropping(draw, batch, number, device):
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     part = head.loss_sum(on_device(batch, device)) / supervised
                 part.backward()
@@ -177,7 +178,7 @@ def train(
         world.sum_gradients(parameters)
         norm = _clipped(parameters, clip_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFiniteError(number, loss, norm, layer=_first_fault(model, lines, supervised, half, world))
+            raise NotFiniteError(number, loss, norm, layer=_first_fault(model, lines, supervised, half, number, world))
         optimizers.set_share(shares[number - 1])
         with naming_the_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
             optimizers.step()
@@ -185,30 +186,33 @@ def train(
         yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
 
 
-def _first_fault(model: Any, lines: Sequence[Batch], supervised: int, half: bool, world: World) -> str | None:
+def _first_fault(
+    model: Any, lines: Sequence[Batch], supervised: int, half: bool, step: int, world: World
+) -> str | None:
     """Compute a step again, and return the first module or parameter where output or gradient is not finite.
 
     All processes make all passes, as weights in shards are gathered by all at once.
     """
     faults: list[str] = []
     with suppress(RuntimeError):  # such as memory that runs out: what is known already is said without a layer
-        faults = _faults(model, lines, supervised, half)
+        faults = _faults(model, lines, supervised, half, step)
     names = world.gathered_bytes(faults[0].encode() if faults else b"")
     return next((name.decode() for name in names if name), None)
 
 
-def _faults(model: Any, lines: Sequence[Batch], supervised: int, half: bool) -> list[str]:
-    head, device = Head(model), next(model.parameters()).device
+def _faults(model: Any, lines: Sequence[Batch], supervised: int, half: bool, step: int) -> list[str]:
+    head, draw, device = Head(model), draw_of(model), next(model.parameters()).device
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         head.loss_sum(on_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
     with noting_faults(model) as faults:
         for batch in lines:
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                part = head.loss_sum(on_device(batch, device)) / supervised
-            if not part.isfinite():
-                faults.append("the output head")
-            part.backward()
+            with dropping(draw, batch, step, device):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    part = head.loss_sum(on_device(batch, device)) / supervised
+                if not part.isfinite():
+                    faults.append("the output head")
+                part.backward()
     return faults
 
 

@@ -1,0 +1,107 @@
+"""Dropout of an adapter that does not depend on how rows are divided into passes.
+
+What is dropped follows from the seed, the step, the text up to a token and the layer. Passes of another size, packed or
+padded rows, activations that are computed again, more processes, a training that goes on: the numbers stay the same.
+Tokens that several rows of a step begin with are dropped alike, as they may be computed once for all of them.
+
+B, T: rows of a batch (1 where they are packed) and tokens of a row. D: features of a layer's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lotune.data.batches import Batch
+
+_ODD = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+"""Of splitmix64 (Steele et al. 2014), as signed integers."""
+_ODD_32 = (0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32)
+"""Of MurmurHash3's last mixing, as signed integers."""
+
+
+class Draw:
+    """What all dropout layers of a model have in common: the seed, and the keys (B, T) int32 of the current pass."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.keys: Tensor | None = None
+
+
+class TextDropout(nn.Dropout):
+    """Dropout of inputs (B, T, D) or (B·T, D) by the keys of a `Draw`; others are dropped by chance."""
+
+    def __init__(self, p: float, draw: Draw, number: int) -> None:
+        super().__init__(p)
+        self.draw, self.number = draw, number
+
+    def forward(self, input: Tensor) -> Tensor:
+        keys = self.draw.keys
+        if not self.training or self.p == 0 or keys is None:
+            return super().forward(input)
+        if input.ndim == 2 and len(input) == keys.numel():
+            keys = keys.flatten()
+        if input.shape[:-1] != keys.shape:
+            return super().forward(input)
+        return (input * (1 / (1 - self.p))).masked_fill_(dropped(keys, input.shape[-1], self.number, self.p), 0)
+
+
+def drop_by_text(model: nn.Module, seed: int) -> None:
+    """Have the dropout layers of a model's adapter drop by the text, in place."""
+    draw, number = Draw(seed), 0
+    groups = [layers for name, layers in model.named_modules() if name.endswith("lora_dropout")]
+    for layers in groups:
+        for name, layer in layers.named_children():
+            if type(layer) is nn.Dropout:
+                setattr(layers, name, TextDropout(layer.p, draw, number).train(layer.training))
+                number += 1
+
+
+def draw_of(model: nn.Module) -> Draw | None:
+    """Return what the dropout layers of a model have in common, or None where `drop_by_text` found none."""
+    return next((module.draw for module in model.modules() if isinstance(module, TextDropout)), None)
+
+
+@contextmanager
+def dropping(draw: Draw | None, batch: Batch, step: int, device: torch.device) -> Iterator[None]:
+    """A block with the forward and the backward pass of a batch in a step."""
+    if draw is None:
+        yield
+        return
+    draw.keys = text_keys(batch, draw.seed, step).to(device)
+    try:
+        yield
+    finally:
+        draw.keys = None
+
+
+def text_keys(batch: Batch, seed: int, step: int) -> Tensor:
+    """Return keys (B, T) int32 that follow from seed, step, and the tokens of a row up to and including each one."""
+    sums = _mixed(batch.input_ids * _ODD[0] + batch.positions * _ODD[1]).cumsum(1)
+    lengths = batch.row_lengths
+    if lengths is not None:
+        shared, *own = lengths.tolist()
+        ends = torch.nn.functional.pad(sums[0], (1, 0))  # sums before each token
+        starts = shared + torch.tensor([0, *own[:-1]]).cumsum(0)
+        others = (ends[starts] - ends[shared]).repeat_interleave(torch.tensor(own))  # of the rows before
+        sums = sums - torch.nn.functional.pad(others, (shared, 0))
+    return (_mixed(sums + _mixed(torch.tensor([seed * _ODD[1] % 2**62 + step]))) >> 32).int()
+
+
+def dropped(keys: Tensor, features: int, number: int, p: float) -> Tensor:
+    """Return which inputs are dropped, bool (..., D), for keys (...) and the layer of a number: a share `p` of them."""
+    columns = torch.arange(features, device=keys.device) + (number << 32)
+    mixed = keys[..., None] ^ (_mixed(columns) >> 32).int()
+    mixed = mixed * _ODD_32[0]
+    mixed = mixed ^ ((mixed >> 15) & 0x1FFFF)
+    return mixed * _ODD_32[1] < min(round((p - 0.5) * 2**32), 2**31 - 1)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """The last mixing of splitmix64, in int64 that overflows."""
+    numbers = (numbers ^ ((numbers >> 30) & (2**34 - 1))) * _ODD[1]
+    numbers = (numbers ^ ((numbers >> 27) & (2**37 - 1))) * _ODD[2]
+    return numbers ^ ((numbers >> 31) & (2**33 - 1))
