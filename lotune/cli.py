@@ -70,10 +70,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main() -> None:
     """Carry out the command line of this process."""
+    import gc
     import logging
     import warnings
 
+    from lotune.model.probed import hold_back
+
     share_cores()
+    gc.set_threshold(10_000, 10, 10)  # imports make objects that stay: to look through them costs half a second
+    hold_back()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
         logging.getLogger(name).setLevel(logging.ERROR)

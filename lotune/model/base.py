@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.probed import let_in
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
     folder = _folder(settings.model)
     if folder is not None:
         _check_folder(folder, settings.model)
+    if folder is None or b'"quantization_config"' in (folder / "config.json").read_bytes():
+        let_in()
     dtype = resolve_dtype(settings.dtype, device)
     source = str(folder) if folder is not None else settings.model
     with quietly(), _as_model_error(settings.model, folder is None):

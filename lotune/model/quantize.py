@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lotune.errors import SettingsError
 from lotune.model.base import Base, load_base, resolve_device, resolve_dtype
+from lotune.model.probed import let_in
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def check_quantize(kind: Quantize, device: str) -> None:
     """Nothing, where weights can be held like this here. Raises: SettingsError where library or device cannot."""
     if kind == "no":
         return
+    let_in()
     library = LIBRARIES[kind]
     if find_spec(library) is None:
         found, remedy = f"{kind} weights need {library}, which is not installed", "pip install 'lotune[quantize]'"

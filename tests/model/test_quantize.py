@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,35 @@ def test_a_run_with_a_quantised_base(small_base: Path, tmp_path: Path, kind: str
     assert json.loads((tmp_path / "mini" / "tuning.json").read_text())["total"] == plain
     merged = tmp_path / "mini" / "checkpoints" / card["chosen_checkpoint"] / "merged"
     assert "quantization_config" not in json.loads((merged / "config.json").read_text())
+
+
+HELD_BACK = """
+import sys, warnings
+import torch
+from lotune.model.probed import PROBED, hold_back
+hold_back()
+warnings.simplefilter("ignore")
+from lotune.model.base import load_base
+from lotune.model.checkpoints import start_adapter
+from lotune.model.quantize import is_quantized, load_quantized
+from lotune.model.settings import AdapterSettings, BaseSettings
+settings = BaseSettings(model=sys.argv[1], dtype="float32")
+start_adapter(load_base(settings, "cpu"), AdapterSettings(rank=2), 0)
+assert not any(sys.modules.get(name) for name in PROBED)
+for kind in sys.argv[2:]:
+    held = load_quantized(settings, "cpu", kind)
+    assert any(is_quantized(weight) for weight in held.model.parameters())
+    adapted = start_adapter(held, AdapterSettings(rank=2), 0)
+    adapted(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()
+"""
+
+
+@pytest.mark.slow
+def test_libraries_that_a_command_holds_back_are_let_in_for_a_quantised_base(small_base: Path) -> None:
+    kinds = [kind for kind, library in LIBRARIES.items() if importlib.util.find_spec(library) is not None]
+    command = [sys.executable, "-c", HELD_BACK, str(small_base), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_library_that_is_not_there_is_named(

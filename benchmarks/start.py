@@ -1,0 +1,70 @@
+"""Seconds that a command takes before it answers: the wall clock, and the processor's own.
+
+    python benchmarks/start.py [--rounds 5] [--json FILE]
+
+Each command is a process of its own, in a folder of 60 rows, recipes that are refused, and two files of predictions;
+the least of some rounds counts, after one that warms up. `evaluate` asks one question and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COMMANDS: dict[str, tuple[tuple[str, ...], float]] = {
+    "help": (("--help",), 0.3),
+    "help of tune": (("tune", "--help"), 0.6),
+    "init on 60 rows": (("init", "rows.csv", "--force"), 1.0),
+    "refused: a task that does not exist": (("run", "task.yaml"), 1.0),
+    "refused: rows of another task": (("run", "unusable.yaml"), 1.0),
+    "compare": (("compare", "a.jsonl", "b.jsonl"), 1.0),
+    "evaluate --model nano": (("evaluate", "--model", "nano", "--task", "arithmetic", "--limit", "1"), 3.0),
+}
+"""Command and the seconds that it may take on an idle machine, by name."""
+
+
+def write_inputs(folder: Path) -> None:
+    """Write the files that the commands read."""
+    (folder / "rows.csv").write_text("question,answer\n" + "".join(f"{n} and {n}?,{2 * n}\n" for n in range(60)))
+    (folder / "task.yaml").write_text("task: {name: nosuch}\n")
+    (folder / "unusable.yaml").write_text("task: {name: choice}\ndata: {train: rows.csv}\n")
+    asked = {"prompt": "1 + 1 =", "answer": "2", "read": "2", "key": "2", "scores": {}, "kind": "add", "cut": False}
+    for name in ("a", "b"):
+        lines = (json.dumps({"id": str(n), **asked, "right": n % 7 > 0}) for n in range(300))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def seconds_of(words: tuple[str, ...], folder: Path) -> tuple[float, float]:
+    """Wall-clock and processor seconds of one command."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-m", "lotune", *words], capture_output=True, cwd=folder, check=False)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each command is run")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        write_inputs(Path(name))
+        for title, (words, reach) in COMMANDS.items():
+            found = [seconds_of(words, Path(name)) for _ in range(options.rounds + 1)][1:]
+            wall, own = (min(times) for times in zip(*found, strict=True))
+            print(f"{title:40} {wall:6.2f} s, {own:6.2f} s of the processor; to reach: {reach:g} s", flush=True)
+            figures.append({"name": title, "ours": wall, "reach": reach, "unit": "s"})
+    if options.json:
+        options.json.write_text(json.dumps({"figures": figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
