@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
 from lotune.errors import SettingsError
+from lotune.text_display import print_visible, show_error
 from lotune.threads import share_cores
 from lotune.unforeseen import as_lotune_error, check_words
 
@@ -82,6 +83,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
         logging.getLogger(name).setLevel(logging.ERROR)
+    sys.excepthook = show_error
     app(prog_name="lotune")
 
 
@@ -436,11 +438,11 @@ def _carry_out(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: boo
         found = as_lotune_error(error)
         if debug or found is None:
             raise
-        print(found, file=sys.stderr)
+        print_visible(found, file=sys.stderr)
         raise typer.Exit(found.exit_status) from None
     except KeyboardInterrupt:
         more = f" The same command goes on from here: {shlex.join(['lotune', *sys.argv[1:]])}" if goes_on else ""
-        print(f"\nInterrupted.{more}", file=sys.stderr)
+        print_visible(f"\nInterrupted.{more}", file=sys.stderr)
         raise typer.Exit(130) from None
     if json and result is not None:  # of several processes one has a result
         from lotune.settings import as_json

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lotune.errors import SettingsError
+from lotune.text_display import escaped
 
 LARGEST = 10**9
 """Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
@@ -361,4 +362,5 @@ def as_json(result: Any) -> str:
             return value.model_dump(mode="json")
         return list(value) if isinstance(value, tuple) else str(value)
 
-    return orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    content = orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    return escaped(content.decode())

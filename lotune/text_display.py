@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 import unicodedata
+from types import TracebackType
+from typing import TextIO
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of characters that have no glyph, reorder text, steer a terminal or cannot be encoded."""
@@ -27,6 +31,32 @@ def visible(text: str) -> str:
     if text.isprintable() and _BLANK_LETTERS.isdisjoint(text):
         return text
     return "".join(mark(character) if is_hidden(character) else character for character in text)
+
+
+def print_visible(text: object, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a text from outside, on stdout unless `file` says otherwise, with its hidden characters as marks."""
+    print(visible(str(text)), end=end, file=file, flush=True)
+
+
+def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback in the same way; this is a `sys.excepthook`."""
+    print_visible("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
+
+
+def escaped(json: str) -> str:
+    r"""Return JSON with every hidden character of its texts as an escape; it says the same.
+
+    >>> escaped('{"a": "pay\u200bload \x9b2J"}')
+    '{"a": "pay\\u200bload \\u009b2J"}'
+    """
+    if all(map(str.isprintable, json.split("\n"))):
+        return json
+    return "".join(_escape(character) if is_hidden(character) else character for character in json)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
 def is_hidden(character: str) -> bool:

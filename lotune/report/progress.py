@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lotune.text_display import print_visible, visible
+
 if TYPE_CHECKING:
     from lotune.train.loop import Step
 
@@ -16,7 +18,7 @@ LINE_SECONDS = 30.0
 
 def say(text: str) -> None:
     """A sentence for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    print_visible(text, file=sys.stderr)
 
 
 class Progress:
@@ -34,10 +36,12 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+            name = TextColumn("{task.description}", markup=False)
+            figures = TextColumn("{task.fields[figures]}", markup=False)
+            columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), figures)
+            self._bar = Bar(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task(self._name, total=self._total, figures="")
+            self._task = self._bar.add_task(visible(self._name), total=self._total, figures="")
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lotune.evaluate.scorecard import Scorecard, Target
 from lotune.evaluate.statistics import Interval
+from lotune.text_display import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
 
 def show_scorecard(card: Scorecard, console: Console) -> None:
     """Print the whole card: verdict, target, kinds, retention, parameters, score, checkpoints, checks."""
-    from rich.markup import escape
     from rich.rule import Rule
+    from rich.text import Text
 
     console.print(Rule("scorecard", style="dim"))
     colour = "green" if card.valid else "red"
-    console.print(f"[bold {colour}]{escape(verdict_sentence(card))}[/]")
+    console.print(Text(visible(verdict_sentence(card)), style=f"bold {colour}"))
     for reason in card.reasons:
-        console.print(f"  - {escape(reason)}", highlight=False)
+        console.print(Text(visible(f"  - {reason}")))
     for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
         if table is not None:
             console.print(table)
     for line in _closing(card):
-        console.print(escape(line), highlight=False)
+        console.print(Text(visible(line)))
 
 
 def verdict_sentence(card: Scorecard) -> str:
@@ -196,4 +197,4 @@ def _add(table: Table, *cells: str) -> None:
     """Add a row of plain texts: nothing in them is read as markup."""
     from rich.text import Text
 
-    table.add_row(*(Text(cell) for cell in cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))

@@ -24,6 +24,7 @@ from lotune.stages.asking import load_model, settled
 from lotune.stages.outputs import check_alone
 from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows
+from lotune.text_display import print_visible
 
 HELP = (
     "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /help lists these, "
@@ -130,7 +131,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     settings = in_its_template(recipe.task, model, force)
     template = settings.prompt_template
     base = load_model(settled(recipe, model), model)
-    print(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
+    print_visible(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
     converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
 
 
@@ -138,7 +139,7 @@ def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
     """Answer each line; what begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
         if not is_text(line):
-            print("your message: is not UTF-8 text, and is left out", file=sys.stderr)
+            print_visible("your message: is not UTF-8 text, and is left out", file=sys.stderr)
             continue
         if line.startswith("/"):
             if _command(said, line):
@@ -149,7 +150,7 @@ def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
             said.answers.append(talk.answer(said, _show))
         except DataError as error:
             said.questions.pop()
-            print(error, file=sys.stderr)
+            print_visible(error, file=sys.stderr)
         _show("\n")
 
 
@@ -161,23 +162,23 @@ def _command(said: Conversation, line: str) -> bool:
         return True
     if name == "/reset":
         said.reset()
-        print("begun anew", file=sys.stderr)
+        print_visible("begun anew", file=sys.stderr)
     elif name == "/system":
         said.reset()
         said.system = text.strip()
-        print("begun anew with this system message", file=sys.stderr)
+        print_visible("begun anew with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
             file = Path(text.strip()).expanduser()
             said.save(file)
-            print(f"saved to {file}", file=sys.stderr)
+            print_visible(f"saved to {file}", file=sys.stderr)
         except (OSError, ValueError, RuntimeError, LotuneError) as error:  # RuntimeError: ~ of nobody
-            print(f"{text.strip()} cannot be written: {error}", file=sys.stderr)
+            print_visible(f"{text.strip()} cannot be written: {error}", file=sys.stderr)
     elif name == "/help":
-        print(HELP, file=sys.stderr)
+        print_visible(HELP, file=sys.stderr)
     else:
         found = "no file is named" if name == "/save" else "there is no such command"
-        print(f"{name}: {found}; {HELP}", file=sys.stderr)
+        print_visible(f"{name}: {found}; {HELP}", file=sys.stderr)
     return False
 
 
@@ -190,9 +191,9 @@ def _lines() -> Iterable[str]:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
             if sys.stdin.isatty():
-                print(file=sys.stderr)
+                print_visible("", file=sys.stderr)
             return
 
 
 def _show(piece: str) -> None:
-    print(piece, end="", flush=True)
+    print_visible(piece, end="")

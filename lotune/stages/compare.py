@@ -11,6 +11,7 @@ from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
 from lotune.recipe import Options
 from lotune.report.terminal import limits_text
+from lotune.text_display import print_visible
 
 SHOWN = 10
 """Items on which the two differ that are shown to a person."""
@@ -46,20 +47,22 @@ def _show(found: Comparison) -> None:
     sign = " %" if unit == 100 else ""
     facts = found.facts
     judge = f", judged by {facts.judge}" if facts.judge else ""
-    print(f"{facts.task}{judge}; template {facts.template}; {facts.protocol}")
+    print_visible(f"{facts.task}{judge}; template {facts.template}; {facts.protocol}")
     for letter, side in (("A", found.a), ("B", found.b)):
         interval = limits_text(side.interval, ".1f", unit)
-        print(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({interval})")
+        print_visible(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({interval})")
     change = f"{unit * found.difference:+.1f}{sign} ({limits_text(found.interval, '+.1f', unit)})"
-    print(f"B - A: {change}, p = {found.p_value:.3g}, {found.n} items")
-    print(f"B is better on {found.b_better_on} items, A on {found.a_better_on}")
-    print(f"{found.verdict}{_how_many(found)}")
+    print_visible(f"B - A: {change}, p = {found.p_value:.3g}, {found.n} items")
+    print_visible(f"B is better on {found.b_better_on} items, A on {found.a_better_on}")
+    print_visible(f"{found.verdict}{_how_many(found)}")
     if found.only_one_has:
-        print(f"{found.only_one_has} items that only one of the two has are left out")
+        print_visible(f"{found.only_one_has} items that only one of the two has are left out")
     for one in found.differing[:SHOWN]:
-        print(f"  {one.id}: key {_short(one.key)}, A {_short(one.a)}, B {_short(one.b)}: {one.better} is better")
+        print_visible(
+            f"  {one.id}: key {_short(one.key)}, A {_short(one.a)}, B {_short(one.b)}: {one.better} is better"
+        )
     if len(found.differing) > SHOWN:
-        print(f"  and {len(found.differing) - SHOWN} more: --json lists them")
+        print_visible(f"  and {len(found.differing) - SHOWN} more: --json lists them")
 
 
 def _how_many(found: Comparison) -> str:

@@ -27,6 +27,7 @@ from lotune.stages.things import folders_of
 from lotune.stages.wording import in_its_template
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Choosing
+from lotune.text_display import print_visible
 from lotune.train.parallel import joined, loss_is_named
 
 PROMPT_TOKENS = 256
@@ -103,7 +104,7 @@ def generate_text(
     answers = dict(engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens))
     found = [answers[number] for number in range(samples)]
     if not options.json:
-        print("\n\n".join(one.text for one in found))
+        print_visible("\n\n".join(one.text for one in found))
     several = {"answers": [one.text for one in found]} if samples > 1 else {}
     first = found[0]
     return {"model": model, "prompt": text, "answer": first.text, "stopped_by": first.stopped_by, **several}

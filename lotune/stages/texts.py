@@ -23,6 +23,7 @@ from lotune.stages.asking import answers_mark, computes_on, load_model, settled
 from lotune.stages.outputs import check_marks, check_output, in_parts
 from lotune.stages.things import folders_of
 from lotune.tasks.settings import TaskSettings
+from lotune.text_display import print_visible
 from lotune.train.parallel import joined, loss_is_named
 
 
@@ -82,7 +83,7 @@ def _record(text: TextFigures, mark: str) -> dict[str, Any]:
 
 
 def _show(figures: dict[str, Any]) -> None:
-    print(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
+    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
     for name, unit in (("perplexity", "perplexity a token"), ("bits_per_byte", "bits a byte")):
-        print(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
-    print(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")
+        print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
+    print_visible(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

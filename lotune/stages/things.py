@@ -53,6 +53,7 @@ from lotune.tasks.own_rows import NoGeneratorError, rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
+from lotune.text_display import print_visible
 from lotune.train.parallel import World, joined, loss_is_named
 
 
@@ -211,15 +212,15 @@ def _show(figures: dict[str, Any]) -> None:
     judge = f", judged by {figures['judge']}" if figures["judge"] else ""
     if rouge := figures.get("rouge_l"):
         judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
-    print(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
+    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
     for name, value in figures["metrics"].items():
         interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
-        print(f"{name}: {value:.4g}{interval}")
+        print_visible(f"{name}: {value:.4g}{interval}")
     if "asked_alone" in figures:
-        print(Alone(**figures["asked_alone"]).describe())
+        print_visible(Alone(**figures["asked_alone"]).describe())
     for kind, found in figures["by_kind"].items():
         shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
-        print(f"  {kind}: {shown}, {found['n']} rows")
+        print_visible(f"  {kind}: {shown}, {found['n']} rows")
 
 
 def _span(interval: Interval | None) -> str:
