@@ -99,7 +99,7 @@ def plain(text: str) -> str:
     >>> plain("a|b <b> *c*\n[d](e) x_1")
     'a\\|b &lt;b&gt; \\*c\\* \\[d\\](e) x\\_1'
     """
-    text = visible(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 

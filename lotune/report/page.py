@@ -1,7 +1,8 @@
 """A report as one HTML page that needs nothing else: styles and plots stand in it, and it runs no script.
 
-Whatever a person or a model wrote is escaped by the template; only the plots are put in as they are, and these escape
-their own labels.
+Whatever a person or a model wrote is escaped by the template, its hidden characters are shown as marks, and it has a
+direction of its own (`bdi`, or `dir="auto"` on blocks), so that it reorders nothing around it. Only the plots are put
+in as they are, and these escape their own labels.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["written"] = visible
-    environment.filters["said"] = lambda text: visible(text).replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["plain"] = visible
+    environment.filters["written"] = _isolated
+    environment.filters["said"] = lambda text: _isolated(text.replace(" %", "\N{NO-BREAK SPACE}%"))
+    environment.filters["stacked"] = _stacked
     environment.globals["key"] = lambda kind: Markup(key(kind))
     return environment.get_template("report.html.jinja").render(
         report=report,
@@ -49,6 +52,17 @@ def render_page(report: Report) -> str:
         kept=list(zip(words.kept_table(report.card.retention).rows, kept_strips(report), strict=True)),
         plots=plots(report),
     )
+
+
+def _isolated(text: str) -> Markup:
+    """A text from outside, or one that holds such, with its hidden characters as marks and a direction of its own."""
+    return Markup("<bdi>{}</bdi>").format(visible(text))
+
+
+def _stacked(text: str) -> Markup:
+    """A figure with what stands in brackets after it below."""
+    figure, _, span = text.replace(" %", "\N{NO-BREAK SPACE}%").partition(" (")
+    return Markup("{}<small>{}</small>").format(_isolated(figure), visible(span.removesuffix(")")))
 
 
 def kind_strips(report: Report) -> list[Markup]:

@@ -14,9 +14,10 @@ import pytest
 
 from lotune.evaluate.scorecard import Scorecard, make_scorecard
 from lotune.report import words
-from lotune.report.contents import Report, Setting, Training, gather
+from lotune.report.contents import Answered, Report, Setting, Training, gather
 from lotune.report.markdown import render_markdown
 from lotune.report.page import render_page
+from lotune.text_display import is_hidden
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 QUOTED = 'it\'s "one" <b>&'
@@ -135,6 +136,74 @@ def test_written_texts_are_escaped_in_the_page(page: str) -> None:
         "<script>alert(2)</script>",
     ):
         assert written in text, written
+
+
+HIDDEN = "\x1b\x85\x9b\xad\u200b\u200f\u202e\u2066\ufeff\u2028"
+PROBE = f"\u05d0\u05d1{HIDDEN}\u05d2"
+"""Letters that are written from right to left, with what steers, hides or reorders among them."""
+
+
+class Directions(Reader):
+    """Of each text of a page: whether an element around it gives it a direction of its own."""
+
+    def __init__(self, page: str) -> None:
+        self.own: list[bool] = []
+        self.found: list[tuple[str, bool]] = []
+        super().__init__(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        super().handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.own.append(tag in ("bdi", "title") or dict(attrs).get("dir") == "auto")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        super().handle_startendtag(tag, attrs)
+        self.own.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        super().handle_endtag(tag)
+        self.own.pop()
+
+    def handle_data(self, data: str) -> None:
+        super().handle_data(data)
+        self.found.append((data, any(self.own)))
+
+
+@pytest.fixture(scope="module")
+def probed(report: Report) -> Report:
+    """A report whose texts from outside are all the probe."""
+
+    def of(one: Answered) -> Answered:
+        judged = replace(one.tuned.judged, read=PROBE, key=PROBE)
+        its = replace(one.tuned, text=PROBE, prompt=PROBE, example_id=PROBE, kind=PROBE, judged=judged)
+        return Answered(PROBE, its, its)
+
+    rows = {name: tuple(map(of, getattr(report.examples, name))) for name in ("won", "lost", "unsolved")}
+    counts = {
+        **report.counts,
+        "rows": {**report.counts["rows"], "malformed_rows": [PROBE], "kinds": {PROBE: 3}},
+        "tokens": {**report.counts["tokens"], "first": PROBE},
+    }
+    target = report.card.target.model_copy(update={"by_kind": {PROBE: next(iter(report.card.target.by_kind.values()))}})
+    card = report.card.model_copy(
+        update={"base": PROBE, "notes": (PROBE,), "reasons": (PROBE, PROBE), "target": target, "valid": False}
+    )
+    return replace(
+        report, name=PROBE, card=card, examples=replace(report.examples, **rows), counts=counts, recipe=PROBE,
+        settings=(Setting(PROBE, PROBE, PROBE, PROBE),), environment={**report.environment, "processor": PROBE},
+    )  # fmt: skip
+
+
+def test_nothing_in_either_form_is_hidden(probed: Report) -> None:
+    for text in (render_page(probed), render_markdown(probed)):
+        assert [hex(ord(character)) for character in set(text) if is_hidden(character)] == []
+        assert "\u05d1␛‹U+0085›‹U+009B›‹U+00AD›‹U+200B›‹U+200F›‹U+202E›‹U+2066›‹U+FEFF›‹U+2028›\u05d2" in text
+
+
+def test_each_text_from_outside_has_a_direction_of_its_own(probed: Report) -> None:
+    found = [(text, own) for text, own in Directions(render_page(probed)).found if "\u05d0" in text]
+    assert len(found) > 30
+    assert [text for text, own in found if not own] == []
 
 
 def test_written_texts_are_escaped_in_the_markdown(report: Report) -> None:
