@@ -75,6 +75,41 @@ def test_imports_run_downwards() -> None:
     assert not arrows, "\n".join(arrows)
 
 
+LARGE = {"torch", "transformers", "peft"}
+"""Libraries that take seconds to import: what refuses a recipe or reads files imports them in functions only."""
+LIGHT = ("cli", "recipe", *(f"stages.{name}" for name in ("run", "prepare", "tune", "evaluate", "pretrain", "things")))
+
+
+def imported_at_once(module: str) -> Iterator[str]:
+    """The modules and libraries that importing a module imports: at its top, not for type checking."""
+    pending = list(ast.parse(path_of(module).read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if path_of(inner).exists() else node.module
+        elif isinstance(node, ast.If | ast.Try | ast.With) and "TYPE_CHECKING" not in ast.dump(node):
+            pending += node.body
+
+
+def path_of(module: str) -> Path:
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_recipe_can_be_refused_without_a_large_library(name: str) -> None:
+    trails = [(f"lotune.{name}",)]
+    for trail in trails:  # grows
+        for other in imported_at_once(trail[-1]):
+            assert other.partition(".")[0] not in LARGE, " -> ".join((*trail, other))
+            if other.startswith("lotune") and not any(other in known for known in trails):
+                trails.append((*trail, other))
+
+
 def test_every_room_has_a_floor() -> None:
     rooms = {room_of(module) for module in MODULES} - {""}
     assert rooms <= set(FLOOR)

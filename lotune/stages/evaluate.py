@@ -30,7 +30,6 @@ from lotune.evaluate.scorecard import (
 )
 from lotune.model.base import Base, count_parameters, dtype_name, load_base, resolve_device, resolve_dtype
 from lotune.model.quantize import load_as_trained
-from lotune.model.rest import REDUCED
 from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
@@ -175,6 +174,8 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
 def _test(
     run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> Tested:
+    from lotune.model.rest import REDUCED
+
     found, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETAINED), strict=True)
