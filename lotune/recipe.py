@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from lotune.data.settings import DataSettings
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate.settings import EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.settings import Settings, flatten, read_settings
@@ -182,6 +183,14 @@ def check_files(recipe: Recipe) -> None:
 def _is_there(path: Path) -> bool:
     """Whether a path is a file, or a folder with something in it."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raise SettingsError where a recipe asks for files of TensorBoard and it is not installed."""
+    if recipe.tune.tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError(
+            "tune.tensorboard", "TensorBoard is not installed", remedy="pip install 'lotune[tensorboard]'"
+        )
 
 
 def check_pretraining_paths(recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lotune.recipe import Recipe, Stage, check_files, stage_inputs
+from lotune.recipe import Recipe, Stage, check_extras, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run
 
@@ -26,10 +26,12 @@ def warn_of_changes(run: Run, recipe: Recipe, dry_run: bool = False) -> None:
 
     Where that is none, the recipe is the run's from here on; a dry run leaves it.
 
-    Raises: DataError where a file of rows is missing.
+    Raises: DataError where a file of rows is missing, SettingsError where a tuning needs an extra that is not there.
     """
     check_files(recipe)
     found = invalidated(run, recipe)
+    if run.stage_state("tune", {}) == "fresh" or any("tune" in stages for stages in found.values()):
+        check_extras(recipe)
     for change, stages in found.items():
         say(f"changed: {change} (invalidates {', '.join(stages)})")
     for change in run.recipe_changes:

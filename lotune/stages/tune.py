@@ -33,7 +33,7 @@ from lotune.model.base import (
     resolve_dtype,
 )
 from lotune.model.quantize import load_as_trained, load_quantized
-from lotune.recipe import Options, Recipe, stage_inputs
+from lotune.recipe import Options, Recipe, check_extras, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
@@ -88,6 +88,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
     """What tuning, validation and merging found, each done anew where it is missing or what it depends on changed."""
     inputs, path = tuning_inputs(run, recipe), run.folder / "training.json"
     if run.stage_state("tune", inputs) != "done" or not path.exists():
+        check_extras(recipe)
         options.world.tell("tune")
         begun = _begin(recipe, options.world)
         forecast = _estimate(begun, recipe)
@@ -275,12 +276,14 @@ def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) ->
 
 def _steps(run: Run, recipe: Recipe, begun: Begun, training: Training, done: int, notes: Any) -> Iterator[Step]:
     """The steps after the `done` ones, shown, logged, and their state saved where that is due."""
-    writer = _tensorboard(run) if recipe.tune.tensorboard else None
+    writer = _tensorboard(run, done) if recipe.tune.tensorboard else None
     steps, plan = _train_steps(recipe, begun, training, done), begun.plan
     minutes, always = recipe.save_every_minutes, plan.checkpoints
     for step in course(run, "tuning", steps, (done, plan.steps), training, notes, minutes=minutes, always=always):
         _write_scalars(writer, step)
         yield step
+    if writer is not None:
+        writer.close()
 
 
 def _checkpoint(
@@ -421,15 +424,14 @@ def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Exa
     return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
 
 
-def _tensorboard(run: Run) -> Any:
-    """Raises: SettingsError where the extra is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise SettingsError(
-            "tune.tensorboard", "TensorBoard is not installed", remedy="pip install 'lotune[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(run.folder / "tensorboard"))
+def _tensorboard(run: Run, done: int) -> Any:
+    """Return a writer of curves that go on after the `done` steps; what an earlier process wrote of later ones goes."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run.folder / "tensorboard"
+    if done == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
 
 
 def _write_scalars(writer: Any, step: Step) -> None:
