@@ -335,7 +335,7 @@ def sample(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your training rows.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="Your training rows.")],
     out: Annotated[Path | None, typer.Option(help="Recipe to write; without it, it is named after the file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     json: Json = False,

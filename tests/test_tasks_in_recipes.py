@@ -45,13 +45,3 @@ def test_a_run(name: str, small_base: Path, tmp_path: Path) -> None:
     words = [f"task.{key}={json.dumps(value)}" for key, value in recipe["task"].items() if key != "name"]
     figures = call("evaluate", "--model", small_base, "--task", name, "--data", file, "--limit", "5", "--json", *words)
     assert METRICS[name] in json.loads(figures.stdout)["metrics"]
-
-
-@pytest.mark.parametrize(("content", "name", "task"), [
-    (",Question,A,B,C,D,Answer\n0,Who?,a,b,c,d,B\n", "arts.csv", "choice"),
-    ("id\tquestion1\tquestion2\tis_duplicate\n1\tWhy?\tHow?\t0\n", "QQP.tsv", "sentences"),
-])  # fmt: skip
-def test_init_recognises_well_known_files(tmp_path: Path, content: str, name: str, task: str) -> None:
-    (tmp_path / name).write_text(content)
-    call("init", tmp_path / name, "--out", tmp_path / "first.yaml")
-    assert yaml.safe_load((tmp_path / "first.yaml").read_text())["task"]["name"] == task

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.formats import READERS, check_file
-from lotune.data.tables import HeaderRule, counted, no_header
+from lotune.data.tables import HeaderRule, counted
 from lotune.errors import DataError
 
 TABLES = (".csv", ".tsv", ".txt")
@@ -36,27 +36,21 @@ def row_files(path: Path) -> list[Path]:
     return [_checked(one) for one in files]
 
 
-def header_rule(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = MOST_ROW_BYTES) -> HeaderRule:
-    """The header rule by which all files of a folder are read: `headed`, or that none of them has a header.
+def check_alike(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = MOST_ROW_BYTES) -> None:
+    """Nothing, where all files of a folder have the same columns.
 
-    One file's first row may look like a header by chance; that none of the others has these columns gives it away.
     Raises: DataError naming the files whose columns are not those of the others.
     """
     if len(files) == 1:
-        return headed
+        return
     columns = {file: _columns(file, headed, max_row_bytes) for file in files}
     usual = _usual(columns)
     odd = {file: found for file, found in columns.items() if found and not _fits(file, found, usual)}
-    bare = all(name.isdecimal() for name in usual)
-    if odd and bare and all(_is_table(file) and len(found) == len(usual) for file, found in odd.items()):
-        return no_header
     if odd:
         first, *others = odd
         more = f"; nor do {', '.join(file.name for file in others[:5])}" if others else ""
         found = f"does not fit the other files of {first.parent}: it has {_named(odd[first])}{more}"
-        remedy = "move it to another folder, or name one file"
-        raise DataError(str(first), found, _named(usual), remedy)
-    return headed
+        raise DataError(str(first), found, _named(usual), "move it to another folder, or name one file")
 
 
 def files_digest(files: Sequence[Path]) -> str:

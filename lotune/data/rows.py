@@ -19,7 +19,7 @@ from typing import Any, Literal
 import orjson
 
 from lotune.data.bounded import MOST_ROW_BYTES, too_long
-from lotune.data.folders import files_digest, header_rule, row_files
+from lotune.data.folders import check_alike, files_digest, row_files
 from lotune.data.formats import READERS, short
 from lotune.data.spool import Spool
 from lotune.data.tables import HeaderRule, looks_like_header, no_header
@@ -128,7 +128,7 @@ def read_rows(
     if columns:
         numbered = all(name.isdecimal() for name in columns.values())
         headed = no_header if numbered else lambda *_: True
-    headed = header_rule(files, headed, max_row_bytes)
+    check_alike(files, headed, max_row_bytes)
     malformed: list[Malformed] = []
     there: dict[str, None] = {}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,8 +15,7 @@ from typing import Any
 from lotune.data.batches import encode_row, marked
 from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example
-from lotune.data.formats import begins_with_object, read_json_document
-from lotune.data.rows import listed, read_rows, remedy_for, to_conversation, write_jsonl
+from lotune.data.rows import listed, remedy_for, to_conversation, write_jsonl
 from lotune.data.tokenizers import LightTokenizer
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.alone import compare_alone, rows_alone, wider, wider_target
@@ -44,12 +44,10 @@ from lotune.stages.asking import (
 )
 from lotune.stages.outputs import check_marks, check_new, check_output
 from lotune.stages.wording import in_its_template
-from lotune.tasks.arithmetic.kinds import recognise
-from lotune.tasks.arithmetic.task import problem_and_solution
 from lotune.tasks.datasets import evaluation_rows
-from lotune.tasks.instructions.shapes import refuse, shape_of, suggested_columns
 from lotune.tasks.metrics import rouge_l
 from lotune.tasks.own_rows import NoGeneratorError, rows_wanted_by
+from lotune.tasks.recognition import settings_of
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Row, Task
@@ -227,17 +225,10 @@ def _span(interval: Interval | None) -> str:
     return f" (95 % interval {limits_text(interval, '.4g')})"
 
 
+MOST_COUNTED = 20_000
+"""Rows in which `init` looks for kinds."""
 SMALL = 1_000
 """Rows up to which `init` counts how many of them differ."""
-LAYOUTS = {
-    ("problem", "solution"): "arithmetic",
-    ("context", "qas"): "reading",
-    ("Question", "A", "B", "C", "D"): "choice",
-    ("question", "options", "answer"): "choice",
-    ("question1", "question2"): "sentences",
-    ("#1 String", "#2 String"): "sentences",
-}
-"""Columns by which a file's task is known; what is neither of these is read by the task instructions."""
 
 
 def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[str, Any]:
@@ -246,11 +237,12 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     Raises: DataError where no task reads such rows, SettingsError where the recipe would take the place of the rows, or
     is there already and `force` is not given.
     """
-    settings = _recognise(file)
-    target = out or Path(f"{file.stem}.yaml")
+    settings = settings_of(file)
+    target = out or Path(f"{file.resolve().name if file.is_dir() else file.stem}.yaml")
     check_output(target, file)
     check_new(target, force)
     task = build_task(settings)
+    settings = settings.model_copy(update={"judge": task.rule or None})
     read = task.read(file, on_error="skip")
     rows, malformed = read.rows, read.malformed
     if malformed:
@@ -260,10 +252,17 @@ def init(file: Path, out: Path | None, force: bool, options: Options) -> dict[st
     for example in shown:
         say(f"--- {example.id}\n{marked(tokenizer, encode_row(tokenizer, example))}")
     write_atomically(target, _recipe_text(settings, file, _different(task, rows)))
-    say(f"{len(rows)} rows of {task.name}; of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
+    kinds = _kinds(task, rows)
+    judge = f"judged by {task.rule}, " if task.rule else ""
+    of_kinds = f", of {kinds} kinds" if kinds > 1 else ""
+    say(f"{len(rows)} rows of {task.name}{of_kinds}; {judge}measured in {task.metric}")
+    if settings.columns:
+        say("columns: " + ", ".join(f"{field}: {name!r}" for field, name in settings.columns.items()))
+    say(f"of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
     say(f"recipe written: lotune run {shlex.quote(str(target))}")
     counts = {"rows": len(rows), "malformed": len(malformed)}
-    return {"task": task.name, "columns": settings.columns, **counts, "recipe": str(target)}
+    judged = {"judge": task.rule, "metric": task.metric}
+    return {"task": task.name, "columns": settings.columns, **judged, "kinds": kinds, **counts, "recipe": str(target)}
 
 
 def _nano_tokenizer() -> LightTokenizer:
@@ -272,36 +271,11 @@ def _nano_tokenizer() -> LightTokenizer:
     return LightTokenizer(folder)
 
 
-def _recognise(file: Path) -> TaskSettings:
-    """The settings of the task that reads a file's rows. Raises: DataError naming their fields where none does."""
-    if file.suffix.lower() == ".json" and file.is_file() and begins_with_object(file):
-        document = read_json_document(file)
-        if isinstance(document, dict) and isinstance(document.get("data"), list):
-            return TaskSettings(name="reading")
-    rows = [row for _, row in read_rows(file, on_error="skip").rows]
-    for wanted, name in LAYOUTS.items():
-        if set(wanted) <= set(rows[0]):
-            return TaskSettings(name=name)
-    if any(_asks_arithmetic(row) for row in rows[:20]):
-        return TaskSettings(name="arithmetic")
-    shape = next(filter(None, map(shape_of, rows)), None)
-    columns = suggested_columns(rows[0])
-    if shape is None and not columns:
-        refuse(file, rows[:100], "; problem, solution; or SQuAD's layout")
-    plain = "prompt" in columns or (shape is not None and shape.field == "prompt")
-    return TaskSettings(name="instructions", columns=columns, template="plain" if plain else "alpaca")
-
-
-def _asks_arithmetic(row: Row) -> bool:
-    """Whether a conversation of one question asks one of the arithmetic task's."""
-    try:
-        return "conversations" in row and recognise(problem_and_solution(row)[0]) is not None
-    except DataError:
-        return False
-
-
 def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Example]:
-    """The first examples that can be trained on. Raises: DataError, that of the first row, where there is none."""
+    """The first examples that can be trained on.
+
+    Raises: DataError, that of the first row, where there is none; with another use of rows without keys.
+    """
     found: list[Example] = []
     faults: list[DataError] = []
     for row in rows:
@@ -312,8 +286,19 @@ def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Ex
         if len(found) >= number:
             break
     if not found:
-        raise faults[0]
+        fault = faults[0]
+        remedy = fault.remedy or f"train on rows with keys; `lotune generate --task {task.name}` answers rows without"
+        raise DataError(fault.where, fault.found, fault.expected, remedy)
     return found[:number]
+
+
+def _kinds(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
+    """How many kinds the first rows are of."""
+    found = set()
+    for row in islice(rows, MOST_COUNTED):
+        with suppress(DataError):
+            found |= {example.kind for example in task.examples([row], training=False)}
+    return len(found - {""})
 
 
 def _different(task: Task, rows: Sequence[tuple[str, Row]]) -> int:

@@ -73,13 +73,6 @@ def test_folders_without_files_of_rows(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
-def test_one_first_row_that_reads_like_a_header_is_a_row_where_the_other_files_have_none(tmp_path: Path) -> None:
-    folder = written(
-        tmp_path / "all", a__tsv="good\tJohn left\n1\tHe left.\n", b__tsv="1\tHe came.\n", c__tsv="0\tHe come.\n"
-    )
-    assert len(read_rows(folder).rows) == 4
-
-
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_a_txt_file_with_tabs_is_a_table(tmp_path: Path, mark: bytes, end: bytes) -> None:

@@ -104,16 +104,17 @@ def check_shapes(file: RowFile) -> None:
         refuse(file.path, [row for _, row in file.rows[:100]])
 
 
-def refuse(path: Path, rows: Sequence[Row], others: str = "") -> None:
-    """Raises: DataError naming the fields of rows of no known shape, and what may mend it.
-
-    `others` are the rows that are expected besides.
-    """
+def refuse(path: Path, rows: Sequence[Row]) -> None:
+    """Raises: DataError naming the fields of rows of no known shape, and what may mend it."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
     columns = suggested_columns(fields)
     mapped = ", ".join(f"{wanted}: {name}" for wanted, name in columns.items())
-    remedy = f"name them in the recipe, task.columns: {{{mapped}}}" if mapped else _nearest_field(fields)
-    raise DataError(str(path), f"its rows have the fields {', '.join(fields) or '(none)'}", EXPECTED + others, remedy)
+    remedy = (
+        f"name them in the recipe, task.columns: {{{mapped}}}"
+        if mapped
+        else nearest_field(fields) or "name them in task.columns"
+    )
+    raise DataError(str(path), f"its rows have the fields {', '.join(fields) or '(none)'}", EXPECTED, remedy)
 
 
 def suggested_columns(fields: Collection[str]) -> dict[str, str]:
@@ -160,9 +161,10 @@ def _meant(field: str, fields: Collection[str], free: Sequence[str]) -> str:
     return plain[close[0]] if close else ""
 
 
-def _nearest_field(fields: Iterable[str]) -> str:
+def nearest_field(fields: Iterable[str]) -> str:
+    """The clause that names the fields that are spelt nearly like these; empty where none is."""
     near = [(name, close[0]) for name in fields if (close := get_close_matches(name.lower(), FIELDS, 1))]
-    return "; ".join(f"did you mean {wanted} by {name}?" for name, wanted in near) or "name them in task.columns"
+    return "; ".join(f"did you mean {wanted} by {name}?" for name, wanted in near)
 
 
 def _text(where: str, row: Row, field: str) -> str:
