@@ -82,7 +82,8 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     with joined(plan.device) as world:
         share = Share(world.rank, world.size)
         batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
-        return _timed(model, batches, optimizers, plan, settings.clip_norm, compile, world)
+        half = plan.precision == "bfloat16"
+        return _timed(model, batches, optimizers, plan, settings.clip_norm, compile, world, half)
 
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
@@ -104,9 +105,10 @@ def _timed(
     clip_norm: float,
     compile: bool,
     world: World = ALONE,
+    half: bool = False,
 ) -> Result:
     result, shares = Result(plan.device), [1.0] * plan.steps
-    for step in train(model, batches, optimizers, shares, clip_norm=clip_norm, compile=compile, world=world):
+    for step in train(model, batches, optimizers, shares, clip_norm=clip_norm, compile=compile, world=world, half=half):
         result.step_ends()
         result.losses.append(step.loss)
         result.norms.append(step.gradient_norm)

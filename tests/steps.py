@@ -54,10 +54,12 @@ class Catcher(torch.optim.Optimizer):
         self.caught = [p.grad.clone() for group in self.param_groups for p in group["params"]]
 
 
-def step_of(model: Any, micro_batches: list[Batch], clip_norm: float = 0.0) -> tuple[Any, list[torch.Tensor]]:
+def step_of(
+    model: Any, micro_batches: list[Batch], clip_norm: float = 0.0, half: bool = False
+) -> tuple[Any, list[torch.Tensor]]:
     """The record of one step of the training loop, and its gradients."""
     catcher = Catcher([p for p in model.parameters() if p.requires_grad])
-    [step] = train(model, [micro_batches], Optimizers((catcher,), (1.0,)), [1.0], clip_norm=clip_norm)
+    [step] = train(model, [micro_batches], Optimizers((catcher,), (1.0,)), [1.0], clip_norm=clip_norm, half=half)
     return step, catcher.caught
 
 

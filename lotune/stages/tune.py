@@ -258,6 +258,8 @@ def _rows_of_step(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str
 
 def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) -> Iterator[Step]:
     """The steps after the `done` ones."""
+    import torch
+
     from lotune.train.loop import train
 
     settings = recipe.tune
@@ -271,6 +273,7 @@ def _train_steps(recipe: Recipe, begun: Begun, training: Training, done: int) ->
         compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu and not begun.in_shards),
         first_step=done + 1,
         world=begun.world,
+        half=begun.base.dtype == torch.bfloat16,
     )
 
 

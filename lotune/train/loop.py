@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,6 +134,23 @@ def recompute_activations(model: Any, setting: str) -> None:
     model.disable_input_require_grads()  # else gradients would go below the lowest adapter
 
 
+@contextmanager
+def keeping_inputs(model: Any, wanted: bool) -> Iterator[None]:
+    """Where `wanted`, keep PEFT's layers from turning their inputs to the float32 of their weights, for a moment.
+
+    Under autocast the weights are turned to the inputs' format instead, which are larger.
+    """
+    layers = [module for module in model.modules() if getattr(module, "cast_input_dtype_enabled", False)]
+    layers = layers if wanted else []
+    for layer in layers:
+        layer.cast_input_dtype_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.cast_input_dtype_enabled = True
+
+
 MOST_ROWS = 32
 """Rows of a step that an error names."""
 
@@ -155,7 +172,7 @@ def train(
 
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
     however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
-    learning rate of step i + 1 as a share of the highest. `half`: products are made in bfloat16 from float32 weights.
+    learning rate of step i + 1 as a share of the highest. `half`: products are made in bfloat16, those of float32 weights too.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
@@ -169,7 +186,7 @@ def train(
         supervised, tokens, passes = _whole_step(world, micro_batches)
         loss, lines = 0.0, filled_up(micro_batches, passes)
         for batch in lines:
-            with passing(batch, remedy), dropping(draw, batch, number, device):
+            with passing(batch, remedy), dropping(draw, batch, number, device), keeping_inputs(model, half):
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     part = head.loss_sum(on_device(batch, device)) / supervised
                 part.backward()
@@ -207,7 +224,7 @@ def _faults(model: Any, lines: Sequence[Batch], supervised: int, half: bool, ste
         head.loss_sum(on_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
     with noting_faults(model) as faults:
         for batch in lines:
-            with dropping(draw, batch, step, device):
+            with dropping(draw, batch, step, device), keeping_inputs(model, half):
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     part = head.loss_sum(on_device(batch, device)) / supervised
                 if not part.isfinite():

@@ -385,6 +385,38 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
     assert half != whole
 
 
+def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_precision(llama: Any) -> None:
+    """Its gradients are as near to those of float64 as where PEFT turns every input to float32."""
+    model = attach(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules="all-linear"), 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 0.1) if parameter.requires_grad else None
+    batch, inputs = pad(some_rows(8, 1), PAD), set[torch.dtype]()
+
+    def gradients(base: torch.dtype, half: bool) -> torch.Tensor:
+        own = copy.deepcopy(model)
+        for parameter in own.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else base)
+        if base == torch.float64:
+            own.double()
+        inputs.clear()
+        for name, module in own.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_pre_hook(lambda _, given: inputs.add(given[0].dtype))
+        _, found = step_of(own, [batch], half=half)
+        assert all(getattr(module, "cast_input_dtype_enabled", True) for module in own.modules())
+        return torch.cat([gradient.flatten().double() for gradient in found])
+
+    exact = gradients(torch.float64, half=False)
+    turned = (gradients(torch.bfloat16, half=False) - exact).norm()
+    assert inputs == {torch.float32}
+    kept = (gradients(torch.bfloat16, half=True) - exact).norm()
+    assert inputs == {torch.bfloat16}
+    assert kept <= 1.5 * turned
+    assert kept <= 0.1 * exact.norm()
+
+
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same(llama: Any) -> None:
     def losses(compile: bool) -> list[float]:
