@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,3 +108,19 @@ def test_a_merged_model_that_differs_stops_the_run(
     monkeypatch.setattr(checkpoints, "merge", broken)
     with pytest.raises(CheckError):
         merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    from lotune.stages import tune
+    from lotune.train import loop
+
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(loop, "train", lambda *_, **words: told.update(words))
+    monkeypatch.setattr(tune, "_batches", lambda *_: [])
+    begun: Any = SimpleNamespace(plan=SimpleNamespace(shares=[1.0]), world=None, in_shards=False)
+    begun.base = SimpleNamespace(dtype=dtype)
+    tune._train_steps(Recipe(device="cpu"), begun, SimpleNamespace(model=None, optimizers=None), 0)
+    assert told["half"] == (dtype == torch.bfloat16)
