@@ -172,7 +172,7 @@ def train(
 
     `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
     however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
-    learning rate of step i + 1 as a share of the highest. `half`: products are made in bfloat16, those of float32 weights too.
+    learning rate of step i + 1 as a share of the highest. `half`: products are in bfloat16, of any weights.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
