@@ -42,10 +42,11 @@ _TOO_LONG = too_long(0).partition("0")[0]
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row that cannot be read: where it stands ("train.jsonl:12") and what is wrong with it."""
+    """A row that cannot be read: where it stands ("train.jsonl:12"), what is wrong with it and what mends it."""
 
     where: str
     reason: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,10 @@ def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict
 
 
 def remedy_for(malformed: Sequence[Malformed]) -> str:
-    """Return what helps against the faults of these rows."""
+    """Return what helps against the faults of these rows: settings that mend them, where there are any."""
+    named = list(dict.fromkeys(row.remedy for row in malformed if row.remedy))
+    if named:
+        return f"{'; '.join(named[:2])}; or {MEND_ROWS}"
     if any(row.reason.startswith(_TOO_LONG) for row in malformed):
         return SHORTEN_ROWS
     return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else MEND_ROWS

@@ -21,7 +21,7 @@ from lotune.data.tables import looks_like_header
 from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, unjudgeable
-from lotune.tasks.own_rows import filled, no_generator, write_rows
+from lotune.tasks.own_rows import filled, named_columns, no_generator, write_rows
 from lotune.tasks.settings import LIKELIHOOD_JUDGES, TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -130,7 +130,7 @@ class ChoiceTask:
         for id, row in rows:
             question = question_of(id, row)
             if training and not question.letter:
-                raise DataError(id, "has no answer to train on", "the right option's letter")
+                raise DataError(id, "has no answer to train on", "the right option's letter", named_columns("answer"))
             yield self._example(id, question, template, training)
             for copy in range(1, self.settings.copies + 1 if training else 1):
                 shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
@@ -233,13 +233,17 @@ def question_of(id: str, row: Row) -> Question:
         text, options, answer = _of_columns(id, row)
         about = filled(row.get("domain")) or (_domain_of_file(id) if _is_benchmark(row) else "")
     if len(options) < 2 or not str(text).strip():
-        raise DataError(id, f"has no question with two options at least (it has {', '.join(row)})", _EXPECTED)
+        remedy = f"{named_columns('question', *'AB', 'answer')}, or options for a list"
+        raise DataError(id, f"has no question with two options at least (it has {', '.join(row)})", _EXPECTED, remedy)
     if len(options) > len(LETTERS):
         raise DataError(id, f"has {len(options)} options", f"{len(LETTERS)} at most")
     return Question(str(text), options, _letter(id, answer, options), about)
 
 
 _EXPECTED = "question, options and answer; question, A, B, C, D and answer; or the contest's instruction, input, output"
+
+
+_ANSWER = "name the column of the key (a letter, a number from 0, or an option's text): task.columns={answer: COLUMN}"
 
 
 def _of_contest(id: str, text: str) -> tuple[str, tuple[str, ...]]:
@@ -300,7 +304,7 @@ def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
         return letters[int(text)]
     if _ANNOUNCED.search(text) and (named := letter_of(text, len(options))):
         return named
-    raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}")
+    raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}", _ANSWER)
 
 
 def _is_benchmark(row: Row) -> bool:

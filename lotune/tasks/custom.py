@@ -87,7 +87,8 @@ class CustomTask:
             key = filled(row.get(self.settings.answer))
             if training and not key.strip():
                 near = nearest_names([self.settings.answer], row)
-                raise DataError(id, f"has no {self.settings.answer} to train on (it has {', '.join(row)}{near})")
+                found = f"has no {self.settings.answer} to train on (it has {', '.join(row)}{near})"
+                raise DataError(id, found, "an answer", "name its column in task.answer")
             word = word_of(id, key.strip(), self.settings.labels) if self.rule == "label" else key
             target = word if training else in_form(self.rule, word)
             yield Example(id, template.render(self._filled(id, row)), target, (word,) if word.strip() else ())
@@ -97,7 +98,9 @@ class CustomTask:
         missing = [name for name in names if row.get(name) is None]
         if missing:
             found = f"has no {', '.join(missing)} (it has {', '.join(row)}{nearest_names(missing, row)})"
-            raise DataError(id, found, "the columns that task.prompt names")
+            raise DataError(
+                id, found, "the columns that task.prompt names", "write the file's own names into task.prompt"
+            )
         return _NAMES.sub(lambda match: str(row[match.group(1)]), self.settings.prompt)
 
     def generate(self, rows: int, seed: int) -> list[Row]:

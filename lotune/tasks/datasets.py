@@ -137,7 +137,7 @@ def _usable(task: Task, rows: Sequence[tuple[str, Row]], training: bool, wrong: 
         try:
             yield from list(task.examples([row], training=training))
         except DataError as error:
-            wrong.append(Malformed(error.where, error.found))
+            wrong.append(Malformed(error.where, error.found, error.remedy))
 
 
 def _or(value: int | None, default: int) -> int:

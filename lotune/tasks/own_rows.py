@@ -43,6 +43,19 @@ def rows_wanted_by(where: str) -> Iterator[None]:
         raise NoGeneratorError(error.task, where) from None
 
 
+LABELS_REMEDY = "name every label of the file in task.labels, with its word, such as {neg: bad, pos: good}"
+"""What helps where a label of a file is none of those that the task has."""
+
+
+def named_columns(*fields: str) -> str:
+    """Return the remedy where a file has these fields of a task's rows under other names.
+
+    >>> named_columns("sentence", "label")
+    "name the file's columns: task.columns={sentence: COLUMN, label: COLUMN}"
+    """
+    return f"name the file's columns: task.columns={{{', '.join(f'{field}: COLUMN' for field in fields)}}}"
+
+
 def word_of(id: str, label: str, labels: Mapping[str, str]) -> str:
     """The word that stands for a label of a file, which may be the word itself; empty where there is no label.
 
@@ -53,7 +66,7 @@ def word_of(id: str, label: str, labels: Mapping[str, str]) -> str:
     """
     if label and label not in labels and label not in labels.values():
         expected = f"one of {', '.join(labels)}"
-        raise DataError(id, f"its label is {label!r}", expected, "mend the file, or name its labels in task.labels")
+        raise DataError(id, f"its label is {label!r}", expected, LABELS_REMEDY)
     return labels.get(label, label)
 
 

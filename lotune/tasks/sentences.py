@@ -17,7 +17,7 @@ from lotune.data.rows import OnError, RowFile, read_rows, spooled
 from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, unjudgeable
-from lotune.tasks.own_rows import filled, no_generator, word_of, write_rows
+from lotune.tasks.own_rows import filled, named_columns, no_generator, word_of, write_rows
 from lotune.tasks.settings import TaskSettings, check_columns, check_judge
 from lotune.tasks.task import Example, Judged, Row
 
@@ -101,7 +101,9 @@ class SentencesTask:
         instruction, text, label = self._asked(id, row)
         word = word_of(id, label, self.labels)
         if training and not label:
-            raise DataError(id, f"has no label to train on (it has {', '.join(row)})", "a label")
+            raise DataError(
+                id, f"has no label to train on (it has {', '.join(row)})", "a label", named_columns("label")
+            )
         return Example(id, template.render(instruction, text), word, (word,) if word else ())
 
     def _asked(self, id: str, row: Row) -> tuple[str, str, str]:
@@ -119,7 +121,8 @@ class SentencesTask:
         if first and second:
             text = f"Sentence 1: {first}\nSentence 2: {second}"
             return (self.settings.instruction or TWO).replace("{labels}", words), text, label
-        raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second")
+        remedy = f"{named_columns('sentence', 'label')}, or first and second for a pair"
+        raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second", remedy)
 
     def generate(self, rows: int, seed: int) -> list[Row]:
         """Raises: SettingsError, as such rows are one's own."""

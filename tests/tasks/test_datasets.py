@@ -17,6 +17,7 @@ from lotune.errors import DataError
 from lotune.tasks.arithmetic.task import ArithmeticTask
 from lotune.tasks.datasets import evaluation_rows, gather, replay_rows
 from lotune.tasks.reading.task import ReadingTask
+from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 
 TASK = ArithmeticTask(TaskSettings())
@@ -232,3 +233,35 @@ def test_replay_practises_other_names_than_the_retention_rows_have() -> None:
     assert not {example.prompt for example in replayed} & {example.prompt for example in evaluation}
     assert all(example.target for example in replayed)
     assert replay_rows(reading, 0, 1, evaluation) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "remedy"),
+    [
+        ({"name": "sentences"}, {"sentence": "It rains.", "label": "good"}, "task.labels"),
+        ({"name": "sentences"}, {"sentence": "It rains.", "gold": "1"}, "task.columns={label: COLUMN}"),
+        ({"name": "sentences"}, {"text": "It rains.", "label": "1"}, "task.columns={sentence: COLUMN, label: COLUMN}"),
+        ({"name": "choice"}, {"question": "Q", "A": "a", "B": "b", "key": "A"}, "task.columns={answer: COLUMN}"),
+        ({"name": "choice"}, {"question": "Q", "A": "a", "B": "b", "answer": "x"}, "task.columns={answer: COLUMN}"),
+        ({"name": "choice"}, {"q": "Q", "A": "a", "B": "b", "answer": "A"}, "task.columns={question: COLUMN, A:"),
+        ({"name": "arithmetic"}, {"task": "1 + 1", "key": "2"}, "task.columns={problem: COLUMN, solution: COLUMN}"),
+        ({"name": "arithmetic"}, {"problem": "1 + 1", "key": "2"}, "task.columns={solution: COLUMN}"),
+        ({"name": "instructions"}, {"instruction": "Hi", "output": ""}, "task.columns"),
+        ({"name": "custom", "judge": "exact"}, {"question": "Q", "gold": "A"}, "task.answer"),
+        ({"name": "custom", "prompt": "{text}"}, {"question": "Q", "answer": "A"}, "task.prompt"),
+        (
+            {"name": "custom", "judge": "label", "labels": {"0": "no", "1": "yes"}},
+            {"question": "Q", "answer": "maybe"}, "task.labels",
+        ),
+    ],
+)  # fmt: skip
+def test_a_refused_row_names_the_setting_that_mends_it(
+    tmp_path: Path, task: dict[str, Any], row: dict[str, str], remedy: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    write(file, [row] * 3)
+    with pytest.raises(DataError) as error:
+        gather(build_task(TaskSettings.model_validate(task)), DataSettings(train=file), 0, {})
+    assert remedy in error.value.remedy
+    assert "data.on_error=skip" in error.value.remedy
+    assert len(str(error.value).splitlines()) <= 3

@@ -76,7 +76,7 @@ class ArithmeticTask:
     def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
         problem, solution = problem_and_solution(row, id)
         if training and not solution:
-            raise DataError(id, "has no solution to train on", "problem and solution", "use it as a test row")
+            raise DataError(id, "has no solution to train on", "problem and solution", _NO_SOLUTION)
         problem = problem.removeprefix(self.settings.preamble)
         bare = problem.removeprefix(EXPERT_PREAMBLE)
         target = solution
@@ -118,6 +118,10 @@ class ArithmeticTask:
         return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
 
 
+_COLUMNS = "name the file's columns: task.columns={problem: COLUMN, solution: COLUMN}"
+_NO_SOLUTION = "name the column of the solution: task.columns={solution: COLUMN}, or use it as a test row (data.test)"
+
+
 def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
     """Problem and solution of a row in the contest's or in the conversation form; the solution may be missing, "".
 
@@ -135,7 +139,7 @@ def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
     if not isinstance(problem, str) or not problem.strip() or not isinstance(solution, str):
         expected = "problem and solution as texts, or conversations"
         near = nearest_names(("problem", "solution"), row)
-        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected)
+        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected, _COLUMNS)
     return problem, solution
 
 

@@ -140,7 +140,10 @@ def conversation_of(where: str, row: Row) -> Conversation:
     """
     shape = shape_of(row)
     if shape is None:
-        raise DataError(where, f"has the fields {', '.join(row) or '(none)'}", EXPECTED)
+        found = f"has the fields {', '.join(row) or '(none)'}"
+        raise DataError(
+            where, found, EXPECTED, "name them in task.columns, such as {instruction: COLUMN, output: COLUMN}"
+        )
     if not shape.answer:
         return _from_turns(where, row[shape.field], _text(where, row, "system"))
     if row.get("history"):

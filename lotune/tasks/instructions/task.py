@@ -88,7 +88,10 @@ class InstructionsTask:
         target = said.answers[-1]
         if not target.strip():
             if training:
-                raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", "")
+                remedy = (
+                    "name its column in task.columns, such as {output: COLUMN}, or use it as a test row (data.test)"
+                )
+                raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
             target = ""
         prompts = template.conversation(said.questions, said.system, said.input)
         scored = self.settings.answers == "all"

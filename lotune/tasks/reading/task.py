@@ -83,7 +83,12 @@ class ReadingTask:
             if not found:
                 raise DataError(id, "has no question", "one at least")
             if training and (bare := [example.id for example in found if not example.answers]):
-                raise DataError(id, f"has no answer to train on for {', '.join(bare)}", "a key for each question")
+                raise DataError(
+                    id,
+                    f"has no answer to train on for {', '.join(bare)}",
+                    "a key for each question",
+                    "test on it (data.test)",
+                )
             yield from found
 
     def generate(self, rows: int, seed: int) -> list[Row]:
