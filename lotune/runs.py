@@ -125,9 +125,16 @@ class Run:
         before, now = memory["inputs"], _remembered(inputs, memory["inputs"])
         keys = [*now, *(key for key in before if key not in now)]
         changed = [_change(key, before.get(key), now.get(key)) for key in keys]
-        return list(filter(None, changed)) + [
-            text for path, old in memory["outputs"].items() if (text := self._lost(path, old))
-        ]
+        return list(filter(None, changed)) + [f"{path}: {text}" for path, text in self.altered([name]).items()]
+
+    def altered(self, stages: Iterable[str]) -> dict[str, str]:
+        """Return how files that finished stages wrote have changed since: "missing" or "content changed", by path.
+
+        Raises: RunError where stages.json is damaged.
+        """
+        memories = [memory for name, memory in self.stages().items() if name in stages]
+        outputs = {path: before for memory in memories for path, before in memory["outputs"].items()}
+        return {path: text for path, before in outputs.items() if (text := self._lost(path, before))}
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
         """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
@@ -164,8 +171,8 @@ class Run:
     def _lost(self, path: str, before: Mapping[str, Any]) -> str:
         """The clause that says how an output is no longer what was written, empty where it is."""
         if not (self.folder / path).exists():
-            return f"{path}: missing"
-        return "" if _content(self.folder / path, before)["sha256"] == before["sha256"] else f"{path}: content changed"
+            return "missing"
+        return "" if _content(self.folder / path, before)["sha256"] == before["sha256"] else "content changed"
 
 
 @contextmanager

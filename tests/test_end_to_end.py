@@ -236,6 +236,9 @@ def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -
     for path, texts in right.items():  # the first is exact but for one row, the second nearly right everywhere
         lines = [{**line, "answer": text} for line, text in zip(records(path), texts, strict=True)]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages = json.loads((folder / "stages.json").read_text())
+    del stages["validate"]  # as if it had not been finished: then no digest tells that the answers are others
+    (folder / "stages.json").write_text(json.dumps(stages))
     before = weights(folder / "checkpoints")
     chosen = {}
     for judge in ("exact", "relative:0.5"):
@@ -273,6 +276,28 @@ def test_a_lost_answer_of_the_validation_is_asked_for_again(
     call("run", recipe, f"runs={runs}")
     assert answered(folder / "validation") == before
     assert weights(folder) == adapters
+
+
+def test_an_altered_prediction_is_reported_and_asked_for_again(runs: Path, recipe: Path) -> None:
+    folder = runs / "small"
+    card = (folder / "scorecard.json").read_bytes()
+    path = folder / "predictions" / "arithmetic" / "base.jsonl"
+    before, whole = answered(folder / "predictions"), path.read_text()
+    path.write_text("".join(json.dumps({**line, "right": True}) + "\n" for line in records(path)))
+    result = call("report", folder, status=1)
+    clause = "predictions/arithmetic/base.jsonl: content changed"
+    assert f"has changed since it was finished: {clause}\n" in result.stderr
+    assert clause in (folder / "report.html").read_text(encoding="utf-8")
+    assert clause.replace("_", "\\_") in (folder / "report.md").read_text(encoding="utf-8")
+    said = call("run", recipe, f"runs={runs}").stderr
+    assert "predictions/arithmetic/base.jsonl has changed since it was written: its rows are asked again" in said
+    assert (answered(folder / "predictions"), (folder / "scorecard.json").read_bytes()) == (before, card)
+    assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
+    call("report", folder)
+    shutil.rmtree(folder / "checkpoints")
+    call("report", folder)
+    (folder / "scorecard.json").write_bytes(card.replace(b'"lost": ', b'"lost": 1'))
+    assert "scorecard.json: content changed" in call("report", folder, status=1).stderr
 
 
 def test_a_lost_checkpoint_is_made_again(runs: Path, recipe: Path) -> None:

@@ -79,6 +79,8 @@ class Report:
     environment: Mapping[str, Any]
     command: str
     """What repeats the run."""
+    altered: tuple[str, ...] = ()
+    """Files that are no longer what the run wrote, each with what happened to it."""
 
 
 def gather(folder: Path, name: str, settings: Sequence[Setting], command: str) -> Report:

@@ -16,6 +16,8 @@ def render_markdown(report: Report) -> str:
     """The report as Markdown."""
     card = report.card
     lines = [f"# {plain(report.name)}", "", f"**{plain(words.verdict(card))}**", ""]
+    if report.altered:
+        lines += [f"**{plain(words.altered_note(report.altered))}**", ""]
     if len(card.reasons) > 1:
         lines += [*(f"- not met: {plain(reason)}" for reason in card.reasons), ""]
     lines += [f"- {plain(label)}: **{plain(value)}** ({plain(note)})" for label, value, note in words.key_figures(card)]

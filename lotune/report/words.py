@@ -104,6 +104,13 @@ def kept_clause(kept: float | None) -> str:
     return "what was kept is not measurable" if kept is None else f"{percent(kept)} kept"
 
 
+def altered_note(altered: Sequence[str]) -> str:
+    """The warning that files of the run have changed since; empty where none has."""
+    if not altered:
+        return ""
+    return f"Changed since the run was finished, so the figures may not be its own: {'; '.join(altered)}."
+
+
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:
     """The four figures at the head: target, kept, ratio, score."""
     target, parameters, score = card.target, card.parameters, card.score

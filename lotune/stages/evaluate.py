@@ -102,12 +102,21 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }
     if run.stage_state("evaluate", inputs) != "done":
+        _drop_altered_predictions(run)
         run.forget_stage("evaluate")
         _forget_predictions_of_other_inputs(run, inputs)
         card = _evaluate(run, recipe, tuning, counts)
         write_scorecard(folder / "scorecard.json", card)
-        run.finish_stage("evaluate", inputs, [folder / "scorecard.json", folder / "predictions"])
+        run.finish_stage("evaluate", inputs, [folder / "scorecard.json", *(folder / "predictions").rglob("*.jsonl")])
     return read_scorecard(folder / "scorecard.json")
+
+
+def _drop_altered_predictions(run: Run) -> None:
+    """Delete the predictions that are no longer what a finished evaluation wrote: their rows are asked again."""
+    for path, text in run.altered(["evaluate"]).items():
+        if path.startswith("predictions/") and text != "missing":
+            say(f"{path} has changed since it was written: its rows are asked again")
+            (run.folder / path).unlink()
 
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from lotune.errors import RunError, SettingsError
+from lotune.errors import CheckError, RunError, SettingsError
 from lotune.recipe import Options, Recipe, read_recipe, stage_inputs
 from lotune.report.contents import Setting, gather, needed_files
 from lotune.report.markdown import render_markdown
@@ -36,17 +37,32 @@ def report(target: Path, overrides: Sequence[str], options: Options) -> dict[str
 def write_report(folder: Path, finish: str) -> dict[str, Any]:
     """Write report.html and report.md into a run folder; `finish` is the command that finishes the run.
 
-    Raises: RunError where the run is not finished or was changed since.
+    Files that have changed since the run wrote them are named on both.
+    Raises: RunError where the run is not finished or was tested with other settings; CheckError, once both are written,
+    where files have changed.
     """
     recipe = _finished_recipe(folder, finish)
+    altered = _altered(folder)
     name = recipe.name or folder.name
     again = shlex.join(["lotune", "run", str(folder / "recipe.yaml"), f"name={name}-again"])
-    contents = gather(folder, name, changed_settings(recipe), again)
+    contents = replace(gather(folder, name, changed_settings(recipe), again), altered=altered)
     pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
     say(f"report: {pages['html']} and {pages['markdown'].name} beside it")
+    if altered:
+        expected = "the files as the run wrote them"
+        raise CheckError(str(folder), f"has changed since it was finished: {'; '.join(altered)}", expected, finish)
     return {**{form: str(path) for form, path in pages.items()}, "valid": contents.card.valid}
+
+
+def _altered(folder: Path) -> tuple[str, ...]:
+    """What has changed of the files that a report rests on, such as "scorecard.json: content changed".
+
+    Weights are not among them: they may be deleted once they are tested.
+    """
+    found = Run(folder).altered(STAGES)
+    return tuple(f"{path}: {text}" for path, text in sorted(found.items()) if not path.startswith("checkpoints/"))
 
 
 def _finished_recipe(folder: Path, finish: str) -> Recipe:

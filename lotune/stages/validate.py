@@ -50,6 +50,9 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
     rows = run.folder / "data" / "validation.jsonl"
     inputs = {**stage_inputs(recipe, "validate"), "training": training, "validation.rows": rows}
     if run.stage_state("validate", inputs) != "done":
+        for lost in run.altered(["validate"]):
+            if lost.startswith(f"{ANSWERS}/"):
+                (run.folder / lost).unlink(missing_ok=True)
         run.forget_stage("validate")
         trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
         found = [_validated(run, recipe, task, examples, one) for one in trained["checkpoints"]]
@@ -58,7 +61,7 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
         say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
         figures = {"checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric}
         write_json(path, {**trained, **figures})
-        run.finish_stage("validate", inputs, [path, run.folder / ANSWERS])
+        run.finish_stage("validate", inputs, [path, *(run.folder / ANSWERS).glob("*.jsonl")])
     tuning: dict[str, Any] = read_json(path)
     return tuning
 

@@ -189,7 +189,8 @@ def probed(report: Report) -> Report:
         update={"base": PROBE, "notes": (PROBE,), "reasons": (PROBE, PROBE), "target": target, "valid": False}
     )
     return replace(
-        report, name=PROBE, card=card, examples=replace(report.examples, **rows), counts=counts, recipe=PROBE,
+        report, altered=(PROBE,), name=PROBE, card=card, counts=counts, recipe=PROBE,
+        examples=replace(report.examples, **rows),
         settings=(Setting(PROBE, PROBE, PROBE, PROBE),), environment={**report.environment, "processor": PROBE},
     )  # fmt: skip
 
