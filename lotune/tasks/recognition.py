@@ -83,7 +83,9 @@ def settings_of(path: Path) -> TaskSettings:
 
 def with_map(error: HeaderError) -> DataError:
     """The same error with the recipe's map from fields to numbers of columns, where one makes rows of a task."""
-    found = [*_by_names(error.header, error.records), *_by_numbers(error.records)]
+    bare = list(_by_numbers(error.records))
+    named = [_with_label(one, bare) for one in _by_names(error.header, error.records)]
+    found = [*named, *bare]
     best = max(found, key=lambda one: _usable(one, error.records), default=None)
     if best is None or not _usable(best, error.records):
         return error
@@ -276,6 +278,14 @@ def _by_numbers(records: Sequence[Sequence[str]]) -> Iterator[TaskSettings]:
         yield _numbered(settings, ["question", *options, "answer"])
     elif settings is not None:
         yield settings
+
+
+def _with_label(settings: TaskSettings, bare: Sequence[TaskSettings]) -> TaskSettings:
+    """Settings of texts whose label has no name in the header, with the column in which labels stand."""
+    labels = [one.columns["label"] for one in bare if "label" in one.columns]
+    if settings.name != "sentences" or "label" in settings.columns or not labels:
+        return settings
+    return settings.model_copy(update={"columns": {**settings.columns, "label": labels[0]}})
 
 
 def _numbered(settings: TaskSettings, names: Sequence[str]) -> TaskSettings:
