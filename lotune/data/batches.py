@@ -96,6 +96,12 @@ class Batch:
         counts: torch.Tensor = self.row_ids[0, self.shared :].unique_consecutive(return_counts=True)[1]
         return counts.new_tensor([self.shared, *counts.tolist()])
 
+    def rows(self) -> Iterator[list[int]]:
+        """Yield the tokens that each row reads, those that it shares included."""
+        for line, ids in zip(self.input_ids, self.row_ids, strict=True):
+            for number in range(int(ids.max()) + 1):
+                yield [*line[: self.shared].tolist(), *line[self.shared :][ids[self.shared :] == number].tolist()]
+
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Items in lists of `size`, the last one of what is left.

@@ -8,6 +8,7 @@ within twice the difference.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -292,7 +293,10 @@ def _largest_difference(
 def _logits(
     first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The logits (N, V) that both models give the same rows; each model is in its place while it computes."""
+    """The logits (N, V) that both models give the same rows, 0 for tokens that both mask.
+
+    Each model is in its place while it computes.
+    """
     batches = deque(_batches([question.tokens for question in questions], batch_tokens))
     while batches:
         held: list[tuple[list[Sequence[int]], torch.Tensor]] = []
@@ -302,7 +306,9 @@ def _logits(
                 held.append((rows, _real_logits(first, rows).cpu()))
         with place(second):
             for rows, logits in held:
-                yield logits, _real_logits(second, rows).cpu()
+                others = _real_logits(second, rows).cpu()
+                masked = (logits == -math.inf) & (others == -math.inf)
+                yield logits.masked_fill(masked, 0.0), others.masked_fill(masked, 0.0)
 
 
 def _compare_answers(

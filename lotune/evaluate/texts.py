@@ -38,14 +38,15 @@ def read_texts(
     One that is longer than the context is read in windows that overlap by half: beyond the first window every token is
     foretold from half a context at least.
 
-    Raises: DataError for a tokeniser that has neither, or a context of fewer than four tokens.
+    Raises: DataError for a tokeniser that has neither, or a context of fewer than four tokens; NotFiniteLogitsError
+    where logits are not finite.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
     left, likelihood = iter(articles), Likelihood(model)
     while group := list(islice(left, ARTICLES_AT_ONCE)):
-        cut = [windows(encode_text(tokenizer, one.target), first, context) for one in group]
+        cut = [windows(encode_text(tokenizer, one.target), first, context, f"article {one.id}") for one in group]
         rows = [window for its in cut for window in its]
         found = iter(likelihood.weigh(rows, batch_tokens=batch_tokens))
         for article, its in zip(group, cut, strict=True):
@@ -65,8 +66,10 @@ def parse_texts(lines: bytes) -> list[TextFigures]:
         raise DataError("figures of texts", "a line holds none", f"JSON with {', '.join(names)}") from None
 
 
-def windows(ids: Sequence[int], first: int, context: int) -> list[Continuation]:
+def windows(ids: Sequence[int], first: int, context: int, where: str = "") -> list[Continuation]:
     """Rows of `context` tokens at most, each of which foretells what follows its first half (the first: all).
+
+    `where` names them in messages.
 
     >>> [(row.prompt_ids, row.ids) for row in windows([11, 12, 13, 14, 15, 16], 1, 4)]
     [((1,), (11, 12, 13)), ((12, 13), (14, 15)), ((14, 15), (16,))]
@@ -74,7 +77,7 @@ def windows(ids: Sequence[int], first: int, context: int) -> list[Continuation]:
     whole, half, rows, done = (first, *ids), context // 2, [], 1
     while done < len(whole):
         start = max(0, done - half)
-        rows.append(Continuation(whole[start:done], whole[done : start + context]))
+        rows.append(Continuation(whole[start:done], whole[done : start + context], where))
         done = start + context
     return rows
 

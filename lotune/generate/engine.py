@@ -21,6 +21,7 @@ from lotune.generate.slotted import Slotted, standing
 from lotune.model.attention import NAME as PACKED
 from lotune.model.attention import use_packed_attention
 from lotune.model.base import known_context
+from lotune.model.logits import NotFiniteLogitsError
 from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Engine:
         read whenever there may be room, so that requests join those that run, and waited for where none does, until it
         gives None; what it gives should have been checked (`check`), as what is raised ends the stream.
 
-        Raises: as `check` does; RuntimeError while another stream of the engine is open.
+        Raises: as `check` does; NotFiniteLogitsError where logits are not finite; RuntimeError while another stream of
+        the engine is open.
         """
         if self._in_use:
             raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
@@ -90,6 +92,8 @@ class Engine:
         try:
             with at_rest(self.model):
                 yield from self._answering.run(arrivals, ending, batch_tokens)
+        except NotFiniteLogitsError as error:
+            raise error.traced(self.model) from None
         finally:
             self._in_use = False
             if widths:

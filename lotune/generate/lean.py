@@ -9,6 +9,7 @@ W what is attended to, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,11 @@ class Lean:
 
 
 def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits are those expected of weights of a dtype, but for rounding."""
+    """Whether logits are those expected of weights of a dtype, but for rounding; masked tokens (-inf) stay masked."""
+    masked = expected == -math.inf
+    if not torch.equal(found == -math.inf, masked):
+        return False
+    found, expected = found.masked_fill(masked, 0), expected.masked_fill(masked, 0)
     return bool((found - expected).norm() <= TOLERANCE.get(dtype, ROUGH) * expected.norm())
 
 

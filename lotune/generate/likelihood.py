@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from lotune.generate.engine import slotted_of
 from lotune.generate.sharing import common
 from lotune.generate.slotted import Slotted
 from lotune.model.base import known_context
+from lotune.model.logits import NotFiniteLogitsError
 from lotune.model.rest import at_rest
 
 MOST_LOGITS = 2**25
@@ -49,8 +51,15 @@ class Likelihood:
         Where much of the prompts is shared (the options of a question, the examples before it), it is read once.
         Otherwise rows of similar length are computed together, filled up at their ends, which no earlier token sees. In
         float32 the figures do not depend on the batch.
-        Raises: DataError for a row without prompt or continuation, or longer than the model's context.
+        Raises: DataError for a row without prompt or continuation, or longer than the model's context;
+        NotFiniteLogitsError where logits are not finite.
         """
+        try:
+            return self._weigh(rows, batch_tokens)
+        except NotFiniteLogitsError as error:
+            raise error.traced(self.model) from None
+
+    def _weigh(self, rows: Sequence[Continuation], batch_tokens: int) -> list[tuple[float, ...]]:
         model = self.model
         _check(model, rows)
         order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
@@ -100,7 +109,12 @@ def _neighbours(
 def _chosen(row: Continuation, logits: torch.Tensor) -> tuple[float, ...]:
     """The log-probabilities of a continuation's tokens in logits (len(ids), V)."""
     wanted = torch.tensor(row.ids, device=logits.device)
-    return tuple(logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].tolist())
+    values: list[float] = logits.float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0].tolist()
+    for place, value in enumerate(values):
+        if math.isnan(value):  # of any logits that are NaN or +inf, or all -inf
+            ids, largest = (*row.prompt_ids, *row.ids[:place]), float(logits[place].max())
+            raise NotFiniteLogitsError(row.where or "a continuation", ids, largest)
+    return tuple(values)
 
 
 def _batch(model: Any, rows: Sequence[Continuation]) -> Iterator[tuple[float, ...]]:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from lotune.errors import SettingsError
 from lotune.generate.drafts import MOST_DRAFTED, PAUSE, USUAL_DRAFT, Trail, draft
 from lotune.generate.sampling import GREEDY, Sampling, cut_at_stop, tokens_to_watch
+from lotune.model.logits import NotFiniteLogitsError, largest_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -210,8 +212,16 @@ class Ending:
             return None
         return self._completion(row, "deadline")
 
-    def choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
-        """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet."""
+    def choose(self, logits: torch.Tensor, rows: Sequence[Row], largest: Sequence[float] | None = None) -> list[int]:
+        """The next token of each row, from logits (n, V); no end-of-text where the row may not end yet.
+
+        `largest` are the rows' largest logits, where they are known.
+        Raises: NotFiniteLogitsError for the first row whose logits are not finite.
+        """
+        for row, value in zip(rows, largest_logits(logits) if largest is None else largest, strict=True):
+            if not isfinite(value):
+                where, read = row.request.where or f"request {row.index}", (*row.request.prompt_ids, *row.ids)
+                raise NotFiniteLogitsError(where, read, value, row.request.adapter)
         plain, early = logits, [place for place, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
         if early:
             logits = logits.clone()

@@ -18,6 +18,7 @@ from lotune.generate.lean import Lean, Pass, near
 from lotune.generate.requests import Arrivals, Completion, Ending, Request, Row
 from lotune.generate.sharing import common, split
 from lotune.model.attention import Width
+from lotune.model.logits import largest_logits
 from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
@@ -303,11 +304,12 @@ class Slotted:
         as read where the choice before it is the same.
         """
         starts = [0, *accumulate(1 + len(its) for its in drafts)]
-        going, taken = list(range(len(rows))), 0
+        going, taken, largest = list(range(len(rows))), 0, largest_logits(logits) if rows else []
         while going:
-            there = logits if len(going) == len(logits) else logits[[starts[place] + taken for place in going]]
-            onward = []
-            for place, token in zip(going, ending.choose(there, [rows[place] for place in going]), strict=True):
+            places, onward = [starts[place] + taken for place in going], []
+            there = logits if len(going) == len(logits) else logits[places]
+            chosen = ending.choose(there, [rows[place] for place in going], [largest[place] for place in places])
+            for place, token in zip(going, chosen, strict=True):
                 row, its = rows[place], drafts[place]
                 if taken:
                     self.held[first + place].append(its[taken - 1])

@@ -15,6 +15,8 @@ from lotune.data.tokenizers import check_tokenizer
 from lotune.errors import ModelError, SettingsError
 from lotune.model.probed import let_in
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
+from lotune.model.token_ids import check_token_ids
+from lotune.model.weight_files import weight_files, weight_files_of_hub
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,8 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     folder: Path | None
     dtype: torch.dtype
+    weights: tuple[Path, ...] = ()
+    """The files that the weights were read from, where they were read from any."""
 
 
 def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> Base:
@@ -47,8 +51,9 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
 
     `quantization` is a configuration of transformers for how linear weights are held.
 
-    Raises: ModelError where there are no safetensors weights, weights are missing or of another shape, the tokeniser
-    has more tokens than the model, or the model would need code of its own.
+    Raises: ModelError where there are no safetensors weights, a file names others, weights are missing or of another
+    shape, the tokeniser has more tokens than the model, a special token is none of the vocabulary, or the model would
+    need code of its own.
     """
     import torch
     from torch import nn
@@ -62,7 +67,10 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
     dtype = resolve_dtype(settings.dtype, device)
     source = str(folder) if folder is not None else settings.model
     with quietly(), _as_model_error(settings.model, folder is None):
+        weights = weight_files_of_hub(settings.model) if folder is None else weight_files(folder, settings.model)
         model = _load_model(source, settings.model, dtype, quantization, device)
+        if folder is None:
+            check_token_ids(weights[0].parent, settings.model)
         tokenizer = _load_tokenizer(source, settings.model)
     embedding: Any = model.get_input_embeddings()
     special = model.config.get_text_config().to_dict()
@@ -71,7 +79,7 @@ def load_base(settings: BaseSettings, device: str, quantization: Any = None) -> 
     tokenizer.name_or_path = settings.model
     _fuse_activations(model)
     nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
-    return Base(settings.model, model, tokenizer, folder, dtype)
+    return Base(settings.model, model, tokenizer, folder, dtype, weights)
 
 
 def resolve_device(device: str) -> str:
@@ -298,7 +306,9 @@ def _check_folder(folder: Path, name: str) -> None:
         raise ModelError(name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.start")
     if not (folder / "config.json").is_file():
         raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
-    if any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.safetensors*")):
+        weight_files(folder, name)
+        check_token_ids(folder, name)
         return
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from lotune.model.base import (
     load_tokenizer,
     resolve_device,
 )
+from lotune.model.logits import NotFiniteLogitsError
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 from lotune.recipe import Recipe
 from lotune.report.progress import Progress, say
@@ -138,6 +140,7 @@ def load_model(recipe: Recipe, model: str) -> Base:
     if adapter is None:
         return base
     adapted: Any = load_adapter(base, adapter)
+    adapted.name_or_path = model
     return replace(base, name=model, model=adapted)
 
 
@@ -164,9 +167,12 @@ def computes_on(recipe: Recipe) -> dict[str, str]:
 
 
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
-    """Predictions on all examples; written one a line to `out` as they come, those that stand there are kept."""
+    """Predictions on all examples; written one a line to `out` as they come, those that stand there are kept.
+
+    Raises: NotFiniteLogitsError, named by the title.
+    """
     context, done = context_length(asking.model), []
-    with Progress(asking.title, len(examples)) as progress:
+    with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
             stop=asking.stop, mark=asking.mark, sampling=asking.sampling, facts=asking.facts,
@@ -179,7 +185,7 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
 def ask_alone(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
     """Predictions on all examples as `ask` gives them, each of which is asked with nothing beside or before it."""
     context, done = context_length(asking.model), list[Prediction]()
-    with Progress(asking.title, len(examples)) as progress:
+    with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for example in examples:
             done += predict(
                 task, [example], asking.model, asking.tokenizer, batch_tokens=1, out=out, context=context,
@@ -187,6 +193,15 @@ def ask_alone(asking: Asking, task: Task, examples: Sequence[Example], out: Path
             )  # fmt: skip
             progress.advance(len(done))
     return done
+
+
+@contextmanager
+def naming_the_model(title: str) -> Iterator[None]:
+    """Put the title in the place of the model's name where its logits are not finite."""
+    try:
+        yield
+    except NotFiniteLogitsError as error:
+        raise error.named(title) from None
 
 
 def ask_together(

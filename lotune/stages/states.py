@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lotune.data.batches import encode_row
+from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile
+from lotune.model.logits import NotFiniteLogitsError
 from lotune.report.progress import Progress, say
 from lotune.runs import Run, append_jsonl, keep_lines
 
@@ -84,6 +87,17 @@ def naming_rows(rows_of_step: Callable[[int], Sequence[str]]) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         raise error.of_rows(rows_of_step(error.step)) from None
+
+
+@contextmanager
+def naming_the_row(tokenizer: Any, examples: Sequence[Example], model: str) -> Iterator[None]:
+    """Name the model, and the row by its example's id, where the logits of one are not finite."""
+    try:
+        yield
+    except NotFiniteLogitsError as error:
+        rows = (encode_row(tokenizer, example) for example in examples)
+        its = next((row.id for row in rows if row.tokens[: len(error.ids)] == error.ids), None)
+        raise error.named(model, f"row {its}" if its and error.ids else None) from None
 
 
 def _step_of(line: Any) -> float:

@@ -19,7 +19,7 @@ from lotune.recipe import Options, Recipe
 from lotune.report.progress import Progress
 from lotune.report.terminal import limits_text
 from lotune.runs import append_jsonl
-from lotune.stages.asking import answers_mark, computes_on, load_model, settled
+from lotune.stages.asking import answers_mark, computes_on, load_model, naming_the_model, settled
 from lotune.stages.outputs import check_marks, check_output, in_parts
 from lotune.stages.things import folders_of
 from lotune.tasks.settings import TaskSettings
@@ -68,7 +68,7 @@ def _read(base: Base, articles: Sequence[Example], batch_tokens: int, out: Path 
     found = [stored[article.id] for article in articles if article.id in stored]
     left = [article for article in articles if article.id not in stored]
     model: Any = base.model
-    with Progress(f"{base.name}, text", len(articles)) as progress:
+    with Progress(f"{base.name}, text", len(articles)) as progress, naming_the_model(base.name):
         progress.advance(len(found))
         for text in read_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
             found.append(text)

@@ -39,7 +39,7 @@ from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, answering_with, ask
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
-from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, takes_packed
+from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, naming_the_row, takes_packed
 from lotune.stages.validate import ANSWERS, Validated, ensure_validated, measured, store_answers
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -319,7 +319,8 @@ def _measure(
     from lotune.train.loop import mean_loss
 
     begun.model.eval()
-    loss = mean_loss(begun.model, answers)
+    with naming_the_row(begun.base.tokenizer, validation, f"validating {name}"):
+        loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
     remedy = f"lower it, it is {batch_tokens}"
     with naming_the_setting("evaluate.batch_tokens", title, remedy), _answering(recipe, begun):

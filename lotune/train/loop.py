@@ -15,6 +15,7 @@ from lotune.data.batches import UNSCORED, Batch
 from lotune.errors import CheckError, SettingsError
 from lotune.memory import naming_the_setting
 from lotune.model.finite import noting_faults
+from lotune.model.logits import NotFiniteLogitsError
 from lotune.train.dropout import draw_of, dropping
 from lotune.train.head import Head
 from lotune.train.muon import Muon
@@ -266,16 +267,32 @@ def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
 
 @torch.no_grad()
 def mean_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REMEDY) -> float:
-    """Mean cross-entropy over all scored tokens, in nats. Raises: SettingsError where memory runs out."""
+    """Mean cross-entropy over all scored tokens, in nats.
+
+    Raises: SettingsError where memory runs out; NotFiniteLogitsError where logits are not finite.
+    """
     head, total, count = Head(model), 0.0, 0
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for batch in batches:
         with passing(batch, remedy):
-            total += head.loss_sum(on_device(batch, device)).item()
+            loss = head.loss_sum(on_device(batch, device)).item()
+        if math.isnan(loss):
+            raise _not_finite(model, batch)
+        total += loss
         count += batch.supervised
     model.train(training)
     return total / max(1, count)
+
+
+def _not_finite(model: Any, batch: Batch) -> NotFiniteLogitsError:
+    """The error for a batch whose loss is NaN: the first of its rows that a second pass finds not finite."""
+    error = NotFiniteLogitsError("a row of which the loss is measured", (), math.nan)
+    for row in batch.rows():
+        error = NotFiniteLogitsError(error.row, row, math.nan).traced(model)
+        if error.layer:
+            break
+    return error
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

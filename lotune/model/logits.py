@@ -1,0 +1,78 @@
+"""Logits that are not finite: noticed where tokens are chosen or weighed, and traced to the layer that they come from.
+
+A logit of -inf marks a token that must not be chosen. NaN, +inf, and a row that is -inf throughout decide nothing.
+
+Shapes: n rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from lotune.errors import CheckError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NotFiniteLogitsError(CheckError):
+    """The logits of `model` after the tokens `ids` of `row` are not finite; `largest` is the largest of them.
+
+    `adapter` is the one that the row named, `layer` the first module whose output is not finite, where it is known.
+    """
+
+    def __init__(
+        self,
+        row: str,
+        ids: Sequence[int],
+        largest: float,
+        adapter: str | None = None,
+        model: str = "the model",
+        layer: str = "",
+    ) -> None:
+        self.row, self.ids, self.largest, self.adapter = row, tuple(ids), largest, adapter
+        self.model, self.layer = model, layer
+        found = "no logit is finite" if largest == -math.inf else f"the logits hold {largest}"
+        source = f"; the first output that is not finite is that of {layer}" if layer else ""
+        remedy = "check the weights, or compute in float32 (base.dtype=float32)"
+        super().__init__(f"{model}, {row}", found + source, "finite logits; -inf for masked tokens alone", remedy)
+
+    def traced(self, model: Any) -> NotFiniteLogitsError:
+        """Return the same error with the model's name and the layer, which a second pass with hooks finds."""
+        name, layer = getattr(model, "name_or_path", "") or self.model, first_bad_layer(model, self.ids, self.adapter)
+        return NotFiniteLogitsError(self.row, self.ids, self.largest, self.adapter, name, layer)
+
+    def named(self, model: str, row: str | None = None) -> NotFiniteLogitsError:
+        """Return the same error with another name of the model, and perhaps of the row."""
+        return NotFiniteLogitsError(row or self.row, self.ids, self.largest, self.adapter, model, self.layer)
+
+
+def largest_logits(logits: Tensor) -> list[float]:
+    """Return the largest logit of each row of logits (n, V), which tells whether the row is usable.
+
+    NaN and +inf are larger than all others; -inf is the largest only where no logit is finite.
+
+    >>> import torch
+    >>> largest_logits(torch.tensor([[1.0, 3.0, -math.inf], [1.0, math.nan, 3.0]]))
+    [3.0, nan]
+    """
+    found: list[float] = logits.amax(-1).tolist()
+    return found
+
+
+def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) -> str:
+    """Return the first module whose output is not finite as the model reads `ids`; empty where there is none."""
+    import torch
+
+    from lotune.model.finite import noting_faults
+    from lotune.model.rest import at_rest
+
+    words = {} if adapter is None else {"adapter_names": [adapter]}
+    read = torch.tensor([list(ids)], device=model.device)
+    with at_rest(model), torch.no_grad(), noting_faults(model) as faults:
+        with suppress(RuntimeError, ValueError, TypeError):  # the layer is only a hint: the error is raised either way
+            model(input_ids=read, use_cache=False, **words)
+        return faults[0].removeprefix("base_model.model.") if faults else ""

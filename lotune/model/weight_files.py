@@ -1,0 +1,112 @@
+"""The weight files of a model, named before any library opens them: safetensors inside its folder, and nothing else.
+
+transformers opens whatever an index, or `transformers_weights` in config.json, names; of pickles, which run code, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lotune.errors import ModelError
+from lotune.model.settings import ADAPTER_CONFIG
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OF_INDEX = ".index.json"
+
+
+def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
+    """Return the files in the folder of a model `name` that its weights are read from.
+
+    Raises: ModelError where they are missing, or an index or config.json names a file of another kind or outside the
+    folder. The hub's cache may link its files to its blobs.
+    """
+    named = list(_named_weights(read_object(folder / CONFIG, name)))
+    for one in named:
+        _check_kind(one.removesuffix(OF_INDEX), f"{name}/{CONFIG}")
+    whole = folder / (named[0] if named else WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+    files, source = [whole], CONFIG if named else ""
+    if whole.name.endswith(OF_INDEX) and whole.is_file():
+        files, source = [folder / one for one in _indexed(whole, name)], whole.name
+    for file in files:
+        if source and not _is_inside(file, folder):
+            found = f"names {file.relative_to(folder)}, a link out of the folder"
+            raise ModelError(f"{name}/{source}", found, "files inside the folder")
+        if not file.is_file():
+            raise ModelError(name, f"has no {file.relative_to(folder)}", f"{WEIGHTS}, or its parts with their index")
+    return tuple(files)
+
+
+def weight_files_of_hub(name: str) -> tuple[Path, ...]:
+    """Return the same of a model of the hub, in the hub's cache; parts that an index names may not be there yet.
+
+    Raises: ModelError as `weight_files`, and for an adapter; OSError where the hub does not give the model.
+    """
+    from transformers.utils.hub import cached_file
+
+    def find(file: str) -> Path | None:
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        return None if path is None else Path(path)
+
+    config = find(CONFIG)
+    if config is None:
+        raise OSError("it has no config.json")
+    if find(ADAPTER_CONFIG) is not None:
+        raise ModelError(name, "holds an adapter", "a complete model", "download it, and give the folder")
+    for one in _named_weights(read_object(config, name)):
+        raise ModelError(f"{name}/{CONFIG}", f"names {one!r} as its weights", f"{WEIGHTS}, or its parts with an index")
+    if (whole := find(WEIGHTS)) is not None:
+        return (whole,)
+    if (index := find(INDEX)) is None:
+        raise ModelError(name, "holds no weights in safetensors", f"{WEIGHTS}, or its parts with their index")
+    return tuple(index.parent / file for file in _indexed(index, name))
+
+
+def _named_weights(config: Any) -> Iterator[str]:
+    """What a configuration, or a part of it, names as the file of its weights."""
+    for key, value in config.items():
+        if key == "transformers_weights" and value is not None:
+            yield str(value)
+        elif isinstance(value, dict):
+            yield from _named_weights(value)
+
+
+def _indexed(index: Path, name: str) -> list[str]:
+    """The names of the files that an index names, all of them safetensors."""
+    weights, where = read_object(index, name).get("weight_map"), f"{name}/{index.name}"
+    if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) for file in weights.values()):
+        raise ModelError(where, "names no files", "weight_map: the file of each weight")
+    files = sorted(set(weights.values()))
+    for file in files:
+        _check_kind(file, where)
+    return files
+
+
+def _check_kind(file: str, where: str) -> None:
+    """Refuse the name of a file of another kind, and one that leads out of the folder."""
+    path = PurePosixPath(file.replace("\\", "/"))
+    if not file.endswith(".safetensors"):
+        found = f"names {file!r}, which is no safetensors file"
+        raise ModelError(where, found, "*.safetensors: others can run code when opened", "take another copy")
+    if path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":"):
+        raise ModelError(where, f"names {file!r}, outside the folder", "files inside the folder")
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Whether a file lies, links followed, in a folder or in the blobs of the hub's cache that the folder is in."""
+    home, place = folder.resolve(), file.resolve()
+    blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
+    return any(place.is_relative_to(inside) for inside in (home, *blobs))
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """Return the object in a json file of the model `name`. Raises: ModelError where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{name}/{path.name}", f"cannot be read: {error}", "JSON") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{name}/{path.name}", "holds no object", "JSON as in Hugging Face's layout")
+    return found
