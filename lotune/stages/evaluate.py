@@ -35,7 +35,7 @@ from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, answering_in, answering_with, ask, ask_alone, asked_settings, computes_on
-from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings
+from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings, right_clause
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -307,4 +307,6 @@ def _notes(counts: dict[str, Any]) -> list[str]:
             notes.append(f"{number} {name} rows were left out: too long for the context with an answer")
     if counts["tokens"]["retention_cut"]:
         notes.append(f"{counts['tokens']['retention_cut']} retention passages were cut to fit the context")
+    if shares := counts.get("right_by_rule"):
+        notes.append(right_clause(shares))
     return notes

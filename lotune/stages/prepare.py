@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -26,7 +26,7 @@ from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.asking import check_judgeable
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.wording import check_template
-from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows
+from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows, right_by_rule
 from lotune.tasks.own_rows import rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -154,7 +154,8 @@ def _write(run: Run, recipe: Recipe) -> None:
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
         file.notes()["dropped_too_long"], marked(tokenizer, file[0]), cut, left_out,
     )  # fmt: skip
-    write_json(folder / "counts.json", {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)})
+    counts = {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)}
+    write_json(folder / "counts.json", {**counts, "right_by_rule": right_by_rule(task, data.train)})
 
 
 def _few_rows(recipe: Recipe) -> bool:
@@ -281,6 +282,20 @@ def _askable(
     return fitting, cut
 
 
+def right_clause(shares: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the sentence that says under which rules the training answers themselves are right.
+
+    >>> right_clause({"significant:5": {"right": 40, "rows": 40}, "exact": {"right": 25, "rows": 40}})
+    'training answers that are right themselves: significant:5 100 %, exact 62.5 % (of 40 rows)'
+    """
+    rows = max(share["rows"] for share in shares.values())
+    named = (
+        f"{rule} 100 %" if share["right"] == share["rows"] else f"{rule} {min(99.9, 100 * share['right'] / rows):.1f} %"
+        for rule, share in shares.items()
+    )
+    return f"training answers that are right themselves: {', '.join(named)} (of {rows:,} rows)"
+
+
 def describe_counts(counts: dict[str, Any]) -> str:
     """The counts for a person."""
     rows, tokens = counts["rows"], counts["tokens"]
@@ -303,6 +318,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
         ),
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
+        *([right_clause(shares)] if (shares := counts.get("right_by_rule")) else []),
         *(f"{name} rows left out as too long: {number}" for name, number in tokens["left_out"].items() if number),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],

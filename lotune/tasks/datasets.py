@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates,
 from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
-from lotune.tasks.task import Row, Task
+from lotune.tasks.task import Row, SeveralRules, Task
 
 TEST_SEED = 1_000_003
 """Generated test rows have a seed this far from that of the training rows; overlap is removed all the same."""
@@ -70,6 +70,23 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
         validation=split_off, validation_removed=met.removed, test=split_test,
     )  # fmt: skip
     return Datasets(kept, validation, test, counts)
+
+
+def right_by_rule(task: Task, examples: Iterable[Example]) -> dict[str, dict[str, int]]:
+    """Return, for each judging rule of a task with several, how many training answers are right among how many rows.
+
+    An answer may end where its written working ends, before its key does, and be wrong under a strict rule.
+    """
+    found: dict[str, dict[str, int]] = {}
+    if not isinstance(task, SeveralRules):
+        return found
+    for example in examples:
+        for rule, right in task.verdicts(example, example.target).items():
+            if right is not None:
+                share = found.setdefault(rule, {"right": 0, "rows": 0})
+                share["right"] += right
+                share["rows"] += 1
+    return found
 
 
 def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> Sequence[Example]:

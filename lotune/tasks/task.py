@@ -11,7 +11,7 @@ from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile
 
-__all__ = ["Choosing", "Example", "Judged", "Row", "Task"]
+__all__ = ["Choosing", "Example", "Judged", "Row", "SeveralRules", "Task"]
 
 Row = Mapping[str, Any]
 
@@ -107,3 +107,11 @@ class Choosing(Protocol):
 
     def chosen(self, example: Example, place: int) -> str:
         """The answer to be judged where the continuation at this place is the likeliest."""
+
+
+@runtime_checkable
+class SeveralRules(Protocol):
+    """A task whose answers can be judged by one rule or another."""
+
+    def verdicts(self, example: Example, text: str) -> Mapping[str, bool | None]:
+        """Return the verdict on an answer under each rule; None where the key cannot be judged."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from lotune.cli import app
+from lotune.stages.evaluate import _notes
 
 RECIPE = """
 seed: 3
@@ -45,3 +47,11 @@ def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base
         for name in ("validation_", ""):
             interval = point[f"{name}interval"]
             assert interval is None or interval[0] <= point[f"{name}value"] <= interval[1]
+
+
+def test_the_scorecard_says_under_which_rules_training_answers_are_right() -> None:
+    rows: dict[str, Any] = {"overlap": {"removed": 0}}
+    tokens: dict[str, Any] = {"left_out": {}, "retention_cut": 0}
+    counts = {"rows": rows, "tokens": tokens, "right_by_rule": {"exact": {"right": 3, "rows": 4}}}
+    assert _notes(counts) == ["training answers that are right themselves: exact 75.0 % (of 4 rows)"]
+    assert _notes({"rows": rows, "tokens": tokens}) == []

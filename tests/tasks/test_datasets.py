@@ -15,7 +15,7 @@ from lotune.data.examples import Example, as_record, from_record
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.task import ArithmeticTask
-from lotune.tasks.datasets import evaluation_rows, gather, replay_rows
+from lotune.tasks.datasets import evaluation_rows, gather, replay_rows, right_by_rule
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -265,3 +265,17 @@ def test_a_refused_row_names_the_setting_that_mends_it(
     assert remedy in error.value.remedy
     assert "data.on_error=skip" in error.value.remedy
     assert len(str(error.value).splitlines()) <= 3
+
+
+def test_training_answers_are_judged_under_each_rule() -> None:
+    """The working of 1 / 3 ends at 0.333333: right to five digits, and not exactly."""
+    quotient = {"problem": "计算 1 / 3 等于多少？", "solution": f"1 / 3 = 0.{'3' * 28}"}
+    rows = [("a", quotient), ("b", row(5)), ("c", {"problem": "Why?", "solution": "Nobody knows."})]
+    task = ArithmeticTask(TaskSettings(judge="relative:0.1"))
+    assert right_by_rule(task, task.examples(rows, training=True)) == {
+        "relative:0.1": {"right": 2, "rows": 2}, "exact": {"right": 1, "rows": 2},
+        "significant:5": {"right": 2, "rows": 2}, "decimals:2": {"right": 2, "rows": 2},
+        "relative:1e-4": {"right": 2, "rows": 2},
+    }  # fmt: skip
+    reading = ReadingTask(TaskSettings(name="reading"))
+    assert right_by_rule(reading, reading.examples([], training=True)) == {}

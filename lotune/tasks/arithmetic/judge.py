@@ -7,7 +7,7 @@ All comparisons are exact (decimal or fraction arithmetic); reading takes time l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_UP, Context, Decimal, InvalidOperation
 from functools import cache
@@ -73,10 +73,16 @@ def read_number(text: str) -> Number | None:
     ('1234.5', '2.7E+34', None)
     """
     region = _counted_part(_plain(text))
-    last = None
-    for match in _expression().finditer(region):
-        last = match
-    return None if last is None else _value(last)
+    end = len(region)
+    while end >= 0:  # no number goes over a line end, so lines are looked at from the last on
+        start = region.rfind("\n", 0, end)
+        last = None
+        for match in _expression().finditer(region[max(start, 0) : end]):
+            last = match
+        if last is not None:
+            return _value(last)
+        end = start
+    return None
 
 
 def _plain(text: str) -> str:
@@ -229,6 +235,10 @@ RULES: Mapping[str, Callable[[str], Rule]] = {
 """Rules by the part of their name before the colon: each reads the part after it."""
 
 
+USUAL_RULES = ("exact", "significant:5", "decimals:2", "relative:1e-4")
+"""One rule of each kind, under which training answers are judged."""
+
+
 @cache
 def rule_named(rule: str) -> Rule:
     """The rule of a name such as `exact`, `significant:5`, `decimals:2` or `relative:1e-4`.
@@ -254,11 +264,28 @@ def judge(answer_text: str, key_text: str, rule: str) -> tuple[str | None, str, 
     >>> judge("final, 3 * 4 = 12", "3 * 4 = 12", "exact"), judge("2/8", "最简化的形式为：1/4", "exact")
     (('12', '12', True), ('2/8', '1/4', False))
     """
-    matches = rule_named(rule)
+    rule_named(rule)
     answer, key = read_number(answer_text), read_number(key_text)
     read = None if answer is None else str(answer)
+    return read, key_text if key is None else str(key), _is_right(answer, key, rule)
+
+
+def verdicts(answer_text: str, key_text: str, rules: Iterable[str]) -> dict[str, bool | None]:
+    """Return the verdict under each rule; None where the key is no number.
+
+    Raises: SettingsError for a rule that does not exist.
+
+    >>> verdicts("1 / 3 = 0.333333", "1 / 3 = 0.3333333333333333333333333333", ["exact", "significant:5"])
+    {'exact': False, 'significant:5': True}
+    """
+    answer, key = read_number(answer_text), read_number(key_text)
+    return {rule: _is_right(answer, key, rule) for rule in rules}
+
+
+def _is_right(answer: Number | None, key: Number | None, rule: str) -> bool | None:
+    matches = rule_named(rule)
     if key is None:
-        return read, key_text, None
+        return None
     if answer is None:
-        return None, str(key), False
-    return read, str(key), answer == key if key.denominator is not None else matches(answer, key.numerator)
+        return False
+    return answer == key if key.denominator is not None else matches(answer, key.numerator)

@@ -11,7 +11,7 @@ from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names,
 from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
 from lotune.tasks.arithmetic.answers import worked_answer
-from lotune.tasks.arithmetic.judge import judge
+from lotune.tasks.arithmetic.judge import USUAL_RULES, judge, verdicts
 from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
 from lotune.tasks.metrics import accuracy, unjudgeable
 from lotune.tasks.settings import NUMBER_JUDGES, TaskSettings, check_columns, check_judge
@@ -109,6 +109,11 @@ class ArithmeticTask:
         Raises: SettingsError for a rule that does not exist.
         """
         return Judged(*judge(text, example.answers[0] if example.answers else "", self.rule))
+
+    def verdicts(self, example: Example, text: str) -> dict[str, bool | None]:
+        """Return the verdict on an answer under the rule of the settings and under one of each other kind."""
+        key = example.answers[0] if example.answers else ""
+        return verdicts(text, key, dict.fromkeys((self.rule, *USUAL_RULES)))
 
     def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
         """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.tasks.arithmetic.judge import judge, read_number
+from lotune.tasks.arithmetic.judge import USUAL_RULES, _expression, _value, judge, read_number, verdicts
 from lotune.tasks.arithmetic.kinds import generate_rows
 
 READ = {
@@ -223,3 +223,16 @@ def test_every_generated_key_is_a_number_and_right() -> None:
     for row in generate_rows(3_000, 11, "raw", "both", distinct=False):
         for rule in RULES:
             assert judge(row["solution"], row["solution"], rule)[2] is True
+
+
+@given(st.text(st.sampled_from("12.,/-+E ={}()x\n"), max_size=60))
+def test_the_number_of_the_last_line_that_has_one_counts(text: str) -> None:
+    """Reading line by line from the end finds what reading everything finds."""
+    matches = list(_expression().finditer(text))
+    assert read_number(text) == (_value(matches[-1]) if matches else None)
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
+def test_verdicts_are_those_of_the_judge(a: int, b: int) -> None:
+    answer, key = f"{a / b:.6g}", f"{a / b}"
+    assert verdicts(answer, key, USUAL_RULES) == {rule: judge(answer, key, rule)[2] for rule in USUAL_RULES}
