@@ -287,8 +287,9 @@ def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Ex
             break
     if not found:
         fault = faults[0]
-        remedy = fault.remedy or f"train on rows with keys; `lotune generate --task {task.name}` answers rows without"
-        raise DataError(fault.where, fault.found, fault.expected, remedy)
+        without_keys = f"`lotune generate --task {task.name}` answers rows without keys"
+        remedies = [fault.remedy, without_keys if "to train on" in fault.found else ""]
+        raise DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
     return found[:number]
 
 
