@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,3 +152,10 @@ def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> No
     values = flatten(recipe)
     assert (values["data.rows"], values["tune.learning_rate"], values["name"]) == (rows, rate, name)
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-end"])
+def test_the_recipes_of_nano_do_not_hang_on_defaults_of_pre_training(name: str) -> None:
+    """Its weights come from these recipes: they say themselves what defaults may change."""
+    said = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))["pretrain"]
+    assert {"learning_rate", "optimizer", "batch_tokens", "warmup_share", "weight_decay", "precision"} <= said.keys()

@@ -77,15 +77,23 @@ def adamw(
     return Optimizers((optimizer,), (learning_rate,))
 
 
-def muon(model: torch.nn.Module, learning_rate: float, decay: float, embedding_rate: float = 3e-3) -> Optimizers:
-    """Muon on the matrices inside the layers, AdamW on embeddings and norms."""
-    matrices = [
-        p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "lm_head" not in name
-    ]
-    inner = {id(p) for p in matrices}
+def muon(model: Any, learning_rate: float, decay: float) -> Optimizers:
+    """Muon on the matrices of linear layers but the output head; AdamW on all else, at EMBEDDING_RATE at most."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    inner = {id(layer.weight) for layer in layers} - embeddings
+    matrices = [p for p in model.parameters() if id(p) in inner]
     others = [p for p in model.parameters() if id(p) not in inner]
-    second = adamw(others, embedding_rate, (0.9, 0.95), 1e-8, 0.0)
-    return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, embedding_rate))
+    rate = min(learning_rate, EMBEDDING_RATE)
+    second = adamw(others, rate, (0.9, 0.95), 1e-8, 0.0)
+    return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, rate))
+
+
+EMBEDDING_RATE = 3e-3
+"""Highest learning rate of embeddings and norms beside Muon."""
 
 
 class NotFiniteError(CheckError):

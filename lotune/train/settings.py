@@ -127,7 +127,7 @@ class PretrainSettings(Settings):
     config: ShapeSettings = Field(default_factory=ShapeSettings)
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate."""
-    batch_tokens: int = Field(16_384, ge=1)
+    batch_tokens: int = Field(4096, ge=1)
     """Tokens in one step."""
     pass_tokens: int | None = Field(None, ge=1)
     """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
@@ -137,7 +137,7 @@ class PretrainSettings(Settings):
     """How often the documents are gone through."""
     steps: int | None = Field(None, ge=1)
     """How many optimizer steps; overrides epochs where given."""
-    warmup_share: float = Field(0.02, ge=0, lt=1)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from zero."""
     final_share: float = Field(0.0, ge=0, le=1)
     """Learning rate at the last step, as a share of the highest."""
@@ -145,8 +145,8 @@ class PretrainSettings(Settings):
     """Weight decay of the matrices."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient; 0 does not clip."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """Optimizer of the matrices; embeddings and norms always take AdamW."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """Optimizer of the matrices; embeddings and norms always take AdamW. Weights in shards need adamw."""
     compile: bool = False
     """Whether the model is compiled."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -152,7 +152,8 @@ def test_documents_depend_on_the_code_that_makes_them() -> None:
     assert len(paths) == len(pretrain.DOCUMENT_CODE)
     assert all(path.exists() for path in paths)
     covered = {key.removesuffix(".py").replace("/", ".") for key in inputs}
-    below = {f"lotune.{name}" for name in ("errors", "settings", "memory", "disk", "runs", "nano")}
+    plain = ("errors", "settings", "memory", "disk", "runs", "nano", "environment", "text_display")
+    below = {f"lotune.{name}" for name in plain}
     missing = [
         name for name in loaded if name not in below and not any(f"{name}.".startswith(f"{one}.") for one in covered)
     ]
@@ -218,7 +219,9 @@ def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) ->
     save_full(base.model, base.tokenizer, start, torch.float32)
     more = (f"pretrain.start={start}", "pretrain.publish=null", "save_every_minutes=0", "name=more")
     said = call("pretrain", recipe, runs, untied, *more, status=1).stderr.splitlines()[-3]
-    assert said.startswith(f"step {step}: the loss is nan and the norm of its gradient nan; its rows: document ")
+    assert said.startswith(
+        f"step {step}: the loss is nan and the norm of its gradient nan, first in model.embed_tokens; "
+    )
     rows = TokenFile(tmp_path / "more" / "data" / "train")
     named = [int(word) for word in said.partition("its rows: ")[2].replace("document ", "").split(", ")]
     assert any(broken in rows[place].tokens[:-1] for place in named)

@@ -65,6 +65,7 @@ pretrain:
   documents: 120
   batch_tokens: 1024
   steps: 4
+  optimizer: adamw
   precision: {precision}
   config: {{vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
     intermediate_size: 64}}

@@ -459,6 +459,23 @@ def test_muon_takes_the_matrices_of_the_layers(llama: Any) -> None:
     assert mean_loss(model, [pad(some_rows(8), PAD)]) < before
 
 
+def test_muon_leaves_embeddings_and_the_head_of_any_architecture_to_adamw() -> None:
+    """GPT-2 calls its embeddings wte and wpe, and BioGPT its untied head output_projection."""
+    from transformers import BioGptConfig, BioGptForCausalLM, GPT2Config, GPT2LMHeadModel
+
+    small = {"vocab_size": 300, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD}
+    gpt2 = GPT2LMHeadModel(GPT2Config(**small, n_embd=32, n_layer=1, n_head=4, n_positions=64))
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    biogpt = BioGptForCausalLM(BioGptConfig(**small, **shape, tie_word_embeddings=False))
+    for model, layers in ((gpt2, 4), (biogpt, 6)):
+        optimizers = muon(model, 1e-3, 0.01)
+        matrices = {id(p) for group in optimizers.members[0].param_groups for p in group["params"]}
+        assert len(matrices) == layers
+        assert not matrices & {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+        assert optimizers.highest == (1e-3, 1e-3)
+    assert muon(gpt2, 1e-2, 0.01).highest == (1e-2, 3e-3)
+
+
 def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
     model = copy.deepcopy(llama).train()
     rows = some_rows(9)
