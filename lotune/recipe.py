@@ -137,6 +137,7 @@ UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.judge", "task.max_n
 WITHOUT_EFFECT = (
     *("tune.accumulation", "tune.batch_tokens", "tune.gradient_checkpointing", "tune.compile", "tune.tensorboard"),
     *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.pass_tokens", "evaluate.engine"),
+    "adapter.force_base",
 )
 """Settings of how a stage computes, not what comes out: they may be changed before a stopped training goes on.
 

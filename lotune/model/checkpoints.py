@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,22 @@ from lotune.disk import writing
 from lotune.errors import ModelError
 from lotune.model.adapters import METHODS, attach, find_targets, has_adapter
 from lotune.model.base import Base, in_float32, quietly, round_weights
+from lotune.model.digest import weights_digest
 from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_DIGEST = "lotune_base_weights"
+"""Name, in the metadata of an adapter's weights, of the digest of the base's weights that it was made for."""
 
 
-def save_adapter(model: PeftModel, folder: Path, template_json: str | None = None) -> None:
-    """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template where given."""
+def save_adapter(model: PeftModel, folder: Path, template_json: str | None = None, base: Base | None = None) -> None:
+    """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template where given.
+
+    With `base`, the metadata of the weights has the digest of the base's weights.
+    """
     from peft import get_peft_model_state_dict
 
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -40,18 +46,40 @@ def save_adapter(model: PeftModel, folder: Path, template_json: str | None = Non
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _whole_folder(folder, _bytes(kept.values())) as temporary:
-        save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        digest = {BASE_DIGEST: weights_digest(base.weights)} if base is not None and base.weights else {}
+        save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
         config.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
 
 
-def load_adapter(base: Base, folder: Path) -> PeftModel:
+def load_adapter(base: Base, folder: Path, *, force_base: bool = False) -> PeftModel:
     """The base with a saved adapter, in evaluation mode, nothing trainable; `base.model` itself carries it afterwards.
 
-    Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, or one whose
-    tensors do not fit the base.
+    Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, one whose tensors do
+    not fit the base, or, unless it is forced, one that was made for a base of other weights.
     """
-    return _load(base, folder, _read_config(folder), trainable=False).requires_grad_(False)
+    config = _read_config(folder)
+    check_base(folder, base.name, base.weights, force=force_base)
+    return _load(base, folder, config, trainable=False).requires_grad_(False)
+
+
+def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool = False) -> None:
+    """Nothing, where a saved adapter was made for the base `name` with such weights, or does not say for which.
+
+    Raises: ModelError where it was made for others, unless that is forced.
+    """
+    its = base_digest(folder)
+    if not force and its is not None and weights and its != weights_digest(weights):
+        found = f"was made for a base of other weights than those of {name}"
+        remedy = "name its own base (--base, base.model), or force this one with adapter.force_base=true"
+        raise ModelError(str(folder), found, "the base that it was made for", remedy)
+
+
+def base_digest(folder: Path) -> str | None:
+    """Return the digest of the base's weights that a saved adapter has; None for one that lotune did not write."""
+    with _opened(folder / ADAPTER_WEIGHTS) as file:
+        found: str | None = (file.metadata() or {}).get(BASE_DIGEST)
+    return found
 
 
 def start_adapter(base: Base, settings: AdapterSettings, seed: int) -> PeftModel:
@@ -63,6 +91,7 @@ def start_adapter(base: Base, settings: AdapterSettings, seed: int) -> PeftModel
     if settings.start is None:
         return attach(base.model, settings, seed)
     check_start(settings)
+    check_base(settings.start, base.name, base.weights, force=settings.force_base)
     config: Any = _read_config(settings.start)
     if "target_modules" in settings.model_fields_set:
         wanted, there = set(find_targets(base.model, settings.target_modules)), _adapted_modules(settings.start)
@@ -239,9 +268,15 @@ def _method_name(config: PeftConfig) -> str:
 
 
 def _tensor_names(path: Path) -> set[str]:
+    with _opened(path) as file:
+        return set(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return set(file.keys())
+            yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
 

@@ -39,5 +39,7 @@ class AdapterSettings(Settings):
     """Share of the update's inputs dropped while training."""
     target_modules: str | list[str] = ["q_proj", "v_proj"]
     """Which linear layers are tuned: names, or one pattern; MindFormers' names (.*wq|.*wv) are translated."""
+    force_base: bool = False
+    """Whether an adapter, to start with or to ask, is taken though it was made for a base of other weights."""
     start: Path | None = None
     """Folder of a saved adapter in PEFT's format to go on from; rank, alpha and targets are taken from it."""

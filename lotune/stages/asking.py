@@ -127,7 +127,7 @@ def load_model(recipe: Recipe, model: str) -> Base:
 
     Raises: ModelError as `weights_of`, `load_base` and `load_adapter`.
     """
-    from lotune.model.checkpoints import load_adapter
+    from lotune.model.checkpoints import base_digest, load_adapter
 
     settings, adapter = weights_of(recipe, model)
     try:
@@ -139,7 +139,9 @@ def load_model(recipe: Recipe, model: str) -> Base:
         raise ModelError(model, found, "the model that it was made for", "name it with --base") from error
     if adapter is None:
         return base
-    adapted: Any = load_adapter(base, adapter)
+    if base_digest(adapter) is None:
+        say(f"{model} does not say for which weights it was made: those of {base.name} may be others")
+    adapted: Any = load_adapter(base, adapter, force_base=recipe.adapter.force_base)
     adapted.name_or_path = model
     return replace(base, name=model, model=adapted)
 

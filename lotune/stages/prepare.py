@@ -165,6 +165,21 @@ def _few_rows(recipe: Recipe) -> bool:
     return bool(named) and sum(file.stat().st_size for file in files) <= FEW_BYTES
 
 
+def _check_start_base(recipe: Recipe, start: Path) -> None:
+    """Nothing, where an adapter to start with was made for the base, or that is forced; it is said where it is unknown.
+
+    Raises: ModelError where it was made for another one.
+    """
+    from lotune.model.checkpoints import base_digest, check_base
+    from lotune.model.weight_files import weight_files
+
+    if base_digest(start) is None:
+        say(f"{start} does not say for which weights it was made: those of {recipe.base.model} may be others")
+    if (folder := base_folder(recipe.base)) is not None:  # a base of the hub is compared once it is loaded
+        weights = weight_files(folder, recipe.base.model)
+        check_base(start, recipe.base.model, weights, force=recipe.adapter.force_base)
+
+
 def _check_model(recipe: Recipe) -> tuple[Any, int]:
     """Return the tokeniser and the context of the base, once device and model can do what the recipe asks.
 
@@ -177,6 +192,8 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
         check_start(recipe.adapter)
     check_quantize(recipe.tune.quantize, recipe.device)
     found = load_tokenizer(recipe.base)
+    if recipe.adapter.start is not None:
+        _check_start_base(recipe, recipe.adapter.start)
     if recipe.adapter.start is None:
         from lotune.model.adapters import find_targets
 

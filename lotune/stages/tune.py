@@ -303,7 +303,7 @@ def _checkpoint(
 
     name = f"step-{step.number:06d}"
     folder = run.folder / "checkpoints" / name
-    save_adapter(begun.model, folder / "adapter", template_text(recipe))
+    save_adapter(begun.model, folder / "adapter", template_text(recipe), begun.base)
     predictions, loss = _measure(recipe, begun, task, validation, answers, name)
     store_answers(run.folder, recipe, task, name, predictions)
     found = measured(name, step.number, loss, task, predictions)
