@@ -488,3 +488,24 @@ def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyP
     assert digests(small_disk / "small" / "data") == before
     ballast.unlink()
     assert invoke(*words).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate --prompt 1 task.max_new_tokens={}",
+        "generate --task arithmetic --data {rows} --out {out} task.max_new_tokens={}",
+        "evaluate --task reading --limit 2 task.max_new_tokens={}",
+        "chat --max-new-tokens {}",
+    ],
+)
+@pytest.mark.parametrize("most", [1024, 100_000])
+def test_an_answer_longer_than_the_context_names_its_setting(
+    words: str, most: int, small_base: Path, tmp_path: Path
+) -> None:
+    file, out = write(tmp_path / "mine.jsonl", rows(2)), tmp_path / "out.jsonl"
+    command = [word.replace("{rows}", str(file)).replace("{out}", str(out)) for word in words.split()]
+    said = refused(*(word.replace("{}", str(most)) for word in command), "--model", small_base)
+    where = "--max-new-tokens" if "chat" in words else "task.max_new_tokens"
+    assert said.startswith(f"{where}: is {most}, and the model takes 1024 tokens, prompt and answer together\n")
+    assert "expected: 1023 at most" in said

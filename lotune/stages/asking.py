@@ -171,9 +171,11 @@ def computes_on(recipe: Recipe) -> dict[str, str]:
 def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
     """Predictions on all examples; written one a line to `out` as they come, those that stand there are kept.
 
-    Raises: NotFiniteLogitsError, named by the title.
+    Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_room`.
     """
     context, done = context_length(asking.model), []
+    if not (isinstance(task, Choosing) and task.chooses):
+        check_room(task.max_new_tokens, context)
     with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
@@ -195,6 +197,13 @@ def ask_alone(asking: Asking, task: Task, examples: Sequence[Example], out: Path
             )  # fmt: skip
             progress.advance(len(done))
     return done
+
+
+def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
+    """Nothing, where the longest answer leaves room for a prompt in the model's context. Raises: SettingsError."""
+    if max_new_tokens >= context:
+        found = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
+        raise SettingsError(where, found, f"{context - 1} at most", "lower it, or take a model with a longer context")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.base import Base, context_length
 from lotune.recipe import Recipe
-from lotune.stages.asking import load_model, settled
+from lotune.stages.asking import check_room, load_model, settled
 from lotune.stages.outputs import check_alone
 from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows
@@ -131,6 +131,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     settings = in_its_template(recipe.task, model, force)
     template = settings.prompt_template
     base = load_model(settled(recipe, model), model)
+    check_room(max_new_tokens, context_length(base.model), "--max-new-tokens")
     print_visible(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
     converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
 

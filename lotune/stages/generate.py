@@ -21,7 +21,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, load_answering, settled
+from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, check_room, load_answering, settled
 from lotune.stages.outputs import check_alone, check_output
 from lotune.stages.things import folders_of
 from lotune.stages.wording import in_its_template
@@ -99,7 +99,9 @@ def generate_text(
     if options.dry_run:
         return {"model": model, "prompt": text}
     answering, tokenizer = load_answering(settled(recipe, model), model)
-    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context_length(answering) - most)
+    context = context_length(answering)
+    check_room(most, context)
+    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context - most)
     request = replace(asked, prompt_ids=tuple(ids))
     answers = dict(engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens))
     found = [answers[number] for number in range(samples)]
