@@ -22,7 +22,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: installed(name) for name in PACKAGES},
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "accelerators": _accelerators(),
@@ -40,7 +40,8 @@ def installed(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor's model."""
     import platform
 
     information = Path("/proc/cpuinfo")

@@ -65,7 +65,7 @@ class Recipe(Settings):
 STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     "prepare": (
         "seed",
-        "base",
+        "base.model",
         "task",
         "data",
         "retention.task",

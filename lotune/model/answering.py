@@ -14,6 +14,10 @@ ROOM = 1.2
 """Memory that a model takes while it answers, as a multiple of its weights."""
 
 
+TOO_LARGE = "float32 needs"
+"""What the reason of a format begins with where float32 has no room."""
+
+
 class Format(NamedTuple):
     """A number format by its name, and what decided it."""
 
@@ -38,7 +42,7 @@ def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Form
     needed = int(ROOM * torch.float32.itemsize * count_parameters(empty_model(settings)))
     if free is None or needed <= free:
         return Format("float32", "the answers then do not depend on the batch")
-    found = f"float32 needs {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+    found = f"{TOO_LARGE} {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
     return Format("bfloat16", found)
 
 

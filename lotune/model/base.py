@@ -106,7 +106,7 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
-    """The number format of the weights: "auto" takes bfloat16 where the device is faster in it, else float32.
+    """The number format of the weights: "auto" takes bfloat16 where a GPU is faster in it, else float32.
 
     >>> resolve_dtype("bfloat16", "cpu")
     torch.bfloat16

@@ -23,7 +23,7 @@ class BaseSettings(Settings):
     model: str = "nano"
     """The base model: nano (embedded), a folder in Hugging Face's layout, or a name on its hub."""
     dtype: Dtype = "auto"
-    """Number format of the weights in tuning: auto takes bfloat16 where the device is clearly faster in it."""
+    """Number format of the weights in tuning: auto takes bfloat16 where its products are clearly faster."""
 
 
 class AdapterSettings(Settings):

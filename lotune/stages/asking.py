@@ -15,7 +15,7 @@ from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
-from lotune.model.answering import Format, answering_format
+from lotune.model.answering import TOO_LARGE, Format, answering_format
 from lotune.model.base import (
     Base,
     base_folder,
@@ -81,13 +81,18 @@ def answering_with(recipe: Recipe, settings: BaseSettings) -> Format:
     return answering_format(wanted, settings, resolve_device(recipe.device))
 
 
+def too_large(found: Format) -> bool:
+    """Whether weights that are too large for the free memory decided a format."""
+    return found.why.startswith(TOO_LARGE)
+
+
 def settled(recipe: Recipe, model: str) -> Recipe:
     """Return the recipe with the number format that `model` answers in as `evaluate.dtype`; say it if memory decides.
 
     The free memory is looked at once, so that all that is said and done in a command agrees.
     """
     found = answering_with(recipe, weights_of(recipe, model)[0])
-    if recipe.evaluate.dtype == recipe.base.dtype == "auto" and "GiB" in found.why:
+    if too_large(found):
         say(f"{model} answers in {found.dtype}: {found.why}")
     return answering_in(recipe, found.dtype)
 

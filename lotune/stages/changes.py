@@ -5,6 +5,7 @@ from __future__ import annotations
 from lotune.recipe import Recipe, Stage, check_extras, check_files, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run
+from lotune.stages.number_formats import with_kept
 
 STAGES: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
 """The stages of a run in their order."""
@@ -12,6 +13,7 @@ STAGES: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
     """For each change since a stage was finished, such as "data.rows: 100 -> 200", the stages that it invalidates."""
+    recipe = with_kept(recipe, run.folder)
     found: dict[str, list[Stage]] = {}
     for stage in STAGES:
         inputs = stage_inputs(recipe, stage)
@@ -34,8 +36,9 @@ def warn_of_changes(run: Run, recipe: Recipe, dry_run: bool = False) -> None:
         check_extras(recipe)
     for change, stages in found.items():
         say(f"changed: {change} (invalidates {', '.join(stages)})")
+    named = {change.partition(":")[0] for change in found}
     for change in run.recipe_changes:
-        if change not in found:
+        if change.partition(":")[0] not in named:
             say(f"changed: {change} (nothing finished depends on it)")
     if not found and run.recipe_changes and not dry_run:
         run.take_recipe()

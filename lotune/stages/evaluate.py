@@ -35,6 +35,7 @@ from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
 from lotune.stages.asking import Asking, answering_in, answering_with, ask, ask_alone, asked_settings, computes_on
+from lotune.stages.number_formats import with_kept
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings, right_clause
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -75,6 +76,7 @@ def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
         from lotune.stages.tune import ensure_tuned
 
         tuning = ensure_tuned(run, recipe, options)
+        recipe = with_kept(recipe, run.folder)
         if options.dry_run:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)
@@ -157,6 +159,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         base=recipe.base.model,
         asked_alone=alone,
         notes=[
+            f"tuned in {recipe.base.dtype}",
             "asked on {device} in {dtype}".format(**computes_on(recipe)),
             *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
             *_notes(counts),

@@ -24,6 +24,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.recipe import Options, Recipe, check_pretraining_paths, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, inputs_mark, open_run, write_json
+from lotune.stages.number_formats import Record, explain, keep, settle, with_formats
 from lotune.stages.states import STATES, course, go_on, naming_rows, takes_packed
 from lotune.train.parallel import World
 from lotune.train.settings import PretrainSettings
@@ -60,6 +61,8 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
         raise SettingsError("recipe", "has no pretrain part", "pretrain:", "lotune pretrain recipes/nano.yaml")
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
+        asked, decide = recipe, {"pre-training": partial(_format, settings, recipe.device)}
+        recipe, formats = settle(run, asked, stage_inputs(asked, "pretrain"), decide)
         inputs = stage_inputs(recipe, "pretrain")
         model_folder = run.folder / "model"
         if run.stage_state("pretrain", inputs) == "done":
@@ -73,7 +76,9 @@ def pretrain(recipe: Recipe, options: Options) -> dict[str, Any]:
                 sizes = {"memory_bytes": memory, "disk_bytes": needed}
                 return {"documents": documents, "steps": settings.steps, **sizes}
             run.forget_stage("pretrain")
-            figures = _train(run, settings, recipe, options.world)
+            explain(run, asked, formats, "pre-training")
+            keep(run, formats)
+            figures = _train(run, recipe, options.world, formats)
             write_json(run.folder / "pretraining.json", figures)
             run.finish_stage("pretrain", inputs, [model_folder])
             shutil.rmtree(run.folder / STATES, ignore_errors=True)
@@ -117,6 +122,16 @@ def _memory_bytes(settings: PretrainSettings) -> int:
     tokens = min(settings.batch_tokens, settings.pass_tokens or settings.batch_tokens)
     model, recomputed = _empty(settings).requires_grad_(True), settings.gradient_checkpointing
     return memory_bytes(model, tokens, tokens, divided=True, recomputed=recomputed)
+
+
+def _format(settings: PretrainSettings, device: str) -> Record:
+    """The format that this machine makes the products of a pre-training in."""
+    from lotune.model.base import resolve_device
+    from lotune.model.number_format import products_of, training_format
+
+    tokens = min(settings.batch_tokens, settings.pass_tokens or settings.batch_tokens)
+    found = training_format(resolve_device(device), products_of(_empty(settings), tokens), trains_all=True)
+    return found._asdict()
 
 
 def _empty(settings: PretrainSettings) -> Any:
@@ -250,6 +265,7 @@ def take_part(recipe: Recipe, options: Options) -> None:
     """The part of a process that does not lead in a pre-training: its share of each step; it writes nothing."""
     from lotune.train.resume import catch_up, watched
 
+    recipe = with_formats(recipe, options.world.hear())
     assert recipe.pretrain is not None
     begun = _begin(recipe, recipe.pretrain, options.world, mark="")
     states, minutes = recipe.folder / STATES, recipe.save_every_minutes
@@ -324,11 +340,14 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: Begun, done:
     )
 
 
-def _train(run: Run, settings: PretrainSettings, recipe: Recipe, world: World) -> dict[str, Any]:
+def _train(run: Run, recipe: Recipe, world: World, formats: Record) -> dict[str, Any]:
     from lotune.model.base import count_parameters
 
+    settings = recipe.pretrain
+    assert settings is not None
     _documents(run, settings, recipe)
     world.tell("pretrain")
+    world.tell(formats)
     mark = inputs_mark({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"})
     begun = _begin(recipe, settings, world, mark)
     parameters, tokens = count_parameters(begun.training.model), int(begun.rows.lengths().sum())

@@ -19,6 +19,7 @@ from lotune.report.progress import say
 from lotune.runs import Run, write_atomically
 from lotune.settings import describe, flatten
 from lotune.stages.changes import STAGES
+from lotune.stages.number_formats import with_kept
 
 
 def report(target: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     undone = [stage for stage in STAGES if stage not in done]
     if undone:
         raise RunError(str(folder), f"is not finished: {', '.join(undone)} not done", "a finished run", finish)
-    tested, now = done["evaluate"]["inputs"], stage_inputs(recipe, "evaluate")
+    tested, now = done["evaluate"]["inputs"], stage_inputs(with_kept(recipe, folder), "evaluate")
     changes = [
         f"{key}: {_json(tested[key])} -> {_json(value)}"
         for key, value in now.items()

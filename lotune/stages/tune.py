@@ -37,7 +37,8 @@ from lotune.recipe import Options, Recipe, check_extras, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, answering_with, ask
+from lotune.stages.asking import Asking, answering_with, ask, too_large
+from lotune.stages.number_formats import Record, explain, keep, settle, with_formats
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, naming_the_row, takes_packed
 from lotune.stages.validate import ANSWERS, Validated, ensure_validated, measured, store_answers
@@ -86,10 +87,15 @@ def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
 
 def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
     """What tuning, validation and merging found, each done anew where it is missing or what it depends on changed."""
-    inputs, path = tuning_inputs(run, recipe), run.folder / "training.json"
+    asked, path = recipe, run.folder / "training.json"
+    decide = {"tuning": partial(_tuning_format, asked), "answers": partial(_answers_format, asked)}
+    recipe, formats = settle(run, asked, tuning_inputs(run, asked), decide)
+    inputs = tuning_inputs(run, recipe)
     if run.stage_state("tune", inputs) != "done" or not path.exists():
         check_extras(recipe)
+        explain(run, asked, formats, "tuning")
         options.world.tell("tune")
+        options.world.tell(formats)
         begun = _begin(recipe, options.world)
         forecast = _estimate(begun, recipe)
         say(forecast.describe())
@@ -97,6 +103,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         if options.dry_run:
             return {"estimate": asdict(forecast)}
         run.forget_stage("tune")
+        keep(run, formats)
         summary = _train(run, recipe, begun)
         write_json(path, summary)
         adapters = [run.folder / "checkpoints" / one["name"] / "adapter" for one in summary["checkpoints"]]
@@ -111,10 +118,28 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
     return found | {"merge_checks": _ensure_merged(run, recipe, found)}
 
 
+def _tuning_format(recipe: Recipe) -> Record:
+    """The format that this machine tunes the base in, by the products of a step."""
+    from lotune.model.number_format import products_of, training_format
+
+    rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
+    tokens = min(settings.batch_tokens, int(rows.lengths().mean() * min(settings.batch_rows, len(rows))))
+    found = training_format(resolve_device(recipe.device), products_of(empty_model(recipe.base), tokens))
+    return found._asdict()
+
+
+def _answers_format(recipe: Recipe) -> Record:
+    found = answering_with(recipe, recipe.base)
+    if too_large(found):
+        say(f"models answer in {found.dtype}: {found.why}")
+    return found._asdict()
+
+
 def take_part(recipe: Recipe, options: Options) -> None:
     """The part of a process that does not lead in a tuning: its share of each step; it writes nothing."""
     from lotune.train.resume import catch_up, watched
 
+    recipe = with_formats(recipe, options.world.hear())
     begun = _begin(recipe, options.world)
     if begun.in_shards:
         _estimate(begun, recipe)

@@ -150,7 +150,7 @@ class PretrainSettings(Settings):
     compile: bool = False
     """Whether the model is compiled."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of products; weights and moments are float32. auto takes bfloat16 where `base.dtype=auto` does."""
+    """Number format of products; weights and moments are float32. auto takes bfloat16 where it is clearly faster."""
     validation_share: float = Field(0.005, gt=0, lt=1)
     """Share of the documents held back to measure the loss."""
     publish: Path | None = None

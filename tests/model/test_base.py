@@ -222,7 +222,7 @@ def test_devices_and_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("tpu")
     for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("lotune.model.number_format.computes_bfloat16", lambda _, faster=faster: faster)
-        assert resolve_dtype("auto", "cpu") == expected
+        assert resolve_dtype("auto", "cuda") == expected
         assert resolve_dtype("float32", "cpu") == torch.float32
         assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
 

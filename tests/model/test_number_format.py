@@ -1,23 +1,39 @@
-"""bfloat16 where it is measured to be clearly faster; the first measurement holds."""
+"""bfloat16 where the products of the work are measured to be clearly faster; the first measurement holds."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
 
 from lotune.model import number_format
-from lotune.model.number_format import Seconds, computes_bfloat16, measure
+from lotune.model.number_format import (
+    MOST_ROWS,
+    MOST_STEPS,
+    Product,
+    Seconds,
+    computes_bfloat16,
+    measure_products,
+    products_of,
+    training_format,
+)
 
-Measured = Callable[[float, float], list[str]]
+Measured = Callable[[float, float], list[object]]
+WORK = [Product(64, 32, 16, 2)]
 
 
 @pytest.fixture(autouse=True)
 def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(number_format, "processor", lambda: "Model One")
     computes_bfloat16.cache_clear()
     yield
     computes_bfloat16.cache_clear()
@@ -25,17 +41,18 @@ def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """Says what is measured from now on in another process; the devices that are measured are listed."""
+    """Says what is measured from now on in another process; what is measured is listed."""
     monkeypatch.setattr(number_format, "processor_flags", lambda: {"avx2", "avx512_bf16"})
 
-    def say(float32: float, bfloat16: float) -> list[str]:
-        asked: list[str] = []
+    def say(float32: float, bfloat16: float) -> list[object]:
+        asked: list[object] = []
 
-        def found(device: str) -> Seconds:
-            asked.append(device)
+        def found(what: Any, *_: Any) -> Seconds:
+            asked.append(what)
             return Seconds(float32, bfloat16)
 
         monkeypatch.setattr(number_format, "measure", found)
+        monkeypatch.setattr(number_format, "measure_products", found)
         computes_bfloat16.cache_clear()
         return asked
 
@@ -56,48 +73,57 @@ def test_it_is_taken_where_it_is_clearly_faster(
     measured: Measured, float32: float, bfloat16: float, faster: bool
 ) -> None:
     asked = measured(float32, bfloat16)
-    assert computes_bfloat16("cpu") is faster
-    assert computes_bfloat16("cpu") is faster
-    assert asked == ["cpu"]
+    found = training_format("cpu", WORK)
+    assert found.dtype == ("bfloat16" if faster else "float32")
+    assert training_format("cpu", WORK) == found
+    assert asked == [WORK]
+    assert f"{1e3 * float32:.1f} ms in float32" in found.why
+    assert found.figures["products"] == [[64, 32, 16, 2]]
+    assert (found.figures["float32"], found.figures["processor"]) == (float32, "Model One")
 
 
-def test_what_was_measured_first_holds_in_every_process(measured: Measured, tmp_path: Path) -> None:
+def test_it_is_remembered_for_a_processor_and_the_products_of_a_model(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured(0.003, 0.001)
-    assert computes_bfloat16("cpu")
+    assert training_format("cpu", WORK).dtype == "bfloat16"
     again = measured(0.001, 0.003)
-    assert computes_bfloat16("cpu")
+    assert training_format("cpu", WORK).dtype == "bfloat16"
     assert not again
-    [file] = (tmp_path / "lotune" / "number-formats").iterdir()
-    file.unlink()
-    computes_bfloat16.cache_clear()
-    assert not computes_bfloat16("cpu")
-    assert again == ["cpu"]
+    other = [Product(64, 32, 17, 2)]
+    assert training_format("cpu", other).dtype == "float32"
+    assert training_format("cpu", WORK, trains_all=True).dtype == "float32"
+    monkeypatch.setattr(number_format, "processor", lambda: "Model Two")
+    assert training_format("cpu", WORK).dtype == "float32"
+    assert again == [other, WORK, WORK]
+    files = sorted((tmp_path / "lotune" / "number-formats").iterdir())
+    assert len(files) == 4
+    assert {json.loads(file.read_text())["processor"] for file in files} == {"Model One", "Model Two"}
 
 
 def test_of_processes_that_measure_at_once_the_first_decides(
     measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(0.003, 0.001)
-    other = number_format.measure
+    other = number_format.measure_products
 
-    def meanwhile(device: str) -> Seconds:
-        monkeypatch.setattr(number_format, "measure", other)
-        computes_bfloat16.cache_clear()
-        assert computes_bfloat16(device)
+    def meanwhile(products: Any, *_: Any) -> Seconds:
+        monkeypatch.setattr(number_format, "measure_products", other)
+        assert training_format("cpu", products).dtype == "bfloat16"
         return Seconds(0.001, 0.003)
 
-    monkeypatch.setattr(number_format, "measure", meanwhile)
-    assert computes_bfloat16("cpu")
+    monkeypatch.setattr(number_format, "measure_products", meanwhile)
+    assert training_format("cpu", WORK).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"float32": 1}'])
 def test_a_damaged_file_is_measured_past(measured: Measured, tmp_path: Path, content: str) -> None:
     measured(0.003, 0.001)
-    assert computes_bfloat16("cpu")
+    assert training_format("cpu", WORK).dtype == "bfloat16"
     [file] = (tmp_path / "lotune" / "number-formats").iterdir()
     file.write_text(content)
     measured(0.001, 0.003)
-    assert not computes_bfloat16("cpu")
+    assert training_format("cpu", WORK).dtype == "float32"
 
 
 def test_where_nothing_can_be_remembered_it_is_measured(
@@ -106,13 +132,14 @@ def test_where_nothing_can_be_remembered_it_is_measured(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     measured(0.003, 0.001)
-    assert computes_bfloat16("cpu")
+    assert training_format("cpu", WORK).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_without_a_unit_nothing_is_measured(measured: Measured, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     asked = measured(0.003, 0.001)
     monkeypatch.setattr(number_format, "processor_flags", lambda: {"avx2", "avx512f"})
+    assert training_format(device, WORK).dtype == "float32"
     assert not computes_bfloat16(device)
     assert not asked
 
@@ -121,16 +148,37 @@ def test_each_kind_of_gpu_is_measured(measured: Measured, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device[-1]}/2")
     asked = measured(0.003, 0.001)
     assert computes_bfloat16("cuda:0")
-    assert computes_bfloat16("cuda:1")
+    assert training_format("cuda:1", WORK).dtype == "bfloat16"
     assert asked == ["cuda:0", "cuda:1"]
 
 
-def test_a_measurement_is_short_and_a_format_without_products_takes_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = torch.get_rng_state()
-    found = measure("cpu")
-    assert 0 < found.float32 < 1
-    assert found.bfloat16 > 0
+def test_the_products_are_the_linear_layers_of_the_model(tiny_llama: LlamaForCausalLM) -> None:
+    found = products_of(tiny_llama, 99)
+    assert found == [
+        Product(99, 32, 300, 1), Product(99, 32, 64, 4), Product(99, 32, 32, 4), Product(99, 64, 32, 2),
+    ]  # fmt: skip
+
+
+@given(st.builds(Product, st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 10**5), st.just(1)))
+def test_what_is_timed_is_small(product: Product) -> None:
+    found = number_format._smaller(product)
+    assert number_format._work(found) <= MOST_STEPS
+    assert found.rows == min(product.rows, MOST_ROWS)
+    assert 1 <= found.inputs <= product.inputs
+    assert 1 <= found.outputs <= product.outputs
+
+
+def test_a_measurement_is_an_estimate_of_the_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(number_format.time, "thread_time", lambda: next(clock))  # a product takes one second
+    monkeypatch.setattr(number_format, "BUDGET_SECONDS", 0)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    assert measure_products([Product(4 * MOST_ROWS, 8, 8, 3), Product(2, 8, 8, 5)]) == (17, 17)
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_format_without_products_takes_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     product = torch.mm
 
     def refusing(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -139,4 +187,6 @@ def test_a_measurement_is_short_and_a_format_without_products_takes_forever(monk
         return product(one, other)
 
     monkeypatch.setattr(torch, "mm", refusing)
-    assert measure("cpu").bfloat16 == math.inf
+    found = measure_products(WORK, trains_all=True)
+    assert found.bfloat16 == math.inf
+    assert 0 < found.float32 < math.inf

@@ -1,0 +1,90 @@
+"""The number formats of a run are kept: a training goes on in its own, and base and tuned model answer in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import RECIPE, call
+
+from lotune.model.number_format import Decision
+from lotune.stages import tune
+
+
+def decides(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Make this the machine on which trainings are faster in a format."""
+    found = Decision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
+    monkeypatch.setattr("lotune.model.number_format.training_format", lambda *_, **__: found)
+
+
+@pytest.fixture
+def recipe(small_base: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "kept.yaml"
+    file.write_text(RECIPE.format(base=small_base).replace(", dtype: float32", ""))
+    return file
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "scorecard.json").read_text())
+    return found
+
+
+def test_a_training_goes_on_in_its_format_on_another_machine(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, folder = (recipe, f"runs={tmp_path}", "save_every_minutes=0"), tmp_path / "kept"
+    decides(monkeypatch, "bfloat16")
+    checkpoint, asked = tune._checkpoint, []
+
+    def stopped(*arguments: Any) -> Any:
+        checkpoint(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "_checkpoint", stopped)
+    begun = call("run", *words, status=130)
+    assert "tuning computes in bfloat16: faster in bfloat16" in begun.stderr
+    kept = json.loads((folder / "number-formats.json").read_text())
+    assert kept["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
+    assert kept["answers"]["dtype"] == "float32"
+
+    monkeypatch.setattr(tune, "_checkpoint", checkpoint)
+    decides(monkeypatch, "float32")
+    ask = tune.ask
+    monkeypatch.setattr(tune, "ask", lambda what, *rest: asked.append(what.model.dtype) or ask(what, *rest))
+    gone_on = call("run", *words)
+    assert "tuning computes in bfloat16, in which this run began" in gone_on.stderr
+    assert "going on after step" in gone_on.stderr
+    assert {str(dtype) for dtype in asked} == {"torch.float32"}, "validated as it is evaluated"
+    card = card_of(folder)
+    assert {"tuned in bfloat16", "asked on cpu in float32"} <= set(card["notes"])
+    assert card["asked_alone"] == []
+    merge = next(check for check in card["checks"] if check["name"] == "merge")
+    assert "rounding to bfloat16" in merge["detail"]
+
+    before = (folder / "scorecard.json").read_bytes()
+    assert "changed:" not in call("run", *words).stderr
+    assert (
+        "nothing finished depends on it" in call("run", *words, "base.dtype=bfloat16", "evaluate.dtype=float32").stderr
+    )
+    assert (folder / "scorecard.json").read_bytes() == before, "a format that is named is the one that was kept"
+
+
+def test_a_reduced_format_is_asked_again_alone(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, folder = (recipe, f"runs={tmp_path}"), tmp_path / "kept"
+    decides(monkeypatch, "float32")
+    call("run", *words)
+    said = call("run", *words, "evaluate.dtype=bfloat16").stderr
+    assert 'changed: evaluate.dtype: "float32" -> "bfloat16" (invalidates merge, evaluate)' in said
+    card = card_of(folder)
+    found = [(one["model"], one["set"], one["dtype"], one["rows"]) for one in card["asked_alone"]]
+    chosen = card["chosen_checkpoint"]
+    assert found == [
+        (name, part, "bfloat16", n) for name in ("base", chosen) for part, n in (("test", 6), ("retention", 4))
+    ]
+    texts = [one["texts"] for one in card["asked_alone"]]
+    assert f"base, test: 6 rows asked again alone in bfloat16: {texts[0]} texts" in " ".join(card["notes"])
+    for page in ("report.html", "report.md"):
+        assert "rows asked again alone in bfloat16" in (folder / page).read_text()
+    assert "answering in bfloat16 changes" in next(one["detail"] for one in card["checks"] if one["name"] == "merge")
