@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, parse_predictions, predict
+from lotune.memory import free_bytes
 from lotune.model.answering import TOO_LARGE, Format, answering_format
 from lotune.model.base import (
     Base,
@@ -149,6 +150,16 @@ def load_model(recipe: Recipe, model: str) -> Base:
     adapted: Any = load_adapter(base, adapter, force_base=recipe.adapter.force_base)
     adapted.name_or_path = model
     return replace(base, name=model, model=adapted)
+
+
+def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractContextManager[None]:
+    """Return a block in which a model answers in float32, if the evaluation does and its whole weights have room."""
+    from lotune.model.rest import REDUCED, in_float32_for_now
+
+    weights = [weight for weight in model.parameters() if weight.dtype in REDUCED]
+    free, needed = free_bytes(weights[0].device) if weights else None, sum(4 * weight.numel() for weight in weights)
+    wanted = answering_with(recipe, recipe.base).dtype == "float32"
+    return in_float32_for_now(model) if wanted and not in_shards and needed < (free or 0) else nullcontext()
 
 
 def load_answering(recipe: Recipe, model: str) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ else that the training depends on has changed, as everything is then made again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,32 @@ def with_formats(recipe: Recipe, record: Record) -> Recipe:
         if (settings := getattr(recipe, part)) is not None:
             recipe = recipe.model_copy(update={part: settings.model_copy(update={field: formats[name]})})
     return recipe
+
+
+def formats_of_tuning(recipe: Recipe) -> dict[str, Callable[[], Record]]:
+    """Return what decides the formats of tuning and of answers, where the settings leave them open."""
+    return {"tuning": partial(_tuning_format, recipe), "answers": partial(_answers_format, recipe)}
+
+
+def _tuning_format(recipe: Recipe) -> Record:
+    """The format that this machine tunes the base in, by the products of a step."""
+    from lotune.data.token_files import TokenFile
+    from lotune.model.base import empty_model, resolve_device
+    from lotune.model.number_format import products_of, training_format
+
+    rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
+    tokens = min(settings.batch_tokens, int(rows.lengths().mean() * min(settings.batch_rows, len(rows))))
+    found = training_format(resolve_device(recipe.device), products_of(empty_model(recipe.base), tokens))
+    return found._asdict()
+
+
+def _answers_format(recipe: Recipe) -> Record:
+    from lotune.stages.asking import answering_with, too_large
+
+    found = answering_with(recipe, recipe.base)
+    if too_large(found):
+        say(f"models answer in {found.dtype}: {found.why}")
+    return found._asdict()
 
 
 def settle(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
 from lotune.errors import CheckError, SettingsError
-from lotune.memory import free_bytes, give_back, naming_the_setting
+from lotune.memory import give_back, naming_the_setting
 from lotune.model.base import (
     Base,
     base_folder,
@@ -37,8 +37,8 @@ from lotune.recipe import Options, Recipe, check_extras, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, answering_with, ask, too_large
-from lotune.stages.number_formats import Record, explain, keep, settle, with_formats
+from lotune.stages.asking import Asking, answering_block, answering_with, ask
+from lotune.stages.number_formats import explain, formats_of_tuning, keep, settle, with_formats
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, naming_the_row, takes_packed
 from lotune.stages.validate import ANSWERS, Validated, ensure_validated, measured, store_answers
@@ -88,8 +88,7 @@ def tune(recipe: Recipe, options: Options) -> dict[str, Any]:
 def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
     """What tuning, validation and merging found, each done anew where it is missing or what it depends on changed."""
     asked, path = recipe, run.folder / "training.json"
-    decide = {"tuning": partial(_tuning_format, asked), "answers": partial(_answers_format, asked)}
-    recipe, formats = settle(run, asked, tuning_inputs(run, asked), decide)
+    recipe, formats = settle(run, asked, tuning_inputs(run, asked), formats_of_tuning(asked))
     inputs = tuning_inputs(run, recipe)
     if run.stage_state("tune", inputs) != "done" or not path.exists():
         check_extras(recipe)
@@ -116,23 +115,6 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         return trained
     found = ensure_validated(run, recipe)
     return found | {"merge_checks": _ensure_merged(run, recipe, found)}
-
-
-def _tuning_format(recipe: Recipe) -> Record:
-    """The format that this machine tunes the base in, by the products of a step."""
-    from lotune.model.number_format import products_of, training_format
-
-    rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
-    tokens = min(settings.batch_tokens, int(rows.lengths().mean() * min(settings.batch_rows, len(rows))))
-    found = training_format(resolve_device(recipe.device), products_of(empty_model(recipe.base), tokens))
-    return found._asdict()
-
-
-def _answers_format(recipe: Recipe) -> Record:
-    found = answering_with(recipe, recipe.base)
-    if too_large(found):
-        say(f"models answer in {found.dtype}: {found.why}")
-    return found._asdict()
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -348,18 +330,11 @@ def _measure(
         loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
     remedy = f"lower it, it is {batch_tokens}"
-    with naming_the_setting("evaluate.batch_tokens", title, remedy), _answering(recipe, begun):
+    with (
+        naming_the_setting("evaluate.batch_tokens", title, remedy),
+        answering_block(recipe, begun.model, begun.in_shards),
+    ):
         return ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation), loss
-
-
-def _answering(recipe: Recipe, begun: Begun) -> AbstractContextManager[None]:
-    """A block in which the model answers in float32, where the evaluation does and its whole weights have room."""
-    from lotune.model.rest import REDUCED, in_float32_for_now
-
-    weights = [weight for weight in begun.model.parameters() if weight.dtype in REDUCED]
-    free, needed = free_bytes(weights[0].device) if weights else None, sum(4 * weight.numel() for weight in weights)
-    wanted = answering_with(recipe, recipe.base).dtype == "float32"
-    return in_float32_for_now(begun.model) if wanted and not begun.in_shards and needed < (free or 0) else nullcontext()
 
 
 def template_text(recipe: Recipe) -> str:
