@@ -78,7 +78,7 @@ def adamw(
 
 
 def muon(model: Any, learning_rate: float, decay: float) -> Optimizers:
-    """Muon on the matrices of linear layers but the output head; AdamW on all else, at EMBEDDING_RATE at most."""
+    """Muon on the matrices of linear layers but the output head; AdamW on all else, at a rate of its own."""
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
@@ -87,13 +87,13 @@ def muon(model: Any, learning_rate: float, decay: float) -> Optimizers:
     inner = {id(layer.weight) for layer in layers} - embeddings
     matrices = [p for p in model.parameters() if id(p) in inner]
     others = [p for p in model.parameters() if id(p) not in inner]
-    rate = min(learning_rate, EMBEDDING_RATE)
+    rate = min(EMBEDDING_SHARE * learning_rate, EMBEDDING_RATE)
     second = adamw(others, rate, (0.9, 0.95), 1e-8, 0.0)
     return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, rate))
 
 
-EMBEDDING_RATE = 3e-3
-"""Highest learning rate of embeddings and norms beside Muon."""
+EMBEDDING_SHARE, EMBEDDING_RATE = 1.5, 3e-3
+"""Learning rate of embeddings and norms beside Muon, as a multiple of Muon's, and the highest."""
 
 
 class NotFiniteError(CheckError):
