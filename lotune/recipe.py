@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from lotune.data.settings import DataSettings
+from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
 from lotune.errors import DataError, SettingsError
-from lotune.evaluate.settings import EvaluateSettings, RetentionSettings, ScoreSettings
+from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.settings import Settings, flatten, read_settings
 from lotune.tasks.settings import TaskSettings
@@ -73,10 +73,11 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.rows",
         "retention.language",
         "retention.replay_rows",
+        "evaluate.on_too_long",
     ),
     "pretrain": ("seed", "pretrain"),
     "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
-    "validate": ("task",),
+    "validate": ("task", "evaluate.on_too_long"),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows", "evaluate.dtype"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
@@ -122,9 +123,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in without}
     if "tune.batch_rows" in inputs:
         inputs["tune.batch_rows"] = recipe.tune.batch_rows * recipe.tune.accumulation
-    for key, path in _files(recipe).items():
-        if key in inputs:
-            inputs[key] = path
+    inputs |= {key: value for key, value in (_files(recipe) | row_limits(recipe)).items() if key in inputs}
     if _covered("task.labels", keys) and recipe.task.labels:
         inputs["task.labels, in order"] = list(recipe.task.labels)  # the last one is the positive one
     if stage == "prepare":
@@ -166,6 +165,16 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         "adapter.start": recipe.adapter.start,
     }
     return {key: path for key, path in named.items() if path is not None}
+
+
+def row_limits(recipe: Recipe) -> dict[str, Any]:
+    """How many rows of each evaluation set are asked at most, by dotted key; None is a whole file."""
+    data, retention = recipe.data, recipe.retention
+    return {
+        "data.validation_rows": most_rows(data.validation_rows, data.validation, VALIDATION_ROWS),
+        "data.test_rows": most_rows(data.test_rows, data.test, TEST_ROWS),
+        "retention.rows": most_rows(retention.rows, retention.data, RETENTION_ROWS),
+    }
 
 
 def check_files(recipe: Recipe) -> None:

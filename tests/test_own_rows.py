@@ -131,7 +131,7 @@ def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) 
     assert (card["target"]["task"], card["target"]["judge"], card["target"]["n"]) == ("instructions", "exact", 4)
     counts = json.loads((tmp_path / "runs" / "first" / "data" / "counts.json").read_text())
     assert counts["tokens"]["first"].count("⟦") == 2
-    assert counts["tokens"]["left_out"] == {"validation": 0, "test": 0, "retention": 0}
+    assert counts["too_long"] == {"validation": 0, "test": 0, "retention": 0}
     lines = (tmp_path / "runs" / "first" / "predictions" / "instructions" / "base.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
         assert re.search(r"It is (\d+)\.\n\n### Instruction:\nAnd \1 \+ 1\?\n\n### Response:$", line["prompt"])
@@ -157,21 +157,25 @@ def test_the_last_answer_only(recipe: Path, tmp_path: Path) -> None:
     assert supervised("all") > 2 * supervised("last")
 
 
-def test_rows_that_are_too_long_are_left_out_and_counted(recipe: Path, tmp_path: Path) -> None:
+def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> None:
     rows = [talk(f"{n}?", "yes") for n in range(20)]
     test = write(tmp_path / "test.jsonl", [*rows[:2], talk("long " * 300, "yes"), talk("short?", "long " * 300)])
     train = write(tmp_path / "train.jsonl", [*rows[2:], talk("long " * 400, "no")])
     words = ("prepare", recipe, f"runs={tmp_path / 'runs'}", f"data.train={train}", f"data.test={test}", "--json")
     result = call(*words)
-    tokens = json.loads(result.stdout)["tokens"]
-    assert (tokens["left_out"]["test"], tokens["left_out"]["validation"] + tokens["dropped_too_long"]) == (1, 1)
-    assert "test rows left out as too long: 1" in result.stderr
-    assert (
-        "test rows: 1 rows are too long to be asked: test.jsonl:3"
-        in call(
-            *words, "data.too_long=stop", "data.train=" + str(write(tmp_path / "short.jsonl", rows[2:])), status=2
-        ).stderr
+    counts = json.loads(result.stdout)
+    asked = {one["name"]: (one["rows"], one["file_rows"], one["too_long"], one["cut"]) for one in counts["asked"]}
+    in_validation = 1 - counts["tokens"]["dropped_too_long"]
+    assert asked == {"validation": (3, None, in_validation, 0), "test": (4, 4, 1, 0), "retention": (2, None, 0, 0)}
+    assert "test: 1 of 4 prompts too long for the model: not asked, wrong" in result.stderr
+    data = tmp_path / "runs" / "talk" / "data"
+    assert len((data / "test.jsonl").read_text().splitlines()) == 4
+    said = call(
+        *words, "evaluate.on_too_long=stop", "data.train=" + str(write(tmp_path / "x.jsonl", rows[2:])), status=2
     )
+    assert "test rows: 1 rows are too long to be asked: test.jsonl:3" in said.stderr
+    cut = json.loads(call(*words, "evaluate.on_too_long=truncate").stdout)["asked"][1]
+    assert (cut["too_long"], cut["cut"]) == (0, 1)
     alone = write(tmp_path / "alone.jsonl", [talk("long " * 300, "yes")])
     assert "test rows: all are too long to be asked" in call(*words, f"data.test={alone}", status=2).stderr
 

@@ -114,30 +114,49 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def encode_prompt(tokenizer: Any, example: Example, budget: int) -> tuple[list[int], bool]:
-    """Token ids of a prompt within `budget` tokens, and whether its middle (a passage) had to be cut.
+class PromptTooLongError(DataError):
+    """A prompt has more tokens than there is room for, and no passage that may be cut."""
+
+
+def encode_prompt(tokenizer: Any, example: Example, budget: int, *, truncate: bool = False) -> tuple[list[int], bool]:
+    """Token ids of a prompt within `budget` tokens, and whether it had to be cut.
 
     Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the
-    question stays. Each earlier answer of a conversation ends with end-of-text, as in training.
+    question stays. Each earlier answer of a conversation ends with end-of-text, as in training. With `truncate`, a
+    prompt that is too long without a passage to cut loses its middle: its beginning and its end stay.
 
-    Raises: DataError where the prompt is too long and nothing of it may be cut.
+    Raises: PromptTooLongError where the prompt is too long, nothing of it may be cut, and `truncate` is not given.
     """
     ids, _ = _encode_prompt(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
     if len(ids) <= budget:
         return ids, False
-    if example.prompt_parts is None:
-        raise DataError(
-            f"row {example.id}", f"the prompt has {len(ids)} tokens", f"{budget} at most", "shorten it or drop the row"
-        )
-    head, middle, tail = example.prompt_parts
-    head_ids = encode_text(tokenizer, head, first=True)
-    tail_ids = encode_text(tokenizer, tail)
-    room = budget - len(head_ids) - len(tail_ids)
-    if room < 1:
-        raise DataError(
-            f"row {example.id}", "the question alone is longer than the context", f"{budget} tokens at most"
-        )
-    return head_ids + encode_text(tokenizer, middle)[:room] + tail_ids, True
+    found = f"the prompt has {len(ids)} tokens"
+    if example.prompt_parts is not None:
+        head, middle, tail = example.prompt_parts
+        head_ids = encode_text(tokenizer, head, first=True)
+        tail_ids = encode_text(tokenizer, tail)
+        room = budget - len(head_ids) - len(tail_ids)
+        if room >= 1:
+            return head_ids + encode_text(tokenizer, middle)[:room] + tail_ids, True
+        ids, found = head_ids + tail_ids, "the question alone is longer than the context"
+    if truncate and budget >= 1:
+        return _without_middle(ids, budget), True
+    raise PromptTooLongError(
+        f"row {example.id}",
+        found,
+        f"{budget} tokens at most",
+        "shorten it, or cut it with evaluate.on_too_long=truncate",
+    )
+
+
+def _without_middle(ids: list[int], budget: int) -> list[int]:
+    """The first and the last of the ids, as many of each, `budget` (1 or more) together.
+
+    >>> _without_middle([1, 2, 3, 4, 5], 3), _without_middle([1, 2, 3, 4, 5], 2)
+    ([1, 2, 5], [1, 5])
+    """
+    end = budget // 2
+    return ids[: budget - end] + ids[len(ids) - end :]
 
 
 def encode_row(tokenizer: Any, example: Example) -> EncodedRow:

@@ -23,7 +23,7 @@ import orjson
 
 from lotune.data.examples import Example
 from lotune.data.spool import taken
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,13 @@ def sample(
     """A draw without replacement, in the order of the examples; all there are where `rows` is None or larger.
 
     "natural" draws from all rows alike. "equal" draws the same number of each kind; a kind with fewer rows gives all of
-    them, the others share the rest, and numbers differ by one where they do not divide. With `kinds`, only rows of
+    them, the others share the rest, and numbers differ by one where they do not divide. Where `rows` is None, "equal"
+    draws as many of each kind as the rarest has. With `kinds`, only rows of
     these kinds are drawn. With the same seed a larger natural draw holds the smaller one.
 
-    Raises: DataError for a kind in `kinds` that no row has.
+    Raises: DataError for a kind in `kinds` that no row has; SettingsError for "equal" where no row has a kind.
     """
-    if kinds is None and (rows is None or rows >= len(examples)):
+    if kinds is None and shares == "natural" and (rows is None or rows >= len(examples)):
         return examples
     kind_of = [sys.intern(example.kind) for example in examples] if kinds is not None or shares == "equal" else []
     places = np.arange(len(examples))
@@ -114,12 +115,17 @@ def sample(
         if unknown:
             there = ", ".join(sorted(set(kind_of)))
             raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
+    available = Counter(kind_of[place] for place in places) if kind_of else Counter()
+    if shares == "equal":
+        if not any(available):
+            raise SettingsError("data.sample.shares", "is equal, but no row has a kind", "natural, or rows with kinds")
+        rows = min(available.values()) * len(available) if rows is None else rows
     if rows is None or rows >= len(places):
         return taken(examples, places)
     drawn = places[_shuffled(len(places), f"sample:{seed}")]
     if shares == "natural":
         return taken(examples, np.sort(drawn[:rows]))
-    left = equal_quotas(Counter(kind_of[place] for place in places), rows)
+    left = equal_quotas(available, rows)
     chosen = []
     for place in drawn:
         kind = kind_of[place]

@@ -19,7 +19,23 @@ class SampleSettings(Settings):
     seed: int | None = Field(None, ge=0)
     """Seed of the draw; null takes the recipe's seed."""
     shares: Literal["natural", "equal"] = "natural"
-    """Shares of the kinds among the drawn rows: as they come, or the same number of each kind."""
+    """Shares of the kinds among the drawn rows: as they come, or the same number of each kind (of sentences: of each
+    label), which without `rows` is as many as the rarest kind has."""
+
+
+VALIDATION_ROWS = 100
+"""How many validation rows are split off, where the settings do not say."""
+TEST_ROWS = 500
+"""How many test rows are generated or split off, where the settings do not say."""
+
+
+def most_rows(rows: int | None, file: Path | None, default: int) -> int | None:
+    """How many rows of an evaluation set are asked at most; None asks a whole file.
+
+    >>> most_rows(None, Path("test.jsonl"), 500), most_rows(None, None, 500), most_rows(20, Path("test.jsonl"), 500)
+    (None, 500, 20)
+    """
+    return default if rows is None and file is None else rows
 
 
 class DataSettings(Settings):
@@ -32,17 +48,18 @@ class DataSettings(Settings):
     sample: SampleSettings = Field(default_factory=SampleSettings)
     validation: Path | None = None
     """File or folder of validation rows; null splits them off the training rows by seed."""
-    validation_rows: int = Field(100, ge=1)
-    """How many rows validate each checkpoint."""
+    validation_rows: int | None = Field(None, ge=1)
+    """How many rows validate each checkpoint; null takes a validation file whole, and splits off 100 without one."""
     test: Path | None = None
     """File or folder of test rows; null lets the generator write fresh ones, or splits them off a training file."""
-    test_rows: int = Field(500, ge=1)
-    """How many rows the test has; a longer test file is cut to as many by seed."""
+    test_rows: int | None = Field(None, ge=1)
+    """How many rows the test has, drawn by seed; null asks a test file whole, and generates or splits off 500 without
+    one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row to train or validate on that cannot be read does: stop the run, or be skipped and counted."""
     max_row_bytes: int = Field(MOST_ROW_BYTES, ge=1)
     """Most bytes of a row or an article in a file; a longer one cannot be read, and takes no memory."""
     too_long: Literal["drop", "stop"] = "drop"
-    """What a row longer than the longest allowed one does: be dropped and counted, or stop the run."""
+    """What a training row longer than the longest allowed one does: be dropped and counted, or stop the run."""
     max_length: int | None = Field(None, ge=8)
     """Longest row in tokens, prompt and answer together; null takes the model's context."""

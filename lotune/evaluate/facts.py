@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from lotune.evaluate.settings import OnTooLong
 from lotune.runs import fingerprint
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Choosing, Task
@@ -33,8 +34,10 @@ class Facts:
         return asdict(self)
 
 
-def facts_of(settings: TaskSettings, task: Task, shots: int = 0) -> Facts:
+def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: OnTooLong = "wrong") -> Facts:
     """Return the facts of greedy answers to a task that was built from `settings`, after `shots` answered examples.
+
+    `on_too_long` is the rule for prompts that are too long for the model.
 
     >>> from lotune.tasks.registry import build_task
     >>> settings = TaskSettings(name="arithmetic", judge="exact", max_new_tokens=64)
@@ -49,6 +52,7 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0) -> Facts:
     else:
         protocol = f"greedy, {task.max_new_tokens} new tokens at most"
     protocol += f", {shots} shots" if shots else ""
+    protocol += ", long prompts cut" if on_too_long == "truncate" else ""
     if settings.labels:
         protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in settings.labels.items())
     return Facts(task.name, task.rule, template, protocol)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from lotune.data.batches import encode_prompt, encode_text
+from lotune.data.batches import PromptTooLongError, encode_prompt, encode_text
 from lotune.data.examples import Example
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
+from lotune.evaluate.settings import OnTooLong
 from lotune.runs import append_jsonl, write_atomically
 from lotune.tasks.task import Choosing, Judged, Task
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
 """What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
+TOO_LONG = "too_long"
+"""What ended an answer (`stopped_by`) that nobody was asked for, as the prompt is too long for the model."""
 WINDOW = 4096
 """Questions whose tokens are held at once."""
 CHOSEN_AT_ONCE = 64
@@ -33,8 +37,10 @@ CHOSEN_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer and its verdict. `cut`: the passage was shortened to fit; `stopped_by`: eos, stop or length.
+    """One answer and its verdict.
 
+    `cut`: the prompt was shortened to fit. `stopped_by`: eos, stop or length; the judging rule where the likeliest
+    option was chosen; too_long where the prompt was too long to be asked, so that the empty answer counts as wrong.
     `mark` is the fingerprint of the model and of the settings that gave the answer, where no run binds a file to them.
     """
 
@@ -67,6 +73,21 @@ class Prediction:
         }
 
 
+class Fitted(NamedTuple):
+    """The token ids of a prompt that fits the model, and whether it had to be cut."""
+
+    ids: tuple[int, ...]
+    cut: bool
+
+
+class Answered(NamedTuple):
+    """An answer that is not judged yet; the fields are those of Prediction."""
+
+    text: str
+    cut: bool
+    stopped_by: str
+
+
 def predict(
     task: Task,
     examples: Sequence[Example],
@@ -80,23 +101,28 @@ def predict(
     mark: str = "",
     sampling: Sampling | None = None,
     facts: Facts | None = None,
+    on_too_long: OnTooLong = "wrong",
 ) -> Iterator[Prediction]:
     """A verdict for each example, as the answers come; those that `out` already holds come first.
 
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
-    answer together, in tokens; where they are longer the passage is cut. `stop` are texts that end an answer beside the
-    task's own, `mark` the fingerprint of model and settings to note with each answer, `facts` how it is asked
-    for and judged. Tokens are the best ones, or drawn with a seed that follows from that of `sampling` and the
-    example's id.
-    Raises: DataError for a prompt that is too long and has nothing to cut, or where `out` is damaged.
+    answer together, in tokens; where they are longer the passage is cut, and `on_too_long` decides about a prompt that
+    has none. `stop` are texts that end an answer beside the task's own, `mark` the fingerprint of model and settings to
+    note with each answer, `facts` how it is asked for and judged. Tokens are the best ones, or drawn with a seed that
+    follows from that of `sampling` and the example's id.
+    Raises: PromptTooLongError for a prompt that is too long where that stops; DataError where `out` is damaged;
+    SettingsError where answers leave no room for any prompt.
     """
-    kept = keep_predictions(task, examples, out, facts) if out is not None else {}
+    kept = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), WINDOW):
         group = asked[start : start + WINDOW]
-        for found in _answer(task, group, model, tokenizer, batch_tokens, context, stop, sampling):
+        fitted = [fit(task, example, tokenizer, context, on_too_long) for example in group]
+        there = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
+        long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
+        for found in chain(long, _answer(task, there, model, tokenizer, batch_tokens, stop, sampling)):
             prediction = replace(found, mark=mark, facts=facts)
             if out is not None:
                 append_jsonl(out, prediction.record())
@@ -145,7 +171,9 @@ def _scores(stored: Mapping[str, float]) -> dict[str, float]:
     return {names.get(name, name): score for name, score in stored.items()}
 
 
-def keep_predictions(task: Task, examples: Sequence[Example], out: Path, facts: Facts | None) -> dict[int, Prediction]:
+def keep_predictions(
+    task: Task, examples: Sequence[Example], out: Path, facts: Facts | None, on_too_long: OnTooLong = "wrong"
+) -> dict[int, Prediction]:
     """Predictions already made, by place of their example, judged again.
 
     `out` then holds these and what is not asked now, but no answer to a row that reads otherwise by now.
@@ -156,9 +184,13 @@ def keep_predictions(task: Task, examples: Sequence[Example], out: Path, facts: 
     kept = {}
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
-        if old is not None and wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
-            judged = _judge(task, example, old.text, old.cut, old.stopped_by)
-            kept[place] = replace(judged, mark=old.mark, facts=facts)
+        if old is None:
+            continue
+        if old.stopped_by == TOO_LONG:
+            if on_too_long == "wrong":
+                kept[place] = replace(_too_long(task, example), mark=old.mark, facts=facts)
+        elif wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
+            kept[place] = replace(_judge(task, example, old), mark=old.mark, facts=facts)
     if stored:
         asked = {example.id for example in examples}
         rest = {old.example_id: old for old in stored if old.example_id not in asked}
@@ -167,13 +199,38 @@ def keep_predictions(task: Task, examples: Sequence[Example], out: Path, facts: 
     return kept
 
 
+def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
+    """Nothing, where the longest answer leaves room for a prompt in the model's context. Raises: SettingsError."""
+    if max_new_tokens >= context:
+        found = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
+        raise SettingsError(where, found, f"{context - 1} at most", "lower it, or take a model with a longer context")
+
+
+def fit(
+    task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int, on_too_long: OnTooLong
+) -> Fitted | None:
+    """The tokens of a prompt that leave room for an answer, and whether it was cut; None where it counts as wrong.
+
+    Raises: PromptTooLongError where it is too long and that stops; SettingsError where there is no room for any prompt.
+    """
+    needed = answer_tokens(task, example, tokenizer)
+    if not (isinstance(task, Choosing) and task.chooses):
+        check_room(needed, context)
+    try:
+        ids, cut = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
+    except PromptTooLongError:
+        if on_too_long == "stop":
+            raise
+        return None
+    return Fitted(tuple(ids), cut)
+
+
 def _answer(
     task: Task,
-    examples: Sequence[Example],
+    asked: Sequence[tuple[Example, Fitted]],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
-    context: int,
     stop: tuple[str, ...],
     sampling: Sampling | None,
 ) -> Iterator[Prediction]:
@@ -183,15 +240,14 @@ def _answer(
         from lotune.generate.likelihood import Likelihood
 
         likelihood = Likelihood(model)
-        for start in range(0, len(examples), CHOSEN_AT_ONCE):
-            group = examples[start : start + CHOSEN_AT_ONCE]
-            yield from _choose(task, group, likelihood, tokenizer, batch_tokens, context)
+        for start in range(0, len(asked), CHOSEN_AT_ONCE):
+            group = asked[start : start + CHOSEN_AT_ONCE]
+            yield from _choose(task, group, likelihood, tokenizer, batch_tokens)
         return
-    asked = [_request(task, example, tokenizer, context, stop, sampling) for example in examples]
-    for place, answer in engine_of(model, tokenizer).stream(
-        [request for request, _ in asked], batch_tokens=batch_tokens
-    ):
-        yield _judge(task, examples[place], answer.text, asked[place][1], answer.stopped_by)
+    requests = [_request(task, example, prompt, stop, sampling) for example, prompt in asked]
+    for place, answer in engine_of(model, tokenizer).stream(requests, batch_tokens=batch_tokens):
+        example, prompt = asked[place]
+        yield _judge(task, example, Answered(answer.text, prompt.cut, answer.stopped_by))
 
 
 def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -203,49 +259,45 @@ def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBas
 
 def _choose(
     task: Any,
-    examples: Sequence[Example],
+    asked: Sequence[tuple[Example, Fitted]],
     likelihood: Likelihood,
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
-    context: int,
 ) -> Iterator[Prediction]:
     """The likeliest of each example's continuations; of equally likely ones the first."""
     from lotune.generate.likelihood import Continuation
 
-    rows, texts, cuts = [], [], []
-    for example in examples:
+    rows, texts = [], []
+    for example, prompt in asked:
         texts.append(task.continuations(example))
         encoded = [encode_text(tokenizer, text) for text in texts[-1]]
-        ids, cut = encode_prompt(tokenizer, example, context - answer_tokens(task, example, tokenizer))
-        rows += [Continuation(tuple(ids), tuple(one), f"row {example.id}") for one in encoded]
-        cuts.append(cut)
+        rows += [Continuation(prompt.ids, tuple(one), f"row {example.id}") for one in encoded]
     values = iter(likelihood.weigh(rows, batch_tokens=batch_tokens))
-    for example, options, cut in zip(examples, texts, cuts, strict=True):
+    for (example, prompt), options in zip(asked, texts, strict=True):
         weights = [task.weigh(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))
-        yield _judge(task, example, task.chosen(example, place), cut, task.rule)
+        yield _judge(task, example, Answered(task.chosen(example, place), prompt.cut, task.rule))
 
 
-def _request(
-    task: Task,
-    example: Example,
-    tokenizer: PreTrainedTokenizerBase,
-    context: int,
-    stop: tuple[str, ...],
-    sampling: Sampling | None,
-) -> tuple[Request, bool]:
-    """What is asked of the engine, and whether the prompt had to be cut."""
+def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...], sampling: Sampling | None) -> Request:
+    """What is asked of the engine."""
     from lotune.generate.requests import Request
     from lotune.generate.sampling import GREEDY
 
-    ids, cut = encode_prompt(tokenizer, example, context - task.max_new_tokens)
-    request = Request(
-        tuple(ids), task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
+    return Request(
+        prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
         sampling=sampling.of_row(example.id) if sampling else GREEDY,
     )  # fmt: skip
-    return request, cut
 
 
-def _judge(task: Task, example: Example, text: str, cut: bool, stopped_by: str) -> Prediction:
-    verdict = task.judge(example, text)
-    return Prediction(example.id, example.prompt, text, verdict, example.kind, cut, stopped_by)
+def _judge(task: Task, example: Example, answer: Answered | Prediction) -> Prediction:
+    verdict = task.judge(example, answer.text)
+    return Prediction(example.id, example.prompt, answer.text, verdict, example.kind, answer.cut, answer.stopped_by)
+
+
+def _too_long(task: Task, example: Example) -> Prediction:
+    """A question that nobody is asked: its empty answer is wrong, whatever the task thinks of an empty answer."""
+    judged = task.judge(example, "")
+    right = None if judged.right is None else False
+    verdict = Judged(None, judged.key, right, dict.fromkeys(judged.scores, 0.0))
+    return Prediction(example.id, example.prompt, "", verdict, example.kind, stopped_by=TOO_LONG)

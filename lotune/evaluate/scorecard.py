@@ -126,6 +126,27 @@ class ContestRule(_Record):
     score: float | None = None
 
 
+class AskedRows(_Record):
+    """The rows of an evaluation set (validation, test or retention).
+
+    `rows` are measured; where they come from a file, `file` is its name and `file_rows` how many rows it has.
+    `too_long` prompts are too long for the model: nobody is asked, and they count as wrong. `cut` prompts were
+    shortened to fit.
+    """
+
+    name: str
+    rows: int
+    file: str = ""
+    file_rows: int | None = None
+    too_long: int = 0
+    cut: int = 0
+
+    @property
+    def limited(self) -> bool:
+        """Whether the file has more rows than are asked."""
+        return self.file_rows is not None and self.rows < self.file_rows
+
+
 class Check(_Record):
     """A check on the finished work, such as the merge check."""
 
@@ -182,7 +203,9 @@ class Scorecard(_Record):
     asked_alone: tuple[Alone, ...] = ()
     """Rows asked again alone, of each model and evaluation set; empty where the models answer in float32."""
     notes: tuple[str, ...] = ()
-    """What a reader should know besides: prompts that were cut, overlap, rounding."""
+    """What a reader should know besides: prompts that were cut, overlap, rounding, what was not checked."""
+    asked: tuple[AskedRows, ...] = ()
+    """The rows of each evaluation set: how many of which file, how many too long to be asked or cut."""
 
 
 class Verdict(NamedTuple):
@@ -257,6 +280,7 @@ def make_scorecard(
     base: str = "",
     asked_alone: Sequence[Alone] = (),
     notes: Sequence[str] = (),
+    asked: Sequence[AskedRows] = (),
 ) -> Scorecard:
     """The whole card, its verdict and the contest's rule drawn from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -273,8 +297,28 @@ def make_scorecard(
         contest_rule=best_on_test(checkpoints),
         base=base,
         asked_alone=tuple(asked_alone),
-        notes=tuple(notes),
+        notes=(*notes, *asked_notes(asked)),
+        asked=tuple(asked),
     )
+
+
+def asked_notes(asked: Sequence[AskedRows]) -> list[str]:
+    """What to know about the rows that figures rest on: limits, prompts that are too long, prompts that were cut.
+
+    >>> asked_notes([AskedRows(name="test", rows=500, file="choice.json", file_rows=2000, too_long=1)])
+    ['test: 500 of 2,000 rows of choice.json', 'test: 1 of 500 prompts too long for the model: not asked, wrong']
+    """
+    notes = []
+    for one in asked:
+        if one.limited:
+            notes.append(f"{one.name}: {one.rows:,} of {one.file_rows:,} rows of {one.file}")
+        if one.too_long:
+            notes.append(
+                f"{one.name}: {one.too_long:,} of {one.rows:,} prompts too long for the model: not asked, wrong"
+            )
+        if one.cut:
+            notes.append(f"{one.name}: {one.cut:,} of {one.rows:,} prompts cut to fit the context")
+    return notes
 
 
 def why_not_valid(target: Target, retention: Sequence[RetentionLine], checks: Sequence[Check]) -> list[str]:

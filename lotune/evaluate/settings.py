@@ -10,6 +10,9 @@ from pydantic import Field
 from lotune.model.settings import Dtype
 from lotune.settings import Settings
 
+OnTooLong = Literal["wrong", "stop", "truncate"]
+"""What a question does whose prompt is too long for the model."""
+
 
 class EvaluateSettings(Settings):
     """How models are tested."""
@@ -20,8 +23,15 @@ class EvaluateSettings(Settings):
     """Most tokens, prompts and answers together, that are generated from at once."""
     dtype: Dtype = "auto"
     """Number format in which models answer: auto takes base.dtype where it names one, else float32 on a processor."""
+    on_too_long: OnTooLong = "wrong"
+    """What a prompt does that is too long for the model and has no passage to cut: count as a wrong answer without
+    being asked, stop, or lose its middle."""
     engine: Literal["lotune", "vllm"] = "lotune"
     """What answers in `evaluate --model` and `generate`; vllm needs a GPU and `lotune[vllm]`."""
+
+
+RETENTION_ROWS = 200
+"""How many retention rows are generated, where the settings do not say."""
 
 
 class RetentionSettings(Settings):
@@ -31,8 +41,8 @@ class RetentionSettings(Settings):
     """Task that measures the retained ability."""
     data: Path | None = None
     """File of retention rows (for reading: SQuAD's layout); null lets the task's generator write them."""
-    rows: int = Field(200, ge=1)
-    """How many rows are generated, or taken from the file."""
+    rows: int | None = Field(None, ge=1)
+    """How many rows are asked, drawn by seed; null asks a file whole, and generates 200 where there is none."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of generated retention rows."""
     replay_rows: int = Field(0, ge=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lotune.evaluate.retention import RetentionLine, least_kept
-from lotune.evaluate.scorecard import Checkpoint, Kind, Scorecard, Target
+from lotune.evaluate.scorecard import AskedRows, Checkpoint, Kind, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
 from lotune.report.contents import Examples, Report, Training
 from lotune.report.terminal import line_figure, percent, share_span, shown, span, with_span
@@ -316,11 +316,23 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ("rows of the retained task mixed in", f"{counts.get('replay', 0):,}"),
         ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
         *((f"left out of {name}, too long to be asked", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
+        *_asked_lines([AskedRows(**one) for one in counts.get("asked", ())]),
         ("tokens", f"{tokens['tokens']:,} in {tokens['rows']:,} rows; longest row {tokens['longest']:,}"),
         ("trained on, of these tokens", f"{tokens['supervised']:,} ({percent(share)})"),
         ("retention prompts cut to fit", f"{tokens['retention_cut']:,}"),
     ]
     return Table(("count", "number"), tuple(lines), numeric=True)
+
+
+def _asked_lines(asked: Sequence[AskedRows]) -> Iterator[tuple[str, str]]:
+    """What became of the rows of the evaluation sets."""
+    for one in asked:
+        of = "" if one.file_rows is None else f" of {one.file_rows:,} in {one.file}"
+        yield f"{one.name} rows", f"{one.rows:,}{of}"
+        if one.too_long:
+            yield f"{one.name} rows too long to be asked, counted as wrong", f"{one.too_long:,}"
+        if one.cut:
+            yield f"{one.name} prompts cut to fit", f"{one.cut:,}"
 
 
 def kind_counts(counts: Mapping[str, Any]) -> str:

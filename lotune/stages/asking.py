@@ -14,7 +14,9 @@ from lotune.data.examples import Example
 from lotune.data.rows import nearest_names
 from lotune.errors import DataError, ModelError, SettingsError
 from lotune.evaluate.facts import Facts
-from lotune.evaluate.predict import Prediction, parse_predictions, predict
+from lotune.evaluate.predict import TOO_LONG, Prediction, check_room, fit, parse_predictions, predict
+from lotune.evaluate.scorecard import AskedRows
+from lotune.evaluate.settings import OnTooLong
 from lotune.memory import free_bytes
 from lotune.model.answering import TOO_LARGE, Format, answering_format
 from lotune.model.base import (
@@ -44,7 +46,7 @@ class Asking:
     """A model that is asked, and how.
 
     `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of `answers_mark`;
-    `sampling` and `facts` are those of `predict`.
+    `sampling`, `facts` and `on_too_long` are those of `predict`.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Asking:
     mark: str = ""
     sampling: Sampling | None = None
     facts: Facts | None = None
+    on_too_long: OnTooLong = "wrong"
 
 
 Ask = Callable[[Asking, Task, Sequence[Example], Path | None], list[Prediction]]
@@ -196,6 +199,7 @@ def ask(asking: Asking, task: Task, examples: Sequence[Example], out: Path | Non
         for prediction in predict(
             task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
             stop=asking.stop, mark=asking.mark, sampling=asking.sampling, facts=asking.facts,
+            on_too_long=asking.on_too_long,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))
@@ -210,16 +214,10 @@ def ask_alone(asking: Asking, task: Task, examples: Sequence[Example], out: Path
             done += predict(
                 task, [example], asking.model, asking.tokenizer, batch_tokens=1, out=out, context=context,
                 stop=asking.stop, mark=asking.mark, sampling=asking.sampling, facts=asking.facts,
+                on_too_long=asking.on_too_long,
             )  # fmt: skip
             progress.advance(len(done))
     return done
-
-
-def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
-    """Nothing, where the longest answer leaves room for a prompt in the model's context. Raises: SettingsError."""
-    if max_new_tokens >= context:
-        found = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
-        raise SettingsError(where, found, f"{context - 1} at most", "lower it, or take a model with a longer context")
 
 
 @contextmanager
@@ -237,7 +235,11 @@ def ask_together(
     """The same by several processes, each of which asks every so many-th example; all have all, in the examples' order.
 
     `out` is written as `in_parts` does it; `how` is `ask` or `ask_alone`.
+    Raises: PromptTooLongError where a prompt is too long and that stops, in each process and before one is asked.
     """
+    if asking.on_too_long == "stop":
+        for example in examples:
+            fit(task, example, asking.tokenizer, context_length(asking.model), "stop")
 
     def work(own: Path | None) -> bytes:
         found = how(asking, task, examples[world.rank :: world.size], own)
@@ -247,6 +249,12 @@ def ask_together(
     places = {example.id: place for place, example in enumerate(examples)}
     found = [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
     return sorted(found, key=lambda one: places[one.example_id])
+
+
+def measured_rows(rows: AskedRows, answers: Sequence[Prediction]) -> AskedRows:
+    """The rows with the number of prompts that were too long, and of those that were cut, as their answers say."""
+    too_long = sum(one.stopped_by == TOO_LONG for one in answers)
+    return rows.model_copy(update={"too_long": too_long, "cut": sum(one.cut for one in answers)})
 
 
 def check_judgeable(task: Task, settings: TaskSettings, examples: Sequence[Example], data: Path | None) -> None:
@@ -273,6 +281,7 @@ def answers_mark(recipe: Recipe, model: str, task: TaskSettings, **more: Any) ->
     chosen, dtype = (task.judge or "").startswith("likelihood"), answering_with(recipe, settings).dtype
     inputs = {
         "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,
-        "engine": recipe.evaluate.engine, "task": task.model_dump(exclude=set() if chosen else {"judge"}), **more,
+        "engine": recipe.evaluate.engine, "on_too_long": recipe.evaluate.on_too_long,
+        "task": task.model_dump(exclude=set() if chosen else {"judge"}), **more,
     }  # fmt: skip
     return inputs_mark(inputs)[:16]

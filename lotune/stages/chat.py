@@ -14,13 +14,14 @@ from lotune.data.examples import Example, Turn
 from lotune.data.formats import is_text
 from lotune.data.templates import Template
 from lotune.errors import DataError, LotuneError, RunError
+from lotune.evaluate.predict import check_room
 from lotune.generate.engine import Engine
 from lotune.generate.pieces import Pieces
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.base import Base, context_length
 from lotune.recipe import Recipe
-from lotune.stages.asking import check_room, load_model, settled
+from lotune.stages.asking import load_model, settled
 from lotune.stages.outputs import check_alone
 from lotune.stages.wording import in_its_template
 from lotune.tasks.own_rows import write_rows

@@ -16,6 +16,7 @@ from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept, with_intervals
 from lotune.evaluate.scorecard import (
     Alone,
+    AskedRows,
     Check,
     Checkpoint,
     Score,
@@ -34,7 +35,17 @@ from lotune.recipe import Options, Recipe, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, answering_in, answering_with, ask, ask_alone, asked_settings, computes_on
+from lotune.stages.asking import (
+    Asking,
+    answering_in,
+    answering_with,
+    ask,
+    ask_alone,
+    asked_settings,
+    computes_on,
+    measured_rows,
+)
+from lotune.stages.merging import unchecked_notes
 from lotune.stages.number_formats import with_kept
 from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings, right_clause
 from lotune.tasks.registry import build_task
@@ -163,7 +174,9 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             "asked on {device} in {dtype}".format(**computes_on(recipe)),
             *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
             *_notes(counts),
+            *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.check_rows),
         ],
+        asked=_asked(counts, before),
     )
 
 
@@ -195,7 +208,9 @@ def _test(
         folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
-        asking = Asking(title, model.model, model.tokenizer, batch_tokens, facts=facts_of(its, task))
+        on_too_long = recipe.evaluate.on_too_long
+        facts = facts_of(its, task, on_too_long=on_too_long)
+        asking = Asking(title, model.model, model.tokenizer, batch_tokens, facts=facts, on_too_long=on_too_long)
         found.append(ask(asking, task, examples, out))
         if model.dtype in REDUCED:
             again = replace(asking, title=f"{title}, alone")
@@ -204,6 +219,13 @@ def _test(
             what = {"set": "test" if asked == target else RETAINED, "model": name}
             alone.append(compare_alone(found[-1], answers, dtype_name(model.dtype)).model_copy(update=what))
     return Tested(found[0], found[1], tuple(alone))
+
+
+def _asked(counts: dict[str, Any], before: Tested) -> list[AskedRows]:
+    """The rows of each evaluation set; of those that are tested, what their answers say."""
+    sets = [AskedRows(**one) for one in counts["asked"]]
+    answers = {"test": before.target, "retention": before.retained}
+    return [measured_rows(one, answers[one.name]) if one.name in answers else one for one in sets]
 
 
 def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
@@ -305,11 +327,6 @@ def _notes(counts: dict[str, Any]) -> list[str]:
     removed = counts["rows"]["overlap"]["removed"]
     if removed:
         notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
-    for name, number in counts["tokens"]["left_out"].items():
-        if number:
-            notes.append(f"{number} {name} rows were left out: too long for the context with an answer")
-    if counts["tokens"]["retention_cut"]:
-        notes.append(f"{counts['tokens']['retention_cut']} retention passages were cut to fit the context")
     if shares := counts.get("right_by_rule"):
         notes.append(right_clause(shares))
     return notes

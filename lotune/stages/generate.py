@@ -12,7 +12,7 @@ from lotune.data.formats import is_text
 from lotune.data.rows import write_jsonl
 from lotune.data.templates import FILE_NAME, TEMPLATES
 from lotune.errors import DataError, SettingsError
-from lotune.evaluate.predict import Prediction
+from lotune.evaluate.predict import TOO_LONG, Prediction, check_room
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.generate.vllm import engine_of
@@ -21,7 +21,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Options, Recipe
 from lotune.report.progress import say
 from lotune.runs import write_atomically
-from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, check_room, load_answering, settled
+from lotune.stages.asking import Asking, answers_mark, ask_together, check_engine, load_answering, settled
 from lotune.stages.outputs import check_alone, check_output
 from lotune.stages.things import folders_of
 from lotune.stages.wording import in_its_template
@@ -40,7 +40,8 @@ def generate_answers(
     """Write one answer a row of `data` to `out`: jsonl with id and answer, or, as .txt, a line each.
 
     A line of a .txt file is what the task reads out of the answer (a number, a letter, a label), else the answer on one
-    line. Drawn answers are the same for the same seed, whatever is asked beside them. Answers are kept beside `out`
+    line. A prompt that is too long for the model has an empty answer, or stops, or is cut, as the settings say. Drawn
+    answers are the same for the same seed, whatever is asked beside them. Answers are kept beside `out`
     while they come, so that a stopped command goes on. Of several processes each answers its part, and the first one
     writes; the others have None.
     Raises: SettingsError where `out` is of another kind, or is read, or where the task draws nothing.
@@ -64,7 +65,10 @@ def generate_answers(
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.batch_tokens
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
-        asking = Asking(title, answering, tokenizer, batch_tokens, mark=mark, sampling=sampling)
+        on_too_long = recipe.evaluate.on_too_long
+        asking = Asking(
+            title, answering, tokenizer, batch_tokens, mark=mark, sampling=sampling, on_too_long=on_too_long
+        )
         ordered = ask_together(asking, task, examples, kept, world)
     if not world.leads:
         return None
@@ -73,9 +77,11 @@ def generate_answers(
     else:
         write_atomically(out, "".join(_line(one) + "\n" for one in ordered))
     kept.unlink(missing_ok=True)
-    cut = sum(one.cut for one in ordered)
-    say(f"{len(ordered)} answers in {out}" + (f"; of {cut} the passage was cut to fit" if cut else ""))
-    return {"model": model, "task": task.name, "rows": len(ordered), "cut": cut, "out": str(out)}
+    cut, too_long = sum(one.cut for one in ordered), sum(one.stopped_by == TOO_LONG for one in ordered)
+    empty = f"; {too_long} are empty, as the prompt is too long for the model" if too_long else ""
+    say(f"{len(ordered)} answers in {out}" + (f"; {cut} prompts were cut to fit" if cut else "") + empty)
+    counts = {"rows": len(ordered), "cut": cut, "too_long": too_long}
+    return {"model": model, "task": task.name, **counts, "out": str(out)}
 
 
 def generate_text(
@@ -99,9 +105,9 @@ def generate_text(
     if options.dry_run:
         return {"model": model, "prompt": text}
     answering, tokenizer = load_answering(settled(recipe, model), model)
-    context = context_length(answering)
+    context, truncate = context_length(answering), recipe.evaluate.on_too_long == "truncate"
     check_room(most, context)
-    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context - most)
+    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context - most, truncate=truncate)
     request = replace(asked, prompt_ids=tuple(ids))
     answers = dict(engine_of(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.batch_tokens))
     found = [answers[number] for number in range(samples)]

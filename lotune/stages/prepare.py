@@ -10,23 +10,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lotune.data.batches import EncodedRow, check_supervision, encode_prompt, encode_row, marked
+from lotune.data.batches import EncodedRow, check_supervision, marked
 from lotune.data.encoding import encode_rows, rows_digest
 from lotune.data.examples import Example, as_record, from_record
 from lotune.data.rows import all_listed
 from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
 from lotune.disk import require_space
 from lotune.errors import DataError
-from lotune.evaluate.predict import answer_tokens
+from lotune.evaluate.predict import fit
+from lotune.evaluate.scorecard import AskedRows, asked_notes
+from lotune.evaluate.settings import OnTooLong
 from lotune.model.base import base_folder, empty_model, load_tokenizer, resolve_device
 from lotune.model.quantize import check_quantize
-from lotune.recipe import Options, Recipe, check_files, stage_inputs
+from lotune.recipe import Options, Recipe, check_files, row_limits, stage_inputs
 from lotune.report.progress import say
 from lotune.runs import Run, open_run, read_json, write_json
 from lotune.stages.asking import check_judgeable
 from lotune.stages.changes import warn_of_changes
 from lotune.stages.wording import check_template
-from lotune.tasks.datasets import RETENTION_SEED, evaluation_rows, gather, replay_rows, right_by_rule
+from lotune.tasks.datasets import RETENTION_SEED, evaluation_set, gather, replay_rows, right_by_rule
 from lotune.tasks.own_rows import rows_wanted_by
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -53,9 +55,7 @@ class Tokens:
     first: str
     """The first row as it is trained on: what is scored stands between ⟦ and ⟧."""
     retention_cut: int
-    """Retention prompts whose passage had to be cut to fit the context."""
-    left_out: dict[str, int]
-    """Rows to validate on, to test on or of the retained task that were left out as too long to be asked."""
+    """Retention prompts that had to be cut to fit the context."""
 
 
 def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -127,10 +127,9 @@ def _write(run: Run, recipe: Recipe) -> None:
         check_template(recipe.task, start)
     loaded = None if _few_rows(recipe) else _check_model(recipe)
     with rows_wanted_by("retention.data"):
-        retention = evaluation_rows(
-            retained, recipe.retention.data, recipe.retention.rows, recipe.seed + RETENTION_SEED,
-            recipe.data.max_row_bytes,
-        )  # fmt: skip
+        rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
+        retained_set = evaluation_set(retained, recipe.retention.data, rows, seed, recipe.data.max_row_bytes)
+        retention = retained_set.examples
     data = gather(task, recipe.data, recipe.seed, {"retention": retention})
     check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     check_judgeable(retained, retention_task_settings(recipe), retention, recipe.retention.data)
@@ -138,24 +137,47 @@ def _write(run: Run, recipe: Recipe) -> None:
     limit = min(recipe.data.max_length or context, context)
     with rows_wanted_by("retention.replay_rows"):
         replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
-    folder, left_out, asked, cut = run.folder / "data", {}, {}, 0
+    folder = run.folder / "data"
     others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
-    sets = (("validation", data.validation, task), ("test", data.test, task), ("retention", retention, retained))
-    for name, examples, asker in sets:
-        asked[name], cut = _askable(tokenizer, examples, asker, context, name, recipe.data.too_long)
-        left_out[name] = len(examples) - len(asked[name])
-    needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(asked.values()))
+    sets = {"validation": data.validation, "test": data.test, "retention": retention}
+    file_rows = {**data.file_rows, "retention": retained_set.file_rows}
+    asked, too_long = _measured(recipe, sets, (task, retained), file_rows, tokenizer, context)
+    needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
     require_space(run.folder, needed, "preparing")
     file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long, needed, others)
     run.forget_stage("prepare")
-    for name, fitting in asked.items():
-        _write_examples(folder / f"{name}.jsonl", fitting)
+    for name, examples in sets.items():
+        _write_examples(folder / f"{name}.jsonl", examples)
     tokens = Tokens(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
-        file.notes()["dropped_too_long"], marked(tokenizer, file[0]), cut, left_out,
+        file.notes()["dropped_too_long"], marked(tokenizer, file[0]), asked[-1].cut,
     )  # fmt: skip
-    counts = {"rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens)}
-    write_json(folder / "counts.json", {**counts, "right_by_rule": right_by_rule(task, data.train)})
+    write_json(folder / "counts.json", {
+        "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
+        "asked": [one.model_dump() for one in asked], "too_long": too_long,
+        "right_by_rule": right_by_rule(task, data.train),
+    })  # fmt: skip
+
+
+def _measured(
+    recipe: Recipe,
+    sets: Mapping[str, Sequence[Example]],
+    tasks: tuple[Task, Task],
+    file_rows: Mapping[str, int | None],
+    tokenizer: Any,
+    context: int,
+) -> tuple[list[AskedRows], dict[str, int]]:
+    """What is known of each evaluation set, and how many of its prompts are too long as they are, by its name."""
+    files = {"validation": recipe.data.validation, "test": recipe.data.test, "retention": recipe.retention.data}
+    mode, asked, found = recipe.evaluate.on_too_long, [], {}
+    for name, examples in sets.items():
+        task, file = tasks[name == "retention"], files[name]
+        long, cut = _count_long(tokenizer, examples, task, context, name, mode)
+        found[name] = long
+        wrong, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
+        where = {"file": file.name if file else "", "file_rows": file_rows.get(name)}
+        asked.append(AskedRows(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
+    return asked, found
 
 
 def _few_rows(recipe: Recipe) -> bool:
@@ -268,35 +290,29 @@ def _fitting(
     notes["dropped_too_long"] = len(long)
 
 
-def _askable(
-    tokenizer: Any, examples: Sequence[Example], task: Task, context: int, name: str, too_long: str
-) -> tuple[list[Example], int]:
-    """The examples whose prompt, cut where it may be, leaves room for an answer, and how many were cut.
+def _count_long(
+    tokenizer: Any, examples: Sequence[Example], task: Task, context: int, name: str, mode: OnTooLong
+) -> tuple[int, int]:
+    """How many prompts are too long to be asked as they are, and of how many others the passage is cut.
 
-    Of an example to validate on, the answer that its loss is measured on fits, too.
-    Raises: DataError where one does not fit and that stops the run, or none is left.
+    Raises: DataError where one is too long and that stops the run, where all are and count as wrong, or where no
+    validation row fits into the context together with its answer, as the loss is measured on these.
     """
-    fitting: list[Example] = []
     long: list[str] = []
     cut = 0
     for example in examples:
-        try:
-            shortened = encode_prompt(tokenizer, example, context - answer_tokens(task, example, tokenizer))[1]
-        except DataError:
-            shortened = None
-        whole = name != "validation" or len(encode_row(tokenizer, example).tokens) <= context
-        if shortened is None or not whole:
+        found = fit(task, example, tokenizer, context, "wrong")
+        if found is None:
             long.append(example.id)
-        else:
-            fitting.append(example)
-            cut += shortened
+        cut += found is not None and found.cut
     remedy = "shorten them, lower task.max_new_tokens, or take a base with a longer context"
-    if long and too_long == "stop":
-        found = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
-        raise DataError(f"{name} rows", found, f"{context} tokens with the answer", remedy)
-    if not fitting:
+    if long and mode == "stop":
+        some = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
+        raise DataError(f"{name} rows", some, f"{context} tokens with the answer", remedy)
+    measured = name != "validation" or any(len(row.tokens) <= context for row in encode_rows(tokenizer, examples))
+    if (len(long) == len(examples) and mode != "truncate") or not measured:
         raise DataError(f"{name} rows", "all are too long to be asked", f"{context} tokens with the answer", remedy)
-    return fitting, cut
+    return len(long), cut
 
 
 def right_clause(shares: Mapping[str, Mapping[str, int]]) -> str:
@@ -315,7 +331,7 @@ def right_clause(shares: Mapping[str, Mapping[str, int]]) -> str:
 
 def describe_counts(counts: dict[str, Any]) -> str:
     """The counts for a person."""
-    rows, tokens = counts["rows"], counts["tokens"]
+    rows, tokens, asked = counts["rows"], counts["tokens"], [AskedRows(**one) for one in counts["asked"]]
     share = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
@@ -336,7 +352,10 @@ def describe_counts(counts: dict[str, Any]) -> str:
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
         *([right_clause(shares)] if (shares := counts.get("right_by_rule")) else []),
-        *(f"{name} rows left out as too long: {number}" for name, number in tokens["left_out"].items() if number),
+        *asked_notes(asked),
+        "to be asked: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
+            *(f"{one.rows - one.too_long:,}" for one in asked)
+        ),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],
     ]

@@ -21,7 +21,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.evaluate.alone import compare_alone, rows_alone, wider, wider_target
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.scorecard import Alone
+from lotune.evaluate.scorecard import Alone, AskedRows, asked_notes
 from lotune.evaluate.shots import BETWEEN, with_shots
 from lotune.evaluate.statistics import Interval
 from lotune.model.base import base_folder, resolve_device
@@ -39,12 +39,13 @@ from lotune.stages.asking import (
     check_judgeable,
     computes_on,
     load_answering,
+    measured_rows,
     settled,
     weights_of,
 )
 from lotune.stages.outputs import check_marks, check_new, check_output
 from lotune.stages.wording import in_its_template
-from lotune.tasks.datasets import evaluation_rows
+from lotune.tasks.datasets import EvaluationSet, evaluation_rows, evaluation_set
 from lotune.tasks.metrics import rouge_l
 from lotune.tasks.own_rows import NoGeneratorError, rows_wanted_by
 from lotune.tasks.recognition import settings_of
@@ -100,12 +101,15 @@ class EvaluationRows:
         shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
         return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
 
-    def read(self, task: Task, seed: int, max_row_bytes: int = MOST_ROW_BYTES) -> list[Example]:
+    def read(self, task: Task, seed: int, max_row_bytes: int = MOST_ROW_BYTES) -> EvaluationSet:
         """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
         with rows_wanted_by("--data"):
-            examples = evaluation_rows(task, self.data, self.limit, seed, max_row_bytes)
+            found = evaluation_set(task, self.data, self.limit, seed, max_row_bytes)
         if not self.shots:
-            return examples
+            return found
+        return replace(found, examples=self._after_shots(task, seed, found.examples, max_row_bytes))
+
+    def _after_shots(self, task: Task, seed: int, examples: Sequence[Example], max_row_bytes: int) -> list[Example]:
         if self.data is not None and self.shots_data is None:
             raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
         asked = {example.prompt for example in examples}
@@ -134,7 +138,8 @@ def evaluate_model(
     task = build_task(settings)
     check_engine(recipe, task)
     check_output(out, test.data, test.shots_data, *folders_of(recipe, model))
-    examples = test.read(task, recipe.seed, recipe.data.max_row_bytes)
+    tested = test.read(task, recipe.seed, recipe.data.max_row_bytes)
+    examples = tested.examples
     check_judgeable(task, settings, examples, test.data)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
@@ -145,13 +150,17 @@ def evaluate_model(
         check_marks(out, mark)
     with joined(resolve_device(recipe.device)) as world, loss_is_named(world):
         answering, tokenizer = load_answering(recipe, model)
-        stop, facts = (BETWEEN,) if test.shots else (), facts_of(settings, task, test.shots)
-        asking = Asking(title, answering, tokenizer, batch_tokens, stop, mark, facts=facts)
+        on_too_long = recipe.evaluate.on_too_long
+        stop, facts = (BETWEEN,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
+        asking = Asking(title, answering, tokenizer, batch_tokens, stop, mark, facts=facts, on_too_long=on_too_long)
         found = ask_together(asking, task, examples, out, world)
         alone = _ask_again(recipe, asking, task, examples, found, world)
     if not world.leads:
         return None
-    figures = {"model": model, "task": task.name, **computes_on(recipe), **_figures(task, found, alone)}
+    file = test.data.name if test.data else ""
+    rows = AskedRows(name="test", rows=len(found), file=file, file_rows=tested.file_rows)
+    asked = {"asked": measured_rows(rows, found)}
+    figures = {"model": model, "task": task.name, **computes_on(recipe), **_figures(task, found, alone), **asked}
     if not options.json:
         _show(figures)
     return figures
@@ -211,6 +220,8 @@ def _show(figures: dict[str, Any]) -> None:
     if rouge := figures.get("rouge_l"):
         judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
     print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
+    for note in asked_notes([figures["asked"]]):
+        print_visible(f"note: {note}")
     for name, value in figures["metrics"].items():
         interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
         print_visible(f"{name}: {value:.4g}{interval}")

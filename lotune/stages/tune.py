@@ -5,39 +5,34 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from lotune.data.batches import Batch, Layout, encode_row, rows_of_step, tuning_batches
 from lotune.data.examples import Example
-from lotune.data.templates import template_record
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenizers import padding_id
 from lotune.disk import require_space
-from lotune.errors import CheckError, SettingsError
+from lotune.errors import SettingsError
 from lotune.memory import give_back, naming_the_setting
 from lotune.model.base import (
     Base,
     base_folder,
+    context_length,
     count_parameters,
     dtype_name,
     empty_model,
-    in_float32,
-    load_base,
     resolve_device,
     resolve_dtype,
 )
-from lotune.model.quantize import load_as_trained, load_quantized
+from lotune.model.quantize import load_quantized
 from lotune.recipe import Options, Recipe, check_extras, stage_inputs
 from lotune.report.progress import say
 from lotune.report.terminal import limits_text
 from lotune.runs import Run, append_jsonl, inputs_mark, read_json, write_json
-from lotune.stages.asking import Asking, answering_block, answering_with, ask
+from lotune.stages.asking import Asking, answering_block, ask
+from lotune.stages.merging import ensure_merged, template_text
 from lotune.stages.number_formats import explain, formats_of_tuning, keep, settle, with_formats
 from lotune.stages.prepare import ensure_prepared, opened, read_examples
 from lotune.stages.states import METRICS, STATES, course, go_on, naming_rows, naming_the_row, takes_packed
@@ -48,7 +43,6 @@ from lotune.train.parallel import World
 from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
 
 if TYPE_CHECKING:
-    from lotune.evaluate.merge_check import MergeCheck
     from lotune.evaluate.predict import Prediction
     from lotune.train.estimate import Estimate
     from lotune.train.loop import Step
@@ -114,7 +108,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: Options) -> dict[str, Any]:
         trained: dict[str, Any] = read_json(path)
         return trained
     found = ensure_validated(run, recipe)
-    return found | {"merge_checks": _ensure_merged(run, recipe, found)}
+    return found | {"merge_checks": ensure_merged(run, recipe, found)}
 
 
 def take_part(recipe: Recipe, options: Options) -> None:
@@ -165,8 +159,10 @@ def _begin(recipe: Recipe, world: World) -> Begun:
 def tuning_inputs(run: Run, recipe: Recipe) -> dict[str, Any]:
     """What tuning depends on: settings, the prepared rows, the base's files."""
     folder = base_folder(recipe.base)
-    files = {"base.files": folder} if folder is not None else {}
-    return {**stage_inputs(recipe, "tune"), **files, "rows": run.folder / "data" / "train.tokens.json"}
+    inputs = {**stage_inputs(recipe, "tune"), "rows": run.folder / "data" / "train.tokens.json"}
+    if folder is not None:
+        inputs["base.files"] = folder
+    return inputs
 
 
 def make_plan(recipe: Recipe, rows: int) -> Plan:
@@ -223,9 +219,10 @@ def _training(recipe: Recipe, begun: Begun, mark: str) -> Training:
 
 
 def _asked(recipe: Recipe, begun: Begun) -> tuple[Task, list[Example], list[Batch]]:
-    """The task, the rows that checkpoints are validated on, and these with their answers as batches."""
+    """The task, the rows that checkpoints are validated on, and those that fit with their answers, as batches."""
     validation = read_examples(recipe.folder / "data" / "validation.jsonl")
-    answers = begun.layout.batches(encode_row(begun.base.tokenizer, example) for example in validation)
+    rows, context = (encode_row(begun.base.tokenizer, one) for one in validation), context_length(begun.base.model)
+    answers = begun.layout.batches(row for row in rows if len(row.tokens) <= context)
     return build_task(recipe.task), validation, answers
 
 
@@ -329,103 +326,13 @@ def _measure(
     with naming_the_row(begun.base.tokenizer, validation, f"validating {name}"):
         loss = mean_loss(begun.model, answers)
     title, batch_tokens = f"validating {name}", recipe.evaluate.batch_tokens
-    remedy = f"lower it, it is {batch_tokens}"
+    remedy, on_too_long = f"lower it, it is {batch_tokens}", recipe.evaluate.on_too_long
+    asking = Asking(title, begun.model, begun.base.tokenizer, batch_tokens, on_too_long=on_too_long)
     with (
         naming_the_setting("evaluate.batch_tokens", title, remedy),
         answering_block(recipe, begun.model, begun.in_shards),
     ):
-        return ask(Asking(title, begun.model, begun.base.tokenizer, batch_tokens), task, validation), loss
-
-
-def template_text(recipe: Recipe) -> str:
-    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
-    record = template_record(recipe.task.prompt_template, recipe.task.worded)
-    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
-
-
-def _ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
-    """The checks of the merged checkpoints (merging.json), by their names."""
-    from lotune.evaluate.merge_check import judged_again, read_check
-
-    names = [one["name"] for one in tuning["checkpoints"]]
-    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
-    path, validation = run.folder / "merging.json", run.folder / "data" / "validation.jsonl"
-    trained = {"checkpoints": wanted, "training": run.folder / "training.json", "validation.rows": validation}
-    inputs = {**stage_inputs(recipe, "merge"), **trained}
-    task, examples = build_task(recipe.task), read_examples(validation)
-    if run.stage_state("merge", inputs) != "done":
-        run.forget_stage("merge")
-        checks = {}
-        for name in wanted:
-            say(f"merging {name} and comparing it with the adapted model")
-            check = merge_and_check(recipe, run.folder / "checkpoints" / name, task, examples)
-            _require_passed(name, check)
-            checks[name] = asdict(check)
-        write_json(path, checks)
-        run.finish_stage("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
-    found = {}
-    for name, stored in read_json(path).items():
-        check = judged_again(read_check(stored), lambda row, text: task.judge(examples[row], text).right)
-        _require_passed(name, check)
-        found[name] = asdict(check)
-    return found
-
-
-def _require_passed(name: str, check: MergeCheck) -> None:
-    """Raises: CheckError where rounding changes too many verdicts."""
-    if not check.passed:
-        raise CheckError(
-            f"checkpoints/{name}/merged",
-            f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
-            "1 % at most", "base.dtype=float32",
-        )  # fmt: skip
-
-
-def merge_and_check(recipe: Recipe, folder: Path, task: Task, examples: list[Example]) -> MergeCheck:
-    """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
-
-    Weights wait in the processor's memory, two float32 models at most, and go to the device one model at a time, where
-    it has room for one.
-
-    Raises: CheckError where they differ.
-    """
-    from lotune.evaluate.merge_check import Question, check_saved, compare_merged
-    from lotune.generate.engine import generate
-    from lotune.generate.requests import Request
-    from lotune.model.answering import placed
-    from lotune.model.checkpoints import load_adapter, merge, save_merged
-
-    device = resolve_device(recipe.device)
-    settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
-    quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
-    base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
-    base.model.cpu()
-    dtype, tokenizer = base.dtype, base.tokenizer
-    place = nullcontext if device == "cpu" else partial(placed, device=device)
-    merged = merge(base, folder / "adapter")
-    save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
-    adapted = load_adapter(in_float32(base), folder / "adapter")
-    del base
-    examples = examples[: recipe.checkpoints.check_rows]
-    rows = [encode_row(tokenizer, example) for example in examples]
-    questions = [Question(row.tokens, row.answer_start) for row in rows]
-
-    def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
-        requests = [Request(tuple(prompt), max_new_tokens, task.min_new_tokens) for prompt in prompts]
-        done = generate(model, tokenizer, requests, batch_tokens=recipe.evaluate.batch_tokens)
-        return [list(completion.token_ids) for completion in done]
-
-    def judge(row: int, ids: Any) -> tuple[str, bool | None]:
-        text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text, task.judge(examples[row], text).right
-
-    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": task.max_new_tokens, "place": place}
-    agreement = compare_merged(adapted, merged, questions, **asked)
-    del adapted
-    written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
-    saved = load_base(written, "cpu").model
-    asked["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
-    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
+        return ask(asking, task, validation), loss
 
 
 def _tensorboard(run: Run, done: int) -> Any:

@@ -76,7 +76,7 @@ def measured(name: str, step: int, loss: float, task: Task, answers: list[Predic
 
 def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
     """Write a checkpoint's answers to the validation rows into a run folder."""
-    facts = facts_of(recipe.task, task)
+    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     lines = [orjson.dumps(replace(one, facts=facts).record()) + b"\n" for one in answers]
     write_atomically(folder / ANSWERS / f"{name}.jsonl", b"".join(lines))
 
@@ -91,7 +91,10 @@ def choose(found: list[Validated]) -> Validated:
 
 
 def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], one: dict[str, Any]) -> Validated:
-    file, facts = run.folder / ANSWERS / f"{one['name']}.jsonl", facts_of(recipe.task, task)
+    file, facts = (
+        run.folder / ANSWERS / f"{one['name']}.jsonl",
+        facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long),
+    )
     stored = read_predictions(file) if file.exists() else []
     if any(old.facts is None or replace(old.facts, judge=facts.judge) != facts for old in stored):
         file.unlink()
@@ -112,8 +115,9 @@ def _ask_again(
 
     base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
     model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
-    facts = facts_of(recipe.task, task)
-    asking = Asking(f"validating {name}", model, base.tokenizer, recipe.evaluate.batch_tokens, facts=facts)
+    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
+    title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
+    asking = Asking(title, model, base.tokenizer, recipe.evaluate.batch_tokens, facts=facts, on_too_long=on_too_long)
     whole = answering_with(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if whole else nullcontext():
         return ask(asking, task, examples, file)

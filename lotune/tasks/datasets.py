@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lotune.data.bounded import MOST_ROW_BYTES
 from lotune.data.examples import Example, spooled
 from lotune.data.honesty import Counts, count_kinds, overlap, remove_duplicates, sample, split, with_originals
 from lotune.data.rows import Malformed, MalformedRowsError
-from lotune.data.settings import DataSettings
+from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Row, SeveralRules, Task
 
@@ -24,13 +24,25 @@ REPLAY_SEED = 3_000_017
 
 
 @dataclass(frozen=True)
+class EvaluationSet:
+    """Rows that are asked, of a file or not; `file_rows` is how many the file has, None without one."""
+
+    examples: Sequence[Example]
+    file_rows: int | None = None
+
+
+@dataclass(frozen=True)
 class Datasets:
-    """Training, validation and test examples of a run, and what became of the rows."""
+    """Training, validation and test examples of a run, and what became of the rows.
+
+    `file_rows` has, of each evaluation set that is a file of its own, how many rows the file has.
+    """
 
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
     counts: Counts
+    file_rows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,15 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
 
     Raises: DataError for rows that cannot be used, naming each.
     """
-    source = _source(task, settings, settings.train, settings.rows + settings.validation_rows, seed, training=True)
+    generated = settings.rows + (settings.validation_rows or VALIDATION_ROWS)
+    source = _source(task, settings, settings.train, generated, seed, training=True)
     if not source.examples:
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
     train, duplicates = remove_duplicates(source.examples)
     train = with_originals(train, train)
-    train, test = _test_rows(task, settings, seed, train)
-    train, found = _validation_rows(task, settings, seed, train)
+    train, asked = _test_rows(task, settings, seed, train)
+    train, found, validation_file_rows = _validation_rows(task, settings, seed, train)
+    test = asked.examples
     validation, met = overlap(found.examples, {"test": test})
     if not validation:
         raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
@@ -69,7 +83,8 @@ def gather(task: Task, settings: DataSettings, seed: int, others: Mapping[str, S
         duplicates=duplicates, undrawn=len(train) - len(drawn), overlap=report, kinds=count_kinds(kept),
         validation=split_off, validation_removed=met.removed, test=split_test,
     )  # fmt: skip
-    return Datasets(kept, validation, test, counts)
+    file_rows = {"validation": validation_file_rows, "test": asked.file_rows}
+    return Datasets(kept, validation, test, counts, {name: n for name, n in file_rows.items() if n is not None})
 
 
 def right_by_rule(task: Task, examples: Iterable[Example]) -> dict[str, dict[str, int]]:
@@ -103,37 +118,47 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
 def evaluation_rows(
     task: Task, path: Path | None, rows: int | None, seed: int, max_row_bytes: int = MOST_ROW_BYTES
 ) -> list[Example]:
+    """The examples of `evaluation_set`."""
+    return list(evaluation_set(task, path, rows, seed, max_row_bytes).examples)
+
+
+def evaluation_set(
+    task: Task, path: Path | None, rows: int | None, seed: int, max_row_bytes: int = MOST_ROW_BYTES
+) -> EvaluationSet:
     """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones.
 
     Raises: DataError for rows that cannot be used, naming each.
     """
-    source = _source(
-        task, DataSettings(on_error="stop", max_row_bytes=max_row_bytes), path, rows or 500, seed, training=False
-    )
+    how = DataSettings(on_error="stop", max_row_bytes=max_row_bytes)
+    source = _source(task, how, path, rows or TEST_ROWS, seed, training=False)
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
-    return list(sample(source.examples, rows, seed))
+    file_rows = None if path is None else len(source.examples)
+    return EvaluationSet(list(sample(source.examples, rows, seed)), file_rows)
 
 
 def _test_rows(
     task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
-) -> tuple[Sequence[Example], Sequence[Example]]:
+) -> tuple[Sequence[Example], EvaluationSet]:
     if settings.test is not None:
-        return train, evaluation_rows(task, settings.test, settings.test_rows, seed, settings.max_row_bytes)
+        return train, evaluation_set(task, settings.test, settings.test_rows, seed, settings.max_row_bytes)
+    rows = settings.test_rows or TEST_ROWS
     if settings.train is not None:
-        return split(train, settings.test_rows, seed + TEST_SEED, "test")
-    return train, evaluation_rows(task, None, settings.test_rows, seed + TEST_SEED)
+        train, test = split(train, rows, seed + TEST_SEED, "test")
+        return train, EvaluationSet(test)
+    return train, evaluation_set(task, None, rows, seed + TEST_SEED)
 
 
 def _validation_rows(
     task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
-) -> tuple[Sequence[Example], _Source]:
+) -> tuple[Sequence[Example], _Source, int | None]:
+    """The rest of the training rows, the validation rows, and how many rows their file has."""
     if settings.validation is None:
-        train, validation = split(train, settings.validation_rows, seed)
-        return train, _Source(validation)
+        train, validation = split(train, settings.validation_rows or VALIDATION_ROWS, seed)
+        return train, _Source(validation), None
     source = _source(task, settings, settings.validation, 0, seed, training=True)
     rows = [example for example in source.examples if not example.copy_of]
-    return train, _Source(sample(rows, settings.validation_rows, seed), source.malformed)
+    return train, _Source(sample(rows, settings.validation_rows, seed), source.malformed), len(rows)
 
 
 def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, seed: int, *, training: bool) -> _Source:

@@ -39,7 +39,8 @@ LAYOUTS: Sequence[tuple[tuple[str, ...], Mapping[str, str]]] = (
 class SentencesTask:
     """A label for a sentence or for a pair, named by its word.
 
-    A row without a label has no target and is unjudgeable; one with a label that is none is refused.
+    A row without a label has no target and is unjudgeable; one with a label that is none is refused. The label's word
+    is the kind that a row is reported under.
     """
 
     settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="sentences"))
@@ -104,7 +105,7 @@ class SentencesTask:
             raise DataError(
                 id, f"has no label to train on (it has {', '.join(row)})", "a label", named_columns("label")
             )
-        return Example(id, template.render(instruction, text), word, (word,) if word else ())
+        return Example(id, template.render(instruction, text), word, (word,) if word else (), kind=word)
 
     def _asked(self, id: str, row: Row) -> tuple[str, str, str]:
         """Instruction, text and label of a row. Raises: DataError where it has no sentence."""

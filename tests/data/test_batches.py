@@ -315,6 +315,21 @@ def test_a_long_passage_is_cut_at_its_end(byte_tokenizer: Any, budget: int) -> N
     assert byte_tokenizer.decode(ids) == "head " + "x" * (budget - smallest + 1) + " question?"
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_a_prompt_without_a_passage_loses_its_middle(
+    byte_tokenizer: Any, length: int, budget: int, passage: bool
+) -> None:
+    text = "".join(chr(ord("0") + place % 75) for place in range(length))
+    example = parts(text[:1], "", text[1:]) if passage else Example("r7", text, "")
+    ids, cut = encode_prompt(byte_tokenizer, example, budget, truncate=True)
+    shown = byte_tokenizer.decode(ids)
+    assert len(shown) == min(length, budget)
+    assert cut == (length > budget)
+    first = (len(shown) + 1) // 2
+    assert text.startswith(shown[:first])
+    assert text.endswith(shown[first:])
+
+
 def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
     example = parts("a", "b", "c")
     assert encode_prompt(byte_tokenizer, example, 3) == (byte_tokenizer("abc")["input_ids"], False)

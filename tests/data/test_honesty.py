@@ -30,7 +30,7 @@ from lotune.data.honesty import (
     split,
 )
 from lotune.data.rows import read_rows
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.runs import write_json
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
@@ -71,8 +71,16 @@ def test_rows_that_differ_in_a_key_are_no_duplicates() -> None:
 @given(examples, st.none() | st.integers(0, 40), st.integers(0, 2**64), st.sampled_from(["natural", "equal"]))
 def test_draws(rows: list[Example], number: int | None, seed: int, shares: str) -> None:
     rows = numbered(rows)
+    kinds = count_kinds(rows)
+    if shares == "equal" and not any(kinds):
+        with pytest.raises(SettingsError, match="no row has a kind"):
+            sample(rows, number, seed, "equal")
+        return
     drawn = sample(rows, number, seed, shares)  # type: ignore[arg-type]
-    assert len(drawn) == (len(rows) if number is None else min(number, len(rows)))
+    if shares == "equal" and number is None:
+        assert count_kinds(drawn) == dict.fromkeys(kinds, min(kinds.values()))
+    else:
+        assert len(drawn) == (len(rows) if number is None else min(number, len(rows)))
     places = [int(row.id) for row in drawn]
     assert places == sorted(set(places))
     assert drawn == sample(rows, number, seed, shares)  # type: ignore[arg-type]

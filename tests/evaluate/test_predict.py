@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from lotune.data.batches import PromptTooLongError
 from lotune.data.examples import Example
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate import predict as module
 from lotune.evaluate.predict import predict, read_predictions
 from lotune.tasks.task import Judged, Row
@@ -29,7 +32,7 @@ class Echo:
     max_new_tokens: int = 6
     min_new_tokens: int = 1
     stop: tuple[str, ...] = ()
-    verdict: bool = True
+    verdict: bool | None = True
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
         raise NotImplementedError
@@ -49,8 +52,10 @@ EXAMPLES = [Example(f"q{number}", f"Question {number}?" * (1 + number % 3), "7",
 
 @pytest.fixture
 def ask(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> Any:
-    def ask(examples: Sequence[Example], out: Path | None, *, context: int = 256, task: Echo = Echo()) -> Any:
-        return predict(task, examples, tiny_llama, byte_tokenizer, batch_tokens=200, out=out, context=context)
+    def ask(
+        examples: Sequence[Example], out: Path | None, *, context: int = 256, task: Echo = Echo(), **more: Any
+    ) -> Any:
+        return predict(task, examples, tiny_llama, byte_tokenizer, batch_tokens=200, out=out, context=context, **more)
 
     return ask
 
@@ -154,9 +159,73 @@ def test_long_passages_are_cut_and_counted(ask: Any) -> None:
     assert [prediction.example_id for prediction in found if prediction.cut] == ["long"]
 
 
-def test_a_long_prompt_without_a_passage_is_refused(ask: Any) -> None:
-    with pytest.raises(DataError, match="row long"):
-        list(ask([Example("long", "word " * 100, "7")], None, context=64))
+def test_a_long_prompt_without_a_passage_can_stop(ask: Any) -> None:
+    with pytest.raises(PromptTooLongError, match="row long"):
+        list(ask([Example("long", "word " * 100, "7")], None, context=64, on_too_long="stop"))
+
+
+LONG = Example("long", "word " * 100, "7", kind="a")
+LONG_QUESTION = Example("question", "Read. p" + "ask " * 100, "7", prompt_parts=("Read. ", "p", "ask " * 100))
+
+
+@pytest.mark.parametrize("task", [Echo(), Picking()], ids=["written", "chosen"])
+def test_a_prompt_that_is_too_long_is_wrong_and_nobody_is_asked(ask: Any, task: Echo, tmp_path: Path) -> None:
+    """Even of a task that finds an empty answer right, and all the same after an interruption."""
+    out, rows = tmp_path / "base.jsonl", [*EXAMPLES[:6], LONG, *EXAMPLES[6:], LONG_QUESTION]
+    whole = {one.example_id: one for one in ask(rows, out, context=64, task=task)}
+    assert len(whole) == len(rows)
+    alone = {one.example_id: one for one in ask(EXAMPLES, None, context=64, task=task)}
+    assert all(whole[id] == one for id, one in alone.items())
+    for id in ("long", "question"):
+        assert (whole[id].text, whole[id].stopped_by, whole[id].cut) == ("", "too_long", False)
+        assert whole[id].judged == Judged(None, "7", False, {"length": 0.0})
+    assert {one.example_id: one for one in read_predictions(out)} == whole
+    lines = out.read_bytes().splitlines(keepends=True)
+    for kept in (1, 5, len(lines)):
+        out.write_bytes(b"".join(lines[:kept]))
+        assert {one.example_id: one for one in ask(rows, out, context=64, task=task)} == whole
+        assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    with pytest.raises(PromptTooLongError):
+        list(ask(rows, out, context=64, task=task, on_too_long="stop"))
+
+
+def test_a_row_without_a_key_stays_unjudgeable(ask: Any) -> None:
+    [found] = ask([LONG], None, context=64, task=Echo(verdict=None))
+    assert (found.judged.right, found.stopped_by) == (None, "too_long")
+
+
+def test_a_prompt_that_is_too_long_can_lose_its_middle(
+    ask: Any, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, str] = {}
+    request = module._request
+
+    def noting(task: Any, example: Example, prompt: Any, *more: Any) -> Any:
+        asked[example.id] = byte_tokenizer.decode(prompt.ids)
+        return request(task, example, prompt, *more)
+
+    monkeypatch.setattr(module, "_request", noting)
+    rows = [Example("long", "Calculate" + " 1 +" * 100 + " 1. Answer:", "7"), LONG_QUESTION, EXAMPLES[0]]
+    found = {one.example_id: one for one in ask(rows, None, context=40, on_too_long="truncate")}
+    assert {id for id, one in found.items() if one.cut} == {"long", "question"}
+    assert {one.stopped_by for one in found.values()} <= {"eos", "length"}
+    assert (asked["long"][:17], asked["long"][17:]) == ("Calculate 1 + 1 +", " + 1 + 1. Answer:")
+    assert len(asked["question"]) == 34
+    assert asked["q0"] == EXAMPLES[0].prompt
+
+
+def test_answers_that_leave_no_room_are_refused(ask: Any) -> None:
+    with pytest.raises(SettingsError, match="is 6, and the model takes 6 tokens"):
+        list(ask(EXAMPLES, None, context=6))
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), context=st.integers(10, 70))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_has_one_prediction_whatever_fits(ask: Any, lengths: list[int], context: int) -> None:
+    rows = [Example(str(place), "x" * length, "7") for place, length in enumerate(lengths)]
+    found = list(ask(rows, None, context=context))
+    assert sorted(int(one.example_id) for one in found) == list(range(len(rows)))
+    assert all((one.stopped_by == "too_long") == (lengths[int(one.example_id)] + 6 > context) for one in found)
 
 
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from lotune.model.settings import AdapterSettings
 from lotune.recipe import Recipe, stage_inputs
 from lotune.runs import Run
 from lotune.stages.changes import STAGES, invalidated
-from lotune.stages.tune import make_plan, merge_and_check
+from lotune.stages.merging import merge_and_check
+from lotune.stages.tune import make_plan
 from lotune.stages.validate import Validated, choose
 from lotune.tasks.registry import build_task
 from lotune.train.settings import CheckpointSettings, TuneSettings
@@ -93,7 +94,8 @@ def test_a_merged_model_that_differs_stops_the_run(
                 parameter.fill_(0.05)
     save_adapter(model, tmp_path / "adapter")
     examples = [Example(str(n), f"计算 {n} + 1\n\n### Response:", str(n + 1), (str(n + 1),)) for n in range(3)]
-    check = merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)
+    rows = [(build_task(recipe.task), example) for example in examples]
+    check = merge_and_check(recipe, tmp_path, rows)
     assert check.passed
     assert check.max_logit_difference < 1e-4
 
@@ -107,7 +109,7 @@ def test_a_merged_model_that_differs_stops_the_run(
     merge = checkpoints.merge
     monkeypatch.setattr(checkpoints, "merge", broken)
     with pytest.raises(CheckError):
-        merge_and_check(recipe, tmp_path, build_task(recipe.task), examples)
+        merge_and_check(recipe, tmp_path, rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

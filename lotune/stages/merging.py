@@ -1,0 +1,219 @@
+"""Checkpoints are merged into complete models, and each is compared with its adapter on real rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from lotune.data.batches import encode_text
+from lotune.data.examples import Example
+from lotune.data.templates import template_record
+from lotune.errors import CheckError
+from lotune.evaluate.predict import fit
+from lotune.model.base import (
+    context_length,
+    dtype_name,
+    in_float32,
+    load_base,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
+from lotune.model.quantize import load_as_trained
+from lotune.recipe import Recipe, stage_inputs
+from lotune.report.progress import say
+from lotune.runs import Run, read_json, write_json
+from lotune.stages.asking import answering_with
+from lotune.stages.prepare import read_examples, retention_task_settings
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task
+
+if TYPE_CHECKING:
+    from lotune.evaluate.merge_check import MergeCheck, Question
+
+SETS = ("validation", "test", "retention")
+"""The evaluation sets in the order in which their rows are compared."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A row to compare models on: its task, its example, and the tokens of prompt and answer."""
+
+    task: Task
+    example: Example
+    question: Question
+
+
+def template_text(recipe: Recipe) -> str:
+    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
+    record = template_record(recipe.task.prompt_template, recipe.task.worded)
+    return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
+
+
+def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
+    """The checks of the merged checkpoints (merging.json), by their names."""
+    from lotune.evaluate.merge_check import judged_again, read_check
+
+    names = [one["name"] for one in tuning["checkpoints"]]
+    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
+    path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.check_rows)
+    trained = {"checkpoints": wanted, "training": run.folder / "training.json"}
+    rows = {f"{file.stem}.rows": file for file in files}
+    inputs = {**stage_inputs(recipe, "merge"), **trained, **rows}
+    if run.stage_state("merge", inputs) != "done":
+        run.forget_stage("merge")
+        checks = {}
+        for name in wanted:
+            say(f"merging {name} and comparing it with the adapted model")
+            check = merge_and_check(recipe, run.folder / "checkpoints" / name, list(rows_of(recipe, files)))
+            _require_passed(name, check)
+            checks[name] = asdict(check)
+        write_json(path, checks)
+        run.finish_stage("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
+    judge, found = _judge_of(recipe, files), {}
+    for name, stored in read_json(path).items():
+        check = judged_again(read_check(stored), judge)
+        _require_passed(name, check)
+        found[name] = asdict(check)
+    return found
+
+
+def _judge_of(recipe: Recipe, files: Iterable[Path]) -> Callable[[int, str], bool | None]:
+    """Return the judge of a text that answers one of the rows that are compared, by its number."""
+
+    @cache
+    def compared() -> list[Checked]:
+        tokenizer, context = load_tokenizer(recipe.base)
+        return _first(recipe, rows_of(recipe, files), tokenizer, context)
+
+    def judge(row: int, text: str) -> bool | None:
+        one = compared()[row]
+        return one.task.judge(one.example, text).right
+
+    return judge
+
+
+def _require_passed(name: str, check: MergeCheck) -> None:
+    """Raises: CheckError where rounding changes too many verdicts."""
+    if not check.passed:
+        raise CheckError(
+            f"checkpoints/{name}/merged",
+            f"rounding to {check.saved_dtype} changes {check.verdicts_changed} of {check.judged} verdicts",
+            "1 % at most", "base.dtype=float32",
+        )  # fmt: skip
+
+
+def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example]]) -> MergeCheck:
+    """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
+
+    Weights wait in the processor's memory, two float32 models at most, and go to the device one model at a time, where
+    it has room for one.
+
+    Raises: CheckError where they differ.
+    """
+    from lotune.evaluate.merge_check import check_saved, compare_merged
+    from lotune.generate.engine import generate
+    from lotune.generate.requests import Request
+    from lotune.model.answering import placed
+    from lotune.model.checkpoints import load_adapter, merge, save_merged
+
+    device = resolve_device(recipe.device)
+    settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
+    quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
+    base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
+    base.model.cpu()
+    dtype, tokenizer = base.dtype, base.tokenizer
+    place = nullcontext if device == "cpu" else partial(placed, device=device)
+    merged = merge(base, folder / "adapter")
+    save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
+    adapted = load_adapter(in_float32(base), folder / "adapter")
+    del base
+    context = context_length(merged)
+    asked_rows = _first(recipe, rows, tokenizer, context)
+    questions = [one.question for one in asked_rows]
+
+    def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
+        requests = [
+            Request(tuple(prompt), min(one.task.max_new_tokens, context - len(prompt)), one.task.min_new_tokens)
+            for prompt, one in zip(prompts, asked_rows, strict=True)
+        ]
+        done = generate(model, tokenizer, requests, batch_tokens=recipe.evaluate.batch_tokens)
+        return [list(completion.token_ids) for completion in done]
+
+    def judge(row: int, ids: Any) -> tuple[str, bool | None]:
+        text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text, asked_rows[row].task.judge(asked_rows[row].example, text).right
+
+    most = max((one.task.max_new_tokens for one in asked_rows), default=0)
+    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": most, "place": place}
+    agreement = compare_merged(adapted, merged, questions, **asked)
+    del adapted
+    written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
+    saved = load_base(written, "cpu").model
+    asked["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
+    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
+
+
+def checked_files(folder: Path, wanted: int) -> list[Path]:
+    """Return the files of a run folder that have the first `wanted` rows to compare, fewer rows where there are none.
+
+    The validation rows come first, then those of the test and the retained ones.
+    """
+    counts = read_json(folder / "data" / "counts.json")
+    rows = {one["name"]: one["rows"] - one["too_long"] for one in counts["asked"]}
+    before = [0, *accumulate(rows[name] for name in SETS)]
+    return [folder / "data" / f"{name}.jsonl" for name, known in zip(SETS, before, strict=False) if known < wanted]
+
+
+def rows_of(recipe: Recipe, files: Iterable[Path]) -> Iterator[tuple[Task, Example]]:
+    """Yield the examples of these files, each with the task that asks it."""
+    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    for file in files:
+        asker = retained if file.stem == "retention" else task
+        yield from ((asker, example) for example in read_examples(file))
+
+
+def checked(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> Iterator[Checked]:
+    """Yield the rows as they are asked; those that are too long for the model are left out."""
+    from lotune.evaluate.merge_check import Question
+
+    for task, example in rows:
+        prompt = fit(task, example, tokenizer, context, recipe.evaluate.on_too_long)
+        if prompt is not None:
+            answer = encode_text(tokenizer, example.target)
+            tokens = (*prompt.ids, *answer, tokenizer.eos_token_id)[:context]
+            yield Checked(task, example, Question(tokens, len(prompt.ids)))
+
+
+def _first(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> list[Checked]:
+    return list(islice(checked(recipe, rows, tokenizer, context), recipe.checkpoints.check_rows))
+
+
+def unchecked_notes(checks: Mapping[str, Mapping[str, Any]], tested: Iterable[str], check_rows: int) -> list[str]:
+    """Return what the merge checks of a run, by checkpoint, leave open about the checkpoints that were tested.
+
+    >>> unchecked_notes({}, ["step-2"], 200)
+    ['merge of step-2: not compared with its adapter, as checkpoints.merged leaves it out']
+    >>> unchecked_notes({"step-2": {"rows": 40, "judged": 40}}, ["step-2"], 40)
+    ['merge of step-2: 40 rows compared (checkpoints.check_rows); the rule on changed verdicts needs 200']
+    """
+    from lotune.evaluate.merge_check import VERDICT_ROWS
+
+    notes = [
+        f"merge of {name}: not compared with its adapter, as checkpoints.merged leaves it out"
+        for name in tested
+        if name not in checks
+    ]
+    for name, found in checks.items():
+        if found["judged"] < VERDICT_ROWS:
+            why = "checkpoints.check_rows" if found["rows"] >= check_rows else "all that there are"
+            rows = f"{found['rows']} rows compared ({why})"
+            notes.append(f"merge of {name}: {rows}; the rule on changed verdicts needs {VERDICT_ROWS}")
+    return notes
