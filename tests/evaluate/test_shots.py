@@ -75,7 +75,7 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
         return tmp_path / name
 
     test, shown = written("test.jsonl", range(5)), written("shots.jsonl", range(3, 9))
-    found = EvaluationRows(test, None, 3, shown).read(task, 1)
+    found = EvaluationRows(test, None, 3, shown).read(task, 1).examples
     heads = {example.prompt[: -len(bare.prompt)] for example, bare in zip(found, _bare(task, test), strict=True)}
     assert len(heads) == 1  # the same for all, and none of them is asked
     [head] = heads
@@ -85,10 +85,10 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
         EvaluationRows(test, None, 5, shown).read(task, 1)
     with pytest.raises(SettingsError, match="--shots-data"):
         EvaluationRows(test, None, 2).read(task, 1)
-    heads_by_seed = {EvaluationRows(test, None, 1, shown).read(task, seed)[0].prompt for seed in range(8)}
+    heads_by_seed = {EvaluationRows(test, None, 1, shown).read(task, seed).examples[0].prompt for seed in range(8)}
     assert len(heads_by_seed) > 2
-    assert EvaluationRows(None, 4, 2).read(task, 1)[0].prompt.count("### Response:") == 3
+    assert EvaluationRows(None, 4, 2).read(task, 1).examples[0].prompt.count("### Response:") == 3
 
 
 def _bare(task: object, test: Path) -> list[Example]:
-    return EvaluationRows(test).read(task, 1)  # type: ignore[arg-type]
+    return EvaluationRows(test).read(task, 1).examples  # type: ignore[arg-type]
