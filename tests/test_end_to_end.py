@@ -216,7 +216,7 @@ def test_another_judge_judges_again_and_trains_and_asks_nothing(
     merged = (folder / "merging.json").read_bytes()
     monkeypatch.setattr("lotune.generate.engine.Engine.stream", None)
     monkeypatch.setattr("lotune.stages.tune._train", None)
-    monkeypatch.setattr("lotune.stages.tune.merge_and_check", None)
+    monkeypatch.setattr("lotune.stages.merging.merge_and_check", None)
     said = call("run", recipe, f"runs={runs}", "task.judge=relative:0.5").stderr
     assert 'changed: task.judge: null -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
     assert weights(folder) == before
