@@ -15,6 +15,7 @@ from command_line import call
 from lotune.data.templates import TEMPLATES, save_template
 from lotune.stages.wording import in_its_template
 from lotune.tasks.settings import TaskSettings
+from lotune.text_display import visible
 from tests.generate.test_aligned import mamba
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_several_answers_are_drawn_to_a_prompt(small_base: Path) -> None:
     assert len(set(found["answers"])) == 3
     assert found["answer"] == found["answers"][0]
     again = call(*words, "--samples", "3").stdout
-    assert again == "\n\n".join(found["answers"]) + "\n"
+    assert again == visible("\n\n".join(found["answers"])) + "\n"
     alone = json.loads(call(*words, "--json").stdout)
     assert (alone["answer"], "answers" in alone) == (found["answer"], False)
     other = json.loads(call(*words, "--seed", "1", "--json").stdout)
