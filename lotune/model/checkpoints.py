@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -48,8 +49,19 @@ def save_adapter(model: PeftModel, folder: Path, template_json: str | None = Non
     with _whole_folder(folder, _bytes(kept.values())) as temporary:
         digest = {BASE_DIGEST: weights_digest(base.weights)} if base is not None and base.weights else {}
         save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
+        _sort_metadata(temporary / ADAPTER_WEIGHTS)
         config.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sort the metadata in a safetensors header, written in any order, so that equal adapters are equal files."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = orjson.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        stream.seek(8)
+        stream.write(orjson.dumps(header).ljust(size))
 
 
 def load_adapter(base: Base, folder: Path, *, force_base: bool = False) -> PeftModel:

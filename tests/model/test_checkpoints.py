@@ -11,7 +11,7 @@ from lotune.data.templates import FILE_NAME
 from lotune.errors import ModelError
 from lotune.model.adapters import METHODS, attach
 from lotune.model.base import Base, load_base, round_weights
-from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_full, save_merged
+from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_full, save_merged
 from lotune.model.settings import AdapterSettings, BaseSettings
 
 
@@ -46,6 +46,14 @@ def test_a_saved_adapter_loads_in_plain_peft(
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.name), str(tmp_path / "adapter"))
     assert torch.equal(plain(input_ids=tokens).logits, expected)
     assert torch.equal(load_adapter(reload(base), tmp_path / "adapter")(input_ids=tokens).logits, expected)
+
+
+def test_equal_adapters_are_equal_files(base: Base, tmp_path: Path) -> None:
+    model = shaken(base)
+    for number in range(8):  # safetensors writes metadata in an order of its own each time
+        save_adapter(model, tmp_path / str(number), base=base)
+    assert len({(tmp_path / str(number) / ADAPTER_WEIGHTS).read_bytes() for number in range(8)}) == 1
+    assert load_adapter(reload(base), tmp_path / "0").peft_config.keys() == {"default"}
 
 
 def test_an_adapter_names_its_base_as_it_was_given(base: Base, tmp_path: Path) -> None:
