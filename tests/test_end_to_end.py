@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from command_line import RECIPE, call
 
@@ -549,32 +548,22 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     call("init", "nothing.jsonl", status=2)
 
 
-def run_lotune(*words: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "lotune", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
     """Ctrl-C while the adapter is trained: status 130 and the command that goes on, which then finishes."""
-    words = ("run", recipe, f"runs={tmp_path}", "tune.steps=600", "checkpoints.count=1")
-    process = run_lotune(*words)
+    words = ("run", recipe, f"runs={tmp_path}", "tune.steps=12", "checkpoints.count=1")
+    process = processes.lotune(*words, hold_at=("metrics.jsonl", 3))
+    process.stop(signal.SIGINT)
+    ended = process.result()
+    assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "The same command goes on from here: lotune run" in ended.stderr
     metrics = tmp_path / "small" / "metrics.jsonl"
-    patience = time.monotonic() + 240
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < patience:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert "The same command goes on from here: lotune run" in said
-    done = len(records(metrics))
-    assert f"going on after step {done}\n" in call(*words).stderr
+    assert len(records(metrics)) == 3
+    assert "going on after step 3\n" in call(*words).stderr
     numbers = [line["number"] for line in records(metrics) if "number" in line]
-    assert numbers == list(range(1, 601))
+    assert numbers == list(range(1, 13))
     assert (tmp_path / "small" / "scorecard.json").exists()
     assert not (tmp_path / "small" / "states").exists()
 
@@ -583,24 +572,20 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_evaluation_asks_only_what_is_missing(
-    recipe: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lotune.evaluate import predict
 
-    words = ("run", recipe, f"runs={tmp_path}", "data.test_rows=300", "task.max_new_tokens=60")
+    words = ("run", recipe, f"runs={tmp_path}", "data.test_rows=30")
     words = (*words, "evaluate.batch_tokens=256")  # two rows side by side
-    process = run_lotune(*words)
+    process = processes.lotune(*words, hold_at=("predictions/arithmetic/base.jsonl", 7))
+    process.stop(number)
+    ended = process.result()
+    assert ended.returncode == (130 if number == signal.SIGINT else -number), ended.stderr
+    assert "Traceback" not in ended.stderr
     answers = tmp_path / "small" / "predictions" / "arithmetic" / "base.jsonl"
-    patience = time.monotonic() + 600
-    while not (answers.exists() and answers.stat().st_size) and time.monotonic() < patience:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == (130 if number == signal.SIGINT else -number), said
-    assert "Traceback" not in said
     kept = answers.read_bytes().split(b"\n")[:-1]
-    assert 0 < len(kept) < 300
+    assert len(kept) == 7
     assert not (tmp_path / "small" / "scorecard.json").exists()
     asked: Counter[str] = Counter()
     answer = predict._answer
@@ -612,7 +597,7 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(
     monkeypatch.setattr(predict, "_answer", counting)
     call(*words)
     known = {json.loads(line)["id"] for line in kept}
-    assert len(asked) == 300
+    assert len(asked) == 30
     assert {id for id, times in asked.items() if times == 1} == known, "asked of the tuned model alone"
     assert set(asked.values()) == {1, 2}
     assert set(kept) <= set(answers.read_bytes().split(b"\n"))
@@ -633,8 +618,8 @@ def test_the_command_in_a_report_repeats_the_run(finished: Path, runs: Path) -> 
 
 @pytest.mark.slow
 def test_the_installed_command(recipe: Path, finished: Path) -> None:
-    process = run_lotune("run", recipe, f"runs={finished}", "--json")
-    printed, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert json.loads(printed)["target"]["task"] == "arithmetic"
-    assert "Warning" not in said
+    command = [sys.executable, "-m", "lotune", "run", str(recipe), f"runs={finished}", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["target"]["task"] == "arithmetic"
+    assert "Warning" not in done.stderr

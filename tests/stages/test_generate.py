@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import processes
 import pytest
 from command_line import call
 
@@ -133,9 +132,7 @@ def test_one_process_answers_a_prompt(small_base: Path, monkeypatch: pytest.Monk
 def test_two_processes_answer_as_one_does(small_base: Path, rows: Path, tmp_path: Path) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
     call(*words, "--out", tmp_path / "alone.jsonl")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
-    command = [*torchrun, *map(str, words), "--out", str(tmp_path / "two.jsonl"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = processes.ranks(processes.LOTUNE, ["lotune", *words, "--out", tmp_path / "two.jsonl", "--json"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 12
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import processes
 import pytest
 from command_line import call
 
@@ -272,9 +272,8 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> Non
     words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.publish=null")
     said = []
     for moment, step in (("while saving", 4), ("after", 7)):
-        command = [sys.executable, "-c", KILLED_AT, moment, step, *words, f"runs={tmp_path / 'killed'}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, check=False)
+        command = ["lotune", moment, step, *words, f"runs={tmp_path / 'killed'}"]
+        done = processes.Process(KILLED_AT, command).result()
         assert done.returncode == -signal.SIGKILL, done.stderr
         said.append(done.stderr)
         assert not (folder / "model").exists()

@@ -7,8 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from command_line import RECIPE, call
+
+
+def together(*words: object) -> processes.Ended:
+    """What the command leaves in two processes."""
+    done = processes.ranks(processes.LOTUNE, ["lotune", *words])
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.slow
@@ -18,7 +26,7 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
     call("run", recipe, f"runs={tmp_path / 'alone'}")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     words = ["lotune", "run", str(recipe), f"runs={tmp_path / 'two'}", "--json"]
-    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     steps = [
         [json.loads(line) for line in (tmp_path / name / "mini" / "metrics.jsonl").read_text().splitlines()]
@@ -42,15 +50,13 @@ def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: 
     """A pre-training through torchrun with `shard=yes`, and a tuning of what came of it."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(SHARDED.format(precision=precision))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
     model = tmp_path / "alone" / "tiny" / "model"
     tuning = ("name=tuned", f"base.model={model}", "base.dtype=float32", "data.rows=60", "tune.batch_rows=16")
     for verb, name, words in (("pretrain", "tiny", ()), ("tune", "tuned", tuning)):
         losses = {}
-        for place, start, more in (("alone", [sys.executable, "-m", "lotune"], []), ("two", torchrun, ["shard=yes"])):
-            command = [*start, verb, str(recipe), f"runs={tmp_path / place}", *words, *more]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-            assert done.returncode == 0, done.stderr
+        call(verb, recipe, f"runs={tmp_path / 'alone'}", *words)
+        together(verb, recipe, f"runs={tmp_path / 'two'}", *words, "shard=yes")
+        for place in ("alone", "two"):
             lines = (tmp_path / place / name / "metrics.jsonl").read_text().splitlines()
             losses[place] = [step["loss"] for step in map(json.loads, lines) if "loss" in step]
         close = 1e-4 if precision == "float32" or verb == "tune" else 2e-2
@@ -78,13 +84,10 @@ checkpoints: {{count: 1, merged: none}}
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) -> None:
-    words = ["evaluate", "--model", str(small_base), "--task", "reading", "--limit", "7", "--json", "--out"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lotune"]
+    words = ["evaluate", "--model", small_base, "--task", "reading", "--limit", "7", "--json", "--out"]
     found = {}
-    for name, start in (("alone", [sys.executable, "-m", "lotune"]), ("two", torchrun)):
-        command = [*start, *words, str(tmp_path / f"{name}.jsonl")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stderr
+    for name, start in (("alone", call), ("two", together)):
+        done = start(*words, tmp_path / f"{name}.jsonl")
         lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         found[name] = json.loads(done.stdout), sorted(lines, key=lambda line: line["id"])
     assert found["alone"] == found["two"]
@@ -94,8 +97,7 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) ->
     kept = json.loads(lines[0]) | {"answer": "kept as it is"}
     (tmp_path / "two.jsonl.2-of-3").write_text(json.dumps(kept) + "\n")  # of three processes that were stopped
     (tmp_path / "two.jsonl").write_text("".join(lines[2:]))
-    done = subprocess.run([*torchrun, *words, str(tmp_path / "two.jsonl")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    together(*words, tmp_path / "two.jsonl")
     answers = [json.loads(line)["answer"] for line in (tmp_path / "two.jsonl").read_text().splitlines()]
     assert len(answers) == 7
     assert answers.count("kept as it is") == 1

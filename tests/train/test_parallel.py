@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from hypothesis import given
@@ -36,12 +36,10 @@ def test_rows_are_divided_evenly(lengths: list[int], parts: int) -> None:
     assert len(lengths) < parts or min(loads) > 0
 
 
-def launched(plans: list[dict[str, Any]], processes: int = 2) -> subprocess.CompletedProcess[str]:
+def launched(plans: list[dict[str, Any]], number: int = 2) -> processes.Ended:
     """What several processes leave that go through the plans together."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*torchrun, str(RANKS), json.dumps(plans)], capture_output=True, text=True, timeout=1200, check=False
-    )
+    code = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return processes.ranks(code, [RANKS, json.dumps(plans)], number)
 
 
 def begun(folder: Path, **plan: Any) -> dict[str, Any]:

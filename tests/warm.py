@@ -1,0 +1,17 @@
+"""What the server of `processes` imports once, so that a process forked from it begins at once."""
+
+import lotune.model.probed
+
+lotune.model.probed.hold_back()  # as the command does
+
+import peft  # noqa: E402, F401
+import torch.distributed.run  # noqa: E402, F401
+import transformers.models.llama.modeling_llama  # noqa: E402, F401
+
+import lotune.generate.engine  # noqa: E402
+import lotune.stages.pretrain  # noqa: E402
+import lotune.stages.run  # noqa: E402
+import lotune.stages.things  # noqa: E402
+import lotune.stages.tune  # noqa: E402
+import lotune.train.loop  # noqa: E402
+import lotune.train.resume  # noqa: E402
