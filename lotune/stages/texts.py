@@ -40,7 +40,9 @@ def evaluate_texts(
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
     check_output(out, data, *folders_of(recipe, model))
     cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"
-    articles = list(islice(Corpus(data, cleaning, recipe.data.max_row_bytes).articles(), limit))
+    articles = list(islice(Corpus(data, cleaning, recipe.data.max_row_bytes).articles(), limit and limit + 1))
+    limited = limit is not None and len(articles) > limit
+    articles = articles[:limit]
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
     recipe, mark = settled(recipe, model), ""
@@ -56,6 +58,7 @@ def evaluate_texts(
     figures = {
         "model": model, "task": "text", **computes_on(recipe), "perplexity_unit": "per token",
         **summarise([found[article.id] for article in articles]),
+        **({"limited_to_first": limit} if limited else {}),
     }  # fmt: skip
     if not options.json:
         _show(figures)
@@ -86,4 +89,5 @@ def _show(figures: dict[str, Any]) -> None:
     print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
     for name, unit in (("perplexity", "perplexity a token"), ("bits_per_byte", "bits a byte")):
         print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
-    print_visible(f"{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")
+    first = "the first " if "limited_to_first" in figures else ""
+    print_visible(f"{first}{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -11,18 +11,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.data.examples import Example
+from lotune.data.batches import encode_row
+from lotune.data.examples import Example, as_record
+from lotune.data.rows import write_jsonl
 from lotune.errors import CheckError, SettingsError
+from lotune.evaluate.merge_check import Question
 from lotune.model.adapters import attach
-from lotune.model.base import load_base
+from lotune.model.base import load_base, load_tokenizer
 from lotune.model.checkpoints import save_adapter
 from lotune.model.settings import AdapterSettings
 from lotune.recipe import Recipe, stage_inputs
-from lotune.runs import Run
+from lotune.runs import Run, write_json
 from lotune.stages.changes import STAGES, invalidated
-from lotune.stages.merging import merge_and_check
+from lotune.stages.merging import checked, checked_files, merge_and_check, rows_of
+from lotune.stages.prepare import retention_task_settings
 from lotune.stages.tune import make_plan
 from lotune.stages.validate import Validated, choose
+from lotune.tasks.datasets import evaluation_rows
 from lotune.tasks.registry import build_task
 from lotune.train.settings import CheckpointSettings, TuneSettings
 
@@ -126,3 +131,28 @@ def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(
     begun.base = SimpleNamespace(dtype=dtype)
     tune._train_steps(Recipe(device="cpu"), begun, SimpleNamespace(model=None, optimizers=None), 0)
     assert told["half"] == (dtype == torch.bfloat16)
+
+
+def test_a_merge_is_compared_on_rows_of_all_sets(small_base: Path, tmp_path: Path) -> None:
+    """Validation rows come first, then those of the test and the retained ones; what is too long is left out."""
+    recipe = Recipe(base={"model": str(small_base), "dtype": "float32"}, retention={"language": "en"})
+    reading = build_task(retention_task_settings(recipe))
+    sets = {
+        "validation": [Example(f"v{n}", f"{n} + 1 =", str(n + 1), (str(n + 1),)) for n in range(3)],
+        "test": [Example("t0", "1 + 1 =" * 900, "2", ("2",)), Example("t1", "1 + 2 =", "3", ("3",))],
+        "retention": evaluation_rows(reading, None, 4, 1),
+    }
+    for name, examples in sets.items():
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", map(as_record, examples))
+    asked = [{"name": name, "rows": len(examples), "too_long": int(name == "test")} for name, examples in sets.items()]
+    write_json(tmp_path / "data" / "counts.json", {"asked": asked})
+    tokenizer, context = load_tokenizer(recipe.base)
+    for wanted, names in ((2, 1), (3, 1), (4, 2), (5, 3), (99, 3)):
+        files = checked_files(tmp_path, wanted)
+        assert [file.stem for file in files] == ["validation", "test", "retention"][:names]
+    found = list(checked(recipe, rows_of(recipe, files), tokenizer, context))
+    assert [one.example.id for one in found] == ["v0", "v1", "v2", "t1", *(one.id for one in sets["retention"])]
+    assert [one.task.name for one in found] == ["arithmetic"] * 4 + ["reading"] * 4
+    row = encode_row(tokenizer, sets["validation"][0])
+    assert found[0].question == Question(row.tokens, row.answer_start)
+    assert all(len(one.question.tokens) <= context for one in found)

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from lotune.data.examples import Example, as_record, from_record
 from lotune.data.settings import DataSettings
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.custom import CustomTask
 from lotune.tasks.datasets import evaluation_rows, gather, replay_rows, right_by_rule
 from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.registry import build_task
+from lotune.tasks.sentences import SentencesTask
 from lotune.tasks.settings import TaskSettings
 
 TASK = ArithmeticTask(TaskSettings())
@@ -191,6 +193,38 @@ def test_a_test_file_is_drawn_from_by_seed(tmp_path: Path) -> None:
     assert prompts(few) != prompts(evaluation_rows(TASK, file, 10, 2))
     assert len(evaluation_rows(TASK, file, None, 1)) == 30
     assert len(evaluation_rows(TASK, None, 7, 1)) == 7
+
+
+def test_a_file_is_asked_whole_unless_a_limit_is_set(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [row(number) for number in range(30)])
+    test = write(tmp_path / "test.jsonl", [row(number) for number in range(100, 800)])
+    validation = write(tmp_path / "validation.jsonl", [row(number) for number in range(1000, 1150)])
+    files = {"train": train, "test": test, "validation": validation}
+    whole = gather(TASK, DataSettings(**files), 1, {})
+    assert (len(whole.test), len(whole.validation)) == (700, 150)
+    few = gather(TASK, DataSettings(**files, test_rows=9, validation_rows=8), 1, {})
+    assert (len(few.test), len(few.validation)) == (9, 8)
+    assert whole.file_rows == few.file_rows == {"test": 700, "validation": 150}
+    generated = gather(TASK, DataSettings(rows=40), 1, {})
+    assert (len(generated.test), len(generated.validation), generated.file_rows) == (500, 100, {})
+
+
+def test_equal_shares_of_sentences_are_those_of_the_labels(tmp_path: Path) -> None:
+    rows = [{"sentence": f"Sentence {number}.", "label": str(int(number % 4 == 0))} for number in range(80)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"shares": "equal"})
+    kinds = gather(SentencesTask(), how, 1, {}).counts.kinds
+    assert kinds.keys() == {"0", "1"}
+    assert kinds["0"] == kinds["1"] >= 12
+
+
+def test_equal_shares_of_rows_without_kinds_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"question": f"{number}?", "answer": "a"} for number in range(20)])
+    task = CustomTask(TaskSettings(name="custom"))
+    for rows in (None, 5):
+        how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"shares": "equal", "rows": rows})
+        with pytest.raises(SettingsError, match=r"data\.sample\.shares: is equal, but no row has a kind"):
+            gather(task, how, 1, {})
 
 
 def test_a_test_row_without_a_key_is_kept(tmp_path: Path) -> None:
