@@ -1,9 +1,9 @@
 """Is the merged model the adapted one, and what does rounding it to the saved number format change?
 
 Shapes: B rows, T tokens, V vocabulary. Weights and arithmetic are float32. A model with large logits can differ by
-more than the tolerance from itself, computed in another order; so where float32 shows a larger difference, the same
-weights are compared in float64 (norms may stay in float32), which rounds by less, and answers may then part at ties
-within twice the difference.
+more than the tolerance from itself, computed in another order; so on rows where float32 shows a larger difference, the
+same weights are compared in float64 (norms may stay in float32), which rounds by less, and answers may then part at
+ties within twice the difference.
 """
 
 from __future__ import annotations
@@ -127,9 +127,10 @@ def compare_merged(
     _require_comparable("merged", merged)
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
-    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens, place), None
+    rest: list[Question] = []
+    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens, place, rest), None
     if not difference <= TOLERANCE:  # a NaN fails, too
-        exact = _largest_difference(adapted, merged, questions, batch_tokens, partial(_in_float64, place=place))
+        exact = _largest_difference(adapted, merged, rest, batch_tokens, partial(_in_float64, place=place))
     apart = difference if exact is None else exact
     if not apart <= TOLERANCE:
         found = f"merged and adapted logits differ by {apart:.3g} on {len(questions)} rows"
@@ -212,7 +213,7 @@ def _reduced(
 def _relative_difference(merged: nn.Module, saved: nn.Module, questions: Sequence[Question], place: Place) -> float:
     """The norm of the difference of the logits of two models on all rows, as a share of the norm of the first one's."""
     gap = norm = 0.0
-    for expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
+    for _, expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
         gap, norm = gap + float((found - expected).square().sum()), norm + float(expected.square().sum())
     return (gap / norm) ** 0.5 if norm else gap
 
@@ -283,20 +284,31 @@ def _in_float64(model: nn.Module, place: Place) -> Iterator[None]:
 
 
 def _largest_difference(
-    first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place = nullcontext
+    first: nn.Module,
+    second: nn.Module,
+    questions: Sequence[Question],
+    batch_tokens: int,
+    place: Place = nullcontext,
+    rest: list[Question] | None = None,
 ) -> float:
-    """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one."""
+    """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one.
+
+    Rows of a batch with a larger difference than the tolerance are added to `rest`.
+    """
     largest = torch.zeros((), dtype=torch.float64)
-    for one, other in _logits(first, second, questions, batch_tokens, place):
-        largest = torch.maximum(largest, (one - other).abs().max().double())  # maximum and max keep a NaN
+    for rows, one, other in _logits(first, second, questions, batch_tokens, place):
+        gap = (one - other).abs().max().double()
+        largest = torch.maximum(largest, gap)  # maximum and max keep a NaN
+        if rest is not None and not gap <= TOLERANCE:
+            rest += [Question(row, len(row)) for row in rows]
     return float(largest)
 
 
 @torch.inference_mode()
 def _logits(
     first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The logits (N, V) that both models give the same rows, 0 for tokens that both mask.
+) -> Iterator[tuple[list[Sequence[int]], torch.Tensor, torch.Tensor]]:
+    """Yield the rows of a batch and the logits (N, V) that both models give them, 0 for tokens that both mask.
 
     Each model is in its place while it computes.
     """
@@ -311,7 +323,7 @@ def _logits(
             for rows, logits in held:
                 others = _real_logits(second, rows).cpu()
                 masked = (logits == -math.inf) & (others == -math.inf)
-                yield logits.masked_fill(masked, 0.0), others.masked_fill(masked, 0.0)
+                yield rows, logits.masked_fill(masked, 0.0), others.masked_fill(masked, 0.0)
 
 
 def _compare_answers(

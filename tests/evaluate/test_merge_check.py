@@ -135,7 +135,7 @@ def test_where_float32_rounds_too_much_float64_decides(
     found = {torch.float32: 3e-4, torch.float64: in_float64}
     before = [copy.deepcopy(model.state_dict()) for model in trio]
 
-    def difference(first: Any, second: Any, questions: Any, batch_tokens: int, place: Any) -> float:
+    def difference(first: Any, second: Any, questions: Any, batch_tokens: int, place: Any, rest: Any = None) -> float:
         seen = set()
         for model in (first, second):
             with place(model):
@@ -153,6 +153,25 @@ def test_where_float32_rounds_too_much_float64_decides(
     for model, old in zip(trio, before, strict=True):
         assert {weight.dtype for weight in model.parameters()} == {torch.float32}
         assert all(torch.equal(weight, old[name]) for name, weight in model.state_dict().items())
+
+
+def test_only_rows_that_differ_too_much_are_compared_in_float64(
+    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = merge_check._largest_difference
+    alone = {tuple(one.tokens): largest(trio[0], trio[1], [one], 1) for one in questions}
+    monkeypatch.setattr(merge_check, "TOLERANCE", sorted(alone.values())[len(alone) // 2])
+    asked: list[set[tuple[int, ...]]] = []
+
+    def noting(first: Any, second: Any, rows: Sequence[Question], *rest: Any) -> float:
+        asked.append({tuple(one.tokens) for one in rows})
+        return largest(first, second, rows, *rest)
+
+    monkeypatch.setattr(merge_check, "_largest_difference", noting)
+    result = check(trio, questions, batch_tokens=1)
+    assert result.max_logit_difference == max(alone.values()) > merge_check.TOLERANCE
+    assert asked == [set(alone), {row for row, gap in alone.items() if gap > merge_check.TOLERANCE}]
+    assert 0 < len(asked[1]) < len(asked[0])
 
 
 def test_float64_shows_what_is_broken(trio: Trio, questions: list[Question]) -> None:
