@@ -28,6 +28,8 @@ VERDICT_SHARE = 0.01
 """Largest share of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
 """... where it is measured on this many rows or more."""
+ANSWERED = 100
+"""Rows, the first ones, whose answers the adapted model writes, too; the logits of all rows are compared."""
 REDUCED = 0.1
 """Largest difference of the logits in a reduced number format from those in float32, in norm, as a share of these."""
 BATCH_TOKENS = 2048
@@ -71,8 +73,8 @@ class MergeCheck:
     """What the check found.
 
     `max_logit_difference` is that of float32 arithmetic, `max_logit_difference_float64` that of float64 where the first
-    is above the tolerance, else None. `greedy_differences` are answers that differ between merged and adapted, each at
-    a tie of the two best logits.
+    is above the tolerance, else None. `greedy_differences` are answers that differ between merged and adapted, of the
+    first 100, each at a tie of the two best logits.
     `texts_changed` and `verdicts_changed` count what rounding to `saved_dtype` changes; `judged` rows with a verdict.
     `asked` is what answering in a reduced format changes beside, None where the model answers in float32.
     `changed` are the changed texts: the row's number, the text before rounding and after.
@@ -137,11 +139,11 @@ def compare_merged(
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     with place(adapted):
-        others = greedy(adapted, prompts, max_new_tokens)
+        others = greedy(adapted, prompts[:ANSWERED], max_new_tokens)
     with place(merged):
         answers = greedy(merged, prompts, max_new_tokens)
     tie = TOLERANCE if exact is None else 2 * difference
-    differences = _compare_answers((adapted, merged), prompts, others, answers, tie, place)
+    differences = _compare_answers((adapted, merged), prompts, others, answers[: len(others)], tie, place)
     return Agreement(difference, exact, answers, differences)
 
 

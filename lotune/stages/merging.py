@@ -142,7 +142,7 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
         requests = [
             Request(tuple(prompt), min(one.task.max_new_tokens, context - len(prompt)), one.task.min_new_tokens)
-            for prompt, one in zip(prompts, asked_rows, strict=True)
+            for prompt, one in zip(prompts, asked_rows, strict=False)  # the adapted model answers the first ones
         ]
         done = generate(model, tokenizer, requests, batch_tokens=recipe.evaluate.batch_tokens)
         return [list(completion.token_ids) for completion in done]

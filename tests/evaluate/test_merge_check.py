@@ -229,6 +229,21 @@ def test_answers_may_part_at_a_tie_only(trio: Trio, questions: list[Question], m
     assert check(trio, questions, greedy=parting).greedy_differences == 1
 
 
+def test_the_adapted_model_answers_the_first_rows_alone(
+    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, int]] = []
+
+    def counting(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        asked.append((model, len(prompts)))
+        return greedy(model, prompts, max_new_tokens)
+
+    whole = check(trio, questions)
+    monkeypatch.setattr(merge_check, "ANSWERED", 5)
+    assert check(trio, questions, greedy=counting) == whole
+    assert asked == [(trio[0], 5), (trio[1], 12), (trio[2], 12)]
+
+
 def test_the_gap_is_that_of_the_two_best_logits(trio: Trio) -> None:
     logits = trio[1](torch.tensor([[5, 6, 7]])).logits[0, -1].sort().values
     assert merge_check._best_two_gap(trio[1], [5, 6, 7]) == pytest.approx(float(logits[-1] - logits[-2]), abs=1e-6)
