@@ -182,7 +182,7 @@ def test_modules_that_an_adapter_cannot_change_are_named(monkeypatch: pytest.Mon
     def refusing(*args: Any) -> Any:
         raise ValueError("[PEFT] no such\nmodule")
 
-    monkeypatch.setattr("lotune.model.adapters.get_peft_model", refusing)
+    monkeypatch.setattr("peft.get_peft_model", refusing)
     with pytest.raises(ModelError, match=r"PEFT refuses \['q_proj'\]: \[PEFT\] no such module"):
         attach(llama(), AdapterSettings(target_modules=["q_proj"]), 0)
 
