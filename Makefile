@@ -1,11 +1,12 @@
 # make demo: everything from a fresh machine to a scorecard. make test: every check and test that this machine can run.
+# make soak: the long tests; stopped, it goes on with those that have not passed yet.
 
 PYTHON ?= $(firstword $(foreach version,3 3.14 3.13 3.12 3.11,$(shell python$(version) -c 'import sys; sys.version_info >= (3, 11) and print("python$(version)")' 2>/dev/null)))
 BIN := .venv/bin
 STAMP := .venv/.installed
 NO_VENV = $(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: apt install $(notdir $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'))-venv, then make again.
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test soak check clean
 
 setup: $(STAMP)
 
@@ -25,6 +26,9 @@ check: setup
 
 test: check
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test --all
+
+soak: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/test --soak
 
 clean:
 	rm -rf .venv build dist lotune.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

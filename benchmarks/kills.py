@@ -1,12 +1,12 @@
 """Kill a training with SIGKILL at random moments, go on, and compare the final weights with an undisturbed one's.
 
-    python benchmarks/kills.py [--verb tune|pretrain] [--kills 20] [--seed 0] [--json FILE]
+    python benchmarks/kills.py [--verb tune|pretrain] [--kills 20] [--seed 0] [--base nano] [--json FILE]
 
 Every step saves its state. Each trial is killed twice, then goes on to its end: first in the middle of the save after
-a random step, with half of the state on the disk; then from outside, once the training is seen to have done a random
-one of the steps that were left. Steps are counted, not seconds, so a slow machine is killed at the same places. A trial
-counts as identical where every adapter of a tuning, or the model of a pre-training, has the same bytes. The exit
-status is 1 where one differs, or where a kill in a save met no training.
+a random step, with half of the state on the disk; then from outside, while it is held after a random one of the steps
+that were left. Steps are counted, not seconds, so a slow machine is killed at the same places. A trial counts as
+identical where every adapter of a tuning, or the model of a pre-training, has the same bytes. The exit status is 1
+where one differs, or where a kill in a save met no training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import random
 import signal
 import sys
 import tempfile
-import time
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,16 @@ RECIPES = {"tune": TUNE, "pretrain": PRETRAIN}
 WEIGHTS = {"tune": "checkpoints/step-*/adapter/adapter_model.safetensors", "pretrain": "model/model.safetensors"}
 FILES = {"tune": 3, "pretrain": 1}
 """Files of weights that a finished run has."""
+HEAVY = ("peft", "transformers.models.llama.modeling_llama", "lotune.generate.engine", "lotune.train.resume")
+"""What every child needs, and its parent has imported."""
 KILLED = -signal.SIGKILL
 
 
-def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 0) -> int:
+def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 0, held_after: int = 0) -> int:
     """A child that trains; the result is its process id. Everything heavy was imported before.
 
-    Where it is to be killed in a save, the child does so itself, in the so many-th one.
+    Where it is to be killed in a save, the child does so itself, in the so many-th one. It stops, to be killed, once a
+    step that it is to be held after is logged.
     """
     child = os.fork()
     if child:
@@ -67,6 +70,8 @@ def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 
             os.dup2(file.fileno(), stream)
     if killed_in_save:
         _kill_in_save(killed_in_save)
+    if held_after:
+        _hold_after(held_after)
     sys.argv = ["lotune", verb, str(recipe), f"runs={runs}"]
     from lotune.cli import main
 
@@ -92,19 +97,30 @@ def _kill_in_save(turn: int) -> None:
     resume.save_file = save_half
 
 
+def _hold_after(step: int) -> None:
+    """Have this process stop once it has logged a step."""
+    from lotune.stages import states
+
+    append = states.append_jsonl
+
+    def stopping(path: Path, record: Any) -> None:
+        append(path, record)
+        if record.get("number") == step:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    states.append_jsonl = stopping
+
+
 def steps_done(runs: Path) -> int:
     """Steps that a training has logged."""
-    metrics = runs / "kills" / "metrics.jsonl"
-    return metrics.read_bytes().count(b'{"number"') if metrics.exists() else 0
+    return (runs / "kills" / "metrics.jsonl").read_bytes().count(b'{"number"')
 
 
-def kill_after(child: int, runs: Path, step: int) -> int:
-    """Kill a child once it has logged a step; its exit status, which is another one where it ended before."""
-    while steps_done(runs) < step:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
+def kill_held(child: int) -> int:
+    """Kill a child once it is held; its exit status, which is another one where it ended before."""
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        return os.waitstatus_to_exitcode(status)
     os.kill(child, signal.SIGKILL)
     return finish(child)
 
@@ -126,7 +142,7 @@ def trial(verb: str, recipe: Path, runs: Path, steps: int, draw: random.Random) 
     log = runs.parent / "log.txt"
     saved = draw.randint(1, steps - 1)
     in_save = finish(begin(verb, recipe, runs, log, saved)) == KILLED
-    outside = kill_after(begin(verb, recipe, runs, log), runs, draw.randint(saved + 1, steps)) == KILLED
+    outside = kill_held(begin(verb, recipe, runs, log, held_after=draw.randint(saved + 1, steps))) == KILLED
     status = finish(begin(verb, recipe, runs, log))
     if status:
         raise SystemExit(f"the run did not go on: exit status {status}\n{log.read_text()[-2000:]}")
@@ -138,17 +154,19 @@ def main() -> int:
     parser.add_argument("--verb", choices=sorted(RECIPES), default="tune", help="what is killed")
     parser.add_argument("--kills", type=int, default=20, help="trials")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--base", default="nano", help="the model that is tuned")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    import peft  # noqa: F401
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    from lotune.model.probed import hold_back
 
+    hold_back()  # as the command does
+    for name in HEAVY:
+        import_module(name)
     verb = options.verb
     draw, same, in_saves, outsides = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "kills.yaml"
-        recipe.write_text(COMMON + RECIPES[verb])
+        recipe.write_text(f"{COMMON}base: {{model: {options.base}}}\n{RECIPES[verb]}")
         assert finish(begin(verb, recipe, Path(folder) / "whole", Path(folder) / "log.txt")) == 0
         expected, steps = weights(verb, Path(folder) / "whole"), steps_done(Path(folder) / "whole")
         assert len(expected) == FILES[verb]

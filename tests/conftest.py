@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from soak import pytest_addoption, pytest_runtest_makereport, pytest_sessionfinish, select  # noqa: F401  # as hooks
 
 from lotune.threads import share_cores
 
@@ -16,6 +17,7 @@ hypothesis.settings.register_profile("lotune", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("lotune")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, and workers share the cores
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu are skipped where there is no CUDA device."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked soak are left out, or alone; those marked gpu are skipped where there is no CUDA device."""
+    select(config, items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

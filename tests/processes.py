@@ -22,6 +22,11 @@ from typing import Any
 
 import pytest
 
+RUN_SCRIPT = """
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 LOTUNE = "from lotune.cli import main\nmain()"
 
 
@@ -92,6 +97,11 @@ def _server() -> Any:
 def lotune(*words: object, hold_at: tuple[str, int] | None = None) -> Process:
     """A process of the command."""
     return Process(LOTUNE, ["lotune", *words], hold_at=hold_at)
+
+
+def script(path: Path, *words: object, **variables: str) -> Ended:
+    """What a script leaves."""
+    return Process(RUN_SCRIPT, [path, *words], variables).result()
 
 
 def ranks(code: str, words: Sequence[object], size: int = 2) -> Ended:

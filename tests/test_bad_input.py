@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from command_line import RECIPE, invoke
 
@@ -430,16 +431,10 @@ def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, mon
     assert (tmp_path / "small" / "tuning.json").exists()
 
 
-def full_disk_run(words: list[object], most: int) -> subprocess.CompletedProcess[str]:
+def full_disk_run(words: list[object], most: int) -> processes.Ended:
     """A run in whose process no file may become larger than `most` bytes."""
-    script = (
-        "import resource, sys\nfrom lotune.cli import app\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
-        "app(sys.argv[1:])"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+    return processes.Process(limit + processes.LOTUNE, ["lotune", *words]).result()
 
 
 @pytest.mark.slow

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "generate.py"
 
 
-def _run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--rounds", "1", "--threads", "1", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=os.environ | variables)
+def _run(*words: object, **variables: str) -> processes.Ended:
+    return processes.script(SCRIPT, "--rounds", "1", "--threads", "1", *words, **variables)
 
 
 @pytest.mark.oracle

@@ -1,12 +1,12 @@
-"""A training that is killed at random moments ends with the weights of one that was not: the benchmark, once."""
+"""A training that is killed at random steps ends with the weights of one that was not: the benchmark, a tiny base."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
@@ -14,12 +14,13 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("verb", ["tune", "pretrain"])
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, verb: str) -> None:
-    command = [sys.executable, str(BENCHMARK), "--verb", verb, "--kills", "1", "--json", str(tmp_path / "figures.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+def test_a_killed_training_goes_on_to_the_same_weights(small_base: Path, tmp_path: Path, verb: str, kills: int) -> None:
+    words = ["--verb", verb, "--kills", kills, "--base", small_base, "--json", tmp_path / "figures.json"]
+    done = processes.script(BENCHMARK, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     same, in_saves, outsides = json.loads((tmp_path / "figures.json").read_text())["figures"]
-    assert same["ours"] == same["reach"] == 1
-    assert in_saves["ours"] == 1, "no kill met the save of a state"
-    assert outsides["ours"] == 1, "no kill from outside met the training"
+    assert same["ours"] == same["reach"] == kills
+    assert in_saves["ours"] == kills, "no kill met the save of a state"
+    assert outsides["ours"] == kills, "no kill from outside met the training"

@@ -38,8 +38,7 @@ def test_rows_are_divided_evenly(lengths: list[int], parts: int) -> None:
 
 def launched(plans: list[dict[str, Any]], number: int = 2) -> processes.Ended:
     """What several processes leave that go through the plans together."""
-    code = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
-    return processes.ranks(code, [RANKS, json.dumps(plans)], number)
+    return processes.ranks(processes.RUN_SCRIPT, [RANKS, json.dumps(plans)], number)
 
 
 def begun(folder: Path, **plan: Any) -> dict[str, Any]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def _run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / "train.py"), "--tiny", "--rounds", "1", "--steps", "2", "--warmup", "1"]
-    command += ["--threads", "1", "--matrix-size", "64", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=os.environ | variables)
+def _run(*words: object, **variables: str) -> processes.Ended:
+    small = ("--tiny", "--rounds", "1", "--steps", "2", "--warmup", "1", "--threads", "1", "--matrix-size", "64")
+    return processes.script(BENCHMARKS / "train.py", *small, *words, **variables)
 
 
 @pytest.mark.slow
