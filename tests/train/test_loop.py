@@ -419,6 +419,9 @@ def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_pre
 
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same(llama: Any) -> None:
+    llama = copy.deepcopy(llama)
+    llama.model.layers = llama.model.layers[:1]  # half as much to compile
+
     def losses(compile: bool) -> list[float]:
         model = copy.deepcopy(llama)
         optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
