@@ -136,6 +136,7 @@ def _carry_out(
 ) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)

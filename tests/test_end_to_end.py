@@ -410,6 +410,7 @@ def write_rows(path: Path, numbers: range, last: str = "") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_edited_training_file_redoes_everything(recipe: Path, tmp_path: Path) -> None:
     """The file's name stays; what was answered by the model of the old rows is not used for the new one."""
     file = write_rows(tmp_path / "mine.jsonl", range(30))

@@ -125,6 +125,7 @@ def recipe(small_base: Path, conversations: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) -> None:
     words = ("run", recipe, f"runs={tmp_path / 'runs'}", "--json")
     card = json.loads(call(*words, "adapter.rank=2", "name=first").stdout)
@@ -196,6 +197,7 @@ def test_bad_settings_end_with_2(recipe: Path, tmp_path: Path, words: list[str],
     assert len(result.stderr.splitlines()) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alpaca_en_demo.json", "alpaca_zh_demo.json"])
 def test_real_rows_tune_nano(reference_data: Path, tmp_path: Path, name: str) -> None:
     recipe = tmp_path / "real.yaml"

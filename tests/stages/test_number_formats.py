@@ -71,6 +71,7 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
     assert (folder / "scorecard.json").read_bytes() == before, "a format that is named is the one that was kept"
 
 
+@pytest.mark.slow
 def test_a_reduced_format_is_asked_again_alone(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words, folder = (recipe, f"runs={tmp_path}"), tmp_path / "kept"
     decides(monkeypatch, "float32")

@@ -50,7 +50,9 @@ def test_an_unknown_figure_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.soak), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def test_the_figures_of_a_gpu_come_from_one_contest(tmp_path: Path, device: str) -> None:
     file, wanted = tmp_path / "figures.json", "lora-8b,share-8b,hours-8b"
     done = _run("--device", device, "--figures", wanted, "--contestants", "lotune", "--json", file)

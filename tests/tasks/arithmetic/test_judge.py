@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
 
@@ -193,20 +194,30 @@ PIECES += ["\\boxed{", "}", "{", "final", "1E", "1E+", ".", "1.", "，", "9" * 5
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_long_texts_take_linear_time(piece: str) -> None:
-    start = time.process_time()
-    for text in (piece * (100_000 // len(piece)), "=" + piece * (100_000 // len(piece)) + "7"):
-        judge(text, text, "significant:5")
-    assert time.process_time() - start < 2
+    def seconds(length: int) -> float:
+        texts = (piece * (length // len(piece)), "=" + piece * (length // len(piece)) + "7")
+        found = []
+        for _ in range(3):  # the least is what the machine's other work leaves undisturbed
+            start = time.process_time()
+            for text in texts:
+                judge(text, text, "significant:5")
+            found.append(time.process_time() - start)
+        return min(found)
+
+    assert seconds(80_000) <= 8 * 3 * seconds(10_000) + 0.02, "eight times the text, where the square would be 64"
 
 
 @pytest.mark.parametrize("rule", ["exact", "significant:5", "decimals:2", "relative:1e-4"])
 def test_huge_numbers_cost_nothing(rule: str) -> None:
     numbers = ["1E+999999999", "1E-999999999", "9" * 100_000, "1/3", "1", "0", "-" + "7" * 50_000 + "/" + "3" * 50_000]
-    start = time.process_time()
-    for answer in numbers:
-        for key in numbers:
-            assert judge(answer, key, rule)[2] in (True, False)
-    assert time.process_time() - start < 10
+    tracemalloc.start()
+    try:
+        for answer in numbers:
+            for key in numbers:
+                assert judge(answer, key, rule)[2] in (True, False)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 NO_RULES = ["", "exakt", "exact:1", "significant", "significant:0", "significant:x", "significant:５", "decimals:-1"]
