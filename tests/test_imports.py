@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ print(json.dumps(found))
 def imported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
     """Exit status and imported libraries after each command, one process for all in their order."""
     folder = tmp_path_factory.mktemp("imports")
-    (folder / "finished").symlink_to(finished_run)
+    shutil.copytree(finished_run, folder / "finished")
     (folder / "rows.csv").write_text("question,answer\n" + "".join(f"{n} and {n}?,{2 * n}\n" for n in range(60)))
     (folder / "task.yaml").write_text("task: {name: nosuch}\n")
     (folder / "file.yaml").write_text("data: {train: missing.csv}\n")
