@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from t
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+collect_ignore = ["warm.py"]  # whoever imports it holds libraries back
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
