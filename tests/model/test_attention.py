@@ -258,9 +258,10 @@ def _with_heads(config: Any, heads: int) -> Any:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_takes_packed_rows(tiny_llama: Any) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
+def test_a_compiled_model_takes_packed_rows(tiny_llama: Any, backend: str) -> None:
     use_packed_attention(tiny_llama)
-    compiled = torch.compile(tiny_llama.model)
+    compiled = torch.compile(tiny_llama.model, backend=backend)
     for lengths in ([3, 9], [5, 2, 8], [4, 4, 4, 7]):
         ids = torch.arange(2, 2 + sum(lengths))[None]
         words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_arguments(torch.tensor([0, *lengths]))}
