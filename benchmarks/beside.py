@@ -58,13 +58,16 @@ def answer(tiny: bool) -> float:
     """Seconds that nano takes to answer arithmetic questions."""
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
+    from lotune.tasks.arithmetic.task import ArithmeticSettings
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.user_rows import generating
 
-    base, task = load_base(BaseSettings(dtype="float32"), "cpu"), build_task(TaskSettings(name="arithmetic"))
-    numbered = ((str(number), row) for number, row in enumerate(task.practice(4 if tiny else 128, 0)))
+    base, task = load_model(BaseSettings(dtype="float32"), "cpu"), build_task(ArithmeticSettings())
+    numbered = (
+        (str(number), row) for number, row in enumerate(generating(task).generate_training_rows(4 if tiny else 640, 0))
+    )
     prompts = [example.prompt for example in task.examples(numbered, training=False)]
     requests = [Request(tuple(base.tokenizer(prompt)["input_ids"]), 64, 64) for prompt in prompts]
     engine = Engine(base.model, base.tokenizer)
@@ -79,18 +82,19 @@ def tune(tiny: bool) -> float:
     import numpy as np
     import torch
 
-    from lotune.data.batches import EncodedRow, packed
-    from lotune.model.adapters import attach
-    from lotune.model.attention import use_packed_attention
-    from lotune.model.base import load_base
+    from lotune.data.collate import pack_rows
+    from lotune.data.tokenized import EncodedRow
+    from lotune.model.adapters import add_adapter
+    from lotune.model.attention import register_packed_attention
+    from lotune.model.loading import load_model
     from lotune.model.settings import AdapterSettings, BaseSettings
     from lotune.train.loop import adamw, train
 
-    base, steps = load_base(BaseSettings(dtype="float32"), "cpu"), 3 if tiny else 7
-    model: Any = attach(base.model, AdapterSettings(), 0)
-    use_packed_attention(model.get_base_model())
+    base, steps = load_model(BaseSettings(dtype="float32"), "cpu"), 3 if tiny else 13
+    model: Any = add_adapter(base.model, AdapterSettings(), 0)
+    register_packed_attention(model.get_base_model())
     drawn = np.random.default_rng(0).integers(2, 400, (32, 128)).tolist()
-    batch = packed([EncodedRow(str(number), tuple(row), 64) for number, row in enumerate(drawn)])
+    batch = pack_rows([EncodedRow(str(number), tuple(row), 64) for number, row in enumerate(drawn)])
     torch.manual_seed(0)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = adamw(trained, 1e-3, (0.9, 0.95), 1e-8, 0.0)

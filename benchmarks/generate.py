@@ -66,13 +66,14 @@ def prompts(count: int, seed: int) -> list[Ask]:
     import random
 
     from lotune.data.templates import TEMPLATES
-    from lotune.tasks.reading.passages import passages
+    from lotune.tasks.arithmetic.task import ArithmeticSettings
+    from lotune.tasks.reading.passage_generator import passages
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.user_rows import generating
 
     tokenizer, draw = nano_tokenizer(), random.Random(seed)
-    task = build_task(TaskSettings(name="arithmetic"))
-    numbered = ((str(number), row) for number, row in enumerate(task.practice(count, seed)))
+    task = build_task(ArithmeticSettings())
+    numbered = ((str(number), row) for number, row in enumerate(generating(task).generate_training_rows(count, seed)))
     texts = [(example.prompt, draw.randint(16, 96)) for example in task.examples(numbered, training=False)]
     for place, row in enumerate(passages(count // 2, seed, "both")):
         text = TEMPLATES["retention"].render(row["context"], row["qas"][0]["question"])
@@ -82,18 +83,18 @@ def prompts(count: int, seed: int) -> list[Ask]:
 
 def sentences(count: int, seed: int) -> list[Ask]:
     """Sentences that are to be judged under one instruction, with two new tokens each."""
-    from lotune.tasks.reading.passages import sentences as plain
+    from lotune.tasks.reading.passage_generator import sentences as plain
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.sentence_classification import SentencesSettings
 
-    task, tokenizer = build_task(TaskSettings(name="sentences")), nano_tokenizer()
+    task, tokenizer = build_task(SentencesSettings()), nano_tokenizer()
     rows = ((str(number), {"sentence": text, "label": "1"}) for number, text in enumerate(plain(count, seed, "en")))
     return [Ask(tuple(tokenizer(made.prompt)["input_ids"]), 2) for made in task.examples(rows, training=False)]
 
 
 def nano_tokenizer() -> Any:
     """Nano's tokeniser, whose ids every vocabulary here has."""
-    from lotune.model.base import load_tokenizer
+    from lotune.model.loading import load_tokenizer
     from lotune.model.settings import BaseSettings
 
     return load_tokenizer(BaseSettings())[0]
@@ -128,12 +129,12 @@ class Tokens:
 
 def ours(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
     """Lotune's engine with all prompts at once."""
-    from lotune.generate.engine import generate
+    from lotune.generate.engine import generate_completions
     from lotune.generate.requests import Request
 
     tokens: Any = Tokens()
     batch_tokens = BATCH_TOKENS[model.device.type]
-    found = generate(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=batch_tokens)
+    found = generate_completions(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=batch_tokens)
     return [answer.token_ids for answer in found]
 
 
@@ -141,9 +142,9 @@ def ours_without_drafts(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]
     """The same a token at a time."""
     from unittest.mock import patch
 
-    from lotune.generate.slotted import MOST_READ
+    from lotune.generate.continuous_batching import MAX_STEP_TOKENS
 
-    with patch.dict(MOST_READ, {model.device.type: 1}):
+    with patch.dict(MAX_STEP_TOKENS, {model.device.type: 1}):
         return ours_one_by_one(model, asks)
 
 
@@ -303,14 +304,15 @@ def _seconds(do: Callable[[], Any], device: str) -> float:
 def retention(items: int, device: str) -> dict[str, float]:
     """Seconds of nano's answers to generated passages, one question each, model loading left out."""
     from lotune.evaluate.predict import predict
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
+    from lotune.tasks.reading.task import ReadingSettings
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.user_rows import generating
 
-    base = load_base(BaseSettings(), device)
-    task = build_task(TaskSettings(name="reading", language="both"))
-    rows = list(task.practice(items, 7))
+    base = load_model(BaseSettings(), device)
+    task = build_task(ReadingSettings(language="both"))
+    rows = list(generating(task).generate_training_rows(items, 7))
     examples = list(task.examples(((str(number), row) for number, row in enumerate(rows)), training=False))[:items]
     model: Any = base.model
     started = time.perf_counter()
@@ -327,7 +329,7 @@ def deviations(count: int, device: str) -> dict[str, int]:
     """
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     asked = [Request(ask.ids, ask.new) for ask in prompts(count, 9)]
@@ -335,7 +337,7 @@ def deviations(count: int, device: str) -> dict[str, int]:
     alone: dict[str, list[tuple[int, ...]]] = {}
     again: dict[str, list[tuple[int, ...]]] = {}
     for dtype in ("float32", "bfloat16"):
-        base = load_base(BaseSettings(dtype=dtype), device)  # type: ignore[arg-type]
+        base = load_model(BaseSettings(dtype=dtype), device)  # type: ignore[arg-type]
         model: Any = base.model
         tokenizer: Any = base.tokenizer
         engine = Engine(model, tokenizer)
@@ -390,10 +392,10 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
 
 def nano(options: argparse.Namespace) -> dict[str, Any]:
     """What nano itself answers, one prompt after the other: each answer runs to its own end, and no further."""
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
-    base = load_base(BaseSettings(dtype="float32"), options.device)
+    base = load_model(BaseSettings(dtype="float32"), options.device)
     model: Any = base.model
     asked = [Ask(ask.ids, 300) for ask in prompts(4 if options.tiny else 60, 9)]
     asks = [Ask(ask.ids, max(1, len(answer))) for ask, answer in zip(asked, ours(model, asked), strict=True)]

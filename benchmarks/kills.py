@@ -34,14 +34,14 @@ TUNE = """
 task: {working: false, max_new_tokens: 4}
 data: {rows: 96, validation_rows: 3, test_rows: 3}
 adapter: {rank: 1, dropout: 0.1, target_modules: all-linear}
-tune: {batch_rows: 8, learning_rate: 0.01}
-checkpoints: {count: 3, check_rows: 2}
+tune: {micro_batch_rows: 8, learning_rate: 0.01}
+checkpoints: {count: 3, merge_check_rows: 2}
 retention: {rows: 2}
 """
 PRETRAIN = """
 pretrain:
-  documents: 120
-  batch_tokens: 1024
+  generated_documents: 120
+  step_tokens: 1024
   steps: 60
   optimizer: muon
   config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
@@ -51,7 +51,7 @@ RECIPES = {"tune": TUNE, "pretrain": PRETRAIN}
 WEIGHTS = {"tune": "checkpoints/step-*/adapter/adapter_model.safetensors", "pretrain": "model/model.safetensors"}
 FILES = {"tune": 3, "pretrain": 1}
 """Files of weights that a finished run has."""
-HEAVY = ("peft", "transformers.models.llama.modeling_llama", "lotune.generate.engine", "lotune.train.resume")
+HEAVY = ("peft", "transformers.models.llama.modeling_llama", "lotune.generate.engine", "lotune.train.train_state")
 """What every child needs, and its parent has imported."""
 KILLED = -signal.SIGKILL
 
@@ -73,7 +73,7 @@ def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 
     if held_after:
         _hold_after(held_after)
     sys.argv = ["lotune", verb, str(recipe), f"runs={runs}"]
-    from lotune.cli import main
+    from lotune.cli.app import main
 
     try:
         main()
@@ -84,9 +84,9 @@ def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 
 
 def _kill_in_save(turn: int) -> None:
     """Have this process end by SIGKILL in its so many-th save of a state, half of which is then written."""
-    from lotune.train import resume
+    from lotune.train import train_state
 
-    save, saves = resume.save_file, count(1)
+    save, saves = train_state.save_file, count(1)
 
     def save_half(tensors: Any, path: Path, metadata: Any) -> None:
         save(tensors, path, metadata)
@@ -94,21 +94,21 @@ def _kill_in_save(turn: int) -> None:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    resume.save_file = save_half
+    train_state.save_file = save_half
 
 
 def _hold_after(step: int) -> None:
     """Have this process stop once it has logged a step."""
-    from lotune.stages import states
+    from lotune.stages import training_run
 
-    append = states.append_jsonl
+    append = training_run.append_jsonl
 
     def stopping(path: Path, record: Any) -> None:
         append(path, record)
         if record.get("number") == step:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    states.append_jsonl = stopping
+    training_run.append_jsonl = stopping
 
 
 def steps_done(runs: Path) -> int:

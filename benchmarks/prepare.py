@@ -36,29 +36,34 @@ REACH_SECONDS, REACH_GIB, FULL = 60.0, 1.0, 800_000
 
 def examples(rows: int) -> Iterator[Any]:
     """The examples of the benchmark, one at a time."""
+    from lotune.tasks.arithmetic.task import ArithmeticSettings
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.user_rows import generating
 
-    task = build_task(TaskSettings(name="arithmetic", working=False, shares="raw"))
-    numbered = ((f"generated:{number}", row) for number, row in enumerate(task.practice(rows, 0), start=1))
+    task = build_task(ArithmeticSettings(working=False, shares="raw"))
+    numbered = (
+        (f"generated:{number}", row)
+        for number, row in enumerate(generating(task).generate_training_rows(rows, 0), start=1)
+    )
     return task.examples(numbered, training=True)
 
 
 def stage(name: str, rows: int, folder: Path) -> dict[str, float]:
     """Seconds and tokens of one stage, and this process's peak of memory in GiB, imports and tokeniser included."""
-    from lotune.data.batches import encode_row
-    from lotune.data.encoding import encode_rows, rows_digest
     from lotune.data.token_files import write_token_file
-    from lotune.model.base import load_tokenizer
+    from lotune.data.tokenization import encode_rows, rows_digest
+    from lotune.data.tokenized import encode_row
+    from lotune.model.loading import load_tokenizer
     from lotune.model.settings import BaseSettings
+    from lotune.tasks.arithmetic.task import ArithmeticSettings
     from lotune.tasks.registry import build_task
-    from lotune.tasks.settings import TaskSettings
+    from lotune.tasks.user_rows import generating
 
     tokenizer, _ = load_tokenizer(BaseSettings())
     tokens = 0
     started = time.monotonic()
     if name == "generate":
-        deque(build_task(TaskSettings(name="arithmetic", shares="raw")).practice(rows, 0), maxlen=0)
+        deque(generating(build_task(ArithmeticSettings(shares="raw"))).generate_training_rows(rows, 0), maxlen=0)
     elif name == "read":
         deque(examples(rows), maxlen=0)
     elif name == "digest":
@@ -66,10 +71,10 @@ def stage(name: str, rows: int, folder: Path) -> dict[str, float]:
     elif name == ONE_BY_ONE:
         held = list(examples(rows))
         started = time.monotonic()
-        tokens = sum(len(encode_row(tokenizer, example).tokens) for example in held)
+        tokens = sum(len(encode_row(tokenizer, example).token_ids) for example in held)
     else:
         file = write_token_file(folder / "train", encode_rows(tokenizer, examples(rows)), len(tokenizer))
-        tokens = file.notes()["tokens"]
+        tokens = file.metadata()["tokens"]
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
     return {"seconds": seconds, "tokens": tokens, "gib": peak}

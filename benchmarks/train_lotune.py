@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from train_workload import RANK, SEED, SHAPES, Plan, Result, settle
 
-from lotune.data.batches import EncodedRow, Layout, epoch_order, pretraining_batches, tuning_batches
-from lotune.data.shares import Share
+from lotune.data.collate import Collator
+from lotune.data.rank_split import RankSplit
+from lotune.data.samplers import epoch_order, pretraining_batches, tuning_batches
 from lotune.data.token_files import TokenFile, write_token_file
-from lotune.model.adapters import attach
-from lotune.model.attention import take_packed, use_packed_attention
-from lotune.model.base import Base, load_base
-from lotune.model.checkpoints import save_adapter, start_adapter
+from lotune.data.tokenized import EncodedRow
+from lotune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
+from lotune.model.adapters import add_adapter
+from lotune.model.attention import enable_packing, register_packed_attention
+from lotune.model.checkpoints import init_adapter, save_adapter
+from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.train.loop import Optimizers, adamw, train
-from lotune.train.parallel import ALONE, World, joined
 from lotune.train.settings import PretrainSettings, TuneSettings
 
 
@@ -45,7 +47,7 @@ def make(folder: Path, plan: Plan) -> None:
     if plan.prompt_tokens:
         base = _base(folder, plan)
         settings = AdapterSettings(rank=RANK, target_modules=list(plan.targets))
-        save_adapter(attach(base.model, settings, SEED), folder / "adapter")
+        save_adapter(add_adapter(base.model, settings, SEED), folder / "adapter")
 
 
 def _tokenizer(vocabulary: int) -> Any:
@@ -60,9 +62,9 @@ def _tokenizer(vocabulary: int) -> Any:
     )
 
 
-def _base(folder: Path, plan: Plan) -> Base:
+def _base(folder: Path, plan: Plan) -> LoadedModel:
     settings = BaseSettings(model=str(folder / "base"), dtype=plan.precision)  # type: ignore[arg-type]
-    return load_base(settings, plan.device)
+    return load_model(settings, plan.device)
 
 
 def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Result:
@@ -72,29 +74,29 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     share each step.
     """
     rows, settings = TokenFile(folder / "train"), TuneSettings(learning_rate=plan.learning_rate)
-    model: Any = start_adapter(_base(folder, plan), AdapterSettings(start=folder / "adapter"), SEED)
-    packed = take_packed(model, int(rows.lengths().max()))
-    batch_tokens = settings.batch_tokens if parts == 1 else plan.tokens_a_step // parts
-    layout = Layout(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
+    model: Any = init_adapter(_base(folder, plan), AdapterSettings(init_from=folder / "adapter"), SEED)
+    packed = enable_packing(model, int(rows.lengths().max()))
+    batch_tokens = settings.max_batch_tokens if parts == 1 else plan.tokens_a_step // parts
+    layout = Collator(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    betas = (settings.beta1, settings.beta2)
-    optimizers = adamw(trained, settings.learning_rate, betas, settings.epsilon, settings.weight_decay)
-    with joined(plan.device) as world:
-        share = Share(world.rank, world.size)
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    optimizers = adamw(trained, settings.learning_rate, betas, settings.adam_epsilon, settings.weight_decay)
+    with init_process_group(plan.device) as world:
+        share = RankSplit(world.rank, world.size)
         batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
         half = plan.precision == "bfloat16"
-        return _timed(model, batches, optimizers, plan, settings.clip_norm, compile, world, half)
+        return _timed(model, batches, optimizers, plan, settings.max_grad_norm, compile, world, half)
 
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
     """The steps of `lotune pretrain` that goes on from a model, with AdamW; every parameter trains, in float32."""
     rows, settings = TokenFile(folder / "train"), PretrainSettings(learning_rate=plan.learning_rate)
     model: Any = _base(folder, plan).model.requires_grad_(True)
-    use_packed_attention(model)
+    register_packed_attention(model)
     batch_tokens = plan.step_rows * (plan.row_tokens - 1)
     batches = pretraining_batches(rows, batch_tokens=batch_tokens, steps=plan.steps, seed=SEED)
     optimizers = adamw(list(model.parameters()), settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
-    return _timed(model, batches, optimizers, plan, settings.clip_norm, compile)
+    return _timed(model, batches, optimizers, plan, settings.max_grad_norm, compile)
 
 
 def _timed(
@@ -102,13 +104,22 @@ def _timed(
     batches: Any,
     optimizers: Optimizers,
     plan: Plan,
-    clip_norm: float,
+    max_grad_norm: float,
     compile: bool,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
     half: bool = False,
 ) -> Result:
     result, shares = Result(plan.device), [1.0] * plan.steps
-    for step in train(model, batches, optimizers, shares, clip_norm=clip_norm, compile=compile, world=world, half=half):
+    for step in train(
+        model,
+        batches,
+        optimizers,
+        shares,
+        max_grad_norm=max_grad_norm,
+        compile=compile,
+        world=world,
+        autocast_bfloat16=half,
+    ):
         result.step_ends()
         result.losses.append(step.loss)
         result.norms.append(step.gradient_norm)

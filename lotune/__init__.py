@@ -1,3 +1,3 @@
-"""Tune a language model on a task with few trainable parameters, and prove what it gained and what it kept."""
+"""Fine-tune a language model with LoRA, and measure what it gained on the task and what it forgot."""
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "scipy", "jieba", "pydantic")
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "jieba", "pydantic")
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap")
 """One of these is there wherever Linux lets a process use a GPU: NVIDIA, AMD, Windows' own Linux, Tegra."""
@@ -17,14 +17,16 @@ def environment() -> dict[str, Any]:
     """Versions, hardware and git revision; nothing of the user's environment, so no secrets."""
     import platform
 
+    import psutil
+
     return {
         "lotune": installed("lotune"),
         "python": platform.python_version(),
         "packages": {name: installed(name) for name in PACKAGES},
         "system": platform.platform(),
         "processor": processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
         "accelerators": _accelerators(),
         "git_revision": _git_revision(),
     }
@@ -50,13 +52,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _accelerators() -> list[str]:

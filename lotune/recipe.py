@@ -1,25 +1,23 @@
-"""A recipe: the whole of a run's settings, and which stage depends on which of them."""
+"""A recipe: the whole of a run's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
+from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.settings import AdapterSettings, BaseSettings
-from lotune.settings import Settings, flatten, read_settings
-from lotune.tasks.settings import TaskSettings
-from lotune.train.parallel import ALONE, World
+from lotune.settings import Settings, read_settings
+from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
-
-Stage = Literal["prepare", "pretrain", "tune", "validate", "merge", "evaluate"]
 
 
 class Recipe(Settings):
@@ -30,17 +28,17 @@ class Recipe(Settings):
     runs: Path = Path("runs")
     """Folder that holds the run folders."""
     seed: int = Field(0, ge=0)
-    """Seed of everything drawn by chance."""
+    """Seed of everything that is drawn at random."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model computes: auto takes the first GPU, else the processor."""
+    """Where the model computes; auto: the first GPU, otherwise the CPU."""
     shard: Literal["auto", "yes", "no"] = "auto"
-    """Whether several processes (torchrun) divide the weights: auto does so where they do not fit on each GPU."""
+    """Whether several processes (torchrun) shard the weights; auto: only if they do not fit on each GPU."""
     threads: int | None = Field(None, ge=1, le=4096)
-    """Processor threads; null takes one for each core."""
+    """CPU threads; null: one per core."""
     save_every_minutes: float = Field(5.0, ge=0)
-    """Minutes between two saved states of a training, from which it goes on after a crash; 0 saves every step."""
+    """Minutes between two saved states, from which a training resumes after a crash; 0: save after every step."""
     base: BaseSettings = Field(default_factory=BaseSettings)
-    task: TaskSettings = Field(default_factory=TaskSettings)
+    task: AnyTaskSettings = Field(default_factory=lambda: task_settings(DEFAULT_TASK))
     data: DataSettings = Field(default_factory=DataSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
@@ -49,6 +47,13 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     score: ScoreSettings = Field(default_factory=ScoreSettings)
     pretrain: PretrainSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_task(cls, values: Any) -> Any:
+        """Settings of a task without a name are the default task's."""
+        task = values.get("task") if isinstance(values, dict) else None
+        return {**values, "task": {"name": DEFAULT_TASK, **task}} if isinstance(task, dict) else values
 
     @field_validator("shard", mode="before")
     @classmethod
@@ -62,42 +67,14 @@ class Recipe(Settings):
         return self.runs / (self.name or "run")
 
 
-STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
-    "prepare": (
-        "seed",
-        "base.model",
-        "task",
-        "data",
-        "retention.task",
-        "retention.data",
-        "retention.rows",
-        "retention.language",
-        "retention.replay_rows",
-        "evaluate.on_too_long",
-    ),
-    "pretrain": ("seed", "pretrain"),
-    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
-    "validate": ("task", "evaluate.on_too_long"),
-    "merge": ("base", "task", "checkpoints.merged", "checkpoints.check_rows", "evaluate.dtype"),
-    "evaluate": (
-        *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
-        *("retention", "evaluate", "score"),
-    ),
-}
-"""The settings (single ones or whole groups) whose change redoes a stage.
-
-`device`, `shard`, `threads` and `save_every_minutes` redo none, nor do those of WITHOUT_EFFECT.
-"""
-
-
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How a verb is carried out, apart from what its recipe says."""
 
     dry_run: bool = False
     json: bool = False
     debug: bool = False
-    world: World = ALONE
+    world: ProcessGroup = SINGLE_PROCESS
     """The processes that carry it out together."""
 
 
@@ -110,51 +87,11 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe if recipe.name else recipe.model_copy(update={"name": path.stem})
 
 
-def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """What a stage depends on: its settings by dotted key, a file or folder as a Path, and the form of its texts.
-
-    >>> sorted(stage_inputs(Recipe(), "pretrain"))
-    ['pretrain', 'seed']
-    """
-    keys = STAGE_KEYS[stage]
-    without = {*WITHOUT_EFFECT, *UNTRAINED.get(stage, ())}
-    if stage == "tune" and recipe.task.name == "custom" and recipe.task.judge == "label":
-        without.discard("task.judge")  # answers that are trained on are then the words of the labels
-    inputs = {key: value for key, value in flatten(recipe).items() if _covered(key, keys) and key not in without}
-    if "tune.batch_rows" in inputs:
-        inputs["tune.batch_rows"] = recipe.tune.batch_rows * recipe.tune.accumulation
-    inputs |= {key: value for key, value in (_files(recipe) | row_limits(recipe)).items() if key in inputs}
-    if _covered("task.labels", keys) and recipe.task.labels:
-        inputs["task.labels, in order"] = list(recipe.task.labels)  # the last one is the positive one
-    if stage == "prepare":
-        inputs["form of texts"] = TEXT_FORM
-    return inputs
-
-
-UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.judge", "task.max_new_tokens"), "merge": ("task.judge",)}
-"""Settings of the task that change how a stage's model is asked or judged, and no weight."""
-WITHOUT_EFFECT = (
-    *("tune.accumulation", "tune.batch_tokens", "tune.gradient_checkpointing", "tune.compile", "tune.tensorboard"),
-    *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.pass_tokens", "evaluate.engine"),
-    "adapter.force_base",
-)
-"""Settings of how a stage computes, not what comes out: they may be changed before a stopped training goes on.
-
-What a base's own dropout (GPT-2's, for one) drops still depends on the passes; an adapter's dropout does not.
-Of `tune.accumulation` the rows of a step count, which are `tune.batch_rows` times it.
-"""
-TEXT_FORM = 5
-"""Goes up where the same settings make other texts: another written working, another generator. Rows that an older
-lotune prepared in the other form are then made anew."""
-PRETRAINING_PATHS = ("start", "text", "tokenizer", "architecture")
+PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "architecture")
 """Settings of pre-training that name a file or a folder."""
 
 
-def _covered(key: str, keys: Sequence[str]) -> bool:
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in keys)
-
-
-def _files(recipe: Recipe) -> dict[str, Path]:
+def input_files(recipe: Recipe) -> dict[str, Path]:
     """The input files and folders that a recipe names, by dotted key."""
     named = {
         "data.train": recipe.data.train,
@@ -162,7 +99,7 @@ def _files(recipe: Recipe) -> dict[str, Path]:
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
-        "adapter.start": recipe.adapter.start,
+        "adapter.init_from": recipe.adapter.init_from,
     }
     return {key: path for key, path in named.items() if path is not None}
 
@@ -177,12 +114,12 @@ def row_limits(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def check_files(recipe: Recipe) -> None:
+def require_input_files(recipe: Recipe) -> None:
     """Nothing, where every file or folder of rows that a recipe names is there. Raises: DataError naming the others."""
     faults = [
         f"{key}: {path} is a folder without files" if path.is_dir() else f"{key}: there is no file {path}"
-        for key, path in _files(recipe).items()
-        if not key.endswith(".start") and not key.startswith("pretrain.") and not _is_there(path)
+        for key, path in input_files(recipe).items()
+        if not key.endswith(".init_from") and not key.startswith("pretrain.") and not _is_there(path)
     ]
     if faults:
         raise DataError(
@@ -199,13 +136,15 @@ def check_extras(recipe: Recipe) -> None:
     """Raise SettingsError where a recipe asks for files of TensorBoard and it is not installed."""
     if recipe.tune.tensorboard and find_spec("tensorboard") is None:
         raise SettingsError(
-            "tune.tensorboard", "TensorBoard is not installed", remedy="pip install 'lotune[tensorboard]'"
+            "tune.tensorboard",
+            "TensorBoard is not installed",
+            remedy="pip install '.[tensorboard]' in lotune's source folder",
         )
 
 
 def check_pretraining_paths(recipe: Recipe) -> None:
     """Nothing, where what pre-training reads is there. Raises: DataError naming all that is not."""
-    missing = [f"{key}: there is no {path}" for key, path in _files(recipe).items() if not path.exists()]
+    missing = [f"{key}: there is no {path}" for key, path in input_files(recipe).items() if not path.exists()]
     faults = [fault for fault in missing if fault.startswith("pretrain.")]
     if faults:
         raise DataError("recipe", "; ".join(faults), remedy="check the paths: they count from where you are")

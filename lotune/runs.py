@@ -1,4 +1,4 @@
-"""A run is a folder: how its files are written so that a crash leaves none half done, and which stages are done.
+"""A run is a folder: which of its stages are done, and the lock that keeps a second process out.
 
 `stages.json` remembers, for each finished stage, the settings and input files that it was made from and the files that
 it wrote. A stage whose memory still matches is skipped; one that does not says which settings changed.
@@ -6,93 +6,25 @@ it wrote. A stage whose memory still matches is skipped; one that does not says 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
-from lotune.disk import writing
+from lotune.disk_space import disk_full_as_run_error
 from lotune.environment import environment, installed
 from lotune.errors import RunError, SettingsError
+from lotune.files import read_json, write_atomically, write_json
+from lotune.fingerprints import content_digest, is_content_digest, serialised_inputs
 from lotune.settings import Settings, flatten, load_yaml, read_yaml
 
-State = Literal["fresh", "changed", "done"]
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that its name never stands on half a file; folders are made on the way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = content.encode() if isinstance(content, str) else content
-    try:
-        with writing(path, len(content)), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_atomically(path, orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 | _KEYS) + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises: RunError where the file is missing or damaged.
-    """
-    try:
-        return orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise RunError(str(path), f"cannot be read: {error.strerror}") from None
-    except orjson.JSONDecodeError as error:
-        raise RunError(str(path), f"is damaged: {error}", "JSON", "delete it and run the same command again") from None
-
-
-def append_jsonl(path: Path, record: Any) -> None:
-    """Append one record as one line; a last line that a crash left unfinished is taken away first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = orjson.dumps(record, default=_plain, option=_KEYS) + b"\n"
-    with writing(path, len(line)), path.open("a+b") as file:
-        _drop_unfinished_line(file)
-        file.write(line)
-
-
-def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
-    """Rewrite a jsonl file with the wanted records only; what is no JSON, such as a last half line, goes too."""
-    kept = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with suppress(orjson.JSONDecodeError):
-            if wanted(orjson.loads(line)):
-                kept.append(line + b"\n")
-    write_atomically(path, b"".join(kept))
-
-
-def fingerprint(value: Any) -> str:
-    """The sha256 of a value's canonical JSON.
-
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
-    """
-    return hashlib.sha256(orjson.dumps(value, default=_plain, option=orjson.OPT_SORT_KEYS | _KEYS)).hexdigest()
-
-
-def inputs_mark(inputs: Mapping[str, Any]) -> str:
-    """A fingerprint of a stage's inputs; of a Path among them the content counts, not its name or age."""
-    held = _remembered(inputs, {})
-    return fingerprint({key: value["sha256"] if _is_content(value) else value for key, value in held.items()})
+StageStatus = Literal["fresh", "changed", "done"]
 
 
 @dataclass(frozen=True)
@@ -101,11 +33,11 @@ class Run:
 
     folder: Path
     recipe: Settings | None = None
-    """The recipe that it was opened with; recipe.yaml may still be that of the work that is there (`take_recipe`)."""
+    """The recipe that it was opened with; recipe.yaml may still be that of the work that is there (`write_recipe`)."""
     recipe_changes: tuple[str, ...] = ()
     """How that recipe differs from the one in recipe.yaml, such as "seed: 0 -> 1"."""
 
-    def stage_state(self, name: str, inputs: Mapping[str, Any]) -> State:
+    def stage_state(self, name: str, inputs: Mapping[str, Any]) -> StageStatus:
         """Whether a stage was never finished (fresh), was finished from other inputs (changed), or is done.
 
         `inputs` are settings by dotted key; the content of a Path among them counts, not its name.
@@ -122,7 +54,7 @@ class Run:
         memory = self.stages().get(name)
         if memory is None:
             return []
-        before, now = memory["inputs"], _remembered(inputs, memory["inputs"])
+        before, now = memory["inputs"], serialised_inputs(inputs, memory["inputs"])
         keys = [*now, *(key for key in before if key not in now)]
         changed = [_change(key, before.get(key), now.get(key)) for key in keys]
         return list(filter(None, changed)) + [f"{path}: {text}" for path, text in self.altered([name]).items()]
@@ -134,23 +66,23 @@ class Run:
         """
         memories = [memory for name, memory in self.stages().items() if name in stages]
         outputs = {path: before for memory in memories for path, before in memory["outputs"].items()}
-        return {path: text for path, before in outputs.items() if (text := self._lost(path, before))}
+        return {path: text for path, before in outputs.items() if (text := self._output_change(path, before))}
 
-    def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
+    def mark_stage_done(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
         """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
         paths = [path if path.is_relative_to(self.folder) else self.folder / path for path in outputs]
-        written = {path.relative_to(self.folder).as_posix(): _content(path, {}) for path in paths}
-        memory = {"inputs": _remembered(inputs, {}), "outputs": written}
+        written = {path.relative_to(self.folder).as_posix(): content_digest(path, {}) for path in paths}
+        memory = {"inputs": serialised_inputs(inputs, {}), "outputs": written}
         write_json(self.folder / "stages.json", {**self.stages(), name: memory})
 
-    def forget_stage(self, name: str) -> None:
+    def invalidate_stage(self, name: str) -> None:
         """Mark a stage as not done, before it is begun again: from here on the folder is the new recipe's."""
-        self.take_recipe()
+        self.write_recipe()
         stages = self.stages()
         if stages.pop(name, None) is not None:
             write_json(self.folder / "stages.json", stages)
 
-    def take_recipe(self) -> None:
+    def write_recipe(self) -> None:
         """Write recipe.yaml, defaults written out, and environment.json, of the recipe that the run was opened with."""
         if self.recipe is not None:
             write_atomically(self.folder / "recipe.yaml", as_yaml(self.recipe))
@@ -163,24 +95,24 @@ class Run:
         """
         path = self.folder / "stages.json"
         found = read_json(path) if path.exists() else {}
-        if not isinstance(found, dict) or not all(map(_is_memory, found.values())):
+        if not isinstance(found, dict) or not all(map(_is_stage_record, found.values())):
             remedy = "delete it and run the same command again"
             raise RunError(str(path), "is damaged: no memory of stages", "inputs and outputs of each", remedy)
         return found
 
-    def _lost(self, path: str, before: Mapping[str, Any]) -> str:
+    def _output_change(self, path: str, before: Mapping[str, Any]) -> str:
         """The clause that says how an output is no longer what was written, empty where it is."""
         if not (self.folder / path).exists():
             return "missing"
-        return "" if _content(self.folder / path, before)["sha256"] == before["sha256"] else "content changed"
+        return "" if content_digest(self.folder / path, before)["sha256"] == before["sha256"] else "content changed"
 
 
 @contextmanager
 def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     """The run in a folder, made where there is none, locked against a second one until the block is left.
 
-    recipe.yaml and environment.json of finished stages stay until a stage is begun again (`Run.take_recipe`), so that a
-    command that is refused changes nothing. What killed processes left half written is taken away.
+    recipe.yaml and environment.json of finished stages stay until a stage is begun again (`Run.write_recipe`), so that
+    a command that is refused changes nothing. What killed processes left half written is taken away.
     Raises: RunError where the folder holds something else, a run of a newer lotune or one whose recipe cannot be read,
     or another process runs in it.
     """
@@ -190,10 +122,10 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / ".lock"):
         _refuse_newer(folder)
-        _sweep(folder)
+        _remove_stale_temp_files(folder)
         run = Run(folder, recipe, _recipe_changes(folder / "recipe.yaml", as_yaml(recipe)))
         if not run.stages() or not (folder / "environment.json").exists():
-            run.take_recipe()
+            run.write_recipe()
         yield run
 
 
@@ -220,7 +152,7 @@ def _refuse_newer(folder: Path) -> None:
         )
 
 
-def _sweep(folder: Path) -> None:
+def _remove_stale_temp_files(folder: Path) -> None:
     """Take away temporary files of processes that are gone; the folder is locked."""
     for left in folder.rglob(".*.tmp"):
         process = left.name.rpartition(".tmp")[0].rpartition(".")[2]
@@ -266,121 +198,47 @@ def _recipe_changes(path: Path, text: str) -> tuple[str, ...]:
     return tuple(filter(None, (_change(key, before[key], now[key]) for key in known)))
 
 
-_KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.as_posix()
-    if isinstance(value, Settings):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-def _drop_unfinished_line(file: Any) -> None:
-    end = file.seek(0, os.SEEK_END)
-    kept = end
-    while kept:
-        start = max(0, kept - 65_536)
-        file.seek(start)
-        newline = file.read(kept - start).rfind(b"\n")
-        if newline >= 0:
-            kept = start + newline + 1
-            break
-        kept = start
-    if kept != end:
-        file.truncate(kept)
-
-
-def _remembered(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs as stages.json holds them: plain JSON, files by their content.
-
-    Raises: RunError where an input file is missing.
-    """
-    held = {}
-    for key, value in inputs.items():
-        if isinstance(value, Path):
-            if not value.exists():
-                raise RunError(key, f"{value} is not there", "a file or a folder")
-            known = before.get(key)
-            held[key] = _content(value, known if isinstance(known, dict) else {})
-        else:
-            held[key] = orjson.loads(orjson.dumps(value, default=_plain, option=_KEYS))
-    return held
-
-
-def _content(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest and listing of a file or folder; the digest is that of `before` where the listing is the same.
-
-    The listing is a fingerprint of the names, sizes and ages of all files.
-    """
-    files = [path] if path.is_file() else sorted(_files_below(path))
-    stats = {"" if file == path else file.relative_to(path).as_posix(): file.stat() for file in files}
-    listing = fingerprint({name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()})
-    if before.get("listing") == listing:
-        return dict(before)
-    digest = hashlib.sha256()
-    for file, (name, stat) in zip(files, stats.items(), strict=True):
-        digest.update(name.encode() + b"\0" if name else b"")
-        digest.update(_digest(file, stat.st_size, stat.st_mtime_ns))
-    return {"sha256": digest.hexdigest(), "listing": listing}
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        inner = path.relative_to(folder).parts
-        if path.is_file() and "__pycache__" not in inner and not any(part.startswith(".") for part in inner):
-            yield path
-
-
-@cache
-def _digest(file: Path, size: int, mtime_ns: int) -> bytes:
-    """The sha256 of a file; a base of many gigabytes is read once a process while its size and age are the same."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
-
-
 def _change(key: str, before: Any, now: Any) -> str:
     """The clause that says how an input has changed, empty where it has not."""
-    if _is_content(before) and _is_content(now):
+    if is_content_digest(before) and is_content_digest(now):
         return "" if before["sha256"] == now["sha256"] else f"{key}: content changed"
-    return "" if before == now else f"{key}: {_shown(before)} -> {_shown(now)}"
+    return "" if before == now else f"{key}: {_format_value(before)} -> {_format_value(now)}"
 
 
-def _is_memory(value: Any) -> bool:
+def _is_stage_record(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("inputs", "outputs"))
 
 
-def _is_content(value: Any) -> bool:
-    return isinstance(value, dict) and "sha256" in value
-
-
-def _shown(value: Any) -> str:
-    return "a file" if _is_content(value) else orjson.dumps(value).decode()
+def _format_value(value: Any) -> str:
+    return "a file" if is_content_digest(value) else orjson.dumps(value).decode()
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, which names the process; where the system has no flock nothing is locked.
+    """Hold a lock file, which names the process.
 
     Raises: RunError where another process holds it, or the disk knows no locks.
     """
-    with path.open("a+b", buffering=0) as file:
-        if sys.platform != "win32":
-            import fcntl
+    from filelock import FileLock, Timeout
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    remedy = "put the runs on another disk with runs=FOLDER"
-                    raise RunError(str(path), f"cannot be locked: {error.strerror}", remedy=remedy) from None
-                file.seek(0)
-                holder = file.read().decode().strip() or "unknown"
-                raise RunError(
-                    str(path.parent), f"is in use by process {holder}", remedy="wait for it, or end it"
-                ) from None
-        with writing(path):
-            file.truncate(0)
-            file.write(b"%d\n" % os.getpid())
+    with ExitStack() as stack:
+        try:
+            with disk_full_as_run_error(path):
+                stack.enter_context(FileLock(path, timeout=0, thread_local=False))
+        except Timeout:
+            remedy = "wait for it, or end it"
+            raise RunError(str(path.parent), f"is in use by process {_holder(path)}", remedy=remedy) from None
+        except OSError as error:
+            remedy = "put the runs on another disk with runs=FOLDER"
+            raise RunError(str(path), f"cannot be locked: {error.strerror}", remedy=remedy) from None
+        if sys.platform != "win32":  # there, no other process can read a locked file
+            with disk_full_as_run_error(path):
+                path.write_bytes(b"%d\n" % os.getpid())
         yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"

@@ -16,13 +16,16 @@ from types import UnionType
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from lotune.errors import SettingsError
 from lotune.text_display import escaped
 
-LARGEST = 10**9
+MAX_INT = 10**9
 """Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
-LARGEST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
+TAG = "name"
+"""The setting that decides which model a group of settings has, where there are several."""
 
 
 class Settings(BaseModel):
@@ -36,7 +39,7 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: Any, information: ValidationInfo) -> Any:
-        most = LARGEST_SEED if information.field_name == "seed" else LARGEST
+        most = MAX_SEED if information.field_name == "seed" else MAX_INT
         if isinstance(value, int) and value > most:
             raise ValueError(f"input should be less than or equal to {most}")
         return value
@@ -65,7 +68,7 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
     where = str(path) if path is not None else "settings"
     given = _read_overrides(model, overrides)
     for key, value in given.items():
-        _lay(values, key, value, where)
+        _set_nested(values, key, value, where)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -81,16 +84,53 @@ def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
     [FieldHelp(key='rows', type='int | null', default='5', sentence='')]
     """
     lines: list[FieldHelp] = []
-    sentences = _docstrings(model.__module__)
     for name, field in model.model_fields.items():
-        inner = _inner_model(field.annotation)
-        if inner is not None:
-            lines += describe(inner, f"{prefix}{name}.")
+        groups = _groups(field.annotation)
+        if groups:
+            lines += _describe_variants(groups, f"{prefix}{name}.", field)
         else:
-            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-            sentence = field.description or sentences.get((model.__name__, name), "")
+            default = (
+                "required" if field.is_required() else _format_default(field.get_default(call_default_factory=True))
+            )
+            sentence = field.description or _sentence(model, name)
             lines.append(FieldHelp(prefix + name, _type_name(field.annotation), default, sentence))
     return lines
+
+
+def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: FieldInfo) -> list[FieldHelp]:
+    """The help of a group, a field that is one of several models; a setting that only some have says whose it is."""
+    if len(models) == 1:
+        return describe(models[0], prefix)
+    owners: dict[str, dict[FieldHelp, list[str]]] = {}
+    for model in models:
+        for line in describe(model, prefix):
+            owners.setdefault(line.key, {}).setdefault(line, []).append(_tag(model))
+    default = _tag(type(field.get_default(call_default_factory=True)))
+    tag = FieldHelp(prefix + TAG, " | ".join(map(_tag, models)), default, _sentence(models[0], TAG))
+    return [tag, *(_merged(lines, len(models)) for key, lines in owners.items() if key != tag.key)]
+
+
+def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
+    """One line of help of a setting that some of `count` models have, each line with the names of its models."""
+    first, *_ = lines
+    if len(lines) == 1 and len(lines[first]) == count:
+        return first
+    return first._replace(sentence=" ".join(f"Of {_listed(names)}: {line.sentence}" for line, names in lines.items()))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    >>> _listed(["a", "b", "c"]), _listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _sentence(model: type[Settings], field: str) -> str:
+    """Return the docstring under a field, of the class that declares it."""
+    found = (_docstrings(one.__module__).get((one.__name__, field)) for one in model.__mro__)
+    return next(filter(None, found), "")
 
 
 def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +238,7 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
 
 def _read_value(annotation: Any, value: str, where: str) -> Any:
     """The value of an override for a setting of this type."""
-    choices = _choices(annotation)
+    choices = _union_members(annotation)
     if str not in choices and Path not in choices:
         return load_yaml(value, where)
     try:
@@ -221,16 +261,15 @@ def _annotation(model: type[Settings], key: str) -> Any:
     """
     found: Any = model
     for part in key.split("."):
-        inner = _inner_model(found)
-        if inner is not None:
-            field = inner.model_fields.get(part)
-            found = None if field is None else field.annotation
+        if groups := _groups(found):
+            fields = (group.model_fields.get(part) for group in groups)
+            found = next((field.annotation for field in fields if field is not None), None)
         else:
             found = typing.get_args(found)[1] if typing.get_origin(found) is dict else None
     return found
 
 
-def _lay(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+def _set_nested(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Put `value` under the dotted `key`, making groups on the way."""
     *groups, last = key.split(".")
     for group in groups:
@@ -248,9 +287,14 @@ def _as_settings_error(model: type[Settings], error: ValidationError, where: str
     faults: dict[str, str] = {}
     remedy = "`lotune run --help` lists every setting"
     for fault in error.errors(include_url=False, include_context=False):
-        key = _dotted(model, fault["loc"])
-        if fault["type"] == "extra_forbidden":
+        key = _dotted_key(model, fault["loc"])
+        variant = _variant(model, fault["loc"])
+        if fault["type"] == "extra_forbidden" and variant is not None:
+            text = f"{key} is not a setting of {_tag(variant)}, which has {_listed([*variant.model_fields][1:])}"
+        elif fault["type"] == "extra_forbidden":
             text = f"{key} is not a setting{_nearest(model, key)}"
+        elif fault["type"] == "union_tag_invalid":
+            text, remedy = _unknown_tag(model, key, fault["input"])
         elif fault["type"] == "missing":
             text = f"{key} is missing"
         else:
@@ -265,21 +309,41 @@ def _as_settings_error(model: type[Settings], error: ValidationError, where: str
     return SettingsError(where, "; ".join(faults.values()), remedy=remedy)
 
 
-def _dotted(model: type[Settings], place: tuple[int | str, ...]) -> str:
+def _dotted_key(model: type[Settings], place: tuple[int | str, ...]) -> str:
     """The dotted key of a fault's place; what pydantic adds for the branches of a union is left out."""
     key: list[str] = []
-    inner: type[Settings] | None = model
+    inner: tuple[type[Settings], ...] = (model,)
     for position, part in enumerate(place):
-        if inner is None:
+        if not inner:
             key += [str(part)] if isinstance(part, int) else []
             continue
-        if part not in inner.model_fields:
+        field = next((one.model_fields[str(part)] for one in inner if part in one.model_fields), None)
+        if field is None:
             if position == len(place) - 1:
                 key.append(str(part))
             continue
         key.append(str(part))
-        inner = _inner_model(inner.model_fields[str(part)].annotation)
+        inner = _groups(field.annotation)
     return ".".join(key)
+
+
+def _unknown_tag(model: type[Settings], key: str, given: Any) -> tuple[str, str]:
+    """The clause and the remedy for a group whose name is that of none of its models."""
+    import difflib
+
+    tags = [_tag(group) for group in _groups(_annotation(model, key))]
+    name = str(given.get(TAG) if isinstance(given, dict) else given)
+    near = difflib.get_close_matches(name, tags, 1)
+    remedy = f"did you mean {near[0]}?" if near else "`lotune run --help` lists every setting"
+    return f"{key}.{TAG}: {name!r} is not known: expected one of {', '.join(tags)}", remedy
+
+
+def _variant(model: type[Settings], place: tuple[int | str, ...]) -> type[Settings] | None:
+    """The model that a fault's place is in, where its group has one of several; else None."""
+    if len(place) < 2 or str(place[0]) not in model.model_fields:
+        return None
+    groups = _groups(model.model_fields[str(place[0])].annotation)
+    return next((group for group in groups if len(groups) > 1 and _tag(group) == place[1]), None)
 
 
 def _nearest(model: type[Settings], key: str) -> str:
@@ -300,18 +364,19 @@ def _nearest(model: type[Settings], key: str) -> str:
 
 
 def _group_names(model: type[Settings]) -> list[str]:
-    return [name for name, field in model.model_fields.items() if _inner_model(field.annotation) is not None]
+    return [name for name, field in model.model_fields.items() if _groups(field.annotation)]
 
 
-def _inner_model(annotation: Any) -> type[Settings] | None:
-    """The settings model inside an annotation (`Inner` or `Inner | None`), if there is one."""
-    for choice in _choices(annotation):
-        if isinstance(choice, type) and issubclass(choice, Settings):
-            return choice
-    return None
+def _groups(annotation: Any) -> tuple[type[Settings], ...]:
+    """The settings models inside an annotation (`Inner`, `Inner | None` or one of several), if there are any."""
+    return tuple(one for one in _union_members(annotation) if isinstance(one, type) and issubclass(one, Settings))
 
 
-def _choices(annotation: Any) -> tuple[Any, ...]:
+def _tag(model: type[Settings]) -> str:
+    return str(model.model_fields[TAG].default)
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) in (UnionType, typing.Union):
         return typing.get_args(annotation)
     return (annotation,)
@@ -324,7 +389,7 @@ def _type_name(annotation: Any) -> str:
     ('int | null', 'a | b', 'list[str]')
     """
     names = []
-    for choice in _choices(annotation):
+    for choice in _union_members(annotation):
         origin = typing.get_origin(choice)
         if choice is type(None):
             names.append("null")
@@ -338,14 +403,14 @@ def _type_name(annotation: Any) -> str:
     return " | ".join(names)
 
 
-def _shown(value: Any) -> str:
+def _format_default(value: Any) -> str:
     """A default as it would be written in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_shown, value)) + "]"
+        return "[" + ", ".join(map(_format_default, value)) + "]"
     return str(value) if str(value) else '""'
 
 

@@ -16,16 +16,17 @@ _DRAWN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891
 """Format characters that are drawn: Arabic, Syriac and Kaithi number signs."""
 
 
-def visible(text: str) -> str:
+def show_control_characters(text: str) -> str:
     r"""Return the text with every hidden character as a visible mark; line feeds and tabs stay as they are.
 
     C0 controls and DEL become their Unicode pictures. C1 controls, format characters (zero-width, bidirectional,
     soft hyphen, byte-order mark), line and paragraph separators and surrogates become ‹U+XXXX›. The result can be
-    printed on a terminal, and `visible(visible(text)) == visible(text)`.
+    printed on a terminal, and `show_control_characters(show_control_characters(text)) ==
+    show_control_characters(text)`.
 
-    >>> visible("a\x1b[31mb\r\n")
+    >>> show_control_characters("a\x1b[31mb\r\n")
     'a␛[31mb␍\n'
-    >>> visible("pay\u200bload \u202etxt.exe \x9b2J")
+    >>> show_control_characters("pay\u200bload \u202etxt.exe \x9b2J")
     'pay‹U+200B›load ‹U+202E›txt.exe ‹U+009B›2J'
     """
     if text.isprintable() and _BLANK_LETTERS.isdisjoint(text):
@@ -35,7 +36,7 @@ def visible(text: str) -> str:
 
 def print_visible(text: object, end: str = "\n", file: TextIO | None = None) -> None:
     """Print a text from outside, on stdout unless `file` says otherwise, with its hidden characters as marks."""
-    print(visible(str(text)), end=end, file=file, flush=True)
+    print(show_control_characters(str(text)), end=end, file=file, flush=True)
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -12,8 +12,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
 HEAD = """# Reference
 
-Every verb, every setting and every name that a setting takes. This page is written by `python scripts/reference.py`;
-`lotune VERB --help` prints the same.
+Every command, every setting and every name that a setting takes. `python scripts/reference.py` generates this page;
+`lotune COMMAND --help` prints the same texts. *The contest* is explained in
+[Scoring](scoring.md#the-contest).
 """
 
 EXITS = """## Exit status
@@ -21,29 +22,30 @@ EXITS = """## Exit status
 | status | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | a check on finished work failed: the result must not be trusted |
-| 2 | bad input; three lines at most on stderr say where, what was found and how to mend it |
-| 130 | interrupted; where something is kept, the message says that the same command goes on from there |
+| 1 | a check of the finished work failed: do not trust the result |
+| 2 | bad input: up to three lines on stderr name the place, the fault and the fix |
+| 130 | interrupted; if the command can resume, the message says so |
 """
 
 SETTINGS = """## Settings
 
-In a recipe, groups are YAML mappings; on the command line a setting is `key=value` with a dotted key, its value read as
-YAML, that of a text as it stands. Paths count from the folder in which the command is given.
+In a recipe, groups are YAML mappings. On the command line, write a setting as `key=value` with a dotted key. Values are
+read as YAML; a value of type `str` is taken as it stands, apart from quotes around it. Relative paths start at the
+current directory.
 """
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    parts = [HEAD, "## Verbs\n", *_verbs(), EXITS, SETTINGS, *_settings(), "## Names\n", *_names()]
+    parts = [HEAD, "## Commands\n", *_commands(), EXITS, SETTINGS, *_settings(), "## Names\n", *_names()]
     return "\n".join(parts)
 
 
-def _verbs() -> Iterator[str]:
-    """A section a verb: what it does, how it is called, its options."""
+def _commands() -> Iterator[str]:
+    """One section per command: what it does, how to call it, its options."""
     from typer.main import get_command
 
-    from lotune.cli import app
+    from lotune.cli.app import app
 
     group: Any = get_command(app)
     for name, command in group.commands.items():
@@ -72,7 +74,7 @@ def _settings() -> Iterator[str]:
 
 
 def _names() -> Iterator[str]:
-    """Settings that take a name from a table in the code."""
+    """The settings that take a name from a table in the code."""
     from lotune.data.templates import TEMPLATES
     from lotune.tasks.registry import TASKS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner, Result
 
-from lotune.cli import app
+from lotune.cli.app import app
 
 RECIPE = """
 seed: 3
@@ -13,8 +13,8 @@ base: {{model: {base}, dtype: float32}}
 task: {{working: false, max_new_tokens: 8}}
 data: {{rows: 40, validation_rows: 4, test_rows: 6}}
 adapter: {{rank: 2}}
-tune: {{batch_rows: 8, learning_rate: 0.01}}
-checkpoints: {{count: 2, check_rows: 3}}
+tune: {{micro_batch_rows: 8, learning_rate: 0.01}}
+checkpoints: {{count: 2, merge_check_rows: 3}}
 retention: {{rows: 4}}
 """
 """Five steps of eight rows."""

@@ -14,8 +14,8 @@ from lotune.threads import share_cores
 
 share_cores()  # before torch is imported: the suite also runs on busy machines
 collect_ignore = ["warm.py"]  # what it does is meant for another process
-hypothesis.settings.register_profile("lotune", deadline=None, max_examples=50)
-hypothesis.settings.load_profile("lotune")
+hypothesis.settings.register_profile("lotune", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, and workers share the cores
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 collect_ignore = ["warm.py"]  # whoever imports it holds libraries back
 END, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the same examples each time, or many at random in the soak."""
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "lotune")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -94,9 +99,9 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a complete base model: two layers of width 32 with random weights, context 1024."""
     import torch
 
-    from lotune.data.tokenizers import train_tokenizer
-    from lotune.model.base import build_from_config
-    from lotune.model.checkpoints import save_full
+    from lotune.data.tokenizer_training import train_tokenizer
+    from lotune.model.checkpoints import save_model
+    from lotune.model.loading import new_llama
 
     folder = tmp_path_factory.mktemp("base")
     texts = ["计算 1 + 1 等于多少？ the answer is short", "### Instruction:", "### Response:"] * 20
@@ -108,7 +113,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_full(build_from_config(shape), tokenizer, folder / "model", torch.float32)
+        save_model(new_llama(shape), tokenizer, folder / "model", torch.float32)
     return folder / "model"
 
 
@@ -122,8 +127,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Tests that change it copy it first.
     """
-    from lotune.recipe import Recipe, stage_inputs
-    from lotune.runs import append_jsonl, open_run, write_json
+    from lotune.files import append_jsonl, write_json
+    from lotune.recipe import Recipe
+    from lotune.runs import open_run
+    from lotune.stages.dependencies import stage_inputs
 
     recipe = Recipe.model_validate(
         {
@@ -142,19 +149,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _write_made_up_results(run.folder, steps, losses)
         inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": stage_inputs(recipe, "evaluate")}
         for stage, values in inputs.items():
-            run.finish_stage(stage, values)
+            run.mark_stage_done(stage, values)
     return recipe.folder
 
 
 def _made_up_counts() -> dict[str, object]:
     from dataclasses import asdict
 
-    from lotune.data.honesty import Counts, OverlapReport, SetOverlap
+    from lotune.data.curation import Contamination, ContaminationReport, DataCounts
 
-    overlap = OverlapReport({"test": SetOverlap(2, 1, 3, 60), "retention": SetOverlap(0, 0, 0, 20)}, 3)
+    overlap = ContaminationReport({"test": Contamination(2, 1, 3, 60), "retention": Contamination(0, 0, 0, 20)}, 3)
     kinds = {"add": 500, "divide": 300, "a|b": 147}
     malformed = ("mine.csv:7 <no> solution", "mine.csv:9 no problem")
-    rows = Counts(
+    rows = DataCounts(
         read=1003, kept=949, malformed=2, malformed_rows=malformed, duplicates=1, validation=50, overlap=overlap,
         kinds=kinds,
     )  # fmt: skip
@@ -174,25 +181,25 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
     from lotune.evaluate.scorecard import (
         Check,
         Checkpoint,
-        Score,
-        Verdict,
+        ContestScore,
+        ScoredExample,
         make_scorecard,
         measure_parameters,
         measure_target,
         write_scorecard,
     )
-    from lotune.runs import append_jsonl
-    from lotune.tasks.task import Judged
+    from lotune.files import append_jsonl
+    from lotune.tasks.task import Score
 
     facts = Facts("arithmetic", "significant:5", "alpaca", "greedy, 880 new tokens at most")
 
     def answer(row: int, right: bool) -> Prediction:
         key = str(row + row % 7)
         text = f"{row} + {row % 7} =\n{key}" if right else WRITTEN
-        judged = Judged(key if right else "<i>0</i>", key, right)
+        judged = Score(key if right else "<i>0</i>", key, right)
         prompt = f"Solve.\n\n{row} + {row % 7} = <?>\n\nAnswer:"
         kind = ("add", "divide", "a|b")[row % 3]
-        return Prediction(f"row:{row}", prompt, text, judged, kind, stopped_by="eos", facts=facts)
+        return Prediction(f"row:{row}", prompt, text, judged, kind, finish_reason="eos", facts=facts)
 
     answers = {"base": [answer(row, row % 9 == 0) for row in range(60)]}
     for place, name in enumerate(steps, start=1):
@@ -200,7 +207,9 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
     for name, rows in answers.items():
         for row in rows:
             append_jsonl(folder / "predictions" / "arithmetic" / f"{name}.jsonl", row.record())
-    verdicts = {name: [Verdict(row.example_id, row.kind, row.judged) for row in rows] for name, rows in answers.items()}
+    verdicts = {
+        name: [ScoredExample(row.example_id, row.category, row.score) for row in rows] for name, rows in answers.items()
+    }
     targets = {
         name: measure_target("arithmetic", "accuracy", verdicts["base"], verdicts[name], judge="significant:5")
         for name in steps
@@ -212,7 +221,7 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
     points = [
         Checkpoint(
             name=name, step=step, validation_value=targets[name].value - 0.03, validation_loss=losses[name],
-            value=targets[name].value, score=0.3 + 0.7 * targets[name].value, kept=shares[name],
+            value=targets[name].value, score=0.3 + 0.7 * targets[name].value, retained=shares[name],
             gate_passed=gate_passed(lines[name]),
         )
         for name, step in steps.items()
@@ -220,7 +229,8 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
     chosen = points[2].name
     card = make_scorecard(
         target=targets[chosen], retention=lines[chosen], parameters=parameters,
-        score=Score(rule="phase1", value=0.7123, place=4, published=20), chosen_checkpoint=chosen, checkpoints=points,
+        score=ContestScore(rule="phase1", value=0.7123, rank=4, published=20),
+        chosen_checkpoint=chosen, checkpoints=points,
         checks=[Check(name="merge", passed=True, detail="logits within 1.2e-05 <ok>")], base="nano",
         notes=["3 training rows were removed because an evaluation set asks the same"],
     )  # fmt: skip

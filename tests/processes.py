@@ -27,7 +27,7 @@ import os, runpy, sys
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-LOTUNE = "from lotune.cli import main\nmain()"
+LOTUNE = "from lotune.cli.app import main\nmain()"
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def _carry_out(
 
 def _hold(file: str, rows: int, gate: Connection[Any, Any]) -> None:
     """Have each module that adds rows to files wait after the so many-th one of a file."""
-    from lotune import runs
+    from lotune import files
 
-    append, left = runs.append_jsonl, [rows]
+    append, left = files.append_jsonl, [rows]
 
     def appending(path: Path, record: Any) -> None:
         append(path, record)

@@ -1,5 +1,7 @@
 """Tests marked soak: left out unless asked for with --soak, which begins with those that have not passed yet.
 
+--soak also runs the property tests, on many examples drawn at random; otherwise their examples are the same each time.
+
 What has passed is remembered in pytest's cache, with a digest of the code, until all have or the code is another one.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 MEMORY = "lotune/soak"
@@ -22,9 +25,15 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave in `items` the tests that are to be run."""
     wanted = bool(config.getoption("--soak"))
     passed = remembered(config) if wanted else set()
-    left = [item for item in items if bool(item.get_closest_marker("soak")) == wanted and item.nodeid not in passed]
+    left = [item for item in items if belongs(item, wanted) and item.nodeid not in passed]
     config.hook.pytest_deselected(items=[item for item in items if item not in left])
     items[:] = left
+
+
+def belongs(item: pytest.Item, to_soak: bool) -> bool:
+    """Return whether a test is part of the soak, or of everything else."""
+    marked = bool(item.get_closest_marker("soak"))
+    return marked == to_soak or (to_soak and hypothesis.is_hypothesis_test(getattr(item, "obj", None)))
 
 
 @pytest.hookimpl(wrapper=True)

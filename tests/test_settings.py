@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.recipe import STAGE_KEYS, Recipe, read_recipe, stage_inputs
+from lotune.recipe import Recipe, read_recipe
 from lotune.settings import describe, flatten, read_settings
+from lotune.stages.dependencies import STAGE_KEYS, stage_inputs
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -87,12 +88,18 @@ def test_bad_overrides(tmp_path: Path, override: str) -> None:
     " kept ", "#",
 ])  # fmt: skip
 def test_a_text_is_taken_as_it_stands(text: str) -> None:
-    assert read_settings(Recipe, None, [f"task.prompt={text}"]).task.prompt == text
-    assert read_settings(Recipe, None, [f"task.labels.a={text}"]).task.labels == {"a": text}
+    assert read_settings(Recipe, None, ["task.name=custom", f"task.prompt={text}"]).task.prompt == text
+    assert read_settings(Recipe, None, ["task.name=custom", f"task.labels.a={text}"]).task.labels == {"a": text}
 
 
 def test_what_is_no_plain_text_in_an_override() -> None:
-    words = ["task.prompt='{question}'", "task.judge=null", "data.train=a: b.csv", "adapter.target_modules=[q_proj]"]
+    words = [
+        "task.name=custom",
+        "task.prompt='{question}'",
+        "task.judge=null",
+        "data.train=a: b.csv",
+        "adapter.target_modules=[q_proj]",
+    ]
     recipe = read_settings(Recipe, None, [*words, "task.labels={a: 'no', b: 'yes'}"])
     assert (recipe.task.prompt, recipe.task.judge, recipe.data.train) == ("{question}", None, Path("a: b.csv"))
     assert (recipe.adapter.target_modules, recipe.task.labels) == (["q_proj"], {"a": "no", "b": "yes"})
@@ -100,7 +107,10 @@ def test_what_is_no_plain_text_in_an_override() -> None:
 
 @pytest.mark.parametrize("labels", ["{no: a, yes: b}", "{a: no, b: yes}"])
 def test_bare_yes_and_no_among_labels_are_to_be_quoted(tmp_path: Path, labels: str) -> None:
-    for file, words in (("", [f"task.labels={labels}"]), (f"task: {{labels: {labels}}}", [])):
+    for file, words in (
+        ("", ["task.name=custom", f"task.labels={labels}"]),
+        (f"task: {{name: custom, labels: {labels}}}", []),
+    ):
         with pytest.raises(SettingsError, match="remedy: quote it: YAML reads a bare yes, no"):
             read_recipe(write(tmp_path, file), words)
 
@@ -158,4 +168,4 @@ def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> No
 def test_the_recipes_of_nano_do_not_hang_on_defaults_of_pre_training(name: str) -> None:
     """Its weights come from these recipes: they say themselves what defaults may change."""
     said = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))["pretrain"]
-    assert {"learning_rate", "optimizer", "batch_tokens", "warmup_share", "weight_decay", "precision"} <= said.keys()
+    assert {"learning_rate", "optimizer", "step_tokens", "warmup_ratio", "weight_decay", "precision"} <= said.keys()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lotune import cli
+from lotune.cli.app import main
 from lotune.model import probed
 from lotune.threads import SPIN_COUNT, share_cores
 
@@ -34,5 +34,5 @@ def test_every_command_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lotune", "--version"])
     monkeypatch.setattr(probed, "hold_back", lambda: None)  # other tests of this process need what it holds back
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     assert os.environ["GOMP_SPINCOUNT"] == SPIN_COUNT

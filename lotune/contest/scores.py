@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lotune.errors import SettingsError
-from lotune.evaluate.parameters import TOTALS
+from lotune.evaluate.parameter_ratio import BASE_TOTALS
 
-__all__ = ["PUBLISHED", "RULES", "TOTALS", "PublishedRow", "place", "score"]
+__all__ = ["BASE_TOTALS", "PUBLISHED", "SCORE_RULES", "PublishedRow", "published_rank", "score"]
 
 
 def phase1(ratio: float, accuracy: float) -> float:
@@ -29,7 +29,7 @@ def phase2(ratio: float, accuracy: float) -> float:
     return (1 - 10 * ratio) * 0.3 + accuracy * 0.7
 
 
-RULES: dict[str, Callable[[float, float], float]] = {"phase1": phase1, "phase2": phase2}
+SCORE_RULES: dict[str, Callable[[float, float], float]] = {"phase1": phase1, "phase2": phase2}
 """(ratio, accuracy) -> score, by name."""
 
 
@@ -74,15 +74,15 @@ def score(rule: str, ratio: float, accuracy: float) -> float:
     >>> round(score("phase1", 0.00679028, 0.7161), 9)
     0.799232916
     """
-    if rule not in RULES:
-        raise SettingsError("score.rule", f"{rule!r} is not known", f"one of {', '.join(RULES)}")
-    return RULES[rule](ratio, accuracy)
+    if rule not in SCORE_RULES:
+        raise SettingsError("score.rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+    return SCORE_RULES[rule](ratio, accuracy)
 
 
-def place(score: float) -> int:
+def published_rank(score: float) -> int:
     """The place, 1 to 21, that a phase 1 score would take among the 20 published rows; equal scores share a place.
 
-    >>> place(0.8), place(0.75), place(0.747872682), place(0.1)
+    >>> published_rank(0.8), published_rank(0.75), published_rank(0.747872682), published_rank(0.1)
     (1, 3, 3, 21)
     """
     return 1 + sum(row.score > score for row in PUBLISHED)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-MOST_ROW_BYTES = 4_000_000
+MAX_ROW_BYTES = 4_000_000
 """Bytes that a row may have where the settings do not say."""
 MARK = b"\xef\xbb\xbf"
 """UTF-8's byte-order mark."""
@@ -103,7 +103,7 @@ class Quotes:
         return '"' if self.open != self._within else "x"
 
 
-def array_items(path: Path, size: int = _CHUNK, most: int = MOST_ROW_BYTES) -> Iterator[str | None]:
+def array_items(path: Path, size: int = _CHUNK, most: int = MAX_ROW_BYTES) -> Iterator[str | None]:
     """The text of each item of an array, a few of `size` characters held at a time; None where it has more than `most`
     bytes.
 

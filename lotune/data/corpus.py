@@ -17,18 +17,18 @@ from typing import Any, Literal, TextIO
 
 import orjson
 
-from lotune.data.batches import EncodedRow
-from lotune.data.bounded import MOST_ROW_BYTES, bounded_lines, too_long
+from lotune.data.bounded import MAX_ROW_BYTES, bounded_lines, too_long
 from lotune.data.examples import Example
-from lotune.data.formats import check_name
+from lotune.data.file_readers import check_name
+from lotune.data.tokenized import EncodedRow
 from lotune.errors import DataError
 
 Cleaning = Literal["none", "wiki"]
-Cut = Literal["first", "all", "stream"]
-SUFFIXES = (".jsonl", ".txt")
+Chunking = Literal["first", "all", "stream"]
+CORPUS_SUFFIXES = (".jsonl", ".txt")
 """Files that are read; others in a folder are passed over."""
 SENTENCE_ENDS = "。！？.!?"
-LEFT_BEHIND = re.compile(r"-\{\s*\}-|</?div[^<>]*>|(?:（[；，\s]*）|\([;,\s]*\)|「\s*」|《\s*》|“\s*”)|[\r\n]+")
+EXTRACTION_RESIDUE = re.compile(r"-\{\s*\}-|</?div[^<>]*>|(?:（[；，\s]*）|\([;,\s]*\)|「\s*」|《\s*》|“\s*”)|[\r\n]+")
 """What the extraction of an encyclopaedia leaves behind: empty brackets, language marks, tags, line breaks."""
 _DOC = re.compile(r"<doc\b[^>]*>\n?(.*?)</doc>", re.DOTALL)
 
@@ -39,13 +39,13 @@ class Corpus:
 
     path: Path
     cleaning: Cleaning = "none"
-    max_row_bytes: int = MOST_ROW_BYTES
+    max_row_bytes: int = MAX_ROW_BYTES
     """Most bytes of an article."""
 
     def files(self) -> list[Path]:
         """The files that are read, in a fixed order. Raises: DataError where there are none."""
         found = [self.path] if self.path.is_file() else sorted(self.path.rglob("*"))
-        files = [file for file in found if file.suffix in SUFFIXES and file.is_file()]
+        files = [file for file in found if file.suffix in CORPUS_SUFFIXES and file.is_file()]
         if not files:
             check_name(self.path)
             raise DataError(str(self.path), "holds no articles", ".jsonl with `text`, or .txt", "check the path")
@@ -60,10 +60,10 @@ class Corpus:
         """
         for file in self.files():
             for where, text in (_json_lines if file.suffix == ".jsonl" else _texts)(file, self.max_row_bytes):
-                if text := cleaned(text) if self.cleaning == "wiki" else text.strip():
+                if text := clean_wiki_article(text) if self.cleaning == "wiki" else text.strip():
                     yield Example(where, "", text)
 
-    def parts(self, share: float, seed: int) -> tuple[Iterator[Example], Iterator[Example]]:
+    def train_validation_split(self, share: float, seed: int) -> tuple[Iterator[Example], Iterator[Example]]:
         """The articles to train on, and those held back: each with the chance `share`, at least one, not all.
 
         Of a single article its end is held back.
@@ -85,15 +85,15 @@ class Corpus:
         )
 
 
-def cleaned(text: str) -> str:
-    r"""An article of an encyclopaedia without its title (all before the first blank line) and what LEFT_BEHIND names.
+def clean_wiki_article(text: str) -> str:
+    r"""An article of an encyclopaedia without its title (all before the first blank line) and EXTRACTION_RESIDUE.
 
-    >>> cleaned("数学\n\n数学（，）是-{}-一门\n学科（）。")
+    >>> clean_wiki_article("数学\n\n数学（，）是-{}-一门\n学科（）。")
     '数学是一门学科。'
     """
     title, blank, body = text.replace("\r\n", "\n").partition("\n\n")
     body = body if blank else title
-    while (shorter := LEFT_BEHIND.sub("", body)) != body:
+    while (shorter := EXTRACTION_RESIDUE.sub("", body)) != body:
         body = shorter
     return body.strip()
 
@@ -105,8 +105,8 @@ def sentence_ends(tokenizer: Any) -> frozenset[int]:
     )
 
 
-def blocks(
-    articles: Iterable[EncodedRow], size: int, cut: Cut, ends: frozenset[int], counts: Counter[str]
+def chunk_articles(
+    articles: Iterable[EncodedRow], size: int, cut: Chunking, ends: frozenset[int], counts: Counter[str]
 ) -> Iterator[EncodedRow]:
     """Blocks of at most `size` tokens from articles that end with end-of-text; all of a block is scored.
 
@@ -122,10 +122,10 @@ def blocks(
 
 
 def _by_sentence(
-    articles: Iterable[EncodedRow], size: int, cut: Cut, ends: frozenset[int], counts: Counter[str]
+    articles: Iterable[EncodedRow], size: int, cut: Chunking, ends: frozenset[int], counts: Counter[str]
 ) -> Iterator[EncodedRow]:
     for article in articles:
-        *left, end = article.tokens
+        *left, end = article.token_ids
         places = [place + 1 for place, token in enumerate(left) if token in ends]
         counts["articles"] += 1
         found = list(_whole_sentences([0, *places], size - 1))
@@ -154,7 +154,7 @@ def _stream(articles: Iterable[EncodedRow], size: int, counts: Counter[str]) -> 
     for article in articles:
         counts["articles"] += 1
         id = id or article.id
-        waiting.extend(article.tokens)
+        waiting.extend(article.token_ids)
         whole = len(waiting) // size * size
         for start in range(0, whole, size):
             yield EncodedRow(id, tuple(waiting[start : start + size]), 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from lotune.data.spool import Spool
+from lotune.data.disk_list import DiskList
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Example:
     """One question of a task: what the model is shown and what counts as right.
 
     `prompt` is the whole text before the answer, template included; `target` the answer to train on (with written
-    working where the task has any, without an end-of-text token), empty where the row has no key; `answers` the keys
-    that the judge accepts; `kind` the group it is reported under.
+    working where the task has any, without an end-of-text token), empty where the row has no key; `references` the keys
+    that the judge accepts; `category` the group it is reported under.
     """
 
     id: str
     prompt: str
     target: str
-    answers: tuple[str, ...] = ()
-    kind: str = ""
+    references: tuple[str, ...] = ()
+    category: str = ""
     choices: tuple[str, ...] = ()
     prompt_parts: tuple[str, str, str] | None = None
     """Head, middle and tail of `prompt` where only the middle (a passage) may be cut to fit the context."""
-    turns: tuple[Turn, ...] = ()
+    earlier_turns: tuple[Turn, ...] = ()
     """Earlier questions and answers of a conversation; `prompt` begins with their text."""
-    copy_of: str = ""
+    augmented_from: str = ""
     """Of an augmented copy of a training row: the id of that row's own example."""
     stem: str = ""
     """Of a single choice: the question without its options."""
@@ -48,20 +48,20 @@ class Example:
     def question(self) -> str:
         """The part of the prompt that follows the earlier turns.
 
-        >>> Example("1", "a?b.c?", "d.", turns=(Turn("a?", "b."),)).question
+        >>> Example("1", "a?b.c?", "d.", earlier_turns=(Turn("a?", "b."),)).question
         'c?'
         """
-        return self.prompt[sum(len(turn.prompt) + len(turn.answer) for turn in self.turns) :]
+        return self.prompt[sum(len(turn.prompt) + len(turn.answer) for turn in self.earlier_turns) :]
 
     @property
     def trained_prompts(self) -> tuple[str, ...]:
         """The whole text before each answer that is trained on; the prompt itself is the last.
 
-        >>> Example("1", "a?b.c?", "d.", turns=(Turn("a?", "b."),)).trained_prompts
+        >>> Example("1", "a?b.c?", "d.", earlier_turns=(Turn("a?", "b."),)).trained_prompts
         ('a?', 'a?b.c?')
         """
         found, before = [], ""
-        for turn in self.turns:
+        for turn in self.earlier_turns:
             if turn.scored:
                 found.append(before + turn.prompt)
             before += turn.prompt + turn.answer
@@ -82,13 +82,13 @@ def from_record(record: Mapping[str, Any]) -> Example:
     """
     parts = record["prompt_parts"]
     return Example(
-        record["id"], record["prompt"], record["target"], tuple(record["answers"]), record["kind"],
+        record["id"], record["prompt"], record["target"], tuple(record["references"]), record["category"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
-        tuple(Turn(**turn) for turn in record.get("turns", ())), record.get("copy_of", ""),
+        tuple(Turn(**turn) for turn in record.get("earlier_turns", ())), record.get("augmented_from", ""),
         record.get("stem", ""),
     )  # fmt: skip
 
 
-def spooled(examples: Iterable[Example]) -> Spool[Example]:
+def examples_on_disk(examples: Iterable[Example]) -> DiskList[Example]:
     """Examples on disk, as they come."""
-    return Spool(examples, orjson.dumps, lambda content: from_record(orjson.loads(content)))
+    return DiskList(examples, orjson.dumps, lambda content: from_record(orjson.loads(content)))

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lotune.data.bounded import MOST_ROW_BYTES
-from lotune.data.formats import READERS, check_file
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.file_readers import READERS, check_file
 from lotune.data.tables import HeaderRule, counted
 from lotune.errors import DataError
+from lotune.files import file_digest
 
 TABLES = (".csv", ".tsv", ".txt")
 _BESIDE = ("readme", "license", "licence", "copying")
@@ -36,7 +37,7 @@ def row_files(path: Path) -> list[Path]:
     return [_checked(one) for one in files]
 
 
-def check_alike(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = MOST_ROW_BYTES) -> None:
+def check_alike(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = MAX_ROW_BYTES) -> None:
     """Nothing, where all files of a folder have the same columns.
 
     Raises: DataError naming the files whose columns are not those of the others.
@@ -56,16 +57,11 @@ def check_alike(files: Sequence[Path], headed: HeaderRule, max_row_bytes: int = 
 def files_digest(files: Sequence[Path]) -> str:
     """The sha256 of one file's bytes, or of the names and bytes of several, in hexadecimal."""
     if len(files) == 1:
-        return _digest(files[0]).hex()
+        return file_digest(files[0])
     found = hashlib.sha256()
     for file in files:
-        found.update(file.name.encode("utf-8", "surrogateescape") + b"\0" + _digest(file))
+        found.update(file.name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(file_digest(file)))
     return found.hexdigest()
-
-
-def _digest(file: Path) -> bytes:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _checked(file: Path) -> Path:

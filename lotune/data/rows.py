@@ -18,18 +18,18 @@ from typing import Any, Literal
 
 import orjson
 
-from lotune.data.bounded import MOST_ROW_BYTES, too_long
+from lotune.data.bounded import MAX_ROW_BYTES, too_long
+from lotune.data.disk_list import DiskList
+from lotune.data.file_readers import READERS, truncate_text
 from lotune.data.folders import check_alike, files_digest, row_files
-from lotune.data.formats import READERS, short
-from lotune.data.spool import Spool
 from lotune.data.tables import HeaderRule, looks_like_header, no_header
-from lotune.disk import writing
+from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import DataError
-from lotune.runs import write_atomically
+from lotune.files import write_atomically
 
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
-MEND_ROWS = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
+FIX_ROWS_HINT = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
 """What helps where rows cannot be read or used; rows to test on are never skipped."""
 SHORTEN_ROWS = (
     "shorten these rows, or raise data.max_row_bytes (data.on_error=skip counts and skips rows to train or validate on)"
@@ -59,19 +59,20 @@ class RowFile:
     digest: str
 
 
-MOST_LISTED = 10
-"""Malformed rows that a message lists; where there are more, all stand in a file (see `all_listed`)."""
+MAX_LISTED = 10
+"""Malformed rows that a message lists; where there are more, all stand in a file (see `log_all_malformed`)."""
 
 
-def listed(malformed: Sequence[Malformed], most: int = MOST_LISTED) -> str:
+def summarise_malformed(malformed: Sequence[Malformed], most: int = MAX_LISTED) -> str:
     """The first of the malformed rows on one line, those of one reason together, and how many more there are.
 
-    >>> listed([Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")], most=2)
+    >>> rows = [Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")]
+    >>> summarise_malformed(rows, most=2)
     'a:1, a:4 no JSON; and 1 more'
     """
     places: dict[str, list[str]] = {}
     for row in malformed[:most]:
-        places.setdefault(short(row.reason, 240), []).append(row.where)
+        places.setdefault(truncate_text(row.reason, 240), []).append(row.where)
     more = [f"and {len(malformed) - most} more"] if len(malformed) > most else []
     return "; ".join([*(f"{', '.join(wheres)} {reason}" for reason, wheres in places.items()), *more])
 
@@ -83,12 +84,12 @@ class MalformedRowsError(DataError):
         self, path: Path, malformed: Sequence[Malformed], total: int, fault: str = "cannot be read", expected: str = ""
     ) -> None:
         self.malformed = tuple(malformed)
-        found = f"{len(malformed)} of {total} rows {fault}: {listed(malformed)}"
+        found = f"{len(malformed)} of {total} rows {fault}: {summarise_malformed(malformed)}"
         super().__init__(str(path), found, expected, remedy_for(malformed))
 
 
 @contextmanager
-def all_listed(path: Path) -> Iterator[None]:
+def log_all_malformed(path: Path) -> Iterator[None]:
     """A block in which malformed rows that are too many for a message are all written to a file, one a line.
 
     Raises: DataError naming that file.
@@ -96,7 +97,7 @@ def all_listed(path: Path) -> Iterator[None]:
     try:
         yield
     except MalformedRowsError as error:
-        if len(error.malformed) <= MOST_LISTED:
+        if len(error.malformed) <= MAX_LISTED:
             raise
         write_atomically(path, "".join(f"{row.where} {row.reason}\n" for row in error.malformed))
         raise DataError(error.where, f"{error.found}, all in {path}", error.expected, error.remedy) from None
@@ -108,7 +109,7 @@ def read_rows(
     on_error: OnError = "stop",
     columns: Mapping[str, str] | None = None,
     headed: HeaderRule = looks_like_header,
-    max_row_bytes: int = MOST_ROW_BYTES,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> RowFile:
     """The rows of a file, or of all files of a folder, whose formats are told by their suffixes.
 
@@ -144,31 +145,31 @@ def read_rows(
             else:
                 yield where, row
 
-    rows = spooled(readable())
+    rows = rows_on_disk(readable())
     if columns:
         _check_columns(path, columns, there)
     if malformed and on_error == "stop":
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
-        skipped = f" ({len(malformed)} could not be read: {listed(malformed)})" if malformed else ""
+        skipped = f" ({len(malformed)} could not be read: {summarise_malformed(malformed)})" if malformed else ""
         remedy = remedy_for(malformed) if malformed else "put rows into it, or name another file"
         raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
     return RowFile(path, rows, tuple(malformed), files_digest(files))
 
 
-def spooled(rows: Iterable[tuple[str, dict[str, Any]]]) -> Spool[tuple[str, dict[str, Any]]]:
+def rows_on_disk(rows: Iterable[tuple[str, dict[str, Any]]]) -> DiskList[tuple[str, dict[str, Any]]]:
     """Rows with their ids on disk, as they come."""
-    return Spool(rows, _dumped_row, _loaded_row)
+    return DiskList(rows, _dumped_row, _loaded_row)
 
 
 def remedy_for(malformed: Sequence[Malformed]) -> str:
     """Return what helps against the faults of these rows: settings that mend them, where there are any."""
     named = list(dict.fromkeys(row.remedy for row in malformed if row.remedy))
     if named:
-        return f"{'; '.join(named[:2])}; or {MEND_ROWS}"
+        return f"{'; '.join(named[:2])}; or {FIX_ROWS_HINT}"
     if any(row.reason.startswith(_TOO_LONG) for row in malformed):
         return SHORTEN_ROWS
-    return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else MEND_ROWS
+    return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else FIX_ROWS_HINT
 
 
 def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:
@@ -183,11 +184,6 @@ def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:
     return where, row
 
 
-def file_digest(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    return files_digest([path])
-
-
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as one JSON object a line and return their number; the name never stands on half a file.
 
@@ -198,7 +194,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     number = 0
     try:
-        with writing(path), temporary.open("wb", buffering=1 << 20) as file:
+        with disk_full_as_run_error(path), temporary.open("wb", buffering=1 << 20) as file:
             for number, row in enumerate(rows, 1):
                 file.write(_line(row, f"row {number} for {path}"))
             file.flush()
@@ -224,10 +220,10 @@ def from_conversation(row: Mapping[str, Any], where: str = "") -> tuple[str, str
         if speakers == ["human", "gpt"] and all(isinstance(value, str) for value in values):
             return values[0], values[1]
         texts = "" if all(isinstance(value, str) for value in values) else ", not all with a text as value"
-        found = f"turns from {short(', '.join(map(repr, speakers))) or 'nobody'}{texts}"
+        found = f"turns from {truncate_text(', '.join(map(repr, speakers))) or 'nobody'}{texts}"
     else:
         found = "no list of turns under 'conversations'"
-    name = where or f"row {short(repr(row.get('id')))}"
+    name = where or f"row {truncate_text(repr(row.get('id')))}"
     raise DataError(name, found, "one turn from 'human', then one from 'gpt', each with a text as value")
 
 
@@ -240,10 +236,10 @@ def to_conversation(id: str, prompt: str, answer: str) -> dict[str, Any]:
     return {"id": id, "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]}
 
 
-def nearest_names(wanted: Iterable[str], there: Iterable[str]) -> str:
+def closest_columns_hint(wanted: Iterable[str], there: Iterable[str]) -> str:
     """The clause that names, for each wanted column that is not there, the nearest one; empty where none is near.
 
-    >>> nearest_names(["problem", "solution"], ["Problems", "solution", "id"])
+    >>> closest_columns_hint(["problem", "solution"], ["Problems", "solution", "id"])
     "; nearest to 'problem' is 'Problems'"
     """
     plain = {name.strip().lower(): name for name in there}
@@ -258,14 +254,14 @@ def _check_columns(path: Path, columns: Mapping[str, str], there: Collection[str
     """Raises: DataError for a wanted column that no row has, with the nearest one."""
     missing = [name for name in columns.values() if name not in there]
     if there and missing:
-        found = f"has no column {', '.join(map(repr, missing))}{nearest_names(missing, there)}"
+        found = f"has no column {', '.join(map(repr, missing))}{closest_columns_hint(missing, there)}"
         raise DataError(str(path), found, f"one of {', '.join(there)}", "correct the names in task.columns")
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:
     missing = [name for name in columns.values() if name not in row]
     if missing:
-        near = nearest_names(missing, row)
+        near = closest_columns_hint(missing, row)
         return f"no column {', '.join(map(repr, missing))} among {', '.join(map(repr, row))}{near}"
     rest = {name: value for name, value in row.items() if name not in columns.values()}
     return {**rest, **{wanted: row[name] for wanted, name in columns.items()}}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lotune.data.bounded import MOST_ROW_BYTES
+from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.settings import Settings
 
 
@@ -49,17 +49,16 @@ class DataSettings(Settings):
     validation: Path | None = None
     """File or folder of validation rows; null splits them off the training rows by seed."""
     validation_rows: int | None = Field(None, ge=1)
-    """How many rows validate each checkpoint; null takes a validation file whole, and splits off 100 without one."""
+    """How many validation rows, drawn by seed; null: all of a validation file, or 100 split off the training rows."""
     test: Path | None = None
     """File or folder of test rows; null lets the generator write fresh ones, or splits them off a training file."""
     test_rows: int | None = Field(None, ge=1)
-    """How many rows the test has, drawn by seed; null asks a test file whole, and generates or splits off 500 without
-    one."""
+    """How many test rows, drawn by seed; null: all rows of a test file, or 500 that are generated or split off."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a row to train or validate on that cannot be read does: stop the run, or be skipped and counted."""
-    max_row_bytes: int = Field(MOST_ROW_BYTES, ge=1)
-    """Most bytes of a row or an article in a file; a longer one cannot be read, and takes no memory."""
-    too_long: Literal["drop", "stop"] = "drop"
-    """What a training row longer than the longest allowed one does: be dropped and counted, or stop the run."""
+    """Unreadable training and validation rows stop the run, or are skipped and counted."""
+    max_row_bytes: int = Field(MAX_ROW_BYTES, ge=1)
+    """Largest row or article in a file, in bytes; a larger one counts as unreadable and is never loaded."""
+    on_too_long: Literal["drop", "stop"] = "drop"
+    """Training rows above data.max_length are dropped and counted, or stop the run."""
     max_length: int | None = Field(None, ge=8)
     """Longest row in tokens, prompt and answer together; null takes the model's context."""

@@ -68,7 +68,7 @@ def no_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
     return False
 
 
-def table(path: Path, records: Records, headed: HeaderRule) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def table_rows(path: Path, records: Records, headed: HeaderRule) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Rows of a table under their ids, or the reasons why they cannot be read; the header is taken off.
 
     Raises: DataError where semicolons separate the cells or two columns have one name, HeaderError where the first line

@@ -4,7 +4,7 @@ A template travels with every checkpoint (`lotune_template.json`), so that nobod
 was trained in. Beside it stands the task's own wording, such as the prompt of a custom task, where it has any.
 
 A conversation is one text. The system message, where there is one, and an empty line stand first; then the first
-question in the template's whole form, and its answer; then each later question in the form `later`, which has the
+question in the template's whole form, and its answer; then each later question in the form `follow_up`, which has the
 template's tags without its opening sentence, and its answer. Every answer ends with the tokeniser's end-of-text token.
 """
 
@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lotune.errors import ModelError, RunError, SettingsError
-from lotune.runs import read_json, write_json
+from lotune.files import read_json, write_json
 
-FILE_NAME = "lotune_template.json"
+TEMPLATE_FILE = "lotune_template.json"
 
 
 @dataclass(frozen=True)
 class Template:
     """A prompt's form; `{instruction}` and `{input}` stand for the texts, which are put in as they are.
 
-    `without_input` is used where the input is empty. `cut` names the text that may be shortened to fit the context.
-    `preamble` is put before the instruction. `later` is the form of a later question of a conversation, empty where it
-    is `without_input`.
+    `without_input` is used where the input is empty. `truncatable` names the text that may be shortened to fit the
+    context. `instruction_prefix` is put before the instruction. `follow_up` is the form of a later question of a
+    conversation, empty where it is `without_input`.
     """
 
     name: str
     without_input: str
     with_input: str
-    cut: Literal["", "instruction", "input"] = ""
-    preamble: str = ""
-    later: str = ""
+    truncatable: Literal["", "instruction", "input"] = ""
+    instruction_prefix: str = ""
+    follow_up: str = ""
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -45,17 +45,17 @@ class Template:
         >>> TEMPLATES["alpaca"].stop, TEMPLATES["plain"].stop
         (('\n### Instruction:',), ())
         """
-        tag = self.later.partition("{instruction}")[0].strip()
+        tag = self.follow_up.partition("{instruction}")[0].strip()
         return (f"\n{tag}",) if tag else ()
 
-    def conversation(self, questions: Sequence[str], system: str = "", input: str = "") -> list[str]:
+    def render_turns(self, questions: Sequence[str], system: str = "", input: str = "") -> list[str]:
         r"""The text before each answer, from the end of the answer before it; the input belongs to the first question.
 
-        >>> TEMPLATES["qa"].conversation(["Who?", "Where?"], system="Be brief.")
+        >>> TEMPLATES["qa"].render_turns(["Who?", "Where?"], system="Be brief.")
         ['Be brief.\n\nWho? ## ', 'Where? ## ']
         """
         head = f"{system}\n\n" if system else ""
-        form = self.later or self.without_input
+        form = self.follow_up or self.without_input
         return [head + self.render(questions[0], input), *(form.replace("{instruction}", one) for one in questions[1:])]
 
     def render(self, instruction: str, input: str = "") -> str:
@@ -76,17 +76,19 @@ class Template:
         True
         """
         form = self.with_input if input else self.without_input
-        if self.cut:
-            head, found, tail = form.partition("{" + self.cut + "}")
+        if self.truncatable:
+            head, found, tail = form.partition("{" + self.truncatable + "}")
             if found:
-                middle, before = (instruction, self.preamble) if self.cut == "instruction" else (input, "")
+                middle, before = (
+                    (instruction, self.instruction_prefix) if self.truncatable == "instruction" else (input, "")
+                )
                 return self._filled(head, instruction, input) + before, middle, self._filled(tail, instruction, input)
         return self._filled(form, instruction, input), "", ""
 
     def _filled(self, form: str, instruction: str, input: str) -> str:
         """A form with its texts; braces inside the texts are left alone."""
         filled = [piece.replace("{input}", input) for piece in form.split("{instruction}")]
-        return (self.preamble + instruction).join(filled)
+        return (self.instruction_prefix + instruction).join(filled)
 
 
 _RETENTION = (
@@ -107,14 +109,14 @@ TEMPLATES: dict[str, Template] = {
             "Write a response that appropriately completes the request.\n\n"
             "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
         ),
-        later="\n\n### Instruction:\n{instruction}\n\n### Response:",
+        follow_up="\n\n### Instruction:\n{instruction}\n\n### Response:",
     ),
     "retention": Template(
         name="retention",
         without_input=_RETENTION,
         with_input=_RETENTION,
-        cut="instruction",
-        later="\n\n### Input:\n{instruction}\n\n### Response:",
+        truncatable="instruction",
+        follow_up="\n\n### Input:\n{instruction}\n\n### Response:",
     ),
     "plain": Template(name="plain", without_input="{instruction}", with_input="{instruction}{input}"),
     "qa": Template(name="qa", without_input="{instruction} ## ", with_input="{instruction}{input} ## "),
@@ -142,15 +144,15 @@ def template_record(template: Template, wording: Mapping[str, Any]) -> dict[str,
 
 def save_template(folder: Path, template: Template, wording: Mapping[str, Any] | None = None) -> None:
     """Write the template into a checkpoint folder."""
-    write_json(folder / FILE_NAME, template_record(template, wording or {}))
+    write_json(folder / TEMPLATE_FILE, template_record(template, wording or {}))
 
 
-def load_wording(folder: Path) -> dict[str, Any]:
+def load_task_prompt_settings(folder: Path) -> dict[str, Any]:
     """The wording that a checkpoint was trained in: the task's name and its settings; empty where none is held.
 
     Raises: ModelError where the file is damaged.
     """
-    path = folder / FILE_NAME
+    path = folder / TEMPLATE_FILE
     return _record(path)[1] if path.exists() else {}
 
 
@@ -161,25 +163,25 @@ def load_template(folder: Path, wanted: Template | None = None, *, force: bool =
     Raises: ModelError where the checkpoint was trained with another template than the wanted one, its file is damaged,
     or neither is there.
     """
-    path = folder / FILE_NAME
+    path = folder / TEMPLATE_FILE
     if wanted is not None and (force or not path.exists()):
         return wanted
     if not path.exists():
-        raise ModelError(str(folder), "has no prompt template of its own", FILE_NAME, "name the template to use")
+        raise ModelError(str(folder), "has no prompt template of its own", TEMPLATE_FILE, "name the template to use")
     stored = _stored(path)
     if wanted is not None and _texts(stored) != _texts(wanted):
         found = f"was trained with the template {stored.name!r}, but {wanted.name!r} was asked for"
         if stored.name == wanted.name:
             found = f"was trained with another wording of the template {stored.name!r}"
-            if stored.preamble != wanted.preamble:
-                found += f": the preamble {stored.preamble!r}, and not {wanted.preamble!r}"
+            if stored.instruction_prefix != wanted.instruction_prefix:
+                found += f": the preamble {stored.instruction_prefix!r}, and not {wanted.instruction_prefix!r}"
         remedy = "name that one, or force the other: --force-template, in a recipe task.force_template=true"
         raise ModelError(str(folder), found, "the same template", remedy)
     return stored
 
 
 def _texts(template: Template) -> tuple[str, ...]:
-    return template.without_input, template.with_input, template.preamble, template.later
+    return template.without_input, template.with_input, template.instruction_prefix, template.follow_up
 
 
 def _stored(path: Path) -> Template:
@@ -197,7 +199,11 @@ def _record(path: Path) -> tuple[Template, dict[str, Any]]:
     known = {one.name for one in fields(Template)}
     needed = {one.name for one in fields(Template) if one.default is MISSING}
     whole = isinstance(wording, dict) and needed <= set(texts) <= known
-    if not whole or not all(isinstance(text, str) for text in texts.values()) or not _cuts(texts.get("cut", "")):
+    if (
+        not whole
+        or not all(isinstance(text, str) for text in texts.values())
+        or not _cuts(texts.get("truncatable", ""))
+    ):
         raise ModelError(
             str(path), "is not a template", f"texts for {', '.join(sorted(known))}", "save the checkpoint again"
         )

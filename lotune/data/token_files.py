@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from lotune.data.batches import EncodedRow, Span, chunks
-from lotune.data.rows import file_digest
-from lotune.disk import writing
+from lotune.data.tokenized import EncodedRow, Span, chunks
+from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import RunError
-from lotune.runs import read_json, write_json
+from lotune.files import file_digest, read_json, write_json
 
 CHUNK_ROWS = 4096
 """Rows that are held in memory while they are written."""
-SUFFIXES = (".tokens.npy", ".rows.npy", ".earlier.npy", ".ids.jsonl", ".tokens.json")
+TOKEN_FILE_SUFFIXES = (".tokens.npy", ".rows.npy", ".earlier.npy", ".ids.jsonl", ".tokens.json")
 """The files of a token file; the last one says what the others hold."""
 
 
@@ -68,7 +67,7 @@ class TokenFile:
                 known = {place: str(orjson.loads(line)) for place, line in enumerate(lines) if place in wanted}
         return [known.get(place, str(place)) for place in places]
 
-    def notes(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Numbers of rows and tokens, and what else was noted when the file was written."""
         found: dict[str, Any] = read_json(_named(self.stem, ".tokens.json"))
         return found
@@ -94,21 +93,21 @@ def write_token_file(
 ) -> TokenFile:
     """Write rows as a token file, in chunks as they come; tokens are uint16 where the vocabulary allows it.
 
-    `notes`, such as the digest of what the rows are made from, are read once all rows are there; `needed` is about the
-    number of bytes, where that is known. Where writing is broken off, nothing new is left behind.
+    `metadata`, such as the digest of what the rows are made from, are read once all rows are there; `needed` is about
+    the number of bytes, where that is known. Where writing is broken off, nothing new is left behind.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     written = tokens = answers = 0
-    with writing(_named(stem, SUFFIXES[0]), needed), ExitStack() as stack:
-        files = [stack.enter_context(_Unfinished(_named(stem, suffix))) for suffix in SUFFIXES[:-1]]
+    with disk_full_as_run_error(_named(stem, TOKEN_FILE_SUFFIXES[0]), needed), ExitStack() as stack:
+        files = [stack.enter_context(_AtomicFile(_named(stem, suffix))) for suffix in TOKEN_FILE_SUFFIXES[:-1]]
         for file in files[:3]:
             file.write(_header(dtype, (0,)))
         for chunk in chunks(rows, CHUNK_ROWS):
             ends, earlier = _write_chunk(files, chunk, dtype, written, tokens)
             written, tokens, answers = written + len(chunk), ends, answers + earlier
         files[1].write(np.asarray([tokens, 0], dtype=np.int64).tobytes())
-        _named(stem, SUFFIXES[-1]).unlink(missing_ok=True)
+        _named(stem, TOKEN_FILE_SUFFIXES[-1]).unlink(missing_ok=True)
         files[0].keep(_header(dtype, (tokens,)))
         files[1].keep(_header(np.dtype(np.int64), (written + 1, 2)))
         if answers:
@@ -117,13 +116,13 @@ def write_token_file(
             files[2].path.unlink(missing_ok=True)
         files[3].keep()
     found = {"rows": written, "tokens": tokens, "files": _digests(stem), **(notes or {})}
-    write_json(_named(stem, SUFFIXES[-1]), found)
+    write_json(_named(stem, TOKEN_FILE_SUFFIXES[-1]), found)
     return TokenFile(stem)
 
 
 def find_token_file(stem: Path, digest: str) -> TokenFile | None:
     """The token file of this name, where it was made from what has this digest and is whole; None otherwise."""
-    path = _named(stem, SUFFIXES[-1])
+    path = _named(stem, TOKEN_FILE_SUFFIXES[-1])
     try:
         notes = read_json(path) if path.exists() else {}
     except RunError:
@@ -133,7 +132,7 @@ def find_token_file(stem: Path, digest: str) -> TokenFile | None:
     return TokenFile(stem)
 
 
-def adopt_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFile | None:
+def link_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFile | None:
     """One of the `others` made from what has this digest, under the name `stem` too; None where there is none.
 
     Their files are linked where the disk can, copied otherwise: a token file is replaced, never changed.
@@ -142,12 +141,12 @@ def adopt_token_file(stem: Path, others: Iterable[Path], digest: str) -> TokenFi
         if find_token_file(other, digest) is None:
             continue
         stem.parent.mkdir(parents=True, exist_ok=True)
-        _named(stem, SUFFIXES[-1]).unlink(missing_ok=True)
-        for suffix in SUFFIXES:  # the notes last
+        _named(stem, TOKEN_FILE_SUFFIXES[-1]).unlink(missing_ok=True)
+        for suffix in TOKEN_FILE_SUFFIXES:  # the notes last
             source, target = _named(other, suffix), _named(stem, suffix)
             target.unlink(missing_ok=True)
             if source.exists():
-                with writing(target, source.stat().st_size):
+                with disk_full_as_run_error(target, source.stat().st_size):
                     _link(source, target)
         return TokenFile(stem)
     return None
@@ -162,22 +161,22 @@ def _link(source: Path, target: Path) -> None:
 
 def _digests(stem: Path) -> dict[str, str]:
     """The sha256 of each file of a token file that is there, by suffix."""
-    files = {suffix: _named(stem, suffix) for suffix in SUFFIXES[:-1]}
+    files = {suffix: _named(stem, suffix) for suffix in TOKEN_FILE_SUFFIXES[:-1]}
     return {suffix: file_digest(file) for suffix, file in files.items() if file.exists()}
 
 
 def _write_chunk(
-    files: Sequence[_Unfinished], rows: Sequence[EncodedRow], dtype: np.dtype[Any], written: int, tokens: int
+    files: Sequence[_AtomicFile], rows: Sequence[EncodedRow], dtype: np.dtype[Any], written: int, tokens: int
 ) -> tuple[int, int]:
     """Append rows to the four files, behind `written` rows of `tokens` tokens; new number of tokens, earlier answers.
 
     Raises: OverflowError where a token is beyond the vocabulary.
     """
-    lengths = [len(row.tokens) for row in rows]
+    lengths = [len(row.token_ids) for row in rows]
     ends = tokens + np.cumsum(lengths)
-    starts = [row.answer_start for row in rows]
-    earlier = [(place, *span) for place, row in enumerate(rows, written) for span in row.earlier]
-    flat = np.fromiter(chain.from_iterable(row.tokens for row in rows), dtype, count=sum(lengths))
+    starts = [row.completion_start for row in rows]
+    earlier = [(place, *span) for place, row in enumerate(rows, written) for span in row.earlier_completions]
+    flat = np.fromiter(chain.from_iterable(row.token_ids for row in rows), dtype, count=sum(lengths))
     files[0].write(flat.tobytes())
     files[1].write(np.stack([ends - lengths, np.asarray(starts)], axis=1).astype(np.int64).tobytes())
     files[2].write(np.asarray(earlier, dtype=np.int64).tobytes())
@@ -198,14 +197,14 @@ def _named(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-class _Unfinished:
+class _AtomicFile:
     """A file that grows under a temporary name until `keep` gives it its own; without that it goes with the block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
-    def __enter__(self) -> _Unfinished:
+    def __enter__(self) -> _AtomicFile:
         self._file = self._temporary.open("wb")
         self.write = self._file.write
         return self

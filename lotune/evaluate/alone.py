@@ -14,8 +14,8 @@ from typing import Any
 
 from lotune.data.examples import Example
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.retention import RetentionLine
-from lotune.evaluate.scorecard import Alone, Kind, Target
+from lotune.evaluate.retention import RetentionMetric
+from lotune.evaluate.scorecard import Alone, CategoryResult, Target
 from lotune.evaluate.statistics import Interval
 
 ALONE_ROWS = 100
@@ -58,31 +58,31 @@ def wider_target(target: Target, base: float, tuned: float) -> Target:
     """Return the target with its intervals wider by the shares of verdicts of base and tuned model that differ."""
     scale = 100.0 if target.in_points else 1.0
     difference = wider(target.difference_interval, scale * (base + tuned), -scale, scale)
-    kinds = {name: _wider_kind(kind, base, tuned, scale) for name, kind in target.by_kind.items()}
+    kinds = {name: _wider_kind(kind, base, tuned, scale) for name, kind in target.by_category.items()}
     both: dict[str, Any] = _both(target, base, tuned, scale)
-    return target.model_copy(update={**both, "difference_interval": difference, "by_kind": kinds})
+    return target.model_copy(update={**both, "difference_interval": difference, "by_category": kinds})
 
 
-def wider_line(line: RetentionLine, base: float, tuned: float) -> RetentionLine:
-    """Return the line with its intervals wider by the shares of verdicts that differ; `kept` by what follows for it."""
-    by = 0.0 if line.kept is None else 100.0 * (tuned + line.kept * base) / line.base
+def wider_line(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
+    """Return the line with its intervals wider by the shares of verdicts that differ, `retained` accordingly."""
+    by = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
     return replace(
         line,
         base_interval=wider(line.base_interval, 100.0 * base, most=100.0),
         tuned_interval=wider(line.tuned_interval, 100.0 * tuned, most=100.0),
-        kept_interval=wider(line.kept_interval, by, most=float("inf")),
+        retained_interval=wider(line.retained_interval, by, most=float("inf")),
     )
 
 
 def _verdict(one: Prediction) -> tuple[bool | None, dict[str, float]]:
-    return one.judged.right, dict(one.judged.scores)
+    return one.score.correct, dict(one.score.scores)
 
 
-def _wider_kind(kind: Kind, base: float, tuned: float, scale: float) -> Kind:
+def _wider_kind(kind: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
     return kind.model_copy(update=_both(kind, base, tuned, scale))
 
 
-def _both(of: Target | Kind, base: float, tuned: float, scale: float) -> dict[str, Interval | None]:
+def _both(of: Target | CategoryResult, base: float, tuned: float, scale: float) -> dict[str, Interval | None]:
     return {
         "interval": wider(of.interval, scale * tuned, most=scale),
         "base_interval": wider(of.base_interval, scale * base, most=scale),

@@ -18,9 +18,16 @@ from typing import cast
 from lotune.errors import DataError
 from lotune.evaluate.facts import Facts, differences
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.statistics import SIGNIFICANCE, Interval, bootstrap_difference, bootstrap_mean, mcnemar, sign_flips
+from lotune.evaluate.statistics import (
+    SIGNIFICANCE,
+    Interval,
+    bootstrap_difference,
+    bootstrap_mean,
+    mcnemar,
+    paired_permutation_test,
+)
 from lotune.evaluate.statistics import wilson as wilson_interval
-from lotune.runs import fingerprint
+from lotune.fingerprints import fingerprint
 
 ACCURACY = "accuracy"
 """The figure of verdicts."""
@@ -41,7 +48,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Differing:
+class Disagreement:
     """An item on which the two differ: what each answered, and which of them is better there, "A" or "B"."""
 
     id: str
@@ -54,7 +61,7 @@ class Differing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the items say: `difference` is B's figure less A's; `items_needed` is None where nothing differs.
+    """What the items say: `difference` is B's figure less A's; `required_sample_size` is None where nothing differs.
 
     `facts` are those of both, and `prompts` is the digest of the prompts of the items that are compared.
     """
@@ -69,14 +76,14 @@ class Comparison:
     a_better_on: int
     p_value: float
     verdict: str
-    items_needed: int | None
-    only_one_has: int
-    differing: tuple[Differing, ...]
+    required_sample_size: int | None
+    unmatched: int
+    differing: tuple[Disagreement, ...]
     facts: Facts
     prompts: str
 
 
-def compare(
+def compare_predictions(
     a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str], score: str | None = None
 ) -> Comparison:
     """Compare predictions on the items that both have and that can be judged.
@@ -96,7 +103,7 @@ def compare(
             wilson_interval(round(sum(values)), len(values)) for values in (before, after)
         ]
     else:
-        test = sign_flips(before, after)
+        test = paired_permutation_test(before, after)
         intervals = [bootstrap_mean(values) for values in (before, after)]
     sides = [
         Side(name, sum(values) / len(values), interval)
@@ -113,9 +120,9 @@ def compare(
         b_better_on=test.gained,
         a_better_on=test.lost,
         p_value=test.p_value,
-        verdict=verdict(difference, test.p_value),
-        items_needed=items_needed(before, after),
-        only_one_has=alone,
+        verdict=comparison_verdict(difference, test.p_value),
+        required_sample_size=required_sample_size(before, after),
+        unmatched=alone,
         differing=tuple(_differing(pairs, before, after)),
         facts=facts,
         prompts=fingerprint([_digest(one.prompt) for one, _ in pairs]),
@@ -124,14 +131,14 @@ def compare(
 
 def metric_of(predictions: Sequence[Prediction]) -> str:
     """The metric that predictions were judged for: the first score that each of them has, else the accuracy."""
-    shared = [name for name in predictions[0].judged.scores if all(name in one.judged.scores for one in predictions)]
+    shared = [name for name in predictions[0].score.scores if all(name in one.score.scores for one in predictions)]
     return shared[0] if shared else ACCURACY
 
 
-def verdict(difference: float, p_value: float) -> str:
+def comparison_verdict(difference: float, p_value: float) -> str:
     """The plain sentence.
 
-    >>> verdict(0.1, 0.01), verdict(-0.1, 0.01), verdict(0.1, 0.2)
+    >>> comparison_verdict(0.1, 0.01), comparison_verdict(-0.1, 0.01), comparison_verdict(0.1, 0.2)
     ('B is better', 'A is better', 'these items cannot tell')
     """
     if p_value >= SIGNIFICANCE or difference == 0:
@@ -139,13 +146,13 @@ def verdict(difference: float, p_value: float) -> str:
     return "B is better" if difference > 0 else "A is better"
 
 
-def items_needed(before: Sequence[float], after: Sequence[float]) -> int | None:
+def required_sample_size(before: Sequence[float], after: Sequence[float]) -> int | None:
     """How many items would show a difference as large as the one seen, four times in five; None where there is none.
 
     With d the mean difference and s² that of its squares: (z₁ s + z₂ sqrt(s² − d²))² / d², which for verdicts is
     Connor's formula (1987) for McNemar's test.
 
-    >>> items_needed([0, 0, 0, 1] * 25, [1, 1, 0, 0] * 25)
+    >>> required_sample_size([0, 0, 0, 1] * 25, [1, 1, 0, 0] * 25)
     92
     """
     changes = [new - old for old, new in zip(before, after, strict=True)]
@@ -164,10 +171,10 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
     both = [(one, others[one.example_id]) for one in a if one.example_id in others]
     _check_prompts(both)
     for one, other in both:
-        if one.judged.key != other.judged.key:
-            found = f"the key is {one.judged.key!r} in A and {other.judged.key!r} in B"
+        if one.score.reference != other.score.reference:
+            found = f"the key is {one.score.reference!r} in A and {other.score.reference!r} in B"
             raise DataError(f"item {one.example_id}", found, "predictions on the same items, judged alike")
-    pairs = [pair for pair in both if None not in (pair[0].judged.right, pair[1].judged.right)]
+    pairs = [pair for pair in both if None not in (pair[0].score.correct, pair[1].score.correct)]
     if not pairs:
         raise DataError(
             "compare", f"{len(a)} and {len(b)} predictions share no item that can be judged", "the same items"
@@ -218,8 +225,8 @@ def _digest(prompt: str) -> str:
 
 def _value(prediction: Prediction, score: str) -> float:
     if score == ACCURACY:
-        return float(bool(prediction.judged.right))
-    scores = prediction.judged.scores
+        return float(bool(prediction.score.correct))
+    scores = prediction.score.scores
     if score not in scores:
         there = ", ".join((*scores, ACCURACY))
         raise DataError(f"item {prediction.example_id}", f"has no score {score} (it has {there})")
@@ -228,9 +235,11 @@ def _value(prediction: Prediction, score: str) -> float:
 
 def _differing(
     pairs: Sequence[tuple[Prediction, Prediction]], before: Sequence[float], after: Sequence[float]
-) -> list[Differing]:
+) -> list[Disagreement]:
     return [
-        Differing(one.example_id, one.kind, one.judged.key or "", one.text, other.text, "B" if new > old else "A")
+        Disagreement(
+            one.example_id, one.category, one.score.reference or "", one.text, other.text, "B" if new > old else "A"
+        )
         for (one, other), old, new in zip(pairs, before, after, strict=True)
         if new != old
     ]

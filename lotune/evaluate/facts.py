@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lotune.evaluate.settings import OnTooLong
-from lotune.runs import fingerprint
-from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import Choosing, Task
+from lotune.fingerprints import fingerprint
+from lotune.tasks.settings import PromptSettings, TaskSettings
+from lotune.tasks.task import MultipleChoice, Task, judging_rule
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
 
     `on_too_long` is the rule for prompts that are too long for the model.
 
-    >>> from lotune.tasks.registry import build_task
-    >>> settings = TaskSettings(name="arithmetic", judge="exact", max_new_tokens=64)
+    >>> from lotune.tasks.registry import build_task, task_settings
+    >>> settings = task_settings("arithmetic", judge="exact", max_new_tokens=64)
     >>> facts_of(settings, build_task(settings), shots=4)
     Facts(task='arithmetic', judge='exact', template='alpaca', protocol='greedy, 64 new tokens at most, 4 shots')
     """
-    template = "retention" if task.name == "reading" else settings.template
-    if settings.preamble and task.name != "reading":
-        template += f", preamble {fingerprint(settings.preamble)[:12]}"
-    if isinstance(task, Choosing) and task.chooses:
+    template = settings.own_template
+    if isinstance(settings, PromptSettings):
+        template = settings.template + (f", preamble {fingerprint(text)[:12]}" if (text := settings.preamble) else "")
+    if isinstance(task, MultipleChoice) and task.by_likelihood:
         protocol = "the likeliest option"
     else:
         protocol = f"greedy, {task.max_new_tokens} new tokens at most"
     protocol += f", {shots} shots" if shots else ""
     protocol += ", long prompts cut" if on_too_long == "truncate" else ""
-    if settings.labels:
-        protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in settings.labels.items())
-    return Facts(task.name, task.rule, template, protocol)
+    if labels := settings.prompt_settings.get("labels"):
+        protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in labels.items())
+    return Facts(task.name, judging_rule(task), template, protocol)
 
 
 def read_facts(row: Mapping[str, Any]) -> Facts | None:

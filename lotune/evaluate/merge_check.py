@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lotune.errors import CheckError
-from lotune.model.base import dtype_name
+from lotune.model.loading import dtype_name
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between the merged and the adapted model, and of the two best logits of a tie."""
@@ -30,7 +30,7 @@ VERDICT_ROWS = 200
 """... where it is measured on this many rows or more."""
 ANSWERED = 100
 """Rows, the first ones, whose answers the adapted model writes, too; the logits of all rows are compared."""
-REDUCED = 0.1
+MAX_REDUCED_DIFFERENCE = 0.1
 """Largest difference of the logits in a reduced number format from those in float32, in norm, as a share of these."""
 BATCH_TOKENS = 2048
 """Tokens, with padding, whose logits are made at once."""
@@ -39,14 +39,14 @@ HELD_LOGITS = 2**28
 
 Greedy = Callable[[Any, Sequence[Sequence[int]], int], list[list[int]]]
 """(model, prompts, max_new_tokens) -> the token ids of each greedy answer."""
-Place = Callable[[nn.Module], AbstractContextManager[Any]]
+OnDevice = Callable[[nn.Module], AbstractContextManager[Any]]
 """A block in which a model is where it computes, such as on a GPU that has no room for two."""
 Judge = Callable[[int, Sequence[int]], tuple[str, bool | None]]
 """(row number, answer's token ids) -> its text and whether it is right (None: the key cannot be judged)."""
 
 
 @dataclass(frozen=True)
-class Question:
+class MergeCheckRow:
     """A real row: `tokens` is the prompt with its answer, of which the first `prompt_tokens` are the prompt."""
 
     tokens: Sequence[int]
@@ -99,7 +99,7 @@ class MergeCheck:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LogitAgreement:
     """How far apart the logits of merged and adapted are, in float32 and maybe float64, and the merged one's answers.
 
     `differences` counts the answers in which they part, each at a tie of the two best logits.
@@ -114,13 +114,13 @@ class Agreement:
 def compare_merged(
     adapted: nn.Module,
     merged: nn.Module,
-    questions: Sequence[Question],
+    questions: Sequence[MergeCheckRow],
     *,
     greedy: Greedy,
     max_new_tokens: int,
     batch_tokens: int = BATCH_TOKENS,
-    place: Place = nullcontext,
-) -> Agreement:
+    place: OnDevice = nullcontext,
+) -> LogitAgreement:
     """Compare the merged model with the adapted one on real rows, both float32; one of them at a time is in its place.
 
     Raises: CheckError where they give different logits or answers.
@@ -129,7 +129,7 @@ def compare_merged(
     _require_comparable("merged", merged)
     if not questions:
         raise CheckError("merge check", "there are no rows to compare on", "one at least")
-    rest: list[Question] = []
+    rest: list[MergeCheckRow] = []
     difference, exact = _largest_difference(adapted, merged, questions, batch_tokens, place, rest), None
     if not difference <= TOLERANCE:  # a NaN fails, too
         exact = _largest_difference(adapted, merged, rest, batch_tokens, partial(_in_float64, place=place))
@@ -144,20 +144,20 @@ def compare_merged(
         answers = greedy(merged, prompts, max_new_tokens)
     tie = TOLERANCE if exact is None else 2 * difference
     differences = _compare_answers((adapted, merged), prompts, others, answers[: len(others)], tie, place)
-    return Agreement(difference, exact, answers, differences)
+    return LogitAgreement(difference, exact, answers, differences)
 
 
 def check_saved(
     merged: nn.Module,
     saved: nn.Module,
-    questions: Sequence[Question],
-    agreement: Agreement,
+    questions: Sequence[MergeCheckRow],
+    agreement: LogitAgreement,
     *,
     saved_dtype: torch.dtype,
     greedy: Greedy,
     judge: Judge,
     max_new_tokens: int,
-    place: Place = nullcontext,
+    place: OnDevice = nullcontext,
     asked_dtype: torch.dtype = torch.float32,
 ) -> MergeCheck:
     """Compare the saved weights with the merged ones: `saved`, rounded to `saved_dtype`, is read back as float32.
@@ -188,12 +188,12 @@ def check_saved(
 
 def _reduced(
     models: tuple[nn.Module, nn.Module],
-    questions: Sequence[Question],
+    questions: Sequence[MergeCheckRow],
     dtype: torch.dtype,
     asked: Callable[[Any], list[list[int]]],
     before: Sequence[tuple[str, bool | None]],
     judge: Judge,
-    place: Place,
+    place: OnDevice,
 ) -> Reduced:
     """What computing in `dtype` changes of the merged model's logits and answers.
 
@@ -203,16 +203,18 @@ def _reduced(
     for parameter in saved.parameters():
         parameter.data = parameter.data.to(dtype)
     difference = _relative_difference(merged, saved, questions, place)
-    if not difference <= REDUCED:  # a NaN fails, too
+    if not difference <= MAX_REDUCED_DIFFERENCE:  # a NaN fails, too
         found = f"in {dtype_name(dtype)} the logits differ by {difference:.2g} of their norm from those in float32"
-        raise CheckError("merge check", found, f"at most {REDUCED:g}", "evaluate.dtype=float32")
+        raise CheckError("merge check", found, f"at most {MAX_REDUCED_DIFFERENCE:g}", "evaluate.dtype=float32")
     with place(saved):
         after = [judge(row, answer) for row, answer in enumerate(asked(saved))]
     changed, verdicts = _changed(before, after), sum(old[1] != new[1] for old, new in zip(before, after, strict=True))
     return Reduced(dtype_name(dtype), difference, len(changed), verdicts, changed)
 
 
-def _relative_difference(merged: nn.Module, saved: nn.Module, questions: Sequence[Question], place: Place) -> float:
+def _relative_difference(
+    merged: nn.Module, saved: nn.Module, questions: Sequence[MergeCheckRow], place: OnDevice
+) -> float:
     """The norm of the difference of the logits of two models on all rows, as a share of the norm of the first one's."""
     gap = norm = 0.0
     for _, expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
@@ -276,7 +278,7 @@ def _record(
 
 
 @contextmanager
-def _in_float64(model: nn.Module, place: Place) -> Iterator[None]:
+def _in_float64(model: nn.Module, place: OnDevice) -> Iterator[None]:
     """A block in which a float32 model computes in float64; its weights are afterwards what they were."""
     try:
         with place(model.double()):
@@ -288,10 +290,10 @@ def _in_float64(model: nn.Module, place: Place) -> Iterator[None]:
 def _largest_difference(
     first: nn.Module,
     second: nn.Module,
-    questions: Sequence[Question],
+    questions: Sequence[MergeCheckRow],
     batch_tokens: int,
-    place: Place = nullcontext,
-    rest: list[Question] | None = None,
+    place: OnDevice = nullcontext,
+    rest: list[MergeCheckRow] | None = None,
 ) -> float:
     """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one.
 
@@ -302,13 +304,13 @@ def _largest_difference(
         gap = (one - other).abs().max().double()
         largest = torch.maximum(largest, gap)  # maximum and max keep a NaN
         if rest is not None and not gap <= TOLERANCE:
-            rest += [Question(row, len(row)) for row in rows]
+            rest += [MergeCheckRow(row, len(row)) for row in rows]
     return float(largest)
 
 
 @torch.inference_mode()
 def _logits(
-    first: nn.Module, second: nn.Module, questions: Sequence[Question], batch_tokens: int, place: Place
+    first: nn.Module, second: nn.Module, questions: Sequence[MergeCheckRow], batch_tokens: int, place: OnDevice
 ) -> Iterator[tuple[list[Sequence[int]], torch.Tensor, torch.Tensor]]:
     """Yield the rows of a batch and the logits (N, V) that both models give them, 0 for tokens that both mask.
 
@@ -334,7 +336,7 @@ def _compare_answers(
     adapted_answers: Sequence[Sequence[int]],
     merged_answers: Sequence[Sequence[int]],
     tie: float,
-    place: Place,
+    place: OnDevice,
 ) -> int:
     """The number of answers that differ, all of them at a tie: the two best logits at most `tie` apart in one model.
 
@@ -366,7 +368,7 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 @torch.inference_mode()
-def _best_two_gap(model: nn.Module, tokens: Sequence[int], place: Place = nullcontext) -> float:
+def _best_two_gap(model: nn.Module, tokens: Sequence[int], place: OnDevice = nullcontext) -> float:
     with place(model):
         best = _real_logits(model, [tokens])[-1].topk(2).values
     return float(best[0] - best[1])

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from lotune.data.batches import PromptTooLongError, encode_prompt, encode_text
 from lotune.data.examples import Example
+from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_text
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
 from lotune.evaluate.settings import OnTooLong
-from lotune.runs import append_jsonl, write_atomically
-from lotune.tasks.task import Choosing, Judged, Task
+from lotune.files import append_jsonl, write_atomically
+from lotune.tasks.task import MultipleChoice, Score, Task, judging_rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lotune.generate.likelihood import Likelihood
+    from lotune.generate.loglikelihood import LogLikelihood
     from lotune.generate.requests import Request
     from lotune.generate.sampling import Sampling
 
 OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
 """What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
 TOO_LONG = "too_long"
-"""What ended an answer (`stopped_by`) that nobody was asked for, as the prompt is too long for the model."""
-WINDOW = 4096
+"""What ended an answer (`finish_reason`) that nobody was asked for, as the prompt is too long for the model."""
+REQUEST_WINDOW = 4096
 """Questions whose tokens are held at once."""
-CHOSEN_AT_ONCE = 64
+LIKELIHOOD_WINDOW = 64
 """Questions whose continuations are compared before the first of their predictions is written."""
 
 
@@ -39,19 +39,20 @@ CHOSEN_AT_ONCE = 64
 class Prediction:
     """One answer and its verdict.
 
-    `cut`: the prompt was shortened to fit. `stopped_by`: eos, stop or length; the judging rule where the likeliest
-    option was chosen; too_long where the prompt was too long to be asked, so that the empty answer counts as wrong.
-    `mark` is the fingerprint of the model and of the settings that gave the answer, where no run binds a file to them.
+    `prompt_truncated`: the prompt was shortened to fit. `finish_reason`: eos, stop or length; the judging rule where
+    the likeliest option was chosen; too_long where the prompt was too long to be asked, so that the empty answer counts
+    as wrong. `fingerprint` is the fingerprint of the model and of the settings that gave the answer, where no run binds
+    a file to them.
     """
 
     example_id: str
     prompt: str
     text: str
-    judged: Judged
-    kind: str
-    cut: bool = False
-    stopped_by: str = ""
-    mark: str = ""
+    score: Score
+    category: str
+    prompt_truncated: bool = False
+    finish_reason: str = ""
+    fingerprint: str = ""
     facts: Facts | None = None
     """How it was asked for and judged; None where the file does not say."""
 
@@ -61,15 +62,15 @@ class Prediction:
             "id": self.example_id,
             "prompt": self.prompt,
             "answer": self.text,
-            "read": self.judged.read,
-            "key": self.judged.key,
-            "right": self.judged.right,
-            "scores": dict(self.judged.scores),
-            "kind": self.kind,
-            "cut": self.cut,
-            "stopped_by": self.stopped_by,
+            "read": self.score.extracted,
+            "key": self.score.reference,
+            "right": self.score.correct,
+            "scores": dict(self.score.scores),
+            "kind": self.category,
+            "cut": self.prompt_truncated,
+            "stopped_by": self.finish_reason,
             **(self.facts.record() if self.facts else {}),
-            **({"mark": self.mark} if self.mark else {}),
+            **({"mark": self.fingerprint} if self.fingerprint else {}),
         }
 
 
@@ -77,15 +78,15 @@ class Fitted(NamedTuple):
     """The token ids of a prompt that fits the model, and whether it had to be cut."""
 
     ids: tuple[int, ...]
-    cut: bool
+    prompt_truncated: bool
 
 
 class Answered(NamedTuple):
     """An answer that is not judged yet; the fields are those of Prediction."""
 
     text: str
-    cut: bool
-    stopped_by: str
+    prompt_truncated: bool
+    finish_reason: str
 
 
 def predict(
@@ -98,7 +99,7 @@ def predict(
     out: Path | None,
     context: int,
     stop: tuple[str, ...] = (),
-    mark: str = "",
+    fingerprint: str = "",
     sampling: Sampling | None = None,
     facts: Facts | None = None,
     on_too_long: OnTooLong = "wrong",
@@ -108,22 +109,22 @@ def predict(
     An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
     chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
     answer together, in tokens; where they are longer the passage is cut, and `on_too_long` decides about a prompt that
-    has none. `stop` are texts that end an answer beside the task's own, `mark` the fingerprint of model and settings to
-    note with each answer, `facts` how it is asked for and judged. Tokens are the best ones, or drawn with a seed that
-    follows from that of `sampling` and the example's id.
+    has none. `stop` are texts that end an answer beside the task's own, `fingerprint` the fingerprint of model and
+    settings to note with each answer, `facts` how it is asked for and judged. Tokens are the best ones, or drawn with a
+    seed that follows from that of `sampling` and the example's id.
     Raises: PromptTooLongError for a prompt that is too long where that stops; DataError where `out` is damaged;
     SettingsError where answers leave no room for any prompt.
     """
     kept = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
     yield from kept.values()
     asked = [example for place, example in enumerate(examples) if place not in kept]
-    for start in range(0, len(asked), WINDOW):
-        group = asked[start : start + WINDOW]
+    for start in range(0, len(asked), REQUEST_WINDOW):
+        group = asked[start : start + REQUEST_WINDOW]
         fitted = [fit(task, example, tokenizer, context, on_too_long) for example in group]
         there = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
         long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
         for found in chain(long, _answer(task, there, model, tokenizer, batch_tokens, stop, sampling)):
-            prediction = replace(found, mark=mark, facts=facts)
+            prediction = replace(found, fingerprint=fingerprint, facts=facts)
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
@@ -153,7 +154,7 @@ def parse_predictions(data: bytes, where: str) -> list[Prediction]:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
-        judged = Judged(row["read"], row["key"], row["right"], _scores(row["scores"]))
+        judged = Score(row["read"], row["key"], row["right"], _scores(row["scores"]))
         more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("mark", "")
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more, read_facts(row))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
@@ -180,17 +181,17 @@ def keep_predictions(
     """
     stored = read_predictions(out) if out.exists() else []
     known = {(old.example_id, old.prompt): old for old in stored}
-    wanted = task.rule if isinstance(task, Choosing) and task.chooses else ""
+    wanted = judging_rule(task) if isinstance(task, MultipleChoice) and task.by_likelihood else ""
     kept = {}
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
         if old is None:
             continue
-        if old.stopped_by == TOO_LONG:
+        if old.finish_reason == TOO_LONG:
             if on_too_long == "wrong":
-                kept[place] = replace(_too_long(task, example), mark=old.mark, facts=facts)
-        elif wanted == (old.stopped_by if old.stopped_by.startswith("likelihood") else ""):
-            kept[place] = replace(_judge(task, example, old), mark=old.mark, facts=facts)
+                kept[place] = replace(_too_long(task, example), fingerprint=old.fingerprint, facts=facts)
+        elif wanted == (old.finish_reason if old.finish_reason.startswith("likelihood") else ""):
+            kept[place] = replace(_judge(task, example, old), fingerprint=old.fingerprint, facts=facts)
     if stored:
         asked = {example.id for example in examples}
         rest = {old.example_id: old for old in stored if old.example_id not in asked}
@@ -213,8 +214,8 @@ def fit(
 
     Raises: PromptTooLongError where it is too long and that stops; SettingsError where there is no room for any prompt.
     """
-    needed = answer_tokens(task, example, tokenizer)
-    if not (isinstance(task, Choosing) and task.chooses):
+    needed = answer_token_budget(task, example, tokenizer)
+    if not (isinstance(task, MultipleChoice) and task.by_likelihood):
         check_room(needed, context)
     try:
         ids, cut = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
@@ -234,25 +235,25 @@ def _answer(
     stop: tuple[str, ...],
     sampling: Sampling | None,
 ) -> Iterator[Prediction]:
-    from lotune.generate.vllm import engine_of
+    from lotune.generate.vllm import engine_for
 
-    if isinstance(task, Choosing) and task.chooses:
-        from lotune.generate.likelihood import Likelihood
+    if isinstance(task, MultipleChoice) and task.by_likelihood:
+        from lotune.generate.loglikelihood import LogLikelihood
 
-        likelihood = Likelihood(model)
-        for start in range(0, len(asked), CHOSEN_AT_ONCE):
-            group = asked[start : start + CHOSEN_AT_ONCE]
+        likelihood = LogLikelihood(model)
+        for start in range(0, len(asked), LIKELIHOOD_WINDOW):
+            group = asked[start : start + LIKELIHOOD_WINDOW]
             yield from _choose(task, group, likelihood, tokenizer, batch_tokens)
         return
     requests = [_request(task, example, prompt, stop, sampling) for example, prompt in asked]
-    for place, answer in engine_of(model, tokenizer).stream(requests, batch_tokens=batch_tokens):
+    for place, answer in engine_for(model, tokenizer).stream(requests, batch_tokens=batch_tokens):
         example, prompt = asked[place]
-        yield _judge(task, example, Answered(answer.text, prompt.cut, answer.stopped_by))
+        yield _judge(task, example, Answered(answer.text, prompt.prompt_truncated, answer.finish_reason))
 
 
-def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
     """The tokens that an answer needs beside its prompt: the longest that is allowed, or of those to choose from."""
-    if isinstance(task, Choosing) and task.chooses:
+    if isinstance(task, MultipleChoice) and task.by_likelihood:
         return max(len(encode_text(tokenizer, text)) for text in task.continuations(example))
     return int(task.max_new_tokens)
 
@@ -260,23 +261,25 @@ def answer_tokens(task: Any, example: Example, tokenizer: PreTrainedTokenizerBas
 def _choose(
     task: Any,
     asked: Sequence[tuple[Example, Fitted]],
-    likelihood: Likelihood,
+    likelihood: LogLikelihood,
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
 ) -> Iterator[Prediction]:
     """The likeliest of each example's continuations; of equally likely ones the first."""
-    from lotune.generate.likelihood import Continuation
+    from lotune.generate.loglikelihood import Continuation
 
     rows, texts = [], []
     for example, prompt in asked:
         texts.append(task.continuations(example))
         encoded = [encode_text(tokenizer, text) for text in texts[-1]]
         rows += [Continuation(prompt.ids, tuple(one), f"row {example.id}") for one in encoded]
-    values = iter(likelihood.weigh(rows, batch_tokens=batch_tokens))
+    values = iter(likelihood.score(rows, batch_tokens=batch_tokens))
     for (example, prompt), options in zip(asked, texts, strict=True):
-        weights = [task.weigh(option, sum(next(values))) for option in options]
+        weights = [task.normalise(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))
-        yield _judge(task, example, Answered(task.chosen(example, place), prompt.cut, task.rule))
+        yield _judge(
+            task, example, Answered(task.answer_text(example, place), prompt.prompt_truncated, judging_rule(task))
+        )
 
 
 def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...], sampling: Sampling | None) -> Request:
@@ -286,18 +289,26 @@ def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...]
 
     return Request(
         prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
-        sampling=sampling.of_row(example.id) if sampling else GREEDY,
+        sampling=sampling.with_row_seed(example.id) if sampling else GREEDY,
     )  # fmt: skip
 
 
 def _judge(task: Task, example: Example, answer: Answered | Prediction) -> Prediction:
     verdict = task.judge(example, answer.text)
-    return Prediction(example.id, example.prompt, answer.text, verdict, example.kind, answer.cut, answer.stopped_by)
+    return Prediction(
+        example.id,
+        example.prompt,
+        answer.text,
+        verdict,
+        example.category,
+        answer.prompt_truncated,
+        answer.finish_reason,
+    )
 
 
 def _too_long(task: Task, example: Example) -> Prediction:
     """A question that nobody is asked: its empty answer is wrong, whatever the task thinks of an empty answer."""
     judged = task.judge(example, "")
-    right = None if judged.right is None else False
-    verdict = Judged(None, judged.key, right, dict.fromkeys(judged.scores, 0.0))
-    return Prediction(example.id, example.prompt, "", verdict, example.kind, stopped_by=TOO_LONG)
+    right = None if judged.correct is None else False
+    verdict = Score(None, judged.reference, right, dict.fromkeys(judged.scores, 0.0))
+    return Prediction(example.id, example.prompt, "", verdict, example.category, finish_reason=TOO_LONG)

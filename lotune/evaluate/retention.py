@@ -12,31 +12,32 @@ from dataclasses import dataclass, replace
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
 
-LEAST_BASE = 5.0
+MIN_BASE_SCORE = 5.0
 """Points, 0 to 100, below which a base has no ability that could be kept."""
 CONTEST_METRICS = ("contest_f1", "contest_em")
 """The contest's two gated metrics. Others are reported beside them, where these are measured."""
 
 
 @dataclass(frozen=True)
-class RetentionLine:
+class RetentionMetric:
     """One metric before and after, 0 to 100.
 
-    `kept` is tuned / base, or None where the base is below 5 points (not measurable); `gates` tells whether the line
-    decides validity or is only reported. The intervals, 95 %, are those of the three figures; None is not estimable.
+    `retained` is tuned / base, or None where the base is below 5 points (not measurable); `is_gated` tells whether the
+    line decides validity or is only reported. The intervals, 95 %, are those of the three figures; None is not
+    estimable.
     """
 
     task: str
     metric: str
     base: float
     tuned: float
-    kept: float | None
+    retained: float | None
     threshold: float
     passed: bool
-    gates: bool = True
+    is_gated: bool = True
     base_interval: Interval | None = None
     tuned_interval: Interval | None = None
-    kept_interval: Interval | None = None
+    retained_interval: Interval | None = None
 
 
 def gate(
@@ -45,13 +46,13 @@ def gate(
     threshold: float = 0.9,
     task: str = "reading",
     gating: Sequence[str] = CONTEST_METRICS,
-) -> list[RetentionLine]:
+) -> list[RetentionMetric]:
     """A line for each metric (0 to 100) of the base; where none of them is in `gating`, all of them gate.
 
     Raises: DataError where the tuned model's metrics are not the base's.
 
     >>> lines = gate({"contest_f1": 59.87, "contest_em": 44.17}, {"contest_f1": 53.9, "contest_em": 39.7})
-    >>> [(line.metric, round(line.kept, 4), line.passed) for line in lines]
+    >>> [(line.metric, round(line.retained, 4), line.passed) for line in lines]
     [('contest_f1', 0.9003, True), ('contest_em', 0.8988, False)]
     """
     if set(base_metrics) != set(tuned_metrics):
@@ -64,9 +65,9 @@ def gate(
     ]
 
 
-def with_intervals(
-    line: RetentionLine, base: Sequence[float], tuned: Sequence[float], *, share: bool = False
-) -> RetentionLine:
+def add_intervals(
+    line: RetentionMetric, base: Sequence[float], tuned: Sequence[float], *, share: bool = False
+) -> RetentionMetric:
     """The line with its intervals, from the points of the same rows before and after.
 
     Those of a `share` of right answers (0 or 100 points a row) are Wilson's, of a mean the bootstrap's; that of what
@@ -76,7 +77,7 @@ def with_intervals(
         line,
         base_interval=_of_points(base, share),
         tuned_interval=_of_points(tuned, share),
-        kept_interval=None if line.kept is None else bootstrap_ratio(tuned, base),
+        retained_interval=None if line.retained is None else bootstrap_ratio(tuned, base),
     )
 
 
@@ -87,28 +88,28 @@ def _of_points(points: Sequence[float], share: bool) -> Interval | None:
     return Interval(100 * low, 100 * high)
 
 
-def gate_passed(lines: Sequence[RetentionLine]) -> bool:
+def gate_passed(lines: Sequence[RetentionMetric]) -> bool:
     """Whether all lines that gate are passed, and there is one.
 
     >>> gate_passed([])
     False
     """
-    decisive = [line for line in lines if line.gates]
+    decisive = [line for line in lines if line.is_gated]
     return bool(decisive) and all(line.passed for line in decisive)
 
 
-def least_kept(lines: Sequence[RetentionLine]) -> float | None:
+def min_retained(lines: Sequence[RetentionMetric]) -> float | None:
     """The smallest share that a gating line kept; None where one cannot be measured, or none gates.
 
-    >>> least_kept(gate({"contest_f1": 60.0, "contest_em": 40.0}, {"contest_f1": 57.0, "contest_em": 40.0}))
+    >>> min_retained(gate({"contest_f1": 60.0, "contest_em": 40.0}, {"contest_f1": 57.0, "contest_em": 40.0}))
     0.95
     """
-    kept = [line.kept for line in lines if line.gates]
+    kept = [line.retained for line in lines if line.is_gated]
     known = [share for share in kept if share is not None]
     return min(known) if known and len(known) == len(kept) else None
 
 
-def _line(task: str, metric: str, base: float, tuned: float, threshold: float, gates: bool) -> RetentionLine:
-    kept = tuned / base if base >= LEAST_BASE else None
+def _line(task: str, metric: str, base: float, tuned: float, threshold: float, gates: bool) -> RetentionMetric:
+    kept = tuned / base if base >= MIN_BASE_SCORE else None
     passed = kept is not None and kept >= threshold - 1e-12  # the last bit of a mean must not decide
-    return RetentionLine(task, metric, base, tuned, kept, threshold, passed, gates)
+    return RetentionMetric(task, metric, base, tuned, kept, threshold, passed, gates)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lotune.errors import DataError, RunError
-from lotune.evaluate.parameters import divisor_of, ratio
-from lotune.evaluate.retention import RetentionLine, gate_passed
+from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
+from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.statistics import (
     SIGNIFICANCE,
     Interval,
@@ -21,18 +21,18 @@ from lotune.evaluate.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     mcnemar,
-    sign_flips,
+    paired_permutation_test,
     wilson,
 )
-from lotune.runs import read_json, write_json
-from lotune.tasks.task import Judged
+from lotune.files import read_json, write_json
+from lotune.tasks.task import Score
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Kind(_Record):
+class CategoryResult(_Record):
     """One group of questions: `n` that can be judged, accuracy or mean after and before; no figures where n is 0.
 
     An interval of None beside a figure is not estimable.
@@ -60,7 +60,7 @@ class Target(_Record):
     """Rows that can be judged."""
     unjudgeable: int
     """Rows whose key cannot be judged; they are in no figure."""
-    by_kind: dict[str, Kind]
+    by_category: dict[str, CategoryResult]
     gained: int
     """Rows that are better after than before."""
     lost: int
@@ -91,17 +91,17 @@ class Parameters(_Record):
     base_total: int
 
 
-class Score(_Record):
+class ContestScore(_Record):
     """One figure from accuracy and ratio, and where it would stand among the contest's published rows."""
 
     rule: str
     value: float
-    place: int | None = None
+    rank: int | None = None
     published: int | None = None
 
 
 class Checkpoint(_Record):
-    """One checkpoint; `value`, `score`, `kept` (the least of the gating metrics) and the gate, where it was tested.
+    """One checkpoint; `value`, `score`, `retained` (the least of the gating metrics) and the gate, where it was tested.
 
     The intervals, 95 %, are those of the two values; None beside a value is not estimable.
     """
@@ -114,11 +114,11 @@ class Checkpoint(_Record):
     value: float | None = None
     interval: Interval | None = None
     score: float | None = None
-    kept: float | None = None
+    retained: float | None = None
     gate_passed: bool | None = None
 
 
-class ContestRule(_Record):
+class BestOnTest(_Record):
     """The contest's own choice, the best of all checkpoints *on the test*, which flatters; shown beside the other."""
 
     checkpoint: str
@@ -187,16 +187,16 @@ class Scorecard(_Record):
     """Everything that a run has to show. `valid` needs the gate, a target better than the base's, and every check."""
 
     target: Target
-    retention: tuple[RetentionLine, ...]
+    retention: tuple[RetentionMetric, ...]
     parameters: Parameters
-    score: Score
+    score: ContestScore
     chosen_checkpoint: str
     checkpoints: tuple[Checkpoint, ...]
     checks: tuple[Check, ...]
     valid: bool
     reasons: tuple[str, ...] = ()
     """Why it is not valid, empty where it is."""
-    contest_rule: ContestRule | None = None
+    best_on_test: BestOnTest | None = None
     """Best of N on the test, where all checkpoints were tested."""
     base: str = ""
     """Name of the base model."""
@@ -208,19 +208,19 @@ class Scorecard(_Record):
     """The rows of each evaluation set: how many of which file, how many too long to be asked or cut."""
 
 
-class Verdict(NamedTuple):
+class ScoredExample(NamedTuple):
     """The verdict on one row: the row's id, its kind and the judgement."""
 
     id: str
-    kind: str
-    judged: Judged
+    category: str
+    score: Score
 
 
 def measure_target(
     task: str,
     metric: str,
-    base: Sequence[Verdict],
-    tuned: Sequence[Verdict],
+    base: Sequence[ScoredExample],
+    tuned: Sequence[ScoredExample],
     *,
     judge: str = "",
     score: str | None = None,
@@ -246,7 +246,7 @@ def measure_target(
         base_interval=_interval(before, score),
         n=len(known),
         unjudgeable=len(pairs) - len(known),
-        by_kind=_by_kind(pairs, score),
+        by_category=_by_kind(pairs, score),
         gained=test.gained,
         lost=test.lost,
         p_value=test.p_better,
@@ -261,7 +261,7 @@ def measure_parameters(trainable: int, base_total: int, convention: str) -> Para
     """The ratio by the named convention. Raises: SettingsError for an unknown one."""
     return Parameters(
         trainable=trainable,
-        total=divisor_of(base_total, convention),
+        total=ratio_denominator(base_total, convention),
         ratio=ratio(trainable, base_total, convention),
         convention=convention,
         base_total=base_total,
@@ -271,9 +271,9 @@ def measure_parameters(trainable: int, base_total: int, convention: str) -> Para
 def make_scorecard(
     *,
     target: Target,
-    retention: Sequence[RetentionLine],
+    retention: Sequence[RetentionMetric],
     parameters: Parameters,
-    score: Score,
+    score: ContestScore,
     chosen_checkpoint: str,
     checkpoints: Sequence[Checkpoint],
     checks: Sequence[Check] = (),
@@ -294,7 +294,7 @@ def make_scorecard(
         checks=tuple(checks),
         valid=not reasons,
         reasons=tuple(reasons),
-        contest_rule=best_on_test(checkpoints),
+        best_on_test=best_on_test(checkpoints),
         base=base,
         asked_alone=tuple(asked_alone),
         notes=(*notes, *asked_notes(asked)),
@@ -321,9 +321,9 @@ def asked_notes(asked: Sequence[AskedRows]) -> list[str]:
     return notes
 
 
-def why_not_valid(target: Target, retention: Sequence[RetentionLine], checks: Sequence[Check]) -> list[str]:
+def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: Sequence[Check]) -> list[str]:
     """The reasons against a result, empty where it is valid."""
-    reasons = [_retention_reason(line) for line in retention if line.gates and not line.passed]
+    reasons = [_retention_reason(line) for line in retention if line.is_gated and not line.passed]
     if not gate_passed(retention) and not reasons:
         reasons.append("retention was not measured")
     if not target.better:
@@ -332,18 +332,18 @@ def why_not_valid(target: Target, retention: Sequence[RetentionLine], checks: Se
     return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
 
 
-def best_on_test(checkpoints: Sequence[Checkpoint]) -> ContestRule | None:
+def best_on_test(checkpoints: Sequence[Checkpoint]) -> BestOnTest | None:
     """The contest's pick: the highest test figure, the earliest of equals; None unless all checkpoints were tested.
 
     >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2, value=0.4)])
-    ContestRule(checkpoint='step-1', value=0.5, score=None)
+    BestOnTest(checkpoint='step-1', value=0.5, score=None)
     >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2)])
     """
     tested = [(point.value, point) for point in checkpoints if point.value is not None]
     if not tested or len(tested) < len(checkpoints):
         return None
     value, best = max(tested, key=lambda pair: (pair[0], -pair[1].step))
-    return ContestRule(checkpoint=best.name, value=value, score=best.score)
+    return BestOnTest(checkpoint=best.name, value=value, score=best.score)
 
 
 def write_scorecard(path: Path, card: Scorecard) -> None:
@@ -365,46 +365,48 @@ _Pair = tuple[float, float]
 """A row's figure before and after."""
 
 
-def _pairs(base: Sequence[Verdict], tuned: Sequence[Verdict], score: str | None) -> list[tuple[str, _Pair | None]]:
+def _pairs(
+    base: Sequence[ScoredExample], tuned: Sequence[ScoredExample], score: str | None
+) -> list[tuple[str, _Pair | None]]:
     """Kind and figures of each row, None where it cannot be judged."""
-    before: Mapping[str, Judged] = {verdict.id: verdict.judged for verdict in base}
+    before: Mapping[str, Score] = {verdict.id: verdict.score for verdict in base}
     after_ids = {verdict.id for verdict in tuned}
     if set(before) != after_ids or not len(before) == len(base) == len(tuned):
         odd = len(set(before) ^ after_ids)
         found = f"{len(base)} verdicts before and {len(tuned)} after, {odd} of them on other rows"
         raise DataError("evaluation", found, "one verdict a row, the same rows before and after")
-    return [(verdict.kind, _pair(before[verdict.id], verdict.judged, score)) for verdict in tuned]
+    return [(verdict.category, _pair(before[verdict.id], verdict.score, score)) for verdict in tuned]
 
 
-def _pair(before: Judged, after: Judged, score: str | None) -> _Pair | None:
-    if before.right is None or after.right is None:
+def _pair(before: Score, after: Score, score: str | None) -> _Pair | None:
+    if before.correct is None or after.correct is None:
         return None
     if score is None:
-        return float(before.right), float(after.right)
+        return float(before.correct), float(after.correct)
     return before.scores[score], after.scores[score]
 
 
 def _paired_test(before: Sequence[float], after: Sequence[float], score: str | None) -> PairedTest:
     if score is None:
         return mcnemar([value == 1 for value in before], [value == 1 for value in after])
-    return sign_flips(before, after)
+    return paired_permutation_test(before, after)
 
 
 def _interval(values: Sequence[float], score: str | None) -> Interval | None:
     return wilson(int(sum(values)), len(values)) if score is None else bootstrap_mean(values)
 
 
-def _by_kind(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, Kind]:
+def _by_kind(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, CategoryResult]:
     kinds = sorted({kind for kind, _ in pairs})
     return {kind: _kind([pair for other, pair in pairs if other == kind], score) for kind in kinds if kind}
 
 
-def _kind(pairs: Sequence[_Pair | None], score: str | None) -> Kind:
+def _kind(pairs: Sequence[_Pair | None], score: str | None) -> CategoryResult:
     known = [pair for pair in pairs if pair is not None]
     if not known:
-        return Kind(n=0, value=None, base_value=None, interval=None, unjudgeable=len(pairs))
+        return CategoryResult(n=0, value=None, base_value=None, interval=None, unjudgeable=len(pairs))
     after = [new for _, new in known]
-    return Kind(
+    return CategoryResult(
         n=len(known),
         value=sum(after) / len(known),
         base_value=sum(old for old, _ in known) / len(known),
@@ -414,7 +416,7 @@ def _kind(pairs: Sequence[_Pair | None], score: str | None) -> Kind:
     )
 
 
-def _retention_reason(line: RetentionLine) -> str:
-    if line.kept is None:
+def _retention_reason(line: RetentionMetric) -> str:
+    if line.retained is None:
         return f"{line.task} {line.metric}: not measurable, the base has {line.base:.2f} points"
-    return f"{line.task} {line.metric}: {line.kept:.1%} of the base kept, {line.threshold:.0%} needed"
+    return f"{line.task} {line.metric}: {line.retained:.1%} of the base kept, {line.threshold:.0%} needed"

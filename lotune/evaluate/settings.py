@@ -19,15 +19,15 @@ class EvaluateSettings(Settings):
 
     checkpoints: Literal["chosen", "all"] = "chosen"
     """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
-    batch_tokens: int = Field(32_768, ge=1)
-    """Most tokens, prompts and answers together, that are generated from at once."""
+    max_batch_tokens: int = Field(32_768, ge=1)
+    """Most tokens in one batch, prompts and answers together."""
     dtype: Dtype = "auto"
     """Number format in which models answer: auto takes base.dtype where it names one, else float32 on a processor."""
     on_too_long: OnTooLong = "wrong"
-    """What a prompt does that is too long for the model and has no passage to cut: count as a wrong answer without
-    being asked, stop, or lose its middle."""
+    """Rows whose prompt is too long for the model, with no passage to cut: count as wrong without being asked, stop, or
+    are asked without the middle of the prompt."""
     engine: Literal["lotune", "vllm"] = "lotune"
-    """What answers in `evaluate --model` and `generate`; vllm needs a GPU and `lotune[vllm]`."""
+    """What answers in `evaluate --model` and `generate`; vllm needs a GPU and pip install '.[vllm]'."""
 
 
 RETENTION_ROWS = 200
@@ -42,12 +42,12 @@ class RetentionSettings(Settings):
     data: Path | None = None
     """File of retention rows (for reading: SQuAD's layout); null lets the task's generator write them."""
     rows: int | None = Field(None, ge=1)
-    """How many rows are asked, drawn by seed; null asks a file whole, and generates 200 where there is none."""
+    """How many rows to ask, drawn by seed; null: all rows of a file, or 200 generated ones."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of generated retention rows."""
     replay_rows: int = Field(0, ge=0)
     """How many generated rows of that task are mixed into the training rows, so that the ability is kept."""
-    threshold: float = Field(0.9, ge=0, le=1)
+    min_retained: float = Field(0.9, ge=0, le=1)
     """Share of each of the base's retention metrics that must be kept."""
 
 
@@ -56,5 +56,5 @@ class ScoreSettings(Settings):
 
     rule: Literal["phase1", "phase2"] = "phase1"
     """Scoring rule: phase1 is 0.3 (1 - ratio) + 0.7 accuracy, phase2 0.3 (1 - 10 ratio) + 0.7 accuracy."""
-    totals: Literal["measured", "llama3-8b", "internlm-7b"] = "measured"
+    base_total: Literal["measured", "llama3-8b", "internlm-7b"] = "measured"
     """What the ratio divides by: the base's own count, or the contest's rounded total of a model."""

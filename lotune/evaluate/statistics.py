@@ -96,16 +96,18 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
     _check_pairs(before, after)
     gained = sum(new and not old for old, new in zip(before, after, strict=True))
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
-    two_sided = min(1.0, 2 * _coin_tail(max(gained, lost), gained + lost))
-    return PairedTest(gained, lost, two_sided, _coin_tail(gained, gained + lost))
+    two_sided = min(1.0, 2 * _binomial_tail(max(gained, lost), gained + lost))
+    return PairedTest(gained, lost, two_sided, _binomial_tail(gained, gained + lost))
 
 
-def sign_flips(before: Sequence[float], after: Sequence[float], rounds: int = RESAMPLES, seed: int = 0) -> PairedTest:
+def paired_permutation_test(
+    before: Sequence[float], after: Sequence[float], rounds: int = RESAMPLES, seed: int = 0
+) -> PairedTest:
     """A paired permutation test of scores: the signs of the differences are drawn anew `rounds` times.
 
     p = (draws at least as extreme + 1) / (rounds + 1).
 
-    >>> sign_flips([0.0] * 12, [50.0] * 12).better
+    >>> paired_permutation_test([0.0] * 12, [50.0] * 12).better
     True
     """
     _check_pairs(before, after)
@@ -116,7 +118,7 @@ def sign_flips(before: Sequence[float], after: Sequence[float], rounds: int = RE
     changed = changes[changes != 0]
     generator = numpy.random.default_rng(seed)
     sums = numpy.concatenate(
-        [generator.choice((-1.0, 1.0), (size, len(changed))) @ changed for size in _portions(rounds, len(changed))]
+        [generator.choice((-1.0, 1.0), (size, len(changed))) @ changed for size in _chunk_sizes(rounds, len(changed))]
     )
     above = int((sums >= total - slack).sum())
     beyond = int((abs(sums) >= abs(total) - slack).sum())
@@ -139,7 +141,7 @@ def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: in
     generator = numpy.random.default_rng(seed)
     means = [
         values[generator.integers(0, len(values), (size, len(values)))].mean(axis=1)
-        for size in _portions(resamples, len(values))
+        for size in _chunk_sizes(resamples, len(values))
     ]
     return limits(numpy.concatenate(means))
 
@@ -176,7 +178,7 @@ def bootstrap_ratio(
     generator = numpy.random.default_rng(seed)
     drawn = [
         pairs[:, generator.integers(0, len(tops), (size, len(tops)))].sum(axis=2)
-        for size in _portions(resamples, 2 * len(tops))
+        for size in _chunk_sizes(resamples, 2 * len(tops))
     ]
     sums = numpy.concatenate(drawn, axis=1)
     sums = sums[:, sums[1] > 0]
@@ -197,20 +199,20 @@ def limits(figures: numpy.ndarray) -> Interval | None:
     return Interval(low, high) if high - low > ROUNDING * max(abs(low), abs(high)) else None
 
 
-def _portions(rounds: int, width: int) -> list[int]:
+def _chunk_sizes(rounds: int, width: int) -> list[int]:
     """Sizes of the portions that `rounds` draws of `width` numbers are made in, four million numbers at most each.
 
-    >>> _portions(10, 1_000_000)
+    >>> _chunk_sizes(10, 1_000_000)
     [4, 4, 2]
     """
     size = max(1, 4_000_000 // max(1, width))
     return [min(size, rounds - start) for start in range(0, rounds, size)]
 
 
-def _coin_tail(heads: int, tosses: int) -> float:
+def _binomial_tail(heads: int, tosses: int) -> float:
     """The probability of at least that many heads of a fair coin, exact before the last division.
 
-    >>> _coin_tail(8, 9)
+    >>> _binomial_tail(8, 9)
     0.01953125
     """
     return sum(comb(tosses, number) for number in range(heads, tosses + 1)) / (1 << tosses)

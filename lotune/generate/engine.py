@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lotune.errors import DataError, ModelError, SettingsError
-from lotune.generate.aligned import Aligned
-from lotune.generate.lean import Lean
-from lotune.generate.requests import BASE, Arrivals, Completion, Ending, OnToken, Request, Requests, end_ids
-from lotune.generate.slotted import Slotted, standing
-from lotune.model.attention import NAME as PACKED
-from lotune.model.attention import use_packed_attention
-from lotune.model.base import known_context
+from lotune.generate.continuous_batching import ContinuousBatcher, active_adapters
+from lotune.generate.llama_forward import LlamaForward
+from lotune.generate.requests import NO_ADAPTER, Completion, OnToken, Request, Requests, eos_token_ids
+from lotune.generate.running import RequestQueue, TokenSelector
+from lotune.generate.transformers_fallback import TransformersBatcher
+from lotune.model.attention import ATTENTION_NAME as PACKED
+from lotune.model.attention import register_packed_attention
+from lotune.model.eval_mode import eval_mode
+from lotune.model.loading import declared_context_length
 from lotune.model.logits import NotFiniteLogitsError
-from lotune.model.rest import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def generate(
+def generate_completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
@@ -62,14 +63,14 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self._base, self._in_use = _base(model), False
         check_requests(model, self._base, [])
-        self._slotted = slotted_of(model)
-        self._answering = self._slotted or Aligned(model, self._base)
+        self._slotted = continuous_batcher_for(model)
+        self._backend = self._slotted or TransformersBatcher(model, self._base)
 
     @torch.inference_mode()
     def stream(
         self, requests: Requests, *, batch_tokens: int, on_token: OnToken | None = None
     ) -> Iterator[tuple[int, Completion]]:
-        """(number of the answer, answer) as the answers end; at most `MOST_SLOTS` rows run at once.
+        """(number of the answer, answer) as the answers end; at most `MAX_RUNNING` rows run at once.
 
         Answers are numbered through the requests in their order, the samples of one next to one another. A queue is
         read whenever there may be room, so that requests join those that run, and waited for where none does, until it
@@ -80,18 +81,18 @@ class Engine:
         """
         if self._in_use:
             raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
-        arrivals = Arrivals(self.tokenizer, requests, self.check)
-        ending = Ending(self.tokenizer, end_ids(self._base, self.tokenizer), on_token)
+        arrivals = RequestQueue(self.tokenizer, requests, self.check)
+        ending = TokenSelector(self.tokenizer, eos_token_ids(self._base, self.tokenizer), on_token)
         attention = self._base.config._attn_implementation
         lean = self._slotted is not None and self._slotted.lean is not None
-        plain = lean and isinstance(requests, Sequence) and not _name_adapters(requests)
+        plain = lean and isinstance(requests, Sequence) and not _any_adapter(requests)
         widths = self._slotted is not None and self._slotted.blocks and not plain
         self._in_use = True
         if widths:
-            use_packed_attention(self._base)
+            register_packed_attention(self._base)
         try:
-            with at_rest(self.model):
-                yield from self._answering.run(arrivals, ending, batch_tokens)
+            with eval_mode(self.model):
+                yield from self._backend.run(arrivals, ending, batch_tokens)
         except NotFiniteLogitsError as error:
             raise error.traced(self.model) from None
         finally:
@@ -107,24 +108,24 @@ class Engine:
         own, or that cannot be chosen a request.
         """
         check_requests(self.model, self._base, requests, first)
-        if self._slotted is None and _name_adapters(requests):
+        if self._slotted is None and _any_adapter(requests):
             expected = "an architecture whose attention takes a mask"
             raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
 
 
-def slotted_of(model: Any) -> Slotted | None:
+def continuous_batcher_for(model: Any) -> ContinuousBatcher | None:
     """The slots for a plain or adapted model; None where it does not bear them."""
     base = _base(model)
     kinds = _attention_kinds(base)
     if not kinds or any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         return None
-    blocks = _takes_widths(base)
-    lean = Lean.of(model, base) if blocks and kinds == {"full_attention": None} else None
-    slotted = Slotted(model, kinds, blocks, lean)
-    return slotted if lean is not None or slotted.agrees() else None
+    blocks = _supports_bucketed_decode(base)
+    lean = LlamaForward.of(model, base) if blocks and kinds == {"full_attention": None} else None
+    slotted = ContinuousBatcher(model, kinds, blocks, lean)
+    return slotted if lean is not None or slotted.matches_transformers() else None
 
 
-def _name_adapters(requests: Sequence[Request]) -> bool:
+def _any_adapter(requests: Sequence[Request]) -> bool:
     return any(request.adapter is not None for request in requests)
 
 
@@ -154,7 +155,7 @@ def _attention_kinds(base: PreTrainedModel) -> dict[str, int | None]:
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(types)}
 
 
-def _takes_widths(base: PreTrainedModel) -> bool:
+def _supports_bucketed_decode(base: PreTrainedModel) -> bool:
     """Whether rows may attend to widths of their own: on the processor, where attention is ours to set."""
     kinds = {parameter.kind for parameter in inspect.signature(base.forward).parameters.values()}
     ours = base.config._attn_implementation in ("sdpa", PACKED)
@@ -165,7 +166,7 @@ def _check_switching(model: Any) -> None:
     """Raises: ModelError for a model whose adapters cannot be chosen a row."""
     plain = all(one.peft_type.value == "LORA" and not one.use_dora for one in model.peft_config.values())
     merged = any(getattr(layer, "merged", False) for layer in model.modules())
-    if not plain or merged or len(standing(model)) != 1:
+    if not plain or merged or len(active_adapters(model)) != 1:
         expected = "unmerged LoRA adapters without DoRA, one of them active"
         raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
 
@@ -177,16 +178,16 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
     adapter; SettingsError for a token to stop at that is out of the vocabulary; ModelError for an adapter that prepends
     tokens of its own, or that cannot be chosen a request.
     """
-    context, vocabulary = known_context(base.config), base.config.get_text_config(decoder=True).vocab_size
+    context, vocabulary = declared_context_length(base.config), base.config.get_text_config(decoder=True).vocab_size
     if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         raise ModelError(
             "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"
         )
     known = getattr(model, "peft_config", {})
     for number, request in enumerate(requests, first):
-        where = request.where or f"request {number}"
-        if request.adapter is not None and request.adapter not in (known and (*known, BASE)):
-            choices = ", ".join((*known, BASE)) if known else "none: the model has no adapters"
+        where = request.label or f"request {number}"
+        if request.adapter is not None and request.adapter not in (known and (*known, NO_ADAPTER)):
+            choices = ", ".join((*known, NO_ADAPTER)) if known else "none: the model has no adapters"
             raise DataError(where, f"names the adapter {request.adapter!r}", choices, "load it first")
         if request.adapter is not None:
             _check_switching(model)

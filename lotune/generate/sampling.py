@@ -18,7 +18,7 @@ TEMPERATURES = (1e-5, 1e5)
 PENALTIES = (1e-3, 1e3)
 SEEDS = (-(2**63), 2**64 - 1)
 """What torch's generators take."""
-NO_HEAT, NO_PENALTY = "0 takes the best token", "1 changes nothing"
+GREEDY_HINT, NO_PENALTY = "0 takes the best token", "1 changes nothing"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a value out of its range."""
-        coldest, hottest = TEMPERATURES
+        min_temperature, hottest = TEMPERATURES
         weakest, strongest = PENALTIES
         least, most = SEEDS
         heat, penalty = self.temperature, self.repetition_penalty
@@ -41,9 +41,9 @@ class Sampling:
             (
                 "temperature",
                 heat,
-                heat == 0 or coldest <= heat <= hottest,
-                f"0, or {coldest:g} to {hottest:g}",
-                NO_HEAT,
+                heat == 0 or min_temperature <= heat <= hottest,
+                f"0, or {min_temperature:g} to {hottest:g}",
+                GREEDY_HINT,
             ),
             (
                 "top_k",
@@ -66,11 +66,11 @@ class Sampling:
                 raise SettingsError(name, f"is {value}", expected, remedy)
 
     @property
-    def plain(self) -> bool:
+    def is_greedy(self) -> bool:
         """Whether the best token is taken as it is."""
         return self.temperature == 0 and self.repetition_penalty == 1
 
-    def of_row(self, id: str) -> Sampling:
+    def with_row_seed(self, id: str) -> Sampling:
         """The same with a seed of the row's own, which follows from this one and the row's id."""
         if self.temperature == 0:
             return self
@@ -78,13 +78,13 @@ class Sampling:
 
     def distribution(self, logits: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
         """Logits (V,) as they are drawn from, after the tokens `seen` in prompt and answer: penalty, then the rest."""
-        logits = penalised(logits.float(), seen, self.repetition_penalty)
+        logits = apply_repetition_penalty(logits.float(), seen, self.repetition_penalty)
         if self.temperature == 0:
             return logits
-        logits = scale(logits, self.temperature)
+        logits = apply_temperature(logits, self.temperature)
         if self.top_k is not None:
-            logits = keep_top_k(logits, self.top_k)
-        return keep_top_p(logits, self.top_p) if self.top_p < 1 else logits
+            logits = top_k_filter(logits, self.top_k)
+        return top_p_filter(logits, self.top_p) if self.top_p < 1 else logits
 
     def choose(self, logits: torch.Tensor, seen: Sequence[int], generator: torch.Generator) -> int:
         """A token from logits (V,); `generator` is on the processor."""
@@ -94,12 +94,12 @@ class Sampling:
         return int(torch.multinomial(found.softmax(-1).cpu(), 1, generator=generator))
 
 
-def penalised(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torch.Tensor:
+def apply_repetition_penalty(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torch.Tensor:
     """Logits (V,), those of seen tokens divided by the penalty where they are above 0, else multiplied by it.
 
     Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable Generation", 2019.
 
-    >>> penalised(torch.tensor([2.0, -2.0, 4.0]), [0, 1, 0], 2.0).tolist()
+    >>> apply_repetition_penalty(torch.tensor([2.0, -2.0, 4.0]), [0, 1, 0], 2.0).tolist()
     [1.0, -4.0, 4.0]
     """
     if penalty == 1 or not seen:
@@ -112,7 +112,9 @@ def penalised(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torc
 GREEDY = Sampling()
 
 
-def wished(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float, seed: int) -> Sampling:
+def sampling_from_options(
+    temperature: float, top_k: int | None, top_p: float, repetition_penalty: float, seed: int
+) -> Sampling:
     """What a command line asks for. Raises: SettingsError for a value out of range, or that would change nothing."""
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty, seed)
     remedy = "give --temperature, or leave out"
@@ -124,12 +126,12 @@ def wished(temperature: float, top_k: int | None, top_p: float, repetition_penal
     return sampling
 
 
-def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+def apply_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Logits (B, V) divided by the temperature: below 1 the likely tokens gain, above 1 the unlikely ones.
 
     Raises: SettingsError for a temperature that is not above 0 (greedy choice is `logits.argmax(-1)`).
 
-    >>> scale(torch.tensor([[1.0, 2.0]]), 0.5).tolist()
+    >>> apply_temperature(torch.tensor([[1.0, 2.0]]), 0.5).tolist()
     [[2.0, 4.0]]
     """
     if not temperature > 0:
@@ -137,12 +139,12 @@ def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return logits / temperature
 
 
-def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
+def top_k_filter(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Logits (B, V) with all but the k best of each row at -inf; those equal to the k-th stay.
 
     Raises: SettingsError for k below 1.
 
-    >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
+    >>> top_k_filter(torch.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
     [[-inf, 3.0, 2.0]]
     """
     if k < 1:
@@ -151,13 +153,14 @@ def keep_top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     return logits.masked_fill(logits < worst, float("-inf"))
 
 
-def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
+def top_p_filter(logits: torch.Tensor, p: float) -> torch.Tensor:
     """Logits (B, V) with all at -inf but the fewest best ones whose probabilities reach p; the best one always stays.
 
     Nucleus sampling, Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020.
     Raises: SettingsError for p outside (0, 1].
 
-    >>> keep_top_p(torch.tensor([[0.1, 0.6, 0.3]]).log(), 0.7).exp().isclose(torch.tensor([[0, 0.6, 0.3]])).all().item()
+    >>> kept = top_p_filter(torch.tensor([[0.1, 0.6, 0.3]]).log(), 0.7).exp()
+    >>> kept.isclose(torch.tensor([[0, 0.6, 0.3]])).all().item()
     True
     """
     if not 0 < p <= 1:
@@ -181,13 +184,13 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
-def tokens_to_watch(stop: Sequence[str]) -> int:
+def stop_lookback_tokens(stop: Sequence[str]) -> int:
     """How many of the last tokens can hold a stop text that the very last one ends.
 
     A token adds a byte at least, special tokens apart; a few more keep the stop text away from the cut, where
     tokenisers drop blanks.
 
-    >>> tokens_to_watch(["###", "问"])
+    >>> stop_lookback_tokens(["###", "问"])
     11
     """
     return max((len(text.encode()) for text in stop), default=0) + 8

@@ -1,4 +1,4 @@
-"""vLLM behind the engine's face, for the GPUs that it runs on; it is installed with `lotune[vllm]`.
+"""vLLM behind the engine's face, for the GPUs that it runs on; it is the optional dependency `vllm`.
 
 It reads the model's folder itself, its weights from safetensors only and without any code of the folder.
 """
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.errors import ModelError
 from lotune.generate.engine import Engine, check_requests
-from lotune.generate.requests import Completion, Request, StoppedBy, each_answer, end_ids
+from lotune.generate.requests import Completion, FinishReason, Request, eos_token_ids, expand_requests
 from lotune.generate.sampling import cut_at_stop
-from lotune.model.base import base_folder, dtype_name, resolve_device, resolve_dtype
+from lotune.model.loading import base_folder, dtype_name, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOGETHER = 1024
+REQUESTS_PER_CALL = 1024
 """Requests that vLLM is given at once; their answers come together."""
 
 
-class Vllm:
+class VllmEngine:
     """A model that vLLM holds and answers with, by continuous batching and paged attention of its own.
 
     Raises: ModelError where vLLM is not installed or cannot hold the model.
@@ -38,7 +38,7 @@ class Vllm:
         self.name_or_path, self.tokenizer = settings.model, tokenizer
         folder = base_folder(settings)
         source = str(folder) if folder is not None else settings.model
-        with _named(settings.model):
+        with _as_model_error(settings.model):
             self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self._llm: Any = library.LLM(
                 model=source,
@@ -58,15 +58,15 @@ class Vllm:
 
         Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError as `check_requests`.
         """
-        if any(request.adapter is not None or request.seconds is not None for request in requests):
+        if any(request.adapter is not None or request.timeout_seconds is not None for request in requests):
             found = "has adapters and deadlines a request with lotune's own engine only"
             raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
         check_requests(self, self, requests)
-        requests = list(each_answer(self.tokenizer, requests))
-        for first in range(0, len(requests), TOGETHER):
-            part = requests[first : first + TOGETHER]
+        requests = list(expand_requests(self.tokenizer, requests))
+        for first in range(0, len(requests), REQUESTS_PER_CALL):
+            part = requests[first : first + REQUESTS_PER_CALL]
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in part]
-            with _named(self.name_or_path):
+            with _as_model_error(self.name_or_path):
                 found = self._llm.generate(prompts, [self._asked(request) for request in part], use_tqdm=False)
             for number, (request, output) in enumerate(zip(part, found, strict=True), start=first):
                 yield number, self._completion(request, output.outputs[0])
@@ -81,7 +81,7 @@ class Vllm:
         )  # fmt: skip
 
     def _ends(self) -> tuple[int, ...]:
-        return end_ids(self, self.tokenizer)  # type: ignore[arg-type]
+        return eos_token_ids(self, self.tokenizer)  # type: ignore[arg-type]
 
     def _completion(self, request: Request, output: Any) -> Completion:
         """The answer in our terms: vLLM's ids hold the token that ended it, and its text is cut by other rules."""
@@ -91,14 +91,14 @@ class Vllm:
         ids = ids[:-1] if ended else ids
         whole = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         text, stopped = cut_at_stop(str(whole), request.stop)
-        by: StoppedBy = "stop" if stopped else "eos" if ended else "length"
+        by: FinishReason = "stop" if stopped else "eos" if ended else "length"
         values = (step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False))
         return Completion(text, ids, by, tuple(values))
 
 
-def engine_of(model: Any, tokenizer: Any) -> Any:
+def engine_for(model: Any, tokenizer: Any) -> Any:
     """What answers with a model: itself where vLLM holds it, else lotune's engine."""
-    return model if isinstance(model, Vllm) else Engine(model, tokenizer)
+    return model if isinstance(model, VllmEngine) else Engine(model, tokenizer)
 
 
 def _library() -> Any:
@@ -108,12 +108,14 @@ def _library() -> Any:
     except ImportError as error:
         found = f"vllm cannot be imported: {error}"
         raise ModelError(
-            "evaluate.engine", found, remedy='pip install "lotune[vllm]", or evaluate.engine=lotune'
+            "evaluate.engine",
+            found,
+            remedy="pip install '.[vllm]' in lotune's source folder, or evaluate.engine=lotune",
         ) from None
 
 
 @contextmanager
-def _named(model: str) -> Iterator[None]:
+def _as_model_error(model: str) -> Iterator[None]:
     """A block in which vLLM's own errors become one that names the model and the way out."""
     try:
         yield

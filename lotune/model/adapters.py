@@ -46,13 +46,13 @@ class Method:
 
     `configure` makes PEFT's configuration from the settings and the targeted modules by full name.
     `mergeable`: the adapter can be added into the base's weights.
-    `starts_as_identity`: a fresh adapter changes nothing.
+    `identity_at_init`: a fresh adapter changes nothing.
     """
 
     name: str
     configure: Callable[[AdapterSettings, Mapping[str, nn.Module], list[str]], PeftConfig]
     mergeable: bool
-    starts_as_identity: bool
+    identity_at_init: bool
 
 
 def _lora(settings: AdapterSettings, modules: Mapping[str, nn.Module], names: list[str]) -> PeftConfig:
@@ -69,10 +69,10 @@ def _lora(settings: AdapterSettings, modules: Mapping[str, nn.Module], names: li
     )
 
 
-METHODS: Mapping[str, Method] = {"lora": Method("lora", _lora, mergeable=True, starts_as_identity=True)}
+METHODS: Mapping[str, Method] = {"lora": Method("lora", _lora, mergeable=True, identity_at_init=True)}
 
 
-def attach(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) -> PeftModel:
+def add_adapter(base_model: PreTrainedModel, settings: AdapterSettings, seed: int) -> PeftModel:
     """The model with a fresh float32 adapter: only its parameters train; the same weights for the same seed.
 
     The adapter is put into `base_model` itself, which is frozen (`PeftModel.disable_adapter` gives the base back).

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from lotune.memory import free_bytes, give_back
-from lotune.model.base import count_parameters, empty_model, resolve_dtype
+from lotune.memory import free_memory_bytes, release_memory
+from lotune.model.loading import count_parameters, meta_model, resolve_dtype
 from lotune.model.settings import BaseSettings, Dtype
 
-ROOM = 1.2
+MEMORY_HEADROOM = 1.2
 """Memory that a model takes while it answers, as a multiple of its weights."""
 
 
@@ -30,7 +30,7 @@ def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Form
 
     "auto" is float32 on a processor, as long as the weights fit into the free memory in it: there a verdict does not
     depend on what is asked beside it. On a GPU it is the format in which the GPU is faster.
-    Raises: ModelError as `load_base`.
+    Raises: ModelError as `load_model`.
     """
     if wanted != "auto":
         return Format(wanted, "named in the settings")
@@ -38,8 +38,8 @@ def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Form
         return Format(_faster(device), f"the faster one on {device}")
     import torch
 
-    free = free_bytes(torch.device("cpu"))
-    needed = int(ROOM * torch.float32.itemsize * count_parameters(empty_model(settings)))
+    free = free_memory_bytes(torch.device("cpu"))
+    needed = int(MEMORY_HEADROOM * torch.float32.itemsize * count_parameters(meta_model(settings)))
     if free is None or needed <= free:
         return Format("float32", "the answers then do not depend on the batch")
     found = f"{TOO_LARGE} {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
@@ -58,11 +58,11 @@ def placed(model: Any, device: str) -> Iterator[None]:
     import torch
 
     weights = list(model.parameters())
-    needed = ROOM * sum(weight.nbytes for weight in weights)
-    fits = not device.startswith("cuda") or (free_bytes(torch.device(device)) or 0) >= needed
+    needed = MEMORY_HEADROOM * sum(weight.nbytes for weight in weights)
+    fits = not device.startswith("cuda") or (free_memory_bytes(torch.device(device)) or 0) >= needed
     known = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
     try:
         yield model.to(device if fits and known else "cpu")
     finally:
         model.to("cpu")
-        give_back()
+        release_memory()

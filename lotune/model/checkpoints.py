@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lotune.data.templates import FILE_NAME as TEMPLATE_FILE
-from lotune.disk import writing
+from lotune.data.templates import TEMPLATE_FILE
+from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, attach, find_targets, has_adapter
-from lotune.model.base import Base, in_float32, quietly, round_weights
+from lotune.model.adapters import METHODS, add_adapter, find_targets, has_adapter
 from lotune.model.digest import weights_digest
+from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, silence_transformers
 from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ BASE_DIGEST = "lotune_base_weights"
 """Name, in the metadata of an adapter's weights, of the digest of the base's weights that it was made for."""
 
 
-def save_adapter(model: PeftModel, folder: Path, template_json: str | None = None, base: Base | None = None) -> None:
+def save_adapter(
+    model: PeftModel, folder: Path, template_json: str | None = None, base: LoadedModel | None = None
+) -> None:
     """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template where given.
 
     With `base`, the metadata of the weights has the digest of the base's weights.
@@ -46,7 +48,7 @@ def save_adapter(model: PeftModel, folder: Path, template_json: str | None = Non
     if isinstance(targets := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _whole_folder(folder, _bytes(kept.values())) as temporary:
+    with _atomic_folder(folder, _bytes(kept.values())) as temporary:
         digest = {BASE_DIGEST: weights_digest(base.weights)} if base is not None and base.weights else {}
         save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
         _sort_metadata(temporary / ADAPTER_WEIGHTS)
@@ -64,7 +66,7 @@ def _sort_metadata(file: Path) -> None:
         stream.write(orjson.dumps(header).ljust(size))
 
 
-def load_adapter(base: Base, folder: Path, *, force_base: bool = False) -> PeftModel:
+def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -> PeftModel:
     """The base with a saved adapter, in evaluation mode, nothing trainable; `base.model` itself carries it afterwards.
 
     Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, one whose tensors do
@@ -94,46 +96,47 @@ def base_digest(folder: Path) -> str | None:
     return found
 
 
-def start_adapter(base: Base, settings: AdapterSettings, seed: int) -> PeftModel:
+def init_adapter(base: LoadedModel, settings: AdapterSettings, seed: int) -> PeftModel:
     """The base with the adapter that training begins with: a fresh one, or the float32 copy of a saved one.
 
     Rank, alpha and targets of a saved one stay; dropout is the settings', as it belongs to the training.
-    Raises: ModelError as `attach` and `load_adapter`, and as `check_start` where settings and saved adapter disagree.
+    Raises: ModelError as `add_adapter` and `load_adapter`, and as `check_init_adapter` where settings and saved adapter
+    disagree.
     """
-    if settings.start is None:
-        return attach(base.model, settings, seed)
-    check_start(settings)
-    check_base(settings.start, base.name, base.weights, force=settings.force_base)
-    config: Any = _read_config(settings.start)
+    if settings.init_from is None:
+        return add_adapter(base.model, settings, seed)
+    check_init_adapter(settings)
+    check_base(settings.init_from, base.name, base.weights, force=settings.force_base)
+    config: Any = _read_config(settings.init_from)
     if "target_modules" in settings.model_fields_set:
-        wanted, there = set(find_targets(base.model, settings.target_modules)), _adapted_modules(settings.start)
+        wanted, there = set(find_targets(base.model, settings.target_modules)), _adapted_modules(settings.init_from)
         if wanted != there:
-            found = f"adapts {_few(there)}, the recipe {_few(wanted)}"
-            raise ModelError(str(settings.start), found, "the same modules", "leave adapter.target_modules out")
+            found = f"adapts {_summarise_modules(there)}, the recipe {_summarise_modules(wanted)}"
+            raise ModelError(str(settings.init_from), found, "the same modules", "leave adapter.target_modules out")
     config.base_model_name_or_path, config.lora_dropout = base.name, settings.dropout
-    return _load(base, settings.start, config, trainable=True)
+    return _load(base, settings.init_from, config, trainable=True)
 
 
-def check_start(settings: AdapterSettings) -> None:
+def check_init_adapter(settings: AdapterSettings) -> None:
     """Nothing, where training can begin with the saved adapter that the settings name; no model is needed for it.
 
     Raises: ModelError where there is none, or its rank or alpha is not the one that the recipe gives.
     """
-    if settings.start is None:
+    if settings.init_from is None:
         return
-    config: Any = _read_config(settings.start)
-    _tensor_names(settings.start / ADAPTER_WEIGHTS)
+    config: Any = _read_config(settings.init_from)
+    _tensor_names(settings.init_from / ADAPTER_WEIGHTS)
     if getattr(config, "bias", "none") != "none":
-        raise ModelError(str(settings.start), f"trains biases of the base, too (bias: {config.bias})", "bias: none")
+        raise ModelError(str(settings.init_from), f"trains biases of the base, too (bias: {config.bias})", "bias: none")
     for name, value in (("rank", config.r), ("alpha", config.lora_alpha)):
         if name in settings.model_fields_set and getattr(settings, name) != value:
             found = f"has {name} {value:g}, the recipe adapter.{name}={getattr(settings, name):g}"
             raise ModelError(
-                str(settings.start), found, "the same", f"leave adapter.{name} out, it is taken from there"
+                str(settings.init_from), found, "the same", f"leave adapter.{name} out, it is taken from there"
             )
 
 
-def _load(base: Base, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
+def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
     from peft import PeftModel, get_peft_model_state_dict
 
     if has_adapter(base.model):
@@ -158,7 +161,7 @@ def _load(base: Base, folder: Path, config: PeftConfig, *, trainable: bool) -> P
     return model.eval()
 
 
-def merge(base: Base, adapter_folder: Path) -> PreTrainedModel:
+def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
     """A new float32 model with the adapter added into the weights; the base is left as it is.
 
     The sum is computed in float32, so that saving rounds once.
@@ -169,7 +172,7 @@ def merge(base: Base, adapter_folder: Path) -> PreTrainedModel:
         raise ModelError(
             str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
         )
-    adapted: Any = load_adapter(in_float32(base), adapter_folder)
+    adapted: Any = load_adapter(float32_copy(base), adapter_folder)
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -186,16 +189,16 @@ def save_merged(
     dtype: torch.dtype,
     template_json: str | None = None,
 ) -> None:
-    """Write a merged model as `save_full` does.
+    """Write a merged model as `save_model` does.
 
     Raises: ModelError where the adapter is still beside the weights.
     """
     if has_adapter(model):
         raise ModelError(str(folder), "the model still has its adapter beside its weights", "a merged model")
-    save_full(model, tokenizer, folder, dtype, template_json)
+    save_model(model, tokenizer, folder, dtype, template_json)
 
 
-def save_full(
+def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
@@ -203,16 +206,16 @@ def save_full(
     template_json: str | None = None,
 ) -> None:
     """Write a complete Hugging Face folder: configuration, weights rounded to `dtype`, tokeniser; tied weights once."""
-    rounded = round_weights(model, dtype)
+    rounded = cast_parameters(model, dtype)
     if rounded.generation_config is not None:
-        _mend_generation(rounded.generation_config)
-    with quietly(), _whole_folder(folder, _bytes(rounded.parameters())) as temporary:
+        _fix_generation_config(rounded.generation_config)
+    with silence_transformers(), _atomic_folder(folder, _bytes(rounded.parameters())) as temporary:
         rounded.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
 
 
-def _mend_generation(config: Any) -> None:
+def _fix_generation_config(config: Any) -> None:
     """Make a generation configuration savable: some published ones name a temperature without sampling."""
     try:
         config.validate(strict=True)
@@ -226,7 +229,7 @@ def _write_template(folder: Path, template_json: str | None) -> None:
 
 
 @contextmanager
-def _whole_folder(folder: Path, needed: int) -> Iterator[Path]:
+def _atomic_folder(folder: Path, needed: int) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends well, and is gone when it does not.
 
     Raises: RunError where there is no room for the `needed` bytes; `folder` is then as it was.
@@ -235,7 +238,7 @@ def _whole_folder(folder: Path, needed: int) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)  # of a crash
     temporary.mkdir(parents=True)
     try:
-        with writing(folder, needed):
+        with disk_full_as_run_error(folder, needed):
             yield temporary
             for path in temporary.iterdir():
                 _flush(path)
@@ -299,7 +302,7 @@ def _adapted_modules(folder: Path) -> set[str]:
     return {name.rpartition(".lora_A.")[0] for name in names if ".lora_A." in name}
 
 
-def _few(modules: set[str]) -> str:
+def _summarise_modules(modules: set[str]) -> str:
     """Modules for a message: how many, and their last names."""
     return f"{len(modules)} modules ({', '.join(sorted({name.rpartition('.')[2] for name in modules}))})"
 

@@ -67,12 +67,12 @@ def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) 
     """Return the first module whose output is not finite as the model reads `ids`; empty where there is none."""
     import torch
 
+    from lotune.model.eval_mode import eval_mode
     from lotune.model.finite import noting_faults
-    from lotune.model.rest import at_rest
 
     words = {} if adapter is None else {"adapter_names": [adapter]}
     read = torch.tensor([list(ids)], device=model.device)
-    with at_rest(model), torch.no_grad(), noting_faults(model) as faults:
+    with eval_mode(model), torch.no_grad(), noting_faults(model) as faults:
         with suppress(RuntimeError, ValueError, TypeError):  # the layer is only a hint: the error is raised either way
             model(input_ids=read, use_cache=False, **words)
         return faults[0].removeprefix("base_model.model.") if faults else ""

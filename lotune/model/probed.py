@@ -27,7 +27,12 @@ BUILT_ON_IT = (
 
 
 def hold_back() -> None:
-    """Make the libraries that are not imported yet look as if they were not installed."""
+    """Make the libraries that are not imported yet look as if they were not installed, unless transformers is there.
+
+    transformers and PEFT remember from their import on what is installed.
+    """
+    if "transformers" in sys.modules:
+        return
     for name in PROBED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # how Python spells it
 

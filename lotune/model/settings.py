@@ -30,7 +30,7 @@ class AdapterSettings(Settings):
     """The few parameters that are trained."""
 
     method: Literal["lora"] = "lora"
-    """How the parameters are added: lora."""
+    """How trainable parameters are added: lora."""
     rank: int = Field(8, ge=1)
     """Rank of each low-rank update."""
     alpha: float = Field(16.0, gt=0)
@@ -40,6 +40,6 @@ class AdapterSettings(Settings):
     target_modules: str | list[str] = ["q_proj", "v_proj"]
     """Which linear layers are tuned: names, or one pattern; MindFormers' names (.*wq|.*wv) are translated."""
     force_base: bool = False
-    """Whether an adapter, to start with or to ask, is taken though it was made for a base of other weights."""
-    start: Path | None = None
+    """Whether to accept an adapter that was made for a base with other weights."""
+    init_from: Path | None = None
     """Folder of a saved adapter in PEFT's format to go on from; rank, alpha and targets are taken from it."""

@@ -10,7 +10,7 @@ from lotune.errors import ModelError
 from lotune.model.weight_files import CONFIG, read_object
 
 GENERATION = "generation_config.json"
-KEYS = ("eos_token_id", "bos_token_id", "pad_token_id")
+SPECIAL_TOKEN_FIELDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 NO_PADDING = -1
 """What configurations of older models have for a padding token that they lack."""
 
@@ -30,15 +30,21 @@ def check_token_ids(folder: Path, name: str) -> None:
     if (folder / GENERATION).is_file():
         named.append((GENERATION, read_object(folder / GENERATION, name)))
     for file, values in named:
-        for key in KEYS:
+        for key in SPECIAL_TOKEN_FIELDS:
             _check(f"{name}/{file}: {key}", values.get(key), vocabulary, _defaults(config, inner, key))
 
 
 def _check(where: str, value: Any, vocabulary: int | None, defaults: set[Any]) -> None:
-    many = value if isinstance(value, list) and where.endswith(KEYS[0]) else [] if value is None else [value]
+    many = (
+        value
+        if isinstance(value, list) and where.endswith(SPECIAL_TOKEN_FIELDS[0])
+        else []
+        if value is None
+        else [value]
+    )
     for one in many:
         whole = isinstance(one, int) and not isinstance(one, bool)
-        absent = one == NO_PADDING and where.endswith(KEYS[2])
+        absent = one == NO_PADDING and where.endswith(SPECIAL_TOKEN_FIELDS[2])
         known = whole and (one in defaults or 0 <= one < (one + 1 if vocabulary is None else vocabulary))
         if not (known or (whole and absent)):
             expected = "a whole number" if vocabulary is None else f"a whole number from 0 to {vocabulary - 1}"

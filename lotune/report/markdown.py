@@ -6,24 +6,27 @@ import re
 from collections.abc import Iterator
 
 from lotune.evaluate.predict import Prediction
-from lotune.report import words
-from lotune.report.contents import Answered, Report
-from lotune.report.words import Table
-from lotune.text_display import visible
+from lotune.report import sections
+from lotune.report.report_data import ExamplePair, Report
+from lotune.report.sections import Table
+from lotune.text_display import show_control_characters
 
 
 def render_markdown(report: Report) -> str:
     """The report as Markdown."""
     card = report.card
-    lines = [f"# {plain(report.name)}", "", f"**{plain(words.verdict(card))}**", ""]
+    lines = [f"# {escape_markdown(report.name)}", "", f"**{escape_markdown(sections.verdict_headline(card))}**", ""]
     if report.altered:
-        lines += [f"**{plain(words.altered_note(report.altered))}**", ""]
+        lines += [f"**{escape_markdown(sections.altered_note(report.altered))}**", ""]
     if len(card.reasons) > 1:
-        lines += [*(f"- not met: {plain(reason)}" for reason in card.reasons), ""]
-    lines += [f"- {plain(label)}: **{plain(value)}** ({plain(note)})" for label, value, note in words.key_figures(card)]
-    lines += [f"- base model {plain(card.base)}, checkpoint {plain(card.chosen_checkpoint)}"]
-    lines += [f"- {plain(note)}" for note in card.notes]
-    for anchor, title in words.SECTIONS.items():
+        lines += [*(f"- not met: {escape_markdown(reason)}" for reason in card.reasons), ""]
+    lines += [
+        f"- {escape_markdown(label)}: **{escape_markdown(value)}** ({escape_markdown(note)})"
+        for label, value, note in sections.key_figures(card)
+    ]
+    lines += [f"- base model {escape_markdown(card.base)}, checkpoint {escape_markdown(card.chosen_checkpoint)}"]
+    lines += [f"- {escape_markdown(note)}" for note in card.notes]
+    for anchor, title in sections.SECTIONS.items():
         lines += ["", f"## {title}", "", *_section(report, anchor)]
     return "\n".join(lines) + "\n"
 
@@ -32,51 +35,60 @@ def _section(report: Report, anchor: str) -> list[str]:
     card = report.card
     match anchor:
         case "kinds":
-            return [*table(words.kinds_table(card.target)), plain(words.kinds_note(card.target))]
+            return [*table_lines(sections.kinds_table(card.target)), escape_markdown(sections.kinds_note(card.target))]
         case "kept":
-            return [*table(words.kept_table(card.retention)), plain(words.KEPT_NOTE)]
+            return [*table_lines(sections.kept_table(card.retention)), escape_markdown(sections.KEPT_NOTE)]
         case "training":
-            return [*table(words.losses_table(report)), plain(words.training_note(report.training))]
+            return [
+                *table_lines(sections.losses_table(report)),
+                escape_markdown(sections.training_note(report.training)),
+            ]
         case "checkpoints":
-            return [*table(words.checkpoints_table(card)), plain(words.checkpoints_note(card))]
+            return [*table_lines(sections.checkpoints_table(card)), escape_markdown(sections.checkpoints_note(card))]
         case "examples":
-            return [plain(words.examples_note(report.examples)), *_examples(report)]
+            return [escape_markdown(sections.examples_note(report.examples)), *_examples(report)]
         case "data":
             return _data(report)
         case "settings":
-            return [*table(words.settings_table(report)), *_folded("The whole recipe", report.recipe)]
+            return [*table_lines(sections.settings_table(report)), *_folded("The whole recipe", report.recipe)]
         case "checks":
-            return table(words.checks_table(card))
+            return table_lines(sections.checks_table(card))
         case "environment":
-            return table(words.environment_table(report.environment))
+            return table_lines(sections.environment_table(report.environment))
         case _:
-            return [*fenced(report.command), "", words.REPEAT_NOTE]
+            return [*fenced(report.command), "", sections.REPEAT_NOTE]
 
 
 def _examples(report: Report) -> Iterator[str]:
     groups = {"won": report.examples.won, "lost": report.examples.lost, "unsolved": report.examples.unsolved}
     for group, rows in groups.items():
-        yield from ["", f"### {words.GROUPS[group]} ({report.examples.numbers[group]})"]
+        yield from ["", f"### {sections.EXAMPLE_GROUPS[group]} ({report.examples.numbers[group]})"]
         for row in rows:
             yield from _example(row)
 
 
-def _example(row: Answered) -> Iterator[str]:
-    judged, kind = row.tuned.judged, f"{row.tuned.kind}, " if row.tuned.kind else ""
-    yield from ["", *fenced(row.question), "", plain(f"{kind}{row.tuned.example_id}, key {judged.key}"), ""]
+def _example(row: ExamplePair) -> Iterator[str]:
+    judged, kind = row.tuned.score, f"{row.tuned.category}, " if row.tuned.category else ""
+    yield from [
+        "",
+        *fenced(row.question),
+        "",
+        escape_markdown(f"{kind}{row.tuned.example_id}, key {judged.reference}"),
+        "",
+    ]
     yield from _folded(_summary("Base", row.base), row.base.text)
     yield from _folded(_summary("Tuned", row.tuned), row.tuned.text)
 
 
 def _summary(title: str, one: Prediction) -> str:
-    return f"{title}: {one.judged.read or 'nothing'} ({'right' if one.judged.right else 'wrong'})"
+    return f"{title}: {one.score.extracted or 'nothing'} ({'right' if one.score.correct else 'wrong'})"
 
 
 def _data(report: Report) -> list[str]:
-    rows, kinds = report.counts["rows"], words.kind_counts(report.counts)
-    lines = table(words.counts_table(report.counts))
+    rows, kinds = report.counts["rows"], sections.kind_counts(report.counts)
+    lines = table_lines(sections.counts_table(report.counts))
     if kinds:
-        lines += [plain(f"Training rows by kind: {kinds}."), ""]
+        lines += [escape_markdown(f"Training rows by kind: {kinds}."), ""]
     lines += _folded("The first row as it is trained on", report.counts["tokens"]["first"])
     if rows["malformed_rows"]:
         lines += _folded("Malformed rows", "\n".join(rows["malformed_rows"]))
@@ -84,24 +96,26 @@ def _data(report: Report) -> list[str]:
 
 
 def _folded(title: str, text: str) -> list[str]:
-    return [f"<details><summary>{plain(title)}</summary>", "", *fenced(text), "", "</details>", ""]
+    return [f"<details><summary>{escape_markdown(title)}</summary>", "", *fenced(text), "", "</details>", ""]
 
 
-def table(content: Table) -> list[str]:
+def table_lines(content: Table) -> list[str]:
     """A table, every text in it escaped, and an empty line."""
     sides = [":--", *(["--:" if content.numeric else ":--"] * (len(content.head) - 1))]
-    rows = [[plain(cell) for cell in row] for row in (content.head, *content.rows)]
+    rows = [[escape_markdown(cell) for cell in row] for row in (content.head, *content.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], f"| {' | '.join(sides)} |", *lines[1:], ""]
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     r"""A written text on one line, so that nothing in it is read as Markdown or HTML.
 
-    >>> plain("a|b <b> *c*\n[d](e) x_1")
+    >>> escape_markdown("a|b <b> *c*\n[d](e) x_1")
     'a\\|b &lt;b&gt; \\*c\\* \\[d\\](e) x\\_1'
     """
-    text = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = (
+        " ".join(show_control_characters(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
@@ -113,4 +127,4 @@ def fenced(text: str) -> list[str]:
     """
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [fence, visible(text.rstrip("\n")), fence]
+    return [fence, show_control_characters(text.rstrip("\n")), fence]

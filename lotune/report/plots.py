@@ -2,7 +2,7 @@
 
 Colours are CSS classes (`tuned`, `base`, `gate`, ...) that the page sets for light and dark; what a colour says, a
 shape says too (hollow circle: base, filled square: tuned). Every plot has a title and a description for those who
-cannot see it; `key` draws the samples of its legend.
+cannot see it; `legend_swatch` draws the samples of its legend.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from lotune.evaluate.statistics import Interval
 
-MOST_POINTS = 400
+MAX_POINTS = 400
 """Points of a curve at most: more cannot be told apart and make the page heavy."""
 WIDE, NARROW = 880, 358
 """Widths that a plot is drawn for, in pixels: a desk and a phone."""
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     y: float
 
 
-class Mark(NamedTuple):
+class LabelledPoint(NamedTuple):
     """A labelled point: of the base, of a checkpoint (`tuned`), or of the chosen one."""
 
     point: Point
@@ -91,10 +91,10 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     """Neighbouring points replaced by their means, so that at most so many are left.
 
-    >>> thinned([Point(1, 2), Point(2, 4), Point(3, 6), Point(4, 8)], most=2)
+    >>> downsample([Point(1, 2), Point(2, 4), Point(3, 6), Point(4, 8)], most=2)
     [Point(x=1.5, y=3.0), Point(x=3.5, y=7.0)]
     """
     size = max(1, math.ceil(len(points) / most))
@@ -120,7 +120,7 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     """The training loss over the steps, raw and smoothed, with the validation loss at the checkpoints."""
     losses = [point.y for point in (*training, *validation)]
     plot = Canvas(width, _axis("step", [0.0, *(point.x for point in training)]), _loss_axis(losses))
-    curve = thinned(training)
+    curve = downsample(training)
     plot.line(curve, "train raw")
     plot.line(smoothed(curve, max(1, len(curve) // 25)), "train")
     plot.line(validation, "validation")
@@ -131,7 +131,7 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     return plot.svg("Loss", text)
 
 
-def validation_plot(points: Sequence[Mark], axis_name: str, percent: bool, width: int) -> str:
+def validation_plot(points: Sequence[LabelledPoint], axis_name: str, percent: bool, width: int) -> str:
     """The validation figure of each checkpoint over the steps; the chosen one stands out."""
     places = [mark.point for mark in points]
     highest = 1.0 if percent else 100.0
@@ -143,7 +143,9 @@ def validation_plot(points: Sequence[Mark], axis_name: str, percent: bool, width
     return plot.svg("Validation at the checkpoints", text)
 
 
-def trade_plot(points: Sequence[Mark], threshold: float, axis_name: str, percent: bool, width: int) -> str:
+def target_vs_retention_plot(
+    points: Sequence[LabelledPoint], threshold: float, axis_name: str, percent: bool, width: int
+) -> str:
     """The target's figure against the share kept, a point a checkpoint and one for the base; the gate is a line."""
     kept = [mark.point.x for mark in points]
     low, high = min([*kept, threshold]), max([*kept, threshold])
@@ -170,7 +172,7 @@ def interval_strip(
     return _strip(parts, label)
 
 
-def kept_strip(kept: float | None, threshold: float, label: str, *, passed: bool, full: float = 1.2) -> str:
+def retention_bar(kept: float | None, threshold: float, label: str, *, passed: bool, full: float = 1.2) -> str:
     """A bar of the share kept against the gate; the scale ends at `full`."""
     parts = [f'<line class="grid" x1="{_percent(1 / full)}" x2="{_percent(1 / full)}" y1="0" y2="26"/>']
     if kept is not None:
@@ -263,14 +265,14 @@ class Canvas:
         self._parts.append(_shape(kind, x, y))
         self._taken.append(Box(x - 7, y - 7, x + 7, y + 7))
 
-    def marks(self, marks: Sequence[Mark]) -> None:
+    def marks(self, marks: Sequence[LabelledPoint]) -> None:
         """Points, and of their labels those for which there is room; the chosen one's has the first choice."""
         for mark in marks:
             self.dot(mark.point, mark.kind)
         for mark in sorted(marks, key=lambda mark: mark.kind != "chosen"):
             self._label(mark)
 
-    def _label(self, mark: Mark) -> None:
+    def _label(self, mark: LabelledPoint) -> None:
         x, y = self._place(mark.point)
         size = len(mark.label) * self.GLYPH
         beside = [("", x + 10, y - 8), ("end", x - 10, y - 8)]
@@ -353,10 +355,10 @@ def _shape(kind: str, x: float, y: float) -> str:
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
 
 
-def key(kind: str) -> str:
+def legend_swatch(kind: str) -> str:
     """A sample of what a legend names: a line, a shape, or both.
 
-    >>> key("gate")
+    >>> legend_swatch("gate")
     '<svg class="key" width="22" height="14" aria-hidden="true"><line class="gate" x1="2" x2="20" y1="7" y2="7"/></svg>'
     """
     line = f'<line class="{kind}" x1="2" x2="20" y1="7" y2="7"/>' if kind in ("train", "gate", "validation") else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lotune.evaluate.scorecard import Scorecard, Target
 from lotune.evaluate.statistics import Interval
-from lotune.text_display import visible
+from lotune.text_display import show_control_characters
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,25 +23,25 @@ def show_scorecard(card: Scorecard, console: Console) -> None:
 
     console.print(Rule("scorecard", style="dim"))
     colour = "green" if card.valid else "red"
-    console.print(Text(visible(verdict_sentence(card)), style=f"bold {colour}"))
+    console.print(Text(show_control_characters(verdict_sentence(card)), style=f"bold {colour}"))
     for reason in card.reasons:
-        console.print(Text(visible(f"  - {reason}")))
+        console.print(Text(show_control_characters(f"  - {reason}")))
     for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
         if table is not None:
             console.print(table)
     for line in _closing(card):
-        console.print(Text(visible(line)))
+        console.print(Text(show_control_characters(line)))
 
 
 def verdict_sentence(card: Scorecard) -> str:
     """One sentence: what was trained, what was gained, whether it counts. Plain text."""
     target = card.target
-    gain = f"{target.task} {shown(target.base_value, target)} -> {shown(target.value, target)}"
+    gain = f"{target.task} {format_metric(target.base_value, target)} -> {format_metric(target.value, target)}"
     trained = f"{percent(card.parameters.ratio, 3)} of the parameters trained"
     return f"{'VALID' if card.valid else 'NOT VALID'}: {gain} with {trained}."
 
 
-def shown(value: float, target: Target) -> str:
+def format_metric(value: float, target: Target) -> str:
     """A figure of the target's metric for people: percent for an accuracy, points for a mean of scores."""
     return f"{value:.2f}" if target.in_points else percent(value)
 
@@ -62,9 +62,9 @@ def _figures(card: Scorecard) -> Table:
     _add(
         table,
         f"{target.task}: {rows}",
-        shown(target.base_value, target),
-        shown(target.value, target),
-        span(target.interval, target),
+        format_metric(target.base_value, target),
+        format_metric(target.value, target),
+        format_interval(target.interval, target),
     )
     total = f"{parameters.total:,} ({parameters.convention})"
     _add(table, "parameters", total, f"{parameters.trainable:,}", f"ratio {percent(parameters.ratio, 4)}")
@@ -72,15 +72,19 @@ def _figures(card: Scorecard) -> Table:
 
 
 def _kinds(target: Target) -> Table | None:
-    if len(target.by_kind) < 2:
+    if len(target.by_category) < 2:
         return None
     table = _table("kind", "rows", "base", "tuned", "95 % interval")
-    for name, kind in target.by_kind.items():
+    for name, kind in target.by_category.items():
         if kind.value is None or kind.base_value is None:
             _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
             continue
         rows = f"{kind.n}" + (f" (+{kind.unjudgeable} unjudgeable)" if kind.unjudgeable else "")
-        figures = shown(kind.base_value, target), shown(kind.value, target), span(kind.interval, target)
+        figures = (
+            format_metric(kind.base_value, target),
+            format_metric(kind.value, target),
+            format_interval(kind.interval, target),
+        )
         _add(table, name, rows, *figures)
     return table
 
@@ -90,11 +94,11 @@ def _retention(card: Scorecard) -> Table | None:
         return None
     table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
     for line in card.retention:
-        kept = "not measurable" if line.kept is None else percent(line.kept)
-        interval = "-" if line.kept is None else share_span(line.kept_interval)
+        kept = "not measurable" if line.retained is None else percent(line.retained)
+        interval = "-" if line.retained is None else share_span(line.retained_interval)
         result = f"{'passed' if line.passed else 'failed'}, {percent(line.threshold, 0)}"
         figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, interval
-        _add(table, f"{line.task}: {line.metric}", *figures, result if line.gates else "reported")
+        _add(table, f"{line.task}: {line.metric}", *figures, result if line.is_gated else "reported")
     return table
 
 
@@ -104,12 +108,17 @@ def _checkpoints(card: Scorecard) -> Table | None:
     table = _table("checkpoint", "validation", "loss", "test, 95 % interval", "score")
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
-        validation = "-" if point.validation_value is None else shown(point.validation_value, card.target)
+        validation = "-" if point.validation_value is None else format_metric(point.validation_value, card.target)
         test = "-" if point.value is None else with_span(point.value, point.interval, card.target)
         score = "-" if point.score is None else f"{point.score:.4f}"
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         _add(table, point.name + chosen, validation, loss, test, score)
     return table
+
+
+def has_place(card: Scorecard) -> bool:
+    """Whether the score can be placed among the published ones: their ratios are of the contest's own totals."""
+    return bool(card.score.rank and card.score.published) and card.parameters.convention != "measured"
 
 
 def _closing(card: Scorecard) -> list[str]:
@@ -119,15 +128,13 @@ def _closing(card: Scorecard) -> list[str]:
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
     ]
     place = ""
-    if card.score.place is not None and card.score.published is not None:
-        place = (
-            f", place {card.score.place} beside the {card.score.published} published rows (of another base and test)"
-        )
+    if has_place(card):
+        place = f", place {card.score.rank} beside the {card.score.published} published rows (of another base and test)"
     lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{place}")
-    if card.contest_rule is not None:
-        rule = card.contest_rule
+    if card.best_on_test is not None:
+        rule = card.best_on_test
         score = "" if rule.score is None else f", score {rule.score:.4f}"
-        best = f"{rule.checkpoint} {shown(rule.value, target)}{score}"
+        best = f"{rule.checkpoint} {format_metric(rule.value, target)}{score}"
         lines.append(f"by the contest's rule, best of {len(card.checkpoints)} on the test: {best}")
     if target.unjudgeable:
         lines.append(f"rows left out, their key cannot be judged: {target.unjudgeable}")
@@ -155,14 +162,14 @@ def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1
     return f"{unit * low:{form}} to {unit * high:{form}}"
 
 
-def span(interval: Interval | None, target: Target) -> str:
+def format_interval(interval: Interval | None, target: Target) -> str:
     """An interval of the target's metric for people."""
     return limits_text(interval, ".2f") if target.in_points else share_span(interval)
 
 
 def with_span(value: float, interval: Interval | None, target: Target) -> str:
     """A figure of the target's metric with its interval."""
-    return f"{shown(value, target)} ({span(interval, target)})"
+    return f"{format_metric(value, target)} ({format_interval(interval, target)})"
 
 
 def line_figure(points: float, interval: Interval | None) -> str:
@@ -197,4 +204,4 @@ def _add(table: Table, *cells: str) -> None:
     """Add a row of plain texts: nothing in them is read as markup."""
     from rich.text import Text
 
-    table.add_row(*(Text(visible(cell)) for cell in cells))
+    table.add_row(*(Text(show_control_characters(cell)) for cell in cells))

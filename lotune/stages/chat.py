@@ -9,22 +9,22 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from lotune.data.batches import encode_prompt
 from lotune.data.examples import Example, Turn
-from lotune.data.formats import is_text
+from lotune.data.file_readers import is_text
 from lotune.data.templates import Template
+from lotune.data.tokenized import encode_prompt
 from lotune.errors import DataError, LotuneError, RunError
 from lotune.evaluate.predict import check_room
+from lotune.generate.detokenizer import StreamingDetokenizer
 from lotune.generate.engine import Engine
-from lotune.generate.pieces import Pieces
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
-from lotune.model.base import Base, context_length
+from lotune.model.loading import LoadedModel, context_length
 from lotune.recipe import Recipe
-from lotune.stages.asking import load_model, settled
-from lotune.stages.outputs import check_alone
-from lotune.stages.wording import in_its_template
-from lotune.tasks.own_rows import write_rows
+from lotune.stages.model_loading import load_model_or_adapter, settled
+from lotune.stages.output_files import require_single_process
+from lotune.stages.prompt_template import with_stored_template
+from lotune.tasks.user_rows import write_rows
 from lotune.text_display import print_visible
 
 HELP = (
@@ -46,9 +46,11 @@ class Conversation:
 
     def example(self) -> Example:
         """The last question with all before it."""
-        prompts = self.template.conversation(self.questions, self.system)
+        prompts = self.template.render_turns(self.questions, self.system)
         turns = tuple(Turn(*pair) for pair in zip(prompts[:-1], self.answers, strict=True))
-        return Example("chat", "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1], "", turns=turns)
+        return Example(
+            "chat", "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1], "", earlier_turns=turns
+        )
 
     def reset(self) -> None:
         """Forget what was said; the system message stays."""
@@ -71,10 +73,10 @@ class Conversation:
 
 
 @dataclass
-class Talk:
+class ChatSession:
     """A model to talk to, and how it answers."""
 
-    base: Base
+    base: LoadedModel
     sampling: Sampling
     max_new_tokens: int
     engine: Engine = field(init=False)
@@ -84,37 +86,44 @@ class Talk:
         tokenizer: Any = self.base.tokenizer
         self.engine = Engine(model, tokenizer)
 
-    def answer(self, said: Conversation, show: Callable[[str], None]) -> str:
+    def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
         """The answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
 
         The oldest turns are left out where all of them do not fit the context.
         Raises: DataError where the last question alone does not fit.
         """
         tokenizer: Any = self.base.tokenizer
-        ids, dropped = self._fitting(said)
+        ids, dropped = self._fitting(conversation)
         if dropped:
             show(f"[the first {dropped} turns no longer fit and are left out]\n")
-        pieces, shown = Pieces(tokenizer, said.template.stop), []
+        pieces, shown = StreamingDetokenizer(tokenizer, conversation.template.stop), []
 
         def on_token(_: int, token: int) -> None:
-            if piece := pieces.push(token):
+            if piece := pieces.add_token(token):
                 shown.append(piece)
                 show(piece)
 
-        request = Request(ids, self.max_new_tokens, 1, said.template.stop, "your message", sampling=self.sampling)
+        request = Request(
+            ids, self.max_new_tokens, 1, conversation.template.stop, "your message", sampling=self.sampling
+        )
         room = context_length(self.base.model)
         try:
             [(_, found)] = self.engine.stream([request], batch_tokens=room, on_token=on_token)
         except KeyboardInterrupt:
             show(" [stopped]")
             return "".join(shown)
-        show(pieces.finish(found.text))
+        show(pieces.finalize(found.text))
         return found.text
 
-    def _fitting(self, said: Conversation) -> tuple[tuple[int, ...], int]:
+    def _fitting(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         room = context_length(self.base.model) - self.max_new_tokens
-        for dropped in range(len(said.questions)):
-            left = Conversation(said.template, said.system, said.questions[dropped:], said.answers[dropped:])
+        for dropped in range(len(conversation.questions)):
+            left = Conversation(
+                conversation.template,
+                conversation.system,
+                conversation.questions[dropped:],
+                conversation.answers[dropped:],
+            )
             ids = encode_prompt(self.base.tokenizer, left.example(), sys.maxsize)[0]
             if len(ids) <= room:
                 return tuple(ids), dropped
@@ -128,51 +137,51 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     Raises: ModelError where the settings name another template than the model's, unless it is forced; SettingsError in
     several processes.
     """
-    check_alone("chat")
-    settings = in_its_template(recipe.task, model, force)
+    require_single_process("chat")
+    settings = with_stored_template(recipe.task, model, force)
     template = settings.prompt_template
-    base = load_model(settled(recipe, model), model)
+    base = load_model_or_adapter(settled(recipe, model), model)
     check_room(max_new_tokens, context_length(base.model), "--max-new-tokens")
     print_visible(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
-    converse(Talk(base, sampling, max_new_tokens), Conversation(template), _lines())
+    converse(ChatSession(base, sampling, max_new_tokens), Conversation(template), _lines())
 
 
-def converse(talk: Talk, said: Conversation, lines: Iterable[str]) -> None:
+def converse(talk: ChatSession, conversation: Conversation, lines: Iterable[str]) -> None:
     """Answer each line; what begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
         if not is_text(line):
             print_visible("your message: is not UTF-8 text, and is left out", file=sys.stderr)
             continue
         if line.startswith("/"):
-            if _command(said, line):
+            if _command(conversation, line):
                 return
             continue
-        said.questions.append(line)
+        conversation.questions.append(line)
         try:
-            said.answers.append(talk.answer(said, _show))
+            conversation.answers.append(talk.answer(conversation, _show))
         except DataError as error:
-            said.questions.pop()
+            conversation.questions.pop()
             print_visible(error, file=sys.stderr)
         _show("\n")
 
 
-def _command(said: Conversation, line: str) -> bool:
+def _command(conversation: Conversation, line: str) -> bool:
     """Carry out a command; whether it ends the conversation."""
     name, _, text = line.partition(" ")
     name = name.lower()
     if name in ("/quit", "/exit"):
         return True
     if name == "/reset":
-        said.reset()
+        conversation.reset()
         print_visible("begun anew", file=sys.stderr)
     elif name == "/system":
-        said.reset()
-        said.system = text.strip()
+        conversation.reset()
+        conversation.system = text.strip()
         print_visible("begun anew with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
             file = Path(text.strip()).expanduser()
-            said.save(file)
+            conversation.save(file)
             print_visible(f"saved to {file}", file=sys.stderr)
         except (OSError, ValueError, RuntimeError, LotuneError) as error:  # RuntimeError: ~ of nobody
             print_visible(f"{text.strip()} cannot be written: {error}", file=sys.stderr)

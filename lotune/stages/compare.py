@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lotune.errors import RunError
-from lotune.evaluate.compare import ACCURACY, Comparison
-from lotune.evaluate.compare import compare as compare_predictions
+from lotune.evaluate.compare import ACCURACY, Comparison, compare_predictions
 from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
-from lotune.recipe import Options
+from lotune.recipe import RunOptions
 from lotune.report.terminal import limits_text
 from lotune.text_display import print_visible
 
@@ -17,7 +16,7 @@ SHOWN = 10
 """Items on which the two differ that are shown to a person."""
 
 
-def compare(a: Path, b: Path, score: str | None, options: Options) -> Comparison:
+def compare(a: Path, b: Path, score: str | None, options: RunOptions) -> Comparison:
     """What the items say of A and B; a folder is a run, whose chosen checkpoint stands for it.
 
     Without `score` they are compared by the metric that they were judged for, else by their verdicts.
@@ -55,8 +54,8 @@ def _show(found: Comparison) -> None:
     print_visible(f"B - A: {change}, p = {found.p_value:.3g}, {found.n} items")
     print_visible(f"B is better on {found.b_better_on} items, A on {found.a_better_on}")
     print_visible(f"{found.verdict}{_how_many(found)}")
-    if found.only_one_has:
-        print_visible(f"{found.only_one_has} items that only one of the two has are left out")
+    if found.unmatched:
+        print_visible(f"{found.unmatched} items that only one of the two has are left out")
     for one in found.differing[:SHOWN]:
         print_visible(
             f"  {one.id}: key {_short(one.key)}, A {_short(one.a)}, B {_short(one.b)}: {one.better} is better"
@@ -68,9 +67,9 @@ def _show(found: Comparison) -> None:
 def _how_many(found: Comparison) -> str:
     if found.verdict != "these items cannot tell":
         return ""
-    if found.items_needed is None:
+    if found.required_sample_size is None:
         return ": there is no difference between the two figures"
-    return f": a difference of this size would take some {found.items_needed:,} items"
+    return f": a difference of this size would take some {found.required_sample_size:,} items"
 
 
 def _short(text: str, most: int = 60) -> str:

@@ -7,65 +7,66 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lotune.contest.scores import PUBLISHED, place, score
+from lotune.console import print_status
+from lotune.contest.scores import PUBLISHED, published_rank, score
 from lotune.data.examples import Example
 from lotune.evaluate.alone import compare_alone, rows_alone, wider_line, wider_target
 from lotune.evaluate.facts import facts_of
-from lotune.evaluate.parameters import count_adapter
+from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.retention import RetentionLine, gate, gate_passed, least_kept, with_intervals
+from lotune.evaluate.retention import RetentionMetric, add_intervals, gate, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
     Alone,
     AskedRows,
     Check,
     Checkpoint,
-    Score,
+    ContestScore,
     Scorecard,
+    ScoredExample,
     Target,
-    Verdict,
     make_scorecard,
     measure_parameters,
     measure_target,
     read_scorecard,
     write_scorecard,
 )
-from lotune.model.base import Base, count_parameters, dtype_name, load_base, resolve_device, resolve_dtype
-from lotune.model.quantize import load_as_trained
-from lotune.recipe import Options, Recipe, stage_inputs
-from lotune.report.progress import say
+from lotune.files import read_json, write_json
+from lotune.fingerprints import inputs_fingerprint
+from lotune.model.loading import LoadedModel, count_parameters, dtype_name, load_model, resolve_device, resolve_dtype
+from lotune.model.quantization import load_dequantized
+from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import show_scorecard
-from lotune.runs import Run, inputs_mark, read_json, write_json
-from lotune.stages.asking import (
-    Asking,
-    answering_in,
-    answering_with,
-    ask,
-    ask_alone,
-    asked_settings,
-    computes_on,
-    measured_rows,
-)
+from lotune.runs import Run
+from lotune.stages.dependencies import stage_inputs
 from lotune.stages.merging import unchecked_notes
+from lotune.stages.model_loading import answering_in, answering_with, asked_settings, device_and_dtype
 from lotune.stages.number_formats import with_kept
-from lotune.stages.prepare import ensure_prepared, opened, read_examples, retention_task_settings, right_clause
+from lotune.stages.predictions import PredictionJob, ask_alone, measured_rows, run_predictions
+from lotune.stages.prepare import (
+    ensure_prepared,
+    open_prepared_run,
+    read_examples,
+    retention_task_settings,
+    right_clause,
+)
 from lotune.tasks.registry import build_task
-from lotune.tasks.task import Task
+from lotune.tasks.task import Task, judging_rule
 
 BASE = "base"
 """Name under which the untuned model's predictions stand."""
-RETAINED = "retention"
+RETENTION_FOLDER = "retention"
 """Folder of the predictions on what is kept, where that is the tuned task itself."""
 
 
-NO_ANSWER_DEPENDS_ON = (
-    *("score.", "retention.threshold", "evaluate.checkpoints", "task.judge"),
-    *("checkpoints.merged", "checkpoints.check_rows", "merging", "tuning"),
+RESCORE_ONLY_SETTINGS = (
+    *("score.", "retention.min_retained", "evaluate.checkpoints", "task.judge"),
+    *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
 """Settings whose change asks no question again: the answers that are there are judged anew."""
 
 
 @dataclass(frozen=True)
-class Tested:
+class ModelPredictions:
     """A model's predictions on the test rows and on the retention rows.
 
     `alone` is what asking some rows of both again alone found, empty where the model answers in float32.
@@ -80,9 +81,9 @@ class Tested:
         return self.alone[number].share if self.alone else 0.0
 
 
-def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
+def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
     """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
-    with opened(recipe, options) as (run, recipe):
+    with open_prepared_run(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
         from lotune.stages.tune import ensure_tuned
 
@@ -92,7 +93,7 @@ def evaluate(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)
     show(card)
-    say(f"everything is in {recipe.folder}")
+    print_status(f"everything is in {recipe.folder}")
     return card
 
 
@@ -116,11 +117,11 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
     }
     if run.stage_state("evaluate", inputs) != "done":
         _drop_altered_predictions(run)
-        run.forget_stage("evaluate")
+        run.invalidate_stage("evaluate")
         _forget_predictions_of_other_inputs(run, inputs)
         card = _evaluate(run, recipe, tuning, counts)
         write_scorecard(folder / "scorecard.json", card)
-        run.finish_stage("evaluate", inputs, [folder / "scorecard.json", *(folder / "predictions").rglob("*.jsonl")])
+        run.mark_stage_done("evaluate", inputs, [folder / "scorecard.json", *(folder / "predictions").rglob("*.jsonl")])
     return read_scorecard(folder / "scorecard.json")
 
 
@@ -128,16 +129,16 @@ def _drop_altered_predictions(run: Run) -> None:
     """Delete the predictions that are no longer what a finished evaluation wrote: their rows are asked again."""
     for path, text in run.altered(["evaluate"]).items():
         if path.startswith("predictions/") and text != "missing":
-            say(f"{path} has changed since it was written: its rows are asked again")
+            print_status(f"{path} has changed since it was written: its rows are asked again")
             (run.folder / path).unlink()
 
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
-    relevant = {key: value for key, value in inputs.items() if not key.startswith(NO_ANSWER_DEPENDS_ON)}
+    relevant = {key: value for key, value in inputs.items() if not key.startswith(RESCORE_ONLY_SETTINGS)}
     for name in ("test.rows", "retention.rows.file"):  # an answer depends on what is asked, and not on its key
         relevant[name] = [[one.id, one.prompt] for one in read_examples(inputs[name])]
-    mark, memory = inputs_mark(relevant), run.folder / "predictions" / "inputs.json"
+    mark, memory = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
     if not memory.exists() or read_json(memory) != mark:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
         write_json(memory, mark)
@@ -147,7 +148,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     recipe = answering_in(recipe, answering_with(recipe, recipe.base).dtype)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
-    base = load_base(asked_settings(recipe, recipe.base), recipe.device)
+    base = load_model(asked_settings(recipe, recipe.base), recipe.device)
     total = count_parameters(base.model)
     before = _test(run, recipe, BASE, base, (task, retained), rows)
     chosen = tuning["chosen"]
@@ -157,7 +158,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
     alone = [one for tested in (before, *after.values()) for one in tested.alone]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
-    parameters = measure_parameters(trainable, total, recipe.score.totals)
+    parameters = measure_parameters(trainable, total, recipe.score.base_total)
     scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
     return make_scorecard(
         target=targets[chosen],
@@ -171,99 +172,101 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         asked_alone=alone,
         notes=[
             f"tuned in {recipe.base.dtype}",
-            "asked on {device} in {dtype}".format(**computes_on(recipe)),
+            "asked on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
             *_notes(counts),
-            *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.check_rows),
+            *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows),
         ],
         asked=_asked(counts, before),
     )
 
 
-def tuned_model(run: Run, recipe: Recipe, name: str) -> Base:
+def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
     """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory."""
     from lotune.model.checkpoints import merge
 
     folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
     if (folder / "merged").is_dir():
-        return load_base(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
-    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
+        return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
+    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantize)
     merged = merge(base, folder / "adapter")
     dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
     answers_in = resolve_dtype(settings.dtype, recipe.device)
     for parameter in merged.parameters():
         parameter.data = parameter.data.to(dtype).to(answers_in)  # what a merged folder holds, read in the format asked
-    return Base(name, merged, base.tokenizer, None, answers_in)
+    return LoadedModel(name, merged, base.tokenizer, None, answers_in)
 
 
 def _test(
-    run: Run, recipe: Recipe, name: str, model: Base, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
-) -> Tested:
-    from lotune.model.rest import REDUCED
+    run: Run, recipe: Recipe, name: str, model: LoadedModel, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
+) -> ModelPredictions:
+    from lotune.model.eval_mode import REDUCED_DTYPES
 
     found, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
-    parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETAINED), strict=True)
+    parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
     for task, its, examples, asked in parts:
         folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
-        title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.batch_tokens
+        title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.max_batch_tokens
         on_too_long = recipe.evaluate.on_too_long
         facts = facts_of(its, task, on_too_long=on_too_long)
-        asking = Asking(title, model.model, model.tokenizer, batch_tokens, facts=facts, on_too_long=on_too_long)
-        found.append(ask(asking, task, examples, out))
-        if model.dtype in REDUCED:
+        asking = PredictionJob(title, model.model, model.tokenizer, batch_tokens, facts=facts, on_too_long=on_too_long)
+        found.append(run_predictions(asking, task, examples, out))
+        if model.dtype in REDUCED_DTYPES:
             again = replace(asking, title=f"{title}, alone")
             kept = run.folder / "predictions" / "alone" / folder / out.name
             answers = ask_alone(again, task, rows_alone(examples, recipe.seed), kept)
-            what = {"set": "test" if asked == target else RETAINED, "model": name}
+            what = {"set": "test" if asked == target else RETENTION_FOLDER, "model": name}
             alone.append(compare_alone(found[-1], answers, dtype_name(model.dtype)).model_copy(update=what))
-    return Tested(found[0], found[1], tuple(alone))
+    return ModelPredictions(found[0], found[1], tuple(alone))
 
 
-def _asked(counts: dict[str, Any], before: Tested) -> list[AskedRows]:
+def _asked(counts: dict[str, Any], before: ModelPredictions) -> list[AskedRows]:
     """The rows of each evaluation set; of those that are tested, what their answers say."""
     sets = [AskedRows(**one) for one in counts["asked"]]
     answers = {"test": before.target, "retention": before.retained}
     return [measured_rows(one, answers[one.name]) if one.name in answers else one for one in sets]
 
 
-def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
+def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
     """What the scorecard needs of predictions."""
-    return [Verdict(one.example_id, one.kind, one.judged) for one in predictions]
+    return [ScoredExample(one.example_id, one.category, one.score) for one in predictions]
 
 
-def _gate(recipe: Recipe, task: Task, before: Tested, after: Tested) -> list[RetentionLine]:
+def _gate(recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions) -> list[RetentionMetric]:
     figures = [_points(task, tested.retained) for tested in (before, after)]
-    lines = gate(figures[0], figures[1], recipe.retention.threshold, task.name)
+    lines = gate(figures[0], figures[1], recipe.retention.min_retained, task.name)
     lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
     return [wider_line(line, before.share(1), after.share(1)) for line in lines]
 
 
 def _with_intervals(
-    task: Task, line: RetentionLine, before: Sequence[Prediction], after: Sequence[Prediction]
-) -> RetentionLine:
-    score = task.score_of.get(line.metric)
+    task: Task, line: RetentionMetric, before: Sequence[Prediction], after: Sequence[Prediction]
+) -> RetentionMetric:
+    score = task.score_name_by_metric.get(line.metric)
     base, tuned = (
         {
-            one.example_id: 100.0 * bool(one.judged.right) if score is None else one.judged.scores[score]
+            one.example_id: 100.0 * bool(one.score.correct) if score is None else one.score.scores[score]
             for one in predictions
-            if one.judged.right is not None
+            if one.score.correct is not None
         }
         for predictions in (before, after)
     )
-    return with_intervals(line, list(base.values()), [tuned[id] for id in base], share=score is None)
+    return add_intervals(line, list(base.values()), [tuned[id] for id in base], share=score is None)
 
 
 def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
     """The retained metrics in points, 0 to 100: all means of scores, else the accuracy."""
-    found = task.metrics([one.judged for one in predictions])
-    return {name: found[name] for name in task.score_of} or {task.metric: 100 * found[task.metric]}
+    found = task.metrics([one.score for one in predictions])
+    return {name: found[name] for name in task.score_name_by_metric} or {task.metric: 100 * found[task.metric]}
 
 
-def _target(task: Task, before: Tested, after: Tested) -> Target:
-    rows = verdicts(before.target), verdicts(after.target)
-    found = measure_target(task.name, task.metric, *rows, judge=task.rule, score=task.score_of.get(task.metric))
+def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
+    rows = scored_examples(before.target), scored_examples(after.target)
+    found = measure_target(
+        task.name, task.metric, *rows, judge=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+    )
     return wider_target(found, before.share(0), after.share(0))
 
 
@@ -272,14 +275,14 @@ def _fraction(target: Target) -> float:
     return target.value / 100 if target.in_points else target.value
 
 
-def _score(recipe: Recipe, value: float) -> Score:
+def _score(recipe: Recipe, value: float) -> ContestScore:
     if recipe.score.rule != "phase1" or recipe.task.name != "arithmetic":
-        return Score(rule=recipe.score.rule, value=value)
-    return Score(rule=recipe.score.rule, value=value, place=place(value), published=len(PUBLISHED))
+        return ContestScore(rule=recipe.score.rule, value=value)
+    return ContestScore(rule=recipe.score.rule, value=value, rank=published_rank(value), published=len(PUBLISHED))
 
 
 def _point(
-    one: dict[str, Any], targets: dict[str, Target], lines: dict[str, list[RetentionLine]], scores: dict[str, float]
+    one: dict[str, Any], targets: dict[str, Target], lines: dict[str, list[RetentionMetric]], scores: dict[str, float]
 ) -> Checkpoint:
     name = one["name"]
     tested = name in targets
@@ -287,7 +290,8 @@ def _point(
         name=name, step=one["step"], validation_value=one["value"], validation_interval=one.get("interval"),
         validation_loss=one["loss"], value=targets[name].value if tested else None,
         interval=targets[name].interval if tested else None, score=scores[name] if tested else None,
-        kept=least_kept(lines[name]) if tested else None, gate_passed=gate_passed(lines[name]) if tested else None,
+        retained=min_retained(lines[name]) if tested else None,
+        gate_passed=gate_passed(lines[name]) if tested else None,
     )  # fmt: skip
 
 

@@ -12,31 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from lotune.data.batches import encode_text
+from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.data.templates import template_record
+from lotune.data.tokenized import encode_text
 from lotune.errors import CheckError
 from lotune.evaluate.predict import fit
-from lotune.model.base import (
+from lotune.files import read_json, write_json
+from lotune.model.loading import (
     context_length,
     dtype_name,
-    in_float32,
-    load_base,
+    float32_copy,
+    load_model,
     load_tokenizer,
     resolve_device,
     resolve_dtype,
 )
-from lotune.model.quantize import load_as_trained
-from lotune.recipe import Recipe, stage_inputs
-from lotune.report.progress import say
-from lotune.runs import Run, read_json, write_json
-from lotune.stages.asking import answering_with
+from lotune.model.quantization import load_dequantized
+from lotune.recipe import Recipe
+from lotune.runs import Run
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.model_loading import answering_with
 from lotune.stages.prepare import read_examples, retention_task_settings
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
 if TYPE_CHECKING:
-    from lotune.evaluate.merge_check import MergeCheck, Question
+    from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow
 
 SETS = ("validation", "test", "retention")
 """The evaluation sets in the order in which their rows are compared."""
@@ -48,12 +50,12 @@ class Checked:
 
     task: Task
     example: Example
-    question: Question
+    question: MergeCheckRow
 
 
 def template_text(recipe: Recipe) -> str:
     """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
-    record = template_record(recipe.task.prompt_template, recipe.task.worded)
+    record = template_record(recipe.task.prompt_template, recipe.task.prompt_settings)
     return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
@@ -63,20 +65,20 @@ def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str,
 
     names = [one["name"] for one in tuning["checkpoints"]]
     wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
-    path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.check_rows)
+    path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.merge_check_rows)
     trained = {"checkpoints": wanted, "training": run.folder / "training.json"}
     rows = {f"{file.stem}.rows": file for file in files}
     inputs = {**stage_inputs(recipe, "merge"), **trained, **rows}
     if run.stage_state("merge", inputs) != "done":
-        run.forget_stage("merge")
+        run.invalidate_stage("merge")
         checks = {}
         for name in wanted:
-            say(f"merging {name} and comparing it with the adapted model")
+            print_status(f"merging {name} and comparing it with the adapted model")
             check = merge_and_check(recipe, run.folder / "checkpoints" / name, list(rows_of(recipe, files)))
             _require_passed(name, check)
             checks[name] = asdict(check)
         write_json(path, checks)
-        run.finish_stage("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
+        run.mark_stage_done("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
     judge, found = _judge_of(recipe, files), {}
     for name, stored in read_json(path).items():
         check = judged_again(read_check(stored), judge)
@@ -95,7 +97,7 @@ def _judge_of(recipe: Recipe, files: Iterable[Path]) -> Callable[[int, str], boo
 
     def judge(row: int, text: str) -> bool | None:
         one = compared()[row]
-        return one.task.judge(one.example, text).right
+        return one.task.judge(one.example, text).correct
 
     return judge
 
@@ -119,7 +121,7 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     Raises: CheckError where they differ.
     """
     from lotune.evaluate.merge_check import check_saved, compare_merged
-    from lotune.generate.engine import generate
+    from lotune.generate.engine import generate_completions
     from lotune.generate.requests import Request
     from lotune.model.answering import placed
     from lotune.model.checkpoints import load_adapter, merge, save_merged
@@ -127,13 +129,13 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     device = resolve_device(recipe.device)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
     quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
-    base = load_as_trained(settings, device if quantized else "cpu", recipe.tune.quantize)
+    base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantize)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
     place = nullcontext if device == "cpu" else partial(placed, device=device)
     merged = merge(base, folder / "adapter")
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
-    adapted = load_adapter(in_float32(base), folder / "adapter")
+    adapted = load_adapter(float32_copy(base), folder / "adapter")
     del base
     context = context_length(merged)
     asked_rows = _first(recipe, rows, tokenizer, context)
@@ -144,19 +146,19 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
             Request(tuple(prompt), min(one.task.max_new_tokens, context - len(prompt)), one.task.min_new_tokens)
             for prompt, one in zip(prompts, asked_rows, strict=False)  # the adapted model answers the first ones
         ]
-        done = generate(model, tokenizer, requests, batch_tokens=recipe.evaluate.batch_tokens)
+        done = generate_completions(model, tokenizer, requests, batch_tokens=recipe.evaluate.max_batch_tokens)
         return [list(completion.token_ids) for completion in done]
 
     def judge(row: int, ids: Any) -> tuple[str, bool | None]:
         text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text, asked_rows[row].task.judge(asked_rows[row].example, text).right
+        return text, asked_rows[row].task.judge(asked_rows[row].example, text).correct
 
     most = max((one.task.max_new_tokens for one in asked_rows), default=0)
     asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": most, "place": place}
     agreement = compare_merged(adapted, merged, questions, **asked)
     del adapted
     written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
-    saved = load_base(written, "cpu").model
+    saved = load_model(written, "cpu").model
     asked["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
     return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
 
@@ -182,18 +184,18 @@ def rows_of(recipe: Recipe, files: Iterable[Path]) -> Iterator[tuple[Task, Examp
 
 def checked(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> Iterator[Checked]:
     """Yield the rows as they are asked; those that are too long for the model are left out."""
-    from lotune.evaluate.merge_check import Question
+    from lotune.evaluate.merge_check import MergeCheckRow
 
     for task, example in rows:
         prompt = fit(task, example, tokenizer, context, recipe.evaluate.on_too_long)
         if prompt is not None:
             answer = encode_text(tokenizer, example.target)
             tokens = (*prompt.ids, *answer, tokenizer.eos_token_id)[:context]
-            yield Checked(task, example, Question(tokens, len(prompt.ids)))
+            yield Checked(task, example, MergeCheckRow(tokens, len(prompt.ids)))
 
 
 def _first(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> list[Checked]:
-    return list(islice(checked(recipe, rows, tokenizer, context), recipe.checkpoints.check_rows))
+    return list(islice(checked(recipe, rows, tokenizer, context), recipe.checkpoints.merge_check_rows))
 
 
 def unchecked_notes(checks: Mapping[str, Mapping[str, Any]], tested: Iterable[str], check_rows: int) -> list[str]:
@@ -202,7 +204,7 @@ def unchecked_notes(checks: Mapping[str, Mapping[str, Any]], tested: Iterable[st
     >>> unchecked_notes({}, ["step-2"], 200)
     ['merge of step-2: not compared with its adapter, as checkpoints.merged leaves it out']
     >>> unchecked_notes({"step-2": {"rows": 40, "judged": 40}}, ["step-2"], 40)
-    ['merge of step-2: 40 rows compared (checkpoints.check_rows); the rule on changed verdicts needs 200']
+    ['merge of step-2: 40 rows compared (checkpoints.merge_check_rows); the rule on changed verdicts needs 200']
     """
     from lotune.evaluate.merge_check import VERDICT_ROWS
 
@@ -213,7 +215,7 @@ def unchecked_notes(checks: Mapping[str, Mapping[str, Any]], tested: Iterable[st
     ]
     for name, found in checks.items():
         if found["judged"] < VERDICT_ROWS:
-            why = "checkpoints.check_rows" if found["rows"] >= check_rows else "all that there are"
+            why = "checkpoints.merge_check_rows" if found["rows"] >= check_rows else "all that there are"
             rows = f"{found['rows']} rows compared ({why})"
             notes.append(f"merge of {name}: {rows}; the rule on changed verdicts needs {VERDICT_ROWS}")
     return notes

@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lotune.console import print_status
+from lotune.files import read_json, write_json
+from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe
-from lotune.report.progress import say
-from lotune.runs import Run, inputs_mark, read_json, write_json
+from lotune.runs import Run
 
 FILE = "number-formats.json"
 """File of a run with the formats, what decided them, and the fingerprint of what else the training depends on."""
@@ -48,21 +50,21 @@ def formats_of_tuning(recipe: Recipe) -> dict[str, Callable[[], Record]]:
 def _tuning_format(recipe: Recipe) -> Record:
     """The format that this machine tunes the base in, by the products of a step."""
     from lotune.data.token_files import TokenFile
-    from lotune.model.base import empty_model, resolve_device
-    from lotune.model.number_format import products_of, training_format
+    from lotune.model.dtype_benchmark import products_of, training_format
+    from lotune.model.loading import meta_model, resolve_device
 
     rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
-    tokens = min(settings.batch_tokens, int(rows.lengths().mean() * min(settings.batch_rows, len(rows))))
-    found = training_format(resolve_device(recipe.device), products_of(empty_model(recipe.base), tokens))
+    tokens = min(settings.max_batch_tokens, int(rows.lengths().mean() * min(settings.micro_batch_rows, len(rows))))
+    found = training_format(resolve_device(recipe.device), products_of(meta_model(recipe.base), tokens))
     return found._asdict()
 
 
 def _answers_format(recipe: Recipe) -> Record:
-    from lotune.stages.asking import answering_with, too_large
+    from lotune.stages.model_loading import answering_with, too_large
 
     found = answering_with(recipe, recipe.base)
     if too_large(found):
-        say(f"models answer in {found.dtype}: {found.why}")
+        print_status(f"models answer in {found.dtype}: {found.why}")
     return found._asdict()
 
 
@@ -74,7 +76,7 @@ def settle(
     `inputs` are those of the training; what a name in `decide` stands for gives the format and what decided it, and is
     called where the settings name none and the run keeps none.
     """
-    mark = inputs_mark({key: value for key, value in inputs.items() if key not in SETTINGS.values()})
+    mark = inputs_fingerprint({key: value for key, value in inputs.items() if key not in SETTINGS.values()})
     kept = _read(run.folder)
     record = {"inputs": mark, **(kept if kept.get("inputs") == mark else {})}
     for name, found in decide.items():
@@ -95,7 +97,7 @@ def explain(run: Run, recipe: Recipe, record: Record, name: str) -> None:
     """Say in one line which format a training computes in and why, unless the settings name it."""
     if _setting(recipe, name) == "auto":
         begun = ", in which this run began" if _read(run.folder).get(name) == record[name] else ""
-        say(f"{name} computes in {record[name]['dtype']}{begun}: {record[name]['why']}")
+        print_status(f"{name} computes in {record[name]['dtype']}{begun}: {record[name]['why']}")
 
 
 def _setting(recipe: Recipe, name: str) -> str:

@@ -10,29 +10,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lotune.data.batches import EncodedRow, check_supervision, marked
-from lotune.data.encoding import encode_rows, rows_digest
+from lotune.console import print_status
 from lotune.data.examples import Example, as_record, from_record
-from lotune.data.rows import all_listed
-from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
-from lotune.disk import require_space
+from lotune.data.rows import log_all_malformed
+from lotune.data.token_files import TokenFile, find_token_file, link_token_file, write_token_file
+from lotune.data.tokenization import encode_rows, rows_digest
+from lotune.data.tokenized import EncodedRow, check_scored_tokens, render_supervision
+from lotune.disk_space import require_free_space
 from lotune.errors import DataError
 from lotune.evaluate.predict import fit
 from lotune.evaluate.scorecard import AskedRows, asked_notes
 from lotune.evaluate.settings import OnTooLong
-from lotune.model.base import base_folder, empty_model, load_tokenizer, resolve_device
-from lotune.model.quantize import check_quantize
-from lotune.recipe import Options, Recipe, check_files, row_limits, stage_inputs
-from lotune.report.progress import say
-from lotune.runs import Run, open_run, read_json, write_json
-from lotune.stages.asking import check_judgeable
-from lotune.stages.changes import warn_of_changes
-from lotune.stages.wording import check_template
-from lotune.tasks.datasets import RETENTION_SEED, evaluation_set, gather, replay_rows, right_by_rule
-from lotune.tasks.own_rows import rows_wanted_by
-from lotune.tasks.registry import build_task
+from lotune.files import read_json, write_json
+from lotune.model.loading import base_folder, load_tokenizer, meta_model, resolve_device
+from lotune.model.quantization import check_quantize
+from lotune.recipe import Recipe, RunOptions, require_input_files, row_limits
+from lotune.runs import Run, open_run
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.invalidation import report_changes
+from lotune.stages.prompt_template import check_template
+from lotune.tasks.build_datasets import RETENTION_SEED, build_datasets, evaluation_set, replay_rows, right_by_rule
+from lotune.tasks.checks import require_references
+from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
+from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
 """Rows whose tokens tell how much room all take."""
@@ -43,7 +45,7 @@ ROW_BYTES = 48
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenCounts:
     """What encoding found: rows and tokens to train on, the longest row, rows dropped for their length."""
 
     rows: int
@@ -58,14 +60,14 @@ class Tokens:
     """Retention prompts that had to be cut to fit the context."""
 
 
-def prepare(recipe: Recipe, options: Options) -> dict[str, Any]:
+def prepare(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it is there."""
-    with opened(recipe, options) as (run, recipe):
+    with open_prepared_run(recipe, options) as (run, recipe):
         return ensure_prepared(run, recipe)
 
 
 @contextmanager
-def opened(recipe: Recipe, options: Options) -> Iterator[tuple[Run, Recipe]]:
+def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run, Recipe]]:
     """The run of a recipe and the recipe, once it is said what has changed.
 
     A dry run whose rows are other ones than those of the finished run in the folder leaves these alone: its own are
@@ -73,14 +75,14 @@ def opened(recipe: Recipe, options: Options) -> Iterator[tuple[Run, Recipe]]:
     malformed.txt.
     Raises: DataError or SettingsError, before there is a folder, for a task that cannot be built or a missing file.
     """
-    check_files(recipe)
+    require_input_files(recipe)
     build_task(recipe.task)
-    with open_run(recipe.folder, recipe) as run, all_listed(run.folder / "malformed.txt"):
-        warn_of_changes(run, recipe, options.dry_run)
+    with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed.txt"):
+        report_changes(run, recipe, options.dry_run)
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
             yield run, recipe
             return
-        say("dry run: the rows are prepared in a folder of their own, the run stays as it is")
+        print_status("dry run: the rows are prepared in a folder of their own, the run stays as it is")
         with TemporaryDirectory(prefix=".dry-run-", dir=recipe.runs) as folder:
             recipe = recipe.model_copy(update={"runs": Path(folder)})
             with open_run(recipe.folder, recipe) as other:
@@ -91,11 +93,11 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The counts of the prepared data, made anew where it is missing or its settings changed."""
     inputs = prepare_inputs(recipe)
     if run.stage_state("prepare", inputs) != "done":
-        say("preparing the rows")
+        print_status("preparing the rows")
         _write(run, recipe)
-        run.finish_stage("prepare", inputs, [run.folder / "data"])
+        run.mark_stage_done("prepare", inputs, [run.folder / "data"])
     counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
-    say(describe_counts(counts))
+    print_status(describe_counts(counts))
     return counts
 
 
@@ -109,7 +111,7 @@ def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
 
 def retention_task_settings(recipe: Recipe) -> TaskSettings:
     """The settings of the task that measures what is kept: its protocol, in the recipe's language."""
-    return TaskSettings(name=recipe.retention.task, language=recipe.retention.language)
+    return task_settings(recipe.retention.task, language=recipe.retention.language)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -123,34 +125,36 @@ def read_examples(path: Path) -> list[Example]:
 def _write(run: Run, recipe: Recipe) -> None:
     """Write the data; what is refused is refused before anything in the run is changed."""
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
-    for start in (base_folder(recipe.base), recipe.adapter.start):
+    for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
     loaded = None if _few_rows(recipe) else _check_model(recipe)
-    with rows_wanted_by("retention.data"):
+    with blame_setting("retention.data"):
         rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
         retained_set = evaluation_set(retained, recipe.retention.data, rows, seed, recipe.data.max_row_bytes)
         retention = retained_set.examples
-    data = gather(task, recipe.data, recipe.seed, {"retention": retention})
-    check_judgeable(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
-    check_judgeable(retained, retention_task_settings(recipe), retention, recipe.retention.data)
+    data = build_datasets(task, recipe.data, recipe.seed, {"retention": retention})
+    require_references(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
+    require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
-    with rows_wanted_by("retention.replay_rows"):
+    with blame_setting("retention.replay_rows"):
         replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
     folder = run.folder / "data"
     others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
     asked, too_long = _measured(recipe, sets, (task, retained), file_rows, tokenizer, context)
-    needed = disk_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
-    require_space(run.folder, needed, "preparing")
-    file = _train_tokens(folder / "train", tokenizer, (data.train, replay), limit, recipe.data.too_long, needed, others)
-    run.forget_stage("prepare")
+    needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
+    require_free_space(run.folder, needed, "preparing")
+    file = _train_tokens(
+        folder / "train", tokenizer, (data.train, replay), limit, recipe.data.on_too_long, needed, others
+    )
+    run.invalidate_stage("prepare")
     for name, examples in sets.items():
         _write_examples(folder / f"{name}.jsonl", examples)
-    tokens = Tokens(
+    tokens = TokenCounts(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
-        file.notes()["dropped_too_long"], marked(tokenizer, file[0]), asked[-1].cut,
+        file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]), asked[-1].cut,
     )  # fmt: skip
     write_json(folder / "counts.json", {
         "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
@@ -196,7 +200,7 @@ def _check_start_base(recipe: Recipe, start: Path) -> None:
     from lotune.model.weight_files import weight_files
 
     if base_digest(start) is None:
-        say(f"{start} does not say for which weights it was made: those of {recipe.base.model} may be others")
+        print_status(f"{start} does not say for which weights it was made: those of {recipe.base.model} may be others")
     if (folder := base_folder(recipe.base)) is not None:  # a base of the hub is compared once it is loaded
         weights = weight_files(folder, recipe.base.model)
         check_base(start, recipe.base.model, weights, force=recipe.adapter.force_base)
@@ -208,22 +212,22 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
     Raises: SettingsError or ModelError where they cannot.
     """
     resolve_device(recipe.device)
-    if recipe.adapter.start is not None:
-        from lotune.model.checkpoints import check_start
+    if recipe.adapter.init_from is not None:
+        from lotune.model.checkpoints import check_init_adapter
 
-        check_start(recipe.adapter)
+        check_init_adapter(recipe.adapter)
     check_quantize(recipe.tune.quantize, recipe.device)
     found = load_tokenizer(recipe.base)
-    if recipe.adapter.start is not None:
-        _check_start_base(recipe, recipe.adapter.start)
-    if recipe.adapter.start is None:
+    if recipe.adapter.init_from is not None:
+        _check_start_base(recipe, recipe.adapter.init_from)
+    if recipe.adapter.init_from is None:
         from lotune.model.adapters import find_targets
 
-        find_targets(empty_model(recipe.base), recipe.adapter.target_modules)
+        find_targets(meta_model(recipe.base), recipe.adapter.target_modules)
     return found
 
 
-def disk_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:
+def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:
     """About the bytes of the prepared data: tokens, places and ids of the rows, and the rows that are asked.
 
     The tokens are those of the first rows, so many times as there are rows.
@@ -233,7 +237,7 @@ def disk_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterab
     token_bytes, needed = 2 if len(tokenizer) <= 2**16 else 4, 0
     for part in parts:
         first = list(islice(part, MEASURED_ROWS))
-        tokens = sum(len(row.tokens) for row in encode_rows(tokenizer, first))
+        tokens = sum(len(row.token_ids) for row in encode_rows(tokenizer, first))
         needed += (tokens * token_bytes + ROW_BYTES * len(first)) * len(part) // max(1, len(first))
     return needed + sum(1 + len(orjson.dumps(as_record(example))) for example in asked)
 
@@ -257,34 +261,36 @@ def _train_tokens(
     digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
     known = find_token_file(stem, digest)
     if known is not None:
-        say(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
+        print_status(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
         return known
-    if (known := adopt_token_file(stem, others, digest)) is not None:
-        say("another run has made tokens of the same training rows: they are taken from there")
+    if (known := link_token_file(stem, others, digest)) is not None:
+        print_status("another run has made tokens of the same training rows: they are taken from there")
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
-    rows = _fitting(encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes)
+    rows = _drop_too_long(
+        encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes
+    )
     return write_token_file(stem, rows, len(tokenizer), notes, needed)
 
 
-def _fitting(
+def _drop_too_long(
     rows: Iterable[EncodedRow], limit: int, too_long: str, end: int, notes: dict[str, Any]
 ) -> Iterator[EncodedRow]:
-    """Rows within `limit` tokens, each checked; `notes` count the longer ones as `dropped_too_long`.
+    """Rows within `limit` tokens, each checked; `metadata` count the longer ones as `dropped_too_long`.
 
     Raises: DataError where a row is longer and that stops the run, none is left, or one would teach nothing.
     """
     kept, long = 0, []
     for row in rows:
-        if len(row.tokens) > limit:
+        if len(row.token_ids) > limit:
             long.append(row.id)
             continue
-        check_supervision(row, end)
+        check_scored_tokens(row, end)
         kept += 1
         yield row
     if long and too_long == "stop":
         found = f"{len(long)} rows are too long: {', '.join(long[:10])}"
-        raise DataError("data.train", found, f"{limit} tokens", "data.too_long=drop")
+        raise DataError("data.train", found, f"{limit} tokens", "data.on_too_long=drop")
     if not kept:
         raise DataError("data.train", f"every row is longer than {limit} tokens", remedy="raise data.max_length")
     notes["dropped_too_long"] = len(long)
@@ -304,12 +310,12 @@ def _count_long(
         found = fit(task, example, tokenizer, context, "wrong")
         if found is None:
             long.append(example.id)
-        cut += found is not None and found.cut
+        cut += found is not None and found.prompt_truncated
     remedy = "shorten them, lower task.max_new_tokens, or take a base with a longer context"
     if long and mode == "stop":
         some = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
         raise DataError(f"{name} rows", some, f"{context} tokens with the answer", remedy)
-    measured = name != "validation" or any(len(row.tokens) <= context for row in encode_rows(tokenizer, examples))
+    measured = name != "validation" or any(len(row.token_ids) <= context for row in encode_rows(tokenizer, examples))
     if (len(long) == len(examples) and mode != "truncate") or not measured:
         raise DataError(f"{name} rows", "all are too long to be asked", f"{context} tokens with the answer", remedy)
     return len(long), cut
@@ -335,7 +341,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
     share = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
-        f"{rows['undrawn']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, "
+        f"{rows['not_sampled']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, "
         f"{rows['kept']} kept",
         *(
             f"overlap with {name}: {found['exact']} exact, {found['normalised']} after normalising "

@@ -10,19 +10,21 @@ from typing import Any
 
 import orjson
 
+from lotune.console import print_status
 from lotune.errors import CheckError, RunError, SettingsError
-from lotune.recipe import Options, Recipe, read_recipe, stage_inputs
-from lotune.report.contents import Setting, gather, needed_files
+from lotune.files import write_atomically
+from lotune.recipe import Recipe, RunOptions, read_recipe
+from lotune.report.html import render_page
 from lotune.report.markdown import render_markdown
-from lotune.report.page import render_page
-from lotune.report.progress import say
-from lotune.runs import Run, write_atomically
+from lotune.report.report_data import Setting, collect_report, needed_files
+from lotune.runs import Run
 from lotune.settings import describe, flatten
-from lotune.stages.changes import STAGES
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.invalidation import STAGE_ORDER
 from lotune.stages.number_formats import with_kept
 
 
-def report(target: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
+def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
     """Write the report of a run, named by its folder or by its recipe, and say where it is.
 
     Raises: RunError where the folder is no finished run, SettingsError for a folder with settings beside it.
@@ -46,11 +48,11 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     altered = _altered(folder)
     name = recipe.name or folder.name
     again = shlex.join(["lotune", "run", str(folder / "recipe.yaml"), f"name={name}-again"])
-    contents = replace(gather(folder, name, changed_settings(recipe), again), altered=altered)
+    contents = replace(collect_report(folder, name, changed_settings(recipe), again), altered=altered)
     pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
-    say(f"report: {pages['html']} and {pages['markdown'].name} beside it")
+    print_status(f"report: {pages['html']} and {pages['markdown'].name} beside it")
     if altered:
         expected = "the files as the run wrote them"
         raise CheckError(str(folder), f"has changed since it was finished: {'; '.join(altered)}", expected, finish)
@@ -62,7 +64,7 @@ def _altered(folder: Path) -> tuple[str, ...]:
 
     Weights are not among them: they may be deleted once they are tested.
     """
-    found = Run(folder).altered(STAGES)
+    found = Run(folder).altered(STAGE_ORDER)
     return tuple(f"{path}: {text}" for path, text in sorted(found.items()) if not path.startswith("checkpoints/"))
 
 
@@ -75,7 +77,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     if missing:
         raise RunError(str(folder), f"is not finished: {', '.join(missing)} missing", "a finished run", finish)
     done = Run(folder).stages()
-    undone = [stage for stage in STAGES if stage not in done]
+    undone = [stage for stage in STAGE_ORDER if stage not in done]
     if undone:
         raise RunError(str(folder), f"is not finished: {', '.join(undone)} not done", "a finished run", finish)
     tested, now = done["evaluate"]["inputs"], stage_inputs(with_kept(recipe, folder), "evaluate")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lotune.evaluate.scorecard import Scorecard
-from lotune.recipe import Options, Recipe
+from lotune.recipe import Recipe, RunOptions
 from lotune.stages.evaluate import evaluate
 from lotune.stages.report import write_report
 
 
-def run(recipe: Recipe, options: Options) -> Scorecard | dict[str, Any]:
+def run(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
     """Prepare, tune, evaluate and report; the scorecard is the result, or the estimates of a dry run."""
     result = evaluate(recipe, options)
     if isinstance(result, Scorecard):

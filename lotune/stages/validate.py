@@ -13,15 +13,18 @@ from typing import Any
 
 import orjson
 
+from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.evaluate.facts import facts_of
-from lotune.evaluate.intervals import headline_interval
+from lotune.evaluate.metric_intervals import primary_metric_interval
 from lotune.evaluate.predict import Prediction, keep_predictions, read_predictions
-from lotune.memory import give_back
-from lotune.recipe import Recipe, stage_inputs
-from lotune.report.progress import say
-from lotune.runs import Run, read_json, write_atomically, write_json
-from lotune.stages.asking import Asking, answering_with, ask
+from lotune.files import read_json, write_atomically, write_json
+from lotune.memory import release_memory
+from lotune.recipe import Recipe
+from lotune.runs import Run
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.model_loading import answering_with
+from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
@@ -31,7 +34,7 @@ ANSWERS = "validation"
 
 
 @dataclass(frozen=True)
-class Validated:
+class CheckpointResult:
     """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers.
 
     An interval of None is not estimable.
@@ -53,25 +56,25 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
         for lost in run.altered(["validate"]):
             if lost.startswith(f"{ANSWERS}/"):
                 (run.folder / lost).unlink(missing_ok=True)
-        run.forget_stage("validate")
+        run.invalidate_stage("validate")
         trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
         found = [_validated(run, recipe, task, examples, one) for one in trained["checkpoints"]]
-        give_back()
-        chosen = choose(found)
-        say(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
+        release_memory()
+        chosen = best_checkpoint(found)
+        print_status(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
         figures = {"checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric}
         write_json(path, {**trained, **figures})
-        run.finish_stage("validate", inputs, [path, *(run.folder / ANSWERS).glob("*.jsonl")])
+        run.mark_stage_done("validate", inputs, [path, *(run.folder / ANSWERS).glob("*.jsonl")])
     tuning: dict[str, Any] = read_json(path)
     return tuning
 
 
-def measured(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> Validated:
+def measured(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> CheckpointResult:
     """Return the figures of a checkpoint from its answers to the validation rows."""
-    judged = [one.judged for one in answers]
-    interval = headline_interval(task, judged)
+    judged = [one.score for one in answers]
+    interval = primary_metric_interval(task, judged)
     limits = None if interval is None else (interval.low, interval.high)
-    return Validated(name, step, task.metrics(judged)[task.metric], loss, limits)
+    return CheckpointResult(name, step, task.metrics(judged)[task.metric], loss, limits)
 
 
 def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
@@ -81,16 +84,16 @@ def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: 
     write_atomically(folder / ANSWERS / f"{name}.jsonl", b"".join(lines))
 
 
-def choose(found: list[Validated]) -> Validated:
+def best_checkpoint(found: list[CheckpointResult]) -> CheckpointResult:
     """The checkpoint with the best validation metric; of equals the one with the lower loss.
 
-    >>> choose([Validated("a", 1, 0.5, 1.0), Validated("b", 2, 0.5, 0.9)]).name
+    >>> best_checkpoint([CheckpointResult("a", 1, 0.5, 1.0), CheckpointResult("b", 2, 0.5, 0.9)]).name
     'b'
     """
     return max(found, key=lambda one: (one.value, -one.loss))
 
 
-def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], one: dict[str, Any]) -> Validated:
+def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], one: dict[str, Any]) -> CheckpointResult:
     file, facts = (
         run.folder / ANSWERS / f"{one['name']}.jsonl",
         facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long),
@@ -110,14 +113,16 @@ def _ask_again(
     run: Run, recipe: Recipe, task: Task, examples: list[Example], name: str, file: Path
 ) -> list[Prediction]:
     from lotune.model.checkpoints import load_adapter
-    from lotune.model.quantize import load_as_trained
-    from lotune.model.rest import in_float32_for_now
+    from lotune.model.eval_mode import in_float32_for_now
+    from lotune.model.quantization import load_dequantized
 
-    base = load_as_trained(recipe.base, recipe.device, recipe.tune.quantize)
+    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantize)
     model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
-    asking = Asking(title, model, base.tokenizer, recipe.evaluate.batch_tokens, facts=facts, on_too_long=on_too_long)
+    asking = PredictionJob(
+        title, model, base.tokenizer, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long
+    )
     whole = answering_with(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if whole else nullcontext():
-        return ask(asking, task, examples, file)
+        return run_predictions(asking, task, examples, file)

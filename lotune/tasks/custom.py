@@ -9,16 +9,47 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from lotune.data.bounded import MOST_ROW_BYTES
-from lotune.data.rows import OnError, RowFile, nearest_names, read_rows
+from pydantic import Field
+
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.rows import OnError, RowFile, closest_columns_hint, read_rows
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.judges import SCORES, compiled, figures, in_form, judge_text
-from lotune.tasks.own_rows import filled, no_generator, word_of, write_rows
-from lotune.tasks.settings import CUSTOM_JUDGES, TaskSettings, check_judge
-from lotune.tasks.task import Example, Judged, Row
+from lotune.tasks.scorers import SCORES, aggregate, compile_pattern, reference_as_answer, score_text
+from lotune.tasks.settings import CUSTOM_JUDGES, PromptSettings, one_of
+from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.user_rows import label_word, text_or_empty, write_rows
 
 _NAMES = re.compile(r"\{([^{}]+)\}")
+
+
+class CustomSettings(PromptSettings):
+    """What a task of one's own asks, and how it is judged."""
+
+    wording_fields: ClassVar[tuple[str, ...]] = ("prompt", "labels")
+
+    name: Literal["custom"] = "custom"
+    """Name of the task."""
+    prompt: str = "{question}"
+    """What is asked, with the names of the file's columns in braces."""
+    answer: str = "answer"
+    """The column of the answer."""
+    judge: Annotated[str | None, one_of(CUSTOM_JUDGES)] = None
+    """How to compare an answer with its key: exact, contains, number, rouge-l, f1, letter, label or regex:PATTERN;
+    null: exact."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Where the judge is label: the word of each label, the positive one last."""
+
+    @property
+    def judge_changes_targets(self) -> bool:
+        """Whether the answers that are trained on are the words of labels."""
+        return self.judge == "label"
+
+    @property
+    def key_column(self) -> str:
+        """The column of the answer."""
+        return self.answer
 
 
 @dataclass(frozen=True)
@@ -28,35 +59,31 @@ class CustomTask:
     A row whose answer is missing or empty has no target and is unjudgeable.
     """
 
-    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="custom"))
+    settings: CustomSettings = field(default_factory=CustomSettings)
     name: str = "custom"
     min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a judge that does not exist or lacks its labels, or columns that are renamed."""
-        check_judge(self.settings, CUSTOM_JUDGES)
-        if self.rule.startswith("regex:"):
-            compiled(self.rule.removeprefix("regex:"))
-        if self.settings.columns:
-            found = f"{', '.join(self.settings.columns)} is no field of custom"
-            raise SettingsError("task.columns", found, remedy="write the file's own names into task.prompt")
-        if self.rule == "label" and len(self.settings.labels) < 2:
+        """Raises: SettingsError for a judge that lacks its labels, or a pattern that is none."""
+        if self.scorer.startswith("regex:"):
+            compile_pattern(self.scorer.removeprefix("regex:"))
+        if self.scorer == "label" and len(self.settings.labels) < 2:
             raise SettingsError("task.labels", f"{len(self.settings.labels)} labels", "two at least for judge: label")
 
     @property
     def metric(self) -> str:
         """The mean of the judge's score, or the accuracy."""
-        return SCORES.get(self.rule, "accuracy")
+        return SCORES.get(self.scorer, "accuracy")
 
     @property
-    def rule(self) -> str:
+    def scorer(self) -> str:
         """How an answer is compared with the key."""
         return self.settings.judge or "exact"
 
     @property
-    def score_of(self) -> Mapping[str, str]:
+    def score_name_by_metric(self) -> Mapping[str, str]:
         """The judge's score, where it gives one."""
-        return {self.metric: self.metric} if self.rule in SCORES else {}
+        return {self.metric: self.metric} if self.scorer in SCORES else {}
 
     @property
     def max_new_tokens(self) -> int:
@@ -68,7 +95,7 @@ class CustomTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file."""
         return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
 
@@ -84,47 +111,35 @@ class CustomTask:
         """
         template = self.settings.prompt_template
         for id, row in rows:
-            key = filled(row.get(self.settings.answer))
+            key = text_or_empty(row.get(self.settings.answer))
             if training and not key.strip():
-                near = nearest_names([self.settings.answer], row)
+                near = closest_columns_hint([self.settings.answer], row)
                 found = f"has no {self.settings.answer} to train on (it has {', '.join(row)}{near})"
                 raise DataError(id, found, "an answer", "name its column in task.answer")
-            word = word_of(id, key.strip(), self.settings.labels) if self.rule == "label" else key
-            target = word if training else in_form(self.rule, word)
+            word = label_word(id, key.strip(), self.settings.labels) if self.scorer == "label" else key
+            target = word if training else reference_as_answer(self.scorer, word)
             yield Example(id, template.render(self._filled(id, row)), target, (word,) if word.strip() else ())
 
     def _filled(self, id: str, row: Row) -> str:
         names = _NAMES.findall(self.settings.prompt)
         missing = [name for name in names if row.get(name) is None]
         if missing:
-            found = f"has no {', '.join(missing)} (it has {', '.join(row)}{nearest_names(missing, row)})"
+            found = f"has no {', '.join(missing)} (it has {', '.join(row)}{closest_columns_hint(missing, row)})"
             raise DataError(
                 id, found, "the columns that task.prompt names", "write the file's own names into task.prompt"
             )
         return _NAMES.sub(lambda match: str(row[match.group(1)]), self.settings.prompt)
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
-        """Raises: SettingsError, as such rows are one's own."""
-        no_generator(self.name)
-
-    def practice(self, rows: int, seed: int) -> Iterable[Row]:
-        """Raises: as `generate`."""
-        no_generator(self.name)
-
-    def stream(self, rows: int, seed: int) -> Iterable[Row]:
-        """Raises: as `generate`."""
-        no_generator(self.name)
-
-    def judge(self, example: Example, text: str) -> Judged:
+    def judge(self, example: Example, text: str) -> Score:
         """The verdict of the settings' judge; None without a key."""
         words = tuple(self.settings.labels.values())
-        if not example.answers:
-            return replace(judge_text(self.rule, text, "", words), key="", right=None, scores={})
-        return judge_text(self.rule, text, example.answers[0], words)
+        if not example.references:
+            return replace(score_text(self.scorer, text, "", words), reference="", correct=None, scores={})
+        return score_text(self.scorer, text, example.references[0], words)
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
 
         Raises: DataError where none can be judged.
         """
-        return figures(self.rule, judged)
+        return aggregate(self.scorer, judged)

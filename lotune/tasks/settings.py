@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from lotune.data.templates import Template, template_named
+from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import SettingsError
 from lotune.settings import Settings
 
@@ -22,89 +22,83 @@ CUSTOM_JUDGES = rf"{TEXT_JUDGES}|{OTHER_JUDGES}"
 
 
 class TaskSettings(Settings):
-    """What is asked and how it is judged."""
+    """The settings that every task has; each task adds its own."""
 
-    name: str = "arithmetic"
-    """Name of the task: arithmetic, reading, instructions, choice, sentences or custom."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
-    language: Literal["zh", "en", "both"] = "zh"
-    """Language of the generated rows."""
-    shares: Literal["deduplicated", "raw"] = "deduplicated"
-    """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
-    judge: str | None = Field(None, pattern=rf"^({NUMBER_JUDGES}|{CUSTOM_JUDGES}|{LIKELIHOOD_JUDGES})$")
-    """How an answer is compared with its key. For arithmetic: exact, significant:DIGITS, decimals:DIGITS or
-    relative:TOLERANCE; for instructions: exact, contains, number, rouge-l or f1; for custom these, letter, label and
-    regex:PATTERN; for choice: letter, likelihood:letter, likelihood:text or likelihood:text-normalised; null:
-    significant:5 for arithmetic, letter for choice, else exact."""
-    questions: Literal["first", "all"] = "first"
-    """Of reading: which questions of a paragraph are asked: the first, as in the contest, or all, as in SQuAD."""
-    answers: Literal["all", "last"] = "all"
-    """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
-    prompt: str = "{question}"
-    """Of custom: what is asked, with the names of the file's columns in braces."""
-    answer: str = "answer"
-    """Of custom: the column of the answer."""
-    labels: dict[str, str] = Field(default_factory=dict)
-    """Of sentences, and of custom judged by label: the word of each label, the positive one last; {} means 0, 1."""
-    instruction: str | None = None
-    """Of sentences: what is asked of them; {labels} stands for the words. null takes the task's own."""
-    copies: int = Field(0, ge=0, le=100)
-    """Of a choice: how many more copies of a training row there are, with shuffled options."""
-    full_text: bool = False
-    """Of a choice: whether the answers that are trained on carry the right option's text after its letter."""
-    reasoning: bool = False
-    """Of a choice: whether the answers that are trained on begin with "Let's think step by step."."""
-    wording: Literal["contest", "plain"] = "contest"
-    """Of a choice: the words of the instruction, the contest's or shorter ones."""
-    working: bool = True
-    """Whether the answers that are trained on show the written working before the result."""
-    template: str = "alpaca"
-    """Prompt template: alpaca, plain or qa (reading always takes the retention prompt)."""
-    preamble: str = ""
-    """Text put before the problem."""
-    force_template: bool = False
-    """Whether a base, or an adapter to start with, that was trained in another template is tuned in this one."""
+    own_template: ClassVar[str] = ""
+    """Name of the prompt form of a task that is not put into a prompt template."""
+    wording_fields: ClassVar[tuple[str, ...]] = ()
+    """The settings that word the questions of the task, beside the template."""
+
+    name: str
+    """Name of the task."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest answer in tokens; null takes the task's own."""
 
     @property
     def prompt_template(self) -> Template:
-        """The prompt template with the preamble. Raises: SettingsError where there is none of that name."""
-        return replace(template_named(self.template), preamble=self.preamble)
+        """The prompt template that a checkpoint of the task carries."""
+        return TEMPLATES["alpaca"]
 
     @property
-    def worded(self) -> dict[str, Any]:
-        """The task's name and the settings that word its questions; empty where it has no such settings.
-
-        >>> TaskSettings(name="choice").worded
-        {'name': 'choice', 'wording': 'contest'}
-        """
-        names = WORDING.get(self.name, ())
+    def prompt_settings(self) -> dict[str, Any]:
+        """The task's name and the settings that word its questions; empty where it has no such settings."""
+        names = self.wording_fields
         return {"name": self.name, **{name: getattr(self, name) for name in names}} if names else {}
 
+    @property
+    def chooses_by_likelihood(self) -> bool:
+        """Whether the answer is chosen among given ones, so that the judge decides what the model answers."""
+        return False
 
-WORDING = {"choice": ("wording",), "sentences": ("instruction", "labels"), "custom": ("prompt", "labels")}
-"""The settings that word the questions of a task, beside the template."""
+    @property
+    def judge_changes_targets(self) -> bool:
+        """Whether the judge decides what the answers are that are trained on."""
+        return False
+
+    @property
+    def key_column(self) -> str | None:
+        """The column of the key, where the settings name it."""
+        return None
 
 
-def check_judge(settings: TaskSettings, judges: str) -> None:
-    """Nothing, where the task has the judge that the settings name; `judges` is the pattern of those that it has.
+class PromptSettings(TaskSettings):
+    """The settings of a task whose questions are put into a prompt template."""
 
-    Raises: SettingsError for another one.
-    """
-    if settings.judge is not None and not re.fullmatch(judges, settings.judge):
-        names = judges.replace(LIKELIHOOD_JUDGES, "likelihood:letter|likelihood:text|likelihood:text-normalised")
-        names = re.sub(r":(?!letter|text)[^|]*", lambda found: ":PATTERN" if found[0] == ":.+" else ":NUMBER", names)
-        names = names.replace("|", ", ") or "no setting: it has but one"
-        raise SettingsError("task.judge", f"{settings.judge!r} is no judge of {settings.name}", names)
+    template: str = "alpaca"
+    """Prompt template: alpaca, plain, qa or retention."""
+    preamble: str = ""
+    """Text to put before the question."""
+    force_template: bool = False
+    """Whether to tune a base or adapter in this template even if it was trained in another."""
+
+    @property
+    def prompt_template(self) -> Template:
+        """The prompt template with the preamble. Raises: SettingsError where there is none of that name."""
+        return replace(template_named(self.template), instruction_prefix=self.preamble)
 
 
-def check_columns(settings: TaskSettings, fields: Collection[str]) -> None:
-    """Nothing, where every column of the settings stands for a field of the task's rows.
+class RowSettings(PromptSettings):
+    """The settings of a task that reads rows with named fields."""
 
-    Raises: SettingsError for another name, with the nearest field.
-    """
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
+
+
+def one_of(judges: str) -> AfterValidator:
+    """Return the check of a setting that names a judge; `judges` is the pattern of those that there are."""
+    names = judges.replace(LIKELIHOOD_JUDGES, "likelihood:letter|likelihood:text|likelihood:text-normalised")
+    names = re.sub(r":(?!letter|text)[^|]*", lambda match: ":PATTERN" if match[0] == ":.+" else ":NUMBER", names)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(judges, value):
+            raise ValueError(f"expected one of {names.replace('|', ', ')}")
+        return value
+
+    return AfterValidator(check)
+
+
+def check_columns(settings: RowSettings, fields: Collection[str]) -> None:
+    """Raise SettingsError, with the nearest field, for a column that stands for no field of the task's rows."""
     unknown = [name for name in settings.columns if name not in fields]
     if unknown:
         near = [f"did you mean {close[0]}?" for name in unknown if (close := get_close_matches(name, fields, 1))]

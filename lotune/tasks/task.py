@@ -7,27 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lotune.data.bounded import MOST_ROW_BYTES
+from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile
 
-__all__ = ["Choosing", "Example", "Judged", "Row", "SeveralRules", "Task"]
+__all__ = ["Example", "Generating", "MultipleChoice", "Row", "Ruled", "Score", "SeveralRules", "Task", "judging_rule"]
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A verdict on one answer. `right` is None where the key cannot be judged; `scores` are per-example figures."""
+class Score:
+    """A verdict on one answer. `correct` is None where the key cannot be judged; `scores` are per-example figures."""
 
-    read: str | None
-    key: str
-    right: bool | None
+    extracted: str | None
+    reference: str
+    correct: bool | None
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
 class Task(Protocol):
-    """A task: read rows, ask, judge. Implementations are frozen dataclasses holding their settings."""
+    """A task: read rows, ask, judge. Implementations are frozen dataclasses holding their settings.
+
+    What a task may leave out are protocols of their own: `Ruled`, `Generating`, `MultipleChoice`, `SeveralRules`.
+    """
 
     @property
     def name(self) -> str:
@@ -36,10 +39,6 @@ class Task(Protocol):
     @property
     def metric(self) -> str:
         """Name of the headline metric, a key of what `metrics` returns."""
-
-    @property
-    def rule(self) -> str:
-        """Name of the judging rule, empty where the task has but one."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -54,10 +53,10 @@ class Task(Protocol):
         """Texts that end an answer; they are cut off."""
 
     @property
-    def score_of(self) -> Mapping[str, str]:
+    def score_name_by_metric(self) -> Mapping[str, str]:
         """For each metric that is a mean of a per-example score: the name of that score. The others are accuracies."""
 
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a file in one of the task's layouts.
 
         Raises: DataError where it cannot be read.
@@ -72,40 +71,53 @@ class Task(Protocol):
         Raises: DataError for a row without the task's fields.
         """
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
-        """Rows of the task's own generator, in its file layout; the same for the same seed.
-
-        Raises: SettingsError where the task has no generator.
-        """
-
-    def practice(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generated rows to train on, with other names than `generate` gives where names are drawn."""
-
-    def stream(self, rows: int, seed: int) -> Iterable[Row]:
-        """The same rows one at a time."""
-
-    def judge(self, example: Example, text: str) -> Judged:
+    def judge(self, example: Example, text: str) -> Score:
         """The verdict on a generated answer."""
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """Figures over all verdicts, by name; those of `retained` are 0 to 100, accuracies 0 to 1."""
 
 
 @runtime_checkable
-class Choosing(Protocol):
+class Ruled(Protocol):
+    """A task with a choice of judging rules."""
+
+    @property
+    def scorer(self) -> str:
+        """Name of the judging rule."""
+
+
+def judging_rule(task: Task) -> str:
+    """Return the name of the task's judging rule, empty where it has but one way of judging."""
+    return task.scorer if isinstance(task, Ruled) else ""
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """A task that can generate rows, in its file layout; the same rows for the same seed."""
+
+    def generate_rows(self, rows: int, seed: int) -> Iterable[Row]:
+        """Generate rows to test on."""
+
+    def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
+        """Generate rows to train on, with other names than `generate_rows` gives where names are drawn."""
+
+
+@runtime_checkable
+class MultipleChoice(Protocol):
     """A task that can have the model choose by likelihood among given answers, instead of writing one."""
 
     @property
-    def chooses(self) -> bool:
+    def by_likelihood(self) -> bool:
         """Whether its settings want that."""
 
     def continuations(self, example: Example) -> Sequence[str]:
         """The texts to compare, one at least."""
 
-    def weigh(self, continuation: str, log_probability: float) -> float:
+    def normalise(self, continuation: str, log_probability: float) -> float:
         """What is compared: the log-probability of a continuation, or that by its length."""
 
-    def chosen(self, example: Example, place: int) -> str:
+    def answer_text(self, example: Example, place: int) -> str:
         """The answer to be judged where the continuation at this place is the likeliest."""
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lotune.data.batches import Batch
+from lotune.data.collate import Batch
 
 _ODD = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 """Of splitmix64 (Steele et al. 2014), as signed integers."""

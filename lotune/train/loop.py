@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from lotune.data.batches import UNSCORED, Batch
+from lotune.data.collate import IGNORE_INDEX, Batch
+from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_sharded
 from lotune.errors import CheckError, SettingsError
-from lotune.memory import naming_the_setting
+from lotune.memory import oom_names_setting
 from lotune.model.finite import noting_faults
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.train.dropout import draw_of, dropping
-from lotune.train.head import Head
+from lotune.train.loss import CausalLoss
 from lotune.train.muon import Muon
-from lotune.train.parallel import ALONE, World, is_sharded
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Optimizers:
-    """One or more optimisers stepped together; their learning rates are `highest` times a share."""
+    """One or more optimisers stepped together; their learning rates are `peak_lrs` times a share."""
 
     members: tuple[torch.optim.Optimizer, ...]
-    highest: tuple[float, ...]
+    peak_lrs: tuple[float, ...]
 
-    def set_share(self, share: float) -> None:
+    def set_lr_factor(self, share: float) -> None:
         """Set every learning rate to `share` of its highest."""
-        for optimizer, highest in zip(self.members, self.highest, strict=True):
+        for optimizer, highest in zip(self.members, self.peak_lrs, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = highest * share
 
@@ -105,8 +105,8 @@ class NotFiniteError(CheckError):
     def __init__(self, step: int, loss: float, norm: float, rows: Sequence[str] = (), layer: str | None = None) -> None:
         self.step, self.loss, self.norm, self.layer = step, loss, norm, layer
         first = f", first in {layer}" if layer else ""
-        listed = f"; its rows: {', '.join(rows[:MOST_ROWS])}" if rows else ""
-        more = f" and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""
+        listed = f"; its rows: {', '.join(rows[:MAX_LISTED_ROWS])}" if rows else ""
+        more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
         remedy = (
             "lower the learning rate, which trains anew, or mend these rows; if both are sound, the model is at fault: "
             "its weights, or its arithmetic in this number format; the state before this step is kept"
@@ -119,18 +119,18 @@ class NotFiniteError(CheckError):
         return NotFiniteError(self.step, self.loss, self.norm, rows, self.layer)
 
 
-TUNING_REMEDY = "lower tune.batch_tokens, or set tune.gradient_checkpointing=true"
+TUNING_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
 """What to do where a forward or backward pass of a tuning finds no memory."""
 OPTIMIZER_REMEDY = "its means take 8 bytes for each trained weight: train fewer weights, or shard=yes on several GPUs"
 
 
-def passing(batch: Batch, remedy: str) -> AbstractContextManager[None]:
+def oom_guard(batch: Batch, remedy: str) -> AbstractContextManager[None]:
     """A block that runs a batch; memory that runs out in it names the setting to change. Raises: SettingsError."""
     lines, width = batch.input_ids.shape
-    return naming_the_setting("batch_tokens", f"a forward pass of {lines} x {width} tokens", remedy)
+    return oom_names_setting("max_batch_tokens", f"a forward pass of {lines} x {width} tokens", remedy)
 
 
-def recompute_activations(model: Any, setting: str) -> None:
+def enable_gradient_checkpointing(model: Any, setting: str) -> None:
     """Have a model compute its activations again in the backward pass, where gradients need any.
 
     Raises: SettingsError, naming the setting that asked for it, where the model cannot.
@@ -160,7 +160,7 @@ def keeping_inputs(model: Any, wanted: bool) -> Iterator[None]:
             layer.cast_input_dtype_enabled = True
 
 
-MOST_ROWS = 32
+MAX_LISTED_ROWS = 32
 """Rows of a step that an error names."""
 
 
@@ -168,14 +168,14 @@ def train(
     model: Any,
     batches: Iterable[list[Batch]],
     optimizers: Optimizers,
-    shares: Sequence[float],
+    lr_factors: Sequence[float],
     *,
-    clip_norm: float = 1.0,
+    max_grad_norm: float = 1.0,
     compile: bool = False,
     first_step: int = 1,
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
     remedy: str = TUNING_REMEDY,
-    half: bool = False,
+    autocast_bfloat16: bool = False,
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
@@ -186,34 +186,40 @@ def train(
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
     """
-    head, draw = Head(model, compile), draw_of(model)
+    head, draw = CausalLoss(model, compile), draw_of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
     for number, micro_batches in enumerate(batches, start=first_step):
         started = time.perf_counter()
         model.train()
-        supervised, tokens, passes = _whole_step(world, micro_batches)
-        loss, lines = 0.0, filled_up(micro_batches, passes)
+        supervised, tokens, passes = _step_totals(world, micro_batches)
+        loss, lines = 0.0, pad_micro_batches(micro_batches, passes)
         for batch in lines:
-            with passing(batch, remedy), dropping(draw, batch, number, device), keeping_inputs(model, half):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    part = head.loss_sum(on_device(batch, device)) / supervised
+            with (
+                oom_guard(batch, remedy),
+                dropping(draw, batch, number, device),
+                keeping_inputs(model, autocast_bfloat16),
+            ):
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast_bfloat16):
+                    part = head.loss_sum(to_device(batch, device)) / supervised
                 part.backward()
             loss += part.item()
-        loss = sum(own for (own,) in world.gathered(loss))
-        world.sum_gradients(parameters)
-        norm = _clipped(parameters, clip_norm)
+        loss = sum(own for (own,) in world.all_gather(loss))
+        world.all_reduce_gradients(parameters)
+        norm = _clip_gradients(parameters, max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFiniteError(number, loss, norm, layer=_first_fault(model, lines, supervised, half, number, world))
-        optimizers.set_share(shares[number - 1])
-        with naming_the_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
+            raise NotFiniteError(
+                number, loss, norm, layer=_first_fault(model, lines, supervised, autocast_bfloat16, number, world)
+            )
+        optimizers.set_lr_factor(lr_factors[number - 1])
+        with oom_names_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
             optimizers.step()
-        rate = optimizers.highest[0] * shares[number - 1]
+        rate = optimizers.peak_lrs[0] * lr_factors[number - 1]
         yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
 
 
 def _first_fault(
-    model: Any, lines: Sequence[Batch], supervised: int, half: bool, step: int, world: World
+    model: Any, lines: Sequence[Batch], supervised: int, autocast_bfloat16: bool, step: int, world: ProcessGroup
 ) -> str | None:
     """Compute a step again, and return the first module or parameter where output or gradient is not finite.
 
@@ -221,42 +227,42 @@ def _first_fault(
     """
     faults: list[str] = []
     with suppress(RuntimeError):  # such as memory that runs out: what is known already is said without a layer
-        faults = _faults(model, lines, supervised, half, step)
-    names = world.gathered_bytes(faults[0].encode() if faults else b"")
+        faults = _faults(model, lines, supervised, autocast_bfloat16, step)
+    names = world.all_gather_bytes(faults[0].encode() if faults else b"")
     return next((name.decode() for name in names if name), None)
 
 
-def _faults(model: Any, lines: Sequence[Batch], supervised: int, half: bool, step: int) -> list[str]:
-    head, draw, device = Head(model), draw_of(model), next(model.parameters()).device
+def _faults(model: Any, lines: Sequence[Batch], supervised: int, autocast_bfloat16: bool, step: int) -> list[str]:
+    head, draw, device = CausalLoss(model), draw_of(model), next(model.parameters()).device
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
-        head.loss_sum(on_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
+        head.loss_sum(to_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
     with noting_faults(model) as faults:
         for batch in lines:
-            with dropping(draw, batch, step, device), keeping_inputs(model, half):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    part = head.loss_sum(on_device(batch, device)) / supervised
+            with dropping(draw, batch, step, device), keeping_inputs(model, autocast_bfloat16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast_bfloat16):
+                    part = head.loss_sum(to_device(batch, device)) / supervised
                 if not part.isfinite():
                     faults.append("the output head")
                 part.backward()
     return faults
 
 
-def _whole_step(world: World, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
+def _step_totals(world: ProcessGroup, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
     """Of a step, over all processes: its scored tokens, its tokens, and the most forward passes that one makes."""
-    own = sum(batch.supervised for batch in micro_batches), sum(batch.tokens for batch in micro_batches)
-    counts = world.gathered(*own, len(micro_batches))
+    own = sum(batch.num_scored_tokens for batch in micro_batches), sum(batch.num_tokens for batch in micro_batches)
+    counts = world.all_gather(*own, len(micro_batches))
     return int(sum(one[0] for one in counts)), int(sum(one[1] for one in counts)), int(max(one[2] for one in counts))
 
 
-def filled_up(micro_batches: Sequence[Batch], passes: int) -> list[Batch]:
+def pad_micro_batches(micro_batches: Sequence[Batch], passes: int) -> list[Batch]:
     """Micro-batches, and unscored ones of one token up to `passes`: weights in shards are gathered by all at once."""
     zero = torch.zeros(1, 1, dtype=torch.int64)
-    nothing = Batch(zero, torch.full_like(zero, UNSCORED), zero, zero)
+    nothing = Batch(zero, torch.full_like(zero, IGNORE_INDEX), zero, zero)
     return [*micro_batches, *[nothing] * (passes - len(micro_batches))]
 
 
-def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
+def _clip_gradients(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
     """The norm of all gradients, which are scaled down to `most` where that is not 0 and they exceed it."""
     whole = [p for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     shards: list[Any] = [p.grad for p in parameters if p.grad is not None and is_sharded(p.grad)]
@@ -274,21 +280,21 @@ def _clipped(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
 
 
 @torch.no_grad()
-def mean_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REMEDY) -> float:
+def evaluate_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REMEDY) -> float:
     """Mean cross-entropy over all scored tokens, in nats.
 
     Raises: SettingsError where memory runs out; NotFiniteLogitsError where logits are not finite.
     """
-    head, total, count = Head(model), 0.0, 0
+    head, total, count = CausalLoss(model), 0.0, 0
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for batch in batches:
-        with passing(batch, remedy):
-            loss = head.loss_sum(on_device(batch, device)).item()
+        with oom_guard(batch, remedy):
+            loss = head.loss_sum(to_device(batch, device)).item()
         if math.isnan(loss):
             raise _not_finite(model, batch)
         total += loss
-        count += batch.supervised
+        count += batch.num_scored_tokens
     model.train(training)
     return total / max(1, count)
 
@@ -303,9 +309,9 @@ def _not_finite(model: Any, batch: Batch) -> NotFiniteLogitsError:
     return error
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
-    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "targets", "positions", "row_ids")}
+    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "targets", "positions", "sequence_ids")}
     return replace(batch, **tensors)

@@ -16,10 +16,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
+def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
     """The nearest matrix whose singular values are about one (.7 to 1.2), (M, N), dtype of `matrix`.
 
-    >>> values = torch.linalg.svdvals(orthogonalized(torch.eye(4) * 3 + 1))
+    >>> values = torch.linalg.svdvals(newton_schulz(torch.eye(4) * 3 + 1))
     >>> bool((values > 0.6).all() and (values < 1.3).all())
     True
     """
@@ -52,6 +52,6 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(matrix)
                 running = state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
-                update = orthogonalized(matrix.grad.lerp(running, group["momentum"]))
+                update = newton_schulz(matrix.grad.lerp(running, group["momentum"]))
                 matrix.mul_(1 - group["lr"] * group["decay"])
                 matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)

@@ -7,15 +7,15 @@ import math
 from lotune.errors import SettingsError
 
 
-def learning_rate_share(step: int, steps: int, warmup_steps: int, schedule: str, final_share: float = 0.0) -> float:
+def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ratio: float = 0.0) -> float:
     """Learning rate at a step (counted from 1 to `steps`), as a share of the highest.
 
-    It rises linearly over the warm-up and then falls by the schedule to `final_share`; a training of one step takes the
-    highest.
+    It rises linearly over the warm-up and then falls by the schedule to `min_lr_ratio`; a training of one step takes
+    the highest.
 
-    >>> [round(learning_rate_share(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
+    >>> [round(lr_factor(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
     [0.5, 1.0, 0.5, 0.0]
-    >>> round(learning_rate_share(6, 10, 2, "cosine"), 2)
+    >>> round(lr_factor(6, 10, 2, "cosine"), 2)
     0.5
     """
     if step <= warmup_steps:
@@ -24,16 +24,16 @@ def learning_rate_share(step: int, steps: int, warmup_steps: int, schedule: str,
         return 1.0
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-    return final_share + (1 - final_share) * fall
+    return min_lr_ratio + (1 - min_lr_ratio) * fall
 
 
-def warmup_length(steps: int, warmup_steps: int | None, warmup_share: float) -> int:
+def resolve_warmup_steps(steps: int, warmup_steps: int | None, warmup_ratio: float) -> int:
     """Steps of warm-up: the number given, else a share of all steps; never all of them.
 
-    >>> warmup_length(100, None, 0.03), warmup_length(100, 500, 0.03)
+    >>> resolve_warmup_steps(100, None, 0.03), resolve_warmup_steps(100, 500, 0.03)
     (3, 99)
     """
-    wanted = round(steps * warmup_share) if warmup_steps is None else warmup_steps
+    wanted = round(steps * warmup_ratio) if warmup_steps is None else warmup_steps
     return max(0, min(wanted, steps - 1))
 
 

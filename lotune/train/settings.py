@@ -14,10 +14,10 @@ class CheckpointSettings(Settings):
     """What is kept of a training."""
 
     count: int = Field(5, ge=1)
-    """How many checkpoints, evenly spaced over the training; each is validated."""
+    """How many checkpoints to save and validate, evenly spaced over the training."""
     merged: Literal["all", "chosen", "none"] = "chosen"
     """Which checkpoints are also saved as complete merged models."""
-    check_rows: int = Field(200, ge=1)
+    merge_check_rows: int = Field(200, ge=1)
     """Real rows on which a merged model is compared with the adapted one: validation rows first, then test and retained
     ones. Below 200, changed verdicts stop nothing."""
 
@@ -26,43 +26,43 @@ class TuneSettings(Settings):
     """How the adapter is trained."""
 
     epochs: float = Field(1.0, gt=0)
-    """How often the training rows are gone through."""
+    """How many passes over the training rows."""
     steps: int | None = Field(None, ge=1)
     """How many optimizer steps; overrides epochs where given."""
-    batch_rows: int = Field(32, ge=1)
+    micro_batch_rows: int = Field(32, ge=1)
     """Rows in one forward pass, at most."""
-    batch_tokens: int = Field(16_384, ge=1)
+    max_batch_tokens: int = Field(16_384, ge=1)
     """Tokens in one forward pass, at most; more rows are divided, and the loss stays that of the whole step."""
-    accumulation: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
     """Forward passes whose gradients make one step; the loss is that of the one large batch."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
     """Highest learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
-    warmup_share: float = Field(0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
-    """Steps of warm-up; overrides warmup_share where given."""
-    final_share: float = Field(0.0, ge=0, le=1)
+    """Steps of warm-up; overrides warmup_ratio where given."""
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Learning rate at the last step, as a share of the highest."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of AdamW."""
-    beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of AdamW's mean of the gradients."""
-    beta2: float = Field(0.999, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of AdamW's mean of the squared gradients."""
-    epsilon: float = Field(1e-8, gt=0)
+    adam_epsilon: float = Field(1e-8, gt=0)
     """Term that keeps AdamW's division finite."""
-    clip_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient; 0 does not clip."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled: auto compiles on a GPU."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    """Whether to recompute activations in the backward pass: less memory, about a third more time."""
     quantize: Literal["no", "8bit", "4bit"] = "no"
-    """Whether the base's frozen linear weights are held in 8 or 4 bit (needs the extra lotune[quantize])."""
+    """Whether the base's frozen linear weights are held in 8 or 4 bit (needs pip install '.[quantize]')."""
     tensorboard: bool = False
-    """Whether TensorBoard files are written (needs the extra lotune[tensorboard])."""
+    """Whether TensorBoard files are written (needs pip install '.[tensorboard]')."""
 
     @field_validator("compile", "quantize", mode="before")
     @classmethod
@@ -107,9 +107,9 @@ class ShapeSettings(Settings):
 class PretrainSettings(Settings):
     """A base model trained on one's own articles, or on text that lotune generates."""
 
-    start: Path | None = None
+    init_from: Path | None = None
     """Folder of a model to go on from, with its tokeniser and its shape; null begins with nothing."""
-    text: Path | None = None
+    corpus: Path | None = None
     """File or folder of articles (jsonl with `text`, txt) to learn; null generates the text of nano."""
     cleaning: Literal["none", "wiki"] = "none"
     """Of articles: wiki takes away title, line breaks and the empty brackets that extraction leaves."""
@@ -119,7 +119,7 @@ class PretrainSettings(Settings):
     """Tokens of a block at most; null takes the model's context."""
     draw: Literal["traversal", "random"] = "traversal"
     """Whether a step's blocks come from going through all of them again and again, or are drawn by chance."""
-    documents: int = Field(200_000, ge=1)
+    generated_documents: int = Field(200_000, ge=1)
     """How many documents are generated where no text is given."""
     tokenizer: Path | None = None
     """Folder of a tokeniser to use; null trains one on the text."""
@@ -128,23 +128,23 @@ class PretrainSettings(Settings):
     config: ShapeSettings = Field(default_factory=ShapeSettings)
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate."""
-    batch_tokens: int = Field(4096, ge=1)
+    step_tokens: int = Field(4096, ge=1)
     """Tokens in one step."""
-    pass_tokens: int | None = Field(None, ge=1)
+    micro_batch_tokens: int | None = Field(None, ge=1)
     """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    """Whether to recompute activations in the backward pass: less memory, about a third more time."""
     epochs: float = Field(1.0, gt=0)
-    """How often the documents are gone through."""
+    """How many passes over the documents."""
     steps: int | None = Field(None, ge=1)
     """How many optimizer steps; overrides epochs where given."""
-    warmup_share: float = Field(0.1, ge=0, lt=1)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from zero."""
-    final_share: float = Field(0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Learning rate at the last step, as a share of the highest."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of the matrices."""
-    clip_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient; 0 does not clip."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """Optimizer of the matrices; embeddings and norms always take AdamW. Weights in shards need adamw."""
@@ -152,14 +152,14 @@ class PretrainSettings(Settings):
     """Whether the model is compiled."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of products; weights and moments are float32. auto takes bfloat16 where it is clearly faster."""
-    validation_share: float = Field(0.005, gt=0, lt=1)
+    validation_fraction: float = Field(0.005, gt=0, lt=1)
     """Share of the documents held back to measure the loss."""
-    publish: Path | None = None
+    export_to: Path | None = None
     """Folder into which the finished model is copied."""
 
     @model_validator(mode="after")
     def _one_beginning(self) -> PretrainSettings:
         given = [name for name in ("tokenizer", "architecture") if getattr(self, name) is not None]
-        if self.start is not None and given:
+        if self.init_from is not None and given:
             raise ValueError(f"start brings its own {given[0]}: give one of the two")
         return self

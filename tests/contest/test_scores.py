@@ -2,7 +2,7 @@
 
 import pytest
 
-from lotune.contest.scores import PUBLISHED, RULES, TOTALS, PublishedRow, place, score
+from lotune.contest.scores import BASE_TOTALS, PUBLISHED, SCORE_RULES, PublishedRow, published_rank, score
 from lotune.errors import SettingsError
 
 
@@ -13,9 +13,9 @@ def test_every_published_score(row: PublishedRow) -> None:
 
 def test_the_table() -> None:
     assert len(PUBLISHED) == 20
-    assert [place(row.score) for row in PUBLISHED] == list(range(1, 21))
-    assert set(TOTALS) == {"measured", "llama3-8b", "internlm-7b"}
-    assert (TOTALS["llama3-8b"], TOTALS["internlm-7b"]) == (8_030_000_000, 7_321_000_000)
+    assert [published_rank(row.score) for row in PUBLISHED] == list(range(1, 21))
+    assert set(BASE_TOTALS) == {"measured", "llama3-8b", "internlm-7b"}
+    assert (BASE_TOTALS["llama3-8b"], BASE_TOTALS["internlm-7b"]) == (8_030_000_000, 7_321_000_000)
 
 
 def test_the_published_ratios_are_counts_over_the_rounded_total() -> None:
@@ -28,4 +28,4 @@ def test_the_rules() -> None:
     assert score("phase2", 0.01, 0.5) == pytest.approx(0.62)
     with pytest.raises(SettingsError, match="phase1, phase2"):
         score("phase3", 0.0, 0.0)
-    assert list(RULES) == ["phase1", "phase2"]
+    assert list(SCORE_RULES) == ["phase1", "phase2"]

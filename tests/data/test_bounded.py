@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lotune.data.bounded import Quotes, array_items, bounded_lines
 from lotune.data.corpus import Corpus
-from lotune.data.formats import _bounded_rows
+from lotune.data.file_readers import _bounded_rows
 from lotune.data.rows import read_rows
 from lotune.errors import DataError
 from lotune.tasks.reading.squad import read_items

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.data.batches import EncodedRow
-from lotune.data.corpus import Corpus, blocks, cleaned, sentence_ends
+from lotune.data.corpus import Corpus, chunk_articles, clean_wiki_article, sentence_ends
+from lotune.data.tokenized import EncodedRow
 from lotune.errors import DataError
 
 EOS, STOP = 0, 9
@@ -22,7 +22,7 @@ ENDS = frozenset({STOP})
 def cut(articles: list[list[int]], size: int, how: Any) -> tuple[list[tuple[int, ...]], Counter[str]]:
     counts: Counter[str] = Counter()
     rows = [EncodedRow(str(number), (*tokens, EOS), 0) for number, tokens in enumerate(articles)]
-    return [block.tokens for block in blocks(rows, size, how, ENDS, counts)], counts
+    return [block.token_ids for block in chunk_articles(rows, size, how, ENDS, counts)], counts
 
 
 ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_size=1, max_size=6)
@@ -95,7 +95,7 @@ def test_every_article_is_trained_on_or_held_back(count: int, share: float, seed
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.jsonl"
         file.write_bytes(b"".join(orjson.dumps({"text": f"article {n}"}) + b"\n" for n in range(count)))
-        train, held = ([one.target for one in part] for part in Corpus(file).parts(share, seed))
+        train, held = ([one.target for one in part] for part in Corpus(file).train_validation_split(share, seed))
     assert train
     assert held
     if count > 1:
@@ -118,9 +118,9 @@ def test_a_folder_without_articles_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_extraction_leaves_behind_goes() -> None:
-    assert cleaned("题\r\n\r\n甲。") == "甲。"
+    assert clean_wiki_article("题\r\n\r\n甲。") == "甲。"
     left = "题\n\n甲（；）乙（，）丙()丁「」戊《》己“”庚（（））辛-{}-壬<div>癸"
-    assert cleaned(left) == "甲乙丙丁戊己庚辛壬癸"
+    assert clean_wiki_article(left) == "甲乙丙丁戊己庚辛壬癸"
 
 
 def test_sentence_ends_are_tokens_that_end_a_sentence(byte_tokenizer: Any) -> None:
@@ -131,19 +131,19 @@ def test_sentence_ends_are_tokens_that_end_a_sentence(byte_tokenizer: Any) -> No
 
 @pytest.mark.oracle
 def test_blocks_of_real_articles_end_with_a_sentence(reference_data: Path) -> None:
-    from lotune.data.encoding import encode_rows
-    from lotune.model.base import load_tokenizer
+    from lotune.data.tokenization import encode_rows
+    from lotune.model.loading import load_tokenizer
     from lotune.model.settings import BaseSettings
 
     nano_tokenizer: Any = load_tokenizer(BaseSettings())[0]
     counts: Counter[str] = Counter()
     articles = Corpus(reference_data / "zh_wiki" / "wiki_zh_AA_00.jsonl", "wiki").articles()
     rows = encode_rows(nano_tokenizer, articles)
-    found = list(blocks(rows, 512, "first", sentence_ends(nano_tokenizer), counts))
+    found = list(chunk_articles(rows, 512, "first", sentence_ends(nano_tokenizer), counts))
     assert counts["articles"] == counts["blocks"] + counts["dropped"]
     assert counts["blocks"] > 50
     for block in found:
-        text = nano_tokenizer.decode(list(block.tokens[:-1]))
-        assert len(block.tokens) <= 512
+        text = nano_tokenizer.decode(list(block.token_ids[:-1]))
+        assert len(block.token_ids) <= 512
         assert text.rstrip()[-1] in "。！？.!?"
-        assert block.tokens[-1] == nano_tokenizer.eos_token_id
+        assert block.token_ids[-1] == nano_tokenizer.eos_token_id

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from lotune.data.curation import remove_contaminated
 from lotune.data.examples import Example, Turn
-from lotune.data.honesty import overlap
 
 
 def conversation(scored: bool) -> Example:
-    return Example("train", "What?This.And?", "That.", turns=(Turn("What?", "This.", scored),))
+    return Example("train", "What?This.And?", "That.", earlier_turns=(Turn("What?", "This.", scored),))
 
 
 def test_an_earlier_question_that_the_test_asks_is_overlap() -> None:
     asked = {"test": [Example("test", "What ?", "")], "other": [Example("other", "What?", "")]}
-    kept, report = overlap([conversation(True)], asked)
+    kept, report = remove_contaminated([conversation(True)], asked)
     assert kept == []
     assert (report.removed, report.sets["other"].exact, report.sets["other"].seen) == (1, 1, 1)
-    kept, report = overlap([conversation(False)], asked)
+    kept, report = remove_contaminated([conversation(False)], asked)
     assert len(kept) == 1
     assert report.removed == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.data.rows import read_rows
-from lotune.data.tables import HeaderError, looks_like_header, table
+from lotune.data.tables import HeaderError, looks_like_header, table_rows
 from lotune.errors import DataError
 
 
@@ -89,7 +89,7 @@ def test_a_txt_file_without_tabs_is_an_article(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("First Citizen:\nBefore we proceed\n")
     with pytest.raises(DataError, match="is a text without tabs") as caught:
         read_rows(tmp_path / "a.txt")
-    assert "pretrain.text" in caught.value.remedy
+    assert "pretrain.corpus" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_first_line_of_another_width_is_blamed(tmp_path: Path, first: str, fou
 @given(st.lists(st.lists(st.sampled_from(["a", "b c", "7", "", "d."]), min_size=1, max_size=4), min_size=1, max_size=8))
 def test_each_record_is_a_row_a_fault_or_the_header(records: list[list[str]]) -> None:
     try:
-        found = list(table(Path("x.tsv"), iter(enumerate(records, 1)), looks_like_header))
+        found = list(table_rows(Path("x.tsv"), iter(enumerate(records, 1)), looks_like_header))
     except DataError:
         return
     assert len(found) in (len(records), len(records) - 1)

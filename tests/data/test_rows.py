@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from lotune.data.bounded import array_items
 from lotune.data.corpus import Corpus
-from lotune.data.formats import read_json_document
+from lotune.data.file_readers import read_json_document
 from lotune.data.rows import (
     MalformedRowsError,
     from_conversation,

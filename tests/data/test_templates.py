@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.data.templates import FILE_NAME, TEMPLATES, Template, load_template, save_template, template_named
+from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, Template, load_template, save_template, template_named
 from lotune.errors import ModelError, SettingsError
 
 every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))
@@ -39,13 +39,13 @@ def test_names_are_keys(template: Template) -> None:
 
 @given(st.sampled_from(sorted(TEMPLATES)), st.text(), st.text(), st.text())
 def test_parts_make_the_prompt_and_texts_stay_as_they_are(name: str, preamble: str, text: str, more: str) -> None:
-    template = dataclasses.replace(TEMPLATES[name], preamble=preamble)
+    template = dataclasses.replace(TEMPLATES[name], instruction_prefix=preamble)
     prompt = template.render(text, more)
     head, middle, tail = template.parts(text, more)
     assert head + middle + tail == prompt
     assert preamble + text in prompt
     assert more in prompt
-    if template.cut:
+    if template.truncatable:
         assert middle == text
 
 
@@ -58,7 +58,7 @@ def test_braces_in_texts_mean_nothing(text: str) -> None:
 
 def test_the_middle_is_the_passage_or_nothing() -> None:
     assert TEMPLATES["alpaca"].parts("a", "b") == (TEMPLATES["alpaca"].render("a", "b"), "", "")
-    other = Template("other", "{instruction}", "{instruction} | {input}!", cut="input")
+    other = Template("other", "{instruction}", "{instruction} | {input}!", truncatable="input")
     assert other.parts("a", "b") == ("a | ", "b", "!")
     assert other.parts("a") == ("a", "", "")
 
@@ -71,7 +71,7 @@ def test_unknown_names_get_the_nearest() -> None:
 
 @every_template
 def test_templates_travel_with_checkpoints(tmp_path: Path, template: Template) -> None:
-    held = dataclasses.replace(template, preamble="你是专家。 ")
+    held = dataclasses.replace(template, instruction_prefix="你是专家。 ")
     save_template(tmp_path / "checkpoint", held)
     assert load_template(tmp_path / "checkpoint") == held
     assert load_template(tmp_path / "checkpoint", held) == held
@@ -81,7 +81,7 @@ def test_another_template_is_refused_unless_forced(tmp_path: Path) -> None:
     save_template(tmp_path, TEMPLATES["alpaca"])
     with pytest.raises(ModelError, match="trained with the template 'alpaca', but 'plain'"):
         load_template(tmp_path, TEMPLATES["plain"])
-    reworded = dataclasses.replace(TEMPLATES["alpaca"], preamble="Please: ")
+    reworded = dataclasses.replace(TEMPLATES["alpaca"], instruction_prefix="Please: ")
     with pytest.raises(
         ModelError, match="another wording of the template 'alpaca': the preamble '', and not 'Please: '"
     ):
@@ -99,6 +99,6 @@ def test_folders_without_a_template(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "a", "without_input": "", "with_input": 1}'])
 def test_damaged_templates(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE_NAME).write_text(content)
-    with pytest.raises(ModelError, match=FILE_NAME):
+    (tmp_path / TEMPLATE_FILE).write_text(content)
+    with pytest.raises(ModelError, match=TEMPLATE_FILE):
         load_template(tmp_path)

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lotune.data import token_files
-from lotune.data.batches import EncodedRow
-from lotune.data.token_files import TokenFile, adopt_token_file, find_token_file, write_token_file
+from lotune.data.collate import pad_rows
+from lotune.data.token_files import TokenFile, find_token_file, link_token_file, write_token_file
+from lotune.data.tokenized import EncodedRow
 from lotune.errors import RunError
+from tests.data.test_collate import EOS, PAD, encoded_rows
 
 tokens = st.lists(st.integers(0, 299), min_size=2, max_size=6).map(tuple)
 earlier = st.lists(st.tuples(st.integers(0, 3), st.integers(4, 9)), max_size=2).map(tuple)
@@ -37,12 +39,15 @@ def test_rows_come_back_however_they_are_divided_into_chunks(
         patch.setattr(token_files, "CHUNK_ROWS", size)
         file = write_token_file(divided / "train", iter(rows), 300)
     assert contents(whole) == contents(divided)
-    assert ("train.earlier.npy" in contents(whole)) == any(row.earlier for row in rows)
+    assert ("train.earlier.npy" in contents(whole)) == any(row.earlier_completions for row in rows)
     assert file.ids(range(len(rows))) == [row.id for row in rows]
-    found = [(file[place].tokens, file[place].answer_start, file[place].earlier) for place in range(len(file))]
-    assert found == [(row.tokens, row.answer_start, row.earlier) for row in rows]
-    assert file.lengths().tolist() == [len(row.tokens) for row in rows]
-    assert file.notes()["tokens"] == sum(len(row.tokens) for row in rows)
+    found = [
+        (file[place].token_ids, file[place].completion_start, file[place].earlier_completions)
+        for place in range(len(file))
+    ]
+    assert found == [(row.token_ids, row.completion_start, row.earlier_completions) for row in rows]
+    assert file.lengths().tolist() == [len(row.token_ids) for row in rows]
+    assert file.metadata()["tokens"] == sum(len(row.token_ids) for row in rows)
 
 
 def test_any_npy_reader_reads_the_arrays(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     program = """
 import sys, tracemalloc
 from pathlib import Path
-from lotune.data.batches import EncodedRow
+from lotune.data.tokenized import EncodedRow
 from lotune.data.token_files import write_token_file
 peaks = []
 for count in (10_000, 60_000):
@@ -133,7 +138,7 @@ def test_it_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
     write_token_file(stem, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
     found = find_token_file(stem, "abc")
     assert found is not None
-    assert found[0].tokens == (5, 0)
+    assert found[0].token_ids == (5, 0)
     assert find_token_file(stem, "abd") is None
     write_token_file(stem, [EncodedRow("a", (6, 0), 1)], 300, {"digest": "abd"})
     assert find_token_file(stem, "abc") is None
@@ -154,9 +159,9 @@ def test_tokens_of_the_same_rows_are_taken_from_another_run(
     write_token_file(old, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
     write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
     before = contents(old.parent)
-    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abd") is None
+    assert link_token_file(mine, [mine, tmp_path / "none" / "train", old], "abd") is None
     assert find_token_file(mine, "own") is not None
-    assert adopt_token_file(mine, [mine, tmp_path / "none" / "train", old], "abc") is not None
+    assert link_token_file(mine, [mine, tmp_path / "none" / "train", old], "abc") is not None
     assert contents(mine.parent) == before
     assert mine.with_suffix(".tokens.npy").samefile(old.with_suffix(".tokens.npy")) == linked
     write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
@@ -185,10 +190,43 @@ def test_notes_are_read_when_all_rows_are_there(tmp_path: Path) -> None:
             yield EncodedRow(str(number), (5, 0), 1)
 
     file = write_token_file(tmp_path / "train", rows(), 300, notes)
-    assert file.notes()["left_out"] == 4
+    assert file.metadata()["left_out"] == 4
     assert json.loads((tmp_path / "train.tokens.json").read_text())["rows"] == len(file) == 4
 
 
 def test_no_file_of_this_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         TokenFile(tmp_path / "train")
+
+
+def test_a_token_file_knows_where_its_rows_came_from(tmp_path: Path) -> None:
+    file = write_token_file(tmp_path / "train", [EncodedRow(f"a.jsonl:{n}", (5, EOS), 1) for n in (3, 8, 9)], 300)
+    assert file.ids([2, 0]) == ["a.jsonl:9", "a.jsonl:3"]
+
+
+@settings(max_examples=15)
+@given(rows=encoded_rows(), vocabulary=st.sampled_from([300, 2**16, 2**16 + 1]))
+def test_a_token_file_gives_back_its_rows(
+    rows: list[EncodedRow], vocabulary: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stem = tmp_path_factory.mktemp("file") / "new" / "train"
+    written = write_token_file(stem, iter(rows), vocabulary)
+    read = TokenFile(stem)
+    for file in (written, read):
+        assert [(file[i].token_ids, file[i].completion_start) for i in range(len(file))] == [
+            (row.token_ids, row.completion_start) for row in rows
+        ]
+        assert file.lengths().tolist() == [len(row.token_ids) for row in rows]
+        assert file.supervised() == sum(pad_rows([row], PAD).num_scored_tokens for row in rows)
+    assert np.load(stem.with_suffix(".tokens.npy")).dtype == (np.uint16 if vocabulary <= 2**16 else np.uint32)
+    assert not list(stem.parent.glob(".*"))
+
+
+def test_the_highest_id_of_each_width_survives(tmp_path: Path) -> None:
+    for vocabulary in (2**16, 200_000):
+        file = write_token_file(tmp_path / str(vocabulary), [EncodedRow("", (vocabulary - 1, 0), 1)], vocabulary)
+        assert file[0].token_ids == (vocabulary - 1, 0)
+
+
+def test_a_file_without_rows(tmp_path: Path) -> None:
+    assert len(write_token_file(tmp_path / "none", [], 300)) == 0

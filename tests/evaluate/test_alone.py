@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from lotune.data.examples import Example
 from lotune.evaluate.alone import ALONE_ROWS, compare_alone, rows_alone, wider, wider_line, wider_target
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.retention import gate, with_intervals
-from lotune.evaluate.scorecard import Alone, Verdict, measure_target
+from lotune.evaluate.retention import add_intervals, gate
+from lotune.evaluate.scorecard import Alone, ScoredExample, measure_target
 from lotune.evaluate.statistics import Interval
-from lotune.tasks.task import Judged
+from lotune.tasks.task import Score
 
 
 def prediction(number: int, text: str = "1", right: bool | None = True, score: float = 100.0) -> Prediction:
-    return Prediction(str(number), "1 =", text, Judged(text, "1", right, {"squad_f1": score}), "")
+    return Prediction(str(number), "1 =", text, Score(text, "1", right, {"squad_f1": score}), "")
 
 
 @given(count=st.integers(0, 250), seed=st.integers(0, 9))
@@ -52,16 +52,16 @@ def test_an_interval_only_grows_and_stays_within_its_scale(low: float, width: fl
 
 
 def test_all_figures_of_a_set_become_wider() -> None:
-    def verdicts(right: int) -> list[Verdict]:
-        judged = [(row, Judged("", "", row < right)) for row in range(40)]
-        return [Verdict(str(row), "ab"[row % 2], one) for row, one in judged]
+    def verdicts(right: int) -> list[ScoredExample]:
+        judged = [(row, Score("", "", row < right)) for row in range(40)]
+        return [ScoredExample(str(row), "ab"[row % 2], one) for row, one in judged]
 
     target = measure_target("arithmetic", "accuracy", verdicts(10), verdicts(20))
     assert wider_target(target, 0, 0) == target
     found = wider_target(target, 0.02, 0.05)
     assert target.interval is not None
     assert found.interval == Interval(target.interval.low - 0.05, target.interval.high + 0.05)
-    for after, before in ((found, target), *zip(found.by_kind.values(), target.by_kind.values(), strict=True)):
+    for after, before in ((found, target), *zip(found.by_category.values(), target.by_category.values(), strict=True)):
         assert before.base_interval is not None
         assert after.base_interval == Interval(before.base_interval.low - 0.02, before.base_interval.high + 0.02)
         assert after.value == before.value
@@ -70,12 +70,12 @@ def test_all_figures_of_a_set_become_wider() -> None:
 
 def test_a_retained_metric_is_in_points_and_what_is_kept_follows() -> None:
     base, tuned = [80.0, 60.0, 40.0, 100.0] * 5, [70.0, 60.0, 30.0, 90.0] * 5
-    line = with_intervals(gate({"f1": 70.0}, {"f1": 62.5})[0], base, tuned)
+    line = add_intervals(gate({"f1": 70.0}, {"f1": 62.5})[0], base, tuned)
     found = wider_line(line, 0.01, 0.02)
-    assert None not in (line.base_interval, line.tuned_interval, line.kept_interval, line.kept)
-    for name, by in (("base", 1.0), ("tuned", 2.0), ("kept", 100 * (0.02 + line.kept * 0.01) / 70)):  # type: ignore[operator]
+    assert None not in (line.base_interval, line.tuned_interval, line.retained_interval, line.retained)
+    for name, by in (("base", 1.0), ("tuned", 2.0), ("retained", 100 * (0.02 + line.retained * 0.01) / 70)):  # type: ignore[operator]
         before, after = getattr(line, f"{name}_interval"), getattr(found, f"{name}_interval")
         assert after == pytest.approx((before.low - by, before.high + by))
-    assert replace(found, base_interval=None, tuned_interval=None, kept_interval=None) == replace(
-        line, base_interval=None, tuned_interval=None, kept_interval=None
+    assert replace(found, base_interval=None, tuned_interval=None, retained_interval=None) == replace(
+        line, base_interval=None, tuned_interval=None, retained_interval=None
     )

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.evaluate.compare import compare, items_needed, metric_of
+from lotune.evaluate.compare import compare_predictions, metric_of, required_sample_size
 from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, read_predictions
-from lotune.runs import append_jsonl
-from lotune.tasks.task import Judged
+from lotune.files import append_jsonl
+from lotune.tasks.task import Score
 
 FACTS = Facts("arithmetic", "exact", "alpaca", "greedy, 64 new tokens at most")
 
@@ -27,28 +27,30 @@ FACTS = Facts("arithmetic", "exact", "alpaca", "greedy, 64 new tokens at most")
 def predictions(verdicts: Sequence[bool | None], scores: Sequence[float] | None = None) -> list[Prediction]:
     given = [{"contest_f1": score} for score in scores] if scores else [{}] * len(verdicts)
     return [
-        Prediction(str(n), f"p{n}", f"answer {right}", Judged("x", "k", right, its), "kind", facts=FACTS)
+        Prediction(str(n), f"p{n}", f"answer {right}", Score("x", "k", right, its), "kind", facts=FACTS)
         for n, (right, its) in enumerate(zip(verdicts, given, strict=True))
     ]
 
 
 def test_one_that_is_clearly_better() -> None:
     a, b = predictions([False] * 30 + [True] * 30), predictions([True] * 55 + [False] * 5)
-    found = compare(a, b, ("a", "b"))
+    found = compare_predictions(a, b, ("a", "b"))
     assert (found.n, found.b_better_on, found.a_better_on, found.verdict) == (60, 30, 5, "B is better")
     assert found.difference == pytest.approx(25 / 60)
     assert found.interval.low > 0
-    assert compare(b, a, ("b", "a")).verdict == "A is better"
+    assert compare_predictions(b, a, ("b", "a")).verdict == "A is better"
     assert [one.better for one in found.differing] == ["B"] * 30 + ["A"] * 5
 
 
 def test_items_that_cannot_tell() -> None:
-    found = compare(predictions([True, False, True]), predictions([True, True, False]), ("a", "b"))
-    assert (found.verdict, found.items_needed, found.difference) == ("these items cannot tell", None, 0.0)
-    few = compare(predictions([True, False, False, None]), predictions([True, True, False, True]), ("a", "b"))
-    assert (few.verdict, few.n, few.only_one_has) == ("these items cannot tell", 3, 0)
-    assert few.items_needed is not None
-    assert few.items_needed > 3
+    found = compare_predictions(predictions([True, False, True]), predictions([True, True, False]), ("a", "b"))
+    assert (found.verdict, found.required_sample_size, found.difference) == ("these items cannot tell", None, 0.0)
+    few = compare_predictions(
+        predictions([True, False, False, None]), predictions([True, True, False, True]), ("a", "b")
+    )
+    assert (few.verdict, few.n, few.unmatched) == ("these items cannot tell", 3, 0)
+    assert few.required_sample_size is not None
+    assert few.required_sample_size > 3
 
 
 @pytest.mark.parametrize(
@@ -57,29 +59,29 @@ def test_items_that_cannot_tell() -> None:
 def test_the_items_needed_have_the_power_that_they_promise(drawings: int, least: int, most: int) -> None:
     """Drawn anew, so many items show the difference about four times in five."""
     before, after = [0.0] * 60 + [1.0] * 40, [0.0] * 40 + [1.0] * 50 + [0.0] * 10
-    needed = items_needed(before, after)
+    needed = required_sample_size(before, after)
     assert needed is not None
     draw, shown = Random(1), 0
     for _ in range(drawings):
         places = [draw.randrange(100) for _ in range(needed)]
         a, b = (predictions([bool(side[place]) for place in places]) for side in (before, after))
-        shown += compare(a, b, ("a", "b")).verdict == "B is better"
+        shown += compare_predictions(a, b, ("a", "b")).verdict == "B is better"
     assert least <= shown <= most
 
 
 def test_scores_are_compared_as_scores() -> None:
     a, b = predictions([False] * 20, [10.0] * 20), predictions([False] * 20, [10.0 + n for n in range(20)])
-    assert compare(a, b, ("a", "b"), "accuracy").verdict == "these items cannot tell"
+    assert compare_predictions(a, b, ("a", "b"), "accuracy").verdict == "these items cannot tell"
     for score in (None, "contest_f1"):
-        found = compare(a, b, ("a", "b"), score)
+        found = compare_predictions(a, b, ("a", "b"), score)
         assert (found.score, found.verdict, found.difference) == ("contest_f1", "B is better", pytest.approx(9.5))
     with pytest.raises(DataError, match=r"has no score em \(it has contest_f1, accuracy\)"):
-        compare(a, b, ("a", "b"), "em")
+        compare_predictions(a, b, ("a", "b"), "em")
 
 
 def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
     def scored(*names: str) -> list[Prediction]:
-        return [Prediction("1", "p", "t", Judged("x", "k", True, dict.fromkeys(names, 50.0)), "")]
+        return [Prediction("1", "p", "t", Score("x", "k", True, dict.fromkeys(names, 50.0)), "")]
 
     assert metric_of(scored("contest_f1", "contest_em", "squad_f1")) == "contest_f1"
     assert metric_of(scored("rouge_l")) == "rouge_l"
@@ -88,10 +90,10 @@ def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
 
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="share no item"):
-        compare(predictions([True]), predictions([None]), ("a", "b"))
-    other = [Prediction("0", "p0", "x", Judged("x", "another key", True), "kind", facts=FACTS)]
+        compare_predictions(predictions([True]), predictions([None]), ("a", "b"))
+    other = [Prediction("0", "p0", "x", Score("x", "another key", True), "kind", facts=FACTS)]
     with pytest.raises(DataError, match="the key is 'k' in A and 'another key' in B"):
-        compare(predictions([True]), other, ("a", "b"))
+        compare_predictions(predictions([True]), other, ("a", "b"))
 
 
 @pytest.mark.parametrize("fact", ["task", "judge", "template", "protocol"])
@@ -99,9 +101,9 @@ def test_what_was_not_asked_and_judged_alike_is_refused(fact: str) -> None:
     a, b = predictions([True, False]), predictions([True, True])
     other = [replace(one, facts=replace(FACTS, **{fact: "another"})) for one in b]
     with pytest.raises(DataError, match=f"{fact}: '.*' in A, 'another' in B"):
-        compare(a, other, ("a", "b"))
+        compare_predictions(a, other, ("a", "b"))
     with pytest.raises(DataError, match=f"b: {fact}: '.*' in item 0, 'another' in item 1"):
-        compare(a, [b[0], other[1]], ("a", "b"))
+        compare_predictions(a, [b[0], other[1]], ("a", "b"))
 
 
 def test_other_prompts_are_refused_by_their_digests() -> None:
@@ -110,17 +112,17 @@ def test_other_prompts_are_refused_by_their_digests() -> None:
     with pytest.raises(
         DataError, match=r"1 of 3 items have another prompt .* the first is 1 \(sha256 \w+ in A, \w+ in B"
     ):
-        compare(a, b, ("a", "b"))
+        compare_predictions(a, b, ("a", "b"))
     only_a = predictions([True, False, True, True])
     only_a[3] = replace(only_a[3], prompt="what B does not have")
-    assert compare(only_a, predictions([True, True, True]), ("a", "b")).only_one_has == 1
+    assert compare_predictions(only_a, predictions([True, True, True]), ("a", "b")).unmatched == 1
 
 
 def test_repeated_ids_are_a_fault_of_their_own() -> None:
     a = predictions([True, False])
     for sides in ((a + a[:1], a), (a, a + a[:1])):
         with pytest.raises(DataError, match="1 ids stand more than once, the first is 0"):
-            compare(*sides, ("a", "b"))
+            compare_predictions(*sides, ("a", "b"))
 
 
 @given(st.sampled_from(["task", "judge", "template", "protocol", "id", "prompt", "key"]), st.integers(0, 4))
@@ -132,12 +134,12 @@ def test_any_one_difference_is_found_in_either_direction(changed: str, place: in
     elif changed == "prompt":
         b[place] = replace(one, prompt="another")
     elif changed == "key":
-        b[place] = replace(one, judged=replace(one.judged, key="another"))
+        b[place] = replace(one, score=replace(one.score, reference="another"))
     else:
         b[place] = replace(one, facts=replace(FACTS, **{changed: "another"}))
     for sides in ((a, b), (b, a)):
         with pytest.raises(DataError):
-            compare(*sides, ("a", "b"))
+            compare_predictions(*sides, ("a", "b"))
 
 
 def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Path) -> None:

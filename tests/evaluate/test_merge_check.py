@@ -16,10 +16,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lotune.errors import CheckError
 from lotune.evaluate import merge_check
-from lotune.evaluate.merge_check import MergeCheck, Question, check_saved, compare_merged
-from lotune.model.adapters import attach
-from lotune.model.base import Base, build_from_config, load_base, round_weights
+from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow, check_saved, compare_merged
+from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
+from lotune.model.loading import LoadedModel, cast_parameters, load_model, new_llama
 from lotune.model.settings import AdapterSettings, BaseSettings
 
 SHAPE = {
@@ -43,29 +43,29 @@ def trio(tmp_path: Path) -> Trio:
     """Adapted, merged and saved: float32 models of one random adapter, the last read back from a bfloat16 folder."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        llama = build_from_config(SHAPE).eval()
+        llama = new_llama(SHAPE).eval()
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0")),
             eos_token="w0",
         )
-        tuned = attach(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
+        tuned = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
     save_adapter(tuned, tmp_path / "adapter")
-    base = Base("tiny", llama, tokenizer, None, torch.float32)
+    base = LoadedModel("tiny", llama, tokenizer, None, torch.float32)
     merged: Any = merge(base, tmp_path / "adapter")
     save_merged(merged, tokenizer, tmp_path / "merged", torch.bfloat16)
-    saved: Any = load_base(BaseSettings(model=str(tmp_path / "merged"), dtype="float32"), "cpu").model
+    saved: Any = load_model(BaseSettings(model=str(tmp_path / "merged"), dtype="float32"), "cpu").model
     return load_adapter(base, tmp_path / "adapter"), merged, saved
 
 
 @pytest.fixture
-def questions() -> list[Question]:
+def questions() -> list[MergeCheckRow]:
     """Rows of 5 to 16 tokens."""
     generator = torch.Generator().manual_seed(4)
     lengths = torch.randint(5, 17, (12,), generator=generator).tolist()
-    return [Question(torch.randint(1, 64, (n,), generator=generator).tolist(), n - 3) for n in lengths]
+    return [MergeCheckRow(torch.randint(1, 64, (n,), generator=generator).tolist(), n - 3) for n in lengths]
 
 
 @torch.inference_mode()
@@ -86,7 +86,7 @@ def judge(row: int, answer: Sequence[int]) -> tuple[str, bool | None]:
     return " ".join(map(str, answer)), answer[-1] % 2 == 0
 
 
-def check(trio: Trio, questions: Sequence[Question], **changes: Any) -> MergeCheck:
+def check(trio: Trio, questions: Sequence[MergeCheckRow], **changes: Any) -> MergeCheck:
     """Both comparisons, with `changes` of their arguments."""
     adapted, merged, saved = trio
     shared = {"greedy": greedy, "max_new_tokens": NEW_TOKENS, "place": nullcontext}
@@ -104,7 +104,7 @@ def broken(model: LlamaForCausalLM, by: float) -> LlamaForCausalLM:
     return copied
 
 
-def test_a_good_merge_passes(trio: Trio, questions: list[Question]) -> None:
+def test_a_good_merge_passes(trio: Trio, questions: list[MergeCheckRow]) -> None:
     result = check(trio, questions, batch_tokens=24)
     assert result.passed
     assert 0 < result.max_logit_difference < 1e-4
@@ -112,7 +112,7 @@ def test_a_good_merge_passes(trio: Trio, questions: list[Question]) -> None:
     assert 0 <= result.verdicts_changed <= result.texts_changed
 
 
-def test_the_batches_do_not_matter(trio: Trio, questions: list[Question]) -> None:
+def test_the_batches_do_not_matter(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
     other = broken(merged, 0.1)
     one = merge_check._largest_difference(adapted, other, questions, 1)
@@ -123,14 +123,14 @@ def test_the_batches_do_not_matter(trio: Trio, questions: list[Question]) -> Non
 
 
 @pytest.mark.parametrize("by", [0.01, float("nan")])
-def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[Question]) -> None:
+def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[MergeCheckRow]) -> None:
     with pytest.raises(CheckError, match="merged and adapted logits differ by"):
         check((trio[0], broken(trio[1], by), trio[2]), questions)
 
 
 @pytest.mark.parametrize(("in_float64", "passes"), [(1e-5, True), (2e-4, False), (float("nan"), False)])
 def test_where_float32_rounds_too_much_float64_decides(
-    in_float64: float, passes: bool, trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    in_float64: float, passes: bool, trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {torch.float32: 3e-4, torch.float64: in_float64}
     before = [copy.deepcopy(model.state_dict()) for model in trio]
@@ -156,14 +156,14 @@ def test_where_float32_rounds_too_much_float64_decides(
 
 
 def test_only_rows_that_differ_too_much_are_compared_in_float64(
-    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     largest = merge_check._largest_difference
     alone = {tuple(one.tokens): largest(trio[0], trio[1], [one], 1) for one in questions}
     monkeypatch.setattr(merge_check, "TOLERANCE", sorted(alone.values())[len(alone) // 2])
     asked: list[set[tuple[int, ...]]] = []
 
-    def noting(first: Any, second: Any, rows: Sequence[Question], *rest: Any) -> float:
+    def noting(first: Any, second: Any, rows: Sequence[MergeCheckRow], *rest: Any) -> float:
         asked.append({tuple(one.tokens) for one in rows})
         return largest(first, second, rows, *rest)
 
@@ -174,7 +174,7 @@ def test_only_rows_that_differ_too_much_are_compared_in_float64(
     assert 0 < len(asked[1]) < len(asked[0])
 
 
-def test_float64_shows_what_is_broken(trio: Trio, questions: list[Question]) -> None:
+def test_float64_shows_what_is_broken(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
     in_float64 = partial(merge_check._in_float64, place=nullcontext)
     kept = merge_check._largest_difference(adapted, merged, questions, 999, in_float64)
@@ -183,7 +183,7 @@ def test_float64_shows_what_is_broken(trio: Trio, questions: list[Question]) -> 
 
 
 def test_models_are_in_their_place_one_at_a_time(
-    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed: list[Any] = []
 
@@ -205,20 +205,22 @@ def test_models_are_in_their_place_one_at_a_time(
     assert placed.count(trio[2]) == 1
 
 
-def test_a_forgotten_merge_is_caught(trio: Trio, questions: list[Question]) -> None:
+def test_a_forgotten_merge_is_caught(trio: Trio, questions: list[MergeCheckRow]) -> None:
     base = copy.deepcopy(trio[0]).unload()
     with pytest.raises(CheckError, match="logits differ"):
         check((trio[0], base, trio[2]), questions)
 
 
-def test_saved_weights_must_be_the_merged_ones_rounded(trio: Trio, questions: list[Question]) -> None:
+def test_saved_weights_must_be_the_merged_ones_rounded(trio: Trio, questions: list[MergeCheckRow]) -> None:
     with pytest.raises(CheckError, match=r"layers.1.self_attn.v_proj.weight is not the merged weight rounded"):
         check((trio[0], trio[1], broken(trio[2], 0.5)), questions)
     exact = check((trio[0], trio[1], trio[1]), questions, saved_dtype=torch.float32)
     assert (exact.texts_changed, exact.verdicts_changed) == (0, 0)
 
 
-def test_answers_may_part_at_a_tie_only(trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_may_part_at_a_tie_only(
+    trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def parting(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         answers = greedy(model, prompts, max_new_tokens)
         return [[*answers[0][:2], 63 - answers[0][2]], *answers[1:]] if model is trio[1] else answers
@@ -230,7 +232,7 @@ def test_answers_may_part_at_a_tie_only(trio: Trio, questions: list[Question], m
 
 
 def test_the_adapted_model_answers_the_first_rows_alone(
-    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Any, int]] = []
 
@@ -261,7 +263,7 @@ def test_rounding_may_change_one_verdict_in_a_hundred(rows: int, changed: int, p
     assert result.verdict_share == pytest.approx(changed / rows)
 
 
-def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[Question]) -> None:
+def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[MergeCheckRow]) -> None:
     coarse = copy.deepcopy(trio[1])
     for parameter in coarse.parameters():
         parameter.data = parameter.data.to(torch.float8_e4m3fn).float()
@@ -274,17 +276,17 @@ def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[Questi
     assert result.verdicts_changed == sum(a[1] != b[1] for a, b in zip(*answers, strict=True))
 
 
-def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[Question]) -> None:
+def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[MergeCheckRow]) -> None:
     with pytest.raises(CheckError, match="no rows"):
         check(trio, [])
     with pytest.raises(CheckError, match=r"the merged model has torch\.bfloat16 weights"):
-        check((trio[0], round_weights(trio[1], torch.bfloat16), trio[2]), questions)  # type: ignore[arg-type]
+        check((trio[0], cast_parameters(trio[1], torch.bfloat16), trio[2]), questions)  # type: ignore[arg-type]
     trio[0].train()
     with pytest.raises(CheckError, match="training mode"):
         check(trio, questions)
 
 
-def test_the_reduced_format_of_the_evaluation_is_asked_too(trio: Trio, questions: list[Question]) -> None:
+def test_the_reduced_format_of_the_evaluation_is_asked_too(trio: Trio, questions: list[MergeCheckRow]) -> None:
     assert check(copy.deepcopy(trio), questions).asked is None
     adapted, merged, saved = trio
     plain = greedy(merged, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
@@ -294,13 +296,13 @@ def test_the_reduced_format_of_the_evaluation_is_asked_too(trio: Trio, questions
     reduced = greedy(saved, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
     assert found.texts_changed == sum(one != other for one, other in zip(plain, reduced, strict=True))
     assert found.dtype == "bfloat16"
-    assert 0 < found.logit_difference < merge_check.REDUCED
+    assert 0 < found.logit_difference < merge_check.MAX_REDUCED_DIFFERENCE
 
 
 def test_a_format_that_computes_something_else_stops(
-    trio: Trio, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_check, "REDUCED", 1e-9)
+    monkeypatch.setattr(merge_check, "MAX_REDUCED_DIFFERENCE", 1e-9)
     with pytest.raises(CheckError, match=r"(?s)in bfloat16 the logits differ by .*evaluate\.dtype=float32"):
         check(trio, questions, asked_dtype=torch.bfloat16)
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lotune.data.batches import PromptTooLongError
 from lotune.data.examples import Example
+from lotune.data.tokenized import PromptTooLongError
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate import predict as module
 from lotune.evaluate.predict import predict, read_predictions
-from lotune.tasks.task import Judged, Row
+from lotune.tasks.task import Row, Score
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -37,17 +37,17 @@ class Echo:
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
         raise NotImplementedError
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
+    def generate_rows(self, rows: int, seed: int) -> list[Row]:
         raise NotImplementedError
 
-    def judge(self, example: Example, text: str) -> Judged:
-        return Judged(text[:1], example.target, self.verdict, {"length": float(len(text))})
+    def judge(self, example: Example, text: str) -> Score:
+        return Score(text[:1], example.target, self.verdict, {"length": float(len(text))})
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         return {"accuracy": 1.0}
 
 
-EXAMPLES = [Example(f"q{number}", f"Question {number}?" * (1 + number % 3), "7", kind="a") for number in range(12)]
+EXAMPLES = [Example(f"q{number}", f"Question {number}?" * (1 + number % 3), "7", category="a") for number in range(12)]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_every_example_is_answered_judged_and_written(ask: Any, tmp_path: Path) 
     out = tmp_path / "predictions" / "echo" / "base.jsonl"
     found = list(ask(EXAMPLES, out))
     assert {prediction.example_id for prediction in found} == {example.id for example in EXAMPLES}
-    assert all(prediction.judged.scores["length"] == len(prediction.text) for prediction in found)
+    assert all(prediction.score.scores["length"] == len(prediction.text) for prediction in found)
     assert read_predictions(out) == found
     row = orjson.loads(out.read_bytes().splitlines()[0])
     assert {"id", "prompt", "answer", "read", "key", "right", "scores", "kind"} <= row.keys()
@@ -77,7 +77,7 @@ def test_without_a_file_nothing_is_written(ask: Any, tmp_path: Path) -> None:
 
 def test_windows_do_not_change_the_answers(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
-    monkeypatch.setattr(module, "WINDOW", 5)
+    monkeypatch.setattr(module, "REQUEST_WINDOW", 5)
     assert {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)} == whole
 
 
@@ -116,23 +116,23 @@ def test_a_changed_prompt_is_asked_again_and_rows_that_are_not_asked_stay(ask: A
 class Picking(Echo):
     """The model picks the likelier of two letters."""
 
-    chooses: bool = True
-    rule: str = "likelihood:letter"
+    by_likelihood: bool = True
+    scorer: str = "likelihood:letter"
 
     def continuations(self, example: Example) -> tuple[str, ...]:
         return ("A", "B")
 
-    def weigh(self, continuation: str, log_probability: float) -> float:
+    def normalise(self, continuation: str, log_probability: float) -> float:
         return log_probability
 
-    def chosen(self, example: Example, place: int) -> str:
+    def answer_text(self, example: Example, place: int) -> str:
         return "AB"[place]
 
 
 def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "base.jsonl"
     whole = {one.example_id: one for one in ask(EXAMPLES, None, task=Picking())}
-    monkeypatch.setattr(module, "CHOSEN_AT_ONCE", 4)
+    monkeypatch.setattr(module, "LIKELIHOOD_WINDOW", 4)
     stopped = ask(EXAMPLES, out, task=Picking())
     for _ in range(5):
         next(stopped)
@@ -148,15 +148,15 @@ def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatc
 def test_kept_answers_are_judged_again(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "base.jsonl"
     list(ask(EXAMPLES, out))
-    assert not any(prediction.judged.right for prediction in ask(EXAMPLES, out, task=Echo(verdict=False)))
-    assert not any(prediction.judged.right for prediction in read_predictions(out))
+    assert not any(prediction.score.correct for prediction in ask(EXAMPLES, out, task=Echo(verdict=False)))
+    assert not any(prediction.score.correct for prediction in read_predictions(out))
 
 
 def test_long_passages_are_cut_and_counted(ask: Any) -> None:
     parts = ("Read. ", "word " * 100, " Answer:")
     long = Example("long", "".join(parts), "7", prompt_parts=parts)
     found = list(ask([*EXAMPLES, long], None, context=64))
-    assert [prediction.example_id for prediction in found if prediction.cut] == ["long"]
+    assert [prediction.example_id for prediction in found if prediction.prompt_truncated] == ["long"]
 
 
 def test_a_long_prompt_without_a_passage_can_stop(ask: Any) -> None:
@@ -164,7 +164,7 @@ def test_a_long_prompt_without_a_passage_can_stop(ask: Any) -> None:
         list(ask([Example("long", "word " * 100, "7")], None, context=64, on_too_long="stop"))
 
 
-LONG = Example("long", "word " * 100, "7", kind="a")
+LONG = Example("long", "word " * 100, "7", category="a")
 LONG_QUESTION = Example("question", "Read. p" + "ask " * 100, "7", prompt_parts=("Read. ", "p", "ask " * 100))
 
 
@@ -177,8 +177,8 @@ def test_a_prompt_that_is_too_long_is_wrong_and_nobody_is_asked(ask: Any, task: 
     alone = {one.example_id: one for one in ask(EXAMPLES, None, context=64, task=task)}
     assert all(whole[id] == one for id, one in alone.items())
     for id in ("long", "question"):
-        assert (whole[id].text, whole[id].stopped_by, whole[id].cut) == ("", "too_long", False)
-        assert whole[id].judged == Judged(None, "7", False, {"length": 0.0})
+        assert (whole[id].text, whole[id].finish_reason, whole[id].prompt_truncated) == ("", "too_long", False)
+        assert whole[id].score == Score(None, "7", False, {"length": 0.0})
     assert {one.example_id: one for one in read_predictions(out)} == whole
     lines = out.read_bytes().splitlines(keepends=True)
     for kept in (1, 5, len(lines)):
@@ -191,7 +191,7 @@ def test_a_prompt_that_is_too_long_is_wrong_and_nobody_is_asked(ask: Any, task: 
 
 def test_a_row_without_a_key_stays_unjudgeable(ask: Any) -> None:
     [found] = ask([LONG], None, context=64, task=Echo(verdict=None))
-    assert (found.judged.right, found.stopped_by) == (None, "too_long")
+    assert (found.score.correct, found.finish_reason) == (None, "too_long")
 
 
 def test_a_prompt_that_is_too_long_can_lose_its_middle(
@@ -207,8 +207,8 @@ def test_a_prompt_that_is_too_long_can_lose_its_middle(
     monkeypatch.setattr(module, "_request", noting)
     rows = [Example("long", "Calculate" + " 1 +" * 100 + " 1. Answer:", "7"), LONG_QUESTION, EXAMPLES[0]]
     found = {one.example_id: one for one in ask(rows, None, context=40, on_too_long="truncate")}
-    assert {id for id, one in found.items() if one.cut} == {"long", "question"}
-    assert {one.stopped_by for one in found.values()} <= {"eos", "length"}
+    assert {id for id, one in found.items() if one.prompt_truncated} == {"long", "question"}
+    assert {one.finish_reason for one in found.values()} <= {"eos", "length"}
     assert (asked["long"][:17], asked["long"][17:]) == ("Calculate 1 + 1 +", " + 1 + 1. Answer:")
     assert len(asked["question"]) == 34
     assert asked["q0"] == EXAMPLES[0].prompt
@@ -225,7 +225,7 @@ def test_every_row_has_one_prediction_whatever_fits(ask: Any, lengths: list[int]
     rows = [Example(str(place), "x" * length, "7") for place, length in enumerate(lengths)]
     found = list(ask(rows, None, context=context))
     assert sorted(int(one.example_id) for one in found) == list(range(len(rows)))
-    assert all((one.stopped_by == "too_long") == (lengths[int(one.example_id)] + 6 > context) for one in found)
+    assert all((one.finish_reason == "too_long") == (lengths[int(one.example_id)] + 6 > context) for one in found)
 
 
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.evaluate.retention import gate, gate_passed, with_intervals
+from lotune.evaluate.retention import add_intervals, gate, gate_passed
 from lotune.evaluate.statistics import wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
@@ -22,15 +22,15 @@ def test_the_contests_gates() -> None:
 
 def test_a_base_below_five_points_is_not_measurable() -> None:
     line, other = gate({"contest_f1": 4.99, "contest_em": 5.0}, {"contest_f1": 80.0, "contest_em": 5.0})
-    assert (line.kept, line.passed) == (None, False)
-    assert (other.kept, other.passed) == (1.0, True)
+    assert (line.retained, line.passed) == (None, False)
+    assert (other.retained, other.passed) == (1.0, True)
     assert not gate_passed([line, other])
 
 
 def test_official_metrics_are_reported_and_do_not_gate() -> None:
     base = LLAMA | {"squad_f1": 60.0, "squad_em": 50.0}
     lines = gate(base, LLAMA | {"squad_f1": 10.0, "squad_em": 10.0})
-    assert [(line.metric, line.gates, line.passed) for line in lines] == [
+    assert [(line.metric, line.is_gated, line.passed) for line in lines] == [
         ("contest_f1", True, True),
         ("contest_em", True, True),
         ("squad_f1", False, False),
@@ -40,7 +40,7 @@ def test_official_metrics_are_reported_and_do_not_gate() -> None:
 
 
 def test_metrics_of_another_task_all_gate() -> None:
-    assert [line.gates for line in gate({"rouge": 30.0}, {"rouge": 30.0}, task="encyclopaedia")] == [True]
+    assert [line.is_gated for line in gate({"rouge": 30.0}, {"rouge": 30.0}, task="encyclopaedia")] == [True]
 
 
 def test_other_metrics_after_tuning_are_refused() -> None:
@@ -59,16 +59,16 @@ def test_more_is_never_worse(base: float, tuned: float, threshold: float) -> Non
 def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
     base = [float(50 + n % 50) for n in range(80)]
     [line] = gate({"contest_f1": sum(base) / 80}, {"contest_f1": 0.95 * sum(base) / 80})
-    found = with_intervals(line, base, [0.95 * value for value in base])
+    found = add_intervals(line, base, [0.95 * value for value in base])
     assert found.base_interval is not None
     assert found.tuned_interval is not None
     assert found.base_interval.low < line.base < found.base_interval.high
     assert found.tuned_interval == pytest.approx([0.95 * limit for limit in found.base_interval])
-    assert found.kept_interval is None, "both figures of a row go together: what was kept does not vary"
+    assert found.retained_interval is None, "both figures of a row go together: what was kept does not vary"
     [share] = gate({"accuracy": 75.0}, {"accuracy": 50.0})
-    its = with_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], share=True)
+    its = add_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], share=True)
     assert its.base_interval == tuple(100 * limit for limit in wilson(3, 4))
-    assert its.kept_interval is not None
-    assert its.kept_interval.low < 2 / 3 < its.kept_interval.high
+    assert its.retained_interval is not None
+    assert its.retained_interval.low < 2 / 3 < its.retained_interval.high
     [nothing] = gate({"contest_em": 0.0}, {"contest_em": 50.0})
-    assert with_intervals(nothing, [0.0, 0.0], [0.0, 100.0]).kept_interval is None
+    assert add_intervals(nothing, [0.0, 0.0], [0.0, 100.0]).retained_interval is None

@@ -11,10 +11,10 @@ from lotune.evaluate.retention import gate
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
-    Score,
+    ContestScore,
     Scorecard,
+    ScoredExample,
     Target,
-    Verdict,
     best_on_test,
     make_scorecard,
     measure_parameters,
@@ -22,15 +22,15 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
-from lotune.tasks.task import Judged
+from lotune.tasks.task import Score
 
 KEPT = gate({"contest_f1": 60.0, "contest_em": 50.0}, {"contest_f1": 59.0, "contest_em": 46.0})
 LOST = gate({"contest_f1": 60.0, "contest_em": 50.0}, {"contest_f1": 59.0, "contest_em": 44.0})
 
 
-def verdicts(*right: bool | None) -> list[Verdict]:
+def verdicts(*right: bool | None) -> list[ScoredExample]:
     kinds = ("+", "english")
-    return [Verdict(f"r{n}", kinds[one is None], Judged("1", "1", one)) for n, one in enumerate(right)]
+    return [ScoredExample(f"r{n}", kinds[one is None], Score("1", "1", one)) for n, one in enumerate(right)]
 
 
 def target(gained: int = 10, lost: int = 1) -> Target:
@@ -44,7 +44,7 @@ def card(**changes: object) -> Scorecard:
         "target": target(),
         "retention": KEPT,
         "parameters": measure_parameters(1000, 200_000, "measured"),
-        "score": Score(rule="phase1", value=0.7, place=4, published=20),
+        "score": ContestScore(rule="phase1", value=0.7, rank=4, published=20),
         "chosen_checkpoint": "step-20",
         "checkpoints": [Checkpoint(name="step-10", step=10), Checkpoint(name="step-20", step=20, value=0.9)],
         "checks": [Check(name="merge", passed=True)],
@@ -60,8 +60,8 @@ def test_the_targets_figures() -> None:
     assert found.p_value == pytest.approx(12 / 2048)
     assert found.better
     assert found.interval.low < found.value < found.interval.high
-    assert found.by_kind["+"].n == 12
-    assert found.by_kind["english"].model_dump() == {
+    assert found.by_category["+"].n == 12
+    assert found.by_category["english"].model_dump() == {
         "n": 0,
         "value": None,
         "base_value": None,
@@ -69,7 +69,7 @@ def test_the_targets_figures() -> None:
         "unjudgeable": 1,
         "base_interval": None,
     }
-    its = found.by_kind["+"].base_interval
+    its = found.by_category["+"].base_interval
     assert its is not None
     assert its == found.base_interval
 
@@ -80,15 +80,15 @@ def test_rows_are_paired_by_id_not_by_order() -> None:
 
 
 def test_a_mean_of_scores() -> None:
-    def scored(*f1: float) -> list[Verdict]:
-        return [Verdict(str(n), "", Judged("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
+    def scored(*f1: float) -> list[ScoredExample]:
+        return [ScoredExample(str(n), "", Score("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
 
     found = measure_target(
         "reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="contest_f1"
     )
     assert (found.value, found.base_value, found.better) == (52.5, 0.0, True)
     assert found.difference_interval is not None
-    assert found.by_kind == {}
+    assert found.by_category == {}
 
 
 def test_other_rows_are_refused() -> None:
@@ -139,8 +139,8 @@ def test_the_file_holds_the_card(tmp_path: Path) -> None:
     assert set(content) >= {
         *("target", "retention", "parameters", "score", "chosen_checkpoint", "checkpoints", "checks", "valid")
     }
-    assert set(content["target"]) >= {"task", "metric", "value", "base_value", "interval", "n", "by_kind"}
-    assert set(content["retention"][0]) >= {"task", "metric", "base", "tuned", "kept", "threshold", "passed"}
+    assert set(content["target"]) >= {"task", "metric", "value", "base_value", "interval", "n", "by_category"}
+    assert set(content["retention"][0]) >= {"task", "metric", "base", "tuned", "retained", "threshold", "passed"}
     assert set(content["parameters"]) >= {"trainable", "total", "ratio", "convention"}
     assert set(content["score"]) >= {"rule", "value"}
     assert content["parameters"]["ratio"] == 0.005
@@ -155,4 +155,4 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 def test_no_figure_is_nan() -> None:
     with pytest.raises(ValidationError):
-        Score(rule="phase1", value=float("nan"))
+        ContestScore(rule="phase1", value=float("nan"))

@@ -12,7 +12,7 @@ from lotune.evaluate.statistics import (
     bootstrap_ratio,
     difference_of_shares,
     mcnemar,
-    sign_flips,
+    paired_permutation_test,
     wilson,
 )
 
@@ -97,11 +97,11 @@ def test_sign_flips_is_scipys_permutation_test() -> None:
     exact = permutation_test(
         (after, before), lambda x, y: np.mean(x - y), permutation_type="samples", alternative="greater", n_resamples=1e5
     )
-    assert sign_flips(list(before), list(after)).p_better == pytest.approx(exact.pvalue, abs=0.015)
+    assert paired_permutation_test(list(before), list(after)).p_better == pytest.approx(exact.pvalue, abs=0.015)
 
 
 def test_no_change_is_no_gain() -> None:
-    test = sign_flips([1.0, 2.0], [1.0, 2.0])
+    test = paired_permutation_test([1.0, 2.0], [1.0, 2.0])
     assert (test.gained, test.lost, test.p_value, test.p_better) == (0, 0, 1.0, 1.0)
 
 
@@ -135,7 +135,7 @@ def test_an_interval_is_estimable_where_rows_differ(values: list[int], factor: f
 
 
 def test_other_rows_are_refused() -> None:
-    for test in (mcnemar, sign_flips, bootstrap_difference):
+    for test in (mcnemar, paired_permutation_test, bootstrap_difference):
         with pytest.raises(DataError):
             test([True], [True, False])
         with pytest.raises(DataError):

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from lotune.errors import DataError
+from lotune.generate.continuous_batching import ContinuousBatcher
 from lotune.generate.engine import Engine
-from lotune.generate.lean import Pass
+from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.requests import Request
-from lotune.generate.slotted import Slotted
-from tests.generate.test_aligned import rwkv
 from tests.generate.test_engine import bloom, llama, made, mistral, theirs
-from tests.generate.test_sharing import sharing
+from tests.generate.test_prefix_sharing import sharing
+from tests.generate.test_transformers_fallback import rwkv
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -36,9 +36,9 @@ def test_requests_join_at_any_time(
     model, asked, draw = made(shape), sharing(20, seed=batch_tokens), random.Random(batch_tokens)
     expected = [theirs(model, request) for request in asked]
     engine, queue, left = Engine(model, byte_tokenizer), SimpleQueue[Request | None](), list(asked)
-    sizes, forward = list[int](), Slotted._forward
+    sizes, forward = list[int](), ContinuousBatcher._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
+    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
         return forward(self, rows, what, keep)
 
@@ -50,7 +50,7 @@ def test_requests_join_at_any_time(
     def on_token(*_: int) -> None:
         come(0)
 
-    monkeypatch.setattr(Slotted, "_forward", watched)
+    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
     come(1)
     answers = {}
     for number, answer in engine.stream(queue, batch_tokens=batch_tokens, on_token=on_token):

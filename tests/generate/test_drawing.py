@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lotune.errors import DataError, SettingsError
-from lotune.generate.engine import generate
-from lotune.generate.lean import Pass
-from lotune.generate.likelihood import Continuation, Likelihood
-from lotune.generate.pieces import Pieces
+from lotune.generate.continuous_batching import ContinuousBatcher
+from lotune.generate.detokenizer import StreamingDetokenizer
+from lotune.generate.engine import generate_completions
+from lotune.generate.llama_forward import ForwardInput
+from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.sampling import PENALTIES, SEEDS, TEMPERATURES, Sampling
-from lotune.generate.slotted import Slotted
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -96,30 +96,33 @@ def test_samples_differ_come_in_order_and_again(
 ) -> None:
     single = asked(4, DRAWN)
     several = [replace(request, samples=number) for number, request in enumerate(single, start=1)]
-    answers = generate(tiny_llama, byte_tokenizer, several, batch_tokens=10_000)
+    answers = generate_completions(tiny_llama, byte_tokenizer, several, batch_tokens=10_000)
     assert len(answers) == 1 + 2 + 3 + 4
-    assert [one.token_ids for one in generate(tiny_llama, byte_tokenizer, several, batch_tokens=40)] == [
+    assert [one.token_ids for one in generate_completions(tiny_llama, byte_tokenizer, several, batch_tokens=40)] == [
         one.token_ids for one in answers
     ]
-    first = generate(tiny_llama, byte_tokenizer, single, batch_tokens=10_000)
+    first = generate_completions(tiny_llama, byte_tokenizer, single, batch_tokens=10_000)
     assert [answers[place].token_ids for place in (0, 1, 3, 6)] == [one.token_ids for one in first]
     assert len({one.token_ids for one in answers[6:]}) == 4
-    fewer = generate(tiny_llama, byte_tokenizer, [replace(single[3], samples=3)], batch_tokens=10_000)
+    fewer = generate_completions(tiny_llama, byte_tokenizer, [replace(single[3], samples=3)], batch_tokens=10_000)
     assert [one.token_ids for one in fewer] == [one.token_ids for one in answers[6:9]]
 
 
 def test_the_prompt_of_several_samples_is_read_once(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, forward = list[int](), Slotted._forward
+    read, forward = list[int](), ContinuousBatcher._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
+    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
         read.append(what.input_ids.numel())
         return forward(self, rows, what, keep)
 
-    monkeypatch.setattr(Slotted, "_forward", watched)
+    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
     request = Request(tuple(range(2, 92)), 1, 1, sampling=DRAWN, samples=8)
-    assert len({one.token_ids for one in generate(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)}) > 2
+    assert (
+        len({one.token_ids for one in generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)})
+        > 2
+    )
     assert read == [89, 8]  # the prompt, and its last token for each sample
 
 
@@ -132,13 +135,13 @@ def test_a_drawn_answer_depends_on_its_seed_alone(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     requests = asked(12, DRAWN)
-    whole = generate(tiny_llama, byte_tokenizer, requests, batch_tokens=10_000)
-    alone = generate(tiny_llama, byte_tokenizer, requests[::-1], batch_tokens=60)[::-1]
+    whole = generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=10_000)
+    alone = generate_completions(tiny_llama, byte_tokenizer, requests[::-1], batch_tokens=60)[::-1]
     assert [one.token_ids for one in alone] == [one.token_ids for one in whole]
     for one, other in zip(alone, whole, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
-    other = generate(tiny_llama, byte_tokenizer, asked(12, replace(DRAWN, top_k=None)), batch_tokens=10_000)
-    greedy = generate(tiny_llama, byte_tokenizer, asked(12, Sampling()), batch_tokens=10_000)
+    other = generate_completions(tiny_llama, byte_tokenizer, asked(12, replace(DRAWN, top_k=None)), batch_tokens=10_000)
+    greedy = generate_completions(tiny_llama, byte_tokenizer, asked(12, Sampling()), batch_tokens=10_000)
     assert len({tuple(one.token_ids for one in answers) for answers in (whole, other, greedy)}) == 3
 
 
@@ -149,7 +152,9 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(
     with torch.no_grad():
         likely = tiny_llama(torch.tensor([prompt])).logits[0, -1].softmax(-1)
     requests = [Request(prompt, 1, 1, sampling=Sampling(temperature=1.0, seed=seed)) for seed in range(1500)]
-    drawn = Counter(one.token_ids[0] for one in generate(tiny_llama, byte_tokenizer, requests, batch_tokens=50_000))
+    drawn = Counter(
+        one.token_ids[0] for one in generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=50_000)
+    )
     likely[0] = 0  # no end-of-text before the minimum
     likely /= likely.sum()
     for token, probability in enumerate(likely.tolist()):
@@ -163,7 +168,7 @@ def test_log_probabilities_are_those_of_transformers(
 ) -> None:
     """Of an answer, and of the same tokens given as a continuation, in any batch."""
     requests = asked(9, Sampling())
-    answers = generate(tiny_llama, byte_tokenizer, requests, batch_tokens=200)
+    answers = generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=200)
     given_rows = [
         Continuation(request.prompt_ids, answer.token_ids)
         for request, answer in zip(requests, answers, strict=True)
@@ -171,7 +176,7 @@ def test_log_probabilities_are_those_of_transformers(
     ]
     assert len(given_rows) > 5
     for batch_tokens in (1, 40, 10_000):
-        found = Likelihood(tiny_llama).weigh(given_rows, batch_tokens=batch_tokens)
+        found = LogLikelihood(tiny_llama).score(given_rows, batch_tokens=batch_tokens)
         for row, values in zip(given_rows, found, strict=True):
             ids = torch.tensor([[*row.prompt_ids, *row.ids]])
             labels = ids.clone()
@@ -187,26 +192,26 @@ def test_log_probabilities_are_those_of_transformers(
 def test_continuations_that_cannot_be_are_refused(tiny_llama: LlamaForCausalLM) -> None:
     for row, found in ((Continuation((), (3,), "row 4"), "row 4"), (Continuation((3,), ()), "continuation 0")):
         with pytest.raises(DataError, match=found):
-            Likelihood(tiny_llama).weigh([row], batch_tokens=10)
+            LogLikelihood(tiny_llama).score([row], batch_tokens=10)
     with pytest.raises(DataError, match="at most"):
-        Likelihood(tiny_llama).weigh([Continuation((3,) * 5000, (3,))], batch_tokens=10)
+        LogLikelihood(tiny_llama).score([Continuation((3,) * 5000, (3,))], batch_tokens=10)
 
 
 @pytest.mark.parametrize("wrong", [300, -1])
 def test_a_token_to_stop_at_is_in_the_vocabulary(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, wrong: int
 ) -> None:
-    request = Request((5, 9), 4, min_new_tokens=2, stop_ids=(7, wrong), where="row q7")
+    request = Request((5, 9), 4, min_new_tokens=2, stop_ids=(7, wrong), label="row q7")
     with pytest.raises(SettingsError, match=r"row q7: has stop_ids from .*\n.*0 to 299"):
-        generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
+        generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
 
 
 def test_an_end_of_text_out_of_the_vocabulary_is_never_chosen_and_no_hindrance(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    [before] = generate(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100)
+    [before] = generate_completions(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100)
     tiny_llama.generation_config.eos_token_id = [0, 5000]  # type: ignore[union-attr]
-    assert generate(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100) == [before]
+    assert generate_completions(tiny_llama, byte_tokenizer, [Request((5, 9), 4, 4)], batch_tokens=100) == [before]
 
 
 def test_a_stop_text_that_is_a_special_token_ends_an_answer(
@@ -222,30 +227,34 @@ def test_a_stop_text_that_is_a_special_token_ends_an_answer(
         return output
 
     request = Request((5, 9, 30), 6)
-    [never] = generate(tiny_llama, tokenizer, [request], batch_tokens=100)
+    [never] = generate_completions(tiny_llama, tokenizer, [request], batch_tokens=100)
     tiny_llama.register_forward_hook(sure)
-    [unheard] = generate(tiny_llama, tokenizer, [request], batch_tokens=100)
+    [unheard] = generate_completions(tiny_llama, tokenizer, [request], batch_tokens=100)
     assert unheard.token_ids == (end,) * 6 != never.token_ids
-    [ended] = generate(tiny_llama, tokenizer, [replace(request, stop=("<|im_end|>", "###"))], batch_tokens=100)
-    assert (ended.token_ids, ended.stopped_by) == ((), "eos")
+    [ended] = generate_completions(
+        tiny_llama, tokenizer, [replace(request, stop=("<|im_end|>", "###"))], batch_tokens=100
+    )
+    assert (ended.token_ids, ended.finish_reason) == ((), "eos")
 
 
 def test_stop_ids_and_cancelling(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     request = Request((5, 9, 30), 20)
-    [whole] = generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
+    [whole] = generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
     assert len(whole.token_ids) > 3
     third = whole.token_ids[2]
     first = whole.token_ids.index(third)
-    [stopped] = generate(tiny_llama, byte_tokenizer, [replace(request, stop_ids=(third,))], batch_tokens=100)
-    assert (stopped.token_ids, stopped.stopped_by) == (whole.token_ids[:first], "eos")
+    [stopped] = generate_completions(
+        tiny_llama, byte_tokenizer, [replace(request, stop_ids=(third,))], batch_tokens=100
+    )
+    assert (stopped.token_ids, stopped.finish_reason) == (whole.token_ids[:first], "eos")
     seen: list[int] = []
 
     def until_two(index: int, token: int) -> bool:
         seen.append(token)
         return len(seen) == 2
 
-    [cancelled] = generate(tiny_llama, byte_tokenizer, [request], batch_tokens=100, on_token=until_two)
-    assert (cancelled.token_ids, cancelled.stopped_by) == (whole.token_ids[:2], "cancelled")
+    [cancelled] = generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100, on_token=until_two)
+    assert (cancelled.token_ids, cancelled.finish_reason) == (whole.token_ids[:2], "cancelled")
     assert tuple(seen) == whole.token_ids[:2]
 
 
@@ -257,15 +266,15 @@ def test_pieces_join_to_the_whole_and_no_character_is_half(byte_tokenizer: Any, 
     whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     places = [place for place in map(whole.find, stop) if place >= 0]
     end = min(places, default=len(whole))
-    pieces, shown = Pieces(tokenizer, stop), ""
+    pieces, shown = StreamingDetokenizer(tokenizer, stop), ""
     for token in ids:
-        piece = pieces.push(token)
+        piece = pieces.add_token(token)
         if len(shown + piece) > end:  # the engine stops at a stop text
             break
         shown += piece
         assert "\ufffd" not in piece or "\ufffd" in text
         assert whole.startswith(shown)
-    assert shown + pieces.finish(whole[:end]) == whole[:end]
+    assert shown + pieces.finalize(whole[:end]) == whole[:end]
 
 
 def test_a_token_that_goes_beyond_a_stop_text_shows_nothing_of_it() -> None:
@@ -273,6 +282,6 @@ def test_a_token_that_goes_beyond_a_stop_text_shows_nothing_of_it() -> None:
         def decode(self, ids: list[int], **_: Any) -> str:
             return "".join(["Yes.", "\n###", " Instruction", ":\n"][: len(ids)])
 
-    pieces = Pieces(Whole(), ("\n### Instruction:",))  # type: ignore[arg-type]
-    assert [pieces.push(number) for number in range(4)] == ["Yes.", "", "", ""]
-    assert pieces.finish("Yes.") == ""
+    pieces = StreamingDetokenizer(Whole(), ("\n### Instruction:",))  # type: ignore[arg-type]
+    assert [pieces.add_token(number) for number in range(4)] == ["Yes.", "", "", ""]
+    assert pieces.finalize("Yes.") == ""

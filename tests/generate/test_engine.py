@@ -11,10 +11,10 @@ import torch
 
 from lotune.errors import DataError
 from lotune.generate import engine
-from lotune.generate.engine import generate
-from lotune.generate.lean import Pass
+from lotune.generate.continuous_batching import MAX_STEP_TOKENS, ContinuousBatcher
+from lotune.generate.engine import generate_completions
+from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.requests import Completion, Request
-from lotune.generate.slotted import MOST_READ, Slotted
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -190,7 +190,7 @@ def test_answers_are_those_of_transformers(
     expected = [theirs(model, request) for request in asked]
     assert len(set(expected)) > 10
     for batch_tokens in (1, 150, 10_000):  # one row at a time, few rows with refills, all at once
-        assert ids(generate(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
+        assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
 
 
 @pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
@@ -207,11 +207,13 @@ def test_answers_do_not_depend_on_order_or_company(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     asked = requests(40, seed=3)
-    expected = ids(generate(tiny_llama, byte_tokenizer, asked, batch_tokens=400))
+    expected = ids(generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=400))
     order = list(range(40))
     random.Random(1).shuffle(order)
     for batch_tokens in (90, 1000):
-        shuffled = ids(generate(tiny_llama, byte_tokenizer, [asked[i] for i in order], batch_tokens=batch_tokens))
+        shuffled = ids(
+            generate_completions(tiny_llama, byte_tokenizer, [asked[i] for i in order], batch_tokens=batch_tokens)
+        )
         assert shuffled == [expected[i] for i in order]
 
 
@@ -219,28 +221,28 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heights, sizes, alone, reading = [], [], [], []
-    forward = Slotted._forward
+    forward = ContinuousBatcher._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
+    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
         sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
         if what.input_ids.shape[1] == 1 and not reading:
             heights.append(len(rows))
         return forward(self, rows, what, keep)
 
-    monkeypatch.setattr(Slotted, "_forward", watched)
-    monkeypatch.setitem(MOST_READ, "cpu", 1)
-    read_alone = Slotted._read_alone
+    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
+    read_alone = ContinuousBatcher._prefill_one
 
-    def counted(self: Slotted, row: Any, ending: Any) -> Completion | None:
+    def counted(self: ContinuousBatcher, row: Any, ending: Any) -> Completion | None:
         alone.append(row)
         reading.append(True)
         answer = read_alone(self, row, ending)
         reading.clear()
         return answer
 
-    monkeypatch.setattr(Slotted, "_read_alone", counted)
+    monkeypatch.setattr(ContinuousBatcher, "_prefill_one", counted)
     asked = [Request((5, *range(2, 2 + length)), 10 + length % 7, min_new_tokens=50) for length in range(40)]
-    generate(tiny_llama, byte_tokenizer, asked, batch_tokens=300)
+    generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=300)
     assert max(sizes) <= 300
     # a prompt that is read alone has its first token without a step
     assert sum(heights) + len(alone) == sum(request.max_new_tokens for request in asked)
@@ -256,16 +258,16 @@ def test_many_rows_attend_to_widths_of_their_own(
     model, draw = made(shape), random.Random(4)
     lengths = [draw.choice((3, 90)) for _ in range(70)]
     asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
-    widths, forward = [], Slotted._forward
+    widths, forward = [], ContinuousBatcher._forward
 
-    def watched(self: Slotted, rows: Any, what: Pass, keep: int | None = 1) -> torch.Tensor:
+    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
         if what.widths is not None:
             widths.append((what.widths, [row.length + 1 for row in self.running]))
         return forward(self, rows, what, keep)
 
-    monkeypatch.setattr(Slotted, "_forward", watched)
+    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
     before = model.config._attn_implementation
-    answers = ids(generate(model, byte_tokenizer, asked, batch_tokens=40 * 150))
+    answers = ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=40 * 150))
     assert model.config._attn_implementation == before
     assert all(is_greedy(model, request, answer) for request, answer in zip(asked, answers, strict=True))
     if before == "eager":
@@ -279,7 +281,7 @@ def test_many_rows_attend_to_widths_of_their_own(
 
 
 def test_no_request_no_answer(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    assert generate(tiny_llama, byte_tokenizer, [], batch_tokens=100) == []
+    assert generate_completions(tiny_llama, byte_tokenizer, [], batch_tokens=100) == []
 
 
 def test_each_answer_is_reported_once_and_the_training_mode_comes_back(
@@ -287,7 +289,7 @@ def test_each_answer_is_reported_once_and_the_training_mode_comes_back(
 ) -> None:
     tiny_llama.train()
     seen: dict[int, Completion] = {}
-    answers = generate(tiny_llama, byte_tokenizer, requests(9), batch_tokens=200, on_done=seen.__setitem__)
+    answers = generate_completions(tiny_llama, byte_tokenizer, requests(9), batch_tokens=200, on_done=seen.__setitem__)
     assert [seen[place] for place in range(9)] == answers
     assert tiny_llama.training
 
@@ -321,7 +323,7 @@ def answer(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
     def ask(text: str, **wishes: Any) -> Completion:
         Scripted(byte_tokenizer, text).force(tiny_llama, 3)
         request = Request((5, 6, 7), **{"max_new_tokens": 60, **wishes})
-        return generate(tiny_llama, byte_tokenizer, [request, request], batch_tokens=1000)[1]
+        return generate_completions(tiny_llama, byte_tokenizer, [request, request], batch_tokens=1000)[1]
 
     return ask
 
@@ -330,14 +332,14 @@ def test_a_character_of_several_tokens_is_whole(answer: Callable[..., Completion
     text = "计算 3.5 等于 √12 🙂。"
     completion = answer(text)
     assert completion.text == text
-    assert completion.stopped_by == "eos"
+    assert completion.finish_reason == "eos"
     assert len(completion.token_ids) == len(text.encode())
 
 
 def test_an_answer_ends_before_a_stop_text(answer: Callable[..., Completion]) -> None:
     completion = answer("答案 12\n\n### Instruction: more", stop=("###", "说明"))
     assert completion.text == "答案 12\n\n"
-    assert completion.stopped_by == "stop"
+    assert completion.finish_reason == "stop"
     assert len(completion.token_ids) == len("答案 12\n\n###".encode())
 
 
@@ -347,7 +349,7 @@ def test_a_stop_text_of_several_bytes_and_at_the_start(answer: Callable[..., Com
 
 def test_an_answer_ends_at_its_length(answer: Callable[..., Completion]) -> None:
     completion = answer("abcdef", max_new_tokens=4)
-    assert (completion.text, completion.stopped_by) == ("abcd", "length")
+    assert (completion.text, completion.finish_reason) == ("abcd", "length")
 
 
 def test_no_end_before_the_minimum(answer: Callable[..., Completion]) -> None:
@@ -363,7 +365,7 @@ def test_the_minimum_is_that_of_transformers(byte_tokenizer: PreTrainedTokenizer
         model.lm_head.weight[0] = model.lm_head.weight[1:].abs().max(0).values * 2
     asked = [Request(r.prompt_ids, r.max_new_tokens, min_new_tokens=5) for r in requests(12, low=6)]
     expected = [theirs(model, request) for request in asked]
-    assert ids(generate(model, byte_tokenizer, asked, batch_tokens=300)) == expected
+    assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=300)) == expected
     assert min(map(len, expected)) == 5
 
 
@@ -372,17 +374,17 @@ def test_every_end_of_text_of_model_and_tokenizer_ends(
 ) -> None:
     b = byte_tokenizer("b", add_special_tokens=False)["input_ids"][0]
     tiny_llama.generation_config.eos_token_id = [b, 299]
-    assert engine.end_ids(tiny_llama, byte_tokenizer) == (0, b, 299)
+    assert engine.eos_token_ids(tiny_llama, byte_tokenizer) == (0, b, 299)
     completion = answer("abc")
-    assert (completion.text, completion.stopped_by) == ("a", "eos")
+    assert (completion.text, completion.finish_reason) == ("a", "eos")
     tiny_llama.generation_config.eos_token_id = None
-    assert engine.end_ids(tiny_llama, byte_tokenizer) == (0,)
+    assert engine.eos_token_ids(tiny_llama, byte_tokenizer) == (0,)
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request((5,) * 250, 20, where="row q7"), "row q7: needs 270 tokens"),
+        (Request((5,) * 250, 20, label="row q7"), "row q7: needs 270 tokens"),
         (Request((), 20), "request 1: has no prompt"),
         (Request((5,), 0), "request 1: has no prompt or asks for no token"),
         (Request((5, 300), 5), "request 1: has token ids from 5 to 300"),
@@ -392,12 +394,12 @@ def test_what_cannot_be_answered_is_refused_before_anything_runs(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, request_: Request, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        generate(tiny_llama, byte_tokenizer, [Request((5,), 5), request_], batch_tokens=1000)
+        generate_completions(tiny_llama, byte_tokenizer, [Request((5,), 5), request_], batch_tokens=1000)
 
 
 def test_the_whole_context_can_be_used(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     request = Request((5,) * 236, 20, min_new_tokens=20)
-    assert len(generate(tiny_llama, byte_tokenizer, [request], batch_tokens=10)[0].token_ids) == 20
+    assert len(generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=10)[0].token_ids) == 20
 
 
 @pytest.mark.oracle
@@ -408,4 +410,4 @@ def test_an_adapted_model_answers_as_transformers_has_it(byte_tokenizer: PreTrai
     model.eval()
     asked = requests(8)
     expected = [theirs(model, request) for request in asked]
-    assert ids(generate(model, byte_tokenizer, asked, batch_tokens=200)) == expected
+    assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=200)) == expected

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from lotune.data.batches import EncodedRow, Layout
+from lotune.data.collate import Collator
+from lotune.data.tokenized import EncodedRow
 from lotune.errors import CheckError
-from lotune.evaluate.merge_check import Question, _largest_difference
-from lotune.generate.engine import Engine, generate, slotted_of
-from lotune.generate.likelihood import Continuation, Likelihood
+from lotune.evaluate.merge_check import MergeCheckRow, _largest_difference
+from lotune.generate.engine import Engine, continuous_batcher_for, generate_completions
+from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
-from lotune.model.adapters import attach
+from lotune.model.adapters import add_adapter
 from lotune.model.logits import NotFiniteLogitsError, largest_logits
 from lotune.model.settings import AdapterSettings
-from lotune.train.loop import mean_loss
-from tests.generate.test_aligned import mamba
+from lotune.train.loop import evaluate_loss
 from tests.generate.test_engine import SMALL, gpt2, llama, made, theirs
+from tests.generate.test_transformers_fallback import mamba
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +47,7 @@ def spoil(tensor: Any, value: float, places: Any = slice(None)) -> None:
 
 def requests(sampling: Sampling | None = None) -> list[Request]:
     how = {} if sampling is None else {"sampling": sampling}
-    return [Request(ids, 4, where=f"row {number}", **how) for number, ids in enumerate(ROWS)]
+    return [Request(ids, 4, label=f"row {number}", **how) for number, ids in enumerate(ROWS)]
 
 
 def continuations() -> list[Continuation]:
@@ -55,7 +56,7 @@ def continuations() -> list[Continuation]:
 
 def batches(packed: bool) -> Any:
     rows = [EncodedRow(str(number), (*ids, 0), 2) for number, ids in enumerate(ROWS)]
-    return Layout(8, 256, 1, packed).batches(rows)
+    return Collator(8, 256, 1, packed).batches(rows)
 
 
 def stopped(work: Callable[[], Any]) -> NotFiniteLogitsError:
@@ -80,12 +81,14 @@ def test_nan_in_an_embedding_names_the_row_and_the_layer(
         {"row 0", "row 1", "row 2"} if tied else {"row 1"}
     )  # where they are tied every row has a NaN among its logits
     for sampling in (None, Sampling(temperature=1.0)):
-        found = stopped(lambda how=sampling: generate(model, byte_tokenizer, requests(how), batch_tokens=999))
+        found = stopped(
+            lambda how=sampling: generate_completions(model, byte_tokenizer, requests(how), batch_tokens=999)
+        )
         assert found.model == "mine"
         assert found.row in rows
         assert found.layer == (embedding if found.row == "row 1" else "lm_head")
         assert "the logits hold nan" in str(found)
-    weighed = stopped(lambda: Likelihood(model).weigh(continuations(), batch_tokens=999))
+    weighed = stopped(lambda: LogLikelihood(model).score(continuations(), batch_tokens=999))
     assert weighed.row in rows
 
 
@@ -104,10 +107,10 @@ def test_one_logit_is_enough(value: float, byte_tokenizer: Any) -> None:
     model = made(phi)
     spoil(model.get_output_embeddings().bias, value, 7)
     ways: Sequence[Callable[[], Any]] = (
-        lambda: generate(model, byte_tokenizer, requests(), batch_tokens=999),
-        lambda: generate(model, byte_tokenizer, requests(Sampling(1.0, top_k=3)), batch_tokens=999),
-        lambda: Likelihood(model).weigh(continuations(), batch_tokens=999),
-        lambda: mean_loss(model, batches(packed=False)),
+        lambda: generate_completions(model, byte_tokenizer, requests(), batch_tokens=999),
+        lambda: generate_completions(model, byte_tokenizer, requests(Sampling(1.0, top_k=3)), batch_tokens=999),
+        lambda: LogLikelihood(model).score(continuations(), batch_tokens=999),
+        lambda: evaluate_loss(model, batches(packed=False)),
     )
     for way in ways:
         assert stopped(way).layer == "lm_head"
@@ -116,34 +119,36 @@ def test_one_logit_is_enough(value: float, byte_tokenizer: Any) -> None:
 def test_a_row_without_a_finite_logit(byte_tokenizer: Any) -> None:
     model = made(phi)
     spoil(model.get_output_embeddings().bias, -math.inf)
-    assert "no logit is finite" in str(stopped(lambda: generate(model, byte_tokenizer, requests(), batch_tokens=999)))
-    weighed = stopped(lambda: Likelihood(model).weigh(continuations(), batch_tokens=999))
+    assert "no logit is finite" in str(
+        stopped(lambda: generate_completions(model, byte_tokenizer, requests(), batch_tokens=999))
+    )
+    weighed = stopped(lambda: LogLikelihood(model).score(continuations(), batch_tokens=999))
     assert "no logit is finite" in str(weighed)
-    stopped(lambda: mean_loss(model, batches(packed=False)))
+    stopped(lambda: evaluate_loss(model, batches(packed=False)))
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_validation_loss_finds_its_row(packed: bool) -> None:
     model = made(llama)
     spoil(model.get_input_embeddings().weight, math.nan, RARE)
-    found = stopped(lambda: mean_loss(model, batches(packed)))
+    found = stopped(lambda: evaluate_loss(model, batches(packed)))
     assert found.layer == "model.embed_tokens"
     assert found.ids[:4] == ROWS[1]
 
 
 def test_an_adapter_is_traced_like_its_base(byte_tokenizer: Any) -> None:
     base = made(llama)
-    model: Any = attach(base, AdapterSettings(rank=2), 0)
+    model: Any = add_adapter(base, AdapterSettings(rank=2), 0)
     model.add_adapter("other", model.peft_config["default"])
     for name, parameter in model.named_parameters():
         if "layers.1" in name and "v_proj.lora_B.other" in name:
             spoil(parameter, math.nan)
-    generate(model, byte_tokenizer, requests(), batch_tokens=999)
+    generate_completions(model, byte_tokenizer, requests(), batch_tokens=999)
     named = [Request(ids, 4, adapter="other") for ids in ROWS]
-    found = stopped(lambda: generate(model, byte_tokenizer, named, batch_tokens=999))
+    found = stopped(lambda: generate_completions(model, byte_tokenizer, named, batch_tokens=999))
     assert (found.adapter, found.layer) == ("other", "model.layers.1.self_attn.v_proj.lora_B.other")
     model.set_adapter("other")
-    found = stopped(lambda: generate(model, byte_tokenizer, requests(), batch_tokens=999))
+    found = stopped(lambda: generate_completions(model, byte_tokenizer, requests(), batch_tokens=999))
     assert found.layer == "model.layers.1.self_attn.v_proj.lora_B.other"
 
 
@@ -156,15 +161,17 @@ def masked() -> PreTrainedModel:
 
 
 def test_masked_tokens_are_allowed(masked: PreTrainedModel, byte_tokenizer: Any) -> None:
-    assert slotted_of(masked) is not None
+    assert continuous_batcher_for(masked) is not None
     asked = [Request(ids, 12) for ids in ROWS]
-    for request, answer in zip(asked, generate(masked, byte_tokenizer, asked, batch_tokens=999), strict=True):
+    for request, answer in zip(
+        asked, generate_completions(masked, byte_tokenizer, asked, batch_tokens=999), strict=True
+    ):
         assert answer.token_ids == theirs(masked, request)
-    generate(masked, byte_tokenizer, requests(Sampling(1.0)), batch_tokens=999)
-    values = Likelihood(masked).weigh([*continuations(), Continuation((5,), (250,))], batch_tokens=999)
+    generate_completions(masked, byte_tokenizer, requests(Sampling(1.0)), batch_tokens=999)
+    values = LogLikelihood(masked).score([*continuations(), Continuation((5,), (250,))], batch_tokens=999)
     assert values[-1] == (-math.inf,)
     assert all(math.isfinite(value) for row in values[:-1] for value in row)
-    question = [Question((5, 6, 7), 2)]
+    question = [MergeCheckRow((5, 6, 7), 2)]
     assert _largest_difference(masked, masked, question, 99) == 0
 
 

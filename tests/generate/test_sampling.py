@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.generate.sampling import cut_at_stop, keep_top_k, keep_top_p, scale
+from lotune.generate.sampling import apply_temperature, cut_at_stop, top_k_filter, top_p_filter
 
 LOGITS = st.lists(st.integers(-20, 20), min_size=2, max_size=12).map(lambda row: torch.tensor([row]) / 4)
 
 
 @given(LOGITS, st.floats(0.05, 1))
 def test_top_p_keeps_the_fewest_that_reach_p(logits: torch.Tensor, p: float) -> None:
-    kept = keep_top_p(logits, p).isfinite()[0]
+    kept = top_p_filter(logits, p).isfinite()[0]
     probabilities = logits.softmax(-1)[0]
     mass = float(probabilities[kept].sum())
     assert kept[logits[0].argmax()]
@@ -25,7 +25,7 @@ def test_top_p_keeps_the_fewest_that_reach_p(logits: torch.Tensor, p: float) -> 
 
 @given(LOGITS, st.integers(1, 15))
 def test_top_k_keeps_the_best(logits: torch.Tensor, k: int) -> None:
-    kept = keep_top_k(logits, k).isfinite()[0]
+    kept = top_k_filter(logits, k).isfinite()[0]
     assert int(kept.sum()) >= min(k, logits.shape[1])
     if not kept.all():
         assert logits[0][kept].min() > logits[0][~kept].max()
@@ -33,10 +33,12 @@ def test_top_k_keeps_the_best(logits: torch.Tensor, k: int) -> None:
 
 @given(LOGITS, st.floats(0.1, 3))
 def test_a_temperature_keeps_the_order(logits: torch.Tensor, temperature: float) -> None:
-    assert scale(logits, temperature).argmax() == logits.argmax()
+    assert apply_temperature(logits, temperature).argmax() == logits.argmax()
 
 
-@pytest.mark.parametrize("call", [lambda x: scale(x, 0), lambda x: keep_top_k(x, 0), lambda x: keep_top_p(x, 0)])
+@pytest.mark.parametrize(
+    "call", [lambda x: apply_temperature(x, 0), lambda x: top_k_filter(x, 0), lambda x: top_p_filter(x, 0)]
+)
 def test_out_of_range_is_refused(call: object) -> None:
     with pytest.raises(SettingsError):
         call(torch.zeros(1, 4))  # type: ignore[operator]

@@ -17,11 +17,11 @@ import torch
 from lotune.errors import DataError, ModelError
 from lotune.generate.engine import Engine
 from lotune.generate.requests import Request
-from lotune.generate.vllm import Vllm
-from lotune.model.base import Base, base_folder, load_base
+from lotune.generate.vllm import VllmEngine
+from lotune.model.loading import LoadedModel, base_folder, load_model
 from lotune.model.settings import BaseSettings
-from lotune.recipe import Options, Recipe
-from lotune.stages.things import EvaluationRows, evaluate_model
+from lotune.recipe import Recipe, RunOptions
+from lotune.stages.evaluate_model import EvaluationData, evaluate_model
 
 
 @dataclass
@@ -45,7 +45,7 @@ class LLM:
 
     def __init__(self, **words: Any) -> None:
         LLM.made.append(words)
-        self.base = load_base(BaseSettings(model=words["model"], dtype="float32"), "cpu")
+        self.base = load_model(BaseSettings(model=words["model"], dtype="float32"), "cpu")
 
     def generate(self, prompts: list[Any], params: list[SamplingParams], use_tqdm: bool) -> list[Any]:
         assert use_tqdm is False
@@ -88,11 +88,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def nano() -> Base:
-    return load_base(BaseSettings(dtype="float32"), "cpu")
+def nano() -> LoadedModel:
+    return load_model(BaseSettings(dtype="float32"), "cpu")
 
 
-def requests(nano: Base) -> list[Request]:
+def requests(nano: LoadedModel) -> list[Request]:
     tokenizer: Any = nano.tokenizer
     texts = ["12.5+7.25=?\n", "小明的妹妹叫小红。", "Anna lives in Rome.", "3*4=?\n+"]
     plain = [Request(tuple(tokenizer.encode(text, add_special_tokens=False)), 24, logprobs=True) for text in texts]
@@ -100,55 +100,55 @@ def requests(nano: Base) -> list[Request]:
 
 
 @pytest.mark.oracle
-def test_answers_are_those_of_our_engine(library: None, nano: Base) -> None:
+def test_answers_are_those_of_our_engine(library: None, nano: LoadedModel) -> None:
     asked = requests(nano)
     model: Any = nano.model
     tokenizer: Any = nano.tokenizer
     ours = dict(Engine(model, tokenizer).stream(asked, batch_tokens=4096))
-    theirs = dict(Vllm(BaseSettings(), tokenizer).stream(asked, batch_tokens=4096))
+    theirs = dict(VllmEngine(BaseSettings(), tokenizer).stream(asked, batch_tokens=4096))
     assert theirs.keys() == ours.keys()
     for number, answer in theirs.items():
-        assert (answer.text, answer.token_ids, answer.stopped_by) == (
-            ours[number].text, ours[number].token_ids, ours[number].stopped_by
+        assert (answer.text, answer.token_ids, answer.finish_reason) == (
+            ours[number].text, ours[number].token_ids, ours[number].finish_reason
         )  # fmt: skip
         assert answer.logprobs == pytest.approx(ours[number].logprobs, abs=1e-4)
-    assert {answer.stopped_by for answer in theirs.values()} >= {"stop", "length"}
+    assert {answer.finish_reason for answer in theirs.values()} >= {"stop", "length"}
 
 
-def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: Base) -> None:
+def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: LoadedModel) -> None:
     tokenizer: Any = nano.tokenizer
-    Vllm(BaseSettings(), tokenizer)
+    VllmEngine(BaseSettings(), tokenizer)
     [words] = LLM.made
     assert words["load_format"] == "safetensors"
     assert words["trust_remote_code"] is False
     assert words["model"] == words["tokenizer"] == str(base_folder(BaseSettings()))
 
 
-def test_what_it_cannot_do_is_refused(library: None, nano: Base) -> None:
+def test_what_it_cannot_do_is_refused(library: None, nano: LoadedModel) -> None:
     tokenizer: Any = nano.tokenizer
-    engine, [first, *_] = Vllm(BaseSettings(), tokenizer), requests(nano)
-    for request in (replace(first, adapter="mine"), replace(first, seconds=1.0)):
+    engine, [first, *_] = VllmEngine(BaseSettings(), tokenizer), requests(nano)
+    for request in (replace(first, adapter="mine"), replace(first, timeout_seconds=1.0)):
         with pytest.raises(ModelError, match=r"evaluate\.engine=lotune"):
             list(engine.stream([first, request], batch_tokens=9))
     with pytest.raises(DataError, match="at most 1024"):
         list(engine.stream([replace(first, max_new_tokens=2000)], batch_tokens=9))
 
 
-def test_without_the_library_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, nano: Base) -> None:
+def test_without_the_library_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, nano: LoadedModel) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     tokenizer: Any = nano.tokenizer
-    with pytest.raises(ModelError, match=r"lotune\[vllm\]"):
-        Vllm(BaseSettings(), tokenizer)
+    with pytest.raises(ModelError, match=r"\[vllm\]"):
+        VllmEngine(BaseSettings(), tokenizer)
 
 
 def test_a_model_is_evaluated_with_it(library: None, tmp_path: Path) -> None:
-    folder, test = str(base_folder(BaseSettings())), EvaluationRows(limit=6)
+    folder, test = str(base_folder(BaseSettings())), EvaluationData(limit=6)
     found = []
     for engine in ("lotune", "vllm"):
         recipe = Recipe.model_validate(
             {"task": {"name": "reading"}, "evaluate": {"engine": engine}, "base": {"dtype": "float32"}, "device": "cpu"}
         )
-        found.append(evaluate_model(recipe, folder, test, tmp_path / f"{engine}.jsonl", False, Options(json=True)))
+        found.append(evaluate_model(recipe, folder, test, tmp_path / f"{engine}.jsonl", False, RunOptions(json=True)))
     assert found[0] == found[1]
     assert LLM.made
     assert (tmp_path / "lotune.jsonl").read_bytes().count(b"\n") == 6

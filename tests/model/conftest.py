@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lotune.model.base import Base, build_from_config, load_base
-from lotune.model.checkpoints import save_full
+from lotune.model.checkpoints import save_model
+from lotune.model.loading import LoadedModel, load_model, new_llama
 from lotune.model.settings import BaseSettings
 
 SHAPE = {
@@ -34,7 +34,7 @@ def llama() -> LlamaForCausalLM:
     """A random tied Llama of 2 layers, width 32, with grouped keys."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return build_from_config(SHAPE).eval()
+        return new_llama(SHAPE).eval()
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def base_folder(llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     """The random Llama, written as a base model in float32."""
-    save_full(llama, byte_tokenizer, tmp_path / "base", torch.float32)
+    save_model(llama, byte_tokenizer, tmp_path / "base", torch.float32)
     return tmp_path / "base"
 
 
 @pytest.fixture
-def base(base_folder: Path) -> Base:
-    return load_base(BaseSettings(model=str(base_folder), dtype="float32"), "cpu")
+def base(base_folder: Path) -> LoadedModel:
+    return load_model(BaseSettings(model=str(base_folder), dtype="float32"), "cpu")
 
 
 @pytest.fixture

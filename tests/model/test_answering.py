@@ -11,14 +11,14 @@ from transformers import LlamaForCausalLM
 
 from lotune.model import answering
 from lotune.model.answering import answering_format
-from lotune.model.rest import in_float32_for_now
+from lotune.model.eval_mode import in_float32_for_now
 from lotune.model.settings import BaseSettings
 
 
 def test_a_processor_answers_in_float32_however_fast_bfloat16_is(
     small_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lotune.model.number_format.computes_bfloat16", lambda _: True)
+    monkeypatch.setattr("lotune.model.dtype_benchmark.bfloat16_is_faster", lambda _: True)
     settings = BaseSettings(model=str(small_base))
     assert answering_format("auto", settings, "cpu").dtype == "float32"
     assert answering_format("bfloat16", settings, "cpu") == ("bfloat16", "named in the settings")
@@ -29,7 +29,7 @@ def test_a_processor_answers_in_float32_however_fast_bfloat16_is(
 def test_weights_without_room_in_float32_answer_in_bfloat16(
     small_base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, dtype: str
 ) -> None:
-    monkeypatch.setattr(answering, "free_bytes", lambda _: free)
+    monkeypatch.setattr(answering, "free_memory_bytes", lambda _: free)
     found = answering_format("auto", BaseSettings(model=str(small_base)), "cpu")
     assert found.dtype == dtype
     assert ("GiB are free" in found.why) == (dtype == "bfloat16")

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from lotune.model.attention import (
     _attention,
-    _fused,
-    _grouped,
-    _varied,
+    _bucketed_attention,
+    _packed_attention_cpu,
+    _varlen_attention,
     _widest_head,
-    groups,
-    packed_arguments,
-    segments_of,
-    take_packed,
-    use_packed_attention,
+    enable_packing,
+    length_buckets,
+    packed_attention_kwargs,
+    register_packed_attention,
+    varlen_arguments,
 )
 
 CPU = torch.device("cpu")
@@ -41,9 +41,9 @@ ROWS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
 BLOCKS = st.builds(lambda count, length: [length] * count, st.integers(1, 9), st.integers(1, 40))
 
 
-@given(st.integers(0, 12), st.one_of(ROWS, BLOCKS), st.sampled_from([_fused, _grouped]))
-@example(0, [7, 7, 7], _fused)
-@example(0, [7, 7, 7], _grouped)
+@given(st.integers(0, 12), st.one_of(ROWS, BLOCKS), st.sampled_from([_packed_attention_cpu, _bucketed_attention]))
+@example(0, [7, 7, 7], _packed_attention_cpu)
+@example(0, [7, 7, 7], _bucketed_attention)
 @settings(max_examples=30)
 def test_rows_attend_to_themselves_and_what_they_share(shared: int, own: list[int], attend: Any) -> None:
     """Queries, keys and values may be parts of one tensor, as where one matrix gives all three, in any layout."""
@@ -150,9 +150,11 @@ def test_the_kernel_of_a_gpu_is_told_of_the_same_rows(kernel: list[int], shared:
     weights = torch.randn(sum(lengths), 4, 8)
     parts = joint.split((4, 2, 2), 1) if len(own) % 2 else joint.mT.contiguous().mT.split((4, 2, 2), 1)
     query, key, value = parts
-    expected = _grouped(query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), torch.tensor(lengths), 0.3)
+    expected = _bucketed_attention(
+        query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), torch.tensor(lengths), 0.3
+    )
     wanted = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = _varied(query, key, value, segments_of(lengths, CPU, 64), 0.3)
+    found = _varlen_attention(query, key, value, varlen_arguments(lengths, CPU, 64), 0.3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
 
@@ -162,12 +164,12 @@ def test_a_model_calls_the_kernel_where_it_takes_its_heads(
     tiny_llama: Any, kernel: list[int], dtype: str, widest: int, called: int
 ) -> None:
     model, lengths = tiny_llama.to(getattr(torch, dtype)), [3, 9, 2, 5]
-    use_packed_attention(model)
+    register_packed_attention(model)
     ids, places = torch.arange(2, 21)[None], torch.cat([torch.arange(3), *(3 + torch.arange(n) for n in (9, 2, 5))])
-    words = {"input_ids": ids, "position_ids": places[None], **packed_arguments(torch.tensor(lengths))}
+    words = {"input_ids": ids, "position_ids": places[None], **packed_attention_kwargs(torch.tensor(lengths))}
     expected = model(**words).logits
     assert not kernel
-    found = model(**words, segments=segments_of(lengths, CPU, widest)).logits
+    found = model(**words, segments=varlen_arguments(lengths, CPU, widest)).logits
     assert kernel == [19] * called
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
@@ -185,7 +187,7 @@ def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.Monkey
     assert found == [0, 256, 192, 256, 192]
     monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, is_causal: query)  # as in torch 2.10
     assert _widest_head(gpu) == _widest_head(CPU) == 0
-    assert "segments" not in packed_arguments(torch.tensor([0, 3]))
+    assert "segments" not in packed_attention_kwargs(torch.tensor([0, 3]))
 
 
 @pytest.mark.gpu
@@ -201,9 +203,9 @@ def test_on_a_gpu_the_kernel_gives_what_rows_in_groups_give(shared: int, size: i
     query, key, value = joint.split((8, 4, 4), 1)
     row_lengths, weights = torch.tensor(lengths), torch.randn(sum(lengths), 8, size, device=gpu)
     wide = (part.float() for part in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
-    expected = _grouped(*wide, row_lengths, 0.1)
+    expected = _bucketed_attention(*wide, row_lengths, 0.1)
     [wanted] = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = _varied(query, key, value, segments_of(lengths, gpu, widest), 0.1).float()
+    found = _varlen_attention(query, key, value, varlen_arguments(lengths, gpu, widest), 0.1).float()
     [gradient] = torch.autograd.grad((found * weights).sum(), joint)
     assert (found - expected).norm() <= 1e-2 * expected.norm()
     assert (gradient.float() - wanted.float()).norm() <= 2e-2 * wanted.float().norm()
@@ -218,18 +220,18 @@ def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
     model = LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval()
     if not _widest_head(torch.device("cuda")):
         pytest.skip("this GPU or torch has no kernel for rows of varied lengths")
-    assert take_packed(model, 64)
+    assert enable_packing(model, 64)
     compiled = torch.compile(model.model, fullgraph=True)
     for lengths in ([0, 30, 9], [0, 5, 2, 8], [0, 4, 4, 4, 7], [12, 4, 9]):
         ids = torch.arange(2, 2 + sum(lengths), device="cuda")[None]
-        words = {"input_ids": ids, "position_ids": ids, **packed_arguments(torch.tensor(lengths, device="cuda"))}
+        words = {"input_ids": ids, "position_ids": ids, **packed_attention_kwargs(torch.tensor(lengths, device="cuda"))}
         found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2)
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
 def test_every_token_is_some_row_s_own_once(shared: int, own: list[int]) -> None:
-    found = groups((shared, *own))
+    found = length_buckets((shared, *own))
     places = torch.cat([group.places.flatten()[group.own] for group in found])
     assert places.sort().values.tolist() == list(range(shared + sum(own)))
     real = sum(len(group.real) for group in found)
@@ -242,13 +244,13 @@ def test_without_packed_rows_a_model_answers_as_before(tiny_llama: Any, heads: i
     model = tiny_llama if heads == 2 else type(tiny_llama)(_with_heads(tiny_llama.config, heads)).eval()
     ids = torch.arange(2, 22)[None]
     alone = model(input_ids=ids).logits
-    use_packed_attention(model)
+    register_packed_attention(model)
     assert torch.equal(model(input_ids=ids).logits, alone)
     mask = torch.tensor([[0, 0, 0] + [1] * 17])
     padded = model(input_ids=torch.cat([ids[:, :3] * 0 + 1, ids[:, :17]], 1), attention_mask=mask).logits
     torch.testing.assert_close(padded[:, 3:], alone[:, :17], rtol=1e-4, atol=1e-5)
     twice, places = torch.cat([ids, ids[:, :5]], 1), torch.cat([torch.arange(20), torch.arange(5)])[None]
-    packed = model(input_ids=twice, position_ids=places, **packed_arguments(torch.tensor([0, 20, 5]))).logits
+    packed = model(input_ids=twice, position_ids=places, **packed_attention_kwargs(torch.tensor([0, 20, 5]))).logits
     torch.testing.assert_close(packed, torch.cat([alone, alone[:, :5]], 1), rtol=1e-4, atol=1e-5)
 
 
@@ -260,11 +262,11 @@ def _with_heads(config: Any, heads: int) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
 def test_a_compiled_model_takes_packed_rows(tiny_llama: Any, backend: str) -> None:
-    use_packed_attention(tiny_llama)
+    register_packed_attention(tiny_llama)
     compiled = torch.compile(tiny_llama.model, backend=backend)
     for lengths in ([3, 9], [5, 2, 8], [4, 4, 4, 7]):
         ids = torch.arange(2, 2 + sum(lengths))[None]
-        words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_arguments(torch.tensor([0, *lengths]))}
+        words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_attention_kwargs(torch.tensor([0, *lengths]))}
         found, expected = compiled(**words).last_hidden_state, tiny_llama.model(**words).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -304,12 +306,12 @@ def test_rows_of_varied_lengths_are_compiled_to_one_graph(tiny_llama: Any, monke
         return graph
 
     model = tiny_llama.to(torch.bfloat16).eval().requires_grad_(False)
-    use_packed_attention(model)
+    register_packed_attention(model)
     compiled = torch.compile(model.model, fullgraph=True, backend=counted)
     for lengths in ([0, 3, 9], [0, 5, 2, 8], [0, 4, 4, 4, 7], [0, 2, 17], [0, 1, 3, 3, 30]):
         ids = torch.arange(2, 2 + sum(lengths))[None]
-        words = {"input_ids": ids, "position_ids": ids, **packed_arguments(torch.tensor(lengths))}
-        words["segments"] = segments_of(lengths, CPU, 64)
+        words = {"input_ids": ids, "position_ids": ids, **packed_attention_kwargs(torch.tensor(lengths))}
+        words["segments"] = varlen_arguments(lengths, CPU, 64)
         found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
     assert len(graphs) <= 2

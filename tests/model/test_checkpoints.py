@@ -7,21 +7,21 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from lotune.data.templates import FILE_NAME
+from lotune.data.templates import TEMPLATE_FILE
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, attach
-from lotune.model.base import Base, load_base, round_weights
-from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_full, save_merged
+from lotune.model.adapters import METHODS, add_adapter
+from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_merged, save_model
+from lotune.model.loading import LoadedModel, cast_parameters, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 
 
-def reload(base: Base) -> Base:
-    return load_base(BaseSettings(model=base.name, dtype="float32"), "cpu")
+def reload(base: LoadedModel) -> LoadedModel:
+    return load_model(BaseSettings(model=base.name, dtype="float32"), "cpu")
 
 
-def shaken(base: Base, **settings: object) -> PeftModel:
+def shaken(base: LoadedModel, **settings: object) -> PeftModel:
     """The base with an adapter of random weights."""
-    model = attach(base.model, AdapterSettings(**settings), seed=0)  # type: ignore[arg-type]
+    model = add_adapter(base.model, AdapterSettings(**settings), seed=0)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,7 +33,7 @@ def shaken(base: Base, **settings: object) -> PeftModel:
 @pytest.mark.oracle
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], r".*layers\.1\..*w[qo]", "all-linear"])
 def test_a_saved_adapter_loads_in_plain_peft(
-    targets: str | list[str], base: Base, tokens: torch.Tensor, tmp_path: Path
+    targets: str | list[str], base: LoadedModel, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     model = shaken(base, target_modules=targets)
     expected = model(input_ids=tokens).logits
@@ -41,14 +41,14 @@ def test_a_saved_adapter_loads_in_plain_peft(
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
-        FILE_NAME,
+        TEMPLATE_FILE,
     ]
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.name), str(tmp_path / "adapter"))
     assert torch.equal(plain(input_ids=tokens).logits, expected)
     assert torch.equal(load_adapter(reload(base), tmp_path / "adapter")(input_ids=tokens).logits, expected)
 
 
-def test_equal_adapters_are_equal_files(base: Base, tmp_path: Path) -> None:
+def test_equal_adapters_are_equal_files(base: LoadedModel, tmp_path: Path) -> None:
     model = shaken(base)
     for number in range(8):  # safetensors writes metadata in an order of its own each time
         save_adapter(model, tmp_path / str(number), base=base)
@@ -56,7 +56,7 @@ def test_equal_adapters_are_equal_files(base: Base, tmp_path: Path) -> None:
     assert load_adapter(reload(base), tmp_path / "0").peft_config.keys() == {"default"}
 
 
-def test_an_adapter_names_its_base_as_it_was_given(base: Base, tmp_path: Path) -> None:
+def test_an_adapter_names_its_base_as_it_was_given(base: LoadedModel, tmp_path: Path) -> None:
     base.model.name_or_path = "nano"
     save_adapter(shaken(base), tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -68,15 +68,19 @@ def test_an_adapter_names_its_base_as_it_was_given(base: Base, tmp_path: Path) -
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.mergeable])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merged_is_adapted(method: str, dtype: torch.dtype, base: Base, tokens: torch.Tensor, tmp_path: Path) -> None:
+def test_merged_is_adapted(
+    method: str, dtype: torch.dtype, base: LoadedModel, tokens: torch.Tensor, tmp_path: Path
+) -> None:
     save_adapter(shaken(base, method=method, target_modules="all-linear"), tmp_path / "adapter")
     fresh = reload(base)
-    start = Base(base.name, round_weights(fresh.model, dtype), base.tokenizer, base.folder, dtype)
+    start = LoadedModel(base.name, cast_parameters(fresh.model, dtype), base.tokenizer, base.folder, dtype)
     untouched = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
     merged = merge(start, tmp_path / "adapter")
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in start.model.state_dict().items())
-    wide = Base(base.name, round_weights(start.model, torch.float32), base.tokenizer, base.folder, torch.float32)
+    wide = LoadedModel(
+        base.name, cast_parameters(start.model, torch.float32), base.tokenizer, base.folder, torch.float32
+    )
     adapted = load_adapter(wide, tmp_path / "adapter")
     torch.testing.assert_close(merged(tokens).logits, adapted(input_ids=tokens).logits, rtol=0, atol=1e-4)
     assert not torch.allclose(merged(tokens).logits, fresh.model(tokens).logits, atol=1e-2)
@@ -85,20 +89,20 @@ def test_merged_is_adapted(method: str, dtype: torch.dtype, base: Base, tokens: 
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_merged_folder_loads_in_transformers(
-    dtype: torch.dtype, base: Base, tokens: torch.Tensor, tmp_path: Path
+    dtype: torch.dtype, base: LoadedModel, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     save_adapter(shaken(base), tmp_path / "adapter")
     merged = merge(reload(base), tmp_path / "adapter")
     save_merged(merged, base.tokenizer, tmp_path / "merged", dtype, "{}")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
-    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", FILE_NAME}
+    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", TEMPLATE_FILE}
     assert not list(tmp_path.glob(".merged*"))
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.float32}
     loaded = AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged"))
     assert loaded.dtype == dtype
     assert torch.equal(
-        round_weights(loaded, torch.float32)(tokens).logits,
-        round_weights(round_weights(merged, dtype), torch.float32)(tokens).logits,
+        cast_parameters(loaded, torch.float32)(tokens).logits,
+        cast_parameters(cast_parameters(merged, dtype), torch.float32)(tokens).logits,
     )
     assert loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
     assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
@@ -106,10 +110,10 @@ def test_a_merged_folder_loads_in_transformers(
     assert tokenizer("a加1")["input_ids"] == base.tokenizer("a加1")["input_ids"]
     texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "merged").glob("*.json")]
     assert not any(str(tmp_path) in text for text in texts)
-    assert load_base(BaseSettings(model=str(tmp_path / "merged"), dtype="bfloat16"), "cpu").dtype == torch.bfloat16
+    assert load_model(BaseSettings(model=str(tmp_path / "merged"), dtype="bfloat16"), "cpu").dtype == torch.bfloat16
 
 
-def test_a_model_with_its_adapter_is_not_merged(base: Base, tmp_path: Path) -> None:
+def test_a_model_with_its_adapter_is_not_merged(base: LoadedModel, tmp_path: Path) -> None:
     model = shaken(base)
     with pytest.raises(ModelError, match="still has its adapter"):
         save_merged(model.get_base_model(), base.tokenizer, tmp_path / "merged", torch.float32)
@@ -119,9 +123,9 @@ def test_a_model_with_its_adapter_is_not_merged(base: Base, tmp_path: Path) -> N
 
 
 def test_a_crash_while_saving_leaves_the_old_folder(
-    llama: LlamaForCausalLM, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: LlamaForCausalLM, base: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_full(llama, base.tokenizer, tmp_path / "full", torch.float32)
+    save_model(llama, base.tokenizer, tmp_path / "full", torch.float32)
     before = {path.name: path.read_bytes() for path in (tmp_path / "full").iterdir()}
 
     def fail(_: str) -> None:
@@ -129,20 +133,20 @@ def test_a_crash_while_saving_leaves_the_old_folder(
 
     monkeypatch.setattr(base.tokenizer, "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_full(llama, base.tokenizer, tmp_path / "full", torch.bfloat16)
+        save_model(llama, base.tokenizer, tmp_path / "full", torch.bfloat16)
     assert {path.name: path.read_bytes() for path in (tmp_path / "full").iterdir()} == before
     assert not list(tmp_path.glob(".full*"))
     monkeypatch.undo()
-    save_full(llama, base.tokenizer, tmp_path / "full", torch.bfloat16)
+    save_model(llama, base.tokenizer, tmp_path / "full", torch.bfloat16)
     assert json.loads((tmp_path / "full" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_a_published_temperature_without_sampling_is_no_obstacle(
-    llama: LlamaForCausalLM, base: Base, tmp_path: Path
+    llama: LlamaForCausalLM, base: LoadedModel, tmp_path: Path
 ) -> None:
     assert llama.generation_config is not None
     llama.generation_config.temperature = 0.6
-    save_full(llama, base.tokenizer, tmp_path / "full", torch.float32)
+    save_model(llama, base.tokenizer, tmp_path / "full", torch.float32)
     assert json.loads((tmp_path / "full" / "generation_config.json").read_text())["temperature"] == 0.6
 
 
@@ -186,7 +190,7 @@ def break_method(folder: Path) -> None:
         (break_method, "is a ia3 adapter"),
     ],
 )
-def test_a_damaged_adapter_is_refused(broken: object, message: str, base: Base, tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_refused(broken: object, message: str, base: LoadedModel, tmp_path: Path) -> None:
     save_adapter(shaken(base), tmp_path / "adapter")
     assert callable(broken)
     broken(tmp_path / "adapter")
@@ -195,7 +199,7 @@ def test_a_damaged_adapter_is_refused(broken: object, message: str, base: Base, 
     assert str(caught.value).count("\n") <= 2
 
 
-def test_an_adapter_with_infinite_weights_is_not_merged(base: Base, tmp_path: Path) -> None:
+def test_an_adapter_with_infinite_weights_is_not_merged(base: LoadedModel, tmp_path: Path) -> None:
     model = shaken(base)
     with torch.no_grad():
         next(parameter for name, parameter in model.named_parameters() if "lora_B" in name)[0, 0] = float("inf")

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from lotune.errors import ModelError
 from lotune.model import digest
-from lotune.model.adapters import attach
-from lotune.model.base import Base, load_base
-from lotune.model.checkpoints import BASE_DIGEST, base_digest, load_adapter, merge, save_adapter, start_adapter
+from lotune.model.adapters import add_adapter
+from lotune.model.checkpoints import BASE_DIGEST, base_digest, init_adapter, load_adapter, merge, save_adapter
 from lotune.model.digest import weights_digest
+from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 from tests.model.test_weight_files import INDEX, divide
 
@@ -28,13 +28,13 @@ WEIGHTS = "model.safetensors"
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 
 
-def read(folder: Path, dtype: Any = "float32") -> Base:
-    return load_base(BaseSettings(model=str(folder), dtype=dtype), "cpu")
+def read(folder: Path, dtype: Any = "float32") -> LoadedModel:
+    return load_model(BaseSettings(model=str(folder), dtype=dtype), "cpu")
 
 
-def adapter(base: Base, folder: Path, *, ours: bool = True) -> Path:
+def adapter(base: LoadedModel, folder: Path, *, ours: bool = True) -> Path:
     """A fresh adapter, saved with the base's digest where it is `ours`."""
-    save_adapter(attach(base.model, AdapterSettings(rank=2), 0), folder, base=base if ours else None)
+    save_adapter(add_adapter(base.model, AdapterSettings(rank=2), 0), folder, base=base if ours else None)
     return folder
 
 
@@ -109,11 +109,11 @@ def test_another_base_of_the_same_shape_is_refused_unless_forced(base_folder: Pa
     base = read(base_folder)
     saved = adapter(base, tmp_path / "adapter")
     other = moved(base_folder, tmp_path / "other", "model.layers.1.mlp.up_proj.weight")
-    settings = AdapterSettings(start=saved)
+    settings = AdapterSettings(init_from=saved)
     ways = (
         lambda: load_adapter(read(other), saved),
         lambda: merge(read(other), saved),
-        lambda: start_adapter(read(other), settings, 0),
+        lambda: init_adapter(read(other), settings, 0),
     )
     for way in ways:
         with pytest.raises(ModelError, match=r"made for a base of other weights than those of .*other\n") as caught:
@@ -122,7 +122,7 @@ def test_another_base_of_the_same_shape_is_refused_unless_forced(base_folder: Pa
         assert caught.value.exit_status == 2
     load_adapter(read(other), saved, force_base=True)
     again = read(other)
-    model = start_adapter(again, settings.model_copy(update={"force_base": True}), 0)
+    model = init_adapter(again, settings.model_copy(update={"force_base": True}), 0)
     save_adapter(model, tmp_path / "next", base=again)
     load_adapter(read(other), tmp_path / "next")
     with pytest.raises(ModelError, match="made for a base of other weights"):
@@ -155,7 +155,7 @@ def test_through_the_command_line(base_folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
     call(*words, "--base", other, "adapter.force_base=true")
     (tmp_path / "run.yaml").write_text(RECIPE.format(base=other))
-    run = ("prepare", tmp_path / "run.yaml", f"runs={tmp_path / 'runs'}", f"adapter.start={saved}")
+    run = ("prepare", tmp_path / "run.yaml", f"runs={tmp_path / 'runs'}", f"adapter.init_from={saved}")
     assert "was made for a base of other weights" in call(*run, status=2).stderr
     foreign = adapter(read(base_folder), tmp_path / "foreign", ours=False)
     said = call("generate", "--model", foreign, "--prompt", "1", "task.max_new_tokens=2", "--base", other).stderr

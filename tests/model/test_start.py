@@ -12,15 +12,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from lotune.errors import ModelError
-from lotune.evaluate.parameters import count_adapter
+from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.model.adapters import trainable_count
-from lotune.model.base import Base, load_base
-from lotune.model.checkpoints import check_start, load_adapter, merge, save_adapter, start_adapter
+from lotune.model.checkpoints import check_init_adapter, init_adapter, load_adapter, merge, save_adapter
+from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 
 
-def reload(base: Base) -> Base:
-    return load_base(BaseSettings(model=str(base.folder), dtype="float32"), "cpu")
+def reload(base: LoadedModel) -> LoadedModel:
+    return load_model(BaseSettings(model=str(base.folder), dtype="float32"), "cpu")
 
 
 def shaken(model: Any) -> Any:
@@ -33,16 +33,18 @@ def shaken(model: Any) -> Any:
 
 
 @pytest.fixture
-def saved(base: Base, tmp_path: Path) -> Path:
+def saved(base: LoadedModel, tmp_path: Path) -> Path:
     """The folder of an adapter of rank 3 and alpha 5 on the value projections."""
     settings = AdapterSettings(rank=3, alpha=5, target_modules=["v_proj"])
-    save_adapter(shaken(start_adapter(reload(base), settings, seed=0)), tmp_path / "saved")
+    save_adapter(shaken(init_adapter(reload(base), settings, seed=0)), tmp_path / "saved")
     return tmp_path / "saved"
 
 
-def test_it_begins_where_the_saved_one_ended(base: Base, saved: Path, tokens: torch.Tensor, tmp_path: Path) -> None:
+def test_it_begins_where_the_saved_one_ended(
+    base: LoadedModel, saved: Path, tokens: torch.Tensor, tmp_path: Path
+) -> None:
     wanted = load_adapter(reload(base), saved)(input_ids=tokens).logits
-    model = start_adapter(reload(base), AdapterSettings(start=saved), seed=7)
+    model = init_adapter(reload(base), AdapterSettings(init_from=saved), seed=7)
     assert torch.equal(model(input_ids=tokens).logits, wanted)
     assert trainable_count(model) == count_adapter(saved).trainable
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -63,7 +65,7 @@ def test_it_begins_where_the_saved_one_ended(base: Base, saved: Path, tokens: to
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_adapter_of_pefts_own_trains_on_in_float32(
-    base: Base, dtype: torch.dtype, tokens: torch.Tensor, tmp_path: Path
+    base: LoadedModel, dtype: torch.dtype, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     fresh: Any = reload(base).model
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], lora_dropout=0.5, use_rslora=True)
@@ -71,7 +73,7 @@ def test_an_adapter_of_pefts_own_trains_on_in_float32(
     for parameter in [parameter for parameter in theirs.parameters() if parameter.requires_grad]:
         parameter.data = parameter.data.to(dtype)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    model = start_adapter(reload(base), AdapterSettings(start=tmp_path / "theirs"), seed=0)
+    model = init_adapter(reload(base), AdapterSettings(init_from=tmp_path / "theirs"), seed=0)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert model.peft_config["default"].lora_dropout == 0.0
     assert model.peft_config["default"].base_model_name_or_path == base.name
@@ -79,31 +81,31 @@ def test_an_adapter_of_pefts_own_trains_on_in_float32(
     torch.testing.assert_close(ours, theirs.float().eval()(input_ids=tokens).logits, rtol=0, atol=1e-4)
 
 
-def test_what_the_recipe_gives_agrees_or_is_refused(base: Base, saved: Path) -> None:
-    agreed = AdapterSettings(start=saved, rank=3, alpha=5.0, target_modules=".*wv", dropout=0.1)
-    model = start_adapter(reload(base), agreed, seed=0)
+def test_what_the_recipe_gives_agrees_or_is_refused(base: LoadedModel, saved: Path) -> None:
+    agreed = AdapterSettings(init_from=saved, rank=3, alpha=5.0, target_modules=".*wv", dropout=0.1)
+    model = init_adapter(reload(base), agreed, seed=0)
     assert (model.peft_config["default"].r, model.peft_config["default"].lora_dropout) == (3, 0.1)
     with pytest.raises(ModelError, match=r"has rank 3, the recipe adapter.rank=8\n.*\nremedy: leave adapter.rank out"):
-        check_start(AdapterSettings(start=saved, rank=8))
+        check_init_adapter(AdapterSettings(init_from=saved, rank=8))
     with pytest.raises(ModelError, match=r"has alpha 5, the recipe adapter.alpha=16"):
-        check_start(AdapterSettings(start=saved, alpha=16))
+        check_init_adapter(AdapterSettings(init_from=saved, alpha=16))
     with pytest.raises(ModelError, match=r"adapts 2 modules \(v_proj\), the recipe 4 modules \(q_proj, v_proj\)"):
-        start_adapter(reload(base), AdapterSettings(start=saved, target_modules=["q_proj", "v_proj"]), seed=0)
+        init_adapter(reload(base), AdapterSettings(init_from=saved, target_modules=["q_proj", "v_proj"]), seed=0)
 
 
-def test_what_is_no_adapter_is_refused(base: Base, saved: Path, tmp_path: Path) -> None:
-    check_start(AdapterSettings())
+def test_what_is_no_adapter_is_refused(base: LoadedModel, saved: Path, tmp_path: Path) -> None:
+    check_init_adapter(AdapterSettings())
     for start in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=r"has no adapter_config.json"):
-            check_start(AdapterSettings(start=start))
+            check_init_adapter(AdapterSettings(init_from=start))
     config = json.loads((saved / "adapter_config.json").read_text())
     (saved / "adapter_config.json").write_text(json.dumps({**config, "bias": "all"}))
     with pytest.raises(ModelError, match="trains biases of the base, too"):
-        check_start(AdapterSettings(start=saved))
+        check_init_adapter(AdapterSettings(init_from=saved))
     (saved / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(saved / "adapter_model.safetensors")
     save_file(
         {name: tensor[:, :-1].contiguous() for name, tensor in tensors.items()}, saved / "adapter_model.safetensors"
     )
     with pytest.raises(ModelError, match="does not fit"):
-        start_adapter(reload(base), AdapterSettings(start=saved), seed=0)
+        init_adapter(reload(base), AdapterSettings(init_from=saved), seed=0)

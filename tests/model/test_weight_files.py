@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lotune.errors import ModelError
-from lotune.model.base import load_base, load_tokenizer
+from lotune.model.loading import load_model, load_tokenizer
 from lotune.model.settings import BaseSettings
 from lotune.model.token_ids import check_token_ids
 from lotune.model.weight_files import weight_files, weight_files_of_hub
@@ -33,7 +33,7 @@ class Bomb:
 
 
 def load(folder: Path | str) -> Any:
-    return load_base(BaseSettings(model=str(folder), dtype="float32"), "cpu").model
+    return load_model(BaseSettings(model=str(folder), dtype="float32"), "cpu").model
 
 
 def divide(folder: Path, second: str = "model-2.safetensors") -> dict[str, Any]:

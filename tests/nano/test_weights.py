@@ -9,20 +9,20 @@ from random import Random
 import pytest
 from command_line import call
 
-from lotune.generate.engine import generate
+from lotune.generate.engine import generate_completions
 from lotune.generate.requests import Request
-from lotune.model.base import load_base
+from lotune.model.loading import load_model
 from lotune.model.settings import BaseSettings
-from lotune.tasks.reading import facts
-from lotune.tasks.reading.passages import _everyday
+from lotune.tasks.reading import templates_en
+from lotune.tasks.reading.passage_generator import _everyday
 
 
 def known_sentences(language: str) -> list[re.Pattern[str]]:
     """A pattern for each sentence of everyday life; a slot takes any word of its table."""
     patterns = []
-    for wording in facts.EVERYDAY[language].split("|"):
+    for wording in templates_en.EVERYDAY[language].split("|"):
         parts = re.split(r"{(\w+?)2?}", wording)
-        words = ("|".join(map(re.escape, facts.WORDS[language][table].split(" "))) for table in parts[1::2])
+        words = ("|".join(map(re.escape, templates_en.WORDS[language][table].split(" "))) for table in parts[1::2])
         fixed = map(re.escape, parts[::2])
         text = next(fixed) + "".join(f"({slot}){rest}" for slot, rest in zip(words, fixed, strict=True))
         patterns.append(re.compile(text, re.IGNORECASE))
@@ -33,13 +33,13 @@ def known_sentences(language: str) -> list[re.Pattern[str]]:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_it_goes_on_with_plain_sentences(language: str) -> None:
     """Greedily, from the first half: the sentence ends, and is, but for one in eight, of those that its text holds."""
-    base, draw = load_base(BaseSettings(dtype="float32"), "cpu"), Random(f"plain {language}")
+    base, draw = load_model(BaseSettings(dtype="float32"), "cpu"), Random(f"plain {language}")
     texts = [_everyday(draw, language) for _ in range(8)]
     starts = [text[: text.index(" ", len(text) // 3) if language == "en" else len(text) // 2] for text in texts]
     requests = [Request(tuple(base.tokenizer(start)["input_ids"]), 40) for start in starts]
-    found = list(generate(base.model, base.tokenizer, requests, batch_tokens=4_000))
+    found = list(generate_completions(base.model, base.tokenizer, requests, batch_tokens=4_000))
     sentences = [start + one.text for start, one in zip(starts, found, strict=True)]
-    assert [one.stopped_by for one in found] == ["eos"] * 8, sentences
+    assert [one.finish_reason for one in found] == ["eos"] * 8, sentences
     patterns = known_sentences(language)
     known = [sentence for sentence in sentences if any(pattern.fullmatch(sentence) for pattern in patterns)]
     assert len(known) >= 7, sentences

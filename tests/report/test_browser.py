@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lotune.evaluate.retention import RetentionLine
+from lotune.evaluate.retention import RetentionMetric
 from lotune.evaluate.statistics import Interval
-from lotune.report.contents import Report, Setting, gather
-from lotune.report.page import render_page
+from lotune.report.html import render_page
+from lotune.report.report_data import Report, Setting, collect_report
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chromium.py"
 WIDER = """
@@ -36,7 +36,7 @@ def chromium() -> ModuleType:
 def pages(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report as it is made, and one whose figures, names and settings are as long as they come."""
     folder = tmp_path_factory.mktemp("pages")
-    report = gather(finished_run, "mine", [], "lotune run mine.yaml")
+    report = collect_report(finished_run, "mine", [], "lotune run mine.yaml")
     found = {"plain": folder / "plain.html", "long": folder / "long.html"}
     found["plain"].write_text(render_page(report), encoding="utf-8")
     found["long"].write_text(render_page(_long(report)), encoding="utf-8")
@@ -47,14 +47,14 @@ def _long(report: Report) -> Report:
     from dataclasses import replace
 
     spans = Interval(99.55, 100.0), Interval(98.75, 100.0), Interval(0.98888, 1.01111)
-    line = RetentionLine("reading", "contest_f1_of_a_long_name", 100.0, 99.99, 0.9999, 0.9, True, True, *spans)
-    other = RetentionLine("reading", "squad_em", 3.0, 2.0, None, 0.9, False, True, spans[0], None, None)
+    line = RetentionMetric("reading", "contest_f1_of_a_long_name", 100.0, 99.99, 0.9999, 0.9, True, True, *spans)
+    other = RetentionMetric("reading", "squad_em", 3.0, 2.0, None, 0.9, False, True, spans[0], None, None)
     target = report.card.target
-    kinds = {f"a_kind_{'of_a_long_name_' * 6}{name}": kind for name, kind in target.by_kind.items()}
+    kinds = {f"a_kind_{'of_a_long_name_' * 6}{name}": kind for name, kind in target.by_category.items()}
     card = report.card.model_copy(
         update={
-            "retention": (line, replace(line, gates=False), other),
-            "target": target.model_copy(update={"by_kind": kinds}),
+            "retention": (line, replace(line, is_gated=False), other),
+            "target": target.model_copy(update={"by_category": kinds}),
             "base": "/a/folder/" + "of-a-long-name/" * 12,
         }
     )

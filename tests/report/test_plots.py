@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 
 from lotune.evaluate.statistics import Interval
 from lotune.report.plots import (
-    MOST_POINTS,
+    MAX_POINTS,
     NARROW,
     WIDE,
     Box,
     Canvas,
-    Mark,
+    LabelledPoint,
     Point,
+    downsample,
     interval_strip,
-    kept_strip,
-    key,
+    legend_swatch,
     log_ticks,
     loss_plot,
+    retention_bar,
     smoothed,
-    thinned,
+    target_vs_retention_plot,
     ticks,
-    trade_plot,
     validation_plot,
 )
 
@@ -80,12 +80,12 @@ def test_a_loss_plot_of_little(training: list[Point], validation: list[Point]) -
 
 
 def test_labels_are_escaped() -> None:
-    mark = Mark(Point(1, 0.5), ODD, "chosen")
+    mark = LabelledPoint(Point(1, 0.5), ODD, "chosen")
     for svg in (
         validation_plot([mark], ODD, True, WIDE),
-        trade_plot([mark], 0.9, ODD, True, WIDE),
+        target_vs_retention_plot([mark], 0.9, ODD, True, WIDE),
         interval_strip(0.2, None, 0.4, Interval(0.3, 0.5), ODD),
-        kept_strip(0.9, 0.95, ODD, passed=False),
+        retention_bar(0.9, 0.95, ODD, passed=False),
     ):
         assert "<b>" not in svg
         assert ODD in (parsed(svg).get("aria-label") or "")
@@ -93,8 +93,8 @@ def test_labels_are_escaped() -> None:
 
 @given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=12), st.sampled_from([WIDE, NARROW]))
 def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]], width: int) -> None:
-    marks = [Mark(Point(kept, value), f"step-{number:06d}") for number, (kept, value) in enumerate(places)]
-    svg = trade_plot(marks, 0.9, "test accuracy", True, width)
+    marks = [LabelledPoint(Point(kept, value), f"step-{number:06d}") for number, (kept, value) in enumerate(places)]
+    svg = target_vs_retention_plot(marks, 0.9, "test accuracy", True, width)
     boxes = label_boxes(svg)
     assert not [pair for pair in combinations(boxes, 2) if pair[0].meets(pair[1])]
     assert all(box.left >= Canvas.LEFT and box.right <= width for box in boxes)
@@ -102,8 +102,10 @@ def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]]
 
 
 def test_the_chosen_one_has_the_first_choice_of_room() -> None:
-    marks = [Mark(Point(0.95, 0.5), f"step-{number}") for number in range(9)]
-    svg = trade_plot([*marks, Mark(Point(0.95, 0.5), "picked", "chosen")], 0.9, "accuracy", True, NARROW)
+    marks = [LabelledPoint(Point(0.95, 0.5), f"step-{number}") for number in range(9)]
+    svg = target_vs_retention_plot(
+        [*marks, LabelledPoint(Point(0.95, 0.5), "picked", "chosen")], 0.9, "accuracy", True, NARROW
+    )
     assert "picked" in [text.text for text in parsed(svg).iter("text")]
 
 
@@ -127,8 +129,8 @@ def test_log_ticks_are_within(low: float, factor: float) -> None:
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=2000))
 def test_thinning_and_smoothing_keep_the_course(losses: list[float]) -> None:
     points = [Point(step, loss) for step, loss in enumerate(losses)]
-    few = thinned(points)
-    assert len(few) <= MOST_POINTS
+    few = downsample(points)
+    assert len(few) <= MAX_POINTS
     for curve in (few, smoothed(points, 5)):
         assert min(losses) - 1e-9 <= min(point.y for point in curve)
         assert max(point.y for point in curve) <= max(losses) + 1e-9
@@ -136,16 +138,16 @@ def test_thinning_and_smoothing_keep_the_course(losses: list[float]) -> None:
 
 
 def test_strips() -> None:
-    kept = parsed(kept_strip(1.7, 0.9, "f1", passed=True))
+    kept = parsed(retention_bar(1.7, 0.9, "f1", passed=True))
     bar = next(iter(kept.iter("rect")))
     assert bar.get("width") == "96.00%"  # the scale ends before 170 %
     assert bar.get("class") == "kept"
-    assert next(iter(parsed(kept_strip(0.5, 0.9, "f1", passed=False)).iter("rect"))).get("class") == "missed"
-    assert not list(parsed(kept_strip(None, 0.9, "f1", passed=False)).iter("rect"))
+    assert next(iter(parsed(retention_bar(0.5, 0.9, "f1", passed=False)).iter("rect"))).get("class") == "missed"
+    assert not list(parsed(retention_bar(None, 0.9, "f1", passed=False)).iter("rect"))
     whiskers = parsed(interval_strip(0.1, Interval(0.0, 0.3), 0.9, Interval(0.8, 1.0), "add"))
     assert {line.get("class") for line in whiskers.iter("line")} == {"grid", "base", "tuned"}
 
 
 @pytest.mark.parametrize("kind", ["base", "tuned", "kept", "chosen", "gate", "train", "validation"])
 def test_keys_are_pictures(kind: str) -> None:
-    assert kind in {part.get("class") for part in parsed(key(kind))}
+    assert kind in {part.get("class") for part in parsed(legend_swatch(kind))}

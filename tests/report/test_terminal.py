@@ -10,29 +10,29 @@ from lotune.evaluate.retention import gate
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
-    Score,
+    ContestScore,
     Scorecard,
-    Verdict,
+    ScoredExample,
     make_scorecard,
     measure_parameters,
     measure_target,
 )
 from lotune.evaluate.statistics import Interval
+from lotune.report.sections import checkpoints_table, kept_table, key_figures, kinds_table
 from lotune.report.terminal import show_scorecard, verdict_sentence
-from lotune.report.words import checkpoints_table, kept_table, kinds_table
-from lotune.tasks.task import Judged
+from lotune.tasks.task import Score
 
 
 def card(tuned_em: float = 49.0, name: str = "step-000020") -> Scorecard:
-    def verdicts(*right: bool | None) -> list[Verdict]:
-        return [Verdict(str(n), "[red]+" if n % 2 else "/", Judged("", "", one)) for n, one in enumerate(right)]
+    def verdicts(*right: bool | None) -> list[ScoredExample]:
+        return [ScoredExample(str(n), "[red]+" if n % 2 else "/", Score("", "", one)) for n, one in enumerate(right)]
 
     base = {"contest_f1": 60.0, "contest_em": 50.0, "squad_f1": 61.0, "squad_em": 51.0}
     return make_scorecard(
         target=measure_target("arithmetic", "accuracy", verdicts(*[False] * 10, None), verdicts(*[True] * 10, None)),
         retention=gate(base, {**base, "contest_em": tuned_em}),
         parameters=measure_parameters(3_407_872, 8_030_261_248, "llama3-8b"),
-        score=Score(rule="phase1", value=0.9999, place=1, published=20),
+        score=ContestScore(rule="phase1", value=0.9999, rank=1, published=20),
         chosen_checkpoint=name,
         checkpoints=[
             Checkpoint(name="step-000010", step=10, validation_value=0.4, validation_loss=0.5, value=1.0, score=0.99),
@@ -65,6 +65,15 @@ def test_a_valid_card() -> None:
         assert words in text, words
 
 
+def test_a_ratio_by_the_base_s_own_count_has_no_place() -> None:
+    own = measure_parameters(3_407_872, 8_030_261_248, "measured")
+    found = card().model_copy(update={"parameters": own})
+    assert "score (phase1): 0.9999" in printed(found)
+    assert "published" not in printed(found)
+    assert "published" in key_figures(card())[3].note
+    assert "published" not in key_figures(found)[3].note
+
+
 def test_a_card_that_is_not_valid_says_why() -> None:
     text = printed(card(tuned_em=30.0))
     assert text.splitlines()[1].startswith("NOT VALID: ")
@@ -80,11 +89,11 @@ def test_the_sentence_is_plain() -> None:
 
 
 def test_where_nothing_varies_no_interval_is_made_up() -> None:
-    def verdicts(score: float) -> list[Verdict]:
-        return [Verdict(str(n), "ab"[n % 2], Judged("", "", True, {"contest_f1": score})) for n in range(12)]
+    def verdicts(score: float) -> list[ScoredExample]:
+        return [ScoredExample(str(n), "ab"[n % 2], Score("", "", True, {"contest_f1": score})) for n in range(12)]
 
     target = measure_target("reading", "contest_f1", verdicts(40.0), verdicts(60.0), score="contest_f1")
-    kinds = target.by_kind.values()
+    kinds = target.by_category.values()
     assert [target.interval, target.base_interval, target.difference_interval] == [None] * 3
     assert [one.interval for one in kinds] == [None] * 2
     points = [one.model_copy(update={"value": 60.0, "validation_value": 55.0}) for one in card().checkpoints]
@@ -101,7 +110,7 @@ def test_where_nothing_varies_no_interval_is_made_up() -> None:
 
 def test_every_figure_has_its_interval_in_the_report_and_what_was_kept_in_the_terminal() -> None:
     plain = card()
-    spans = {"base_interval": Interval(55.0, 65.0), "kept_interval": Interval(0.95, 1.01)}
+    spans = {"base_interval": Interval(55.0, 65.0), "retained_interval": Interval(0.95, 1.01)}
     points = [one.model_copy(update={"validation_interval": Interval(0.3, 0.5)}) for one in plain.checkpoints]
     lines = [replace(plain.retention[0], **spans), *plain.retention[1:]]  # type: ignore[arg-type]
     whole = plain.model_copy(update={"retention": tuple(lines), "checkpoints": tuple(points)})

@@ -11,20 +11,20 @@ import pytest
 from command_line import app
 from typer.testing import CliRunner
 
-from lotune.data.batches import encode_prompt
 from lotune.data.templates import TEMPLATES, save_template
+from lotune.data.tokenized import encode_prompt
 from lotune.generate.sampling import Sampling
-from lotune.model.base import load_base
+from lotune.model.loading import load_model
 from lotune.model.settings import BaseSettings
-from lotune.stages.chat import Conversation, Talk, _lines, converse
+from lotune.stages.chat import ChatSession, Conversation, _lines, converse
 
 
 @pytest.fixture(scope="module")
-def talk(small_base: Path) -> Talk:
-    return Talk(load_base(BaseSettings(model=str(small_base)), "cpu"), Sampling(), 6)
+def talk(small_base: Path) -> ChatSession:
+    return ChatSession(load_model(BaseSettings(model=str(small_base)), "cpu"), Sampling(), 6)
 
 
-def test_turns_commands_and_saving(talk: Talk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = Conversation(TEMPLATES["alpaca"])
     file = tmp_path / "said.jsonl"
     lines = ["", "Hello.", "And now?", f"/save {file}", "/what", "/quit", "never said"]
@@ -42,7 +42,7 @@ def test_turns_commands_and_saving(talk: Talk, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_reset_forgets_what_was_said_and_keeps_the_system_message(
-    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said, seen, real = Conversation(TEMPLATES["alpaca"]), [], talk.engine.stream
 
@@ -65,7 +65,7 @@ def test_reset_forgets_what_was_said_and_keeps_the_system_message(
 
 
 def test_saving_writes_over_nothing_but_what_was_saved(
-    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    talk: ChatSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -85,7 +85,7 @@ def test_saving_writes_over_nothing_but_what_was_saved(
     assert capsys.readouterr().err.count("cannot be written") == 2
 
 
-def test_commands_are_listed_and_unknown_ones_refused(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_are_listed_and_unknown_ones_refused(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     said = Conversation(TEMPLATES["alpaca"])
     converse(talk, said, ["/bye", "/save", "/help", "/Exit", "never said"])
     unknown, unnamed, listed = capsys.readouterr().err.splitlines()
@@ -108,14 +108,14 @@ def test_the_end_of_the_input_ends_the_conversation(monkeypatch: pytest.MonkeyPa
     assert list(_lines()) == ["Hello."]
 
 
-def test_a_line_that_is_no_text_is_left_out(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_is_no_text_is_left_out(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     said = Conversation(TEMPLATES["alpaca"])
     converse(talk, said, ["\udcff\udcfe", "Hello."])
     assert said.questions == ["Hello."]
     assert "your message: is not UTF-8 text" in capsys.readouterr().err
 
 
-def test_a_turn_is_asked_as_it_would_be_trained(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
     said, seen = Conversation(TEMPLATES["alpaca"], "Be brief."), []
 
@@ -135,7 +135,7 @@ def test_a_turn_is_asked_as_it_would_be_trained(talk: Talk, monkeypatch: pytest.
     assert f"{said.answers[0]}{tokenizer.eos_token}" in text
 
 
-def test_what_does_not_fit(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     said = Conversation(TEMPLATES["plain"])
     converse(talk, said, ["a" * 600, "b" * 600, "c" * 2000])
     shown = capsys.readouterr()
@@ -145,7 +145,7 @@ def test_what_does_not_fit(talk: Talk, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_interrupted_answer_is_kept(
-    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer: Any = talk.base.tokenizer
 

@@ -11,7 +11,7 @@ from command_line import RECIPE as SMALL
 from command_line import call
 from typer.testing import CliRunner
 
-from lotune.cli import app
+from lotune.cli.app import app
 from lotune.stages.evaluate import _notes
 
 RECIPE = """
@@ -20,7 +20,7 @@ device: cpu
 base: {{model: {base}, dtype: float32}}
 task: {{name: reading, language: en}}
 data: {{rows: 16, validation_rows: 2, test_rows: 3}}
-tune: {{batch_rows: 8}}
+tune: {{micro_batch_rows: 8}}
 checkpoints: {{count: 1, merged: none}}
 retention: {{rows: 5, language: zh}}
 """
@@ -155,9 +155,9 @@ def test_a_prompt_that_is_too_long_has_an_empty_answer(small_base: Path, tmp_pat
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [one["id"] for one in answers] == [f"test.jsonl:{n}" for n in range(1, 5)]
     assert [one["answer"] for one in answers[1:3]] == ["", ""]
-    found = json.loads(call(*words, "--out", out, "--json", "evaluate.on_too_long=truncate").stdout)
+    found = json.loads(call(*words, "--out", out, "--force", "--json", "evaluate.on_too_long=truncate").stdout)
     assert (found["too_long"], found["cut"]) == (0, 2)
-    assert "row test.jsonl:2" in call(*words, "--out", out, "evaluate.on_too_long=stop", status=2).stderr
+    assert "row test.jsonl:2" in call(*words, "--out", out, "--force", "evaluate.on_too_long=stop", status=2).stderr
     long = ("generate", "--model", small_base, "--prompt", "1 + " * 900, "task.max_new_tokens=4")
     assert "evaluate.on_too_long=truncate" in call(*long, status=2).stderr
     assert "answer" in json.loads(call(*long, "evaluate.on_too_long=truncate", "--json").stdout)

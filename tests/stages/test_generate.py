@@ -12,10 +12,10 @@ import pytest
 from command_line import call
 
 from lotune.data.templates import TEMPLATES, save_template
-from lotune.stages.wording import in_its_template
-from lotune.tasks.settings import TaskSettings
-from lotune.text_display import visible
-from tests.generate.test_aligned import mamba
+from lotune.stages.prompt_template import with_stored_template
+from lotune.tasks.arithmetic.task import ArithmeticSettings
+from lotune.text_display import show_control_characters
+from tests.generate.test_transformers_fallback import mamba
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,7 +41,8 @@ def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path)
     assert len((tmp_path / "answers.txt").read_text().splitlines()) == 12
     [alone] = tmp_path.glob("answers.txt")
     before = alone.read_bytes()
-    call(*words, "--out", alone, "evaluate.batch_tokens=100")
+    assert "is there already" in call(*words, "--out", alone, status=2).stderr
+    call(*words, "--out", alone, "--force", "evaluate.max_batch_tokens=100")
     assert alone.read_bytes() == before, "an answer does not depend on the batch"
 
 
@@ -60,7 +61,7 @@ def test_a_stopped_command_goes_on(
     part.write_text("".join(kept[:5]))
     call(*words, "--out", tmp_path / "again.jsonl", "task.max_new_tokens=4")
     assert part.exists(), "answers of other settings are no beginning of these"
-    call(*words, "--out", tmp_path / "again.jsonl")
+    call(*words, "--out", tmp_path / "again.jsonl", "--force")
     assert (tmp_path / "again.jsonl").read_text() == whole
     assert not part.exists()
 
@@ -83,7 +84,7 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
     call("generate", *words, "--out", out)
     refused = call("generate", *words, "--out", out, "task.template=alpaca", status=2).stderr
     assert "was trained with the template 'qa', but 'alpaca' was asked for" in refused
-    call("generate", *words, "--out", out, "task.template=alpaca", "--force-template")
+    call("generate", *words, "--out", out, "task.template=alpaca", "--force-template", "--force")
     assert "'qa'" in call("evaluate", *words, "task.template=alpaca", status=2).stderr
 
 
@@ -96,7 +97,7 @@ def test_a_model_in_the_home_folder_is_asked_in_its_template(
     monkeypatch.setenv("HOME", str(tmp_path))
     said = call("generate", "--model=~/model", "--prompt", "Where?", "task.max_new_tokens=3", "--json")
     assert json.loads(said.stdout)["prompt"] == "Where? ## "
-    assert in_its_template(TaskSettings(), "~/model", force=False).template == "qa"
+    assert with_stored_template(ArithmeticSettings(), "~/model", force=False).template == "qa"
 
 
 def test_the_rows_are_never_written_over(small_base: Path, rows: Path, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_several_answers_are_drawn_to_a_prompt(small_base: Path) -> None:
     assert len(set(found["answers"])) == 3
     assert found["answer"] == found["answers"][0]
     again = call(*words, "--samples", "3").stdout
-    assert again == visible("\n\n".join(found["answers"])) + "\n"
+    assert again == show_control_characters("\n\n".join(found["answers"])) + "\n"
     alone = json.loads(call(*words, "--json").stdout)
     assert (alone["answer"], "answers" in alone) == (found["answer"], False)
     other = json.loads(call(*words, "--seed", "1", "--json").stdout)
@@ -163,7 +164,7 @@ def test_drawn_answers_to_rows_depend_on_the_seed_and_on_nothing_beside_them(
         return [json.loads(line)["answer"] for line in (tmp_path / name).read_text().splitlines()]
 
     drawn = answers("drawn.jsonl", "--temperature", "2")
-    assert answers("narrow.jsonl", "--temperature", "2", "evaluate.batch_tokens=100") == drawn
+    assert answers("narrow.jsonl", "--temperature", "2", "evaluate.max_batch_tokens=100") == drawn
     assert answers("other.jsonl", "--temperature", "2", "--seed", "5") != drawn
     assert answers("greedy.jsonl") != drawn
     first = rows.read_text().splitlines()[0]

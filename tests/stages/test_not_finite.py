@@ -13,9 +13,9 @@ import torch
 from command_line import RECIPE, invoke
 from safetensors.torch import load_file, save_file
 
-from lotune.model.adapters import attach
-from lotune.model.base import load_base
+from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import save_adapter
+from lotune.model.loading import load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 
 WEIGHTS = "model.safetensors"
@@ -83,7 +83,7 @@ def test_a_base_with_nan_gets_no_score(name: str, nan_base: Path, rows: Path, tm
 
 
 def test_an_infinite_logit_is_found_in_the_head(small_base: Path, rows: Path, tmp_path: Path) -> None:
-    base = load_base(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
+    base = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
     config = json.loads((small_base / "config.json").read_text())
     head = torch.zeros_like(base.model.get_output_embeddings().weight)
     shutil.copytree(small_base, tmp_path / "base")
@@ -96,8 +96,8 @@ def test_an_infinite_logit_is_found_in_the_head(small_base: Path, rows: Path, tm
 
 
 def test_adapters_and_merged_models_too(small_base: Path, rows: Path, tmp_path: Path) -> None:
-    base = load_base(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
-    model: Any = attach(base.model, AdapterSettings(rank=2), 0)
+    base = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
+    model: Any = add_adapter(base.model, AdapterSettings(rank=2), 0)
     for name, parameter in model.named_parameters():
         if "layers.1" in name and "v_proj.lora_B" in name:
             parameter.data[0, 0] = math.nan

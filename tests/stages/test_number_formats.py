@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from command_line import RECIPE, call
 
-from lotune.model.number_format import Decision
+from lotune.model.dtype_benchmark import Decision
 from lotune.stages import tune
 
 
 def decides(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     """Make this the machine on which trainings are faster in a format."""
     found = Decision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
-    monkeypatch.setattr("lotune.model.number_format.training_format", lambda *_, **__: found)
+    monkeypatch.setattr("lotune.model.dtype_benchmark.training_format", lambda *_, **__: found)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
 
     monkeypatch.setattr(tune, "_checkpoint", checkpoint)
     decides(monkeypatch, "float32")
-    ask = tune.ask
-    monkeypatch.setattr(tune, "ask", lambda what, *rest: asked.append(what.model.dtype) or ask(what, *rest))
+    ask = tune.run_predictions
+    monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: asked.append(what.model.dtype) or ask(what, *rest))
     gone_on = call("run", *words)
     assert "tuning computes in bfloat16, in which this run began" in gone_on.stderr
     assert "going on after step" in gone_on.stderr

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from lotune.data.batches import encode_row
 from lotune.data.examples import Example
+from lotune.data.tokenized import encode_row
 from lotune.errors import DataError
 from lotune.stages import prepare
 
@@ -29,20 +29,20 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def tokens(file: Any) -> list[tuple[int, ...]]:
-    return [file[place].tokens for place in range(len(file))]
+    return [file[place].token_ids for place in range(len(file))]
 
 
 def test_the_same_rows_are_not_encoded_again(tmp_path: Path, byte_tokenizer: Any, encoded: list[str]) -> None:
     stem, limit = tmp_path / "train", 11
     first = prepare._train_tokens(stem, byte_tokenizer, (ROWS,), limit, "drop")
-    assert tokens(first) == [encode_row(byte_tokenizer, row).tokens for row in ROWS[:3]]
-    assert first.notes()["dropped_too_long"] == 2
+    assert tokens(first) == [encode_row(byte_tokenizer, row).token_ids for row in ROWS[:3]]
+    assert first.metadata()["dropped_too_long"] == 2
     assert encoded == [row.id for row in ROWS]
     encoded.clear()
     again = prepare._train_tokens(stem, byte_tokenizer, (list(ROWS),), limit, "drop")
     assert encoded == []
     assert tokens(again) == tokens(first)
-    assert again.notes() == first.notes()
+    assert again.metadata() == first.metadata()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_differs_is_encoded_again(
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     file = prepare._train_tokens(stem, byte_tokenizer, (rows,), limit, "drop")
     assert encoded == [row.id for row in rows]
-    whole = [encode_row(byte_tokenizer, row).tokens for row in rows]
+    whole = [encode_row(byte_tokenizer, row).token_ids for row in rows]
     assert tokens(file) == [found for found in whole if len(found) <= limit]
 
 

@@ -25,12 +25,12 @@ RECIPE = """
 seed: 2
 device: cpu
 pretrain:
-  documents: 120
-  batch_tokens: 1024
+  generated_documents: 120
+  step_tokens: 1024
   steps: 12
   optimizer: OPTIMIZER
-  publish: PUBLISH
-  validation_share: 0.2
+  export_to: PUBLISH
+  validation_fraction: 0.2
   config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
     intermediate_size: 64}
 """
@@ -48,7 +48,7 @@ def written(folder: Path, optimizer: str = "adamw") -> Path:
 def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     import torch
 
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     recipe = written(tmp_path, optimizer)
@@ -62,15 +62,15 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     assert [step["number"] for step in steps] == list(range(1, figures["steps"] + 1))
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert 0 < figures["validation_loss"] < steps[0]["loss"]
-    base = load_base(BaseSettings(model=str(tmp_path / "weights")), "cpu")
+    base = load_model(BaseSettings(model=str(tmp_path / "weights")), "cpu")
     assert sum(p.numel() for p in base.model.parameters()) == figures["parameters"]
     assert all(p.dtype == torch.float32 or base.dtype == torch.bfloat16 for p in base.model.parameters())
     stamp = (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns
     assert "nothing has changed" in call(*words).stderr
     assert (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns == stamp
-    call(*words, "pretrain.steps=2", "pretrain.config.vocab_size=400", "pretrain.publish=null")
+    call(*words, "pretrain.steps=2", "pretrain.config.vocab_size=400", "pretrain.export_to=null")
     assert json.loads((tmp_path / "runs" / "mini" / "model" / "config.json").read_text())["vocab_size"] == 400
-    load_base(BaseSettings(model=str(tmp_path / "runs" / "mini" / "model")), "cpu")
+    load_model(BaseSettings(model=str(tmp_path / "runs" / "mini" / "model")), "cpu")
     lines = (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2, "the metrics of an older training stand among those of this one"
 
@@ -83,11 +83,11 @@ def test_a_recipe_without_the_part(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_going_on_from_a_model(tmp_path: Path) -> None:
-    """`pretrain.start` takes a model's weights and tokeniser; a first step from there is not one from nothing."""
+    """`pretrain.init_from` takes a model's weights and tokeniser; a first step from there is not one from nothing."""
     recipe = written(tmp_path)
     runs = f"runs={tmp_path / 'runs'}"
-    call("pretrain", recipe, runs, "pretrain.steps=12", "pretrain.batch_tokens=2048")
-    more = (f"pretrain.start={tmp_path / 'weights'}", f"pretrain.publish={tmp_path / 'more'}", "name=more")
+    call("pretrain", recipe, runs, "pretrain.steps=12", "pretrain.step_tokens=2048")
+    more = (f"pretrain.init_from={tmp_path / 'weights'}", f"pretrain.export_to={tmp_path / 'more'}", "name=more")
     call("pretrain", recipe, runs, *more)
 
     def losses(name: str) -> list[float]:
@@ -103,10 +103,10 @@ def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokeniz
     from lotune.data.examples import Example
     from lotune.stages.pretrain import _encoded
 
-    texts = [Example("1", "2*3=", ":\n+02+03*+\n", kind=kind) for kind in ("sum", "heading")]
+    texts = [Example("1", "2*3=", ":\n+02+03*+\n", category=kind) for kind in ("sum", "heading")]
     whole, heading = _encoded(byte_tokenizer, texts)
-    assert whole.tokens == (*heading.tokens, byte_tokenizer.eos_token_id)
-    assert whole.answer_start == heading.answer_start == 4
+    assert whole.token_ids == (*heading.token_ids, byte_tokenizer.eos_token_id)
+    assert whole.completion_start == heading.completion_start == 4
 
 
 @pytest.mark.slow
@@ -132,8 +132,8 @@ def test_documents_are_made_once_and_again_where_they_have_to(tmp_path: Path) ->
     found = said("pretrain.learning_rate=0.002")
     assert "changed: data: content changed (the documents are made again)\n" in found
     assert contents() == first
-    found = said("pretrain.documents=90", "pretrain.learning_rate=0.002")
-    assert "changed: pretrain.documents: 120 -> 90 (the documents are made again)\n" in found
+    found = said("pretrain.generated_documents=90", "pretrain.learning_rate=0.002")
+    assert "changed: pretrain.generated_documents: 120 -> 90 (the documents are made again)\n" in found
     assert len(TokenFile(data / "train")) == 90
     assert len(TokenFile(data / "validation")) == 18
 
@@ -144,33 +144,34 @@ def test_documents_depend_on_the_code_that_makes_them() -> None:
     from lotune.stages import pretrain
 
     code = (
-        "import lotune.nano.text, lotune.data.tokenizers, sys; print(*[m for m in sys.modules if m[:7] == 'lotune.'])"
+        "import lotune.nano.corpus_generator, lotune.data.tokenizer_training, sys; "
+        "print(*[m for m in sys.modules if m[:7] == 'lotune.'])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     inputs = pretrain.document_inputs(Recipe(pretrain={}))
     paths = [path for path in inputs.values() if isinstance(path, Path)]
-    assert len(paths) == len(pretrain.DOCUMENT_CODE)
+    assert len(paths) == len(pretrain.CORPUS_CODE)
     assert all(path.exists() for path in paths)
     covered = {key.removesuffix(".py").replace("/", ".") for key in inputs}
-    plain = ("errors", "settings", "memory", "disk", "runs", "nano", "environment", "text_display")
+    plain = ("errors", "settings", "memory", "disk_space", "files", "runs", "nano", "environment", "text_display")
     below = {f"lotune.{name}" for name in plain}
     missing = [
         name for name in loaded if name not in below and not any(f"{name}.".startswith(f"{one}.") for one in covered)
     ]
     assert missing == []
-    assert set(pretrain.DOCUMENT_KEYS) <= set(inputs)
+    assert set(pretrain.CORPUS_SETTINGS) <= set(inputs)
 
 
 def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = written(tmp_path)
-    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.documents=1000000")
+    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.generated_documents=1000000")
     needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
-    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: needed - 1)
+    monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: needed - 1)
     found = call(*words, status=2).stderr
     assert f"pre-training needs {needed / 2**20:.1f} MiB on this disk" in found
     assert "are free" in found
     assert not (tmp_path / "mini" / "data").exists()
-    monkeypatch.setattr("lotune.disk.free_bytes", lambda _: needed)
+    monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: needed)
     assert json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"] == needed
 
 
@@ -178,7 +179,7 @@ def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.
 def test_the_room_asked_for_is_enough(tmp_path: Path) -> None:
     """It is more than the documents, two states and one that is being written, the model and its copy; not by far."""
     recipe = written(tmp_path)
-    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.documents=1500", "pretrain.steps=1")
+    words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.generated_documents=1500", "pretrain.steps=1")
     needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
     parameters = json.loads(call(*words, "--json").stdout)["parameters"]
     folder = tmp_path / "mini"
@@ -195,14 +196,14 @@ def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) ->
     """The embedding of one token is broken: the first step that reads it stops, and the state before it stays."""
     import torch
 
-    from lotune.data.batches import pretraining_batches
-    from lotune.model.base import load_base
-    from lotune.model.checkpoints import save_full
+    from lotune.data.samplers import pretraining_batches
+    from lotune.model.checkpoints import save_model
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     recipe, start = written(tmp_path), tmp_path / "start"
     runs, untied = f"runs={tmp_path}", "pretrain.config.tie_word_embeddings=false"
-    call("pretrain", recipe, runs, untied, f"pretrain.publish={start}")
+    call("pretrain", recipe, runs, untied, f"pretrain.export_to={start}")
     rows = TokenFile(tmp_path / "mini" / "data" / "train")
     read: list[set[int]] = [
         set(batch.input_ids.flatten().tolist())
@@ -213,40 +214,40 @@ def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) ->
         for number in range(2, 13)
         if (fresh := read[number - 1] - set().union(*read[: number - 1]))
     )
-    base: Any = load_base(BaseSettings(model=str(start), dtype="float32"), "cpu")
+    base: Any = load_model(BaseSettings(model=str(start), dtype="float32"), "cpu")
     with torch.no_grad():
         base.model.model.embed_tokens.weight[broken] = float("nan")
-    save_full(base.model, base.tokenizer, start, torch.float32)
-    more = (f"pretrain.start={start}", "pretrain.publish=null", "save_every_minutes=0", "name=more")
+    save_model(base.model, base.tokenizer, start, torch.float32)
+    more = (f"pretrain.init_from={start}", "pretrain.export_to=null", "save_every_minutes=0", "name=more")
     said = call("pretrain", recipe, runs, untied, *more, status=1).stderr.splitlines()[-3]
     assert said.startswith(
         f"step {step}: the loss is nan and the norm of its gradient nan, first in model.embed_tokens; "
     )
     rows = TokenFile(tmp_path / "more" / "data" / "train")
     named = [int(word) for word in said.partition("its rows: ")[2].replace("document ", "").split(", ")]
-    assert any(broken in rows[place].tokens[:-1] for place in named)
-    assert {token for place in named for token in rows[place].tokens[:-1]} == read[step - 1]
+    assert any(broken in rows[place].token_ids[:-1] for place in named)
+    assert {token for place in named for token in rows[place].token_ids[:-1]} == read[step - 1]
     assert list((tmp_path / "more" / "states").glob(f"step-{step - 1:09d}.*"))
 
 
 KILLED_AT = """
 import os, signal, sys
-from lotune.cli import main
-from lotune.train import resume
+from lotune.cli.app import main
+from lotune.train import train_state
 
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-moment, step, save = sys.argv[1], int(sys.argv[2]), resume.save_state
+moment, step, save = sys.argv[1], int(sys.argv[2]), train_state.save_state
 
 def save_state(folder, training, number, notes):
     if (moment, number) == ("while saving", step):
-        resume.os.replace = killed
+        train_state.os.replace = killed
     save(folder, training, number, notes)
     if number == step:
         killed()
 
-resume.save_state = save_state
+train_state.save_state = save_state
 del sys.argv[1:3]
 main()
 """
@@ -269,7 +270,7 @@ def one_thread() -> Iterator[None]:
 def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """It is killed while a state is written and after another was: it ends bit for bit as it would have."""
     recipe, folder, whole = (written(tmp_path, "muon"), *(tmp_path / name / "mini" for name in ("killed", "whole")))
-    words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.publish=null")
+    words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.export_to=null")
     said = []
     for moment, step in (("while saving", 4), ("after", 7)):
         command = ["lotune", moment, step, *words, f"runs={tmp_path / 'killed'}"]
@@ -308,24 +309,24 @@ def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) ->
     """Its figures on held-out text are those that transformers' own loss gives on the same blocks."""
     import torch
 
-    from lotune.model.base import load_base
+    from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     gpt2 = {"model_type": "gpt2", "vocab_size": 420, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48}
     (tmp_path / "gpt2").mkdir()
     (tmp_path / "gpt2" / "config.json").write_text(json.dumps(gpt2))
     more = [word.replace("GPT2", str(tmp_path / "gpt2")) for word in more]
-    text = (f"pretrain.text={articles(tmp_path)}", "pretrain.cleaning=wiki", "pretrain.publish=null")
+    text = (f"pretrain.corpus={articles(tmp_path)}", "pretrain.cleaning=wiki", "pretrain.export_to=null")
     words = ("pretrain", written(tmp_path), f"runs={tmp_path}", *text, *more, "--json")
     assert json.loads(call(*words, "--dry-run").stdout)["documents"] is None
     figures = json.loads(call(*words).stdout)
     rows = TokenFile(tmp_path / "mini" / "data" / "validation")
-    base: Any = load_base(BaseSettings(model=str(tmp_path / "mini" / "model"), dtype="float32"), "cpu")
+    base: Any = load_model(BaseSettings(model=str(tmp_path / "mini" / "model"), dtype="float32"), "cpu")
     bits = size = 0.0
     for row in (rows[place] for place in range(len(rows))):
-        ids = torch.tensor([row.tokens])
-        bits += base.model(input_ids=ids, labels=ids).loss.item() * (len(row.tokens) - 1) / math.log(2)
-        size += len(base.tokenizer.decode(row.tokens[1:], skip_special_tokens=True).encode())
+        ids = torch.tensor([row.token_ids])
+        bits += base.model(input_ids=ids, labels=ids).loss.item() * (len(row.token_ids) - 1) / math.log(2)
+        size += len(base.tokenizer.decode(row.token_ids[1:], skip_special_tokens=True).encode())
     assert figures["bits_per_byte"] == pytest.approx(bits / size, rel=1e-2)
     assert figures["perplexity"] == pytest.approx(math.exp(figures["validation_loss"]))
     assert ("rows are padded" in call(*words, "seed=9").stderr) == any("gpt2" in word for word in more)
@@ -334,10 +335,10 @@ def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) ->
 
 @pytest.mark.parametrize(("more", "found"), [
     ([], "is no article"),
-    (["pretrain.text=nowhere.jsonl"], "pretrain.text: there is no nowhere.jsonl"),
-    (["pretrain.start=.", "pretrain.tokenizer=."], "start brings its own tokenizer"),
+    (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: there is no nowhere.jsonl"),
+    (["pretrain.init_from=.", "pretrain.tokenizer=."], "start brings its own tokenizer"),
 ])  # fmt: skip
 def test_articles_that_cannot_be_read_are_refused(tmp_path: Path, more: list[str], found: str) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "Fine."}\n{"title": "no text"}\n')
-    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", f"pretrain.text={tmp_path / 'bad.jsonl'}", *more)
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", f"pretrain.corpus={tmp_path / 'bad.jsonl'}", *more)
     assert found in call(*words, status=2).stderr

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lotune.cli import app
+from lotune.cli.app import app
+from lotune.files import read_json, write_json
 from lotune.recipe import Recipe
-from lotune.runs import read_json, write_json
 from lotune.stages.report import changed_settings
 
 
@@ -58,7 +58,7 @@ def test_json_and_a_recipe_that_names_the_run(folder: Path, tmp_path: Path) -> N
 
 def test_torch_is_not_imported(folder: Path) -> None:
     script = (
-        "import sys\nfrom lotune.cli import app\n"
+        "import sys\nfrom lotune.cli.app import app\n"
         f"try: app(['report', {str(folder)!r}])\n"
         "except SystemExit as end: print(end.code, [name for name in ('torch', 'transformers', 'peft', 'scipy') "
         "if name in sys.modules])"
@@ -152,7 +152,7 @@ def test_bad_words(folder: Path, tmp_path: Path) -> None:
 
 def test_a_setting_that_a_newer_version_adds_is_no_change(folder: Path) -> None:
     stages = read_json(folder / "stages.json")
-    del stages["evaluate"]["inputs"]["tune.clip_norm"]
+    del stages["evaluate"]["inputs"]["tune.max_grad_norm"]
     write_json(folder / "stages.json", stages)
     assert call(folder).exit_code == 0
 

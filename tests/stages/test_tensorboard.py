@@ -30,7 +30,7 @@ def curves(folder: Path) -> dict[str, dict[int, float]]:
 @pytest.mark.slow
 def test_the_curves_are_those_of_the_training(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a training that was stopped went on from an earlier state, and after another one began anew."""
-    pytest.importorskip("tensorboard", reason="needs the extra lotune[tensorboard]")
+    pytest.importorskip("tensorboard", reason="needs pip install '.[tensorboard]'")
     from lotune.stages import tune
 
     write = tune._write_scalars
@@ -61,5 +61,5 @@ def test_without_the_extra_it_is_said_before_anything_is_prepared(
     monkeypatch.setattr("lotune.recipe.find_spec", lambda name: None)
     said = call(verb, recipe, status=2).stderr
     assert "tune.tensorboard: TensorBoard is not installed" in said
-    assert "remedy: pip install 'lotune[tensorboard]'" in said
+    assert "remedy: pip install '.[tensorboard]'" in said
     assert not (tmp_path / "runs" / "curves" / "data").exists()

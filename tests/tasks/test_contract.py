@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from lotune.data.batches import check_supervision, encode_prompt, encode_row
+from lotune.data.tokenized import check_scored_tokens, encode_prompt, encode_row
 from lotune.errors import DataError, SettingsError
 from lotune.generate.sampling import cut_at_stop
-from lotune.tasks.registry import TASKS, build_task
-from lotune.tasks.settings import TaskSettings
+from lotune.recipe import Recipe
+from lotune.settings import read_settings
+from lotune.tasks.registry import TASKS, build_task, task_settings
 from lotune.tasks.task import Row, Task
+from lotune.tasks.user_rows import generating
 
 OWN_ROWS: dict[str, list[Row]] = {
     "instructions": [
@@ -30,12 +32,12 @@ OWN_ROWS: dict[str, list[Row]] = {
 
 @pytest.fixture(params=TASKS)
 def task(request: pytest.FixtureRequest) -> Task:
-    return build_task(TaskSettings(name=request.param))
+    return build_task(task_settings(request.param))
 
 
 @pytest.fixture
 def rows(task: Task) -> list[Row]:
-    return OWN_ROWS.get(task.name) or list(task.generate(8, seed=1))
+    return OWN_ROWS.get(task.name) or list(generating(task).generate_rows(8, seed=1))
 
 
 def numbered(rows: list[Row]) -> list[tuple[str, Row]]:
@@ -43,9 +45,9 @@ def numbered(rows: list[Row]) -> list[tuple[str, Row]]:
 
 
 def test_its_name_is_its_key(task: Task) -> None:
-    assert TASKS[task.name](TaskSettings(name=task.name)) == task
+    assert build_task(task_settings(task.name)) == task
     assert task.max_new_tokens > task.min_new_tokens >= 0
-    assert build_task(TaskSettings(name=task.name, max_new_tokens=3)).max_new_tokens == 3
+    assert build_task(task_settings(task.name, max_new_tokens=3)).max_new_tokens == 3
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
@@ -62,9 +64,9 @@ def test_prompts_end_where_answers_begin(task: Task, rows: list[Row], training: 
     assert len(examples) >= len(rows)
     for example in examples:
         row = encode_row(byte_tokenizer, example)
-        check_supervision(row, byte_tokenizer.eos_token_id)
-        assert list(row.tokens[: row.answer_start]) == encode_prompt(byte_tokenizer, example, 10**6)[0]
-        assert byte_tokenizer.decode(row.tokens[row.answer_start : -1]) == example.target
+        check_scored_tokens(row, byte_tokenizer.eos_token_id)
+        assert list(row.token_ids[: row.completion_start]) == encode_prompt(byte_tokenizer, example, 10**6)[0]
+        assert byte_tokenizer.decode(row.token_ids[row.completion_start : -1]) == example.target
         assert "".join(example.prompt_parts or (example.prompt,)) == example.prompt
 
 
@@ -72,18 +74,18 @@ def test_prompts_end_where_answers_begin(task: Task, rows: list[Row], training: 
 def test_what_is_trained_on_is_right_and_is_not_cut(task: Task, rows: list[Row], training: bool) -> None:
     for example in task.examples(numbered(rows), training=training):
         assert cut_at_stop(example.target, task.stop) == (example.target, False)
-        assert task.judge(example, example.target).right is True
-        assert task.judge(example, "").right is False
-        assert task.judge(example, "something else").right is False
+        assert task.judge(example, example.target).correct is True
+        assert task.judge(example, "").correct is False
+        assert task.judge(example, "something else").correct is False
 
 
 def test_figures_of_all_right_and_all_wrong(task: Task, rows: list[Row]) -> None:
     examples = list(task.examples(numbered(rows), training=False))
     best = task.metrics([task.judge(example, example.target) for example in examples])
     worst = task.metrics([task.judge(example, "?") for example in examples])
-    assert best[task.metric] == (100.0 if task.score_of else 1.0)
+    assert best[task.metric] == (100.0 if task.score_name_by_metric else 1.0)
     assert worst[task.metric] == 0.0
-    assert set(task.score_of) <= set(best)
+    assert set(task.score_name_by_metric) <= set(best)
 
 
 def test_a_row_of_something_else_is_named(task: Task) -> None:
@@ -94,19 +96,31 @@ def test_a_row_of_something_else_is_named(task: Task) -> None:
 
 def test_the_seed_decides_generated_rows(task: Task) -> None:
     if task.name in OWN_ROWS:
-        for make in (task.generate, task.stream, task.practice):
-            with pytest.raises(SettingsError, match="has no generator"):
-                make(3, 0)
+        with pytest.raises(SettingsError, match="has no generator"):
+            generating(task)
         return
-    assert list(task.stream(5, 1)) == list(task.generate(5, 1)) != list(task.generate(5, 2))
-    assert len(list(task.practice(5, 1))) == 5
+    made = generating(task)
+    assert list(made.generate_rows(5, 1)) == list(made.generate_rows(5, 1)) != list(made.generate_rows(5, 2))
+    assert len(list(made.generate_training_rows(5, 1))) == 5
 
 
 def test_a_judge_or_column_that_it_does_not_have_is_refused(task: Task) -> None:
     foreign = {"arithmetic": "contains", "instructions": "significant:3", "custom": "significant:3"}.get(
         task.name, "exact"
     )
-    with pytest.raises(SettingsError, match=rf"task.judge: '{foreign}' is no judge of {task.name}"):
-        build_task(TaskSettings(name=task.name, judge=foreign))
-    with pytest.raises(SettingsError, match=rf"task.columns: height is no field of {task.name}"):
-        build_task(TaskSettings(name=task.name, columns={"height": "h"}))
+    fields = TASKS[task.name].settings.model_fields
+    known = rf"task.judge is '{foreign}': expected one of " if "judge" in fields else "task.judge is not a setting of "
+    with pytest.raises(SettingsError, match=known):
+        read_settings(Recipe, None, [f"task.name={task.name}", f"task.judge={foreign}"])
+    with pytest.raises(SettingsError, match=r"task.columns: height is no field of|task.columns is not a setting of"):
+        build_task(read_settings(Recipe, None, [f"task.name={task.name}", "task.columns={height: h}"]).task)
+
+
+def test_settings_of_another_task_are_refused_with_those_that_it_has(task: Task) -> None:
+    own = {name: set(entry.settings.model_fields) for name, entry in TASKS.items()}
+    foreign = sorted(set().union(*own.values()) - own[task.name])
+    for name in foreign:
+        with pytest.raises(SettingsError) as error:
+            read_settings(Recipe, None, [f"task.name={task.name}", f"task.{name}=1"])
+        assert f"task.{name} is not a setting of {task.name}, which has " in error.value.found
+        assert all(word in error.value.found for word in own[task.name] - {"name"})

@@ -10,11 +10,10 @@ import orjson
 import pytest
 
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.custom import CustomTask
-from lotune.tasks.judges import judge_text
+from lotune.tasks.custom import CustomSettings, CustomTask
 from lotune.tasks.metrics import balanced_accuracy, f1, longest_common_subsequence, matthews, rouge_l
-from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import Judged
+from lotune.tasks.scorers import score_text
+from lotune.tasks.task import Score
 
 
 @pytest.mark.parametrize(("judge", "answer", "right"), [
@@ -23,46 +22,45 @@ from lotune.tasks.task import Judged
     (r"regex:It is \d\.", "So. It is 4.", True), ("f1", "is 4", False), ("rouge-l", "It is 4.", True),
 ])  # fmt: skip
 def test_judges(judge: str, answer: str, right: bool) -> None:
-    settings = TaskSettings(name="custom", prompt="{a} + {b}?", answer="sum", judge=judge)
+    settings = CustomSettings(prompt="{a} + {b}?", answer="sum", judge=judge)
     task = CustomTask(settings)
     [example] = task.examples([("1", {"a": 1, "b": 3, "sum": "It is 4."})], training=True)
     assert "1 + 3?" in example.prompt
     judged = task.judge(example, answer)
-    assert judged.right is right
+    assert judged.correct is right
     figures = task.metrics([judged])
     assert task.metric == {"f1": "squad_f1", "rouge-l": "rouge_l"}.get(judge, "accuracy")
-    assert figures[task.metric] == (judged.scores[task.metric] if task.score_of else float(right))
+    assert figures[task.metric] == (judged.scores[task.metric] if task.score_name_by_metric else float(right))
 
 
 def test_letters_and_labels() -> None:
-    assert judge_text("letter", "The answer is B", "B").right
-    assert judge_text("letter", "B", "none").right is None
-    task = CustomTask(TaskSettings(name="custom", prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
+    assert score_text("letter", "The answer is B", "B").correct
+    assert score_text("letter", "B", "none").correct is None
+    task = CustomTask(CustomSettings(prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
     [example] = task.examples([("1", {"q": "So?", "answer": "1"})], training=True)
-    assert (example.target, task.judge(example, "Yes!").right) == ("yes", True)
+    assert (example.target, task.judge(example, "Yes!").correct) == ("yes", True)
 
 
 def test_a_key_that_is_no_label_is_refused() -> None:
-    task = CustomTask(TaskSettings(name="custom", prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
+    task = CustomTask(CustomSettings(prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
     for training in (True, False):
         with pytest.raises(DataError, match=r"row 2: its label is 'T'\nexpected: one of 0, 1"):
             list(task.examples([("row 2", {"q": "So?", "answer": "T"})], training=training))
     words = [("1", {"q": "So?", "answer": " yes "}), ("2", {"q": "So?", "answer": ""})]
-    assert [one.answers for one in task.examples(words, training=False)] == [("yes",), ()]
+    assert [one.references for one in task.examples(words, training=False)] == [("yes",), ()]
 
 
 @pytest.mark.parametrize(("settings", "found"), [
     ({"judge": "regex:("}, "is no pattern"),
     ({"judge": "label"}, "two at least"),
-    ({"columns": {"question": "q"}}, "is no field of custom"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], found: str) -> None:
     with pytest.raises(SettingsError, match=found):
-        CustomTask(TaskSettings(name="custom", **settings))  # type: ignore[arg-type]
+        CustomTask(CustomSettings(**settings))  # type: ignore[arg-type]
 
 
 def test_a_column_that_is_not_there_is_named() -> None:
-    task = CustomTask(TaskSettings(name="custom", prompt="{Problem}"))
+    task = CustomTask(CustomSettings(prompt="{Problem}"))
     with pytest.raises(DataError, match=r"has no Problem .*nearest to 'Problem' is 'problem'"):
         list(task.examples([("row 2", {"problem": "x", "answer": "y"})], training=False))
 
@@ -73,15 +71,15 @@ def test_rouge_l_of_the_published_examples(reference_data: Path) -> None:
     found = [round(rouge_l(row["prediction"], row["reference"]), 4) for row in rows]
     assert found == [0.3077, 0.875, 1.0, 0.8356, 0.2143, 0.2724]
     for row in rows:
-        judged = judge_text("rouge-l", row["prediction"], row["reference"])
+        judged = score_text("rouge-l", row["prediction"], row["reference"])
         assert judged.scores["rouge_l"] == pytest.approx(100 * row["f1_beta1"])
         if (beta := row["beta_that_reproduces"]) is not None:
             assert rouge_l(row["prediction"], row["reference"], beta) == pytest.approx(row["published"], abs=2e-3)
 
 
-def all_pairs(draw: Random, labels: Sequence[str], count: int) -> list[Judged]:
+def all_pairs(draw: Random, labels: Sequence[str], count: int) -> list[Score]:
     pairs = [(draw.choice(labels), draw.choice(labels)) for _ in range(count)]
-    return [Judged(read, key, read == key) for read, key in pairs]
+    return [Score(read, key, read == key) for read, key in pairs]
 
 
 @pytest.mark.oracle
@@ -94,7 +92,7 @@ def test_figures_are_those_of_scikit_learn(labels: str) -> None:
     draw = Random(5)
     for count in (2, 5, 60):
         judged = all_pairs(draw, labels, count)
-        keys, reads = [one.key for one in judged], [one.read for one in judged]
+        keys, reads = [one.reference for one in judged], [one.extracted for one in judged]
         assert matthews(judged) == pytest.approx(metrics.matthews_corrcoef(keys, reads))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

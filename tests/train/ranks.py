@@ -23,18 +23,28 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from lotune.data.batches import EncodedRow, Layout, tuning_batches
+from lotune.data.collate import Collator
+from lotune.data.rank_split import RankSplit
+from lotune.data.samplers import tuning_batches
 from lotune.data.token_files import TokenFile, write_token_file
+from lotune.data.tokenized import EncodedRow
+from lotune.distributed import ProcessGroup, init_process_group
 from lotune.errors import LotuneError
-from lotune.model.adapters import attach
-from lotune.model.attention import take_packed
-from lotune.model.base import build_from_config
+from lotune.model.adapters import add_adapter
+from lotune.model.attention import enable_packing
+from lotune.model.loading import new_llama
 from lotune.model.settings import AdapterSettings
-from lotune.train.head import MOST_LOGITS
+from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, adamw, train
-from lotune.train.parallel import World, joined
-from lotune.train.resume import State, Training, announce, catch_up, load_state, watched
-from lotune.train.shard import shard
+from lotune.train.loss import MAX_LOGITS_PER_CHUNK
+from lotune.train.train_state import (
+    SavedState,
+    Training,
+    load_state,
+    save_states_between,
+    sync_follower,
+    sync_followers,
+)
 
 SHAPE = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 65, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -60,38 +70,42 @@ def model(plan: dict[str, Any]) -> Any:
     """The tiny model: with an adapter, or all of it trained."""
     torch.manual_seed(0)
     shape = {**SHAPE, "tie_word_embeddings": plan.get("tied", True)}
-    base = (
-        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)) if "scaled" in plan else build_from_config(shape)
-    )
+    base = GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)) if "scaled" in plan else new_llama(shape)
     if plan.get("all"):
         return base
-    adapted = attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
+    adapted = add_adapter(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight.data, std=0.1)
     return adapted
 
 
-def run(plan: dict[str, Any], world: World) -> list[Step]:
+def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
     """The steps of a training that begins anew, or goes on from a state in the folder."""
     folder = Path(plan["folder"])
-    MOST_LOGITS["cpu"] = plan.get("most_logits", 2**22)
+    MAX_LOGITS_PER_CHUNK["cpu"] = plan.get("most_logits", 2**22)
     trained = model(plan)
     if plan.get("shard") and world.size > 1:
         kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
-        shard(trained, world, "cpu", kept)
-    packed = take_packed(trained, 64)
+        apply_fsdp(trained, world, "cpu", kept)
+    packed = enable_packing(trained, 64)
     # an epsilon above the last bits of gradients, which Adam would make whole steps of
     optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-5, 0.1)
     training = Training(trained, optimizers, "mark", world)
     with torch_of(plan):
         done = begun(folder / "states", training)
-    layout, token_file = Layout(4, 64, 1, packed), rows(folder)
+    layout, token_file = Collator(4, 64, 1, packed), rows(folder)
     batches = tuning_batches(
-        token_file, layout, step_rows=STEP_ROWS, steps=STEPS, seed=SEED, first_step=done + 1, share=world.share
+        token_file,
+        layout,
+        step_rows=STEP_ROWS,
+        steps=STEPS,
+        seed=SEED,
+        first_step=done + 1,
+        share=RankSplit(world.rank, world.size),
     )
     shares = [1.0] * STEPS
-    steps = train(trained, batches, optimizers, shares, clip_norm=0.5, first_step=done + 1, world=world)
+    steps = train(trained, batches, optimizers, shares, max_grad_norm=0.5, first_step=done + 1, world=world)
     found: list[Step] = []
     gradients: dict[str, torch.Tensor] = {}
 
@@ -103,7 +117,9 @@ def run(plan: dict[str, Any], world: World) -> list[Step]:
     for optimizer in optimizers.members:
         optimizer.register_step_pre_hook(keep)
     with torch_of(plan):
-        for step in watched(steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])):
+        for step in save_states_between(
+            steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])
+        ):
             found.append(step)
             if plan.get("kill") == [world.rank, step.number]:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -116,24 +132,24 @@ def run(plan: dict[str, Any], world: World) -> list[Step]:
     weights = {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
     for name, tensors in (("weights", weights), ("gradients", gradients)):
         whole = {key: _whole(tensor) for key, tensor in tensors.items()}
-        if world.leads:
+        if world.is_main_process:
             save_file(whole, folder / f"{name}.safetensors")
     return found
 
 
 def begun(states: Path, training: Training) -> int:
     """The steps done in the newest state of a folder, to which a training is brought."""
-    if not training.world.leads:
-        return catch_up(states, training, SEED)
-    state = load_state(states, training).state or State(0, None)
-    announce(training, state)
+    if not training.world.is_main_process:
+        return sync_follower(states, training, SEED)
+    state = load_state(states, training).state or SavedState(0, None)
+    sync_followers(training, state)
     return state.step
 
 
 def torch_of(plan: dict[str, Any]) -> AbstractContextManager[Any]:
     """A block in which PyTorch is old, or else puts no tensor but a single number together from its shards."""
     if plan.get("old"):
-        return patch("lotune.train.resume.knows_shards", lambda: False)
+        return patch("lotune.train.train_state.supports_sharded_safetensors", lambda: False)
     put_together = DTensor.full_tensor
 
     def number(tensor: Any, **how: Any) -> torch.Tensor:
@@ -161,10 +177,10 @@ def main() -> int:
     """Train plan by plan and write the leader's steps; the exit status is that of the error, if any."""
     torch.set_num_threads(1)
     try:
-        with joined("cpu") as world:
+        with init_process_group("cpu") as world:
             for plan in json.loads(sys.argv[1]):
                 found = list(figures(run(plan, world)))
-                if world.leads:
+                if world.is_main_process:
                     (Path(plan["folder"]) / "steps.json").write_text(json.dumps(found))
     except LotuneError as error:
         print(error, file=sys.stderr)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import PAD, assert_same, some_rows, step_of
 
-from lotune.data.batches import Batch, EncodedRow, Layout
-from lotune.model.adapters import attach
-from lotune.model.attention import take_packed
+from lotune.data.collate import Batch, Collator
+from lotune.data.tokenized import EncodedRow
+from lotune.model.adapters import add_adapter
+from lotune.model.attention import enable_packing
 from lotune.model.settings import AdapterSettings
 from lotune.train.dropout import TextDropout, drop_by_text, dropped, text_keys
-from lotune.train.loop import adamw, recompute_activations, train
+from lotune.train.loop import adamw, enable_gradient_checkpointing, train
 
 LAYOUTS = [(99, 9999, True), (4, 9999, True), (99, 60, True), (1, 1, True), (99, 9999, False), (3, 50, False)]
 
@@ -26,11 +27,11 @@ def test_keys_follow_from_the_text_alone(
     count: int, seed: int, shared: int, layout: tuple[int, int, bool], step: int
 ) -> None:
     """Each row has the keys that it has alone, in whatever line it stands."""
-    rows = sorted(some_rows(count, seed, shared), key=lambda row: len(row.tokens))
-    alone = [text_keys(Layout(1, 1, PAD, packed=False).batches([row])[0], 3, step)[0].tolist() for row in rows]
-    batches = Layout(layout[0], layout[1], PAD, layout[2]).batches(rows)
+    rows = sorted(some_rows(count, seed, shared), key=lambda row: len(row.token_ids))
+    alone = [text_keys(Collator(1, 1, PAD, packed=False).batches([row])[0], 3, step)[0].tolist() for row in rows]
+    batches = Collator(layout[0], layout[1], PAD, layout[2]).batches(rows)
     found = [keys for batch in batches for keys in _keys_of_rows(batch, step)]
-    assert [keys[: len(row.tokens) - 1] for keys, row in zip(found, rows, strict=True)] == alone
+    assert [keys[: len(row.token_ids) - 1] for keys, row in zip(found, rows, strict=True)] == alone
 
 
 def _keys_of_rows(batch: Batch, step: int) -> list[list[int]]:
@@ -38,13 +39,13 @@ def _keys_of_rows(batch: Batch, step: int) -> list[list[int]]:
     assert keys.shape == batch.input_ids.shape
     assert keys.dtype == torch.int32
     if lengths is None:
-        return [line[names == 0].tolist() for line, names in zip(keys, batch.row_ids, strict=True)]
+        return [line[names == 0].tolist() for line, names in zip(keys, batch.sequence_ids, strict=True)]
     head, *own = keys[0].split(lengths.tolist())
     return [torch.cat([head, part]).tolist() for part in own]
 
 
 def tuned(llama: Any, dropout: float = 0.5) -> Any:
-    model = attach(llama, AdapterSettings(rank=4, dropout=dropout, target_modules="all-linear"), 0)
+    model = add_adapter(llama, AdapterSettings(rank=4, dropout=dropout, target_modules="all-linear"), 0)
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -58,11 +59,11 @@ def tuned(llama: Any, dropout: float = 0.5) -> Any:
 @pytest.mark.parametrize("shared", [0, 12])
 def test_a_step_is_the_same_however_it_is_divided_and_recomputed(tiny_llama: Any, shared: int) -> None:
     model, rows = tuned(tiny_llama), some_rows(9, 5, shared)
-    padded = [Layout(size, 9999, PAD, packed=False).batches(rows) for size in (99, 2)]
+    padded = [Collator(size, 9999, PAD, packed=False).batches(rows) for size in (99, 2)]
     (step, gradients), *others = [step_of(model, batches) for batches in padded]
-    assert take_packed(model, 36)
-    others += [step_of(model, Layout(*sizes, PAD, packed=True).batches(rows)) for sizes in ((99, 9999), (3, 50))]
-    recompute_activations(model, "tune.gradient_checkpointing")
+    assert enable_packing(model, 36)
+    others += [step_of(model, Collator(*sizes, PAD, packed=True).batches(rows)) for sizes in ((99, 9999), (3, 50))]
+    enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
     others.append(step_of(model, padded[0]))
     for other, found in others:
         assert other.loss == pytest.approx(step.loss, rel=1e-5)
@@ -71,7 +72,7 @@ def test_a_step_is_the_same_however_it_is_divided_and_recomputed(tiny_llama: Any
 
 def test_each_step_drops_others_and_a_training_that_goes_on_drops_the_same(tiny_llama: Any) -> None:
     model, rows = tuned(tiny_llama), some_rows(9, 5)
-    batches = Layout(99, 9999, PAD, packed=False).batches(rows)
+    batches = Collator(99, 9999, PAD, packed=False).batches(rows)
     optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-30, (0.9, 0.9), 1e-8, 0.0)
 
     def losses(first: int, last: int) -> list[float]:
@@ -88,7 +89,7 @@ def test_each_step_drops_others_and_a_training_that_goes_on_drops_the_same(tiny_
 def test_what_is_dropped_looks_drawn_by_chance(p: float) -> None:
     """Its share, and how often neighbours, layers and steps drop together, are within five deviations of chance."""
     row = EncodedRow("1", tuple(torch.randint(300, (2001,), generator=torch.Generator().manual_seed(0)).tolist()), 1)
-    [batch] = Layout(1, 1, PAD, packed=False).batches([row])
+    [batch] = Collator(1, 1, PAD, packed=False).batches([row])
     keys, later = (text_keys(batch, 0, step)[0] for step in (1, 2))
     assert len(keys.unique()) == len(keys)
     found = dropped(keys, 256, 0, p)

@@ -11,10 +11,10 @@ from steps import PAD, some_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lotune.data.batches import Layout
-from lotune.model.adapters import attach
-from lotune.model.attention import take_packed
-from lotune.model.base import build_from_config, load_base
+from lotune.data.collate import Collator
+from lotune.model.adapters import add_adapter
+from lotune.model.attention import enable_packing
+from lotune.model.loading import load_model, new_llama
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.train.loop import adamw, train
 
@@ -43,14 +43,14 @@ def test_frozen_bfloat16_weights_have_no_second_copy(tmp_path: Path, packed: boo
         "vocab_size": 307, "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": False,
     }  # fmt: skip
-    build_from_config(shape).to(torch.bfloat16).save_pretrained(tmp_path)
+    new_llama(shape).to(torch.bfloat16).save_pretrained(tmp_path)
     tokenizer(tmp_path)
-    base = load_base(BaseSettings(model=str(tmp_path), dtype="bfloat16"), "cpu")
-    model: Any = attach(base.model, AdapterSettings(rank=2, target_modules="all-linear"), 0)
+    base = load_model(BaseSettings(model=str(tmp_path), dtype="bfloat16"), "cpu")
+    model: Any = add_adapter(base.model, AdapterSettings(rank=2, target_modules="all-linear"), 0)
     frozen = [p for p in model.parameters() if not p.requires_grad and p.ndim == 2]
     trained = [p for p in model.parameters() if p.requires_grad]
-    assert take_packed(model, 36) or not packed
-    batches = Layout(99, 9999, PAD, packed=packed).batches(some_rows(9))
+    assert enable_packing(model, 36) or not packed
+    batches = Collator(99, 9999, PAD, packed=packed).batches(some_rows(9))
     with Copies(frozen) as copies:
         [step] = train(model, [batches], adamw(trained, 1e-3, (0.9, 0.99), 1e-8, 0.0), [1.0])
     assert copies.found == []

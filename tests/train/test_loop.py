@@ -16,17 +16,17 @@ from steps import EOS, PAD, assert_same, plain_loss, plain_step, some_rows, step
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lotune.data.batches import Layout, pad
-from lotune.model.adapters import attach
+from lotune.data.collate import Collator, pad_rows
+from lotune.model.adapters import add_adapter
 from lotune.model.settings import AdapterSettings
-from lotune.train.estimate import estimate
-from lotune.train.head import MOST_LOGITS, Head, _LinearEntropy
-from lotune.train.loop import NotFiniteError, adamw, mean_loss, muon, train
+from lotune.train.loop import NotFiniteError, adamw, evaluate_loss, muon, train
+from lotune.train.loss import MAX_LOGITS_PER_CHUNK, CausalLoss, _ChunkedLinearCrossEntropy
+from lotune.train.resource_estimate import estimate
 
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    from lotune.model.base import build_from_config
+    from lotune.model.loading import new_llama
 
     shape = {
         "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -35,7 +35,7 @@ def llama() -> Any:
     }  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return build_from_config(shape)
+        return new_llama(shape)
 
 
 @pytest.mark.oracle
@@ -49,11 +49,11 @@ def test_a_step_is_that_of_one_large_batch_however_it_is_divided(
     order.shuffle(rows)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, count - 1)), max_size=count)) - {count})
     groups = [rows[a:b] for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
-    step, found = step_of(llama, [pad(group, PAD) for group in groups])
+    step, found = step_of(llama, [pad_rows(group, PAD) for group in groups])
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
-    assert step.supervised == sum(len(row.tokens) - row.answer_start for row in rows)
-    assert step.tokens <= sum(len(row.tokens) for row in rows)
+    assert step.supervised == sum(len(row.token_ids) - row.completion_start for row in rows)
+    assert step.tokens <= sum(len(row.token_ids) for row in rows)
     assert step.gradient_norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-4)
 
 
@@ -61,7 +61,7 @@ def test_a_step_is_that_of_one_large_batch_however_it_is_divided(
 def test_groups_by_length_give_the_same_step(llama: Any) -> None:
     rows = some_rows(24, 5)
     loss, gradients = plain_step(llama, rows)
-    for layout in (Layout(4, 999, PAD, packed=False), Layout(9, 40, PAD, packed=False)):
+    for layout in (Collator(4, 999, PAD, packed=False), Collator(9, 40, PAD, packed=False)):
         step, found = step_of(llama, layout.batches(rows))
         assert step.loss == pytest.approx(loss, rel=1e-5)
         assert_same(found, gradients)
@@ -71,8 +71,8 @@ def test_groups_by_length_give_the_same_step(llama: Any) -> None:
 def test_logits_made_in_parts_give_the_same_step(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = some_rows(12, 5)
     loss, gradients = plain_step(llama, rows)
-    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
-    step, found = step_of(llama, [pad(rows, PAD)])
+    monkeypatch.setitem(MAX_LOGITS_PER_CHUNK, "cpu", 900)
+    step, found = step_of(llama, [pad_rows(rows, PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
 
@@ -80,23 +80,23 @@ def test_logits_made_in_parts_give_the_same_step(llama: Any, monkeypatch: pytest
 def test_what_stands_in_prompt_and_padding_is_no_target(llama: Any) -> None:
     """A row's prompt is context only: another padding changes nothing, nor does another row."""
     rows = some_rows(2, 8)
-    alone = [mean_loss(llama, [pad([row], PAD)]) for row in rows]
-    counts = [len(row.tokens) - row.answer_start for row in rows]
+    alone = [evaluate_loss(llama, [pad_rows([row], PAD)]) for row in rows]
+    counts = [len(row.token_ids) - row.completion_start for row in rows]
     together = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
     for padding in (PAD, EOS, 77):
-        assert mean_loss(llama, [pad(rows, padding)]) == pytest.approx(together, rel=1e-5)
+        assert evaluate_loss(llama, [pad_rows(rows, padding)]) == pytest.approx(together, rel=1e-5)
 
 
 @pytest.mark.oracle
 def test_the_adapter_alone_is_trained(llama: Any) -> None:
-    model = attach(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules=["q_proj", "down_proj"]), 1)
+    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules=["q_proj", "down_proj"]), 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     rows = some_rows(7, 2)
     loss, gradients = plain_step(model, rows)
-    step, found = step_of(model, [pad(rows[:3], PAD), pad(rows[3:], PAD)])
+    step, found = step_of(model, [pad_rows(rows[:3], PAD), pad_rows(rows[3:], PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
     assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
@@ -167,24 +167,24 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
     shape: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fresh model's logits are too small to show a cap; what was found of it then holds when they have grown."""
-    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
+    monkeypatch.setitem(MAX_LOGITS_PER_CHUNK, "cpu", 900)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         model = shape().train()
     rows = some_rows(6, 4)
-    head, batch = Head(model), pad(rows, PAD)
+    head, batch = CausalLoss(model), pad_rows(rows, PAD)
     fresh = head.loss_sum(batch).item()
-    assert fresh == pytest.approx(plain_loss(model, rows).item() * batch.supervised, rel=1e-5)
-    assert head.divides
+    assert fresh == pytest.approx(plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5)
+    assert head.is_chunked
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(200)
         hidden = model.get_decoder()(input_ids=batch.input_ids).last_hidden_state
         simple = torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden).mT, batch.targets)
     found = head.loss_sum(batch)
     loss, gradients = plain_step(model, rows)
-    assert found.item() == pytest.approx(loss * batch.supervised, rel=1e-5)
+    assert found.item() == pytest.approx(loss * batch.num_scored_tokens, rel=1e-5)
     assert simple.item() > 1.1 * loss  # the head alone would be wrong
-    step, caught = step_of(model, [pad(rows[:2], PAD), pad(rows[2:], PAD)])
+    step, caught = step_of(model, [pad_rows(rows[:2], PAD), pad_rows(rows[2:], PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(caught, gradients)
 
@@ -192,9 +192,11 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
 @pytest.mark.oracle
 def test_a_model_whose_logits_hang_on_more_than_a_hidden_state_is_called_whole() -> None:
     model, rows = looking_back().train(), some_rows(6, 4)
-    head, batch = Head(model), pad(rows, PAD)
-    assert head.loss_sum(batch).item() == pytest.approx(plain_loss(model, rows).item() * batch.supervised, rel=1e-5)
-    assert not head.divides
+    head, batch = CausalLoss(model), pad_rows(rows, PAD)
+    assert head.loss_sum(batch).item() == pytest.approx(
+        plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5
+    )
+    assert not head.is_chunked
 
 
 class Largest(TorchDispatchMode):
@@ -214,7 +216,7 @@ def adapted_head() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     base = LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 3000}))
-    return attach(base, AdapterSettings(rank=2, target_modules=["q_proj", "lm_head"]), 1)
+    return add_adapter(base, AdapterSettings(rank=2, target_modules=["q_proj", "lm_head"]), 1)
 
 
 @pytest.mark.parametrize("shape", ["llama", granite, gemma3, adapted_head, looking_back])
@@ -222,16 +224,16 @@ def test_no_tensor_of_a_step_grows_with_scored_positions_times_vocabulary(
     shape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SHAPE, "vocab_size", 3000)
-    monkeypatch.setitem(MOST_LOGITS, "cpu", 9000)
+    monkeypatch.setitem(MAX_LOGITS_PER_CHUNK, "cpu", 9000)
     model = llama_that(lambda model, hidden: model.lm_head(hidden)) if shape == "llama" else shape()
     largest = {}
     for count in (16, 32):
-        batch, head = pad(some_rows(count), PAD), Head(model)
+        batch, head = pad_rows(some_rows(count), PAD), CausalLoss(model)
         head.loss_sum(batch)  # what is asked once
         with Largest() as seen:
             head.loss_sum(batch).backward()
         largest[count] = seen.numbers
-        logits = batch.supervised * 3000
+        logits = batch.num_scored_tokens * 3000
     if shape is looking_back:  # so the measure sees them
         assert largest[32] >= logits
     else:
@@ -246,26 +248,26 @@ def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any, monkeyp
         seen.append(tuple(hidden.shape))
         return entropy(hidden, *rest)
 
-    entropy = _LinearEntropy.apply
-    monkeypatch.setattr(_LinearEntropy, "apply", watched)
-    batch = pad(some_rows(5), PAD)
-    Head(llama).loss_sum(batch)
-    assert seen == [(batch.supervised, llama.config.hidden_size)]
+    entropy = _ChunkedLinearCrossEntropy.apply
+    monkeypatch.setattr(_ChunkedLinearCrossEntropy, "apply", watched)
+    batch = pad_rows(some_rows(5), PAD)
+    CausalLoss(llama).loss_sum(batch)
+    assert seen == [(batch.num_scored_tokens, llama.config.hidden_size)]
 
 
 @pytest.mark.oracle
 def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an adapter of its own, or a bias, its logits are made part by part, and again backward."""
-    monkeypatch.setitem(MOST_LOGITS, "cpu", 900)
+    monkeypatch.setitem(MAX_LOGITS_PER_CHUNK, "cpu", 900)
     untied, biased = copy.deepcopy(llama), copy.deepcopy(llama)
     untied.config.tie_word_embeddings = False
     untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
-    adapted = attach(untied, AdapterSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
+    adapted = add_adapter(untied, AdapterSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
     biased.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, llama.config.vocab_size))
     rows = some_rows(9, 6)
     for model in (adapted, biased):
         loss, gradients = plain_step(model, rows)
-        step, found = step_of(model, [pad(rows, PAD)])
+        step, found = step_of(model, [pad_rows(rows, PAD)])
         assert step.loss == pytest.approx(loss, rel=1e-5)
         assert_same(found, gradients)
 
@@ -273,31 +275,31 @@ def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatc
 def test_a_measured_loss_makes_no_gradient(llama: Any) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch, head, operations = pad(some_rows(4), PAD), Head(llama), []
+    batch, head, operations = pad_rows(some_rows(4), PAD), CausalLoss(llama), []
     losses = [head.loss_sum(batch).item()]
     for learning in (False, True):
         with torch.set_grad_enabled(learning), FlopCounterMode(display=False) as counter:
             losses.append(head.loss_sum(batch).item())
         operations.append(counter.get_total_flops())
     assert losses == pytest.approx(losses[:1] * 3, rel=1e-6)
-    product = 2 * batch.supervised * llama.config.hidden_size * llama.config.vocab_size
+    product = 2 * batch.num_scored_tokens * llama.config.hidden_size * llama.config.vocab_size
     assert operations[1] - operations[0] == product  # to the hidden states; what is added in place is not counted
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_a_training_is_that_of_torch_and_transformers(llama: Any, clip_norm: float) -> None:
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
+def test_a_training_is_that_of_torch_and_transformers(llama: Any, max_grad_norm: float) -> None:
     """Five steps: loss, clipping, AdamW with decay on matrices, and the course of the learning rate."""
     from transformers import get_cosine_schedule_with_warmup
 
-    from lotune.train.schedule import learning_rate_share
+    from lotune.train.schedule import lr_factor
 
     ours, theirs = copy.deepcopy(llama), copy.deepcopy(llama)
     steps = [some_rows(6, seed) for seed in range(5)]
-    shares = [learning_rate_share(step, 5, 2, "cosine") for step in range(1, 6)]
+    shares = [lr_factor(step, 5, 2, "cosine") for step in range(1, 6)]
     optimizers = adamw(list(ours.parameters()), 1e-2, (0.9, 0.99), 1e-3, 0.1)
-    batches = [[pad(rows[:4], PAD), pad(rows[4:], PAD)] for rows in steps]
-    records = list(train(ours, batches, optimizers, shares, clip_norm=clip_norm))
+    batches = [[pad_rows(rows[:4], PAD), pad_rows(rows[4:], PAD)] for rows in steps]
+    records = list(train(ours, batches, optimizers, shares, max_grad_norm=max_grad_norm))
 
     matrices = [p for p in theirs.parameters() if p.ndim >= 2]
     vectors = [p for p in theirs.parameters() if p.ndim < 2]
@@ -311,7 +313,7 @@ def test_a_training_is_that_of_torch_and_transformers(llama: Any, clip_norm: flo
         loss = plain_loss(theirs, rows)
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_grad_norm or float("inf"))
         assert record.learning_rate == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         assert record.loss == pytest.approx(loss.item(), rel=1e-4)
@@ -328,19 +330,23 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(llama: An
         model.model.norm.weight[3] = float("inf")
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(NotFiniteError, match=r"step 1: the loss is nan and .* nan, first in model.norm\n"):
-        list(train(model, [[pad(some_rows(3), PAD)]], adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0), [1]))
+        list(
+            train(
+                model, [[pad_rows(some_rows(3), PAD)]], adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0), [1]
+            )
+        )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-def test_a_gradient_that_is_not_finite_names_the_layer_where_it_began(llama: Any, clip_norm: float) -> None:
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_names_the_layer_where_it_began(llama: Any, max_grad_norm: float) -> None:
     """The loss is finite: only the way back fails, in the products of one layer, and so in all below it."""
     model = copy.deepcopy(llama)
     spoilt = model.model.layers[1].self_attn.o_proj
     spoilt.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * float("nan"),))
     optimizers = adamw(list(model.parameters()), 1.0, (0.9, 0.9), 1e-8, 0.0)
     with pytest.raises(NotFiniteError) as caught:
-        list(train(model, [[pad(some_rows(3), PAD)]], optimizers, [1], clip_norm=clip_norm))
+        list(train(model, [[pad_rows(some_rows(3), PAD)]], optimizers, [1], max_grad_norm=max_grad_norm))
     assert math.isfinite(caught.value.loss)
     assert caught.value.layer == "model.layers.1.self_attn.v_proj.weight"
     named = str(caught.value.of_rows(["a.csv:7"]))
@@ -359,7 +365,7 @@ def test_a_step_that_is_not_finite_names_some_rows() -> None:
 def test_training_learns_and_is_the_same_each_time(llama: Any) -> None:
     def losses() -> list[float]:
         model = copy.deepcopy(llama)
-        batches = ([pad(some_rows(8, 1), PAD)] for _ in range(30))
+        batches = ([pad_rows(some_rows(8, 1), PAD)] for _ in range(30))
         optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
         return [step.loss for step in train(model, batches, optimizers, [1.0] * 30)]
 
@@ -373,9 +379,9 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
         model, formats = copy.deepcopy(llama), set[torch.dtype]()
         hook = lambda module, inputs, output: formats.add(output.dtype)  # noqa: E731
         model.model.layers[0].mlp.up_proj.register_forward_hook(hook)
-        batches = ([pad(some_rows(8, seed), PAD)] for seed in range(20))
+        batches = ([pad_rows(some_rows(8, seed), PAD)] for seed in range(20))
         optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
-        losses = [step.loss for step in train(model, batches, optimizers, [1.0] * 20, half=half)]
+        losses = [step.loss for step in train(model, batches, optimizers, [1.0] * 20, autocast_bfloat16=half)]
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert (torch.bfloat16 in formats) == half
         return losses, model
@@ -387,12 +393,12 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
 
 def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_precision(llama: Any) -> None:
     """Its gradients are as near to those of float64 as where PEFT turns every input to float32."""
-    model = attach(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules="all-linear"), 0)
+    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules="all-linear"), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for parameter in model.parameters():
             parameter.data.normal_(0, 0.1) if parameter.requires_grad else None
-    batch, inputs = pad(some_rows(8, 1), PAD), set[torch.dtype]()
+    batch, inputs = pad_rows(some_rows(8, 1), PAD), set[torch.dtype]()
 
     def gradients(base: torch.dtype, half: bool) -> torch.Tensor:
         own = copy.deepcopy(model)
@@ -404,7 +410,7 @@ def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_pre
         for name, module in own.named_modules():
             if name.endswith("lora_A.default"):
                 module.register_forward_pre_hook(lambda _, given: inputs.add(given[0].dtype))
-        _, found = step_of(own, [batch], half=half)
+        _, found = step_of(own, [batch], autocast_bfloat16=half)
         assert all(getattr(module, "cast_input_dtype_enabled", True) for module in own.modules())
         return torch.cat([gradient.flatten().double() for gradient in found])
 
@@ -427,7 +433,7 @@ def test_a_compiled_model_learns_the_same(llama: Any, backend: str, monkeypatch:
     def losses(compile: bool) -> list[float]:
         model = copy.deepcopy(llama)
         optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
-        batches = ([pad(some_rows(8, seed), PAD)] for seed in range(4))
+        batches = ([pad_rows(some_rows(8, seed), PAD)] for seed in range(4))
         return [step.loss for step in train(model, batches, optimizers, [1.0] * 4, compile=compile)]
 
     assert losses(compile=True) == pytest.approx(losses(compile=False), rel=1e-4)
@@ -436,7 +442,7 @@ def test_a_compiled_model_learns_the_same(llama: Any, backend: str, monkeypatch:
 def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
-    from lotune.unforeseen import as_lotune_error
+    from lotune.library_errors import translate_error
 
     def failing(graph: Any, inputs: Any) -> Any:
         raise FileNotFoundError("g++")
@@ -445,8 +451,8 @@ def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatc
     monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend=failing))
     optimizers = adamw(list(llama.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
     with pytest.raises(BackendCompilerFailed) as raised:
-        list(train(copy.deepcopy(llama), [[pad(some_rows(8), PAD)]], optimizers, [1.0], compile=True))
-    said = str(as_lotune_error(raised.value))
+        list(train(copy.deepcopy(llama), [[pad_rows(some_rows(8), PAD)]], optimizers, [1.0], compile=True))
+    said = str(translate_error(raised.value))
     assert "compile: the model cannot be compiled" in said
     assert "tune.compile=no" in said
 
@@ -459,9 +465,9 @@ def test_muon_takes_the_matrices_of_the_layers(llama: Any) -> None:
     assert not held[0] & held[1]
     assert held[0] | held[1] == {id(p) for p in model.parameters()}
     assert id(model.model.embed_tokens.weight) in held[1]
-    before = mean_loss(model, [pad(some_rows(8), PAD)])
-    list(train(model, ([pad(some_rows(8), PAD)] for _ in range(10)), optimizers, [1.0] * 10))
-    assert mean_loss(model, [pad(some_rows(8), PAD)]) < before
+    before = evaluate_loss(model, [pad_rows(some_rows(8), PAD)])
+    list(train(model, ([pad_rows(some_rows(8), PAD)] for _ in range(10)), optimizers, [1.0] * 10))
+    assert evaluate_loss(model, [pad_rows(some_rows(8), PAD)]) < before
 
 
 def test_muon_leaves_embeddings_and_the_head_of_any_architecture_to_adamw() -> None:
@@ -477,24 +483,24 @@ def test_muon_leaves_embeddings_and_the_head_of_any_architecture_to_adamw() -> N
         matrices = {id(p) for group in optimizers.members[0].param_groups for p in group["params"]}
         assert len(matrices) == layers
         assert not matrices & {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-        assert optimizers.highest == pytest.approx((1e-3, 1.5e-3))
-    assert muon(gpt2, 1e-2, 0.01).highest == (1e-2, 3e-3)
+        assert optimizers.peak_lrs == pytest.approx((1e-3, 1.5e-3))
+    assert muon(gpt2, 1e-2, 0.01).peak_lrs == (1e-2, 3e-3)
 
 
 def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
     model = copy.deepcopy(llama).train()
     rows = some_rows(9)
-    whole = mean_loss(model, [pad(rows, PAD)])
-    assert mean_loss(model, [pad([row], PAD) for row in rows]) == pytest.approx(whole, rel=1e-5)
+    whole = evaluate_loss(model, [pad_rows(rows, PAD)])
+    assert evaluate_loss(model, [pad_rows([row], PAD) for row in rows]) == pytest.approx(whole, rel=1e-5)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
-    assert mean_loss(model, []) == 0
+    assert evaluate_loss(model, []) == 0
 
 
 def test_an_estimate_leaves_no_trace_and_grows_with_the_work(llama: Any) -> None:
-    model = attach(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
+    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
     before = copy.deepcopy(model.state_dict())
-    step = [pad(some_rows(8), PAD)]
+    step = [pad_rows(some_rows(8), PAD)]
     few, many = estimate(model, step, 10, 1, 0), estimate(model, step, 1000, 5, 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())

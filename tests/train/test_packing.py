@@ -10,14 +10,14 @@ import pytest
 import torch
 from steps import EOS, PAD, assert_same, plain_step, some_rows, step_of
 
-from lotune.data.batches import Layout
+from lotune.data.collate import Collator
 from lotune.errors import ModelError, SettingsError
-from lotune.model.adapters import attach
-from lotune.model.attention import NAME, check_causal, take_packed
-from lotune.model.base import build_architecture
+from lotune.model.adapters import add_adapter
+from lotune.model.attention import ATTENTION_NAME, check_causal, enable_packing
+from lotune.model.loading import new_from_config_json
 from lotune.model.settings import AdapterSettings
-from lotune.train.estimate import estimate
-from lotune.train.loop import adamw, mean_loss, recompute_activations, train
+from lotune.train.loop import adamw, enable_gradient_checkpointing, evaluate_loss, train
+from lotune.train.resource_estimate import estimate
 from tests.generate.test_engine import EAGER
 
 SMALL = {"vocab_size": 300, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
@@ -114,7 +114,7 @@ def made(shape: Callable[[], Any]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         base = shape()
-        model = attach(base, AdapterSettings(rank=2, target_modules="all-linear"), 0)
+        model = add_adapter(base, AdapterSettings(rank=2, target_modules="all-linear"), 0)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -127,9 +127,9 @@ def made(shape: Callable[[], Any]) -> Any:
 def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any], shared: int) -> None:
     rows, model = some_rows(20, 7, shared), made(shape)
     loss, gradients = plain_step(model.train(), rows)
-    assert take_packed(model, 36)
-    assert model.config._attn_implementation == NAME
-    for layout in (Layout(99, 9999, PAD, packed=True), Layout(7, 40, PAD, packed=True)):
+    assert enable_packing(model, 36)
+    assert model.config._attn_implementation == ATTENTION_NAME
+    for layout in (Collator(99, 9999, PAD, packed=True), Collator(7, 40, PAD, packed=True)):
         step, found = step_of(model, layout.batches(rows))
         assert step.loss == pytest.approx(loss, rel=1e-5)
         assert_same(found, gradients)
@@ -140,7 +140,7 @@ def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]
     """A window shorter than the rows, positions that hang on the whole line, attention of its own, dropped weights."""
     model = made(shape)
     before = model.config._attn_implementation
-    assert not take_packed(model, 24)
+    assert not enable_packing(model, 24)
     assert model.config._attn_implementation == before
 
 
@@ -149,10 +149,10 @@ def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]
 def test_models_with_attention_of_their_own_are_tuned_on_padded_rows(shape: Callable[[], Any], tmp_path: Path) -> None:
     """As they come from a folder: loss and gradients of the padded layout are the model's own."""
     made(shape).get_base_model().save_pretrained(tmp_path)
-    model, rows = made(lambda: build_architecture(tmp_path, {})), some_rows(12, 3)
+    model, rows = made(lambda: new_from_config_json(tmp_path, {})), some_rows(12, 3)
     loss, gradients = plain_step(model.train(), rows)
-    assert not take_packed(model, 36)
-    step, found = step_of(model, Layout(5, 999, PAD, packed=False).batches(rows))
+    assert not enable_packing(model, 36)
+    step, found = step_of(model, Collator(5, 999, PAD, packed=False).batches(rows))
     assert step.loss == pytest.approx(loss, rel=1e-5)
     assert_same(found, gradients)
 
@@ -162,9 +162,9 @@ def test_models_that_drop_or_keep_states_are_tuned_on_padded_rows(shape: Callabl
     """Every weight of the adapter learns, and asking a model in training mode draws no random numbers."""
     model = made(shape).train()
     chance = torch.get_rng_state()
-    assert not take_packed(model, 36)
+    assert not enable_packing(model, 36)
     assert torch.equal(torch.get_rng_state(), chance)
-    step, gradients = step_of(model, Layout(5, 999, PAD, packed=False).batches(some_rows(12, 3)))
+    step, gradients = step_of(model, Collator(5, 999, PAD, packed=False).batches(some_rows(12, 3)))
     assert step.loss > 0
     assert min(gradient.norm() for gradient in gradients) > 0
 
@@ -177,14 +177,14 @@ def test_a_model_that_is_not_causal_is_refused() -> None:
 
 def test_modules_that_an_adapter_cannot_change_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"adapter.target_modules: .* reads? the weights of backbone.layers.0.mixer"):
-        attach(mamba(), AdapterSettings(target_modules=["in_proj", "dt_proj"]), 0)
+        add_adapter(mamba(), AdapterSettings(target_modules=["in_proj", "dt_proj"]), 0)
 
     def refusing(*args: Any) -> Any:
         raise ValueError("[PEFT] no such\nmodule")
 
     monkeypatch.setattr("peft.get_peft_model", refusing)
     with pytest.raises(ModelError, match=r"PEFT refuses \['q_proj'\]: \[PEFT\] no such module"):
-        attach(llama(), AdapterSettings(target_modules=["q_proj"]), 0)
+        add_adapter(llama(), AdapterSettings(target_modules=["q_proj"]), 0)
 
 
 def test_a_model_that_is_asked_is_left_as_it_was() -> None:
@@ -194,20 +194,20 @@ def test_a_model_that_is_asked_is_left_as_it_was() -> None:
     modes = [module.training for module in model.modules()]
     assert True in modes
     assert False in modes
-    assert take_packed(model, 24)
+    assert enable_packing(model, 24)
     assert [module.training for module in model.modules()] == modes
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
     model = made(llama)
-    assert take_packed(model, 24)
-    batches = Layout(99, 9999, PAD, packed=True).batches(some_rows(9))
+    assert enable_packing(model, 24)
+    batches = Collator(99, 9999, PAD, packed=True).batches(some_rows(9))
     step, gradients = step_of(model, batches)
     calls = []
     model.get_base_model().model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
     step_of(model, batches)
     once = len(calls)
-    recompute_activations(model, "tune.gradient_checkpointing")
+    enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
     again, found = step_of(model, batches)
     assert len(calls) - once > once > 0
     assert again.loss == pytest.approx(step.loss, rel=1e-6)
@@ -216,11 +216,11 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_no_gradient_goes_below_the_lowest_adapter(recomputed: bool) -> None:
-    model = attach(
+    model = add_adapter(
         llama(num_hidden_layers=3), AdapterSettings(rank=2, target_modules=["model.layers.1.mlp.up_proj"]), 0
     )
     if recomputed:
-        recompute_activations(model, "tune.gradient_checkpointing")
+        enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
     model.train()
     layers: Any = model.get_base_model().model.layers
     needed: list[bool] = []
@@ -235,7 +235,7 @@ def test_a_model_that_cannot_recompute_names_the_setting() -> None:
     model = made(llama)
     model.get_base_model().supports_gradient_checkpointing = False
     with pytest.raises(SettingsError, match=r"tune.gradient_checkpointing: this model cannot"):
-        recompute_activations(model, "tune.gradient_checkpointing")
+        enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
 
 
 def test_an_estimate_is_of_a_training_that_recomputes() -> None:
@@ -248,14 +248,14 @@ def test_an_estimate_is_of_a_training_that_recomputes() -> None:
             kept += tensor.numel()
             return tensor
 
-        [batch] = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
+        [batch] = Collator(99, 9999, PAD, packed=False).batches(some_rows(4))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             found = estimate(model, [batch], 10, 1, 0)
         assert not model.training
         return kept, found.memory_bytes
 
     plain, recomputing = made(llama).eval(), made(llama).eval()
-    recompute_activations(recomputing, "tune.gradient_checkpointing")
+    enable_gradient_checkpointing(recomputing, "tune.gradient_checkpointing")
     (kept, memory), (less, smaller) = measured(plain), measured(recomputing)
     assert less < kept / 2
     assert smaller < memory
@@ -269,11 +269,11 @@ def test_memory_that_runs_out_names_the_setting() -> None:
 
     model.get_base_model().model.forward = full
     optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-3, (0.9, 0.99), 1e-8, 0.0)
-    batches = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
+    batches = Collator(99, 9999, PAD, packed=False).batches(some_rows(4))
     with pytest.raises(SettingsError, match="batch_tokens"):
         list(train(model, iter([batches]), optimizers, [1.0]))
-    with pytest.raises(SettingsError, match=r"batch_tokens.*\n.*lower pretrain.pass_tokens"):
-        mean_loss(model, batches, "lower pretrain.pass_tokens")
+    with pytest.raises(SettingsError, match=r"batch_tokens.*\n.*lower pretrain.micro_batch_tokens"):
+        evaluate_loss(model, batches, "lower pretrain.micro_batch_tokens")
 
 
 def test_memory_that_runs_out_in_the_optimiser_names_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +283,6 @@ def test_memory_that_runs_out_in_the_optimiser_names_the_weights(monkeypatch: py
     model = made(llama)
     optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-3, (0.9, 0.99), 1e-8, 0.0)
     monkeypatch.setattr(optimizers.members[0], "step", full)
-    batches = Layout(99, 9999, PAD, packed=False).batches(some_rows(4))
+    batches = Collator(99, 9999, PAD, packed=False).batches(some_rows(4))
     with pytest.raises(SettingsError, match="optimizer: memory ran out in a step of the optimiser"):
         list(train(model, iter([batches]), optimizers, [1.0]))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.train.schedule import checkpoint_steps, learning_rate_share, tuning_steps, warmup_length
+from lotune.train.schedule import checkpoint_steps, lr_factor, resolve_warmup_steps, tuning_steps
 
 
 @pytest.mark.oracle
@@ -23,13 +23,13 @@ def test_the_course_is_that_of_transformers(steps: int, warmup: int, schedule: s
     for step in range(1, steps + 1):
         optimizer.step()
         theirs.step()
-        assert learning_rate_share(step, steps, warmup, schedule) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        assert lr_factor(step, steps, warmup, schedule) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
 
 
 @given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant"]))
 def test_it_rises_once_and_falls_once(steps: int, share: float, final: float, schedule: str) -> None:
-    warmup = warmup_length(steps, None, share)
-    course = [learning_rate_share(step, steps, warmup, schedule, final) for step in range(1, steps + 1)]
+    warmup = resolve_warmup_steps(steps, None, share)
+    course = [lr_factor(step, steps, warmup, schedule, final) for step in range(1, steps + 1)]
     assert all(0 <= one <= 1 + 1e-12 for one in course)
     assert course[:warmup] == sorted(course[:warmup])
     assert all(a >= b - 1e-12 for a, b in zip(course[warmup:], course[warmup + 1 :], strict=False))
@@ -71,5 +71,5 @@ def test_steps_of_an_epoch(rows: int, step_rows: int, epochs: float) -> None:
 
 @given(st.integers(1, 1000), st.integers(0, 2000), st.floats(0, 0.999))
 def test_a_warm_up_leaves_a_step(steps: int, given_steps: int, share: float) -> None:
-    assert 0 <= warmup_length(steps, given_steps, share) < steps
-    assert 0 <= warmup_length(steps, None, share) < steps
+    assert 0 <= resolve_warmup_steps(steps, given_steps, share) < steps
+    assert 0 <= resolve_warmup_steps(steps, None, share) < steps

@@ -5,20 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from lotune.data.bounded import MOST_ROW_BYTES
-from lotune.data.rows import OnError, RowFile, from_conversation, nearest_names, read_rows, write_jsonl
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.rows import OnError, RowFile, closest_columns_hint, from_conversation, read_rows, write_jsonl
 from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
-from lotune.tasks.arithmetic.answers import worked_answer
-from lotune.tasks.arithmetic.judge import USUAL_RULES, judge, verdicts
-from lotune.tasks.arithmetic.kinds import distinct_limit, generate_rows, kind_of, recognise
-from lotune.tasks.metrics import accuracy, unjudgeable
-from lotune.tasks.settings import NUMBER_JUDGES, TaskSettings, check_columns, check_judge
-from lotune.tasks.task import Example, Judged, Row
+from lotune.tasks.arithmetic.number_match import USUAL_RULES, match_numbers, verdicts
+from lotune.tasks.arithmetic.problem_types import distinct_limit, generate_rows, problem_type_of, recognise
+from lotune.tasks.arithmetic.worked_solutions import scratchpad_target
+from lotune.tasks.metrics import accuracy, num_without_reference
+from lotune.tasks.settings import NUMBER_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.task import Example, Row, Score
 
 EXPERT_PREAMBLE = "You are an expert in mathematics, accurately calculating the following problem. "
 """What a contestant put before every problem; rows that carry it are recognised all the same."""
+
+
+class ArithmeticSettings(RowSettings):
+    """How arithmetic is generated, asked and judged."""
+
+    name: Literal["arithmetic"] = "arithmetic"
+    """Name of the task."""
+    language: Literal["zh", "en", "both"] = "zh"
+    """Language of the generated rows."""
+    shares: Literal["deduplicated", "raw"] = "deduplicated"
+    """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
+    judge: Annotated[str | None, one_of(NUMBER_JUDGES)] = None
+    """How to compare an answer with its key: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE; null:
+    significant:5."""
+    working: bool = True
+    """Whether the answers that are trained on show the written working before the result."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class ArithmeticTask:
     without a key has no target and is unjudgeable.
     """
 
-    settings: TaskSettings = field(default_factory=TaskSettings)
+    settings: ArithmeticSettings = field(default_factory=ArithmeticSettings)
     name: str = "arithmetic"
     metric: str = "accuracy"
     min_new_tokens: int = 0
@@ -37,17 +54,16 @@ class ArithmeticTask:
     """A new turn of the prompt ends an answer."""
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a judge or a column that the task does not have."""
-        check_judge(self.settings, NUMBER_JUDGES)
+        """Raises: SettingsError for a column that the task does not have."""
         check_columns(self.settings, ("problem", "solution", "conversations"))
 
     @property
-    def rule(self) -> str:
+    def scorer(self) -> str:
         """How an answer's number is compared with the key's."""
         return self.settings.judge or "significant:5"
 
     @property
-    def score_of(self) -> Mapping[str, str]:
+    def score_name_by_metric(self) -> Mapping[str, str]:
         """The accuracy is a share of right verdicts, not a mean of scores."""
         return {}
 
@@ -56,7 +72,7 @@ class ArithmeticTask:
         """Longest answer in tokens: 880 unless the settings say otherwise, which the longest written working needs."""
         return self.settings.max_new_tokens or 880
 
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""
         return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
 
@@ -81,20 +97,16 @@ class ArithmeticTask:
         bare = problem.removeprefix(EXPERT_PREAMBLE)
         target = solution
         if training and self.settings.working and (found := recognise(bare)):
-            target = worked_answer(*found, solution)
+            target = scratchpad_target(*found, solution)
         answers = (solution,) if solution else ()
-        return Example(id, template.render(problem), target, answers, kind=kind_of(bare))
+        return Example(id, template.render(problem), target, answers, category=problem_type_of(bare))
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
-        """Generated rows, as `stream` gives them."""
-        return list(self.stream(rows, seed))
+    def generate_training_rows(self, rows: int, seed: int) -> Iterator[Row]:
+        """Generate rows as `generate_rows` does: no names are drawn."""
+        return self.generate_rows(rows, seed)
 
-    def practice(self, rows: int, seed: int) -> Iterator[Row]:
-        """The same as `stream`: no names are drawn."""
-        return self.stream(rows, seed)
-
-    def stream(self, rows: int, seed: int) -> Iterator[Row]:
-        """Generated rows one at a time, in the settings' mix and language, the same for the same seed.
+    def generate_rows(self, rows: int, seed: int) -> Iterator[Row]:
+        """Generate rows one at a time, in the settings' mix and language, the same for the same seed.
 
         The mix `deduplicated` has distinct rows as long as there are as many (about 551,000 in Chinese), beyond that
         it keeps its shares and repeats rows; the mix `raw` has repetitions, like the contest's file.
@@ -103,24 +115,24 @@ class ArithmeticTask:
         distinct = shares == "deduplicated" and rows <= distinct_limit(shares, language)
         return generate_rows(rows, seed, shares, language, distinct)
 
-    def judge(self, example: Example, text: str) -> Judged:
+    def judge(self, example: Example, text: str) -> Score:
         """Whether the answer's number is the key's under the settings' rule; None where the key is no number.
 
         Raises: SettingsError for a rule that does not exist.
         """
-        return Judged(*judge(text, example.answers[0] if example.answers else "", self.rule))
+        return Score(*match_numbers(text, example.references[0] if example.references else "", self.scorer))
 
     def verdicts(self, example: Example, text: str) -> dict[str, bool | None]:
         """Return the verdict on an answer under the rule of the settings and under one of each other kind."""
-        key = example.answers[0] if example.answers else ""
-        return verdicts(text, key, dict.fromkeys((self.rule, *USUAL_RULES)))
+        key = example.references[0] if example.references else ""
+        return verdicts(text, key, dict.fromkeys((self.scorer, *USUAL_RULES)))
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.
 
         Raises: DataError where none can be judged.
         """
-        return {"accuracy": accuracy(judged), "unjudgeable": float(unjudgeable(judged))}
+        return {"accuracy": accuracy(judged), "unjudgeable": float(num_without_reference(judged))}
 
 
 _COLUMNS = "name the file's columns: task.columns={problem: COLUMN, solution: COLUMN}"
@@ -143,7 +155,7 @@ def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
     problem, solution = row.get("problem"), row.get("solution", "")
     if not isinstance(problem, str) or not problem.strip() or not isinstance(solution, str):
         expected = "problem and solution as texts, or conversations"
-        near = nearest_names(("problem", "solution"), row)
+        near = closest_columns_hint(("problem", "solution"), row)
         raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected, _COLUMNS)
     return problem, solution
 
@@ -156,15 +168,15 @@ def _out_of_prompt(prompt: str) -> str:
     return prompt
 
 
-def by_kind(judged: Sequence[Judged], examples: Sequence[Example]) -> dict[str, dict[str, float]]:
+def by_kind(judged: Sequence[Score], examples: Sequence[Example]) -> dict[str, dict[str, float]]:
     """Accuracy (0 to 1), right ones and number of judged rows of each kind, kinds in alphabetical order.
 
     A kind of which no row can be judged is left out; `judged` and `examples` run side by side.
     """
     verdicts: dict[str, list[bool]] = {}
     for verdict, example in zip(judged, examples, strict=True):
-        if verdict.right is not None:
-            verdicts.setdefault(example.kind, []).append(verdict.right)
+        if verdict.correct is not None:
+            verdicts.setdefault(example.category, []).append(verdict.correct)
     return {
         kind: {"accuracy": sum(rights) / len(rights), "right": sum(rights), "n": len(rights)}
         for kind, rights in sorted(verdicts.items())

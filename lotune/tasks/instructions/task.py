@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from lotune.data.bounded import MOST_ROW_BYTES
+from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.examples import Turn
 from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template
 from lotune.errors import DataError
-from lotune.tasks.instructions.shapes import FIELDS, check_shapes, conversation_of
-from lotune.tasks.judges import SCORES, figures, judge_text
-from lotune.tasks.own_rows import no_generator, write_rows
-from lotune.tasks.settings import TEXT_JUDGES, TaskSettings, check_columns, check_judge
-from lotune.tasks.task import Example, Judged, Row
+from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_shapes, conversation_of
+from lotune.tasks.scorers import SCORES, aggregate, score_text
+from lotune.tasks.settings import TEXT_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.user_rows import write_rows
+
+
+class InstructionsSettings(RowSettings):
+    """How instructions are asked and judged."""
+
+    name: Literal["instructions"] = "instructions"
+    """Name of the task."""
+    judge: Annotated[str | None, one_of(TEXT_JUDGES)] = None
+    """How to compare an answer with its key: exact, contains, number, rouge-l or f1; null: exact."""
+    answers: Literal["all", "last"] = "all"
+    """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +39,28 @@ class InstructionsTask:
     no target and is unjudgeable.
     """
 
-    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="instructions"))
+    settings: InstructionsSettings = field(default_factory=InstructionsSettings)
     name: str = "instructions"
     min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a judge or a column that the task does not have."""
-        check_judge(self.settings, TEXT_JUDGES)
-        check_columns(self.settings, FIELDS)
+        """Raises: SettingsError for a column that the task does not have."""
+        check_columns(self.settings, INSTRUCTION_FIELDS)
 
     @property
-    def rule(self) -> str:
+    def scorer(self) -> str:
         """How an answer is compared with the row's."""
         return self.settings.judge or "exact"
 
     @property
     def metric(self) -> str:
         """The mean of the judge's score, or the accuracy."""
-        return SCORES.get(self.rule, "accuracy")
+        return SCORES.get(self.scorer, "accuracy")
 
     @property
-    def score_of(self) -> Mapping[str, str]:
+    def score_name_by_metric(self) -> Mapping[str, str]:
         """The judge's score, where it gives one."""
-        return {self.metric: self.metric} if self.rule in SCORES else {}
+        return {self.metric: self.metric} if self.scorer in SCORES else {}
 
     @property
     def max_new_tokens(self) -> int:
@@ -61,7 +72,7 @@ class InstructionsTask:
         """The template's tag of a next question ends an answer."""
         return self.settings.prompt_template.stop
 
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
 
         Raises: DataError where they are of no known shape, or of several.
@@ -93,33 +104,21 @@ class InstructionsTask:
                 )
                 raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
             target = ""
-        prompts = template.conversation(said.questions, said.system, said.input)
+        prompts = template.render_turns(said.questions, said.system, said.input)
         scored = self.settings.answers == "all"
         turns = tuple(Turn(*pair, scored) for pair in zip(prompts[:-1], said.answers[:-1], strict=True))
         prompt = "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1]
-        return Example(id, prompt, target, (target,) if target else (), turns=turns)
+        return Example(id, prompt, target, (target,) if target else (), earlier_turns=turns)
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
-        """Raises: SettingsError, as such rows are one's own."""
-        no_generator(self.name)
-
-    def practice(self, rows: int, seed: int) -> Iterable[Row]:
-        """Raises: as `generate`."""
-        no_generator(self.name)
-
-    def stream(self, rows: int, seed: int) -> Iterable[Row]:
-        """Raises: as `generate`."""
-        no_generator(self.name)
-
-    def judge(self, example: Example, text: str) -> Judged:
+    def judge(self, example: Example, text: str) -> Score:
         """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""
-        if not example.answers:
-            return Judged(text.strip(), "", None)
-        return judge_text(self.rule, text, example.answers[0])
+        if not example.references:
+            return Score(text.strip(), "", None)
+        return score_text(self.scorer, text, example.references[0])
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
 
         Raises: DataError where none can be judged.
         """
-        return figures(self.rule, judged)
+        return aggregate(self.scorer, judged)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lotune.tasks.reading.emf1 import longest_common_run, normalised
+from lotune.tasks.reading.contest_metric import longest_common_run, normalise_contest_answer
 
 _ALONE = re.compile(
     r"\.{2,}|[;@#$%&?!()\[\]{}<>\"«»‘„–—]"
@@ -30,16 +30,16 @@ def cmrc_scores(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     >>> cmrc_scores("《光荣》", ["光荣和使命", "光荣"])
     (100.0, 100.0)
     """
-    found = normalised(prediction)
-    wanted = [normalised(gold) for gold in golds]
-    f1 = max((_f1(segments(found), segments(gold)) for gold in wanted), default=0.0)
+    found = normalise_contest_answer(prediction)
+    wanted = [normalise_contest_answer(gold) for gold in golds]
+    f1 = max((_f1(cmrc_tokens(found), cmrc_tokens(gold)) for gold in wanted), default=0.0)
     return f1, 100.0 * (found in wanted)
 
 
-def segments(text: str) -> list[str]:
+def cmrc_tokens(text: str) -> list[str]:
     """The text cut into Chinese characters (U+4E00 to U+9FA5) and, between them, words; blanks are none.
 
-    >>> segments("光荣和 force 24, don't")
+    >>> cmrc_tokens("光荣和 force 24, don't")
     ['光', '荣', '和', 'force', '24', ',', 'do', "n't"]
     """
     return re.sub("[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+", lambda run: f" {_apart(run[0])} ", text).split()

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lotune.data.bounded import MOST_ROW_BYTES, too_long
-from lotune.data.formats import read_json_document
+from lotune.data.bounded import MAX_ROW_BYTES, too_long
+from lotune.data.file_readers import read_json_document
 from lotune.errors import DataError
-from lotune.runs import write_json
+from lotune.files import write_json
 from lotune.tasks.task import Row
 
 
@@ -32,23 +32,23 @@ def squad_scores(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     >>> squad_scores("Broncos of Denver", ["Denver Broncos"])
     (80.0, 0.0)
     """
-    found = normalised(prediction)
-    wanted = [normalised(gold) for gold in golds]
+    found = normalise_squad_answer(prediction)
+    wanted = [normalise_squad_answer(gold) for gold in golds]
     f1 = max((_f1(found.split(), gold.split()) for gold in wanted), default=0.0)
     return f1, 100.0 * (found in wanted)
 
 
-def normalised(text: str) -> str:
+def normalise_squad_answer(text: str) -> str:
     """The text in lower case, without ASCII punctuation, without the words a, an and the, blanks collapsed.
 
-    >>> normalised("An  apple, the U.S.")
+    >>> normalise_squad_answer("An  apple, the U.S.")
     'apple us'
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def read_items(path: Path, max_row_bytes: int = MOST_ROW_BYTES) -> list[tuple[str, Row]]:
+def read_items(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> list[tuple[str, Row]]:
     """The paragraphs of a file in SQuAD's layout, each under the id of its first question.
 
     A question without answers has no key. Raises: DataError where the file cannot be read, is in another layout (the

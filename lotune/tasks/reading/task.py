@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from lotune.data.bounded import MOST_ROW_BYTES
-from lotune.data.rows import OnError, RowFile, file_digest, nearest_names, read_rows
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.rows import OnError, RowFile, closest_columns_hint, read_rows
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError
+from lotune.files import file_digest
 from lotune.tasks.metrics import mean_score
 from lotune.tasks.reading.cmrc import cmrc_scores
-from lotune.tasks.reading.emf1 import emf1
+from lotune.tasks.reading.contest_metric import contest_f1_em
 from lotune.tasks.reading.squad import read_items, squad_scores, write_items
-from lotune.tasks.settings import TaskSettings, check_columns, check_judge
-from lotune.tasks.task import Example, Judged, Row
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Example, Row, Score
 
 METRICS = ("contest_f1", "contest_em", "squad_f1", "squad_em", "cmrc_f1", "cmrc_em")
 """Names of the figures of each example and of their means over a test set; all 0 to 100."""
+
+
+class ReadingSettings(TaskSettings):
+    """How reading is generated and asked; it has one prompt and one way of judging."""
+
+    own_template: ClassVar[str] = "retention"
+
+    name: Literal["reading"] = "reading"
+    """Name of the task."""
+    language: Literal["zh", "en", "both"] = "zh"
+    """Language of the generated rows."""
+    questions: Literal["first", "all"] = "first"
+    """Which questions of a paragraph are asked: the first, as in the contest, or all, as in SQuAD."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +45,14 @@ class ReadingTask:
     the official ones of SQuAD 1.1 and of CMRC 2018 with all of them.
     """
 
-    settings: TaskSettings = field(default_factory=lambda: TaskSettings(name="reading"))
+    settings: ReadingSettings = field(default_factory=ReadingSettings)
     name: str = "reading"
     metric: str = "contest_f1"
     min_new_tokens: int = 1
     stop: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Raises: SettingsError for a judge or columns: there is one way of judging, and one layout."""
-        check_judge(self.settings, "")
-        check_columns(self.settings, ())
-
     @property
-    def rule(self) -> str:
-        """There is but one."""
-        return ""
-
-    @property
-    def score_of(self) -> Mapping[str, str]:
+    def score_name_by_metric(self) -> Mapping[str, str]:
         """All metrics are means of a per-example score."""
         return dict(zip(METRICS, METRICS, strict=True))
 
@@ -57,7 +61,7 @@ class ReadingTask:
         """Longest answer in tokens: the protocol's 20 unless the settings say otherwise."""
         return self.settings.max_new_tokens or 20
 
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MOST_ROW_BYTES) -> RowFile:
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """Paragraphs: of a file in SQuAD's layout, where a fault always stops, or one a line of a .jsonl file."""
         if path.suffix == ".jsonl":
             return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
@@ -78,11 +82,11 @@ class ReadingTask:
                 found = [_example(row["context"], qa) for qa in (row["qas"] if every else row["qas"][:1])]
             except (KeyError, IndexError, TypeError):
                 expected = "title, context, qas with id, question, and answers where there are keys"
-                near = nearest_names(("context", "qas"), row)
+                near = closest_columns_hint(("context", "qas"), row)
                 raise DataError(id, f"is no paragraph in SQuAD's layout{near}", expected) from None
             if not found:
                 raise DataError(id, "has no question", "one at least")
-            if training and (bare := [example.id for example in found if not example.answers]):
+            if training and (bare := [example.id for example in found if not example.references]):
                 raise DataError(
                     id,
                     f"has no answer to train on for {', '.join(bare)}",
@@ -91,33 +95,29 @@ class ReadingTask:
                 )
             yield from found
 
-    def generate(self, rows: int, seed: int) -> list[Row]:
+    def generate_rows(self, rows: int, seed: int) -> Iterable[Row]:
         """Generated paragraphs with questions, the same for the same seed and language."""
-        from lotune.tasks.reading.passages import passages
+        from lotune.tasks.reading.passage_generator import passages
 
-        return list(passages(rows, seed, self.settings.language, "unseen"))
+        return passages(rows, seed, self.settings.language, "unseen")
 
-    def practice(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generated paragraphs with names that `generate` never gives."""
-        from lotune.tasks.reading.passages import passages
+    def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
+        """Generated paragraphs with names that `generate_rows` never gives."""
+        from lotune.tasks.reading.passage_generator import passages
 
         return passages(rows, seed, self.settings.language, "train")
 
-    def stream(self, rows: int, seed: int) -> Iterable[Row]:
-        """The same paragraphs; the layout is one document, so they are held in memory."""
-        return self.generate(rows, seed)
-
-    def judge(self, example: Example, text: str) -> Judged:
+    def judge(self, example: Example, text: str) -> Score:
         """All figures of the first line of the stripped output; right where the contest's EM is 100."""
         answer = first_line(text)
-        if not example.answers:
-            return Judged(answer, "", None)
-        label = example.answers[0]
-        f1, em = emf1(answer, label)
-        figures = (f1, em, *squad_scores(answer, example.answers), *cmrc_scores(answer, example.answers))
-        return Judged(answer, label, em == 100.0, dict(zip(METRICS, figures, strict=True)))
+        if not example.references:
+            return Score(answer, "", None)
+        label = example.references[0]
+        f1, em = contest_f1_em(answer, label)
+        figures = (f1, em, *squad_scores(answer, example.references), *cmrc_scores(answer, example.references))
+        return Score(answer, label, em == 100.0, dict(zip(METRICS, figures, strict=True)))
 
-    def metrics(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """Means of the contest's and of the official F1 and EM, 0 to 100.
 
         Raises: DataError where nothing can be judged.

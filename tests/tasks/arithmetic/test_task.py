@@ -11,10 +11,9 @@ import pytest
 from lotune.data.rows import to_conversation
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.arithmetic.answers import WORKING
-from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticTask, by_kind
-from lotune.tasks.registry import TASKS, build_task
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticSettings, ArithmeticTask, by_kind
+from lotune.tasks.arithmetic.worked_solutions import WORKING
+from lotune.tasks.registry import TASKS, build_task, task_settings
 from lotune.tasks.task import Example, Row
 
 ROW = {"problem": "计算 1.50 + -2.25 等于多少？", "solution": "1.50 + -2.25 = -0.75"}
@@ -25,7 +24,7 @@ PROMPT = (
 
 
 def example_of(row: Row, *, training: bool = False, **settings: object) -> Example:
-    [example] = ArithmeticTask(TaskSettings.model_validate(settings)).examples([("f:1", row)], training=training)
+    [example] = ArithmeticTask(ArithmeticSettings.model_validate(settings)).examples([("f:1", row)], training=training)
     return example
 
 
@@ -33,9 +32,9 @@ def test_an_example_of_the_contests_row() -> None:
     example = example_of(ROW)
     assert example.id == "f:1"
     assert example.prompt == PROMPT
-    assert example.answers == (ROW["solution"],)
+    assert example.references == (ROW["solution"],)
     assert example.target == ROW["solution"]
-    assert example.kind == "add"
+    assert example.category == "add"
 
 
 def test_training_answers_carry_the_working_and_end_in_the_solution() -> None:
@@ -55,14 +54,14 @@ def test_the_preamble_stands_before_the_problem_once() -> None:
     assert f"### Instruction:\n{EXPERT_PREAMBLE}计算" in example.prompt
     with_preamble = {**ROW, "problem": EXPERT_PREAMBLE + ROW["problem"]}
     assert example_of(with_preamble, preamble=EXPERT_PREAMBLE) == example
-    assert example_of(with_preamble, training=True).kind == "add"
+    assert example_of(with_preamble, training=True).category == "add"
     assert example_of(with_preamble).prompt == example.prompt
 
 
 def test_another_row_is_english_and_has_no_working() -> None:
     row = {"problem": "Find $x$ with braces {0}.", "solution": r"So $x = \boxed{5}$."}
     example = example_of(row, training=True)
-    assert (example.kind, example.target) == ("english", row["solution"])
+    assert (example.category, example.target) == ("english", row["solution"])
     assert row["problem"] in example.prompt
 
 
@@ -76,8 +75,8 @@ def test_a_row_in_neither_form_is_named(row: Row) -> None:
 
 def test_a_row_without_a_key_can_be_asked_but_not_trained_on() -> None:
     example = example_of({"problem": "1 + 1?"})
-    assert (example.target, example.answers) == ("", ())
-    assert ArithmeticTask().judge(example, "2").right is None
+    assert (example.target, example.references) == ("", ())
+    assert ArithmeticTask().judge(example, "2").correct is None
     with pytest.raises(DataError, match="f:1: has no solution"):
         example_of({"problem": "1 + 1?"}, training=True)
 
@@ -91,21 +90,21 @@ def test_an_unknown_template_is_refused() -> None:
 @pytest.mark.parametrize("shares", ["deduplicated", "raw"])
 def test_every_training_answer_is_right(language: str, shares: str) -> None:
     settings = {"language": language, "shares": shares}
-    task = ArithmeticTask(TaskSettings.model_validate(settings))
-    rows = task.generate(400, 3)
-    assert rows == task.generate(400, 3)
+    task = ArithmeticTask(ArithmeticSettings.model_validate(settings))
+    rows = list(task.generate_rows(400, 3))
+    assert rows == list(task.generate_rows(400, 3))
     for example in task.examples(((str(i), row) for i, row in enumerate(rows)), training=True):
         assert example.prompt.endswith(TEMPLATES["alpaca"].without_input[-len("### Response:") :])
-        words = example.answers[0].rpartition(" ")[0]
+        words = example.references[0].rpartition(" ")[0]
         assert example.target.splitlines()[-1].startswith(words)
-        assert example.kind not in ("english", "other")
-        assert task.judge(example, example.target).right is True
+        assert example.category not in ("english", "other")
+        assert task.judge(example, example.target).correct is True
 
 
 def test_more_rows_than_are_distinct_are_written_all_the_same() -> None:
     task = ArithmeticTask()
-    assert len(list(itertools.islice(task.stream(800_000, 1), 100))) == 100
-    few = [row["problem"] for row in task.stream(3_000, 1)]
+    assert len(list(itertools.islice(task.generate_rows(800_000, 1), 100))) == 100
+    few = [row["problem"] for row in task.generate_rows(3_000, 1)]
     assert len(set(few)) == len(few)
 
 
@@ -113,16 +112,16 @@ def test_figures_leave_unjudgeable_rows_out() -> None:
     task = ArithmeticTask()
     examples = [example_of(ROW), example_of(ROW), example_of({"problem": "Who?", "solution": "me"})]
     judged = [task.judge(example, text) for example, text in zip(examples, ["-0.75", "0.75", "3"], strict=True)]
-    assert [one.right for one in judged] == [True, False, None]
-    assert (judged[0].read, judged[0].key, judged[2].key) == ("-0.75", "-0.75", "me")
+    assert [one.correct for one in judged] == [True, False, None]
+    assert (judged[0].extracted, judged[0].reference, judged[2].reference) == ("-0.75", "-0.75", "me")
     assert task.metrics(judged) == {"accuracy": 0.5, "unjudgeable": 1.0}
     assert by_kind(judged, examples) == {"add": {"accuracy": 0.5, "right": 1, "n": 2}}
 
 
 def test_the_judging_rule_is_the_settings_own() -> None:
     example = example_of({"problem": "?", "solution": "0.123456"})
-    assert ArithmeticTask(TaskSettings(judge="significant:3")).judge(example, "0.123").right is True
-    assert ArithmeticTask(TaskSettings(judge="exact")).judge(example, "0.123").right is False
+    assert ArithmeticTask(ArithmeticSettings(judge="significant:3")).judge(example, "0.123").correct is True
+    assert ArithmeticTask(ArithmeticSettings(judge="exact")).judge(example, "0.123").correct is False
 
 
 @pytest.mark.oracle
@@ -131,12 +130,12 @@ def test_the_contests_own_answers_are_right(reference_data: Path) -> None:
     task = ArithmeticTask()
     examples = list(task.examples(((str(i), orjson.loads(line)) for i, line in enumerate(lines, 1)), training=True))
     judged = [task.judge(example, example.target) for example in examples]
-    assert all(one.right for one in judged)
+    assert all(one.correct for one in judged)
     assert by_kind(judged, examples)["english"]["n"] == 6
 
 
 def test_tasks_are_found_by_name() -> None:
     for name in TASKS:
-        assert build_task(TaskSettings(name=name)).name == name
+        assert build_task(task_settings(name)).name == name
     with pytest.raises(SettingsError, match="did you mean arithmetic"):
-        build_task(TaskSettings(name="aritmetic"))
+        task_settings("aritmetic")

@@ -10,20 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lotune.data.batches import (
-    UNSCORED,
-    check_supervision,
-    encode_prompt,
-    encode_row,
-    marked,
-    pad,
-)
+from lotune.data.collate import IGNORE_INDEX, pad_rows
 from lotune.data.examples import Example, as_record, from_record
 from lotune.data.templates import TEMPLATES
 from lotune.data.token_files import TokenFile, write_token_file
+from lotune.data.tokenized import check_scored_tokens, encode_prompt, encode_row, render_supervision
 from lotune.errors import DataError
-from lotune.tasks.instructions.task import InstructionsTask
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.instructions.task import InstructionsSettings, InstructionsTask
 from lotune.tasks.task import Row
 
 WORDS = st.text("ab 1你\n#{}<|>", min_size=1, max_size=8).filter(lambda text: bool(text.strip()))
@@ -33,7 +26,7 @@ FREE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max
 
 
 def task(**changes: Any) -> InstructionsTask:
-    return InstructionsTask(TaskSettings(name="instructions", **changes))
+    return InstructionsTask(InstructionsSettings(**changes))
 
 
 def row_of(pairs: list[tuple[str, str]], system: str = "") -> Row:
@@ -50,9 +43,9 @@ def example_of(row: Row, **changes: Any) -> Example:
 
 def scored_texts(tokenizer: Any, example: Example) -> list[str]:
     """The stretches of text that a batch of this one row trains on."""
-    batch = pad([encode_row(tokenizer, example)], tokenizer.pad_token_id)
+    batch = pad_rows([encode_row(tokenizer, example)], tokenizer.pad_token_id)
     targets = batch.targets[0].numpy()
-    places = np.flatnonzero(targets != UNSCORED)
+    places = np.flatnonzero(targets != IGNORE_INDEX)
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     return [tokenizer.decode(targets[run]) for run in runs]
 
@@ -65,12 +58,12 @@ def test_exactly_the_answers_and_their_ends_are_trained_on(
     row, end = row_of(pairs, system), byte_tokenizer.eos_token
     example = example_of(row, template=template, preamble=preamble)
     encoded = encode_row(byte_tokenizer, example)
-    check_supervision(encoded, byte_tokenizer.eos_token_id)
+    check_scored_tokens(encoded, byte_tokenizer.eos_token_id)
     assert scored_texts(byte_tokenizer, example) == [answer + end for _, answer in pairs]
-    assert encoded.tokens.count(byte_tokenizer.eos_token_id) == len(pairs)
+    assert encoded.token_ids.count(byte_tokenizer.eos_token_id) == len(pairs)
     last = example_of(row, template=template, preamble=preamble, answers="last")
     assert scored_texts(byte_tokenizer, last) == [pairs[-1][1] + end]
-    assert encode_row(byte_tokenizer, last).tokens == encoded.tokens
+    assert encode_row(byte_tokenizer, last).token_ids == encoded.token_ids
 
 
 @FREE
@@ -82,7 +75,7 @@ def test_each_answer_is_asked_for_as_it_was_trained(
     encoded = encode_row(byte_tokenizer, example_of(row_of(pairs, system), template=template))
     for count, (start, _) in enumerate(encoded.spans, 1):
         asked = example_of(row_of(pairs[:count], system), template=template)
-        assert encode_prompt(byte_tokenizer, asked, 10**6) == (list(encoded.tokens[:start]), False)
+        assert encode_prompt(byte_tokenizer, asked, 10**6) == (list(encoded.token_ids[:start]), False)
         assert asked.prompt == example_of(row_of(pairs, system), template=template).trained_prompts[count - 1]
 
 
@@ -94,10 +87,12 @@ def test_files_keep_every_span(
     rows = [encode_row(byte_tokenizer, example_of(row_of(pairs), answers=which)) for pairs, which in conversations]
     write_token_file(tmp_path / "train", rows, 300)
     file = TokenFile(tmp_path / "train")
-    assert [(file[i].tokens, file[i].spans) for i in range(len(file))] == [(row.tokens, row.spans) for row in rows]
-    assert file.supervised() == sum(pad([row], 1).supervised for row in rows)
-    batch = pad([file[i] for i in range(len(file))], 1)
-    assert batch.supervised == sum(end - start for row in rows for start, end in row.spans)
+    assert [(file[i].token_ids, file[i].spans) for i in range(len(file))] == [
+        (row.token_ids, row.spans) for row in rows
+    ]
+    assert file.supervised() == sum(pad_rows([row], 1).num_scored_tokens for row in rows)
+    batch = pad_rows([file[i] for i in range(len(file))], 1)
+    assert batch.num_scored_tokens == sum(end - start for row in rows for start, end in row.spans)
 
 
 def test_a_file_written_again_forgets_the_spans_of_before(byte_tokenizer: Any, tmp_path: Path) -> None:
@@ -119,7 +114,7 @@ def test_a_file_written_again_forgets_the_spans_of_before(byte_tokenizer: Any, t
 def test_examples_travel_as_records(pairs: list[tuple[str, str]], system: str) -> None:
     example = example_of(row_of(pairs, system))
     assert from_record(as_record(example)) == example
-    assert example.prompt == "".join(turn.prompt + turn.answer for turn in example.turns) + example.question
+    assert example.prompt == "".join(turn.prompt + turn.answer for turn in example.earlier_turns) + example.question
 
 
 def test_the_documented_form_of_a_conversation(byte_tokenizer: Any) -> None:
@@ -129,12 +124,12 @@ def test_the_documented_form_of_a_conversation(byte_tokenizer: Any) -> None:
         "request.\n\n### Instruction:\nWhat is 2 + 2?\n\n### Response:⟦4<|endoftext|>⟧"
         "\n\n### Instruction:\nAnd 3 + 3?\n\n### Response:⟦6<|endoftext|>⟧"
     )
-    assert marked(byte_tokenizer, encode_row(byte_tokenizer, example_of(row))) == form
+    assert render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row))) == form
     first = "".join(form.split("⟦4<|endoftext|>⟧")[:1]) + "4<|endoftext|>"
-    last = marked(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, answers="last")))
+    last = render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, answers="last")))
     assert last.startswith(first)
     assert last.count("⟦") == 1
-    bare = marked(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, template="plain")))
+    bare = render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, template="plain")))
     assert bare == "Be brief.\n\nWhat is 2 + 2?⟦4<|endoftext|>⟧And 3 + 3?⟦6<|endoftext|>⟧"
 
 
@@ -149,7 +144,7 @@ def test_one_turn_is_an_instruction() -> None:
 
 def test_an_answer_that_reads_like_an_end_is_text(byte_tokenizer: Any) -> None:
     example = example_of(row_of([("a", "<|endoftext|>"), ("b", "c")]))
-    assert encode_row(byte_tokenizer, example).tokens.count(byte_tokenizer.eos_token_id) == 2
+    assert encode_row(byte_tokenizer, example).token_ids.count(byte_tokenizer.eos_token_id) == 2
 
 
 def test_rows_without_an_answer_are_for_asking_only() -> None:
@@ -157,8 +152,8 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
         with pytest.raises(DataError, match="row 1: has no answer to train on"):
             example_of(row)
         [example] = task().examples([("row 1", row)], training=False)
-        assert (example.target, example.answers) == ("", ())
-        assert task().judge(example, "So.").right is None
+        assert (example.target, example.references) == ("", ())
+        assert task().judge(example, "So.").correct is None
 
 
 @pytest.mark.parametrize(
@@ -177,8 +172,8 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
 def test_judges(judge: str | None, key: str, answer: str, right: bool | None) -> None:
     asker = task(judge=judge)
     [example] = asker.examples([("1", {"prompt": "?", "completion": key})], training=False)
-    assert asker.judge(example, answer).right is right
-    assert asker.rule == (judge or "exact")
+    assert asker.judge(example, answer).correct is right
+    assert asker.scorer == (judge or "exact")
 
 
 def test_the_tag_of_a_next_question_ends_an_answer() -> None:

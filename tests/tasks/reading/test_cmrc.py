@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.tasks.reading.cmrc import cmrc_scores, segments
-from lotune.tasks.reading.emf1 import normalised
+from lotune.tasks.reading.cmrc import cmrc_scores, cmrc_tokens
+from lotune.tasks.reading.contest_metric import normalise_contest_answer
 
 TEXTS = st.text(st.sampled_from("ab the 24.,-·中国人（）'\"\n"), max_size=12) | st.text(max_size=12)
 
@@ -38,7 +38,7 @@ def test_worked_values(prediction: str, golds: list[str], f1: float, em: float) 
     ("于2001年force", ["于", "2001", "年", "force"]),
 ])  # fmt: skip
 def test_words_are_those_of_the_treebank(text: str, wanted: list[str]) -> None:
-    assert segments(text) == wanted
+    assert cmrc_tokens(text) == wanted
 
 
 @given(TEXTS, TEXTS, TEXTS)
@@ -49,10 +49,10 @@ def test_laws(prediction: str, gold: str, other: str) -> None:
     assert cmrc_scores(gold, [prediction]) == (f1, em)
     assert cmrc_scores(prediction, [gold, other])[0] >= f1  # more gold answers never lower a figure
     assert cmrc_scores(prediction, [other, prediction])[1] == 100
-    if em and segments(normalised(prediction)):
+    if em and cmrc_tokens(normalise_contest_answer(prediction)):
         assert f1 == 100
 
 
 @given(TEXTS)
 def test_segments_lose_blanks_only(text: str) -> None:
-    assert "".join(segments(text)) == "".join(text.split())
+    assert "".join(cmrc_tokens(text)) == "".join(text.split())

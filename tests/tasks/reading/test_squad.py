@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.tasks.reading.squad import normalised, read_items, squad_scores, write_items
-from lotune.tasks.reading.task import ReadingTask
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.reading.squad import normalise_squad_answer, read_items, squad_scores, write_items
+from lotune.tasks.reading.task import ReadingSettings, ReadingTask
 
 
 def paragraph(id: str = "q1", title: str = "T") -> dict:
@@ -27,13 +26,13 @@ def paragraph(id: str = "q1", title: str = "T") -> dict:
     ],
 )
 def test_two_published_systems(system: str, em: float, f1: float, missing: int, reference_data: Path) -> None:
-    task = ReadingTask(TaskSettings(name="reading", questions="all"))
+    task = ReadingTask(ReadingSettings(questions="all"))
     examples = list(task.examples(task.read(reference_data / "squad/dev-v1.1.json").rows, training=False))
     assert len(examples) == 10570
     predictions = json.loads((reference_data / f"squad/predictions/{system}.json").read_text())
     assert sum(one.id not in predictions for one in examples) == missing
     answered = [(one, predictions[one.id]) for one in examples if one.id in predictions]
-    scores = [squad_scores(text, one.answers) for one, text in answered]  # a missing answer counts 0
+    scores = [squad_scores(text, one.references) for one, text in answered]  # a missing answer counts 0
     assert sum(score for _, score in scores) / len(examples) == pytest.approx(em, abs=1e-9)
     assert sum(score for score, _ in scores) / len(examples) == pytest.approx(f1, abs=1e-9)
     for (one, text), (squad_f1, squad_em) in list(zip(answered, scores, strict=True))[:300]:
@@ -103,7 +102,7 @@ def test_laws_of_the_official_metric(prediction: str, golds: list[str]) -> None:
     f1, em = squad_scores(prediction, golds)
     assert 0 <= f1 <= 100
     assert em in (0, 100)
-    if em and normalised(prediction):
+    if em and normalise_squad_answer(prediction):
         assert f1 == 100
     assert squad_scores(prediction, [*golds, prediction])[1] == 100  # more gold answers never lower a figure
     assert squad_scores(prediction, [*golds, "x"])[0] >= f1

@@ -8,9 +8,8 @@ import pytest
 from lotune.data.rows import write_jsonl
 from lotune.errors import DataError
 from lotune.tasks.reading.squad import read_items, write_items
-from lotune.tasks.reading.task import METRICS, ReadingTask
-from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import Judged
+from lotune.tasks.reading.task import METRICS, ReadingSettings, ReadingTask
+from lotune.tasks.task import Score
 
 ROW = {
     "title": "T",
@@ -32,13 +31,13 @@ def test_the_first_question_and_the_prompt() -> None:
     assert "".join(example.prompt_parts or ()) == example.prompt
     assert example.prompt_parts is not None
     assert example.prompt_parts[1] == ROW["context"]
-    assert (example.id, example.target, example.answers) == ("q1", "Denver Broncos", ("Denver Broncos", "Broncos"))
+    assert (example.id, example.target, example.references) == ("q1", "Denver Broncos", ("Denver Broncos", "Broncos"))
     assert (task.max_new_tokens, task.min_new_tokens, task.stop) == (20, 1, ())
 
 
 def test_training_takes_every_question_and_a_test_those_that_the_settings_want() -> None:
     assert [one.id for one in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
-    every = ReadingTask(TaskSettings(name="reading", questions="all"))
+    every = ReadingTask(ReadingSettings(questions="all"))
     assert [one.id for one in every.examples([("row", ROW)], training=False)] == ["q1", "q2"]
 
 
@@ -48,13 +47,13 @@ def test_questions_without_keys_are_asked_and_not_judged(tmp_path: Path, answers
     row = {"title": "T", "context": "Denver Broncos won.", "qas": questions}
     (tmp_path / "test.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [row]}]}))
     write_jsonl(tmp_path / "test.jsonl", [row])
-    task = ReadingTask(TaskSettings(name="reading", questions="all"))
+    task = ReadingTask(ReadingSettings(questions="all"))
     for name in ("test.json", "test.jsonl"):
         found = task.read(tmp_path / name).rows
         examples = list(task.examples(found, training=False))
-        assert [(one.id, one.target, one.answers) for one in examples] == [("q0", "", ()), ("q1", "", ())]
+        assert [(one.id, one.target, one.references) for one in examples] == [("q0", "", ()), ("q1", "", ())]
         assert examples[1].prompt.endswith("### Input:\nWhich 1?\n\n### Response:")
-        assert task.judge(examples[0], "Denver\nBroncos") == Judged("Denver", "", None)
+        assert task.judge(examples[0], "Denver\nBroncos") == Score("Denver", "", None)
         with pytest.raises(DataError, match="no answer to train on for q0, q1"):
             list(task.examples(found, training=True))
 
@@ -63,7 +62,7 @@ def test_verdicts_and_means() -> None:
     task = ReadingTask()
     (example,) = task.examples([("row", ROW)], training=False)
     first, second = task.judge(example, "\n Denver Broncos\nbecause"), task.judge(example, "The Broncos")
-    assert (first.read, first.key, first.right) == ("Denver Broncos", "Denver Broncos", True)
+    assert (first.extracted, first.reference, first.correct) == ("Denver Broncos", "Denver Broncos", True)
     assert second.scores == pytest.approx({
         "contest_f1": 200 / 3, "contest_em": 0.0, "squad_f1": 100.0, "squad_em": 100.0, "cmrc_f1": 200 / 3,
         "cmrc_em": 0.0,
@@ -87,21 +86,21 @@ def test_other_rows_are_refused(row: dict) -> None:
 
 
 def test_generated_paragraphs_are_in_squads_layout(tmp_path: Path) -> None:
-    task = ReadingTask(TaskSettings(name="reading", language="both"))
-    rows = task.generate(12, 5)
-    assert rows == task.generate(12, 5)
+    task = ReadingTask(ReadingSettings(language="both"))
+    rows = list(task.generate_rows(12, 5))
+    assert rows == list(task.generate_rows(12, 5))
     write_items(tmp_path / "rows.json", rows)
     write_jsonl(tmp_path / "rows.jsonl", rows)
     read = task.read(tmp_path / "rows.json").rows
     assert [row["context"] for _, row in read] == [row["context"] for row in rows]
     for example in task.examples(read, training=True):
         assert example.target in example.prompt
-        assert task.judge(example, example.target).right
+        assert task.judge(example, example.target).correct
     assert [row for _, row in task.read(tmp_path / "rows.jsonl").rows] == [row for _, row in read]
 
 
 def test_settings_may_allow_longer_answers() -> None:
-    assert ReadingTask(TaskSettings(name="reading", max_new_tokens=40)).max_new_tokens == 40
+    assert ReadingTask(ReadingSettings(max_new_tokens=40)).max_new_tokens == 40
 
 
 def test_the_protocol_has_2067_items(reference_data: Path) -> None:

@@ -1,0 +1,88 @@
+"""The command line: a verb, read and checked, is handed to the stage of its name.
+
+A run takes a recipe, a thing takes options. Results for machines go to stdout under --json and nothing else does then;
+messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lotune import __doc__ as PURPOSE
+from lotune import __version__
+from lotune.cli.chat import chat
+from lotune.cli.command_help import ModelCommand, RecipeCommand
+from lotune.cli.compare import compare
+from lotune.cli.evaluate import evaluate
+from lotune.cli.generate import generate
+from lotune.cli.init import init
+from lotune.cli.prepare import prepare
+from lotune.cli.pretrain import pretrain
+from lotune.cli.report import report
+from lotune.cli.run import run
+from lotune.cli.sample import sample
+from lotune.cli.tune import tune
+from lotune.text_display import show_error
+from lotune.threads import share_cores
+
+app = typer.Typer(
+    name="lotune",
+    help=PURPOSE,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def main() -> None:
+    """Carry out the command line of this process."""
+    import gc
+    import logging
+    import warnings
+
+    from lotune.model.probed import hold_back
+
+    share_cores()
+    gc.set_threshold(10_000, 10, 10)  # imports make objects that stay: to look through them costs half a second
+    hold_back()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
+        logging.getLogger(name).setLevel(logging.ERROR)
+    sys.excepthook = show_error
+    app(prog_name="lotune")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _lotune(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+_lotune.__doc__ = PURPOSE
+
+app.command(cls=RecipeCommand)(run)
+app.command(cls=RecipeCommand)(prepare)
+app.command(cls=RecipeCommand)(pretrain)
+app.command(cls=RecipeCommand)(tune)
+app.command(cls=RecipeCommand)(evaluate)
+app.command()(report)
+app.command(cls=ModelCommand)(generate)
+app.command(cls=ModelCommand)(chat)
+app.command()(compare)
+app.command()(sample)
+app.command()(init)

@@ -1,0 +1,36 @@
+"""The verb `chat`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lotune.cli.execution import recipe_from_options, run_verb
+from lotune.cli.options import BaseModel, Debug, ForceTemplate, RepetitionPenalty, Seed, Temperature, TopK, TopP
+
+
+def chat(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
+    model: Annotated[str, typer.Option(help="The model to talk to: a folder, a hub name, or nano.")] = "nano",
+    base: BaseModel = None,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    force_template: ForceTemplate = False,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model in the terminal."""
+
+    def work() -> None:
+        from lotune.generate.sampling import sampling_from_options
+        from lotune.stages.chat import chat
+
+        sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
+        recipe = recipe_from_options("chat", "instructions", overrides or [], base)
+        chat(recipe, model, sampling, max_new_tokens, force_template)
+
+    run_verb(work, json=False, debug=debug)

@@ -1,0 +1,34 @@
+"""Commands of the command line whose help lists settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+class RecipeCommand(TyperCommand):
+    """A command that takes a recipe: its help ends with every setting of a recipe."""
+
+    settings_title = "Settings (in the recipe, or as key=value)"
+    settings_shown: tuple[str, ...] = ("",)
+    """Beginnings of the names of the settings to list."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of settings."""
+        from lotune.recipe import Recipe
+        from lotune.settings import describe
+
+        lines = [line for line in describe(Recipe) if line.key.startswith(self.settings_shown)]
+        with formatter.section(self.settings_title):
+            formatter.write_dl([(line.key, f"{line.type}, default {line.default}. {line.sentence}") for line in lines])
+
+
+class ModelCommand(RecipeCommand):
+    """A command that takes a model and no recipe: its help ends with the settings that bear on its answers."""
+
+    settings_title = "Settings (as key=value)"
+    settings_shown = (
+        *("device", "threads", "base.dtype", "task.", "data.max_row_bytes", "adapter.force_base"),
+        *("evaluate.max_batch_tokens", "evaluate.dtype", "evaluate.on_too_long", "evaluate.engine"),
+    )

@@ -1,0 +1,29 @@
+"""The verb `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lotune.cli.execution import run_options, run_verb
+from lotune.cli.options import Debug, Json
+
+
+def report(
+    target: Annotated[Path, typer.Argument(metavar="RUN_FOLDER|RECIPE.yaml", help="A finished run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, where a recipe is given.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html and report.md of a finished run again."""
+
+    def work() -> Any:
+        from lotune.stages.report import report
+
+        return report(target, overrides or [], run_options(False, json, debug))
+
+    run_verb(work, json=json, debug=debug)

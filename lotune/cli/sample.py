@@ -1,0 +1,38 @@
+"""The verb `sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lotune.cli.execution import run_options, run_verb
+from lotune.cli.options import Debug, Json
+
+
+def sample(
+    task: Annotated[str, typer.Option(help="Task whose rows are written: arithmetic or reading.")],
+    out: Annotated[Path, typer.Option(help="File to write, in the task's own layout.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
+    shares: Annotated[str | None, typer.Option(help="Mix of arithmetic: deduplicated (default) or raw.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language: zh (default), en or both.")] = None,
+    form: Annotated[str, typer.Option(help="rows (the task's own layout) or conversation (prompt, answer).")] = "rows",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write rows of a task's own generator to a file."""
+
+    def work() -> Any:
+        from lotune.settings import read_settings
+        from lotune.stages.sample import sample
+        from lotune.tasks.registry import entry_named
+
+        given = {"shares": shares, "language": language}
+        words = [f"{name}={value}" for name, value in given.items() if value is not None]
+        settings = read_settings(entry_named(task).settings, None, words)
+        return sample(settings, rows, seed, out, form, force, run_options(False, json, debug))
+
+    run_verb(work, json=json, debug=debug)

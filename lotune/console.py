@@ -1,0 +1,65 @@
+"""What a person sees while a run goes on, on stderr: sentences, and a bar with loss, tokens a second and time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from lotune.text_display import print_visible, show_control_characters
+
+LINE_SECONDS = 30.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+def print_status(text: str) -> None:
+    """A sentence for the person at the terminal."""
+    print_visible(text, file=sys.stderr)
+
+
+class Progress:
+    """A bar over `total` things; in a log file, a line every LINE_SECONDS."""
+
+    def __init__(self, name: str, total: int, done: int = 0) -> None:
+        self._name, self._total, self._before = name, total, done
+        self._started = self._shown = time.monotonic()
+        self._tokens = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            name = TextColumn("{task.description}", markup=False)
+            figures = TextColumn("{task.fields[figures]}", markup=False)
+            columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), figures)
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(show_control_characters(self._name), total=self._total, figures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, number: int, loss: float, tokens: int) -> None:
+        """One training step is done: its number, its loss, and how many tokens it has read."""
+        self._tokens += tokens
+        rate = self._tokens / max(1e-9, time.monotonic() - self._started)
+        self.advance(number, f"loss {loss:.4f}  {rate:,.0f} tokens/s")
+
+    def advance(self, done: int, figures: str = "") -> None:
+        """`done` of the things are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, figures=figures)
+            return
+        now = time.monotonic()
+        if now - self._shown >= LINE_SECONDS or done == self._total:
+            self._shown = now
+            left = (now - self._started) / max(1, done - self._before) * (self._total - done)
+            print_status(f"{self._name} {done}/{self._total}  {figures}  {left:.0f} s left")

@@ -1,0 +1,307 @@
+"""Files of rows: json, jsonl, csv, tsv and parquet, read as (id, row) pairs or the reason why a row cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.data.bounded import MARK, Quotes, array_items, bounded_lines, too_long
+from lotune.data.tables import HeaderRule, Records, table_rows
+from lotune.errors import DataError
+
+WHOLE_BYTES = 1 << 26
+"""Bytes of a json file up to which it is read whole to say where its fault is."""
+MAX_NESTING = 250
+"""Objects and arrays within one another that a row may have: about what orjson writes."""
+TOO_DEEP = f"nested deeper than {MAX_NESTING} levels"
+_LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
+_Found = Iterator[tuple[str, dict[str, Any] | str]]
+"""Pairs of a row's id and the row, or the reason why it cannot be read."""
+
+
+def read_json_document(path: Path) -> Any:
+    """The one value that a json file holds, of any layout (SQuAD's, for one).
+
+    Raises: DataError where the file is missing, empty, not UTF-8 (with line and byte offset) or not JSON (with line and
+    column).
+    """
+    check_file(path)
+    try:
+        content = path.read_bytes().removeprefix(MARK)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        return _parse_json(content)
+    except _NotJsonError as error:
+        line, reason = error.args
+        raise DataError(f"{path}:{line}", reason, "JSON in UTF-8") from None
+
+
+def begins_with_object(path: Path) -> bool:
+    """Return whether the first thing in a json file is an object; nothing else of it is read."""
+    with path.open("rb") as file:
+        return file.read(1 << 12).removeprefix(MARK).lstrip().startswith(b"{")
+
+
+class _NotJsonError(Exception):
+    """Arguments: line (from 1) and reason."""
+
+
+def check_name(path: Path) -> None:
+    """Return if the name of a file is UTF-8, as ids of rows and the files of a run need it. Raises: DataError."""
+    if not is_text(str(path)):
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(f"'{shown}'", "its name is not UTF-8", "UTF-8", "rename it")
+
+
+def check_file(path: Path) -> None:
+    """Raises: DataError where there is no file with something in it, its name is not UTF-8, or it is UTF-16."""
+    check_name(path)
+    try:
+        if path.is_dir():
+            raise DataError(str(path), "is a folder", "a file", "name a file of rows in it")
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise DataError(
+            str(path), "there is no such file", remedy="check the path; it counts from where you are"
+        ) from None
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}") from None
+    if not start.removeprefix(MARK):
+        raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
+
+
+def _read_jsonl(path: Path, headed: HeaderRule, most: int) -> _Found:
+    for number, offset, line, size in bounded_lines(path, most):
+        if size > most:
+            yield f"{path.name}:{number}", too_long(most)
+        if not line.strip():
+            continue
+        try:
+            yield f"{path.name}:{number}", _as_row(_parse_json(line, offset))
+        except _NotJsonError as error:
+            yield f"{path.name}:{number}", error.args[1]
+
+
+def _read_json(path: Path, headed: HeaderRule, most: int) -> _Found:
+    count = 0
+    try:
+        for item in array_items(path, most=most):
+            yield f"{path.name}[{count}]", too_long(most) if item is None else _as_row(_parse_json(item.encode()))
+            count += 1
+        return
+    except (_NotJsonError, ValueError, RecursionError) as error:
+        if path.stat().st_size > WHOLE_BYTES:
+            found = TOO_DEEP if isinstance(error, RecursionError) else f"not JSON: {error.args[-1]}"
+            where, remedy = f"{path.name}[{count}]", "save it as jsonl, and the fault is named with its line"
+            raise DataError(where, found, "an array of objects, in UTF-8", remedy) from None
+        value = read_json_document(path)  # says where the fault is
+    if not isinstance(value, list):
+        squad = isinstance(value, dict) and isinstance(value.get("data"), list)
+        remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
+        raise DataError(str(path), f"holds {_json_type(value)}", "an array of objects", remedy)
+    for index, item in enumerate(value[count:], start=count):  # nested deeper than items are found one by one
+        row = _as_row(item)
+        yield f"{path.name}[{index}]", too_long(most) if len(_text_of(row)) > most else row
+
+
+def _read_tsv(path: Path, headed: HeaderRule, most: int) -> _Found:
+    def records() -> Records:
+        for number, offset, line, size in bounded_lines(path, most):
+            text = _decoded(line, offset)
+            if size > most:
+                yield number, too_long(most)
+            elif isinstance(text, _NotJsonError):
+                yield number, text.args[1]
+            elif text:
+                yield number, text.split("\t")
+
+    return table_rows(path, records(), headed)
+
+
+def _read_txt(path: Path, headed: HeaderRule, most: int) -> _Found:
+    """A text file with tabs is tsv. Raises: DataError for another one."""
+    if not any("\t" in line.decode(errors="replace") for _, _, line, _ in islice(bounded_lines(path, most), 10)):
+        found, remedy = (
+            "is a text without tabs",
+            "rename it after its format, or learn it as an article (pretrain.corpus)",
+        )
+        raise DataError(str(path), found, "a table with tabs between its cells", remedy)
+    return _read_tsv(path, headed, most)
+
+
+def _read_csv(path: Path, headed: HeaderRule, most: int) -> _Found:
+    def records() -> Records:
+        lines = _CsvLines(path, most)
+        reader = csv.reader(lines, strict=True)
+        while True:
+            number = reader.line_num + 1
+            lines.begin()
+            record: list[str] | str
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                record = f"not csv: {error}"
+            if lines.fault or record:
+                yield number, lines.fault or record
+
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        yield from table_rows(path, records(), headed)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_parquet(path: Path, headed: HeaderRule, most: int) -> _Found:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        remedy = "pip install pyarrow, or convert the file to jsonl"
+        raise DataError(str(path), "parquet cannot be read here", "the package pyarrow", remedy) from None
+    try:
+        batches = parquet.ParquetFile(path).iter_batches()
+        rows = (row for batch in batches for row in _bounded_rows(batch, most))
+        yield from ((f"{path.name}[{i}]", row) for i, row in enumerate(rows))
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"is not parquet: {truncate_text(str(error))}") from None
+
+
+def _bounded_rows(batch: Any, most: int) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch of pyarrow, of which one that may be too long is weighed alone."""
+    if batch.nbytes <= most:
+        yield from batch.to_pylist()
+    elif len(batch) > 1:
+        half = len(batch) // 2
+        yield from _bounded_rows(batch.slice(0, half), most)
+        yield from _bounded_rows(batch.slice(half), most)
+    else:  # columns that share a dictionary weigh more than the row does
+        yield from (row if len(_text_of(row)) <= most else too_long(most) for row in batch.to_pylist())
+
+
+READERS: dict[str, Callable[[Path, HeaderRule, int], _Found]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".txt": _read_txt,
+    ".parquet": _read_parquet,
+}
+
+
+class _CsvLines:
+    """Lines for csv.reader with a plain line end (a quoted cell may hold one); `fault` is that of the record."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._lines, self._most = bounded_lines(path, most, lambda piece: self._quotes.read(piece)), most
+        self.begin()
+
+    def begin(self) -> None:
+        """A new record begins."""
+        self._size, self._count, self.fault = 0, 0, ""
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        self._quotes = Quotes(within=self._count > 0)
+        _, offset, line, size = next(self._lines)
+        self._size += size
+        self._count += 1
+        if self._size > self._most:
+            self.fault = too_long(self._most) + (": perhaps a quote is never closed" if self._count > 1 else "")
+            self._quotes.read(line)
+            return self._quotes.shortest() + "\n"
+        text = _decoded(line, offset)
+        if isinstance(text, _NotJsonError):
+            self.fault = self.fault or text.args[1]
+            return "\n"
+        return text + "\n"
+
+
+def _decoded(line: bytes, offset: int) -> str | _NotJsonError:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        start = offset + error.start
+        return _NotJsonError(
+            1 + line[: error.start].count(b"\n"), f"byte {start} (0x{line[error.start]:02x}) is not UTF-8"
+        )
+
+
+def _parse_json(content: bytes, offset: int = 0) -> Any:
+    """The value of JSON bytes that begin at a byte offset of their file. Raises: _NotJsonError."""
+    try:
+        value = orjson.loads(content)
+        return json.loads(content) if _LONG_INTEGER.search(content) else value
+    except orjson.JSONDecodeError as error:
+        text = _decoded(content, offset)
+        if isinstance(text, _NotJsonError):
+            raise text from None
+        reason = f"not JSON at column {error.colno}: {error.msg.partition(': line')[0]}"
+        raise _NotJsonError(error.lineno, reason) from None
+    except ValueError as error:
+        raise _NotJsonError(1, f"not JSON: {error}") from None
+    except RecursionError:
+        raise _NotJsonError(1, TOO_DEEP) from None
+
+
+def _text_of(value: Any) -> bytes:
+    """A value as JSON again."""
+    try:
+        return orjson.dumps(value, default=str)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(value, default=str).encode()
+
+
+def _as_row(value: Any) -> dict[str, Any] | str:
+    if not isinstance(value, dict):
+        return f"{_json_type(value)}, not an object"
+    return TOO_DEEP if _is_too_deep(value) else value
+
+
+def _is_too_deep(row: dict[str, Any]) -> bool:
+    level: list[Any] = [row]
+    for _ in range(MAX_NESTING):
+        held = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in held for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def is_text(text: str) -> bool:
+    r"""Whether a text can be written as UTF-8; bytes that were none come from outside as lone surrogates.
+
+    >>> is_text("naïve 算"), is_text("\udcff")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def truncate_text(text: str, most: int = 120) -> str:
+    """A text on one line of `most` characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,92 @@
+"""Room on the disk: asked for before long work begins, and named where it runs out all the same."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lotune.errors import LotuneError, RunError
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DISK_FULL_MESSAGES = re.compile(
+    r"No space left|File too large|quota exceeded|os error (28|27|122)\b|\d+ requested and \d+ written"
+    r"|PytorchStreamWriter failed writing"
+)
+"""How safetensors, NumPy and PyTorch say so: their errors carry no number."""
+
+
+def require_free_space(folder: Path, needed: int, purpose: str, replaced: Iterable[Path] = ()) -> None:
+    """Nothing, where a folder's disk has `needed` bytes for a purpose, counting what `replaced` folders hold.
+
+    Raises: RunError with the bytes needed and free.
+    """
+    free = free_disk_bytes(folder) + sum(
+        file.stat().st_size for old in replaced for file in old.rglob("*") if file.is_file()
+    )
+    if free < needed:
+        raise RunError(
+            str(folder), f"{purpose} needs {format_bytes(needed)} on this disk, {format_bytes(free)} are free",
+            remedy="free some space, or put the runs on another disk with runs=FOLDER",
+        )  # fmt: skip
+
+
+@contextmanager
+def disk_full_as_run_error(path: Path, needed: int = 0) -> Iterator[None]:
+    """A block that writes `path`, of `needed` bytes where that is known.
+
+    Raises: RunError where there is no room, in place of what the library raises.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, LotuneError) or not is_disk_full(error):
+            raise
+        raise disk_full_error(path, error, needed) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that a disk, a quota or the largest allowed file is full.
+
+    >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    >>> is_disk_full(OSError("512 requested and 0 written"))
+    True
+    >>> is_disk_full(OSError(errno.EACCES, "Permission denied")), is_disk_full(ValueError("No, space left out"))
+    (False, False)
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return bool(_DISK_FULL_MESSAGES.search(str(error)))
+
+
+def free_disk_bytes(path: Path) -> int:
+    """The bytes free on the disk of a path, which need not be there yet."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free
+
+
+def format_bytes(size: int) -> str:
+    """A number of bytes for a person.
+
+    >>> format_bytes(900), format_bytes(3 * 2**19), format_bytes(5 * 2**30)
+    ('900 B', '1.5 MiB', '5.0 GiB')
+    """
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 2**power:
+            return f"{size / 2**power:.1f} {unit}"
+    return f"{size} B"
+
+
+def disk_full_error(path: Path, error: BaseException, needed: int) -> RunError:
+    """The error that says that a path cannot be written for want of room, `needed` bytes where that is not 0."""
+    reason = getattr(error, "strerror", None) or "no space left"
+    found = f"cannot be written ({reason}): {format_bytes(free_disk_bytes(path))} are free on its disk"
+    if needed:
+        found += f", it needs {format_bytes(needed)}"
+    return RunError(
+        str(path), found, remedy="free some space and give the same command again: what was written before is whole"
+    )

@@ -1,0 +1,48 @@
+"""Answered examples before a question: the k-shot setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lotune.data.examples import Example
+from lotune.data.file_readers import truncate_text
+from lotune.errors import DataError, SettingsError
+from lotune.tasks.task import MultipleChoice, Task, judging_rule
+
+SHOT_SEPARATOR = "\n\n"
+"""What stands between an example and what follows it."""
+
+
+def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Example]) -> list[Example]:
+    """The examples, each after the prompts of `shots` with answers as the task wants them, the same for all.
+
+    Raises: SettingsError for conversations, which have turns of their own; DataError for a shot without an answer, or
+    whose answer the task itself judges to be wrong.
+    """
+    if any(example.earlier_turns for example in (*examples, *shots)):
+        raise SettingsError("--shots", "the rows are conversations of several turns", remedy="leave --shots out")
+    head = "".join(shot.prompt + _shown(task, shot) + SHOT_SEPARATOR for shot in shots)
+    return [
+        replace(example, prompt=head + example.prompt, prompt_parts=_after(head, example.prompt_parts))
+        for example in examples
+    ]
+
+
+def _shown(task: Task, shot: Example) -> str:
+    """The answer to an example in the form that is asked for: of answers to choose from, the right one."""
+    if not shot.references:
+        raise DataError(shot.id, "has no answer to show", "rows with their keys", "name others with --shots-data")
+    if isinstance(task, MultipleChoice) and task.by_likelihood:
+        options = enumerate(task.continuations(shot))
+        return next(text for place, text in options if task.judge(shot, task.answer_text(shot, place)).correct)
+    if not task.score_name_by_metric and task.judge(shot, shot.target).correct is False:
+        found = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
+        raise DataError(
+            shot.id, found, f"an answer that {judging_rule(task)} finds right", "change task.judge, or the answers"
+        )
+    return shot.target
+
+
+def _after(head: str, parts: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
+    return None if parts is None else (head + parts[0], parts[1], parts[2])

@@ -1,0 +1,105 @@
+"""Files that a crash leaves whole: written atomically, JSON, and lines that are appended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.disk_space import disk_full_as_run_error
+from lotune.errors import RunError
+from lotune.settings import Settings
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that its name never stands on half a file; folders are made on the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = content.encode() if isinstance(content, str) else content
+    try:
+        with disk_full_as_run_error(path, len(content)), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomically(path, to_json(value, orjson.OPT_INDENT_2) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises: RunError where the file is missing or damaged.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise RunError(str(path), f"cannot be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise RunError(str(path), f"is damaged: {error}", "JSON", "delete it and run the same command again") from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def append_jsonl(path: Path, record: Any) -> None:
+    """Append one record as one line; a last line that a crash left unfinished is taken away first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = to_json(record) + b"\n"
+    with disk_full_as_run_error(path, len(line)), path.open("a+b") as file:
+        _drop_unfinished_line(file)
+        file.write(line)
+
+
+def filter_jsonl(path: Path, wanted: Callable[[Any], bool]) -> None:
+    """Rewrite a jsonl file with the wanted records only; what is no JSON, such as a last half line, goes too."""
+    kept = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(orjson.JSONDecodeError):
+            if wanted(orjson.loads(line)):
+                kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept))
+
+
+_KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+
+def to_json(value: Any, option: int = 0) -> bytes:
+    """Return a value as JSON; keys that are no text, NumPy's arrays, paths and settings are allowed in it."""
+    return orjson.dumps(value, default=_json_default, option=option | _KEYS)
+
+
+def _json_default(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _drop_unfinished_line(file: Any) -> None:
+    end = file.seek(0, os.SEEK_END)
+    kept = end
+    while kept:
+        start = max(0, kept - 65_536)
+        file.seek(start)
+        newline = file.read(kept - start).rfind(b"\n")
+        if newline >= 0:
+            kept = start + newline + 1
+            break
+        kept = start
+    if kept != end:
+        file.truncate(kept)

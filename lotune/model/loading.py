@@ -1,0 +1,387 @@
+"""A base model, ready to be tuned or asked: from safetensors only, no foreign code is run and no pickle opened."""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lotune.data.tokenizer_training import check_tokenizer
+from lotune.errors import ModelError, SettingsError
+from lotune.model.probed import let_in
+from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
+from lotune.model.token_ids import check_token_ids
+from lotune.model.weight_files import weight_files, weight_files_of_hub
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+NANO = "nano"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DEFAULT_ATTENTION = {"attn_implementation": None}
+"""transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
+CONTEXT_LENGTH_FIELDS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_target_positions")
+"""Names of the context's length in config.json; the later ones are BLOOM's, MPT's and Whisper's."""
+DEFAULT_CONTEXT_LENGTH = 8192
+"""Most tokens for prompt and answer of architectures that set no bound (states, ALiBi), so that memory has one."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A loaded model with its tokeniser; `folder` is None for a model of the hub, `dtype` that of the weights."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path | None
+    dtype: torch.dtype
+    weights: tuple[Path, ...] = ()
+    """The files that the weights were read from, where they were read from any."""
+
+
+def load_model(settings: BaseSettings, device: str, quantization: Any = None) -> LoadedModel:
+    """The base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
+
+    `quantization` is a configuration of transformers for how linear weights are held.
+
+    Raises: ModelError where there are no safetensors weights, a file names others, weights are missing or of another
+    shape, the tokeniser has more tokens than the model, a special token is none of the vocabulary, or the model would
+    need code of its own.
+    """
+    import torch
+    from torch import nn
+
+    device = resolve_device(device)
+    folder = _folder(settings.model)
+    if folder is not None:
+        _check_folder(folder, settings.model)
+    if folder is None or b'"quantization_config"' in (folder / "config.json").read_bytes():
+        let_in()
+    dtype = resolve_dtype(settings.dtype, device)
+    source = str(folder) if folder is not None else settings.model
+    with silence_transformers(), _as_model_error(settings.model, folder is None):
+        weights = weight_files_of_hub(settings.model) if folder is None else weight_files(folder, settings.model)
+        model = _load_model(source, settings.model, dtype, quantization, device)
+        if folder is None:
+            check_token_ids(weights[0].parent, settings.model)
+        tokenizer = _load_tokenizer(source, settings.model)
+    embedding: Any = model.get_input_embeddings()
+    special = model.config.get_text_config().to_dict()
+    check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model, special)
+    model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
+    tokenizer.name_or_path = settings.model
+    _fuse_activations(model)
+    nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
+    return LoadedModel(settings.model, model, tokenizer, folder, dtype, weights)
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for: cuda, else mps, else cpu; another name is checked and given back.
+
+    Raises: SettingsError where the device is unknown or not there.
+
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    kind = device.partition(":")[0]
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in there.items() if available)
+    if kind not in there:
+        raise SettingsError("device", f"{device!r} is unknown", "auto, cpu, cuda or mps")
+    if not there[kind]:
+        raise SettingsError("device", f"{device} is not available here", remedy="device=auto, or install its PyTorch")
+    return device
+
+
+def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
+    """The number format of the weights: "auto" takes bfloat16 where a GPU is faster in it, else float32.
+
+    >>> resolve_dtype("bfloat16", "cpu")
+    torch.bfloat16
+    """
+    import torch
+
+    if dtype == "auto":
+        from lotune.model.dtype_benchmark import bfloat16_is_faster
+
+        return torch.bfloat16 if bfloat16_is_faster(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a number format as settings and files have it.
+
+    >>> import torch
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters, tied ones once, adapters included where there are any; two in a byte count as two.
+
+    >>> from torch import nn
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(_elements(parameter) for parameter in model.parameters())
+
+
+def _elements(parameter: Any) -> int:
+    """Numbers that a parameter stands for: those in 4 bit (bitsandbytes) are packed."""
+    packed = getattr(parameter, "quant_state", None)
+    return int(parameter.numel()) if packed is None else prod(packed.shape)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The number of tokens that prompt and answer may have together; UNBOUNDED where the architecture sets no bound."""
+    return _context_of(model.config)
+
+
+def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokeniser of a base model and its context in tokens; no weights are read.
+
+    Raises: ModelError as `load_model` does.
+    """
+    from transformers import AutoConfig
+
+    folder = _folder(settings.model)
+    if folder is not None:
+        _check_folder(folder, settings.model)
+    source = str(folder) if folder is not None else settings.model
+    with silence_transformers(), _as_model_error(settings.model, folder is None):
+        tokenizer = _load_tokenizer(source, settings.model)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
+    return tokenizer, _context_of(config)
+
+
+def meta_model(settings: BaseSettings) -> PreTrainedModel:
+    """A base model without its weights, on the meta device: enough to name and count its parts.
+
+    Raises: ModelError as `load_model` does.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = _folder(settings.model)
+    source = str(folder) if folder is not None else settings.model
+    with silence_transformers(), _as_model_error(settings.model, folder is None), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model
+
+
+def base_folder(settings: BaseSettings) -> Path | None:
+    """The folder of a base model's files, None for one of the hub. Raises: ModelError where it is missing."""
+    return _folder(settings.model)
+
+
+def declared_context_length(config: Any) -> int | None:
+    """The number of tokens that a configuration of transformers lets a model read; None where it does not say."""
+    text = config.get_text_config(decoder=True)
+    lengths = (getattr(text, name, None) for name in CONTEXT_LENGTH_FIELDS)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
+def _context_of(config: Any) -> int:
+    length = declared_context_length(config)
+    return length if length is not None and length > 0 else DEFAULT_CONTEXT_LENGTH
+
+
+def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
+    """A Llama model with fresh float32 weights, drawn from torch's current random state; its parameters are trainable.
+
+    `shape` holds LlamaConfig's names (vocab_size, hidden_size, num_hidden_layers, ...), `rope_theta` too.
+    Under `torch.device("meta")` no memory is taken, which is enough to count.
+    Raises: ModelError for a name that LlamaConfig does not have, or sizes that do not fit together.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    known = set(LlamaConfig().to_dict()) | {"rope_theta"}
+    unknown = sorted(set(shape) - known)
+    if unknown:
+        raise ModelError("model shape", f"unknown names: {', '.join(unknown)}", "names of LlamaConfig")
+    values = dict(shape)
+    if "rope_theta" in values:
+        values["rope_parameters"] = {"rope_type": "default", "rope_theta": float(values.pop("rope_theta"))}
+    try:
+        config = LlamaConfig(**values)
+    except Exception as error:  # the configuration's own validation has several kinds
+        raise ModelError("model shape", _one_line(error)) from None
+    config._attn_implementation = "sdpa"
+    return LlamaForCausalLM(config)
+
+
+def new_from_config_json(path: Path, changes: Mapping[str, Any]) -> PreTrainedModel:
+    """A model of the configuration in a config.json, or in the folder of one, with fresh, trainable float32 weights.
+
+    The weights are drawn from torch's current random state; `changes` are laid over the configuration.
+    Raises: ModelError where it is none of an architecture that transformers knows.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with silence_transformers(), _as_model_error(str(path), False):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=torch.float32, **DEFAULT_ATTENTION
+        )
+    _fuse_activations(model)
+    return model
+
+
+def float32_copy(base: LoadedModel) -> LoadedModel:
+    """A copy of the base whose weights are float32 (exact, as bfloat16 is a part of it)."""
+    import torch
+
+    return replace(base, model=cast_parameters(base.model, torch.float32), dtype=torch.float32)
+
+
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of the model with its parameters in `dtype`, as reading it from a file of that dtype gives.
+
+    Buffers stay: `model.to(dtype)` would round the frequencies of the position encoding, too, which no file holds.
+    """
+    rounded = copy.deepcopy(model)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return rounded
+
+
+@contextmanager
+def silence_transformers() -> Iterator[None]:
+    """Keep transformers' loading report and progress bar off the terminal; what matters in it is raised instead."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _folder(name: str) -> Path | None:
+    """The folder a base model's name stands for; None for a name on the hub.
+
+    Raises: ModelError where the name looks like a path and nothing is there.
+    """
+    if name == NANO:
+        folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
+        if not folder.is_dir():
+            raise ModelError(
+                NANO, "the embedded model's weights are missing", remedy="install lotune again, or see the model's card"
+            )
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
+        raise ModelError(name, "is no folder", "a folder in Hugging Face's layout", "check the path")
+    return None
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuse, with the reason, a folder that holds no complete model in safetensors."""
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(
+            name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.init_from"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(name, "has no config.json", "a folder in Hugging Face's layout")
+    if any(folder.glob("*.safetensors*")):
+        weight_files(folder, name)
+        check_token_ids(folder, name)
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        found = f"holds weights only as pickle ({', '.join(pickles[:2])}), which can run code when opened"
+        raise ModelError(name, found, "*.safetensors", "convert them with their author's tool, or take another copy")
+    raise ModelError(name, "holds no weights", "model.safetensors, or its parts with their index")
+
+
+def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, device: str) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    held = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **DEFAULT_ATTENTION,
+        **held,
+    )
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(name, f"{len(missing)} weights are missing, such as {missing[0]}", "a complete model")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _fuse_activations(model: nn.Module) -> None:
+    """Put torch's one kernel in the place of the GELU that transformers computes in eight passes (GPT-2's)."""
+    from torch import nn
+    from transformers.activations import FastGELUActivation, NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(name, "has no tokeniser", "tokenizer.json beside the weights")
+    return tokenizer
+
+
+@contextmanager
+def _as_model_error(name: str, hub: bool) -> Iterator[None]:
+    """Turn what the libraries raise for a model that cannot be loaded into a ModelError."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
+        *(SafetensorError, StrictDataclassError),
+    ) as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            found, remedy = "it runs code of its own, which lotune never does", "take a model that transformers knows"
+        elif hub:
+            found = f"is no folder here, and the hub did not give it: {_one_line(error)}"
+            remedy = "check the name and the connection, or give the folder of a downloaded model"
+        else:
+            found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
+        raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,198 @@
+"""One model tested on the rows of one task (`evaluate --model`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.examples import Example
+from lotune.distributed import ProcessGroup, init_process_group, raise_on_lost_process
+from lotune.errors import DataError, SettingsError
+from lotune.evaluate.alone import compare_alone, rows_alone, wider, wider_target
+from lotune.evaluate.facts import facts_of
+from lotune.evaluate.few_shot import SHOT_SEPARATOR, add_few_shot
+from lotune.evaluate.predict import Prediction
+from lotune.evaluate.scorecard import Alone, AskedRows, asked_notes
+from lotune.evaluate.statistics import Interval
+from lotune.model.loading import resolve_device
+from lotune.recipe import Recipe, RunOptions
+from lotune.report.terminal import limits_text
+from lotune.stages.model_loading import check_engine, device_and_dtype, folders_of, load_for_generation, settled
+from lotune.stages.output_files import check_fingerprints, refuse_overwriting_inputs
+from lotune.stages.predictions import (
+    PredictionJob,
+    answers_fingerprint,
+    ask_alone,
+    measured_rows,
+    run_predictions_distributed,
+)
+from lotune.stages.prompt_template import with_stored_template
+from lotune.tasks.build_datasets import EvaluationSet, evaluation_rows, evaluation_set
+from lotune.tasks.checks import require_references
+from lotune.tasks.metrics import rouge_l
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task, judging_rule
+from lotune.tasks.user_rows import blame_setting
+from lotune.text_display import print_visible
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Rows to test a model on: of a file or generated, `limit` at most, each after `shots` answered examples.
+
+    The examples are rows of `shots_data`, drawn by seed; without it they are generated.
+    """
+
+    data: Path | None = None
+    limit: int | None = None
+    shots: int = 0
+    shots_data: Path | None = None
+
+    def marks(self, seed: int) -> dict[str, Any]:
+        """What an answer depends on by the examples that are shown."""
+        shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
+        return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
+
+    def read(self, task: Task, seed: int, max_row_bytes: int = MAX_ROW_BYTES) -> EvaluationSet:
+        """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
+        with blame_setting("--data"):
+            found = evaluation_set(task, self.data, self.limit, seed, max_row_bytes)
+        if not self.shots:
+            return found
+        return replace(found, examples=self._after_shots(task, seed, found.examples, max_row_bytes))
+
+    def _after_shots(self, task: Task, seed: int, examples: Sequence[Example], max_row_bytes: int) -> list[Example]:
+        if self.data is not None and self.shots_data is None:
+            raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
+        asked = {example.prompt for example in examples}
+        drawn = None if self.shots_data else 4 * self.shots
+        found = evaluation_rows(task, self.shots_data, drawn, seed + SHOTS_SEED, max_row_bytes)
+        others = [example for example in found if example.prompt not in asked]
+        if len(others) < self.shots:
+            where = str(self.shots_data or "--shots")
+            raise DataError(where, f"has {len(others)} rows that are not tested", f"{self.shots} of them")
+        return add_few_shot(task, examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
+
+
+SHOTS_SEED = 9_000
+"""Added to the seed for the rows that are shown as examples."""
+
+
+def evaluate_model(
+    recipe: Recipe, model: str, test: EvaluationData, out: Path | None, force: bool, options: RunOptions
+) -> dict[str, Any] | None:
+    """Figures of one model on one task: the metrics, each with its interval, and those of each kind.
+
+    Of several processes under torchrun each asks its part, and the first has the figures; the others have None.
+    Raises: SettingsError where `out` is read, too; DataError where no row has a key.
+    """
+    settings = with_stored_template(recipe.task, model, force)
+    task = build_task(settings)
+    check_engine(recipe, task)
+    refuse_overwriting_inputs(out, test.data, test.shots_data, *folders_of(recipe, model))
+    tested = test.read(task, recipe.seed, recipe.data.max_row_bytes)
+    examples = tested.examples
+    require_references(task, settings, examples, test.data)
+    if options.dry_run:
+        return {"model": model, "task": task.name, "rows": len(examples)}
+    recipe = settled(recipe, model)
+    title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens, ""
+    if out is not None:
+        mark = answers_fingerprint(recipe, model, settings, **test.marks(recipe.seed))
+        check_fingerprints(out, mark)
+    with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
+        answering, tokenizer = load_for_generation(recipe, model)
+        on_too_long = recipe.evaluate.on_too_long
+        stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
+        asking = PredictionJob(
+            title, answering, tokenizer, batch_tokens, stop, mark, facts=facts, on_too_long=on_too_long
+        )
+        found = run_predictions_distributed(asking, task, examples, out, world)
+        alone = _ask_again(recipe, asking, task, examples, found, world)
+    if not world.is_main_process:
+        return None
+    file = test.data.name if test.data else ""
+    rows = AskedRows(name="test", rows=len(found), file=file, file_rows=tested.file_rows)
+    asked = {"asked": measured_rows(rows, found)}
+    figures = {"model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, found, alone), **asked}
+    if not options.json:
+        _show(figures)
+    return figures
+
+
+def _ask_again(
+    recipe: Recipe,
+    asking: PredictionJob,
+    task: Task,
+    examples: Sequence[Example],
+    found: Sequence[Prediction],
+    world: ProcessGroup,
+) -> Alone | None:
+    """What asking some rows again alone finds, in every process; None where the model answers in float32."""
+    dtype = recipe.evaluate.dtype
+    if dtype == "float32":
+        return None
+    again, rows = replace(asking, title=f"{asking.title}, alone"), rows_alone(examples, recipe.seed)
+    return compare_alone(found, run_predictions_distributed(again, task, rows, None, world, ask_alone), dtype)
+
+
+def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
+    from lotune.evaluate.metric_intervals import metric_intervals
+    from lotune.evaluate.scorecard import ScoredExample, measure_target
+
+    seen = [ScoredExample(one.example_id, one.category, one.score) for one in found]
+    target = measure_target(
+        task.name, task.metric, seen, seen, judge=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+    )
+    judged, share = [one.score for one in found], alone.share if alone else 0.0
+    target = wider_target(target, share, share)
+    intervals = {
+        name: wider(
+            interval, *(100 * share, 0, 100) if name in task.score_name_by_metric else (share, LEAST.get(name, 0))
+        )
+        for name, interval in metric_intervals(task, judged).items()
+    }
+    by_kind = {
+        name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_category.items()
+    }
+    return {
+        "judge": judging_rule(task), **({"rouge_l": ROUGE_L} if judging_rule(task) == "rouge-l" else {}),
+        "metrics": task.metrics(judged), "intervals": intervals, "interval": target.interval,
+        "n": target.n, "unjudgeable": target.unjudgeable, "by_category": by_kind,
+        **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),
+    }  # fmt: skip
+
+
+LEAST = {"matthews": -1}
+"""The least value of metrics that are not 0 at least."""
+ROUGE_L = {
+    "beta": signature(rouge_l).parameters["beta"].default,
+    "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
+}
+"""How the judge rouge-l weighs recall against precision, and what it compares."""
+
+
+def _show(figures: dict[str, Any]) -> None:
+    judge = f", judged by {figures['judge']}" if figures["judge"] else ""
+    if rouge := figures.get("rouge_l"):
+        judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
+    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
+    for note in asked_notes([figures["asked"]]):
+        print_visible(f"note: {note}")
+    for name, value in figures["metrics"].items():
+        interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
+        print_visible(f"{name}: {value:.4g}{interval}")
+    if "asked_alone" in figures:
+        print_visible(Alone(**figures["asked_alone"]).describe())
+    for kind, found in figures["by_category"].items():
+        shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
+        print_visible(f"  {kind}: {shown}, {found['n']} rows")
+
+
+def _span(interval: Interval | None) -> str:
+    return f" (95 % interval {limits_text(interval, '.4g')})"

@@ -1,0 +1,95 @@
+"""`lotune evaluate --task text`: how well a model foretells articles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.console import Progress
+from lotune.data.corpus import Corpus
+from lotune.data.examples import Example
+from lotune.distributed import init_process_group, raise_on_lost_process
+from lotune.errors import SettingsError
+from lotune.evaluate.perplexity import TextLoss, parse_texts, score_texts, summarise
+from lotune.files import append_jsonl
+from lotune.model.loading import LoadedModel, context_length, resolve_device
+from lotune.recipe import Recipe, RunOptions
+from lotune.report.terminal import limits_text
+from lotune.stages.model_loading import device_and_dtype, folders_of, load_model_or_adapter, settled
+from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, refuse_overwriting_inputs
+from lotune.stages.predictions import answers_fingerprint, naming_the_model
+from lotune.tasks.settings import TaskSettings
+from lotune.text_display import print_visible
+
+
+def evaluate_texts(
+    recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, options: RunOptions
+) -> dict[str, Any] | None:
+    """Perplexity and bits a byte of the articles of a file or folder, cleaned as `pretrain.cleaning` says.
+
+    The figures of each article are written to `out` as they come, and those that stand there are kept. Of several
+    processes under torchrun each reads its part, and the first has the figures; the others have None.
+    Raises: SettingsError without `data`, or where `out` is read; DataError for what is no article.
+    """
+    if data is None:
+        raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
+    refuse_overwriting_inputs(out, data, *folders_of(recipe, model))
+    cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"
+    articles = list(islice(Corpus(data, cleaning, recipe.data.max_row_bytes).articles(), limit and limit + 1))
+    limited = limit is not None and len(articles) > limit
+    articles = articles[:limit]
+    if options.dry_run:
+        return {"model": model, "task": "text", "rows": len(articles)}
+    recipe, mark = settled(recipe, model), ""
+    if out is not None:
+        mark = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
+        check_fingerprints(out, mark)
+    with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
+        base, its = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
+        everyone = merge_rank_outputs(
+            out, world, lambda own: _read(base, its, recipe.evaluate.max_batch_tokens, own, mark)
+        )
+    if not world.is_main_process:
+        return None
+    found = {one.id: one for part in everyone for one in parse_texts(part)}
+    figures = {
+        "model": model, "task": "text", **device_and_dtype(recipe), "perplexity_unit": "per token",
+        **summarise([found[article.id] for article in articles]),
+        **({"limited_to_first": limit} if limited else {}),
+    }  # fmt: skip
+    if not options.json:
+        _show(figures)
+    return figures
+
+
+def _read(base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, mark: str) -> bytes:
+    """The figures of articles as lines; written to `out` as they come, those that stand there are kept."""
+    stored = {one.id: one for one in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
+    found = [stored[article.id] for article in articles if article.id in stored]
+    left = [article for article in articles if article.id not in stored]
+    model: Any = base.model
+    with Progress(f"{base.name}, text", len(articles)) as progress, naming_the_model(base.name):
+        progress.advance(len(found))
+        for text in score_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
+            found.append(text)
+            if out is not None:
+                append_jsonl(out, _record(text, mark))
+            progress.advance(len(found))
+    return b"".join(orjson.dumps(_record(text, mark)) + b"\n" for text in found)
+
+
+def _record(text: TextLoss, mark: str) -> dict[str, Any]:
+    return {**asdict(text), **({"mark": mark} if mark else {})}
+
+
+def _show(figures: dict[str, Any]) -> None:
+    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
+    for name, unit in (("perplexity", "perplexity a token"), ("bits_per_byte", "bits a byte")):
+        print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
+    first = "the first " if "limited_to_first" in figures else ""
+    print_visible(f"{first}{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -1,0 +1,147 @@
+"""A first recipe for a file of rows (`init`)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lotune.console import print_status
+from lotune.data.examples import Example
+from lotune.data.rows import remedy_for, summarise_malformed
+from lotune.data.tokenized import encode_row, render_supervision
+from lotune.data.tokenizer_training import LightTokenizer
+from lotune.errors import DataError
+from lotune.files import write_atomically
+from lotune.model.loading import base_folder
+from lotune.model.settings import BaseSettings
+from lotune.recipe import Recipe, RunOptions
+from lotune.stages.output_files import check_new, refuse_overwriting_inputs
+from lotune.tasks.recognition import settings_of
+from lotune.tasks.registry import build_task
+from lotune.tasks.settings import RowSettings, TaskSettings
+from lotune.tasks.task import Row, Task, judging_rule
+
+MAX_COUNTED_ROWS = 20_000
+"""Rows in which `init` looks for kinds."""
+SMALL_FILE_ROWS = 1_000
+"""Rows up to which `init` counts how many of them differ."""
+
+
+def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict[str, Any]:
+    """Write a first recipe for a file of rows, and show three of them as they would be trained on.
+
+    Raises: DataError where no task reads such rows, SettingsError where the recipe would take the place of the rows, or
+    is there already and `force` is not given.
+    """
+    settings = settings_of(file)
+    target = out or Path(f"{file.resolve().name if file.is_dir() else file.stem}.yaml")
+    refuse_overwriting_inputs(target, file)
+    check_new(target, force)
+    task = build_task(settings)
+    if "judge" in type(settings).model_fields:
+        settings = settings.model_copy(update={"judge": judging_rule(task)})
+    read = task.read(file, on_error="skip")
+    rows, malformed = read.rows, read.malformed
+    if malformed:
+        print_status(f"{len(malformed)} rows cannot be read: {summarise_malformed(malformed)}; {remedy_for(malformed)}")
+    tokenizer = _nano_tokenizer()
+    shown = _usable(task, rows, 3)
+    for example in shown:
+        print_status(f"--- {example.id}\n{render_supervision(tokenizer, encode_row(tokenizer, example))}")
+    write_atomically(target, _recipe_text(settings, file, _num_distinct(task, rows)))
+    kinds = _kinds(task, rows)
+    judge = f"judged by {judging_rule(task)}, " if judging_rule(task) else ""
+    of_kinds = f", of {kinds} kinds" if kinds > 1 else ""
+    print_status(f"{len(rows)} rows of {task.name}{of_kinds}; {judge}measured in {task.metric}")
+    columns = settings.columns if isinstance(settings, RowSettings) else {}
+    if columns:
+        print_status("columns: " + ", ".join(f"{field}: {name!r}" for field, name in columns.items()))
+    print_status(f"of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
+    print_status(
+        "nano only shows how lotune works; for your own data set base.model to a real model, such as Qwen/Qwen2.5-0.5B"
+    )
+    print_status(f"recipe written: lotune run {shlex.quote(str(target))}")
+    counts = {"rows": len(rows), "malformed": len(malformed)}
+    judged = {"judge": judging_rule(task), "metric": task.metric}
+    return {"task": task.name, "columns": columns, **judged, "kinds": kinds, **counts, "recipe": str(target)}
+
+
+def _nano_tokenizer() -> LightTokenizer:
+    folder = base_folder(BaseSettings())
+    assert folder is not None  # nano is part of the package
+    return LightTokenizer(folder)
+
+
+def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Example]:
+    """The first examples that can be trained on.
+
+    Raises: DataError, that of the first row, where there is none; with another use of rows without keys.
+    """
+    found: list[Example] = []
+    faults: list[DataError] = []
+    for row in rows:
+        try:
+            found += task.examples([row], training=True)
+        except DataError as error:
+            faults.append(error)
+        if len(found) >= number:
+            break
+    if not found:
+        fault = faults[0]
+        without_keys = f"`lotune generate --task {task.name}` answers rows without keys"
+        remedies = [fault.remedy, without_keys if "to train on" in fault.found else ""]
+        raise DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
+    return found[:number]
+
+
+def _kinds(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
+    """How many kinds the first rows are of."""
+    found = set()
+    for row in islice(rows, MAX_COUNTED_ROWS):
+        with suppress(DataError):
+            found |= {example.category for example in task.examples([row], training=False)}
+    return len(found - {""})
+
+
+def _num_distinct(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
+    """How many of the rows differ and can be trained on; where there are many, how many there are."""
+    if len(rows) > SMALL_FILE_ROWS:
+        return len(rows)
+    known = set()
+    for row in rows:
+        with suppress(DataError):
+            known |= {example.prompt for example in task.examples([row], training=True)}
+    return min(len(known), len(rows))
+
+
+REAL_MODEL = """\
+# nano only shows how lotune works. For your own data set base.model to a real model: a name on the Hugging Face hub,
+# such as Qwen/Qwen2.5-0.5B, or a local folder.
+"""
+
+
+def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
+    """The recipe; of a small file a tenth validates, a fifth tests, and steps are so small that checkpoints fit."""
+    import yaml
+
+    validation, test = max(1, min(50, rows // 10)), max(1, min(100, rows // 5))
+    recipe: dict[str, Any] = {
+        "base": {"model": "nano"},
+        "task": {"name": settings.name, **settings.model_dump(exclude_defaults=True)},
+        "data": {
+            "train": str(file),
+            "validation_rows": validation,
+            "test_rows": test,
+        },
+    }
+    left, default = max(1, rows - validation - test), Recipe()
+    count = default.checkpoints.count
+    if left < 2 * count * default.tune.micro_batch_rows:
+        batch = max(1, left // (2 * count))
+        recipe |= {"tune": {"micro_batch_rows": batch}, "checkpoints": {"count": min(count, left)}}
+    head = f"# Tune nano on {file.name}. `lotune run --help` lists every setting.\n{REAL_MODEL}"
+    return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

@@ -1,0 +1,157 @@
+"""Loading the model that a verb asks: a complete one, or an adapter with its base, in the number format that suits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lotune.console import print_status
+from lotune.distributed import world_size
+from lotune.errors import ModelError, SettingsError
+from lotune.files import read_json
+from lotune.memory import free_memory_bytes
+from lotune.model.answering import TOO_LARGE, Format, answering_format
+from lotune.model.loading import (
+    LoadedModel,
+    base_folder,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+)
+from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
+from lotune.recipe import Recipe
+from lotune.tasks.task import MultipleChoice, Task
+
+
+def check_engine(recipe: Recipe, task: Task) -> None:
+    """Nothing, where the engine of the settings can ask a task. Raises: SettingsError where vLLM cannot."""
+    if recipe.evaluate.engine == "lotune":
+        return
+    found = "several processes under torchrun" if world_size() > 1 else ""
+    if isinstance(task, MultipleChoice) and task.by_likelihood:
+        found = "choosing by likelihood"
+    if found:
+        raise _not_with_vllm(found)
+
+
+def _not_with_vllm(found: str) -> SettingsError:
+    return SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
+
+
+def answering_with(recipe: Recipe, settings: BaseSettings) -> Format:
+    """Return the number format that a model answers in, by the settings, and what decided it."""
+    wanted = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
+    return answering_format(wanted, settings, resolve_device(recipe.device))
+
+
+def too_large(found: Format) -> bool:
+    """Whether weights that are too large for the free memory decided a format."""
+    return found.why.startswith(TOO_LARGE)
+
+
+def settled(recipe: Recipe, model: str) -> Recipe:
+    """Return the recipe with the number format that `model` answers in as `evaluate.dtype`; say it if memory decides.
+
+    The free memory is looked at once, so that all that is said and done in a command agrees.
+    """
+    found = answering_with(recipe, resolve_weights(recipe, model)[0])
+    if too_large(found):
+        print_status(f"{model} answers in {found.dtype}: {found.why}")
+    return answering_in(recipe, found.dtype)
+
+
+def answering_in(recipe: Recipe, dtype: str) -> Recipe:
+    """Return the recipe with a number format as its `evaluate.dtype`."""
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
+
+
+def asked_settings(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
+    """Return the settings of a model that is loaded to be asked: its weights are in `evaluate.dtype`."""
+    return settings.model_copy(update={"dtype": answering_with(recipe, settings).dtype})
+
+
+def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
+    """The complete model that `model` names, or the base of the adapter that it names and the adapter's folder.
+
+    The base is the one of the settings where they name one (--base), else the one that the adapter was made for.
+    Raises: ModelError for a folder that is missing, or an adapter that names no base; SettingsError for a base beside a
+    complete model.
+    """
+    settings = recipe.base.model_copy(update={"model": model})
+    folder, named = base_folder(settings), "model" in recipe.base.model_fields_set
+    if folder is None or not (folder / ADAPTER_CONFIG).is_file():
+        if named:
+            raise SettingsError("--base", f"{model} is a complete model, and no adapter", remedy="leave it out")
+        return settings, None
+    config = read_json(folder / ADAPTER_CONFIG)
+    its = recipe.base.model if named else config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(its, str) or not its:
+        raise ModelError(model, "is an adapter that names no base", remedy="name it with --base")
+    return settings.model_copy(update={"model": its}), folder
+
+
+def folders_of(recipe: Recipe, model: str) -> tuple[Path | None, ...]:
+    """The folders that a model is read from."""
+    settings, adapter = resolve_weights(recipe, model)
+    return base_folder(settings) if adapter is None else None, adapter
+
+
+def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
+    """The model that `model` names; an adapter stands beside the weights of its base.
+
+    Raises: ModelError as `resolve_weights`, `load_model` and `load_adapter`.
+    """
+    from lotune.model.checkpoints import base_digest, load_adapter
+
+    settings, adapter = resolve_weights(recipe, model)
+    try:
+        base = load_model(asked_settings(recipe, settings), recipe.device)
+    except ModelError as error:
+        if adapter is None or "model" in recipe.base.model_fields_set:
+            raise
+        found = f"its base cannot be loaded: {error.where}: {error.found}"
+        raise ModelError(model, found, "the model that it was made for", "name it with --base") from error
+    if adapter is None:
+        return base
+    if base_digest(adapter) is None:
+        print_status(f"{model} does not say for which weights it was made: those of {base.name} may be others")
+    adapted: Any = load_adapter(base, adapter, force_base=recipe.adapter.force_base)
+    adapted.name_or_path = model
+    return replace(base, name=model, model=adapted)
+
+
+def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractContextManager[None]:
+    """Return a block in which a model answers in float32, if the evaluation does and its whole weights have room."""
+    from lotune.model.eval_mode import REDUCED_DTYPES, in_float32_for_now
+
+    weights = [weight for weight in model.parameters() if weight.dtype in REDUCED_DTYPES]
+    free, needed = (
+        free_memory_bytes(weights[0].device) if weights else None,
+        sum(4 * weight.numel() for weight in weights),
+    )
+    wanted = answering_with(recipe, recipe.base).dtype == "float32"
+    return in_float32_for_now(model) if wanted and not in_shards and needed < (free or 0) else nullcontext()
+
+
+def load_for_generation(recipe: Recipe, model: str) -> tuple[Any, Any]:
+    """What `model` names, held by the engine of the settings (a model of transformers, or Vllm); its tokeniser.
+
+    Raises: ModelError as `load_model_or_adapter` and Vllm do; SettingsError where vLLM cannot hold it.
+    """
+    if recipe.evaluate.engine == "vllm":
+        settings, adapter = resolve_weights(recipe, model)
+        if adapter is not None:
+            raise _not_with_vllm("an adapter beside its base")
+        from lotune.generate.vllm import VllmEngine
+
+        tokenizer, _ = load_tokenizer(settings)
+        return VllmEngine(asked_settings(recipe, settings), tokenizer), tokenizer
+    base = load_model_or_adapter(recipe, model)
+    return base.model, base.tokenizer
+
+
+def device_and_dtype(recipe: Recipe) -> dict[str, str]:
+    """The device and the number format that a model answers in, by the settings."""
+    return {"device": resolve_device(recipe.device), "dtype": answering_with(recipe, recipe.base).dtype}

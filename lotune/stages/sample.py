@@ -1,0 +1,44 @@
+"""Rows of a task's own generator, written to a file (`sample`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lotune.console import print_status
+from lotune.data.rows import to_conversation, write_jsonl
+from lotune.errors import SettingsError
+from lotune.recipe import RunOptions
+from lotune.stages.output_files import check_new
+from lotune.tasks.registry import TASKS, build_task, task_settings
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Generating, Row, Task
+
+
+def sample(
+    settings: TaskSettings, rows: int, seed: int, out: Path, form: str, force: bool, options: RunOptions
+) -> dict[str, Any]:
+    """Write rows of a task's own generator, in the task's layout or as conversations of prompt and solution.
+
+    Raises: SettingsError for another form, and for a file that is there already unless `force` is given.
+    """
+    task = build_task(settings)
+    if form not in ("rows", "conversation"):
+        raise SettingsError("--form", f"{form!r} is not known", "rows or conversation")
+    check_new(out, force)
+    if not isinstance(task, Generating):
+        able = [name for name in TASKS if isinstance(build_task(task_settings(name)), Generating)]
+        raise SettingsError("--task", f"the task {task.name} has no generator", " or ".join(able))
+    _write_sample(task, task.generate_rows(rows, seed), out, form)
+    print_status(f"{rows} rows of {task.name} in {out}")
+    return {"task": task.name, "rows": rows, "seed": seed, "form": form, "out": str(out)}
+
+
+def _write_sample(task: Task, rows: Iterable[Row], out: Path, form: str) -> None:
+    if form == "rows":
+        task.write(out, rows)
+        return
+    pairs = ((str(number), row) for number, row in enumerate(rows, start=1))
+    examples = task.examples(pairs, training=False)
+    write_jsonl(out, (to_conversation(one.id, one.prompt, one.target) for one in examples))

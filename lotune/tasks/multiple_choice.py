@@ -1,0 +1,333 @@
+"""Single choice: a question with lettered options, answered by a letter.
+
+Rows are the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question, four options, and the
+letter where there are keys), CMMLU's (a header with Question, A to D, Answer), or one's own: `question`, `options` as a
+list or one column a letter, and `answer` as a letter, as the option's text or as its number from 0. All are asked in
+the contest's words.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.rows import OnError, RowFile, read_rows, rows_on_disk
+from lotune.data.tables import looks_like_header
+from lotune.data.templates import Template
+from lotune.errors import DataError
+from lotune.tasks.metrics import accuracy, num_without_reference
+from lotune.tasks.settings import LIKELIHOOD_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.user_rows import named_columns, text_or_empty, write_rows
+
+LETTERS = "ABCDEFGHIJ"
+INSTRUCTION = (
+    "Here is a question{about}, the correct answer is one of the options {letters}. Please select the correct option "
+    "and answer the question with 'The right option is'."
+)
+"""The contest's words; its own rows have "A/B/C/D" and a domain."""
+PLAIN_INSTRUCTION = "Choose the right option of this question{about}: {letters}."
+"""Another wording of it."""
+REASONING = "Let's think step by step. "
+CHOICE_FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "output", *LETTERS)
+_CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
+_DOMAIN = re.compile(r"about (.+?), the correct answer is")
+_KEY = re.compile(r"\s*[A-D]?\s*")
+_ANNOUNCED = re.compile(r"option is|answer is|答案(?:是|为|：)", re.IGNORECASE)
+_WORD = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]|I(?:'| (?!(?:is|was|or|and)\b)[a-z])")
+"""The article "A" and the pronoun "I", which are no letters of options."""
+
+
+@dataclass(frozen=True)
+class MultipleChoiceQuestion:
+    """A question with its options; `letter` of the right one, empty where the row has no key."""
+
+    text: str
+    options: tuple[str, ...]
+    letter: str
+    domain: str
+
+    def shuffled(self, draw: random.Random) -> MultipleChoiceQuestion:
+        """The same question with its options in another order."""
+        places = list(range(len(self.options)))
+        draw.shuffle(places)
+        letter = LETTERS[places.index(LETTERS.index(self.letter))] if self.letter else ""
+        return replace(self, options=tuple(self.options[place] for place in places), letter=letter)
+
+    @property
+    def shown(self) -> str:
+        """Question and options as the contest shows them."""
+        lines = [f"{letter}.{option}" for letter, option in zip(LETTERS, self.options, strict=False)]
+        return "\n".join([f"Question: {self.text} ", *lines])
+
+
+class ChoiceSettings(RowSettings):
+    """How choices are asked, judged and multiplied."""
+
+    wording_fields: ClassVar[tuple[str, ...]] = ("wording",)
+
+    name: Literal["choice"] = "choice"
+    """Name of the task."""
+    judge: Annotated[str | None, one_of(rf"letter|{LIKELIHOOD_JUDGES}")] = None
+    """How to compare an answer with its key: letter, likelihood:letter, likelihood:text or
+    likelihood:text-normalised; null: letter."""
+    copies: int = Field(0, ge=0, le=100)
+    """How many more copies of a training row there are, with shuffled options."""
+    full_text: bool = False
+    """Whether the answers that are trained on carry the right option's text after its letter."""
+    reasoning: bool = False
+    """Whether the answers that are trained on begin with "Let's think step by step."."""
+    wording: Literal["contest", "plain"] = "contest"
+    """The words of the instruction, the contest's or shorter ones."""
+
+    @property
+    def chooses_by_likelihood(self) -> bool:
+        """Whether the model chooses the likeliest option."""
+        return (self.judge or "").startswith("likelihood")
+
+
+@dataclass(frozen=True)
+class MultipleChoiceTask:
+    """Single choice in the contest's form, judged by the letter that an answer names.
+
+    Training rows may be augmented as the contestants did it: extra copies with shuffled options, the right option's
+    text in the answer, another wording of the instruction, "Let's think step by step" before the answer.
+    """
+
+    settings: ChoiceSettings = field(default_factory=ChoiceSettings)
+    name: str = "choice"
+    metric: str = "accuracy"
+    min_new_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises: SettingsError for a column that the task does not have."""
+        check_columns(self.settings, CHOICE_FIELDS)
+
+    @property
+    def scorer(self) -> str:
+        """How an answer is compared with the key: by the letter that it names, or that of the likeliest option."""
+        return self.settings.judge or "letter"
+
+    @property
+    def score_name_by_metric(self) -> Mapping[str, str]:
+        """The accuracy is a share of right verdicts."""
+        return {}
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer in tokens: 32 unless the settings say otherwise."""
+        return self.settings.max_new_tokens or 32
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The template's tag of a next question ends an answer."""
+        return self.settings.prompt_template.stop
+
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
+        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
+
+        A table of five columns without a header is MMLU's without its keys, unless letters alone stand in the last one.
+        """
+        columns = self.settings.columns
+        file = read_rows(path, on_error=on_error, columns=columns, headed=names_columns, max_row_bytes=max_row_bytes)
+        if list(file.rows[0][1]) != [*"12345"]:
+            return file
+        if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):
+            return file
+        return replace(file, rows=rows_on_disk((id, {**row, "6": ""}) for id, row in file.rows))
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write rows as they are (see `write_rows`)."""
+        write_rows(path, rows)
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """An example a row, and with `training` its extra copies.
+
+        Raises: DataError for a row of no known layout, and, with `training`, for one without a key.
+        """
+        template = self.settings.prompt_template
+        for id, row in rows:
+            question = parse_question(id, row)
+            if training and not question.letter:
+                raise DataError(id, "has no answer to train on", "the right option's letter", named_columns("answer"))
+            yield self._example(id, question, template, training)
+            for copy in range(1, self.settings.copies + 1 if training else 1):
+                shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
+                yield replace(self._example(f"{id}#{copy}", shuffled, template, training), augmented_from=id)
+
+    def _example(self, id: str, question: MultipleChoiceQuestion, template: Template, training: bool) -> Example:
+        form = PLAIN_INSTRUCTION if self.settings.wording == "plain" else INSTRUCTION
+        about = f" about {question.domain}" if question.domain else ""
+        letters = "/".join(LETTERS[: len(question.options)])
+        prompt = template.render(form.format(about=about, letters=letters), question.shown)
+        key = (question.letter,) if question.letter else ()
+        return Example(
+            id, prompt, self._target(question, training), key, category=question.domain, choices=question.options,
+            stem=question.text,
+        )  # fmt: skip
+
+    def _target(self, question: MultipleChoiceQuestion, training: bool) -> str:
+        if not question.letter:
+            return ""
+        text = f"The right option is {question.letter}."
+        if not training:
+            return text
+        if self.settings.full_text:
+            text += question.options[LETTERS.index(question.letter)]
+        return (REASONING if self.settings.reasoning else "") + text
+
+    def judge(self, example: Example, text: str) -> Score:
+        """Whether the answer names the key's letter; None without a key."""
+        read = extract_letter(text, len(example.choices))
+        if not example.references:
+            return Score(read, "", None)
+        return Score(read, example.references[0], read == example.references[0])
+
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether the likeliest option counts, and nothing is written."""
+        return self.settings.chooses_by_likelihood
+
+    def continuations(self, example: Example) -> tuple[str, ...]:
+        """The sentence with each letter, or the options' texts."""
+        if self.scorer == "likelihood:letter":
+            return tuple(self.answer_text(example, place) for place in range(len(example.choices)))
+        return example.choices
+
+    def normalise(self, continuation: str, log_probability: float) -> float:
+        """The log-probability, of a normalised text by its bytes, so that short options have no advantage."""
+        normalised = self.scorer == "likelihood:text-normalised"
+        return log_probability / max(1, len(continuation.encode())) if normalised else log_probability
+
+    def answer_text(self, example: Example, place: int) -> str:
+        """The contest's sentence with the letter of that place."""
+        return f"The right option is {LETTERS[place]}."
+
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
+        """`accuracy`, 0 to 1, and `unjudgeable`, how many rows have no key. Raises: DataError where none has one."""
+        return {"accuracy": accuracy(judged), "unjudgeable": float(num_without_reference(judged))}
+
+
+def extract_letter(text: str, options: int = 4) -> str | None:
+    """The letter that an answer names, None where it names none.
+
+    It is the first one with no letter or digit beside it after "option is", "answer is", 答案是, 答案为 or 答案：, else
+    the first that stands alone and is not the article "A" (before a small word other than is, was, or, and).
+
+    >>> texts = ("The right option is C.iant.uv.uv", "A cat sat: B", "I do not know")
+    >>> [extract_letter(text) for text in texts]
+    ['C', 'B', None]
+    """
+    alone = re.compile(rf"(?<![A-Za-z0-9])[A-{LETTERS[max(options, 1) - 1]}](?![A-Za-z0-9])")
+    announced = _ANNOUNCED.search(text)
+    if announced and (after := alone.search(text, announced.end())):
+        return after.group()
+    for found in alone.finditer(text):
+        if not _WORD.match(text, found.start()):
+            return found.group()
+    return None
+
+
+def parse_question(id: str, row: Row) -> MultipleChoiceQuestion:
+    """The question of a row in any of the layouts.
+
+    Raises: DataError for a row in none of them, or whose answer is none of its options.
+    """
+    if isinstance(row.get("input"), str) and isinstance(row.get("instruction"), str):
+        text, options = _of_contest(id, row["input"])
+        domain = _DOMAIN.search(row["instruction"])
+        answer, about = row.get("output", ""), domain.group(1) if domain else ""
+    else:
+        text, options, answer = _of_columns(id, row)
+        about = text_or_empty(row.get("domain")) or (_domain_of_file(id) if _is_benchmark(row) else "")
+    if len(options) < 2 or not str(text).strip():
+        remedy = f"{named_columns('question', *'AB', 'answer')}, or options for a list"
+        raise DataError(id, f"has no question with two options at least (it has {', '.join(row)})", _EXPECTED, remedy)
+    if len(options) > len(LETTERS):
+        raise DataError(id, f"has {len(options)} options", f"{len(LETTERS)} at most")
+    return MultipleChoiceQuestion(str(text), options, _letter(id, answer, options), about)
+
+
+_EXPECTED = "question, options and answer; question, A, B, C, D and answer; or the contest's instruction, input, output"
+
+
+_ANSWER = "name the column of the key (a letter, a number from 0, or an option's text): task.columns={answer: COLUMN}"
+
+
+def _of_contest(id: str, text: str) -> tuple[str, tuple[str, ...]]:
+    found = _CONTEST.fullmatch(text)
+    if found is None:
+        raise DataError(id, "its input is no question with options", "Question: … then A.…, B.… on lines of their own")
+    parts, rest = [], found.group(2)
+    for letter in LETTERS[1:]:
+        head, mark, tail = rest.partition(f"\n{letter}.")
+        parts.append(head)
+        if not mark:
+            break
+        rest = tail
+    return found.group(1), tuple(parts)
+
+
+def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
+    by_name = {name.strip().lower(): value for name, value in row.items()}
+    numbered = [str(number) for number in range(1, len(row) + 1)]
+    if list(row) == numbered and len(row) >= 4:  # a table without a header, as MMLU's
+        question, *options, answer = row.values()
+        return question, tuple(text_or_empty(option).strip() for option in options), answer
+    listed = by_name.get("options", by_name.get("choices"))
+    if not isinstance(listed, list | tuple):
+        listed = [by_name[letter.lower()] for letter in LETTERS if letter.lower() in by_name]
+    options = [text_or_empty(option).strip() for option in listed]
+    while options and not options[-1]:  # a table has a column for the most options that a question of it has
+        options.pop()
+    if "" in options:
+        raise DataError(id, f"its option {LETTERS[options.index('')]} is empty", "a text for each option")
+    return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
+
+
+def names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line of a table is a header, and no row of MMLU's: six cells, the last of which is a key.
+
+    >>> names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
+    False
+    >>> names_columns(["id", "Question", "A", "B", "C", "D"], [])
+    True
+    """
+    is_row = len(first) == 6 and _KEY.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]
+    return not is_row and looks_like_header(first, others)
+
+
+def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
+    letters = LETTERS[: len(options)]
+    if answer is None or answer == "":
+        return ""
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
+        return letters[answer]
+    text = str(answer).strip()
+    if found := re.fullmatch(rf"\(?([{letters}])\)?[.．]?", text):
+        return found.group(1)
+    if list(options).count(text) == 1:
+        return letters[list(options).index(text)]
+    if text.isdecimal() and int(text) < len(options):
+        return letters[int(text)]
+    if _ANNOUNCED.search(text) and (named := extract_letter(text, len(options))):
+        return named
+    raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}", _ANSWER)
+
+
+def _is_benchmark(row: Row) -> bool:
+    """Whether a row is of MMLU's columns or of CMMLU's, whose files are named after what they ask about."""
+    return list(row) == [*"123456"] or list(row) == ["1", "Question", *"ABCD", "Answer"]
+
+
+def _domain_of_file(id: str) -> str:
+    """What the questions of an MMLU or CMMLU file are about, from its name: "abstract_algebra_dev.csv:3"."""
+    name = re.match(r"(.+)\.csv:\d+", id)
+    return re.sub(r"_(dev|val|test)$", "", name.group(1)).replace("_", " ") if name else ""

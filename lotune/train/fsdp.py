@@ -1,0 +1,94 @@
+"""Weights divided among processes (FSDP2), for a base that does not fit on each device.
+
+Each process keeps a part of every layer; a layer is put together right before it computes, and taken apart again. An
+adapter stays whole on each process: it is small, and so its gradients, states and files are those of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lotune.distributed import ProcessGroup, is_sharded
+from lotune.errors import ModelError
+from lotune.model.parts import decoder_of
+
+FITTING_SHARE = 0.7
+"""Share of a device's memory that weights may take; the rest is for activations."""
+
+
+def needs_fsdp(wanted: Literal["auto", "yes", "no"], weight_bytes: int, device: str, world: ProcessGroup) -> bool:
+    """Whether the processes divide weights of so many bytes; "auto" does where they would crowd a GPU.
+
+    >>> needs_fsdp("yes", 10, "cpu", ProcessGroup()), needs_fsdp("auto", 10, "cpu", ProcessGroup(0, 2))
+    (False, False)
+    """
+    if world.size == 1 or wanted == "no":
+        return False
+    if wanted == "yes":
+        return True
+    if not device.startswith("cuda"):
+        return False
+    return weight_bytes > FITTING_SHARE * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
+def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.Parameter] = ()) -> None:
+    """Divide a model's weights among the processes, in place, and put it on the device; `whole` ones stay whole.
+
+    All processes call it, each with the same model, on the processor or the device.
+    Raises: ModelError where the model has no list of layers.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder, head = decoder_of(inner), inner.get_output_embeddings()
+    kept = set(whole) | _tied(decoder, head)
+    mesh = init_device_mesh(device.partition(":")[0], (world.size,))
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": kept, "reshard_after_forward": True}
+    for layer in _layers(decoder):
+        fully_shard(layer, **options)
+    fully_shard(decoder, **options)
+    if not kept & set(head.parameters()):
+        fully_shard(head, **options)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # gradients are those of sums, not of means
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+def gather_full_model(model: nn.Module, fresh: nn.Module) -> nn.Module:
+    """`fresh`, a whole model of the same kind, with the weights of one in shards; all processes call it."""
+    names = dict(fresh.named_parameters())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            found: Any = weight
+            names[name].copy_(found.full_tensor() if is_sharded(found) else found)
+    return fresh
+
+
+def local_bytes(parameters: Iterable[Any]) -> int:
+    """Bytes of weights that this process holds: of those in shards, its own shard."""
+    held = (p.to_local() if is_sharded(p) else p for p in parameters)
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _layers(decoder: nn.Module) -> nn.ModuleList:
+    """The longest list of modules in a decoder. Raises: ModelError."""
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError("shard", f"{type(decoder).__name__} has no list of layers to divide", remedy="shard=no")
+    return max(lists, key=len)
+
+
+def _tied(decoder: nn.Module, head: nn.Module) -> set[nn.Parameter]:
+    """The weights that decoder and head have in common: they cannot belong to both, and stay whole."""
+    return set(decoder.parameters()) & set(head.parameters())

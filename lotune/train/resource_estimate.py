@@ -1,0 +1,104 @@
+"""What a tuning will take: time from one measured step, memory and disk from counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lotune.data.collate import Batch
+from lotune.memory import free_memory_bytes
+from lotune.train.fsdp import local_bytes
+from lotune.train.loop import TUNING_REMEDY, oom_guard, to_device
+from lotune.train.loss import CausalLoss, max_logits_per_chunk
+from lotune.train.train_state import STATES_KEPT
+
+ACTIVATION_NUMBERS = 40
+"""Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of training without its validations, bytes of memory at the peak, bytes on disk."""
+
+    steps: int
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+    free_bytes: int | None = None
+    """Memory that the rest of the system leaves for it; None where that is not known."""
+
+    def describe(self) -> str:
+        """The estimate for a person."""
+        free = self.free_bytes
+        short = f", of which {free / 2**30:.1f} GiB are free" if free is not None and free < self.memory_bytes else ""
+        return (
+            f"estimate: {self.steps} steps in {self.seconds / 60:.1f} min without validations, "
+            f"{self.memory_bytes / 2**30:.1f} GiB of memory{short}, {self.disk_bytes / 2**20:.0f} MiB on disk"
+        )
+
+
+def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: int) -> Estimate:
+    """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
+    largest = max(step, key=lambda batch: batch.input_ids.numel())
+    head, device = CausalLoss(model), next(model.parameters()).device
+    batch, elapsed, training = to_device(largest, device), [], model.training
+    held = free_memory_bytes(device)
+    model.train()  # activations are computed again, where they are, in training only
+    for _ in range(2):
+        _synchronize(device)
+        started = time.perf_counter()
+        with oom_guard(batch, TUNING_REMEDY):
+            head.loss_sum(batch).backward()
+        _synchronize(device)
+        elapsed.append(time.perf_counter() - started)
+    model.train(training)
+    for parameter in model.parameters():
+        parameter.grad = None
+    tokens = sum(part.input_ids.numel() for part in step)
+    seconds = min(elapsed) * tokens / largest.input_ids.numel() * steps
+    weights = local_bytes(model.parameters())
+    tokens_at_once, recomputed = batch.input_ids.numel(), uses_gradient_checkpointing(model)
+    memory = memory_bytes(
+        model, tokens_at_once, batch.num_scored_tokens, divided=head.is_chunked, recomputed=recomputed
+    )
+    disk = checkpoint_bytes(model, adapters, merged)
+    return Estimate(steps, seconds, memory, disk, None if held is None else held + weights)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_bytes(model: Any, tokens: int, scored: int, *, divided: bool, recomputed: bool) -> int:
+    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held.
+
+    `divided`: of the logits only a part is held, once, in float32 and maybe in the dtype of the weights. `recomputed`:
+    of the activations only the input of every layer is kept, and all of the one that is computed again.
+    """
+    config = model.config.get_text_config()
+    weights = local_bytes(model.parameters())
+    trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)
+    size = torch.finfo(next(model.parameters()).dtype).bits // 8
+    layers = config.num_hidden_layers
+    kept = layers + ACTIVATION_NUMBERS if recomputed else layers * ACTIVATION_NUMBERS
+    activations = tokens * kept * config.hidden_size * size
+    logits = scored * config.vocab_size
+    held = 6 * min(logits, max_logits_per_chunk(model.get_output_embeddings().weight)) if divided else 3 * 4 * logits
+    return int(weights + trained + activations + held)
+
+
+def uses_gradient_checkpointing(model: Any) -> bool:
+    """Whether a model computes its activations again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def checkpoint_bytes(model: Any, adapters: int, merged: int) -> int:
+    """Adapters, merged models and saved states (weights and AdamW's two means; one is written beside the kept ones)."""
+    trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+    whole = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    return int(trained * (adapters + 3 * (STATES_KEPT + 1)) + whole * merged)

@@ -1,0 +1,368 @@
+"""The state of a training on disk, so that what is stopped at any moment goes on to the same weights, bit for bit.
+
+One file a state: `step-000000120.<checksum>.safetensors` holds the trained weights, the optimisers' moments and the
+random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the
+content, so a file that was cut short or altered is noticed, and the state before it is used.
+
+Where the trained weights are in shards, a state is a folder `step-000000120.<checksum>` with a file of each process and
+`state.json`, which has step, notes and the checksum of each file; that in the folder's name is the one of state.json.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from lotune.disk_space import disk_full_as_run_error
+from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_connection_lost, is_sharded
+from lotune.errors import LotuneError, RunError
+from lotune.files import file_digest, write_atomically
+from lotune.train.loop import NotFiniteError, Optimizers, Step
+from lotune.train.sharded_state import read_shards, supports_sharded_safetensors, write_shard
+
+STATES_KEPT = 2
+"""States that stay on disk: the newest, and one before it."""
+GPU_RANDOM = "random/cuda/0"
+"""Name of the random state of the GPU that the process computes on."""
+CHECKSUM_DIGITS = 32
+"""Hexadecimal digits of the sha256 in a state's name."""
+HEADER = "state.json"
+"""File of a state in shards that says what it is, and what its other files are."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A training as it was after `step`; `notes` are the stage's own, plain JSON."""
+
+    step: int
+    notes: Any
+    file: str | None = None
+    """Name of the file or folder that it was read from."""
+
+
+@dataclass(frozen=True)
+class LoadedState:
+    """What a folder of states gave: the newest whole one, if any, and the names of those that were damaged."""
+
+    state: SavedState | None
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a state is of: the model's trained weights and its optimisers.
+
+    `inputs_fingerprint` identifies the inputs that they come from. The state does not depend on the number of processes
+    in `world`, so another number can go on from it.
+    """
+
+    model: torch.nn.Module
+    optimizers: Optimizers
+    inputs_fingerprint: str
+    world: ProcessGroup = SINGLE_PROCESS
+
+
+def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
+    """Write the state after `step`, atomically; only the STATES_KEPT newest stay. The result is the file.
+
+    Others of this step and of later ones go, too: they are damaged or of other inputs, and would stand before those of
+    this training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    header = orjson.dumps({"step": step, "mark": training.inputs_fingerprint, "notes": notes}).decode()
+    temporary = folder / f".{os.getpid()}.tmp"
+    try:
+        tensors = _tensors(training)
+        with disk_full_as_run_error(folder, sum(tensor.nbytes for tensor in tensors.values())):
+            save_file(tensors, temporary, metadata={"lotune": header})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        path = folder / f"step-{step:09d}.{_checksum(temporary)}.safetensors"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _keep_newest(folder, path)
+    return path
+
+
+def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None:
+    """Write the state after `step` as `save_state` does, but as a folder with a file of each process; all call it.
+
+    Raises: RunError, in every process, where one of them finds no room.
+    """
+    world, temporary = training.world, folder / f".step-{step:09d}.tmp"
+    try:
+        files = _write_shards(temporary, training)
+        if world.is_main_process:
+            header = orjson.dumps({"step": step, "mark": training.inputs_fingerprint, "notes": notes, "files": files})
+            write_atomically(temporary / HEADER, header)
+            path = folder / f"step-{step:09d}.{_checksum(temporary / HEADER)}"
+            shutil.rmtree(path, ignore_errors=True)  # of the same content, damaged since
+            os.replace(temporary, path)
+            _keep_newest(folder, path)
+    finally:
+        if world.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_shards(folder: Path, training: Training) -> dict[str, str]:
+    """Have each process write its file; the result, the same in all, is the checksum of each. Raises: RunError."""
+    tensors = _state_tensors(training)
+    try:
+        with disk_full_as_run_error(folder.parent, sum(tensor.nbytes for tensor in tensors.values())):
+            file = write_shard(folder, tensors, training.world)
+        own = {"file": file.name, "checksum": _checksum(file)}
+    except LotuneError as error:
+        own = {"where": error.where, "found": error.found, "remedy": error.remedy}
+    everyone = [orjson.loads(one) for one in training.world.all_gather_bytes(orjson.dumps(own))]
+    for one in everyone:
+        if "found" in one:
+            raise RunError(**one)
+    return {one["file"]: one["checksum"] for one in everyone}
+
+
+def _keep_newest(folder: Path, path: Path) -> None:
+    """Delete all states but one, and the STATES_KEPT - 1 of steps before it."""
+    states = _states(folder)
+    kept = [path, *[old for old in states if _step(old) < _step(path)][: STATES_KEPT - 1]]
+    for old in states:
+        if old not in kept:
+            _delete(old)
+
+
+def load_state(folder: Path, training: Training) -> LoadedState:
+    """Bring a training to the newest state in a folder that is whole and of the same inputs; others are left alone."""
+    for left in folder.glob(".*.tmp"):  # of a crash
+        _delete(left)
+    damaged = []
+    for path in _states(folder):
+        header = _header(path)
+        if header is None:
+            damaged.append(path.name)
+        elif header["mark"] == training.inputs_fingerprint:
+            _restore(training, path)
+            return LoadedState(SavedState(header["step"], header["notes"], path.name), tuple(damaged))
+    return LoadedState(None, tuple(damaged))
+
+
+def save_states_between(
+    steps: Iterable[Step],
+    folder: Path,
+    training: Training,
+    notes: Callable[[], Any],
+    *,
+    minutes: float,
+    always: Container[int] = (),
+) -> Iterator[Step]:
+    """The steps; after the caller has dealt with one, the state is saved where that is due.
+
+    It is due every `minutes`, after each step of `always`, where the next step comes to no finite loss, and when Ctrl-C
+    or SIGTERM asks to stop: the state is then saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of
+    several processes the leader saves, when the clock of the leader says so, and all stop after the same step.
+
+    Raises: LostProcessError where another process is gone; the leader has then saved the last whole step.
+    """
+    saved, done = time.monotonic(), None
+    with stop_on_signal() as wanted:
+        try:
+            for step in steps:
+                yield step
+                done = step.number
+                votes = training.world.all_gather(wanted(), time.monotonic() - saved >= 60 * minutes)
+                stop = any(asked for asked, _ in votes)
+                if stop or done in always or votes[0][1]:
+                    _save(folder, training, done, notes)
+                    saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
+        except NotFiniteError:  # which all processes meet, before the weights have changed
+            if done is not None:
+                _save(folder, training, done, notes)
+            raise
+        except RuntimeError as error:
+            if training.world.size == 1 or not is_connection_lost(error):
+                raise
+            if done is not None and not _in_shards(training):
+                _save(folder, training, done, notes)
+            raise training.world.lost_process_error(done) from error
+
+
+def _save(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
+    """Have the leader save the state, or all processes where weights are in shards."""
+    sharded, leads = _in_shards(training), training.world.is_main_process
+    if sharded and supports_sharded_safetensors():
+        save_shards(folder, training, step, notes() if leads else None)
+    elif leads:
+        save_state(folder, training, step, notes())
+    elif sharded:
+        for tensor in _state_tensors(training).values():
+            _full_tensor(tensor)
+
+
+def _in_shards(training: Training) -> bool:
+    return any(is_sharded(weight) for weight in _trained(training).values())
+
+
+def sync_follower(folder: Path, training: Training, seed: int) -> int:
+    """Bring a process that follows to where the leader is (see `sync_followers`), and give the number of steps done.
+
+    Its random numbers differ from those of the others, as its rows do.
+    """
+    found = training.world.receive()
+    if found["file"] is not None:
+        _restore(training, folder / found["file"])
+    training.world.broadcast(_trained(training).values())
+    torch.manual_seed(seed + 1_000_003 * training.world.rank + found["step"])
+    return int(found["step"])
+
+
+def sync_followers(training: Training, state: SavedState) -> None:
+    """Tell the followers where the training goes on, and give them the leader's weights."""
+    if training.world.size > 1:
+        training.world.send_to_followers({"step": state.step, "file": state.file})
+        training.world.broadcast(_trained(training).values())
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether somebody asked to stop, by Ctrl-C or SIGTERM; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _states(folder: Path) -> list[Path]:
+    """States, newest first: files, and folders of those in shards."""
+    return sorted((p for p in folder.glob("step-*.*") if p.suffix == ".safetensors" or p.is_dir()), reverse=True)
+
+
+def _step(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _checksum(path: Path) -> str:
+    return file_digest(path)[:CHECKSUM_DIGITS]
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """What a state says of itself; None where it is not what was written."""
+    listing = path / HEADER if path.is_dir() else path
+    try:
+        if _checksum(listing) != path.name.split(".")[1]:
+            return None
+        found: dict[str, Any]
+        if path.is_dir():
+            found = orjson.loads(listing.read_bytes())
+            files = {file.name: _checksum(file) for file in path.glob("*.safetensors")}
+            return found if found["files"] == files else None
+        with safe_open(path, framework="pt") as file:
+            found = orjson.loads((file.metadata() or {})["lotune"])
+            return found
+    except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
+        return None
+
+
+def _trained(training: Training) -> dict[str, torch.Tensor]:
+    return {name: weight.data for name, weight in training.model.named_parameters() if weight.requires_grad}
+
+
+def _owners(training: Training) -> dict[str, torch.Tensor]:
+    """The trained weights that the tensors of a state belong to, by what their names begin with."""
+    owners = {f"weights/{name}": weight for name, weight in _trained(training).items()}
+    for member, optimizer in enumerate(training.optimizers.members):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        owners |= {f"optimizer/{member}/{index}": parameter for index, parameter in enumerate(parameters)}
+    return owners
+
+
+def _state_tensors(training: Training) -> dict[str, torch.Tensor]:
+    """Everything that a later step depends on, by name."""
+    tensors = {f"weights/{name}": weight for name, weight in _trained(training).items()}
+    for member, optimizer in enumerate(training.optimizers.members):
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{member}/{index}/{key}": value for key, value in values.items()}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors[GPU_RANDOM] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def _tensors(training: Training) -> dict[str, torch.Tensor]:
+    """The tensors of a state, whole; copies, so that no two share memory."""
+    return {
+        name: _full_tensor(tensor.detach()).cpu().clone().contiguous()
+        for name, tensor in _state_tensors(training).items()
+    }
+
+
+def _full_tensor(tensor: Any) -> torch.Tensor:
+    """A tensor with the shards of all processes, which all have to call this."""
+    found: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return found
+
+
+def _shard_like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
+    """A whole tensor, or this process's shard of it where its owner is in shards."""
+    if not is_sharded(owner) or tensor.ndim == 0:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(owner.device), owner.device_mesh, owner.placements, src_data_rank=None)
+
+
+def _restore(training: Training, path: Path) -> None:
+    """Bring a training to the state in a file or folder, of which a process keeps its own shards only."""
+    owners = _owners(training)
+
+    def owner(name: str) -> torch.Tensor | None:
+        return owners.get(name, owners.get(name.rpartition("/")[0]))
+
+    if path.is_dir():
+        tensors = read_shards(path, owner)
+    else:
+        tensors = {name: _shard_like(tensor, owner(name)) for name, tensor in load_file(path).items()}
+    for name, weight in _trained(training).items():
+        weight.copy_(tensors[f"weights/{name}"])
+    for member, optimizer in enumerate(training.optimizers.members):
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"optimizer/{member}/"):
+                index, key = name.split("/")[2:]
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    torch.set_rng_state(tensors["random/cpu"])
+    if torch.cuda.is_available() and GPU_RANDOM in tensors:
+        torch.cuda.set_rng_state(tensors[GPU_RANDOM])

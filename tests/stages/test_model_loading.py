@@ -1,0 +1,207 @@
+"""A model alone: an adapter beside its base, answers kept only where they are the same, keys before questions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import call
+
+from lotune.data.templates import TEMPLATES
+from lotune.errors import ModelError, SettingsError
+from lotune.model.adapters import add_adapter
+from lotune.model.checkpoints import merge, save_adapter, save_merged
+from lotune.model.loading import load_model
+from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.recipe import Recipe
+from lotune.stages.model_loading import load_model_or_adapter, resolve_weights
+from lotune.stages.predictions import answers_fingerprint
+from lotune.tasks.arithmetic.task import ArithmeticSettings
+
+MARKS = {
+    "task.max_new_tokens=20", "task.template=plain", "task.preamble=Hm.", "base.dtype=bfloat16", "evaluate.engine=vllm",
+    "task.name=choice task.judge=likelihood:letter",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint: an adapter that changes every answer, asked in the template plain, and the merged model."""
+    folder = tmp_path_factory.mktemp("tuned")
+    base = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
+    model: Any = add_adapter(base.model, AdapterSettings(rank=4), 0)
+    draw = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=draw))
+    template = json.dumps({name: getattr(TEMPLATES["plain"], name) for name in ("name", "without_input", "with_input")})
+    save_adapter(model, folder / "adapter", template)
+    plain = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
+    save_merged(merge(plain, folder / "adapter"), plain.tokenizer, folder / "merged", torch.float32, template)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("rows") / "test.jsonl"
+    lines = [{"problem": f"计算 {n}.00 + 1.00 等于多少？", "solution": f"{n} + 1 = {n + 1}"} for n in range(6)]
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_an_adapter_answers_as_the_merged_model_does(tuned: Path, small_base: Path, rows: Path, tmp_path: Path) -> None:
+    words = ("--task", "arithmetic", "--data", rows, "task.max_new_tokens=6", "base.dtype=float32", "device=cpu")
+    said = {}
+    for name, folder in (("adapter", tuned / "adapter"), ("merged", tuned / "merged"), ("base", small_base)):
+        out = tmp_path / f"{name}.jsonl"
+        said[name] = json.loads(call("evaluate", "--model", folder, *words, "--out", out, "--json").stdout)
+    answers = {
+        name: {one["id"]: (one["prompt"], one["answer"]) for one in records(tmp_path / f"{name}.jsonl")}
+        for name in said
+    }
+    assert answers["adapter"] == answers["merged"]
+    assert {text for _, text in answers["adapter"].values()}.isdisjoint(text for _, text in answers["base"].values())
+    assert "### Response" in answers["base"]["test.jsonl:1"][0]
+    assert "### Response" not in answers["adapter"]["test.jsonl:1"][0], "in the template that the adapter was tuned in"
+    out = tmp_path / "answers.jsonl"
+    call("generate", "--model", tuned / "adapter", *words, "--out", out)
+    assert {one["id"]: one["answer"] for one in records(out)} == {
+        id: text for id, (_, text) in answers["merged"].items()
+    }
+    shown = call("evaluate", "--model", tuned / "adapter", *words).stdout
+    assert "on cpu in float32: 6 rows, judged by significant:5" in shown
+    assert "accuracy: 0 (95 % interval 0 to 0.3903)" in shown
+
+
+def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -> None:
+    adapter = str(tuned / "adapter")
+    assert resolve_weights(Recipe(), adapter) == (BaseSettings(model=str(small_base)), tuned / "adapter")
+    named = Recipe.model_validate({"base": {"model": "nano"}})
+    assert resolve_weights(named, adapter)[0].model == "nano"
+    with pytest.raises(SettingsError, match="is a complete model, and no adapter"):
+        resolve_weights(named, str(small_base))
+    with pytest.raises(ModelError, match="does not fit nano"):
+        load_model_or_adapter(named, adapter)
+    shutil.copytree(adapter, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "adapter_config.json").read_text())
+    for base, found in ((str(tmp_path / "gone"), "its base cannot be loaded"), (None, "names no base")):
+        (tmp_path / "odd" / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        with pytest.raises(ModelError, match=f"(?s){found}.*--base"):
+            load_model_or_adapter(Recipe(), str(tmp_path / "odd"))
+    model = load_model_or_adapter(Recipe.model_validate({"base": {"model": str(small_base)}}), str(tmp_path / "odd"))
+    assert hasattr(model.model, "peft_config")
+    said = call("evaluate", "--model", adapter, "--task", "arithmetic", "--limit", 1, "evaluate.engine=vllm", status=2)
+    assert "vllm does not do this: an adapter beside its base" in said.stderr
+
+
+def test_the_mark_holds_what_an_answer_depends_on(small_base: Path, tuned: Path) -> None:
+    from lotune.settings import read_settings
+
+    def mark(*words: str, model: Path = small_base, **more: Any) -> str:
+        recipe = read_settings(Recipe, None, [*words, "device=cpu"])
+        return answers_fingerprint(recipe, str(model), recipe.task, **more)
+
+    plain = mark("base.dtype=float32")
+    others = {mark(*([] if "dtype" in words else ["base.dtype=float32"]), *words.split()) for words in MARKS}
+    others |= {mark("base.dtype=float32", model=tuned / name) for name in ("adapter", "merged")}
+    others.add(mark("base.dtype=float32", shots=2))
+    assert len(others | {plain}) == len(MARKS) + 4
+    for same in ("task.judge=exact", "evaluate.max_batch_tokens=9", "seed=4", "threads=1"):
+        assert mark("base.dtype=float32", same) == plain
+    assert answers_fingerprint(Recipe(), str(small_base), ArithmeticSettings(), x=1) != answers_fingerprint(
+        Recipe(), str(small_base), ArithmeticSettings(), x=2
+    )
+
+
+@pytest.mark.slow
+def test_answers_of_other_settings_are_refused_and_valid_ones_stay(
+    small_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.jsonl"
+    words = ("evaluate", "--model", small_base, "--task", "arithmetic", "--data", rows, "--out", out, "--json")
+    call(*words, "task.max_new_tokens=1")
+    before = out.read_bytes()
+    assert before.count(b"\n") == 6
+    refused = call(*words, "task.max_new_tokens=20", status=2).stderr
+    assert "of another model or of other settings" in refused
+    assert "name another file with --out" in refused
+    few = json.loads(call(*words, "task.max_new_tokens=1", "--limit", 2).stdout)
+    assert few["n"] == 2
+    assert sorted(out.read_bytes().splitlines()) == sorted(before.splitlines()), "no answer is lost"
+    exact = json.loads(call(*words, "task.max_new_tokens=1", "task.judge=exact").stdout)
+    assert (exact["judge"], exact["n"]) == ("exact", 6)
+
+
+@pytest.mark.parametrize("free", [None, 1_000])
+def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
+    small_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None
+) -> None:
+    monkeypatch.setattr("lotune.model.dtype_benchmark.bfloat16_is_faster", lambda _: True)
+    monkeypatch.setattr("lotune.model.answering.free_memory_bytes", lambda _: free)
+    words = ("--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=8", "device=cpu")
+    dtype = "float32" if free is None else "bfloat16"
+    texts = []
+    for batch_tokens in (1, 9_999):
+        out = tmp_path / f"{batch_tokens}.jsonl"
+        found = call("evaluate", *words, f"evaluate.max_batch_tokens={batch_tokens}", "--out", out, "--json")
+        assert json.loads(found.stdout)["dtype"] == dtype
+        assert (f"{small_base} answers in bfloat16: float32 needs" in found.stderr) == (free is not None)
+        texts.append(sorted((one["id"], one["answer"]) for one in records(out)))
+    if free is None:
+        assert texts[0] == texts[1]
+    named = json.loads(call("evaluate", *words, "evaluate.dtype=float32", "--json").stdout)
+    assert named["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--task", "custom", "task.answer=anwser"], "no row has the column 'anwser' of task.answer"),
+    (["--task", "custom", "task.answer=anwser"], "nearest to 'anwser' is 'answer'"),
+    (["--task", "custom", "task.answer=nothing"], "none of 3 rows has a key that can be judged (the first has"),
+    (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a key that can be judged"),
+])  # fmt: skip
+def test_rows_without_keys_are_refused_before_they_are_asked(
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = {"question": "计算 1 + 1 等于多少？", "answer": "2", "nothing": ""}
+    file.write_text("".join(json.dumps(row) + "\n" for _ in range(3)))
+    monkeypatch.setattr(
+        "lotune.stages.evaluate_model.load_for_generation", lambda *_: pytest.fail("a model was loaded")
+    )
+    result = call("evaluate", "--model", small_base, "--data", file, *words, status=2)
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) <= 3
+
+
+@pytest.mark.slow
+def test_the_judge_rouge_l_says_how_it_weighs(small_base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"question": f"Who {n}?", "answer": "the river"}) + "\n" for n in range(4)))
+    words = ("evaluate", "--model", small_base, "--task", "custom", "--data", file, "task.judge=rouge-l")
+    found = json.loads(call(*words, "task.max_new_tokens=4", "--json").stdout)
+    assert found["rouge_l"]["beta"] == 1.0
+    assert "characters" in found["rouge_l"]["segments"]
+    assert found["intervals"]["rouge_l"] == found["interval"]
+    assert "judged by rouge-l (beta 1; words in small letters" in call(*words, "task.max_new_tokens=4").stdout
+
+
+def test_test_rows_without_keys_stop_a_run_before_it_trains(small_base: Path, tmp_path: Path) -> None:
+    for name, answer in (("train", "2"), ("test", "")):
+        rows = [{"question": f"{name}, {n} + 1?", "answer": answer} for n in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"base: {{model: {small_base}}}\ntask: {{name: custom, prompt: '{{question}}'}}\nretention: {{rows: 2}}\n"
+        f"data: {{train: {tmp_path / 'train.jsonl'}, test: {tmp_path / 'test.jsonl'}, validation_rows: 2}}\n"
+    )
+    said = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr
+    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a key that can be judged" in said

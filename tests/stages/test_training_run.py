@@ -1,0 +1,17 @@
+"""Where a stopped training goes on: metrics.jsonl ends at the step of the state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lotune.files import filter_jsonl
+from lotune.stages.training_run import _step_of
+
+
+def test_later_lines_and_those_that_are_none_of_ours_go(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    ours = ['{"number":1,"loss":2.0}', '{"validation":{"step":2,"loss":1.0}}', '{"number":3,"loss":1.5}']
+    others = ["7", '"text"', "[]", "{}", "null", '{"number":"x"}', '{"validation":3}', '{"number":4}', '{"number":']
+    path.write_text("\n".join([*others[:4], *ours, *others[4:]]))
+    filter_jsonl(path, lambda line: _step_of(line) <= 3)
+    assert path.read_text().splitlines() == ours
