@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tiny_models import causal_lm
 
 from lotune.errors import DataError
 from lotune.generate import engine
@@ -32,34 +33,24 @@ WIDE = {
 
 
 def llama(**changes: Any) -> PreTrainedModel:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**WIDE | changes))
+    return causal_lm("LlamaConfig", **WIDE | changes)
 
 
 def gpt2() -> PreTrainedModel:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256))
+    return causal_lm("GPT2Config", **SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256)
 
 
 def qwen2() -> PreTrainedModel:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    return Qwen2ForCausalLM(Qwen2Config(**WIDE))
+    return causal_lm("Qwen2Config", **WIDE)
 
 
 def mistral() -> PreTrainedModel:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    return MistralForCausalLM(MistralConfig(**WIDE, sliding_window=8))
+    return causal_lm("MistralConfig", **WIDE, sliding_window=8)
 
 
 def gemma3() -> PreTrainedModel:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
     layers = ["sliding_attention", "full_attention"]
-    return Gemma3ForCausalLM(Gemma3TextConfig(**WIDE, head_dim=8, sliding_window=8, layer_types=layers))
+    return causal_lm("Gemma3TextConfig", **WIDE, head_dim=8, sliding_window=8, layer_types=layers)
 
 
 def eager_llama() -> PreTrainedModel:
@@ -71,43 +62,31 @@ def dynamic_llama() -> PreTrainedModel:
 
 
 def bloom() -> PreTrainedModel:
-    from transformers import BloomConfig, BloomForCausalLM
-
-    return BloomForCausalLM(BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4))
+    return causal_lm("BloomConfig", **SMALL, hidden_size=32, n_layer=2, n_head=4)
 
 
 def gemma2() -> PreTrainedModel:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
     caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
-    return Gemma2ForCausalLM(Gemma2Config(**WIDE, **caps, head_dim=8, sliding_window=8))
+    return causal_lm("Gemma2Config", **WIDE, **caps, head_dim=8, sliding_window=8)
 
 
 def gpt_oss() -> PreTrainedModel:
-    from transformers import GptOssConfig, GptOssForCausalLM
-
     shape = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 8}
     rope = {"rope_type": "default", "rope_theta": 10000.0}
-    return GptOssForCausalLM(GptOssConfig(**WIDE | shape, rope_parameters=rope))
+    return causal_lm("GptOssConfig", **WIDE | shape, rope_parameters=rope)
 
 
 def gptj() -> PreTrainedModel:
-    from transformers import GPTJConfig, GPTJForCausalLM
-
-    return GPTJForCausalLM(GPTJConfig(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256, rotary_dim=4))
+    return causal_lm("GPTJConfig", **SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=256, rotary_dim=4)
 
 
 def gpt_neo() -> PreTrainedModel:
-    from transformers import GPTNeoConfig, GPTNeoForCausalLM
-
     layers = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8}
-    return GPTNeoForCausalLM(GPTNeoConfig(**SMALL, **layers, hidden_size=32, max_position_embeddings=256))
+    return causal_lm("GPTNeoConfig", **SMALL, **layers, hidden_size=32, max_position_embeddings=256)
 
 
 def mpt() -> PreTrainedModel:
-    from transformers import MptConfig, MptForCausalLM
-
-    return MptForCausalLM(MptConfig(**SMALL, d_model=32, n_layers=2, n_heads=4, max_seq_len=256))
+    return causal_lm("MptConfig", **SMALL, d_model=32, n_layers=2, n_heads=4, max_seq_len=256)
 
 
 SLOTTED = [llama, gpt2, qwen2, mistral, gemma3, gemma2, gpt_oss, eager_llama]

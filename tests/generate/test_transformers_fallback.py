@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tiny_models import causal_lm
 
 from lotune.errors import ModelError
 from lotune.generate.continuous_batching import ContinuousBatcher
@@ -23,58 +24,40 @@ MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_s
 
 
 def mamba() -> PreTrainedModel:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    return MambaForCausalLM(MambaConfig(**STATES, time_step_rank=4))
+    return causal_lm("MambaConfig", **STATES, time_step_rank=4)
 
 
 def falcon_mamba() -> PreTrainedModel:
-    from transformers import FalconMambaConfig, FalconMambaForCausalLM
-
-    return FalconMambaForCausalLM(FalconMambaConfig(**STATES, time_step_rank=4))
+    return causal_lm("FalconMambaConfig", **STATES, time_step_rank=4)
 
 
 def mamba2() -> PreTrainedModel:
-    from transformers import Mamba2Config, Mamba2ForCausalLM
-
-    return Mamba2ForCausalLM(Mamba2Config(**STATES, num_heads=4, head_dim=16, n_groups=1, chunk_size=8))
+    return causal_lm("Mamba2Config", **STATES, num_heads=4, head_dim=16, n_groups=1, chunk_size=8)
 
 
 def bamba() -> PreTrainedModel:
-    from transformers import BambaConfig, BambaForCausalLM
-
-    return BambaForCausalLM(BambaConfig(**WIDE, **MAMBA, attn_layer_indices=[1]))
+    return causal_lm("BambaConfig", **WIDE, **MAMBA, attn_layer_indices=[1])
 
 
 def falcon_h1() -> PreTrainedModel:
-    from transformers import FalconH1Config, FalconH1ForCausalLM
-
-    return FalconH1ForCausalLM(FalconH1Config(**WIDE, **MAMBA, mamba_d_ssm=64, head_dim=8))
+    return causal_lm("FalconH1Config", **WIDE, **MAMBA, mamba_d_ssm=64, head_dim=8)
 
 
 def rwkv() -> PreTrainedModel:
-    from transformers import RwkvConfig, RwkvForCausalLM
-
-    return RwkvForCausalLM(RwkvConfig(**SMALL, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2))
+    return causal_lm("RwkvConfig", **SMALL, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
 
 
 def minimax() -> PreTrainedModel:
-    from transformers import MiniMaxConfig, MiniMaxForCausalLM
-
-    return MiniMaxForCausalLM(MiniMaxConfig(**WIDE, head_dim=8, num_local_experts=2, block_size=4))
+    return causal_lm("MiniMaxConfig", **WIDE, head_dim=8, num_local_experts=2, block_size=4)
 
 
 def xlstm() -> PreTrainedModel:
-    from transformers import xLSTMConfig, xLSTMForCausalLM
-
-    return xLSTMForCausalLM(xLSTMConfig(**SMALL, hidden_size=32, num_blocks=2, num_heads=2, chunk_size=8))
+    return causal_lm("xLSTMConfig", **SMALL, hidden_size=32, num_blocks=2, num_heads=2, chunk_size=8)
 
 
 def hybrid_without_attention() -> PreTrainedModel:
     """One that transformers itself cannot read on with a cache."""
-    from transformers import BambaConfig, BambaForCausalLM
-
-    return BambaForCausalLM(BambaConfig(**WIDE, **MAMBA))
+    return causal_lm("BambaConfig", **WIDE, **MAMBA)
 
 
 TOGETHER = [mamba, falcon_mamba, mamba2, bamba, falcon_h1, minimax]

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import EOS, PAD, assert_same, plain_loss, plain_step, some_rows, step_of
+from tiny_models import causal_lm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -110,27 +111,19 @@ SHAPE = {
 
 
 def granite(**changes: Any) -> Any:
-    from transformers import GraniteConfig, GraniteForCausalLM
-
-    return GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=7.0, **changes))
+    return causal_lm("GraniteConfig", **SHAPE, logits_scaling=7.0, **changes)
 
 
 def cohere() -> Any:
-    from transformers import CohereConfig, CohereForCausalLM
-
-    return CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25))
+    return causal_lm("CohereConfig", **SHAPE, logit_scale=0.25)
 
 
 def gemma2() -> Any:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=30.0))
+    return causal_lm("Gemma2Config", **SHAPE, head_dim=8, final_logit_softcapping=30.0)
 
 
 def gemma3() -> Any:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=8, final_logit_softcapping=30.0))
+    return causal_lm("Gemma3TextConfig", **SHAPE, head_dim=8, final_logit_softcapping=30.0)
 
 
 def llama_that(answers: Callable[[Any, torch.Tensor], torch.Tensor]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from steps import EOS, PAD, assert_same, plain_step, some_rows, step_of
+from tiny_models import causal_lm
 
 from lotune.data.collate import Collator
 from lotune.errors import ModelError, SettingsError
@@ -28,9 +29,7 @@ SHAPE = {
 
 
 def llama(**changes: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(LlamaConfig(**SHAPE | changes))
+    return causal_lm("LlamaConfig", **SHAPE | changes)
 
 
 def one_key_head() -> Any:
@@ -38,35 +37,25 @@ def one_key_head() -> Any:
 
 
 def qwen2() -> Any:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    return Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    return causal_lm("Qwen2Config", **SHAPE)
 
 
 def gemma() -> Any:
-    from transformers import GemmaConfig, GemmaForCausalLM
-
-    return GemmaForCausalLM(GemmaConfig(**SHAPE, head_dim=8))
+    return causal_lm("GemmaConfig", **SHAPE, head_dim=8)
 
 
 def gemma3() -> Any:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
     layers = ["sliding_attention", "full_attention"]
-    return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=64, layer_types=layers))
+    return causal_lm("Gemma3TextConfig", **SHAPE, head_dim=8, sliding_window=64, layer_types=layers)
 
 
 def gpt2(dropout: float = 0.0) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     drops = {"attn_pdrop": dropout, "resid_pdrop": dropout, "embd_pdrop": dropout}
-    return GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=64, **drops))
+    return causal_lm("GPT2Config", **SMALL, n_embd=32, n_layer=2, n_head=4, n_positions=64, **drops)
 
 
 def mistral() -> Any:
-    from transformers import MistralConfig, MistralForCausalLM
-
-    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=12))
+    return causal_lm("MistralConfig", **SHAPE, sliding_window=12)
 
 
 def dynamic() -> Any:
@@ -74,35 +63,25 @@ def dynamic() -> Any:
 
 
 def bloom() -> Any:
-    from transformers import BloomConfig, BloomForCausalLM
-
-    return BloomForCausalLM(BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4))
+    return causal_lm("BloomConfig", **SMALL, hidden_size=32, n_layer=2, n_head=4)
 
 
 def biogpt(dropout: float = 0.1) -> Any:
-    from transformers import BioGptConfig, BioGptForCausalLM
-
     drops = {"attention_probs_dropout_prob": dropout, "hidden_dropout_prob": dropout}
-    return BioGptForCausalLM(BioGptConfig(**_without_key_heads(), **drops))
+    return causal_lm("BioGptConfig", **_without_key_heads(), **drops)
 
 
 def bert(is_decoder: bool = True) -> Any:
-    from transformers import BertConfig, BertLMHeadModel
-
-    return BertLMHeadModel(BertConfig(**_without_key_heads(), is_decoder=is_decoder))
+    return causal_lm("BertConfig", **_without_key_heads(), is_decoder=is_decoder)
 
 
 def modernbert(**changes: Any) -> Any:
-    from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
-
     ends = {"bos_token_id": EOS, "cls_token_id": EOS, "sep_token_id": EOS}
-    return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**_without_key_heads() | ends | changes))
+    return causal_lm("ModernBertDecoderConfig", **_without_key_heads() | ends | changes)
 
 
 def mamba() -> Any:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    return MambaForCausalLM(MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4))
+    return causal_lm("MambaConfig", **SMALL, hidden_size=32, num_hidden_layers=2, state_size=4)
 
 
 def _without_key_heads() -> dict[str, Any]:
