@@ -79,14 +79,19 @@ FILES: dict[str, tuple[str, bytes, str, dict[str, str], str, int]] = {
 }  # fmt: skip
 
 
+def init_in(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write a file of FILES into a folder, make first.yaml from it there, and return what the command printed."""
+    monkeypatch.chdir(folder)
+    Path(FILES[name][0]).write_bytes(FILES[name][1])
+    return call("init", FILES[name][0], "--out", "first.yaml", "--json")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_well_known_file_is_recognised_and_its_recipe_runs(
     name: str, small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    file, content, task, columns, judge, kinds = FILES[name]
-    Path(file).write_bytes(content)
-    result = call("init", file, "--out", "first.yaml", "--json")
+    result = init_in(tmp_path, name, monkeypatch)
+    _, _, task, columns, judge, kinds = FILES[name]
     found = json.loads(result.stdout)
     assert (found["task"], found["columns"], found["judge"], found["kinds"]) == (task, columns, judge, kinds)
     assert (found["metric"], found["malformed"]) == ("accuracy", 0)
@@ -157,10 +162,8 @@ def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path
 def test_a_recipe_of_init_runs_to_its_scorecard(
     name: str, small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    file, content, task, _, judge, _ = FILES[name]
-    Path(file).write_bytes(content)
-    call("init", file, "--out", "first.yaml")
+    init_in(tmp_path, name, monkeypatch)
+    _, _, task, _, judge, _ = FILES[name]
     words = ("retention.rows=2", "task.max_new_tokens=4", "checkpoints.merge_check_rows=2", "--json")
     card = json.loads(call("run", "first.yaml", f"base.model={small_base}", "device=cpu", *words).stdout)
     assert (card["target"]["task"], card["target"]["judge"], card["target"]["metric"]) == (task, judge, "accuracy")

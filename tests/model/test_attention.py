@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -276,26 +277,16 @@ def test_rows_of_varied_lengths_are_compiled_to_one_graph(tiny_llama: Any, monke
     """With an operation that torch does not look into in the place of the GPU's kernel; two graphs for all batches."""
 
     @torch.library.custom_op("lotune_test::varied", mutates_args=())
-    def operation(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        query_ends: torch.Tensor,
-        key_ends: torch.Tensor,
-        most_queries: int,
-        most_keys: int,
-        scale: float,
-    ) -> torch.Tensor:
-        ends = (query_ends, key_ends, most_queries, most_keys)
-        return row_by_row(query, key, value, *ends, scale=scale, window_size=(-1, 0), enable_gqa=True)
+    def operation(tensors: Sequence[torch.Tensor], most_queries: int, most_keys: int, scale: float) -> torch.Tensor:
+        return row_by_row(*tensors, most_queries, most_keys, scale=scale, window_size=(-1, 0), enable_gqa=True)
 
     @operation.register_fake
-    def _(query: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return torch.empty_like(query)
+    def _(tensors: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
+        return torch.empty_like(tensors[0])
 
     def stand_in(*args: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> torch.Tensor:
-        found: torch.Tensor = operation(*args, scale)
-        return found
+        output: torch.Tensor = operation(list(args[:5]), *args[5:], scale)
+        return output
 
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
     monkeypatch.setattr(varlen, "varlen_attn", stand_in)

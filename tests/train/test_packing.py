@@ -19,34 +19,20 @@ from lotune.model.loading import new_from_config_json
 from lotune.model.settings import AdapterSettings
 from lotune.train.loop import adamw, enable_gradient_checkpointing, evaluate_loss, train
 from lotune.train.resource_estimate import estimate
-from tests.generate.test_engine import EAGER
-
-SMALL = {"vocab_size": 300, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
-SHAPE = {
-    **SMALL, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
-
-
-def llama(**changes: Any) -> Any:
-    return causal_lm("LlamaConfig", **SHAPE | changes)
+from tests.generate.test_engine import EAGER, SMALL, WIDE, bloom, dynamic_llama, llama, qwen2
 
 
 def one_key_head() -> Any:
     return llama(num_key_value_heads=1)
 
 
-def qwen2() -> Any:
-    return causal_lm("Qwen2Config", **SHAPE)
-
-
 def gemma() -> Any:
-    return causal_lm("GemmaConfig", **SHAPE, head_dim=8)
+    return causal_lm("GemmaConfig", **WIDE, head_dim=8)
 
 
 def gemma3() -> Any:
     layers = ["sliding_attention", "full_attention"]
-    return causal_lm("Gemma3TextConfig", **SHAPE, head_dim=8, sliding_window=64, layer_types=layers)
+    return causal_lm("Gemma3TextConfig", **WIDE, head_dim=8, sliding_window=64, layer_types=layers)
 
 
 def gpt2(dropout: float = 0.0) -> Any:
@@ -55,15 +41,7 @@ def gpt2(dropout: float = 0.0) -> Any:
 
 
 def mistral() -> Any:
-    return causal_lm("MistralConfig", **SHAPE, sliding_window=12)
-
-
-def dynamic() -> Any:
-    return llama(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
-
-
-def bloom() -> Any:
-    return causal_lm("BloomConfig", **SMALL, hidden_size=32, n_layer=2, n_head=4)
+    return causal_lm("MistralConfig", **WIDE, sliding_window=12)
 
 
 def biogpt(dropout: float = 0.1) -> Any:
@@ -85,7 +63,7 @@ def mamba() -> Any:
 
 
 def _without_key_heads() -> dict[str, Any]:
-    return {name: value for name, value in SHAPE.items() if name != "num_key_value_heads"}
+    return {name: value for name, value in WIDE.items() if name != "num_key_value_heads"}
 
 
 def made(shape: Callable[[], Any]) -> Any:
@@ -114,7 +92,7 @@ def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any]
         assert_same(found, gradients)
 
 
-@pytest.mark.parametrize("shape", [mistral, dynamic, bloom, mamba, lambda: gpt2(0.1), biogpt, bert])
+@pytest.mark.parametrize("shape", [mistral, dynamic_llama, bloom, mamba, lambda: gpt2(0.1), biogpt, bert])
 def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]) -> None:
     """A window shorter than the rows, positions that hang on the whole line, attention of its own, dropped weights."""
     model = made(shape)
