@@ -44,7 +44,7 @@ pretrain:
   step_tokens: 1024
   steps: 60
   optimizer: muon
-  config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
+  llama_config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
     intermediate_size: 64}
 """
 RECIPES = {"tune": TUNE, "pretrain": PRETRAIN}

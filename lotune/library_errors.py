@@ -40,7 +40,7 @@ def translate_error(error: BaseException) -> LotuneError | None:
         )
     if type(error).__name__ in COMPILER_ERRORS:  # torch's, not imported here
         found = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
-        return RunError("compile", found, remedy="tune.compile=no or pretrain.compile=false, or install a C++ compiler")
+        return RunError("compile", found, remedy="tune.compile=off or pretrain.compile=off, or install a C++ compiler")
     if isinstance(error, OSError) and path is not None:
         return RunError(str(path), f"cannot be read or written: {error.strerror}", remedy="check path and permissions")
     return None

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.settings import AdapterSettings, BaseSettings
-from lotune.settings import Settings, read_settings
+from lotune.settings import Settings, Switch, read_settings
 from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
@@ -31,7 +31,7 @@ class Recipe(Settings):
     """Seed of everything that is drawn at random."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model computes; auto: the first GPU, otherwise the CPU."""
-    shard: Literal["auto", "yes", "no"] = "auto"
+    fsdp: Switch = "auto"
     """Whether several processes (torchrun) shard the weights; auto: only if they do not fit on each GPU."""
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; null: one per core."""
@@ -54,12 +54,6 @@ class Recipe(Settings):
         """Settings of a task without a name are the default task's."""
         task = values.get("task") if isinstance(values, dict) else None
         return {**values, "task": {"name": DEFAULT_TASK, **task}} if isinstance(task, dict) else values
-
-    @field_validator("shard", mode="before")
-    @classmethod
-    def _yes_or_no(cls, value: object) -> object:
-        """YAML reads a bare yes and no as truth values."""
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
     @property
     def folder(self) -> Path:
@@ -87,7 +81,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe if recipe.name else recipe.model_copy(update={"name": path.stem})
 
 
-PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "architecture")
+PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "config_file")
 """Settings of pre-training that name a file or a folder."""
 
 

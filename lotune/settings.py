@@ -13,9 +13,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from lotune.errors import SettingsError
@@ -46,6 +46,15 @@ class Settings(BaseModel):
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def _switch_word(value: object) -> object:
+    """Return the word of a truth value, as which YAML reads a bare on and off."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch_word)]
+"""A setting that is on, off, or decided by lotune."""
 
 
 class FieldHelp(NamedTuple):

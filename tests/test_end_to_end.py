@@ -169,7 +169,7 @@ def test_a_changed_learning_rate_redoes_tuning_and_evaluation_only(runs: Path, r
 def test_more_merged_checkpoints_train_nothing_again(runs: Path, recipe: Path) -> None:
     trained = (runs / "small" / "metrics.jsonl").read_bytes()
     result = call(
-        "tune", recipe, f"runs={runs}", "checkpoints.merged=all", "tune.max_batch_tokens=999", "tune.compile=no"
+        "tune", recipe, f"runs={runs}", "checkpoints.merged=all", "tune.max_batch_tokens=999", "tune.compile=off"
     )
     assert 'changed: checkpoints.merged: "chosen" -> "all" (invalidates merge, evaluate)\n' in result.stderr
     assert "changed: tune.max_batch_tokens: 16384 -> 999 (nothing finished depends on it)\n" in result.stderr

@@ -65,7 +65,10 @@ def test_all_faults_at_once_in_three_lines(tmp_path: Path) -> None:
         ("seed: 1\nseed: 2\n", "keys given twice: seed (line 2)"),
         ("data: {rows: 1, rows: 2}\n", "keys given twice: rows (line 1)"),
         ("data: 3\n", "data is 3"),
-        ("pretrain: {config: {hidden_size: 100}}\n", "pretrain.config: hidden_size 100 is no multiple of 6 heads"),
+        (
+            "pretrain: {llama_config: {hidden_size: 100}}\n",
+            "pretrain.llama_config: hidden_size 100 is no multiple of 6 heads",
+        ),
         ("? [a, b]\n: 1\n", "mine.yaml"),
     ],
 )
@@ -123,10 +126,25 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
         read_recipe(tmp_path / "binary.yaml")
 
 
-def test_yes_and_no_stay_words(tmp_path: Path) -> None:
-    assert read_recipe(write(tmp_path, "tune: {compile: yes}\n")).tune.compile == "yes"
-    assert read_recipe(write(tmp_path, ""), ["tune.compile=no"]).tune.compile == "no"
+@pytest.mark.parametrize(("word", "expected"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")])
+@pytest.mark.parametrize("key", ["fsdp", "tune.compile", "pretrain.compile"])
+def test_switches_are_on_off_or_auto(tmp_path: Path, key: str, word: str, expected: str) -> None:
+    """YAML reads a bare on and off as truth values; in a file and as an override they mean what they say."""
+    *group, field = key.split(".")
+    text = f"{group[0]}: {{{field}: {word}}}\n" if group else f"{field}: {word}\n"
+    for recipe in (read_recipe(write(tmp_path, text)), read_recipe(write(tmp_path, ""), [f"{key}={word}"])):
+        assert getattr(getattr(recipe, group[0]) if group else recipe, field) == expected
+
+
+@pytest.mark.parametrize("word", ["1", "maybe", "null", "[on]"])
+def test_what_is_no_switch_is_refused(tmp_path: Path, word: str) -> None:
+    with pytest.raises(SettingsError, match="fsdp is .*: input should be 'auto', 'on' or 'off'"):
+        read_recipe(write(tmp_path, f"fsdp: {word}\n"))
+
+
+def test_none_stays_a_word(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, ""), ["checkpoints.merged=none"]).checkpoints.merged == "none"
+    assert read_recipe(write(tmp_path, "tune: {quantization: none}\n")).tune.quantization == "none"
 
 
 @pytest.mark.parametrize("judge", ["exact", "significant:5", "decimals:2", "relative:1e-4", "relative:0.001"])
@@ -168,4 +186,11 @@ def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> No
 def test_the_recipes_of_nano_do_not_hang_on_defaults_of_pre_training(name: str) -> None:
     """Its weights come from these recipes: they say themselves what defaults may change."""
     said = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))["pretrain"]
-    assert {"learning_rate", "optimizer", "step_tokens", "warmup_ratio", "weight_decay", "precision"} <= said.keys()
+    assert {
+        "learning_rate",
+        "optimizer",
+        "step_tokens",
+        "warmup_ratio",
+        "weight_decay",
+        "autocast_dtype",
+    } <= said.keys()

@@ -24,7 +24,7 @@ from lotune.data.tokenized import EncodedRow
 from lotune.errors import DataError
 
 Cleaning = Literal["none", "wiki"]
-Chunking = Literal["first", "all", "stream"]
+Chunking = Literal["first_block", "sentences", "stream"]
 CORPUS_SUFFIXES = (".jsonl", ".txt")
 """Files that are read; others in a folder are passed over."""
 SENTENCE_ENDS = "。！？.!?"
@@ -110,10 +110,10 @@ def chunk_articles(
 ) -> Iterator[EncodedRow]:
     """Blocks of at most `size` tokens from articles that end with end-of-text; all of a block is scored.
 
-    `first`: of each article as many whole sentences as fit, then end-of-text; `all`: the sentences after them, too, in
-    further blocks, the last of which ends with end-of-text (a sentence that is too long is left out); `stream`:
-    articles one after the other, cut at `size`. An article without a sentence that fits is dropped. `counts` gets the
-    numbers of articles, blocks and dropped ones.
+    `first_block`: of each article as many whole sentences as fit, then end-of-text; `sentences`: the sentences after
+    them, too, in further blocks, the last of which ends with end-of-text (a sentence that is too long is left out);
+    `stream`: articles one after the other, cut at `size`. An article without a sentence that fits is dropped. `counts`
+    gets the numbers of articles, blocks and dropped ones.
     """
     made = _stream(articles, size, counts) if cut == "stream" else _by_sentence(articles, size, cut, ends, counts)
     for block in made:
@@ -129,7 +129,7 @@ def _by_sentence(
         places = [place + 1 for place, token in enumerate(left) if token in ends]
         counts["articles"] += 1
         found = list(_whole_sentences([0, *places], size - 1))
-        if cut == "first":
+        if cut == "first_block":
             found = [span for span in found[:1] if span[0] == 0]
         for start, stop in found:
             last = (start, stop) == found[-1]

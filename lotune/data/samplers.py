@@ -55,7 +55,7 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
     return next(_rows_by_step(rows, step_rows, seed, step))
 
 
-SamplingOrder = Literal["traversal", "random"]
+SamplingOrder = Literal["epochs", "with_replacement"]
 """How pre-training comes by its rows: every one once an epoch, or each step's by chance."""
 
 
@@ -65,7 +65,7 @@ def pretraining_batches(
     batch_tokens: int,
     steps: int,
     seed: int,
-    draw: SamplingOrder = "traversal",
+    sampling: SamplingOrder = "epochs",
     first_step: int = 1,
     share: RankSplit = SINGLE_RANK,
     pad_token_id: int | None = None,
@@ -79,7 +79,7 @@ def pretraining_batches(
     micro_batch_tokens = min(micro_batch_tokens or batch_tokens, batch_tokens)
     lengths = rows.lengths()
     drawn = islice(
-        _group_by_token_budget(_row_order(len(rows), seed, draw), lengths, batch_tokens), first_step - 1, steps
+        _group_by_token_budget(_row_order(len(rows), seed, sampling), lengths, batch_tokens), first_step - 1, steps
     )
     for places in drawn:
         own = share.of(places, lengths[places].tolist())
@@ -94,24 +94,24 @@ def pretraining_batches(
 
 
 def steps_for_epochs(
-    rows: TokenFile, *, batch_tokens: int, seed: int, draw: SamplingOrder = "traversal", epochs: float = 1.0
+    rows: TokenFile, *, batch_tokens: int, seed: int, sampling: SamplingOrder = "epochs", epochs: float = 1.0
 ) -> int:
     """The steps in which `pretraining_batches` goes through as many rows as there are, `epochs` times; one at least."""
-    wanted, drawn = max(1, round(epochs * len(rows))), _row_order(len(rows), seed, draw)
+    wanted, drawn = max(1, round(epochs * len(rows))), _row_order(len(rows), seed, sampling)
     return sum(1 for _ in _group_by_token_budget(islice(drawn, wanted), rows.lengths(), batch_tokens))
 
 
 def pretraining_rows_of_step(
-    rows: TokenFile, *, batch_tokens: int, seed: int, step: int, draw: SamplingOrder = "traversal"
+    rows: TokenFile, *, batch_tokens: int, seed: int, step: int, sampling: SamplingOrder = "epochs"
 ) -> list[int]:
     """The places of the rows that `pretraining_batches` draws for a step (from 1)."""
-    drawn = _group_by_token_budget(_row_order(len(rows), seed, draw), rows.lengths(), batch_tokens)
+    drawn = _group_by_token_budget(_row_order(len(rows), seed, sampling), rows.lengths(), batch_tokens)
     return next(islice(drawn, step - 1, None))
 
 
-def _row_order(rows: int, seed: int, draw: SamplingOrder) -> Iterator[int]:
+def _row_order(rows: int, seed: int, sampling: SamplingOrder) -> Iterator[int]:
     """Rows without end: all of them in one order after the other, or each by chance from all."""
-    if draw == "traversal":
+    if sampling == "epochs":
         yield from _shuffled_epochs(rows, seed)
     chance = random.Random(seed)
     while True:

@@ -19,13 +19,13 @@ from lotune.model.settings import BaseSettings
 if TYPE_CHECKING:
     import torch
 
-Quantize = Literal["no", "8bit", "4bit"]
+Quantization = Literal["none", "8bit", "4bit"]
 QUANTIZATION_LIBRARIES = {"8bit": "torchao", "4bit": "bitsandbytes"}
 
 
-def check_quantize(kind: Quantize, device: str) -> None:
+def check_quantize(kind: Quantization, device: str) -> None:
     """Nothing, where weights can be held like this here. Raises: SettingsError where library or device cannot."""
-    if kind == "no":
+    if kind == "none":
         return
     let_in()
     library = QUANTIZATION_LIBRARIES[kind]
@@ -34,19 +34,21 @@ def check_quantize(kind: Quantize, device: str) -> None:
             f"{kind} weights need {library}, which is not installed",
             "pip install '.[quantize]' in lotune's source folder",
         )
-        raise SettingsError("tune.quantize", found, remedy=remedy)
+        raise SettingsError("tune.quantization", found, remedy=remedy)
     if resolve_device(device).startswith("mps"):
-        raise SettingsError("tune.quantize", f"{library} does not compute on mps", "cuda or cpu", "tune.quantize=no")
+        raise SettingsError(
+            "tune.quantization", f"{library} does not compute on mps", "cuda or cpu", "tune.quantization=none"
+        )
 
 
-def load_quantized(settings: BaseSettings, device: str, kind: Quantize) -> LoadedModel:
+def load_quantized(settings: BaseSettings, device: str, kind: Quantization) -> LoadedModel:
     """The base as `load_model` gives it, its linear layers (not the output head) in 8 or 4 bit.
 
     Raises: as `load_model` and `check_quantize`.
     """
     check_quantize(kind, device)
     dtype = resolve_dtype(settings.dtype, resolve_device(device))
-    base = load_model(settings, device, None if kind == "no" else _config(kind, dtype))
+    base = load_model(settings, device, None if kind == "none" else _config(kind, dtype))
     for module in base.model.modules():
         # bitsandbytes would lay weights out anew for asking in bfloat16, in which they cannot be trained any further
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -54,10 +56,10 @@ def load_quantized(settings: BaseSettings, device: str, kind: Quantize) -> Loade
     return base
 
 
-def load_dequantized(settings: BaseSettings, device: str, kind: Quantize) -> LoadedModel:
+def load_dequantized(settings: BaseSettings, device: str, kind: Quantization) -> LoadedModel:
     """A plain base with the weights that `load_quantized` computes with, rounded to its own dtype."""
     plain = load_model(settings, device)
-    if kind == "no":
+    if kind == "none":
         return plain
     from torch import nn
 
@@ -87,7 +89,7 @@ def _plain_weight(weight: Any) -> torch.Tensor:
     return found
 
 
-def _config(kind: Quantize, dtype: torch.dtype) -> Any:
+def _config(kind: Quantization, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if kind == "8bit":

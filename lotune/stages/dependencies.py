@@ -34,7 +34,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
 }
 """The settings (single ones or whole groups) whose change redoes a stage.
 
-`device`, `shard`, `threads` and `save_every_minutes` redo none, nor do those of WITHOUT_EFFECT.
+`device`, `fsdp`, `threads` and `save_every_minutes` redo none, nor do those of EXECUTION_ONLY_SETTINGS.
 """
 
 

@@ -188,7 +188,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
     folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
     if (folder / "merged").is_dir():
         return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
-    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantize)
+    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
     merged = merge(base, folder / "adapter")
     dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
     answers_in = resolve_dtype(settings.dtype, recipe.device)

@@ -128,8 +128,8 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
 
     device = resolve_device(recipe.device)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
-    quantized = recipe.tune.quantize != "no"  # by kernels that may need the device
-    base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantize)
+    quantized = recipe.tune.quantization != "none"  # by kernels that may need the device
+    base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantization)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
     place = nullcontext if device == "cpu" else partial(placed, device=device)

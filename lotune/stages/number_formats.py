@@ -20,7 +20,7 @@ from lotune.runs import Run
 
 FILE = "number-formats.json"
 """File of a run with the formats, what decided them, and the fingerprint of what else the training depends on."""
-SETTINGS = {"tuning": "base.dtype", "answers": "evaluate.dtype", "pre-training": "pretrain.precision"}
+SETTINGS = {"tuning": "base.dtype", "answers": "evaluate.dtype", "pre-training": "pretrain.autocast_dtype"}
 """The settings that the formats stand for."""
 
 Record = dict[str, Any]

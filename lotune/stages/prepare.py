@@ -216,7 +216,7 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
         from lotune.model.checkpoints import check_init_adapter
 
         check_init_adapter(recipe.adapter)
-    check_quantize(recipe.tune.quantize, recipe.device)
+    check_quantize(recipe.tune.quantization, recipe.device)
     found = load_tokenizer(recipe.base)
     if recipe.adapter.init_from is not None:
         _check_start_base(recipe, recipe.adapter.init_from)

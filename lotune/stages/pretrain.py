@@ -4,56 +4,56 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
 from lotune.data.collate import Collator
-from lotune.data.corpus import Corpus, chunk_articles, sentence_ends
-from lotune.data.examples import Example
+from lotune.data.corpus import Corpus
 from lotune.data.rank_split import RankSplit
 from lotune.data.samplers import pretraining_batches, pretraining_rows_of_step, steps_for_epochs
-from lotune.data.token_files import TokenFile, write_token_file
-from lotune.data.tokenization import encode_rows
-from lotune.data.tokenized import EncodedRow, chunks
-from lotune.data.tokenizer_training import MAX_EMBEDDING_RATIO, padding_id
+from lotune.data.token_files import TokenFile
+from lotune.data.tokenized import chunks
+from lotune.data.tokenizer_training import padding_id
 from lotune.disk_space import format_bytes, require_free_space
 from lotune.distributed import ProcessGroup
-from lotune.errors import DataError, SettingsError
+from lotune.errors import SettingsError
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe, RunOptions, check_pretraining_paths
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.number_formats import Record, explain, keep, settle, with_formats
-from lotune.stages.training_run import STATES_FOLDER, enable_packing_or_warn, name_rows_on_nan, resume, run_steps
+from lotune.stages.pretraining_corpus import (
+    document_inputs,
+    ensure_documents,
+    num_validation_documents,
+    tokenizer_folder,
+)
+from lotune.stages.pretraining_model import initial_model, meta_model_of
+from lotune.stages.training_run import (
+    STATES_FOLDER,
+    enable_packing_or_warn,
+    name_rows_on_nan,
+    resume,
+    run_steps,
+    should_compile,
+)
 from lotune.train.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from lotune.train.loop import Step
     from lotune.train.train_state import Training
 
-TOKENIZER_DOCUMENTS = 20_000
-"""Documents that the tokeniser is trained on, at most."""
 REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
 """What to do where a pass finds no memory."""
 TRAINED_BYTES = 16
 """Of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 260, 64
 """Most of what a document takes in the mean: some 250 tokens with the smallest vocabulary, offsets, answers and id."""
-CORPUS_SETTINGS = (
-    "seed", "pretrain.generated_documents", "pretrain.validation_fraction", "pretrain.config.vocab_size",
-    "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning", "pretrain.blocks", "pretrain.block_size",
-    "pretrain.tokenizer", "pretrain.architecture", "pretrain.config.max_position_embeddings",
-)  # fmt: skip
-"""The settings that tokeniser and documents depend on."""
-CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
-"""The code below the package that writes the text and makes tokens of it."""
 
 
 def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
     from lotune.model.loading import count_parameters
     from lotune.train.resource_estimate import checkpoint_bytes
 
-    model = _meta_model(settings)
+    model = meta_model_of(settings)
     models = torch.bfloat16.itemsize * count_parameters(model) * (1 if settings.export_to is None else 2)
     there = run.stage_state("documents", document_inputs(recipe)) == "done"
     token_bytes = 2 if model.config.vocab_size <= 2**16 else 4
     if settings.corpus is not None:
         written = sum(file.stat().st_size for file in Corpus(settings.corpus).files()) * token_bytes
     else:
-        documents = settings.generated_documents + _num_validation_documents(settings)
+        documents = settings.generated_documents + num_validation_documents(settings)
         written = documents * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES)
     return (0 if there else written) + checkpoint_bytes(model, 0, 0) + models
 
@@ -124,7 +124,7 @@ def _memory_bytes(settings: PretrainSettings) -> int:
     from lotune.train.resource_estimate import memory_bytes
 
     tokens = min(settings.step_tokens, settings.micro_batch_tokens or settings.step_tokens)
-    model, recomputed = _meta_model(settings).requires_grad_(True), settings.gradient_checkpointing
+    model, recomputed = meta_model_of(settings).requires_grad_(True), settings.gradient_checkpointing
     return memory_bytes(model, tokens, tokens, divided=True, recomputed=recomputed)
 
 
@@ -134,123 +134,8 @@ def _format(settings: PretrainSettings, device: str) -> Record:
     from lotune.model.loading import resolve_device
 
     tokens = min(settings.step_tokens, settings.micro_batch_tokens or settings.step_tokens)
-    found = training_format(resolve_device(device), products_of(_meta_model(settings), tokens), trains_all=True)
+    found = training_format(resolve_device(device), products_of(meta_model_of(settings), tokens), trains_all=True)
     return found._asdict()
-
-
-def _meta_model(settings: PretrainSettings) -> Any:
-    """The model without its weights, on the meta device."""
-    import torch
-
-    from lotune.model.loading import meta_model, new_from_config_json, new_llama
-    from lotune.model.settings import BaseSettings
-
-    if settings.init_from is not None:
-        return meta_model(BaseSettings(model=str(settings.init_from)))
-    with torch.device("meta"):
-        if settings.architecture is not None:
-            return new_from_config_json(settings.architecture, {})
-        return new_llama(settings.config.model_dump())
-
-
-def document_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What tokeniser and documents are made from: settings, and the code that generates and encodes them."""
-    settings = {key: value for key, value in stage_inputs(recipe, "pretrain").items() if key in CORPUS_SETTINGS}
-    code = {f"lotune/{name}": Path(__file__).parents[1] / name for name in CORPUS_CODE}
-    return {**settings, **code, "tokenizer_documents": TOKENIZER_DOCUMENTS}
-
-
-def _documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tuple[Any, TokenFile, TokenFile]:
-    """The tokeniser, and the documents to train and to validate on; those of the run where they are whole and fit."""
-    from transformers import AutoTokenizer
-
-    folder, inputs = run.folder / "data", document_inputs(recipe)
-    tokenizer_folder = _tokenizer_folder(settings, folder)
-    if run.stage_state("documents", inputs) == "done":
-        print_status(f"tokeniser and documents are those in {folder}")
-    else:
-        for change in run.changes("documents", inputs):
-            print_status(f"changed: {change} (the documents are made again)")
-        run.invalidate_stage("documents")
-        if tokenizer_folder == folder / "tokenizer":
-            _train_tokenizer(settings, recipe, tokenizer_folder)
-        write = _write_documents if settings.corpus is None else _write_articles
-        write(AutoTokenizer.from_pretrained(tokenizer_folder), settings, recipe, folder)
-        run.mark_stage_done("documents", inputs, [folder])
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
-
-
-def _tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
-    return settings.init_from or settings.tokenizer or folder / "tokenizer"
-
-
-def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
-    from lotune.data.tokenizer_training import train_tokenizer
-    from lotune.nano.corpus_generator import tokenizer_texts
-
-    print_status("training the tokeniser")
-    if settings.corpus is None:
-        texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
-    else:
-        texts = (article.target for article in _articles(settings.corpus, settings, recipe)[0])
-    train_tokenizer(texts, settings.config.vocab_size, folder)
-
-
-def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
-    from lotune.nano.corpus_generator import documents
-
-    print_status(f"writing {settings.generated_documents} documents as tokens")
-    counts = {"train": settings.generated_documents, "validation": _num_validation_documents(settings)}
-    for number, (name, count) in enumerate(counts.items()):
-        rows = _encoded(tokenizer, documents(count, recipe.seed + number))
-        write_token_file(folder / name, rows, len(tokenizer))
-
-
-def _articles(path: Path, settings: PretrainSettings, recipe: Recipe) -> tuple[Iterator[Example], Iterator[Example]]:
-    """Return the articles to train on and those to validate on."""
-    corpus = Corpus(path, settings.cleaning, recipe.data.max_row_bytes)
-    return corpus.train_validation_split(settings.validation_fraction, recipe.seed)
-
-
-def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
-    """Articles as blocks of tokens. Raises: DataError where no block comes out."""
-    assert settings.corpus is not None
-    size = min(settings.block_size or _context(settings), _context(settings))
-    ends = frozenset() if settings.blocks == "stream" else sentence_ends(tokenizer)
-    parts = _articles(settings.corpus, settings, recipe)
-    for name, articles in zip(("train", "validation"), parts, strict=True):
-        counts: Counter[str] = Counter()
-        rows = chunk_articles(encode_rows(tokenizer, articles), size, settings.blocks, ends, counts)
-        write_token_file(folder / name, rows, len(tokenizer), counts)
-        print_status(
-            f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks"
-        )
-        if not counts["blocks"]:
-            found = f"no block of {name} articles: none has a sentence that fits into {size} tokens"
-            raise DataError(
-                str(settings.corpus), found, remedy="pretrain.blocks=stream, or a larger pretrain.block_size"
-            )
-
-
-def _context(settings: PretrainSettings) -> int:
-    from lotune.model.loading import context_length
-
-    return context_length(_meta_model(settings))
-
-
-def _num_validation_documents(settings: PretrainSettings) -> int:
-    """Documents to validate on."""
-    return max(1, int(settings.generated_documents * settings.validation_fraction))
-
-
-def _encoded(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
-    """Documents as tokens; all but unfinished ones end with end-of-text."""
-    from lotune.nano.corpus_generator import WITHOUT_EOS
-
-    texts, encoded = tee(texts)
-    for text, row in zip(texts, encode_rows(tokenizer, encoded), strict=True):
-        yield replace(row, token_ids=row.token_ids[:-1]) if text.category in WITHOUT_EOS else row
 
 
 @dataclass(frozen=True)
@@ -295,14 +180,14 @@ def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mar
     from lotune.train.train_state import Training
 
     device, folder = resolve_device(recipe.device), recipe.folder / "data"
-    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_folder(settings, folder))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(settings, folder))
     rows = TokenFile(folder / "train")
     torch.manual_seed(recipe.seed)
-    model = _initial_model(settings, tokenizer)
+    model = initial_model(settings, tokenizer)
     _check_lengths(rows, context_length(model))
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(model, "pretrain.gradient_checkpointing")
-    in_shards = needs_fsdp(recipe.shard, TRAINED_BYTES * count_parameters(model), device, world)
+    in_shards = needs_fsdp(recipe.fsdp, TRAINED_BYTES * count_parameters(model), device, world)
     if in_shards:
         _refuse_muon(settings)
         apply_fsdp(model, world, device)
@@ -310,33 +195,35 @@ def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mar
         model = model.to(device)
     padding = None if enable_packing_or_warn(model, rows) else padding_id(tokenizer)
     steps = settings.steps or steps_for_epochs(
-        rows, batch_tokens=settings.step_tokens, seed=recipe.seed, draw=settings.draw, epochs=settings.epochs
+        rows, batch_tokens=settings.step_tokens, seed=recipe.seed, sampling=settings.sampling, epochs=settings.epochs
     )
     warmup = resolve_warmup_steps(steps, None, settings.warmup_ratio)
     factors = [lr_factor(step, steps, warmup, "cosine", settings.min_lr_ratio) for step in range(1, steps + 1)]
     training = Training(model, _optimizers(model, settings), mark, world)
-    half = resolve_dtype(settings.precision, device) == torch.bfloat16
+    half = resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16
     return PretrainingSession(tokenizer, rows, training, steps, factors, in_shards, padding, half)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
     if settings.optimizer == "muon":
-        found, remedy = "muon turns whole matrices, and these are in shards", "pretrain.optimizer=adamw, or shard=no"
+        found, remedy = "muon turns whole matrices, and these are in shards", "pretrain.optimizer=adamw, or fsdp=off"
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
 def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: PretrainingSession, done: int) -> Iterator[Step]:
     """The steps after the `done` ones."""
+    from lotune.model.loading import resolve_device
     from lotune.train.loop import train
 
     world = begun.training.world
+    compiled = should_compile(settings.compile, resolve_device(recipe.device), begun.in_shards)
     batches = pretraining_batches(
-        begun.rows, batch_tokens=settings.step_tokens, steps=begun.steps, seed=recipe.seed, draw=settings.draw,
+        begun.rows, batch_tokens=settings.step_tokens, steps=begun.steps, seed=recipe.seed, sampling=settings.sampling,
         first_step=done + 1, share=RankSplit(world.rank, world.size), pad_token_id=begun.pad_token_id,
         micro_batch_tokens=settings.micro_batch_tokens,
     )  # fmt: skip
     return train(
-        begun.training.model, batches, begun.training.optimizers, begun.lr_factors, compile=settings.compile,
+        begun.training.model, batches, begun.training.optimizers, begun.lr_factors, compile=compiled,
         max_grad_norm=settings.max_grad_norm, first_step=done + 1, world=world, remedy=REMEDY,
         autocast_bfloat16=begun.autocast_bfloat16,
     )  # fmt: skip
@@ -347,7 +234,7 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, formats: Record) -> di
 
     settings = recipe.pretrain
     assert settings is not None
-    _documents(run, settings, recipe)
+    ensure_documents(run, settings, recipe)
     world.send_to_followers("pretrain")
     world.send_to_followers(formats)
     mark = inputs_fingerprint({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"})
@@ -391,7 +278,7 @@ def _finish(recipe: Recipe, settings: PretrainSettings, begun: PretrainingSessio
     loss = evaluate_loss(trained.model, _validation(held_back, begun.pad_token_id), REMEDY)
     whole: Any = trained.model
     if begun.in_shards:
-        whole = gather_full_model(trained.model, _initial_model(settings, begun.tokenizer))
+        whole = gather_full_model(trained.model, initial_model(settings, begun.tokenizer))
     if trained.world.is_main_process:
         save_model(whole, begun.tokenizer, recipe.folder / "model", torch.bfloat16)
     return loss
@@ -408,38 +295,17 @@ def _optimizers(model: Any, settings: PretrainSettings) -> Any:
 
 def _documents_of_step(rows: TokenFile, settings: PretrainSettings, seed: int, step: int) -> list[str]:
     """Where the documents of a step (from 1) came from: an article's place, or a number in the generated text."""
-    places = pretraining_rows_of_step(rows, batch_tokens=settings.step_tokens, seed=seed, step=step, draw=settings.draw)
+    places = pretraining_rows_of_step(
+        rows, batch_tokens=settings.step_tokens, seed=seed, step=step, sampling=settings.sampling
+    )
     return [f"document {name}" for name in rows.ids(places)]
 
 
 def _check_lengths(rows: TokenFile, context: int) -> None:
     longest = int(rows.lengths().max())
     if longest > context:
-        found, remedy = f"a document of {longest} tokens", "raise pretrain.config.max_position_embeddings"
-        raise SettingsError("pretrain.config.max_position_embeddings", found, f"{context} at most", remedy)
-
-
-def _initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
-    from lotune.data.tokenizer_training import check_tokenizer
-    from lotune.model.loading import load_model, new_from_config_json, new_llama
-    from lotune.model.settings import BaseSettings
-
-    if settings.init_from is not None:
-        return load_model(BaseSettings(model=str(settings.init_from), dtype="float32"), "cpu").model.requires_grad_(
-            True
-        )
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    if settings.architecture is not None:
-        model = new_from_config_json(settings.architecture, ends)
-        check_tokenizer(tokenizer, model.config.vocab_size, str(settings.architecture))
-        return model
-    rows, tokens = settings.config.vocab_size, len(tokenizer)
-    if rows > MAX_EMBEDDING_RATIO * tokens:  # no base would be loaded with it
-        found, remedy = f"is {rows}, the texts make {tokens} tokens", f"pretrain.config.vocab_size={tokens}"
-        raise SettingsError(
-            "pretrain.config.vocab_size", found, f"{MAX_EMBEDDING_RATIO} times the tokens at most", remedy
-        )
-    return new_llama(settings.config.model_dump() | ends)
+        found, remedy = f"a document of {longest} tokens", "raise pretrain.llama_config.max_position_embeddings"
+        raise SettingsError("pretrain.llama_config.max_position_embeddings", found, f"{context} at most", remedy)
 
 
 def _validation(rows: TokenFile, pad_token_id: int | None) -> Iterator[Any]:

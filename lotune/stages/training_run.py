@@ -15,6 +15,7 @@ from lotune.data.tokenized import encode_row
 from lotune.files import append_jsonl, filter_jsonl
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.runs import Run
+from lotune.settings import Switch
 
 if TYPE_CHECKING:
     from lotune.train.loop import Step
@@ -38,6 +39,11 @@ def enable_packing_or_warn(model: Any, rows: TokenFile) -> bool:
     if not packed:
         print_status("this model takes no packed rows: rows are padded to one another's length")
     return packed
+
+
+def should_compile(setting: Switch, device: str, in_shards: bool) -> bool:
+    """Return whether to compile the model on a resolved device; auto: on a GPU that holds all the weights."""
+    return setting == "on" or (setting == "auto" and device.startswith("cuda") and not in_shards)
 
 
 def resume(run: Run, training: Training) -> SavedState:

@@ -51,6 +51,7 @@ from lotune.stages.training_run import (
     naming_the_row,
     resume,
     run_steps,
+    should_compile,
 )
 from lotune.stages.validate import ANSWERS, CheckpointResult, ensure_validated, measured, store_answers
 from lotune.tasks.registry import build_task
@@ -162,12 +163,12 @@ def _set_up(recipe: Recipe, world: ProcessGroup) -> TuningSession:
         found, remedy = f"{plan.step_rows} rows a step for {world.size} processes", "raise it, or start fewer"
         raise SettingsError("tune.micro_batch_rows", found, "a row for each process", remedy)
     empty, dtype = meta_model(recipe.base), resolve_dtype(recipe.base.dtype, device)
-    in_shards = needs_fsdp(recipe.shard, count_parameters(empty) * dtype.itemsize, device, world)
+    in_shards = needs_fsdp(recipe.fsdp, count_parameters(empty) * dtype.itemsize, device, world)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
-    if in_shards and recipe.tune.quantize != "no":
-        found, remedy = "weights in shards are not quantised", "shard=no, or tune.quantize=no"
-        raise SettingsError("tune.quantize", found, remedy=remedy)
-    base = load_quantized(settings, "cpu" if in_shards else device, recipe.tune.quantize)
+    if in_shards and recipe.tune.quantization != "none":
+        found, remedy = "weights in shards are not quantised", "fsdp=off, or tune.quantization=none"
+        raise SettingsError("tune.quantization", found, remedy=remedy)
+    base = load_quantized(settings, "cpu" if in_shards else device, recipe.tune.quantization)
     model: Any = init_adapter(base, recipe.adapter, recipe.seed)
     drop_by_text(model, recipe.seed)
     if in_shards:
@@ -287,14 +288,13 @@ def _train_steps(recipe: Recipe, begun: TuningSession, training: Training, done:
     from lotune.train.loop import train
 
     settings = recipe.tune
-    on_gpu = resolve_device(recipe.device).startswith("cuda")
     return train(
         training.model,
         _batches(begun, recipe, done + 1),
         training.optimizers,
         begun.plan.lr_factors,
         max_grad_norm=settings.max_grad_norm,
-        compile=settings.compile == "yes" or (settings.compile == "auto" and on_gpu and not begun.in_shards),
+        compile=should_compile(settings.compile, resolve_device(recipe.device), begun.in_shards),
         first_step=done + 1,
         world=begun.world,
         autocast_bfloat16=begun.base.dtype == torch.bfloat16,

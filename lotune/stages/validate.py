@@ -116,7 +116,7 @@ def _ask_again(
     from lotune.model.eval_mode import in_float32_for_now
     from lotune.model.quantization import load_dequantized
 
-    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantize)
+    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
     model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long

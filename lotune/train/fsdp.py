@@ -7,7 +7,7 @@ adapter stays whole on each process: it is small, and so its gradients, states a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,20 +15,21 @@ from torch import nn
 from lotune.distributed import ProcessGroup, is_sharded
 from lotune.errors import ModelError
 from lotune.model.parts import decoder_of
+from lotune.settings import Switch
 
 FITTING_SHARE = 0.7
 """Share of a device's memory that weights may take; the rest is for activations."""
 
 
-def needs_fsdp(wanted: Literal["auto", "yes", "no"], weight_bytes: int, device: str, world: ProcessGroup) -> bool:
-    """Whether the processes divide weights of so many bytes; "auto" does where they would crowd a GPU.
+def needs_fsdp(setting: Switch, weight_bytes: int, device: str, world: ProcessGroup) -> bool:
+    """Return whether to shard `weight_bytes` of weights; "auto" does if they would crowd a GPU.
 
-    >>> needs_fsdp("yes", 10, "cpu", ProcessGroup()), needs_fsdp("auto", 10, "cpu", ProcessGroup(0, 2))
+    >>> needs_fsdp("on", 10, "cpu", ProcessGroup()), needs_fsdp("auto", 10, "cpu", ProcessGroup(0, 2))
     (False, False)
     """
-    if world.size == 1 or wanted == "no":
+    if world.size == 1 or setting == "off":
         return False
-    if wanted == "yes":
+    if setting == "on":
         return True
     if not device.startswith("cuda"):
         return False
@@ -85,7 +86,7 @@ def _layers(decoder: nn.Module) -> nn.ModuleList:
     """The longest list of modules in a decoder. Raises: ModelError."""
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
-        raise ModelError("shard", f"{type(decoder).__name__} has no list of layers to divide", remedy="shard=no")
+        raise ModelError("fsdp", f"{type(decoder).__name__} has no list of layers to divide", remedy="fsdp=off")
     return max(lists, key=len)
 
 

@@ -121,7 +121,9 @@ class NotFiniteError(CheckError):
 
 TUNING_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
 """What to do where a forward or backward pass of a tuning finds no memory."""
-OPTIMIZER_REMEDY = "its means take 8 bytes for each trained weight: train fewer weights, or shard=yes on several GPUs"
+OPTIMIZER_REMEDY = (
+    "its means take 8 bytes for each trained weight: train fewer weights, or use several GPUs with fsdp=on"
+)
 
 
 def oom_guard(batch: Batch, remedy: str) -> AbstractContextManager[None]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lotune.settings import Settings
+from lotune.settings import Settings, Switch
 
 
 class CheckpointSettings(Settings):
@@ -55,23 +55,17 @@ class TuneSettings(Settings):
     """Term that keeps AdamW's division finite."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Largest norm of the gradient; 0 does not clip."""
-    compile: Literal["auto", "yes", "no"] = "auto"
-    """Whether the model is compiled: auto compiles on a GPU."""
+    compile: Switch = "auto"
+    """Whether to compile the model; auto: on a GPU only."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass: less memory, about a third more time."""
-    quantize: Literal["no", "8bit", "4bit"] = "no"
-    """Whether the base's frozen linear weights are held in 8 or 4 bit (needs pip install '.[quantize]')."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Hold the base's frozen linear weights in 8 or 4 bit (needs pip install '.[quantize]')."""
     tensorboard: bool = False
     """Whether TensorBoard files are written (needs pip install '.[tensorboard]')."""
 
-    @field_validator("compile", "quantize", mode="before")
-    @classmethod
-    def _yes_or_no(cls, value: object) -> object:
-        """YAML reads a bare yes and no as truth values."""
-        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
-
-class ShapeSettings(Settings):
+class LlamaSettings(Settings):
     """Shape of a Llama model that is trained from scratch."""
 
     vocab_size: int = Field(4096, ge=260)
@@ -94,7 +88,7 @@ class ShapeSettings(Settings):
     """Whether input and output embeddings are one."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> ShapeSettings:
+    def _heads_divide(self) -> LlamaSettings:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -113,19 +107,19 @@ class PretrainSettings(Settings):
     """File or folder of articles (jsonl with `text`, txt) to learn; null generates the text of nano."""
     cleaning: Literal["none", "wiki"] = "none"
     """Of articles: wiki takes away title, line breaks and the empty brackets that extraction leaves."""
-    blocks: Literal["first", "all", "stream"] = "all"
-    """How articles are cut: first block only or all of them, at sentence ends, or one long stream of tokens."""
+    chunking: Literal["first_block", "sentences", "stream"] = "sentences"
+    """How articles become blocks: whole sentences, of the first block only or of all; or one long stream of tokens."""
     block_size: int | None = Field(None, ge=8)
     """Tokens of a block at most; null takes the model's context."""
-    draw: Literal["traversal", "random"] = "traversal"
-    """Whether a step's blocks come from going through all of them again and again, or are drawn by chance."""
+    sampling: Literal["epochs", "with_replacement"] = "epochs"
+    """Order of the blocks: each one once per epoch, or drawn at random with replacement."""
     generated_documents: int = Field(200_000, ge=1)
     """How many documents are generated where no text is given."""
     tokenizer: Path | None = None
     """Folder of a tokeniser to use; null trains one on the text."""
-    architecture: Path | None = None
-    """A config.json, or its folder, of any architecture that transformers knows; null builds a Llama of `config`."""
-    config: ShapeSettings = Field(default_factory=ShapeSettings)
+    config_file: Path | None = None
+    """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
+    llama_config: LlamaSettings = Field(default_factory=LlamaSettings)
     learning_rate: float = Field(2e-3, gt=0, le=1)
     """Highest learning rate."""
     step_tokens: int = Field(4096, ge=1)
@@ -148,10 +142,10 @@ class PretrainSettings(Settings):
     """Largest norm of the gradient; 0 does not clip."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """Optimizer of the matrices; embeddings and norms always take AdamW. Weights in shards need adamw."""
-    compile: bool = False
-    """Whether the model is compiled."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of products; weights and moments are float32. auto takes bfloat16 where it is clearly faster."""
+    compile: Switch = "off"
+    """Whether to compile the model; auto: on a GPU only."""
+    autocast_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast dtype of matrix products; weights and optimizer state stay float32. auto: bfloat16 if clearly faster."""
     validation_fraction: float = Field(0.005, gt=0, lt=1)
     """Share of the documents held back to measure the loss."""
     export_to: Path | None = None
@@ -159,7 +153,7 @@ class PretrainSettings(Settings):
 
     @model_validator(mode="after")
     def _one_beginning(self) -> PretrainSettings:
-        given = [name for name in ("tokenizer", "architecture") if getattr(self, name) is not None]
+        given = [name for name in ("tokenizer", "config_file") if getattr(self, name) is not None]
         if self.init_from is not None and given:
-            raise ValueError(f"start brings its own {given[0]}: give one of the two")
+            raise ValueError(f"init_from brings its own {given[0]}: give one of the two")
         return self

@@ -30,7 +30,7 @@ ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_si
 
 @given(ARTICLES, st.integers(8, 20))
 def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: int) -> None:
-    found, counts = cut(articles, size, "first")
+    found, counts = cut(articles, size, "first_block")
     fitting = [[n for n in range(2, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
     expected = [(*a[: places[-1]], EOS) for a, places in zip(articles, fitting, strict=True) if places]
     assert found == expected
@@ -40,7 +40,7 @@ def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: 
 @given(ARTICLES, st.integers(8, 20))
 def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], size: int) -> None:
     for article in articles:
-        found, counts = cut([article], size, "all")
+        found, counts = cut([article], size, "sentences")
         assert all(2 <= len(block) <= size for block in found)
         assert counts["dropped"] == (not found)
         assert [block[-1] == EOS for block in found] == [False] * (len(found) - 1) + [True] * bool(found)
@@ -55,7 +55,7 @@ def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], 
 
 def test_a_sentence_that_is_too_long_is_left_out() -> None:
     long = [1] * 9
-    found, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "all")
+    found, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "sentences")
     assert found == [(2, 9), (3, 9, EOS), (4, 9, EOS)]
     assert counts == Counter(articles=3, blocks=3, dropped=1)
 
@@ -139,7 +139,7 @@ def test_blocks_of_real_articles_end_with_a_sentence(reference_data: Path) -> No
     counts: Counter[str] = Counter()
     articles = Corpus(reference_data / "zh_wiki" / "wiki_zh_AA_00.jsonl", "wiki").articles()
     rows = encode_rows(nano_tokenizer, articles)
-    found = list(chunk_articles(rows, 512, "first", sentence_ends(nano_tokenizer), counts))
+    found = list(chunk_articles(rows, 512, "first_block", sentence_ends(nano_tokenizer), counts))
     assert counts["articles"] == counts["blocks"] + counts["dropped"]
     assert counts["blocks"] > 50
     for block in found:

@@ -56,7 +56,7 @@ def test_the_plain_model_computes_what_the_held_one_does(small_base: Path, kind:
 def test_a_run_with_a_quantised_base(small_base: Path, tmp_path: Path, kind: str) -> None:
     recipe = tmp_path / "mini.yaml"
     recipe.write_text(RECIPE.format(base=small_base))
-    call("run", recipe, f"runs={tmp_path}", f"tune.quantize={kind}")
+    call("run", recipe, f"runs={tmp_path}", f"tune.quantization={kind}")
     card = json.loads((tmp_path / "mini" / "scorecard.json").read_text())
     plain = sum(p.numel() for p in load_model(BaseSettings(model=str(small_base)), "cpu").model.parameters())
     assert card["parameters"]["total"] == plain
@@ -100,6 +100,6 @@ def test_a_library_that_is_not_there_is_named(
     recipe = tmp_path / "mini.yaml"
     recipe.write_text(RECIPE.format(base=small_base))
     monkeypatch.setattr("lotune.model.quantization.find_spec", lambda name: None)
-    said = call("tune", recipe, f"runs={tmp_path}", "tune.quantize=4bit", status=2).stderr
+    said = call("tune", recipe, f"runs={tmp_path}", "tune.quantization=4bit", status=2).stderr
     assert "4bit weights need bitsandbytes" in said
     assert "pip install '.[quantize]'" in said

@@ -47,7 +47,7 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: str) -> None:
-    """A pre-training through torchrun with `shard=yes`, and a tuning of what came of it."""
+    """A pre-training through torchrun with `fsdp=on`, and a tuning of what came of it."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(SHARDED.format(precision=precision))
     model = tmp_path / "alone" / "tiny" / "model"
@@ -55,7 +55,7 @@ def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: 
     for verb, name, words in (("pretrain", "tiny", ()), ("tune", "tuned", tuning)):
         losses = {}
         call(verb, recipe, f"runs={tmp_path / 'alone'}", *words)
-        together(verb, recipe, f"runs={tmp_path / 'two'}", *words, "shard=yes")
+        together(verb, recipe, f"runs={tmp_path / 'two'}", *words, "fsdp=on")
         for place in ("alone", "two"):
             lines = (tmp_path / place / name / "metrics.jsonl").read_text().splitlines()
             losses[place] = [step["loss"] for step in map(json.loads, lines) if "loss" in step]
@@ -72,9 +72,9 @@ pretrain:
   step_tokens: 1024
   steps: 4
   optimizer: adamw
-  precision: {precision}
-  config: {{vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
-    intermediate_size: 64}}
+  autocast_dtype: {precision}
+  llama_config: {{vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4,
+    num_key_value_heads: 4, intermediate_size: 64}}
 task: {{name: reading}}
 retention: {{rows: 5}}
 data: {{test_rows: 5, validation_rows: 5}}

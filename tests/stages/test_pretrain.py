@@ -31,7 +31,7 @@ pretrain:
   optimizer: OPTIMIZER
   export_to: PUBLISH
   validation_fraction: 0.2
-  config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
+  llama_config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
     intermediate_size: 64}
 """
 
@@ -68,7 +68,7 @@ def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
     stamp = (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns
     assert "nothing has changed" in call(*words).stderr
     assert (tmp_path / "runs" / "mini" / "model" / "model.safetensors").stat().st_mtime_ns == stamp
-    call(*words, "pretrain.steps=2", "pretrain.config.vocab_size=400", "pretrain.export_to=null")
+    call(*words, "pretrain.steps=2", "pretrain.llama_config.vocab_size=400", "pretrain.export_to=null")
     assert json.loads((tmp_path / "runs" / "mini" / "model" / "config.json").read_text())["vocab_size"] == 400
     load_model(BaseSettings(model=str(tmp_path / "runs" / "mini" / "model")), "cpu")
     lines = (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()
@@ -101,7 +101,7 @@ def test_going_on_from_a_model(tmp_path: Path) -> None:
 
 def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     from lotune.data.examples import Example
-    from lotune.stages.pretrain import _encoded
+    from lotune.stages.pretraining_corpus import _encoded
 
     texts = [Example("1", "2*3=", ":\n+02+03*+\n", category=kind) for kind in ("sum", "heading")]
     whole, heading = _encoded(byte_tokenizer, texts)
@@ -141,16 +141,16 @@ def test_documents_are_made_once_and_again_where_they_have_to(tmp_path: Path) ->
 def test_documents_depend_on_the_code_that_makes_them() -> None:
     """What the generator and the tokeniser import is among the inputs; what lies below every room needs not be."""
     from lotune.recipe import Recipe
-    from lotune.stages import pretrain
+    from lotune.stages import pretraining_corpus
 
     code = (
         "import lotune.nano.corpus_generator, lotune.data.tokenizer_training, sys; "
         "print(*[m for m in sys.modules if m[:7] == 'lotune.'])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    inputs = pretrain.document_inputs(Recipe(pretrain={}))
+    inputs = pretraining_corpus.document_inputs(Recipe(pretrain={}))
     paths = [path for path in inputs.values() if isinstance(path, Path)]
-    assert len(paths) == len(pretrain.CORPUS_CODE)
+    assert len(paths) == len(pretraining_corpus.CORPUS_CODE)
     assert all(path.exists() for path in paths)
     covered = {key.removesuffix(".py").replace("/", ".") for key in inputs}
     plain = ("errors", "settings", "memory", "disk_space", "files", "runs", "nano", "environment", "text_display")
@@ -159,7 +159,7 @@ def test_documents_depend_on_the_code_that_makes_them() -> None:
         name for name in loaded if name not in below and not any(f"{name}.".startswith(f"{one}.") for one in covered)
     ]
     assert missing == []
-    assert set(pretrain.CORPUS_SETTINGS) <= set(inputs)
+    assert set(pretraining_corpus.CORPUS_SETTINGS) <= set(inputs)
 
 
 def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) ->
     from lotune.model.settings import BaseSettings
 
     recipe, start = written(tmp_path), tmp_path / "start"
-    runs, untied = f"runs={tmp_path}", "pretrain.config.tie_word_embeddings=false"
+    runs, untied = f"runs={tmp_path}", "pretrain.llama_config.tie_word_embeddings=false"
     call("pretrain", recipe, runs, untied, f"pretrain.export_to={start}")
     rows = TokenFile(tmp_path / "mini" / "data" / "train")
     read: list[set[int]] = [
@@ -302,8 +302,8 @@ def articles(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.parametrize("more", [
-    ["pretrain.blocks=first", "pretrain.block_size=64"],
-    ["pretrain.blocks=stream", "pretrain.draw=random", "pretrain.architecture=GPT2"],
+    ["pretrain.chunking=first_block", "pretrain.block_size=64"],
+    ["pretrain.chunking=stream", "pretrain.sampling=with_replacement", "pretrain.config_file=GPT2"],
 ])  # fmt: skip
 def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) -> None:
     """Its figures on held-out text are those that transformers' own loss gives on the same blocks."""
@@ -336,7 +336,7 @@ def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) ->
 @pytest.mark.parametrize(("more", "found"), [
     ([], "is no article"),
     (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: there is no nowhere.jsonl"),
-    (["pretrain.init_from=.", "pretrain.tokenizer=."], "start brings its own tokenizer"),
+    (["pretrain.init_from=.", "pretrain.tokenizer=."], "init_from brings its own tokenizer"),
 ])  # fmt: skip
 def test_articles_that_cannot_be_read_are_refused(tmp_path: Path, more: list[str], found: str) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "Fine."}\n{"title": "no text"}\n')

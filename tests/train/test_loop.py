@@ -447,7 +447,7 @@ def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatc
         list(train(copy.deepcopy(llama), [[pad_rows(some_rows(8), PAD)]], optimizers, [1.0], compile=True))
     said = str(translate_error(raised.value))
     assert "compile: the model cannot be compiled" in said
-    assert "tune.compile=no" in said
+    assert "tune.compile=off" in said
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")

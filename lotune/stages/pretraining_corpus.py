@@ -1,0 +1,129 @@
+"""The documents of a pre-training: tokeniser and token files, made once from articles or from generated text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from lotune.console import print_status
+from lotune.data.corpus import Corpus, chunk_articles, sentence_ends
+from lotune.data.examples import Example
+from lotune.data.token_files import TokenFile, write_token_file
+from lotune.data.tokenization import encode_rows
+from lotune.data.tokenized import EncodedRow
+from lotune.errors import DataError
+from lotune.recipe import Recipe
+from lotune.runs import Run
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.pretraining_model import context_of
+from lotune.train.settings import PretrainSettings
+
+TOKENIZER_DOCUMENTS = 20_000
+"""Documents that the tokeniser is trained on, at most."""
+CORPUS_SETTINGS = (
+    "seed", "pretrain.generated_documents", "pretrain.validation_fraction", "pretrain.llama_config.vocab_size",
+    "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning", "pretrain.chunking", "pretrain.block_size",
+    "pretrain.tokenizer", "pretrain.config_file", "pretrain.llama_config.max_position_embeddings",
+)  # fmt: skip
+"""The settings that tokeniser and documents depend on."""
+CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
+"""The code below the package that writes the text and makes tokens of it."""
+
+
+def document_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return what tokeniser and documents depend on: settings, and the code that generates and encodes them."""
+    settings = {key: value for key, value in stage_inputs(recipe, "pretrain").items() if key in CORPUS_SETTINGS}
+    code = {f"lotune/{name}": Path(__file__).parents[1] / name for name in CORPUS_CODE}
+    return {**settings, **code, "tokenizer_documents": TOKENIZER_DOCUMENTS}
+
+
+def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tuple[Any, TokenFile, TokenFile]:
+    """Return the tokeniser and the rows to train and to validate on; make them unless the run has them already."""
+    from transformers import AutoTokenizer
+
+    folder, inputs = run.folder / "data", document_inputs(recipe)
+    path = tokenizer_folder(settings, folder)
+    if run.stage_state("documents", inputs) == "done":
+        print_status(f"tokeniser and documents are those in {folder}")
+    else:
+        for change in run.changes("documents", inputs):
+            print_status(f"changed: {change} (the documents are made again)")
+        run.invalidate_stage("documents")
+        if path == folder / "tokenizer":
+            _train_tokenizer(settings, recipe, path)
+        write = _write_documents if settings.corpus is None else _write_articles
+        write(AutoTokenizer.from_pretrained(path), settings, recipe, folder)
+        run.mark_stage_done("documents", inputs, [folder])
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
+
+
+def tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
+    """Return the folder of the tokeniser; `folder` is that of the run's data."""
+    return settings.init_from or settings.tokenizer or folder / "tokenizer"
+
+
+def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
+    from lotune.data.tokenizer_training import train_tokenizer
+    from lotune.nano.corpus_generator import tokenizer_texts
+
+    print_status("training the tokeniser")
+    if settings.corpus is None:
+        texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
+    else:
+        texts = (article.target for article in _articles(settings.corpus, settings, recipe)[0])
+    train_tokenizer(texts, settings.llama_config.vocab_size, folder)
+
+
+def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
+    from lotune.nano.corpus_generator import documents
+
+    print_status(f"writing {settings.generated_documents} documents as tokens")
+    counts = {"train": settings.generated_documents, "validation": num_validation_documents(settings)}
+    for number, (name, count) in enumerate(counts.items()):
+        rows = _encoded(tokenizer, documents(count, recipe.seed + number))
+        write_token_file(folder / name, rows, len(tokenizer))
+
+
+def _articles(path: Path, settings: PretrainSettings, recipe: Recipe) -> tuple[Iterator[Example], Iterator[Example]]:
+    """Return the articles to train on and those to validate on."""
+    corpus = Corpus(path, settings.cleaning, recipe.data.max_row_bytes)
+    return corpus.train_validation_split(settings.validation_fraction, recipe.seed)
+
+
+def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
+    """Articles as blocks of tokens. Raises: DataError where no block comes out."""
+    assert settings.corpus is not None
+    size = min(settings.block_size or context_of(settings), context_of(settings))
+    ends = frozenset() if settings.chunking == "stream" else sentence_ends(tokenizer)
+    parts = _articles(settings.corpus, settings, recipe)
+    for name, articles in zip(("train", "validation"), parts, strict=True):
+        counts: Counter[str] = Counter()
+        rows = chunk_articles(encode_rows(tokenizer, articles), size, settings.chunking, ends, counts)
+        write_token_file(folder / name, rows, len(tokenizer), counts)
+        print_status(
+            f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks"
+        )
+        if not counts["blocks"]:
+            found = f"no block of {name} articles: none has a sentence that fits into {size} tokens"
+            raise DataError(
+                str(settings.corpus), found, remedy="pretrain.chunking=stream, or a larger pretrain.block_size"
+            )
+
+
+def num_validation_documents(settings: PretrainSettings) -> int:
+    """Return how many generated documents to validate on."""
+    return max(1, int(settings.generated_documents * settings.validation_fraction))
+
+
+def _encoded(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
+    """Documents as tokens; all but unfinished ones end with end-of-text."""
+    from lotune.nano.corpus_generator import WITHOUT_EOS
+
+    texts, encoded = tee(texts)
+    for text, row in zip(texts, encode_rows(tokenizer, encoded), strict=True):
+        yield replace(row, token_ids=row.token_ids[:-1]) if text.category in WITHOUT_EOS else row

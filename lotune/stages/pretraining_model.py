@@ -1,0 +1,59 @@
+"""The model that a pre-training begins with: from a folder, of a config.json, or a Llama of given dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lotune.data.tokenizer_training import MAX_EMBEDDING_RATIO
+from lotune.errors import SettingsError
+from lotune.train.settings import PretrainSettings
+
+
+def meta_model_of(settings: PretrainSettings) -> Any:
+    """Return the model without its weights, on the meta device."""
+    import torch
+
+    from lotune.model.loading import meta_model, new_from_config_json, new_llama
+    from lotune.model.settings import BaseSettings
+
+    if settings.init_from is not None:
+        return meta_model(BaseSettings(model=str(settings.init_from)))
+    with torch.device("meta"):
+        if settings.config_file is not None:
+            return new_from_config_json(settings.config_file, {})
+        return new_llama(settings.llama_config.model_dump())
+
+
+def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
+    """Return the model that the first step trains, in float32 on the CPU.
+
+    Raises: SettingsError or ModelError where model and tokeniser do not fit each other.
+    """
+    from lotune.data.tokenizer_training import check_tokenizer
+    from lotune.model.loading import load_model, new_from_config_json, new_llama
+    from lotune.model.settings import BaseSettings
+
+    if settings.init_from is not None:
+        base = BaseSettings(model=str(settings.init_from), dtype="float32")
+        return load_model(base, "cpu").model.requires_grad_(True)
+    special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if settings.config_file is not None:
+        model = new_from_config_json(settings.config_file, special_ids)
+        check_tokenizer(tokenizer, model.config.vocab_size, str(settings.config_file))
+        return model
+    _require_used_vocabulary(settings.llama_config.vocab_size, len(tokenizer))
+    return new_llama(settings.llama_config.model_dump() | special_ids)
+
+
+def _require_used_vocabulary(vocab_size: int, tokens: int) -> None:
+    """Raise SettingsError if the embedding has so many more rows than the tokeniser tokens that no base may."""
+    if vocab_size > MAX_EMBEDDING_RATIO * tokens:
+        key, found = "pretrain.llama_config.vocab_size", f"is {vocab_size}, the texts make {tokens} tokens"
+        raise SettingsError(key, found, f"{MAX_EMBEDDING_RATIO} times the tokens at most", f"{key}={tokens}")
+
+
+def context_of(settings: PretrainSettings) -> int:
+    """Return the context length of the model, in tokens."""
+    from lotune.model.loading import context_length
+
+    return context_length(meta_model_of(settings))
