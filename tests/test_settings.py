@@ -138,7 +138,7 @@ def test_switches_are_on_off_or_auto(tmp_path: Path, key: str, word: str, expect
 
 @pytest.mark.parametrize("word", ["1", "maybe", "null", "[on]"])
 def test_what_is_no_switch_is_refused(tmp_path: Path, word: str) -> None:
-    with pytest.raises(SettingsError, match="fsdp is .*: input should be 'auto', 'on' or 'off'"):
+    with pytest.raises(SettingsError, match=r"fsdp is .*: input should be 'auto', 'on' or 'off'"):
         read_recipe(write(tmp_path, f"fsdp: {word}\n"))
 
 
