@@ -88,7 +88,8 @@ def tune(tiny: bool) -> float:
     from lotune.model.attention import register_packed_attention
     from lotune.model.loading import load_model
     from lotune.model.settings import AdapterSettings, BaseSettings
-    from lotune.train.loop import adamw, train
+    from lotune.train.loop import train
+    from lotune.train.optimizers import adamw
 
     base, steps = load_model(BaseSettings(dtype="float32"), "cpu"), 3 if tiny else 13
     model: Any = add_adapter(base.model, AdapterSettings(), 0)

@@ -24,7 +24,8 @@ from lotune.model.attention import enable_packing, register_packed_attention
 from lotune.model.checkpoints import init_adapter, save_adapter
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
-from lotune.train.loop import Optimizers, adamw, train
+from lotune.train.loop import train
+from lotune.train.optimizers import Optimizers, make_optimizers
 from lotune.train.settings import PretrainSettings, TuneSettings
 
 
@@ -78,9 +79,7 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     packed = enable_packing(model, int(rows.lengths().max()))
     batch_tokens = settings.max_batch_tokens if parts == 1 else plan.tokens_a_step // parts
     layout = Collator(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    optimizers = adamw(trained, settings.learning_rate, betas, settings.adam_epsilon, settings.weight_decay)
+    optimizers = make_optimizers(model, settings)
     with init_process_group(plan.device) as world:
         share = RankSplit(world.rank, world.size)
         batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
@@ -90,13 +89,12 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
     """The steps of `lotune pretrain` that goes on from a model, with AdamW; every parameter trains, in float32."""
-    rows, settings = TokenFile(folder / "train"), PretrainSettings(learning_rate=plan.learning_rate)
+    rows, settings = TokenFile(folder / "train"), PretrainSettings(learning_rate=plan.learning_rate, optimizer="adamw")
     model: Any = _base(folder, plan).model.requires_grad_(True)
     register_packed_attention(model)
     batch_tokens = plan.step_rows * (plan.row_tokens - 1)
     batches = pretraining_batches(rows, batch_tokens=batch_tokens, steps=plan.steps, seed=SEED)
-    optimizers = adamw(list(model.parameters()), settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
-    return _timed(model, batches, optimizers, plan, settings.max_grad_norm, compile)
+    return _timed(model, batches, make_optimizers(model, settings), plan, settings.max_grad_norm, compile)
 
 
 def _timed(

@@ -10,7 +10,8 @@ import torch
 
 from lotune.data.collate import Batch
 from lotune.data.tokenized import EncodedRow
-from lotune.train.loop import Optimizers, train
+from lotune.train.loop import train
+from lotune.train.optimizers import Optimizers
 
 EOS, PAD = 0, 1
 

@@ -176,7 +176,8 @@ def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mar
     from lotune.model.loading import context_length, count_parameters, resolve_device, resolve_dtype
     from lotune.train.fsdp import apply_fsdp, needs_fsdp
     from lotune.train.loop import enable_gradient_checkpointing
-    from lotune.train.schedule import lr_factor, resolve_warmup_steps
+    from lotune.train.optimizers import make_optimizers
+    from lotune.train.schedule import lr_factors
     from lotune.train.train_state import Training
 
     device, folder = resolve_device(recipe.device), recipe.folder / "data"
@@ -197,11 +198,9 @@ def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mar
     steps = settings.steps or steps_for_epochs(
         rows, batch_tokens=settings.step_tokens, seed=recipe.seed, sampling=settings.sampling, epochs=settings.epochs
     )
-    warmup = resolve_warmup_steps(steps, None, settings.warmup_ratio)
-    factors = [lr_factor(step, steps, warmup, "cosine", settings.min_lr_ratio) for step in range(1, steps + 1)]
-    training = Training(model, _optimizers(model, settings), mark, world)
+    training = Training(model, make_optimizers(model, settings), mark, world)
     half = resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16
-    return PretrainingSession(tokenizer, rows, training, steps, factors, in_shards, padding, half)
+    return PretrainingSession(tokenizer, rows, training, steps, lr_factors(settings, steps), in_shards, padding, half)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
@@ -282,15 +281,6 @@ def _finish(recipe: Recipe, settings: PretrainSettings, begun: PretrainingSessio
     if trained.world.is_main_process:
         save_model(whole, begun.tokenizer, recipe.folder / "model", torch.bfloat16)
     return loss
-
-
-def _optimizers(model: Any, settings: PretrainSettings) -> Any:
-    from lotune.train.loop import adamw, muon
-
-    if settings.optimizer == "muon":
-        return muon(model, settings.learning_rate, settings.weight_decay)
-    parameters = list(model.parameters())
-    return adamw(parameters, settings.learning_rate, (0.9, 0.95), 1e-8, settings.weight_decay)
 
 
 def _documents_of_step(rows: TokenFile, settings: PretrainSettings, seed: int, step: int) -> list[str]:

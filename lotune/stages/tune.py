@@ -56,7 +56,7 @@ from lotune.stages.training_run import (
 from lotune.stages.validate import ANSWERS, CheckpointResult, ensure_validated, measured, store_answers
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
-from lotune.train.schedule import checkpoint_steps, lr_factor, resolve_warmup_steps, tuning_steps
+from lotune.train.schedule import checkpoint_steps, lr_factors, tuning_steps
 
 if TYPE_CHECKING:
     from lotune.evaluate.predict import Prediction
@@ -190,11 +190,7 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     settings = recipe.tune
     step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, rows)
     steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
-    warmup = resolve_warmup_steps(steps, settings.warmup_steps, settings.warmup_ratio)
-    factors = [
-        lr_factor(step, steps, warmup, settings.lr_schedule, settings.min_lr_ratio) for step in range(1, steps + 1)
-    ]
-    return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows, factors)
+    return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows, lr_factors(settings, steps))
 
 
 def _layout(model: Any, base: LoadedModel, rows: TokenFile, recipe: Recipe) -> Collator:
@@ -227,14 +223,10 @@ def _estimate(begun: TuningSession, recipe: Recipe) -> Estimate:
 def _training(recipe: Recipe, begun: TuningSession, mark: str) -> Training:
     import torch
 
-    from lotune.train.loop import adamw
+    from lotune.train.optimizers import make_optimizers
     from lotune.train.train_state import Training
 
-    one = recipe.tune
-    parameters = [parameter for parameter in begun.model.parameters() if parameter.requires_grad]
-    optimizers = adamw(
-        parameters, one.learning_rate, (one.adam_beta1, one.adam_beta2), one.adam_epsilon, one.weight_decay
-    )
+    optimizers = make_optimizers(begun.model, recipe.tune)
     torch.manual_seed(recipe.seed)
     return Training(begun.model, optimizers, mark, begun.world)
 

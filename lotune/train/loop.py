@@ -19,7 +19,7 @@ from lotune.model.finite import noting_faults
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.train.dropout import draw_of, dropping
 from lotune.train.loss import CausalLoss
-from lotune.train.muon import Muon
+from lotune.train.optimizers import Optimizers
 
 
 @dataclass(frozen=True)
@@ -33,67 +33,6 @@ class Step:
     supervised: int
     seconds: float
     gradient_norm: float
-
-
-@dataclass(frozen=True)
-class Optimizers:
-    """One or more optimisers stepped together; their learning rates are `peak_lrs` times a share."""
-
-    members: tuple[torch.optim.Optimizer, ...]
-    peak_lrs: tuple[float, ...]
-
-    def set_lr_factor(self, share: float) -> None:
-        """Set every learning rate to `share` of its highest."""
-        for optimizer, highest in zip(self.members, self.peak_lrs, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = highest * share
-
-    def step(self) -> None:
-        """Apply the gradients and forget them."""
-        for optimizer in self.members:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-
-def adamw(
-    parameters: Sequence[torch.nn.Parameter],
-    learning_rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    decay: float,
-) -> Optimizers:
-    """AdamW on all parameters, weight decay on matrices only; fused where none is in shards, as that is fastest."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        learning_rate,
-        betas,
-        epsilon,
-        fused=not any(map(is_sharded, parameters)),
-    )
-    return Optimizers((optimizer,), (learning_rate,))
-
-
-def muon(model: Any, learning_rate: float, decay: float) -> Optimizers:
-    """Muon on the matrices of linear layers but the output head; AdamW on all else, at a rate of its own."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
-    inner = {id(layer.weight) for layer in layers} - embeddings
-    matrices = [p for p in model.parameters() if id(p) in inner]
-    others = [p for p in model.parameters() if id(p) not in inner]
-    rate = min(EMBEDDING_SHARE * learning_rate, EMBEDDING_RATE)
-    second = adamw(others, rate, (0.9, 0.95), 1e-8, 0.0)
-    return Optimizers((Muon(matrices, learning_rate, decay), *second.members), (learning_rate, rate))
-
-
-EMBEDDING_SHARE, EMBEDDING_RATE = 1.5, 3e-3
-"""Learning rate of embeddings and norms beside Muon, as a multiple of Muon's, and the highest."""
 
 
 class NotFiniteError(CheckError):

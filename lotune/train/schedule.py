@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lotune.errors import SettingsError
+from lotune.train.settings import TrainingSettings
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ratio: float = 0.0) -> float:
@@ -25,6 +26,16 @@ def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ra
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
     return min_lr_ratio + (1 - min_lr_ratio) * fall
+
+
+def lr_factors(settings: TrainingSettings, steps: int) -> list[float]:
+    """Return the learning rate of each of `steps` steps, as a fraction of the peak.
+
+    >>> lr_factors(TrainingSettings(lr_schedule="linear", warmup_steps=1), 3)
+    [1.0, 0.5, 0.0]
+    """
+    warmup = resolve_warmup_steps(steps, settings.warmup_steps, settings.warmup_ratio)
+    return [lr_factor(step, steps, warmup, settings.lr_schedule, settings.min_lr_ratio) for step in range(1, steps + 1)]
 
 
 def resolve_warmup_steps(steps: int, warmup_steps: int | None, warmup_ratio: float) -> int:

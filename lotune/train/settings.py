@@ -22,31 +22,28 @@ class CheckpointSettings(Settings):
     ones. Below 200, changed verdicts stop nothing."""
 
 
-class TuneSettings(Settings):
-    """How the adapter is trained."""
+class TrainingSettings(Settings):
+    """What tuning and pre-training have in common: length, optimiser, learning rate, and how steps are computed."""
 
     epochs: float = Field(1.0, gt=0)
-    """How many passes over the training rows."""
+    """Passes over the training rows."""
     steps: int | None = Field(None, ge=1)
-    """How many optimizer steps; overrides epochs where given."""
-    micro_batch_rows: int = Field(32, ge=1)
-    """Rows in one forward pass, at most."""
-    max_batch_tokens: int = Field(16_384, ge=1)
-    """Tokens in one forward pass, at most; more rows are divided, and the loss stays that of the whole step."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes whose gradients make one step; the loss is that of the one large batch."""
+    """Optimizer steps; overrides epochs."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer of the matrices; with muon, AdamW still trains embeddings, norms and output head. A sharded
+    pre-training needs adamw."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Highest learning rate."""
+    """Peak learning rate."""
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after the warm-up."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
+    """Fraction of the steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
-    """Steps of warm-up; overrides warmup_ratio where given."""
+    """Warm-up steps; overrides warmup_ratio."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    """Learning rate at the last step, as a share of the highest."""
+    """Learning rate at the last step, as a fraction of the peak."""
     weight_decay: float = Field(0.0, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay of the matrices."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of AdamW's mean of the gradients."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -54,15 +51,26 @@ class TuneSettings(Settings):
     adam_epsilon: float = Field(1e-8, gt=0)
     """Term that keeps AdamW's division finite."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Largest norm of the gradient; 0 does not clip."""
+    """Norm to which larger gradients are clipped; 0 does not clip."""
     compile: Switch = "auto"
     """Whether to compile the model; auto: on a GPU only."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass: less memory, about a third more time."""
+
+
+class TuneSettings(TrainingSettings):
+    """How the adapter is trained."""
+
+    micro_batch_rows: int = Field(32, ge=1)
+    """Micro-batch size: rows of one forward pass, at most."""
+    max_batch_tokens: int = Field(16_384, ge=1)
+    """Tokens of one forward pass, at most; more rows are divided, and the loss stays that of the whole step."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes whose gradients make one step; the loss is normalised over the whole step."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Hold the base's frozen linear weights in 8 or 4 bit (needs pip install '.[quantize]')."""
     tensorboard: bool = False
-    """Whether TensorBoard files are written (needs pip install '.[tensorboard]')."""
+    """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
 
 
 class LlamaSettings(Settings):
@@ -98,9 +106,15 @@ class LlamaSettings(Settings):
         return self
 
 
-class PretrainSettings(Settings):
+class PretrainSettings(TrainingSettings):
     """A base model trained on one's own articles, or on text that lotune generates."""
 
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    compile: Switch = "off"
     init_from: Path | None = None
     """Folder of a model to go on from, with its tokeniser and its shape; null begins with nothing."""
     corpus: Path | None = None
@@ -120,30 +134,10 @@ class PretrainSettings(Settings):
     config_file: Path | None = None
     """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
     llama_config: LlamaSettings = Field(default_factory=LlamaSettings)
-    learning_rate: float = Field(2e-3, gt=0, le=1)
-    """Highest learning rate."""
     step_tokens: int = Field(4096, ge=1)
     """Tokens in one step."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
-    gradient_checkpointing: bool = False
-    """Whether to recompute activations in the backward pass: less memory, about a third more time."""
-    epochs: float = Field(1.0, gt=0)
-    """How many passes over the documents."""
-    steps: int | None = Field(None, ge=1)
-    """How many optimizer steps; overrides epochs where given."""
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    """Learning rate at the last step, as a share of the highest."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Weight decay of the matrices."""
-    max_grad_norm: float = Field(1.0, ge=0)
-    """Largest norm of the gradient; 0 does not clip."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """Optimizer of the matrices; embeddings and norms always take AdamW. Weights in shards need adamw."""
-    compile: Switch = "off"
-    """Whether to compile the model; auto: on a GPU only."""
     autocast_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast dtype of matrix products; weights and optimizer state stay float32. auto: bfloat16 if clearly faster."""
     validation_fraction: float = Field(0.005, gt=0, lt=1)

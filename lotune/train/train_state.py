@@ -30,7 +30,8 @@ from lotune.disk_space import disk_full_as_run_error
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_connection_lost, is_sharded
 from lotune.errors import LotuneError, RunError
 from lotune.files import file_digest, write_atomically
-from lotune.train.loop import NotFiniteError, Optimizers, Step
+from lotune.train.loop import NotFiniteError, Step
+from lotune.train.optimizers import Optimizers
 from lotune.train.sharded_state import read_shards, supports_sharded_safetensors, write_shard
 
 STATES_KEPT = 2

@@ -35,8 +35,9 @@ from lotune.model.attention import enable_packing
 from lotune.model.loading import new_llama
 from lotune.model.settings import AdapterSettings
 from lotune.train.fsdp import apply_fsdp
-from lotune.train.loop import Step, adamw, train
+from lotune.train.loop import Step, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK
+from lotune.train.optimizers import adamw
 from lotune.train.train_state import (
     SavedState,
     Training,

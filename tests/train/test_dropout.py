@@ -16,7 +16,8 @@ from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing
 from lotune.model.settings import AdapterSettings
 from lotune.train.dropout import TextDropout, drop_by_text, dropped, text_keys
-from lotune.train.loop import adamw, enable_gradient_checkpointing, train
+from lotune.train.loop import enable_gradient_checkpointing, train
+from lotune.train.optimizers import adamw
 
 LAYOUTS = [(99, 9999, True), (4, 9999, True), (99, 60, True), (1, 1, True), (99, 9999, False), (3, 50, False)]
 

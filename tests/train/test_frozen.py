@@ -16,7 +16,8 @@ from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing
 from lotune.model.loading import load_model, new_llama
 from lotune.model.settings import AdapterSettings, BaseSettings
-from lotune.train.loop import adamw, train
+from lotune.train.loop import train
+from lotune.train.optimizers import adamw
 
 
 class Copies(TorchDispatchMode):

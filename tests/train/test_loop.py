@@ -20,9 +20,11 @@ from torch.utils._pytree import tree_leaves
 from lotune.data.collate import Collator, pad_rows
 from lotune.model.adapters import add_adapter
 from lotune.model.settings import AdapterSettings
-from lotune.train.loop import NotFiniteError, adamw, evaluate_loss, muon, train
+from lotune.train.loop import NotFiniteError, evaluate_loss, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK, CausalLoss, _ChunkedLinearCrossEntropy
+from lotune.train.optimizers import adamw, make_optimizers, muon
 from lotune.train.resource_estimate import estimate
+from lotune.train.settings import TuneSettings
 
 
 @pytest.fixture(scope="module")
@@ -478,6 +480,18 @@ def test_muon_leaves_embeddings_and_the_head_of_any_architecture_to_adamw() -> N
         assert not matrices & {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
         assert optimizers.peak_lrs == pytest.approx((1e-3, 1.5e-3))
     assert muon(gpt2, 1e-2, 0.01).peak_lrs == (1e-2, 3e-3)
+
+
+def test_muon_trains_an_adapter_and_leaves_its_base_alone(llama: Any) -> None:
+    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
+    optimizers = make_optimizers(model, TuneSettings(optimizer="muon", learning_rate=0.02))
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for group in optimizers.members[0].param_groups for p in group["params"]} == trainable
+    batch = pad_rows(some_rows(8), PAD)
+    before, base = evaluate_loss(model, [batch]), copy.deepcopy(model.get_base_model().lm_head.weight)
+    list(train(model, ([batch] for _ in range(10)), optimizers, [1.0] * 10))
+    assert evaluate_loss(model, [batch]) < before
+    assert torch.equal(model.get_base_model().lm_head.weight, base)
 
 
 def test_measuring_a_loss_changes_nothing(llama: Any) -> None:

@@ -17,7 +17,8 @@ from lotune.model.adapters import add_adapter
 from lotune.model.attention import ATTENTION_NAME, check_causal, enable_packing
 from lotune.model.loading import new_from_config_json
 from lotune.model.settings import AdapterSettings
-from lotune.train.loop import adamw, enable_gradient_checkpointing, evaluate_loss, train
+from lotune.train.loop import enable_gradient_checkpointing, evaluate_loss, train
+from lotune.train.optimizers import adamw
 from lotune.train.resource_estimate import estimate
 from tests.generate.test_engine import EAGER, SMALL, WIDE, bloom, dynamic_llama, llama, qwen2
 

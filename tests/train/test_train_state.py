@@ -14,7 +14,8 @@ import torch
 from lotune.data.collate import pad_rows
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import RunError
-from lotune.train.loop import NotFiniteError, Optimizers, Step, adamw, muon, train
+from lotune.train.loop import NotFiniteError, Step, train
+from lotune.train.optimizers import Optimizers, adamw, muon
 from lotune.train.train_state import (
     HEADER,
     STATES_KEPT,

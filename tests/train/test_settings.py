@@ -1,0 +1,15 @@
+"""Settings of tuning and of pre-training: one model for what both have, with defaults of their own."""
+
+from lotune.settings import describe
+from lotune.train.settings import PretrainSettings, TrainingSettings, TuneSettings
+
+DIFFERENT_DEFAULTS = {"optimizer", "learning_rate", "warmup_ratio", "weight_decay", "adam_beta2", "compile"}
+
+
+def test_what_tuning_and_pretraining_share_has_one_type_and_one_sentence() -> None:
+    tune, pretrain = ({line.key: line for line in describe(model)} for model in (TuneSettings, PretrainSettings))
+    shared = tune.keys() & pretrain.keys()
+    assert shared == TrainingSettings.model_fields.keys()
+    assert all(tune[key].type == pretrain[key].type for key in shared)
+    assert all(tune[key].sentence == pretrain[key].sentence != "" for key in shared)
+    assert {key for key in shared if tune[key].default != pretrain[key].default} == DIFFERENT_DEFAULTS
