@@ -89,7 +89,7 @@ def _record(text: TextLoss, mark: str) -> dict[str, Any]:
 
 def _show(figures: dict[str, Any]) -> None:
     print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
-    for name, unit in (("perplexity", "perplexity a token"), ("bits_per_byte", "bits a byte")):
+    for name, unit in (("perplexity", "perplexity per token"), ("bits_per_byte", "bits per byte")):
         print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
     first = "the first " if "limited_to_first" in figures else ""
     print_visible(f"{first}{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -133,7 +133,7 @@ def test_the_command(small_base: Path, tmp_path: Path) -> None:
     assert (figures["perplexity_unit"], figures["device"]) == ("per token", "cpu")
     assert figures["dtype"] in ("float32", "bfloat16")
     shown = CliRunner().invoke(app, words)
-    assert "bits a byte" in shown.stdout
+    assert "bits per byte" in shown.stdout
     assert f"on cpu in {figures['dtype']}" in shown.stdout
     refused = CliRunner().invoke(app, words[:-2])
     assert refused.exit_code == 2
