@@ -40,7 +40,7 @@ def examples(rows: int) -> Iterator[Any]:
     from lotune.tasks.registry import build_task
     from lotune.tasks.user_rows import generating
 
-    task = build_task(ArithmeticSettings(working=False, shares="raw"))
+    task = build_task(ArithmeticSettings(scratchpad=False, mixture="raw"))
     numbered = (
         (f"generated:{number}", row)
         for number, row in enumerate(generating(task).generate_training_rows(rows, 0), start=1)
@@ -63,7 +63,7 @@ def stage(name: str, rows: int, folder: Path) -> dict[str, float]:
     tokens = 0
     started = time.monotonic()
     if name == "generate":
-        deque(generating(build_task(ArithmeticSettings(shares="raw"))).generate_training_rows(rows, 0), maxlen=0)
+        deque(generating(build_task(ArithmeticSettings(mixture="raw"))).generate_training_rows(rows, 0), maxlen=0)
     elif name == "read":
         deque(examples(rows), maxlen=0)
     elif name == "digest":

@@ -239,7 +239,7 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
     wrong = [text for text in overrides if not text.partition("=")[1] or not text.partition("=")[0].strip()]
     if wrong:
         raise SettingsError(
-            "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.rows=100"
+            "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.generated_rows=100"
         )
     pairs = [(key.strip(), value) for key, _, value in (text.partition("=") for text in overrides)]
     return {key: _read_value(_annotation(model, key), value, f"command line, {key}") for key, value in pairs}

@@ -135,7 +135,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe.model_validate(
         {
             "name": 'run "one" <b>&', "runs": str(tmp_path_factory.mktemp("made-up")), "seed": 3,
-            "tune": {"learning_rate": 0.02}, "task": {"preamble": "<script>alert(2)</script>"},
+            "tune": {"learning_rate": 0.02}, "task": {"instruction_prefix": "<script>alert(2)</script>"},
         }
     )  # fmt: skip
     steps = {f"step-{number:06d}": number for number in (25, 50, 75, 100)}
@@ -211,7 +211,7 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         name: [ScoredExample(row.example_id, row.category, row.score) for row in rows] for name, rows in answers.items()
     }
     targets = {
-        name: measure_target("arithmetic", "accuracy", verdicts["base"], verdicts[name], judge="significant:5")
+        name: measure_target("arithmetic", "accuracy", verdicts["base"], verdicts[name], scorer="significant:5")
         for name in steps
     }
     before = {"contest_f1": 82.0, "contest_em": 80.0, "squad_f1": 83.0, "squad_em": 81.0}

@@ -96,8 +96,8 @@ def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path:
     assert "14 of 34 rows cannot be read: mine.jsonl:6 not JSON at column 2" in said
     assert "mine.jsonl:22 a text, not an object" in said
     assert "mine.jsonl:23, mine.jsonl:24" in said
-    assert f"and 4 more, all in {tmp_path / 'small' / 'malformed.txt'}" in said
-    assert len((tmp_path / "small" / "malformed.txt").read_text().splitlines()) == 14
+    assert f"and 4 more, all in {tmp_path / 'small' / 'malformed_rows.txt'}" in said
+    assert len((tmp_path / "small" / "malformed_rows.txt").read_text().splitlines()) == 14
     assert "data.on_error=skip" in said
     assert len(said.splitlines()) <= 3
     result = invoke(*words, "data.on_error=skip", "--json")
@@ -198,10 +198,16 @@ def test_targets_that_match_nothing_list_what_there_is(recipe: Path, tmp_path: P
 
 
 def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
-    words = ["tune.lerning_rate=1", "data.rwos=3", "adapter.rank=0", "tune.epochs=many", "retention.min_retained=2"]
+    words = [
+        "tune.lerning_rate=1",
+        "data.generated_rwos=3",
+        "adapter.rank=0",
+        "tune.epochs=many",
+        "retention.min_retained=2",
+    ]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
     assert "tune.lerning_rate is not a setting, the nearest is tune.learning_rate" in said
-    assert "data.rwos is not a setting, the nearest is data.rows" in said
+    assert "data.generated_rwos is not a setting, the nearest is data.generated_rows" in said
     for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.min_retained is 2"):
         assert key in said
     assert len(said.splitlines()) <= 3
@@ -209,7 +215,11 @@ def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
-    large = {"seed": "99999999999999999999999", "threads": "99999999999", "data.rows": "10000000000000000000000"}
+    large = {
+        "seed": "99999999999999999999999",
+        "threads": "99999999999",
+        "data.generated_rows": "10000000000000000000000",
+    }
     infinite = ("tune.epochs", "adapter.alpha", "tune.weight_decay", "tune.adam_epsilon", "save_every_minutes")
     words = [*(f"{key}={value}" for key, value in large.items()), *(f"{key}=inf" for key in infinite)]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
@@ -410,7 +420,7 @@ def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, mon
 
 def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each write of a run in its turn finds no room; what is there stays, and the same command ends in one result."""
-    words = ("tune", recipe, f"runs={tmp_path}", "tune.steps=2", "save_every_minutes=0", "data.rows=16")
+    words = ("tune", recipe, f"runs={tmp_path}", "tune.steps=2", "save_every_minutes=0", "data.generated_rows=16")
     replace, turn = os.replace, [0]
 
     def full(*paths: Any, **how: Any) -> None:

@@ -59,11 +59,11 @@ def recipe(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_hands_its_recipe_to_its_stage(stages: Any, recipe: str, verb: str) -> None:
-    result = call(verb, recipe, "data.rows=12", "--dry-run", "tune.epochs=2")
+    result = call(verb, recipe, "data.generated_rows=12", "--dry-run", "tune.epochs=2")
     assert result.exit_code == 0, result.output
     [(name, (given, options))] = stages.calls
     assert name == verb
-    assert (given.name, given.seed, given.data.rows, given.tune.epochs) == ("mine", 3, 12, 2.0)
+    assert (given.name, given.seed, given.data.generated_rows, given.tune.epochs) == ("mine", 3, 12, 2.0)
     assert options == RunOptions(dry_run=True)
     assert result.stdout == "progress\n"
 
@@ -98,7 +98,7 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
         (["evaluate", "--model", "nano"], "--model without --task"),
         (["evaluate", "mine.yaml", "--model", "nano", "--task", "reading"], "a recipe beside --model"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["sample", "--task", "arithmetic", "--out", "x", "--shares", "fair"], "shares is 'fair'"),
+        (["sample", "--task", "arithmetic", "--out", "x", "--mixture", "fair"], "mixture is 'fair'"),
     ],
 )
 def test_bad_input(stages: Any, words: list[str], said: str) -> None:
@@ -138,10 +138,10 @@ def test_a_word_that_is_not_utf8_is_refused(stages: Any, monkeypatch: pytest.Mon
 
 
 def test_sample_and_init(stages: Any) -> None:
-    assert call("sample", "--task", "arithmetic", "--rows", "7", "--shares", "raw", "--out", "x.jsonl").exit_code == 0
+    assert call("sample", "--task", "arithmetic", "--rows", "7", "--mixture", "raw", "--out", "x.jsonl").exit_code == 0
     assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
     (_, (task, *others)), (_, named) = stages.calls
-    assert (task.name, task.shares, task.language) == ("arithmetic", "raw", "zh")
+    assert (task.name, task.mixture, task.language) == ("arithmetic", "raw", "zh")
     assert others == [7, 0, Path("x.jsonl"), "rows", False, RunOptions()]
     assert named == (Path("rows.csv"), Path("mine.yaml"), False, RunOptions())
 

@@ -226,4 +226,4 @@ def test_the_task_of_the_how_to_goes_through_a_run(with_labels: Path, small_base
     call("report", str(tmp_path / "labelled"))
     assert json.loads((tmp_path / "labelled" / "data" / "counts.json").read_text())["rows"]["kept"] == 14
     card = json.loads((tmp_path / "labelled" / "scorecard.json").read_text())
-    assert (card["target"]["task"], card["target"]["n"], card["target"]["judge"]) == ("labels", 6, "")
+    assert (card["target"]["task"], card["target"]["n"], card["target"]["scorer"]) == ("labels", 6, "")

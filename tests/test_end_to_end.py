@@ -57,10 +57,10 @@ def runs(finished: Path, tmp_path: Path) -> Path:
 def test_the_scorecard(finished: Path) -> None:
     card = json.loads((finished / "small" / "scorecard.json").read_text())
     target = card["target"]
-    assert {"task", "metric", "value", "base_value", "interval", "n", "by_category"} <= set(target)
+    assert {"task", "metric", "value", "base_value", "interval", "n", "by_kind"} <= set(target)
     assert (target["task"], target["metric"], target["n"]) == ("arithmetic", "accuracy", 6)
     assert 0 <= target["interval"][0] <= target["value"] <= target["interval"][1] <= 1
-    assert sum(kind["n"] for kind in target["by_category"].values()) == 6
+    assert sum(kind["n"] for kind in target["by_kind"].values()) == 6
     lines = card["retention"]
     assert {"contest_f1", "contest_em"} <= {line["metric"] for line in lines}
     assert all({"task", "metric", "base", "tuned", "retained", "threshold", "passed"} <= set(line) for line in lines)
@@ -218,15 +218,15 @@ def test_another_judge_judges_again_and_trains_and_asks_nothing(
     monkeypatch.setattr("lotune.generate.engine.Engine.stream", None)
     monkeypatch.setattr("lotune.stages.tune._train", None)
     monkeypatch.setattr("lotune.stages.merging.merge_and_check", None)
-    said = call("run", recipe, f"runs={runs}", "task.judge=relative:0.5").stderr
-    assert 'changed: task.judge: null -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
+    said = call("run", recipe, f"runs={runs}", "task.scorer=relative:0.5").stderr
+    assert 'changed: task.scorer: null -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
     assert weights(folder) == before
     assert (folder / "metrics.jsonl").read_bytes() == trained
     assert (folder / "merging.json").read_bytes() == merged
     assert {name: answered(folder / name) for name in answers} == answers
-    assert json.loads((folder / "scorecard.json").read_text())["target"]["judge"] == "relative:0.5"
+    assert json.loads((folder / "scorecard.json").read_text())["target"]["scorer"] == "relative:0.5"
     of_target = [*(folder / "predictions" / "arithmetic").glob("*.jsonl"), *(folder / "validation").glob("*.jsonl")]
-    assert {line["judge"] for path in of_target for line in records(path)} == {"relative:0.5"}
+    assert {line["scorer"] for path in of_target for line in records(path)} == {"relative:0.5"}
 
 
 def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -> None:
@@ -243,7 +243,7 @@ def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -
     before = weights(folder / "checkpoints")
     chosen = {}
     for judge in ("exact", "relative:0.5"):
-        call("tune", recipe, f"runs={runs}", f"task.judge={judge}", "checkpoints.merged=none")
+        call("tune", recipe, f"runs={runs}", f"task.scorer={judge}", "checkpoints.merged=none")
         tuning = json.loads((folder / "tuning.json").read_text())
         chosen[judge] = tuning["chosen"], [one["value"] for one in tuning["checkpoints"]]
     assert chosen["exact"][0] == "step-000003"
@@ -345,8 +345,8 @@ def test_what_is_refused_or_dry_leaves_a_finished_run_as_it_is(runs: Path, recip
     folder = runs / "small"
     before = digests(folder), (folder / "environment.json").read_bytes()
     words = ("run", recipe, f"runs={runs}")
-    said = call(*words, "--dry-run", "data.rows=30", "adapter.rank=3").stderr
-    assert "changed: data.rows: 40 -> 30 (invalidates prepare" in said
+    said = call(*words, "--dry-run", "data.generated_rows=30", "adapter.rank=3").stderr
+    assert "changed: data.generated_rows: 40 -> 30 (invalidates prepare" in said
     assert "the rows are prepared in a folder of their own" in said
     assert "rows: 34 read" in said
     assert "estimate: 4 steps" in said
@@ -454,7 +454,7 @@ def test_an_edited_training_file_redoes_everything(recipe: Path, tmp_path: Path)
         (["tune.learning_rate=-1"], "tune.learning_rate"),
         (["tune.lerning_rate=1"], "tune.lerning_rate"),
         (["data.max_length=8"], "every row is longer than 8 tokens"),
-        (["task.judge=roughly"], "task.judge"),
+        (["task.scorer=roughly"], "task.scorer"),
         (["adapter.target_modules=[nothing]"], "nothing"),
     ],
 )
@@ -495,10 +495,10 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     result = call(*words, "--out", tmp_path / "predictions.jsonl", "--json")
     found = json.loads(result.stdout)
     assert (found["n"], found["unjudgeable"]) == (6, 1)
-    assert set(found["by_category"]) == {"add", "english"}
+    assert set(found["by_kind"]) == {"add", "english"}
     assert 0 <= found["interval"][0] <= found["metrics"]["accuracy"] <= found["interval"][1] <= 1
     assert len(records(tmp_path / "predictions.jsonl")) == 7
-    assert "accuracy" in call(*words, "--limit", 3, "task.judge=exact").stdout
+    assert "accuracy" in call(*words, "--limit", 3, "task.scorer=exact").stdout
     merged = next(finished.glob("small/checkpoints/*/merged"))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
@@ -532,8 +532,8 @@ def test_sample(tmp_path: Path, task: str, suffix: str, form: str) -> None:
     examples = list(known.examples(known.read(files[0]).rows, training=False))
     assert len(examples) == 30
     assert all(known.judge(example, example.target).correct for example in examples)
-    said = call("sample", "--task", task, "--out", tmp_path / "x", "--shares", "odd", status=2).stderr
-    assert ("raw" if task == "arithmetic" else "shares is not a setting") in said
+    said = call("sample", "--task", task, "--out", tmp_path / "x", "--mixture", "odd", status=2).stderr
+    assert ("raw" if task == "arithmetic" else "mixture is not a setting") in said
 
 
 def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,12 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(folder: Path, small_base: Path) -> Path:
-    """A recipe of those rows, whose preamble and run folder steer, too."""
+    """A recipe of those rows, whose instruction prefix and run folder steer, too."""
     text = RECIPE.format(base=small_base)
-    text = text.replace("task: {working: false, max_new_tokens: 8}", "task: {name: instructions, max_new_tokens: 4}")
+    text = text.replace("task: {scratchpad: false, max_new_tokens: 8}", "task: {name: instructions, max_new_tokens: 4}")
     settings = {"runs": str(folder / f"runs{STEERS}"), "data.train": str(folder / f"rows{STEERS}.jsonl")}
     file = folder / "odd.yaml"
-    file.write_text(text.replace("data: {rows: 40,", f"data: {{train: {json.dumps(settings['data.train'])},"))
+    file.write_text(text.replace("data: {generated_rows: 40,", f"data: {{train: {json.dumps(settings['data.train'])},"))
     with file.open("a") as more:
         more.write(f"runs: {json.dumps(settings['runs'])}\n")
     return file

@@ -93,12 +93,12 @@ def test_a_well_known_file_is_recognised_and_its_recipe_runs(
     result = init_in(tmp_path, name, monkeypatch)
     _, _, task, columns, judge, kinds = FILES[name]
     found = json.loads(result.stdout)
-    assert (found["task"], found["columns"], found["judge"], found["kinds"]) == (task, columns, judge, kinds)
+    assert (found["task"], found["columns"], found["scorer"], found["kinds"]) == (task, columns, judge, kinds)
     assert (found["metric"], found["malformed"]) == ("accuracy", 0)
     assert result.stderr.count("⟦") == 3 + 1  # three rows, and the sign is explained
     recipe = read_recipe(Path("first.yaml"))
     assert (recipe.task.name, recipe.task.columns) == (task, columns)
-    assert getattr(recipe.task, "judge", judge) == judge
+    assert getattr(recipe.task, "scorer", judge) == judge
     counts = json.loads(call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json").stdout)["counts"]
     assert (counts["rows"]["read"], counts["rows"]["malformed"]) == (found["rows"], 0)
     assert counts["tokens"]["rows"] > 0
@@ -138,7 +138,7 @@ def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path
     (tmp_path / "towns.yaml").write_text(yaml.safe_dump(recipe))
     words = ("run", tmp_path / "towns.yaml", f"runs={tmp_path}", "--json")
     card = json.loads(call(*words).stdout)
-    by_kind = card["target"]["by_category"]
+    by_kind = card["target"]["by_kind"]
     assert {kind: figures["n"] for kind, figures in by_kind.items()} == {"town b": 4, "town c": 4, "town d": 4}
     counts = json.loads((tmp_path / "towns" / "data" / "counts.json").read_text())["rows"]
     assert counts["read"] == 24
@@ -149,7 +149,7 @@ def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path
     said = call(*words).stderr
     assert "changed: data.train: content changed" in said
     figures = call("evaluate", "--model", small_base, "--task", "choice", "--data", test, "--json")
-    assert {kind: one["n"] for kind, one in json.loads(figures.stdout)["by_category"].items()} == {
+    assert {kind: one["n"] for kind, one in json.loads(figures.stdout)["by_kind"].items()} == {
         "town b": 4, "town c": 4, "town d": 4,
     }  # fmt: skip
     (test / "town_b_dev.csv").write_text("Is it?,Lima,Cusco,Ica,Puno,E\n")
@@ -166,7 +166,7 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
     _, _, task, _, judge, _ = FILES[name]
     words = ("retention.rows=2", "task.max_new_tokens=4", "checkpoints.merge_check_rows=2", "--json")
     card = json.loads(call("run", "first.yaml", f"base.model={small_base}", "device=cpu", *words).stdout)
-    assert (card["target"]["task"], card["target"]["judge"], card["target"]["metric"]) == (task, judge, "accuracy")
+    assert (card["target"]["task"], card["target"]["scorer"], card["target"]["metric"]) == (task, judge, "accuracy")
 
 
 def test_labels_of_ones_own_are_mapped(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_instructions_with_long_answers_are_judged_by_words_in_common(tmp_path: 
     file = tmp_path / "rows.jsonl"
     row = {"instruction": "Tell.", "input": "", "output": "word " * 30}
     file.write_bytes(in_bytes([json.dumps(row)] * 3))
-    assert settings_of(file).judge == "rouge-l"
+    assert settings_of(file).scorer == "rouge-l"
     file.write_bytes(in_bytes([json.dumps({**row, "output": "short"})] * 3))
-    assert settings_of(file).judge == "exact"
+    assert settings_of(file).scorer == "exact"
     mixed = [contest_row(1), *[row] * 9]  # a question with options among instructions makes no task of choices
     file.write_bytes(in_bytes([json.dumps(one) for one in mixed]))
     assert settings_of(file).name == "instructions"
@@ -273,7 +273,7 @@ def test_other_files_are_refused_with_what_to_do(name: str, content: bytes, said
 def test_real_files(reference_data: Path, path: str, task: str, columns: dict[str, str], judge: str | None) -> None:
     found = settings_of(reference_data / path)
     own = found.model_dump()
-    assert (found.name, own.get("columns", {}), own.get("judge"), own.get("labels", {})) == (task, columns, judge, {})
+    assert (found.name, own.get("columns", {}), own.get("scorer"), own.get("labels", {})) == (task, columns, judge, {})
     known = build_task(found)
     file = known.read(reference_data / path)
     usable = sum(1 for _ in known.examples(file.rows, training=True))

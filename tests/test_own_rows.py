@@ -129,7 +129,7 @@ def recipe(small_base: Path, conversations: Path, tmp_path: Path) -> Path:
 def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) -> None:
     words = ("run", recipe, f"runs={tmp_path / 'runs'}", "--json")
     card = json.loads(call(*words, "adapter.rank=2", "name=first").stdout)
-    assert (card["target"]["task"], card["target"]["judge"], card["target"]["n"]) == ("instructions", "exact", 4)
+    assert (card["target"]["task"], card["target"]["scorer"], card["target"]["n"]) == ("instructions", "exact", 4)
     counts = json.loads((tmp_path / "runs" / "first" / "data" / "counts.json").read_text())
     assert counts["tokens"]["first"].count("⟦") == 2
     assert counts["too_long"] == {"validation": 0, "test": 0, "retention": 0}
@@ -152,7 +152,7 @@ def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) 
 
 def test_the_last_answer_only(recipe: Path, tmp_path: Path) -> None:
     def supervised(answers: str) -> int:
-        words = ("prepare", recipe, f"runs={tmp_path / 'runs'}", f"task.answers={answers}", "--json")
+        words = ("prepare", recipe, f"runs={tmp_path / 'runs'}", f"task.train_on_turns={answers}", "--json")
         return int(json.loads(call(*words).stdout)["tokens"]["supervised"])
 
     assert supervised("all") > 2 * supervised("last")
@@ -186,12 +186,12 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     [
         (["data.train=null"], "the task instructions has no generator"),
         (
-            ["task.judge=significant:3"],
-            "task.judge is 'significant:3': expected one of exact, contains, number, rouge-l, f1 (command line)",
+            ["task.scorer=significant:3"],
+            "task.scorer is 'significant:3': expected one of exact, contains, number, rouge-l, f1 (command line)",
         ),
         (["task.columns.instuction=question"], "did you mean instruction?"),
         (["task.columns.messages=mesages"], "nearest to 'mesages' is 'messages'"),
-        (["task.answers=first"], "task.answers is 'first'"),
+        (["task.train_on_turns=first"], "task.train_on_turns is 'first'"),
     ],
 )
 def test_bad_settings_end_with_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:

@@ -24,9 +24,11 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_file_and_overrides(tmp_path: Path) -> None:
-    path = write(tmp_path, "seed: 3\ndata:\n  rows: 10\n  sample: {shares: equal}\n")
-    recipe = read_recipe(path, ["data.rows=20", "tune.learning_rate=1e-4", "adapter.target_modules=[q_proj, o_proj]"])
-    assert (recipe.name, recipe.seed, recipe.data.rows, recipe.data.sample.shares) == ("mine", 3, 20, "equal")
+    path = write(tmp_path, "seed: 3\ndata:\n  generated_rows: 10\n  sample: {stratify: equal}\n")
+    words = ["data.generated_rows=20", "tune.learning_rate=1e-4", "adapter.target_modules=[q_proj, o_proj]"]
+    recipe = read_recipe(path, words)
+    assert (recipe.name, recipe.seed, recipe.data.generated_rows) == ("mine", 3, 20)
+    assert recipe.data.sample.stratify == "equal"
     assert recipe.tune.learning_rate == 1e-4
     assert recipe.adapter.target_modules == ["q_proj", "o_proj"]
     assert recipe.folder == Path("runs/mine")
@@ -43,16 +45,17 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_all_faults_at_once_in_three_lines(tmp_path: Path) -> None:
-    path = write(tmp_path, "data: {rwos: 3}\nlearning_rate: 1\ntask: {judge: sometimes}\nadapter: {rank: 0}\n")
+    faults = "data: {generated_rwos: 3}\nlearning_rate: 1\ntask: {scorer: sometimes}\nadapter: {rank: 0}\n"
+    path = write(tmp_path, faults)
     with pytest.raises(SettingsError) as caught:
         read_recipe(path, ["tune.epochs=many", "base.modle=nano"])
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert len(message.splitlines()) <= 3
-    assert "data.rwos is not a setting, the nearest is data.rows" in message
+    assert "data.generated_rwos is not a setting, the nearest is data.generated_rows" in message
     assert "learning_rate is not a setting, the nearest is tune.learning_rate" in message
     assert "adapter.rank is 0" in message
-    assert "task.judge is 'sometimes'" in message
+    assert "task.scorer is 'sometimes'" in message
     assert "tune.epochs is 'many'" in message
     assert "base.modle is not a setting, the nearest is base.model (command line)" in message
 
@@ -79,7 +82,7 @@ def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
     assert len(str(caught.value).splitlines()) <= 3
 
 
-@pytest.mark.parametrize("override", ["data.rows", "=3", "seed.inner=1", "seed=[", "data.rows=0"])
+@pytest.mark.parametrize("override", ["data.generated_rows", "=3", "seed.inner=1", "seed=[", "data.generated_rows=0"])
 def test_bad_overrides(tmp_path: Path, override: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_recipe(write(tmp_path, "seed: 1\n"), [override])
@@ -99,12 +102,12 @@ def test_what_is_no_plain_text_in_an_override() -> None:
     words = [
         "task.name=custom",
         "task.prompt='{question}'",
-        "task.judge=null",
+        "task.scorer=null",
         "data.train=a: b.csv",
         "adapter.target_modules=[q_proj]",
     ]
     recipe = read_settings(Recipe, None, [*words, "task.labels={a: 'no', b: 'yes'}"])
-    assert (recipe.task.prompt, recipe.task.judge, recipe.data.train) == ("{question}", None, Path("a: b.csv"))
+    assert (recipe.task.prompt, recipe.task.scorer, recipe.data.train) == ("{question}", None, Path("a: b.csv"))
     assert (recipe.adapter.target_modules, recipe.task.labels) == (["q_proj"], {"a": "no", "b": "yes"})
 
 
@@ -149,7 +152,7 @@ def test_none_stays_a_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("judge", ["exact", "significant:5", "decimals:2", "relative:1e-4", "relative:0.001"])
 def test_judges(tmp_path: Path, judge: str) -> None:
-    assert read_recipe(write(tmp_path, ""), [f"task.judge={judge}"]).task.judge == judge
+    assert read_recipe(write(tmp_path, ""), [f"task.scorer={judge}"]).task.scorer == judge
 
 
 def test_every_field_has_help() -> None:
@@ -176,9 +179,10 @@ def test_stage_inputs(tmp_path: Path) -> None:
 
 @given(rows=st.integers(1, 10**9), rate=st.floats(1e-9, 1), name=st.text("abc-_", min_size=1))
 def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> None:
-    recipe = read_settings(Recipe, None, [f"data.rows={rows}", f"tune.learning_rate={rate!r}", f"name='{name}'"])
+    words = [f"data.generated_rows={rows}", f"tune.learning_rate={rate!r}", f"name='{name}'"]
+    recipe = read_settings(Recipe, None, words)
     values = flatten(recipe)
-    assert (values["data.rows"], values["tune.learning_rate"], values["name"]) == (rows, rate, name)
+    assert (values["data.generated_rows"], values["tune.learning_rate"], values["name"]) == (rows, rate, name)
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 

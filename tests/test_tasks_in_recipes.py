@@ -12,7 +12,7 @@ from command_line import RECIPE, call
 
 TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "choice": (
-        {"copies": 1},
+        {"augmented_copies": 1},
         [{"question": f"{n} + 1?", "options": ["0", str(n + 1)], "answer": 1, "domain": "sums"} for n in range(50)],
     ),
     "sentences": (
@@ -20,7 +20,7 @@ TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"sentence": f"Number {n} is even.", "label": str((n + 1) % 2)} for n in range(50)],
     ),
     "custom": (
-        {"prompt": "{n} and 1?", "answer": "sum", "judge": "rouge-l"},
+        {"prompt": "{n} and 1?", "answer_column": "sum", "scorer": "rouge-l"},
         [{"n": n, "sum": f"It is {n + 1} ."} for n in range(50)],
     ),
 }

@@ -16,7 +16,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="File to write, in the task's own layout.")],
     rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
-    shares: Annotated[str | None, typer.Option(help="Mix of arithmetic: deduplicated (default) or raw.")] = None,
+    mixture: Annotated[str | None, typer.Option(help="Mixture of arithmetic: deduplicated (default) or raw.")] = None,
     language: Annotated[str | None, typer.Option(help="Language: zh (default), en or both.")] = None,
     form: Annotated[str, typer.Option(help="rows (the task's own layout) or conversation (prompt, answer).")] = "rows",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -30,7 +30,7 @@ def sample(
         from lotune.stages.sample import sample
         from lotune.tasks.registry import entry_named
 
-        given = {"shares": shares, "language": language}
+        given = {"mixture": mixture, "language": language}
         words = [f"{name}={value}" for name, value in given.items() if value is not None]
         settings = read_settings(entry_named(task).settings, None, words)
         return sample(settings, rows, seed, out, form, force, run_options(False, json, debug))

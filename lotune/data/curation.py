@@ -93,21 +93,21 @@ def sample_examples(
     examples: Sequence[Example],
     rows: int | None,
     seed: int,
-    shares: Literal["natural", "equal"] = "natural",
+    stratify: Literal["none", "equal"] = "none",
     kinds: Collection[str] | None = None,
 ) -> Sequence[Example]:
-    """A draw without replacement, in the order of the examples; all there are where `rows` is None or larger.
+    """Draw examples without replacement, in their order; all of them where `rows` is None or larger.
 
-    "natural" draws from all rows alike. "equal" draws the same number of each kind; a kind with fewer rows gives all of
-    them, the others share the rest, and numbers differ by one where they do not divide. Where `rows` is None, "equal"
-    draws as many of each kind as the rarest has. With `kinds`, only rows of
-    these kinds are drawn. With the same seed a larger natural draw holds the smaller one.
+    With `stratify="none"` every row has the same probability. "equal" draws the same number of each kind: a kind with
+    fewer rows gives all of them, the other kinds divide the rest, and numbers differ by one where they do not divide.
+    Where `rows` is None, "equal" draws as many of each kind as the rarest has. With `kinds`, only rows of these kinds
+    are drawn. With the same seed a larger unstratified draw holds the smaller one.
 
     Raises: DataError for a kind in `kinds` that no row has; SettingsError for "equal" where no row has a kind.
     """
-    if kinds is None and shares == "natural" and (rows is None or rows >= len(examples)):
+    if kinds is None and stratify == "none" and (rows is None or rows >= len(examples)):
         return examples
-    kind_of = [sys.intern(example.category) for example in examples] if kinds is not None or shares == "equal" else []
+    kind_of = [sys.intern(example.category) for example in examples] if kinds is not None or stratify == "equal" else []
     places = np.arange(len(examples))
     if kinds is not None:
         places = np.flatnonzero([kind in kinds for kind in kind_of])
@@ -116,14 +116,14 @@ def sample_examples(
             there = ", ".join(sorted(set(kind_of)))
             raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
     available = Counter(kind_of[place] for place in places) if kind_of else Counter()
-    if shares == "equal":
+    if stratify == "equal":
         if not any(available):
-            raise SettingsError("data.sample.shares", "is equal, but no row has a kind", "natural, or rows with kinds")
+            raise SettingsError("data.sample.stratify", "is equal, but no row has a kind", "none, or rows with kinds")
         rows = min(available.values()) * len(available) if rows is None else rows
     if rows is None or rows >= len(places):
         return select(examples, places)
     drawn = places[_shuffled(len(places), f"sample:{seed}")]
-    if shares == "natural":
+    if stratify == "none":
         return select(examples, np.sort(drawn[:rows]))
     left = stratified_quotas(available, rows)
     chosen = []

@@ -18,9 +18,9 @@ class SampleSettings(Settings):
     """How many training rows to draw; null takes all."""
     seed: int | None = Field(None, ge=0)
     """Seed of the draw; null takes the recipe's seed."""
-    shares: Literal["natural", "equal"] = "natural"
-    """Shares of the kinds among the drawn rows: as they come, or the same number of each kind (of sentences: of each
-    label), which without `rows` is as many as the rarest kind has."""
+    stratify: Literal["none", "equal"] = "none"
+    """Stratified sampling: none keeps the distribution of kinds; equal draws the same number of each kind (of
+    sentences: of each label), which without `rows` is as many as the rarest kind has."""
 
 
 VALIDATION_ROWS = 100
@@ -43,8 +43,8 @@ class DataSettings(Settings):
 
     train: Path | None = None
     """File of training rows (json, jsonl, csv, tsv, parquet) or a folder of such files; null lets the task generate."""
-    rows: int = Field(20_000, ge=1)
-    """How many training rows the generator writes, where no file is named."""
+    generated_rows: int = Field(20_000, ge=1)
+    """Training rows to generate if no file is named."""
     sample: SampleSettings = Field(default_factory=SampleSettings)
     validation: Path | None = None
     """File or folder of validation rows; null splits them off the training rows by seed."""

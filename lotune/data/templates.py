@@ -174,7 +174,9 @@ def load_template(folder: Path, wanted: Template | None = None, *, force: bool =
         if stored.name == wanted.name:
             found = f"was trained with another wording of the template {stored.name!r}"
             if stored.instruction_prefix != wanted.instruction_prefix:
-                found += f": the preamble {stored.instruction_prefix!r}, and not {wanted.instruction_prefix!r}"
+                found += (
+                    f": the instruction prefix {stored.instruction_prefix!r}, and not {wanted.instruction_prefix!r}"
+                )
         remedy = "name that one, or force the other: --force-template, in a recipe task.force_template=true"
         raise ModelError(str(folder), found, "the same template", remedy)
     return stored

@@ -1,6 +1,6 @@
 """Two sets of predictions on the same items: is one better, or can these items not tell?
 
-Only what was asked and judged alike is compared: task, judge, template, protocol and each prompt.
+Only what was asked and judged alike is compared: task, scorer, template, protocol and each prompt.
 Verdicts are compared by McNemar's exact test, scores by a paired permutation test with a bootstrap interval of the
 difference. Both are two-sided at 5 %.
 """
@@ -202,7 +202,7 @@ def _facts_of(side: Sequence[Prediction], name: str) -> Facts:
     facts = side[0].facts
     for one in side:
         if facts is None or one.facts is None:
-            found = f"item {one.example_id} does not say by which task, judge, template and protocol"
+            found = f"item {one.example_id} does not say by which task, scorer, template and protocol"
             raise DataError(name, found, "predictions of this version of lotune", "evaluate the model again")
         items = f"item {side[0].example_id}", f"item {one.example_id}"
         if different := differences(facts, one.facts, items):

@@ -1,4 +1,4 @@
-"""What makes two answers to the same question comparable: task, judge, template and protocol.
+"""What makes two answers to the same question comparable: task, scorer, template and protocol.
 
 Each line of a predictions file carries these facts, so that a file says by itself how its answers were asked for and
 judged.
@@ -20,12 +20,12 @@ from lotune.tasks.task import MultipleChoice, Task, judging_rule
 class Facts:
     """How an answer was asked for and judged.
 
-    `judge` is the rule, empty where the task has but one; `template` names the prompt template and the digest of a
-    preamble; `protocol` says how the answer was generated.
+    `scorer` is the rule, empty where the task has but one; `template` names the prompt template and the digest of an
+    instruction prefix; `protocol` says how the answer was generated.
     """
 
     task: str
-    judge: str
+    scorer: str
     template: str
     protocol: str
 
@@ -40,13 +40,15 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
     `on_too_long` is the rule for prompts that are too long for the model.
 
     >>> from lotune.tasks.registry import build_task, task_settings
-    >>> settings = task_settings("arithmetic", judge="exact", max_new_tokens=64)
+    >>> settings = task_settings("arithmetic", scorer="exact", max_new_tokens=64)
     >>> facts_of(settings, build_task(settings), shots=4)
-    Facts(task='arithmetic', judge='exact', template='alpaca', protocol='greedy, 64 new tokens at most, 4 shots')
+    Facts(task='arithmetic', scorer='exact', template='alpaca', protocol='greedy, 64 new tokens at most, 4 shots')
     """
     template = settings.own_template
     if isinstance(settings, PromptSettings):
-        template = settings.template + (f", preamble {fingerprint(text)[:12]}" if (text := settings.preamble) else "")
+        template = settings.template
+        if settings.instruction_prefix:
+            template += f", instruction prefix {fingerprint(settings.instruction_prefix)[:12]}"
     if isinstance(task, MultipleChoice) and task.by_likelihood:
         protocol = "the likeliest option"
     else:
@@ -61,7 +63,7 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
 def read_facts(row: Mapping[str, Any]) -> Facts | None:
     """Return the facts that a line of predictions carries, or None where it lacks one.
 
-    >>> read_facts({"task": "reading", "judge": "", "template": "retention"})
+    >>> read_facts({"task": "reading", "scorer": "", "template": "retention"})
     """
     found = [value for one in fields(Facts) if isinstance(value := row.get(one.name), str)]
     return Facts(*found) if len(found) == len(fields(Facts)) else None
@@ -72,7 +74,7 @@ def differences(a: Facts, b: Facts, names: tuple[str, str] = ("A", "B")) -> list
 
     >>> one = Facts("arithmetic", "exact", "alpaca", "greedy")
     >>> differences(one, Facts("arithmetic", "relative:0.1", "alpaca", "greedy"))
-    ["judge: 'exact' in A, 'relative:0.1' in B"]
+    ["scorer: 'exact' in A, 'relative:0.1' in B"]
     """
     mine, its = a.record(), b.record()
     return [

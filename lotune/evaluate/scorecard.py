@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lotune.errors import DataError, RunError
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
@@ -29,7 +29,10 @@ from lotune.tasks.task import Score
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True,
+        serialize_by_alias=True, validate_by_name=True,
+    )  # fmt: skip
 
 
 class CategoryResult(_Record):
@@ -60,7 +63,7 @@ class Target(_Record):
     """Rows that can be judged."""
     unjudgeable: int
     """Rows whose key cannot be judged; they are in no figure."""
-    by_category: dict[str, CategoryResult]
+    by_category: dict[str, CategoryResult] = Field(alias="by_kind")
     gained: int
     """Rows that are better after than before."""
     lost: int
@@ -70,7 +73,7 @@ class Target(_Record):
     """Whether p_value is below 0.05."""
     difference_interval: Interval | None = None
     """95 % interval of value - base_value where the metric is a mean and it is estimable (paired bootstrap)."""
-    judge: str = ""
+    scorer: str = ""
     """The judging rule, such as significant:5."""
     score: str | None = None
     """The per-example score that the metric is the mean of; null for an accuracy."""
@@ -222,7 +225,7 @@ def measure_target(
     base: Sequence[ScoredExample],
     tuned: Sequence[ScoredExample],
     *,
-    judge: str = "",
+    scorer: str = "",
     score: str | None = None,
 ) -> Target:
     """The target's figures from the verdicts on the same rows before and after.
@@ -246,13 +249,13 @@ def measure_target(
         base_interval=_interval(before, score),
         n=len(known),
         unjudgeable=len(pairs) - len(known),
-        by_category=_by_kind(pairs, score),
+        by_category=_by_category(pairs, score),
         gained=test.gained,
         lost=test.lost,
         p_value=test.p_better,
         better=test.better,
         difference_interval=bootstrap_difference(before, after) if score else None,
-        judge=judge,
+        scorer=scorer,
         score=score,
     )
 
@@ -396,7 +399,7 @@ def _interval(values: Sequence[float], score: str | None) -> Interval | None:
     return wilson(int(sum(values)), len(values)) if score is None else bootstrap_mean(values)
 
 
-def _by_kind(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, CategoryResult]:
+def _by_category(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, CategoryResult]:
     kinds = sorted({kind for kind, _ in pairs})
     return {kind: _kind([pair for other, pair in pairs if other == kind], score) for kind in kinds if kind}
 

@@ -34,6 +34,13 @@ RETENTION_ROWS = 200
 """How many retention rows are generated, where the settings do not say."""
 
 
+class ReplaySettings(Settings):
+    """Rows of the retained task that are mixed into the training rows."""
+
+    rows: int = Field(0, ge=0)
+    """How many generated rows of the retained task to mix in, so that the model keeps the ability."""
+
+
 class RetentionSettings(Settings):
     """What the model must not lose."""
 
@@ -45,8 +52,7 @@ class RetentionSettings(Settings):
     """How many rows to ask, drawn by seed; null: all rows of a file, or 200 generated ones."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of generated retention rows."""
-    replay_rows: int = Field(0, ge=0)
-    """How many generated rows of that task are mixed into the training rows, so that the ability is kept."""
+    replay: ReplaySettings = Field(default_factory=ReplaySettings)
     min_retained: float = Field(0.9, ge=0, le=1)
     """Share of each of the base's retention metrics that must be kept."""
 

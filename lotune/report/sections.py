@@ -186,10 +186,10 @@ def _figure(value: float | None, target: Target, interval: Interval | None) -> s
 def kinds_note(target: Target) -> str:
     """What the figures by kind rest on: the intervals and the paired test."""
     kind = "Bootstrap" if target.in_points else "Wilson"
-    judge = f" Judged by the rule {target.judge}." if target.judge else ""
+    scorer = f" Judged by the rule {target.scorer}." if target.scorer else ""
     return (
         f"{kind} intervals, 95 %. Tuning: {paired_text(target)}, "
-        f"{'' if target.better else 'not '}better than the base beyond chance.{judge}"
+        f"{'' if target.better else 'not '}better than the base beyond chance.{scorer}"
     )
 
 

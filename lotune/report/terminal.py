@@ -58,7 +58,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 def _figures(card: Scorecard) -> Table:
     target, parameters = card.target, card.parameters
     table = _table("figure", "base", "tuned", "95 % interval")
-    rows = f"{target.metric}, {target.n} rows" + (f", judge {target.judge}" if target.judge else "")
+    rows = f"{target.metric}, {target.n} rows" + (f", scorer {target.scorer}" if target.scorer else "")
     _add(
         table,
         f"{target.task}: {rows}",

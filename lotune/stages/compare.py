@@ -45,8 +45,8 @@ def _show(found: Comparison) -> None:
     unit = 100 if found.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
     facts = found.facts
-    judge = f", judged by {facts.judge}" if facts.judge else ""
-    print_visible(f"{facts.task}{judge}; template {facts.template}; {facts.protocol}")
+    scorer = f", judged by {facts.scorer}" if facts.scorer else ""
+    print_visible(f"{facts.task}{scorer}; template {facts.template}; {facts.protocol}")
     for letter, side in (("A", found.a), ("B", found.b)):
         interval = limits_text(side.interval, ".1f", unit)
         print_visible(f"{letter}: {side.name}: {found.score} {unit * side.value:.1f}{sign} ({interval})")

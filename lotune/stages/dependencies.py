@@ -20,11 +20,11 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.data",
         "retention.rows",
         "retention.language",
-        "retention.replay_rows",
+        "retention.replay.rows",
         "evaluate.on_too_long",
     ),
     "pretrain": ("seed", "pretrain"),
-    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay_rows"),
+    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay.rows"),
     "validate": ("task", "evaluate.on_too_long"),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.merge_check_rows", "evaluate.dtype"),
     "evaluate": (
@@ -46,8 +46,8 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """
     keys = STAGE_KEYS[stage]
     without = {*EXECUTION_ONLY_SETTINGS, *UNTRAINED.get(stage, ())}
-    if stage == "tune" and recipe.task.judge_changes_targets:
-        without.discard("task.judge")
+    if stage == "tune" and recipe.task.scorer_changes_targets:
+        without.discard("task.scorer")
     inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in without}
     if "tune.micro_batch_rows" in inputs:
         inputs["tune.micro_batch_rows"] = recipe.tune.micro_batch_rows * recipe.tune.gradient_accumulation_steps
@@ -59,7 +59,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
-UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.judge", "task.max_new_tokens"), "merge": ("task.judge",)}
+UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.scorer", "task.max_new_tokens"), "merge": ("task.scorer",)}
 """Settings of the task that change how a stage's model is asked or judged, and no weight."""
 EXECUTION_ONLY_SETTINGS = (
     *(

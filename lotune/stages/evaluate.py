@@ -59,7 +59,7 @@ RETENTION_FOLDER = "retention"
 
 
 RESCORE_ONLY_SETTINGS = (
-    *("score.", "retention.min_retained", "evaluate.checkpoints", "task.judge"),
+    *("score.", "retention.min_retained", "evaluate.checkpoints", "task.scorer"),
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
 """Settings whose change asks no question again: the answers that are there are judged anew."""
@@ -265,7 +265,7 @@ def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
     rows = scored_examples(before.target), scored_examples(after.target)
     found = measure_target(
-        task.name, task.metric, *rows, judge=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+        task.name, task.metric, *rows, scorer=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
     )
     return wider_target(found, before.share(0), after.share(0))
 

@@ -147,7 +147,7 @@ def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> di
 
     seen = [ScoredExample(one.example_id, one.category, one.score) for one in found]
     target = measure_target(
-        task.name, task.metric, seen, seen, judge=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+        task.name, task.metric, seen, seen, scorer=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
     )
     judged, share = [one.score for one in found], alone.share if alone else 0.0
     target = wider_target(target, share, share)
@@ -161,9 +161,9 @@ def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> di
         name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_category.items()
     }
     return {
-        "judge": judging_rule(task), **({"rouge_l": ROUGE_L} if judging_rule(task) == "rouge-l" else {}),
+        "scorer": judging_rule(task), **({"rouge_l": ROUGE_L} if judging_rule(task) == "rouge-l" else {}),
         "metrics": task.metrics(judged), "intervals": intervals, "interval": target.interval,
-        "n": target.n, "unjudgeable": target.unjudgeable, "by_category": by_kind,
+        "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
         **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),
     }  # fmt: skip
 
@@ -174,14 +174,14 @@ ROUGE_L = {
     "beta": signature(rouge_l).parameters["beta"].default,
     "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
 }
-"""How the judge rouge-l weighs recall against precision, and what it compares."""
+"""How the scorer rouge-l weighs recall against precision, and what it compares."""
 
 
 def _show(figures: dict[str, Any]) -> None:
-    judge = f", judged by {figures['judge']}" if figures["judge"] else ""
+    scorer = f", judged by {figures['scorer']}" if figures["scorer"] else ""
     if rouge := figures.get("rouge_l"):
-        judge += f" (beta {rouge['beta']:g}; {rouge['segments']})"
-    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{judge}")
+        scorer += f" (beta {rouge['beta']:g}; {rouge['segments']})"
+    print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{scorer}")
     for note in asked_notes([figures["asked"]]):
         print_visible(f"note: {note}")
     for name, value in figures["metrics"].items():
@@ -189,7 +189,7 @@ def _show(figures: dict[str, Any]) -> None:
         print_visible(f"{name}: {value:.4g}{interval}")
     if "asked_alone" in figures:
         print_visible(Alone(**figures["asked_alone"]).describe())
-    for kind, found in figures["by_category"].items():
+    for kind, found in figures["by_kind"].items():
         shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
         print_visible(f"  {kind}: {shown}, {found['n']} rows")
 

@@ -62,7 +62,7 @@ def generate_answers(
     check_engine(recipe, task)
     if isinstance(task, MultipleChoice) and task.by_likelihood and not sampling.is_greedy:
         found, expected = "sampling where options are chosen by likelihood", "a task whose answers are written"
-        raise SettingsError("generate", found, expected, "leave the options of sampling out, or set task.judge=letter")
+        raise SettingsError("generate", found, expected, "leave the options of sampling out, or set task.scorer=letter")
     refuse_overwriting_inputs(out, data, *folders_of(recipe, model))
     check_new(out, overwrite)
     examples = list(task.examples(task.read(data, max_row_bytes=recipe.data.max_row_bytes).rows, training=False))
@@ -107,7 +107,7 @@ def generate_text(
         raise DataError("--prompt", "is not UTF-8 text", "UTF-8")
     settings, folder = with_stored_template(recipe.task, model, force), base_folder(BaseSettings(model=model))
     its_own = folder is not None and (folder / TEMPLATE_FILE).exists()
-    named = {"template", "preamble"} & settings.model_fields_set or its_own
+    named = {"template", "instruction_prefix"} & settings.model_fields_set or its_own
     template = settings.prompt_template if named else TEMPLATES["plain"]
     text = template.render(prompt)
     most = settings.max_new_tokens or PROMPT_TOKENS

@@ -42,8 +42,8 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict
     refuse_overwriting_inputs(target, file)
     check_new(target, force)
     task = build_task(settings)
-    if "judge" in type(settings).model_fields:
-        settings = settings.model_copy(update={"judge": judging_rule(task)})
+    if "scorer" in type(settings).model_fields:
+        settings = settings.model_copy(update={"scorer": judging_rule(task)})
     read = task.read(file, on_error="skip")
     rows, malformed = read.rows, read.malformed
     if malformed:
@@ -66,7 +66,7 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict
     )
     print_status(f"recipe written: lotune run {shlex.quote(str(target))}")
     counts = {"rows": len(rows), "malformed": len(malformed)}
-    judged = {"judge": judging_rule(task), "metric": task.metric}
+    judged = {"scorer": judging_rule(task), "metric": task.metric}
     return {"task": task.name, "columns": columns, **judged, "kinds": kinds, **counts, "recipe": str(target)}
 
 

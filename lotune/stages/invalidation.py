@@ -13,7 +13,7 @@ STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evalu
 
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
-    """For each change since a stage was finished, such as "data.rows: 100 -> 200", the stages that it invalidates."""
+    """For each change since a stage was finished, such as "seed: 1 -> 2", the stages that it invalidates."""
     recipe = with_kept(recipe, run.folder)
     found: dict[str, list[Stage]] = {}
     for stage in STAGE_ORDER:

@@ -145,6 +145,6 @@ def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: 
     inputs = {
         "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,
         "engine": recipe.evaluate.engine, "on_too_long": recipe.evaluate.on_too_long,
-        "task": task.model_dump(exclude=set() if task.chooses_by_likelihood else {"judge"}), **more,
+        "task": task.model_dump(exclude=set() if task.chooses_by_likelihood else {"scorer"}), **more,
     }  # fmt: skip
     return inputs_fingerprint(inputs)[:16]

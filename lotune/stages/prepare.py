@@ -72,12 +72,12 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
 
     A dry run whose rows are other ones than those of the finished run in the folder leaves these alone: its own are
     prepared in a folder beside it, which goes with the block. Malformed rows that stop either are listed in
-    malformed.txt.
+    malformed_rows.txt.
     Raises: DataError or SettingsError, before there is a folder, for a task that cannot be built or a missing file.
     """
     require_input_files(recipe)
     build_task(recipe.task)
-    with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed.txt"):
+    with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed_rows.txt"):
         report_changes(run, recipe, options.dry_run)
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
             yield run, recipe
@@ -137,8 +137,8 @@ def _write(run: Run, recipe: Recipe) -> None:
     require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
-    with blame_setting("retention.replay_rows"):
-        replay = replay_rows(retained, recipe.retention.replay_rows, recipe.seed, retention)
+    with blame_setting("retention.replay.rows"):
+        replay = replay_rows(retained, recipe.retention.replay.rows, recipe.seed, retention)
     folder = run.folder / "data"
     others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = {"validation": data.validation, "test": data.test, "retention": retention}

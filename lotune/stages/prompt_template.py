@@ -26,7 +26,7 @@ def with_stored_template(settings: TaskSettings, model: str, force: bool) -> Tas
     _warn_prompt_mismatch(settings, folder)
     if force or settings.force_template:
         return settings
-    if {"template", "preamble"} & settings.model_fields_set:
+    if {"template", "instruction_prefix"} & settings.model_fields_set:
         load_template(folder, settings.prompt_template)
         return settings
     stored = load_template(folder)
@@ -34,7 +34,7 @@ def with_stored_template(settings: TaskSettings, model: str, force: bool) -> Tas
     if known is None or replace(known, instruction_prefix=stored.instruction_prefix) != stored:
         found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
         raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
-    return settings.model_copy(update={"template": stored.name, "preamble": stored.instruction_prefix})
+    return settings.model_copy(update={"template": stored.name, "instruction_prefix": stored.instruction_prefix})
 
 
 def check_template(settings: TaskSettings, folder: Path | None) -> None:

@@ -1,6 +1,6 @@
 """The choice of a checkpoint: stored answers to the validation rows are judged, and the best checkpoint is chosen.
 
-The answers come from the training, which asks each checkpoint once. Another judge judges them again; where they are of
+The answers come from the training, which asks each checkpoint once. Another scorer judges them again; where they are of
 another protocol, or lost, the checkpoint is asked again. No weight changes.
 """
 
@@ -99,7 +99,7 @@ def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], on
         facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long),
     )
     stored = read_predictions(file) if file.exists() else []
-    if any(old.facts is None or replace(old.facts, judge=facts.judge) != facts for old in stored):
+    if any(old.facts is None or replace(old.facts, scorer=facts.scorer) != facts for old in stored):
         file.unlink()
     kept = keep_predictions(task, examples, file, facts)
     if len(kept) == len(examples):

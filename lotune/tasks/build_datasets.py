@@ -67,7 +67,7 @@ def build_datasets(task: Task, settings: DataSettings, seed: int, others: Mappin
 
     Raises: DataError for rows that cannot be used, naming each.
     """
-    generated = settings.rows + (settings.validation_rows or VALIDATION_ROWS)
+    generated = settings.generated_rows + (settings.validation_rows or VALIDATION_ROWS)
     source = _source(task, settings, settings.train, generated, seed, training=True)
     if not source.examples:
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
@@ -79,7 +79,7 @@ def build_datasets(task: Task, settings: DataSettings, seed: int, others: Mappin
     validation, met = remove_contaminated(found.examples, {"test": test})
     if not validation:
         raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
-    drawn = sample_examples(train, settings.sample.rows, _default(settings.sample.seed, seed), settings.sample.shares)
+    drawn = sample_examples(train, settings.sample.rows, _default(settings.sample.seed, seed), settings.sample.stratify)
     evaluation = {"validation": validation, "test": test, **others}
     kept, report = remove_contaminated(drawn, evaluation)
     if any(example.augmented_from for example in kept):  # a copy's prompt is another one than that of its row

@@ -23,5 +23,5 @@ def require_references(task: Task, settings: TaskSettings, examples: Sequence[Ex
     row, near = rows[0], ""
     there = f" (the first has {', '.join(row)})"
     if (key := settings.key_column) is not None and not any(key in one for one in rows):
-        found, near = f"no row has the column {key!r} of task.answer", closest_columns_hint([key], row)
+        found, near = f"no row has the column {key!r} of task.answer_column", closest_columns_hint([key], row)
     raise DataError(str(data), found + there + near, "rows with their keys", "`lotune generate` answers without keys")

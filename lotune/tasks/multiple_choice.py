@@ -23,7 +23,7 @@ from lotune.data.tables import looks_like_header
 from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, num_without_reference
-from lotune.tasks.settings import LIKELIHOOD_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.settings import LIKELIHOOD_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
 from lotune.tasks.user_rows import named_columns, text_or_empty, write_rows
 
@@ -35,7 +35,7 @@ INSTRUCTION = (
 """The contest's words; its own rows have "A/B/C/D" and a domain."""
 PLAIN_INSTRUCTION = "Choose the right option of this question{about}: {letters}."
 """Another wording of it."""
-REASONING = "Let's think step by step. "
+STEP_BY_STEP_PREFIX = "Let's think step by step. "
 CHOICE_FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "output", *LETTERS)
 _CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
 _DOMAIN = re.compile(r"about (.+?), the correct answer is")
@@ -71,26 +71,26 @@ class MultipleChoiceQuestion:
 class ChoiceSettings(RowSettings):
     """How choices are asked, judged and multiplied."""
 
-    wording_fields: ClassVar[tuple[str, ...]] = ("wording",)
+    prompt_fields: ClassVar[tuple[str, ...]] = ("instruction_style",)
 
     name: Literal["choice"] = "choice"
     """Name of the task."""
-    judge: Annotated[str | None, one_of(rf"letter|{LIKELIHOOD_JUDGES}")] = None
-    """How to compare an answer with its key: letter, likelihood:letter, likelihood:text or
+    scorer: Annotated[str | None, one_of(rf"letter|{LIKELIHOOD_SCORERS}")] = None
+    """How to compare an answer with its reference: letter, likelihood:letter, likelihood:text or
     likelihood:text-normalised; null: letter."""
-    copies: int = Field(0, ge=0, le=100)
-    """How many more copies of a training row there are, with shuffled options."""
-    full_text: bool = False
-    """Whether the answers that are trained on carry the right option's text after its letter."""
-    reasoning: bool = False
-    """Whether the answers that are trained on begin with "Let's think step by step."."""
-    wording: Literal["contest", "plain"] = "contest"
-    """The words of the instruction, the contest's or shorter ones."""
+    augmented_copies: int = Field(0, ge=0, le=100)
+    """Additional copies of each training row, with shuffled options."""
+    include_option_text: bool = False
+    """Whether training answers name the text of the right option after its letter."""
+    step_by_step_prefix: bool = False
+    """Whether training answers begin with "Let's think step by step."."""
+    instruction_style: Literal["contest", "plain"] = "contest"
+    """Wording of the instruction: the contest's, or a shorter one."""
 
     @property
     def chooses_by_likelihood(self) -> bool:
         """Whether the model chooses the likeliest option."""
-        return (self.judge or "").startswith("likelihood")
+        return (self.scorer or "").startswith("likelihood")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class MultipleChoiceTask:
     @property
     def scorer(self) -> str:
         """How an answer is compared with the key: by the letter that it names, or that of the likeliest option."""
-        return self.settings.judge or "letter"
+        return self.settings.scorer or "letter"
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
@@ -158,12 +158,12 @@ class MultipleChoiceTask:
             if training and not question.letter:
                 raise DataError(id, "has no answer to train on", "the right option's letter", named_columns("answer"))
             yield self._example(id, question, template, training)
-            for copy in range(1, self.settings.copies + 1 if training else 1):
+            for copy in range(1, self.settings.augmented_copies + 1 if training else 1):
                 shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
                 yield replace(self._example(f"{id}#{copy}", shuffled, template, training), augmented_from=id)
 
     def _example(self, id: str, question: MultipleChoiceQuestion, template: Template, training: bool) -> Example:
-        form = PLAIN_INSTRUCTION if self.settings.wording == "plain" else INSTRUCTION
+        form = PLAIN_INSTRUCTION if self.settings.instruction_style == "plain" else INSTRUCTION
         about = f" about {question.domain}" if question.domain else ""
         letters = "/".join(LETTERS[: len(question.options)])
         prompt = template.render(form.format(about=about, letters=letters), question.shown)
@@ -179,9 +179,9 @@ class MultipleChoiceTask:
         text = f"The right option is {question.letter}."
         if not training:
             return text
-        if self.settings.full_text:
+        if self.settings.include_option_text:
             text += question.options[LETTERS.index(question.letter)]
-        return (REASONING if self.settings.reasoning else "") + text
+        return (STEP_BY_STEP_PREFIX if self.settings.step_by_step_prefix else "") + text
 
     def judge(self, example: Example, text: str) -> Score:
         """Whether the answer names the key's letter; None without a key."""

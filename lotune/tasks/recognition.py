@@ -262,8 +262,8 @@ def _instructions(rows: Sequence[Row]) -> TaskSettings | None:
     plain = "prompt" in columns or (shape is not None and shape.field == "prompt")
     mapped = ({**row, **{field: row.get(name) for field, name in columns.items()}} for row in rows[:200])
     answers = list(_answers(mapped))
-    judge = "rouge-l" if answers and median(map(len, answers)) > LONG else "exact"
-    return InstructionsSettings(columns=columns, template="plain" if plain else "alpaca", judge=judge)
+    scorer = "rouge-l" if answers and median(map(len, answers)) > LONG else "exact"
+    return InstructionsSettings(columns=columns, template="plain" if plain else "alpaca", scorer=scorer)
 
 
 def _answers(rows: Iterable[Row]) -> Iterator[str]:

@@ -56,8 +56,8 @@ def task_settings(name: str, **values: Any) -> TaskSettings:
 
     Raises: SettingsError where there is no such task, with the nearest name.
 
-    >>> task_settings("reading", language="en", working=False)
-    ReadingSettings(name='reading', max_new_tokens=None, language='en', questions='first')
+    >>> task_settings("reading", language="en", scratchpad=False)
+    ReadingSettings(name='reading', max_new_tokens=None, language='en', questions_per_passage='first')
     """
     model = entry_named(name).settings
     return model(**{key: value for key, value in values.items() if key in model.model_fields})

@@ -53,7 +53,7 @@ def score_text(rule: str, text: str, key: str, words: Sequence[str] = ()) -> Sco
     if name == "contains":
         return Score(answer, wanted_text, wanted_text in answer)
     if name != "exact":
-        raise SettingsError("task.judge", f"there is no judge {rule!r}", "exact, contains, number, regex:PATTERN, …")
+        raise SettingsError("task.scorer", f"there is no judge {rule!r}", "exact, contains, number, regex:PATTERN, …")
     return Score(answer, wanted_text, wanted_text == answer)
 
 
@@ -72,7 +72,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise SettingsError("task.judge", f"{pattern!r} is no pattern: {error}", "Python's re") from None
+        raise SettingsError("task.scorer", f"{pattern!r} is no pattern: {error}", "Python's re") from None
 
 
 def reference_as_answer(rule: str, key: str) -> str:

@@ -41,7 +41,7 @@ LAYOUTS: Sequence[tuple[tuple[str, ...], Mapping[str, str]]] = (
 class SentencesSettings(RowSettings):
     """How sentences are asked, and their labels."""
 
-    wording_fields: ClassVar[tuple[str, ...]] = ("instruction", "labels")
+    prompt_fields: ClassVar[tuple[str, ...]] = ("instruction", "labels")
 
     name: Literal["sentences"] = "sentences"
     """Name of the task."""

@@ -1,4 +1,4 @@
-"""Settings of a task: which one, in which form it is asked, and how it is judged."""
+"""Settings of a task: which one, in which form it is asked, and how it is scored."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import SettingsError
 from lotune.settings import Settings
 
-NUMBER_JUDGES = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
-TEXT_JUDGES = r"exact|contains|number|rouge-l|f1"
-LIKELIHOOD_JUDGES = r"likelihood:(letter|text|text-normalised)"
-OTHER_JUDGES = r"letter|label|regex:.+"
-CUSTOM_JUDGES = rf"{TEXT_JUDGES}|{OTHER_JUDGES}"
+NUMBER_SCORERS = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
+TEXT_SCORERS = r"exact|contains|number|rouge-l|f1"
+LIKELIHOOD_SCORERS = r"likelihood:(letter|text|text-normalised)"
+OTHER_SCORERS = r"letter|label|regex:.+"
+CUSTOM_SCORERS = rf"{TEXT_SCORERS}|{OTHER_SCORERS}"
 
 
 class TaskSettings(Settings):
@@ -26,7 +26,7 @@ class TaskSettings(Settings):
 
     own_template: ClassVar[str] = ""
     """Name of the prompt form of a task that is not put into a prompt template."""
-    wording_fields: ClassVar[tuple[str, ...]] = ()
+    prompt_fields: ClassVar[tuple[str, ...]] = ()
     """The settings that word the questions of the task, beside the template."""
 
     name: str
@@ -42,17 +42,17 @@ class TaskSettings(Settings):
     @property
     def prompt_settings(self) -> dict[str, Any]:
         """The task's name and the settings that word its questions; empty where it has no such settings."""
-        names = self.wording_fields
+        names = self.prompt_fields
         return {"name": self.name, **{name: getattr(self, name) for name in names}} if names else {}
 
     @property
     def chooses_by_likelihood(self) -> bool:
-        """Whether the answer is chosen among given ones, so that the judge decides what the model answers."""
+        """Whether the answer is chosen among given ones, so that the scorer decides what the model answers."""
         return False
 
     @property
-    def judge_changes_targets(self) -> bool:
-        """Whether the judge decides what the answers are that are trained on."""
+    def scorer_changes_targets(self) -> bool:
+        """Whether the scorer decides what the answers are that are trained on."""
         return False
 
     @property
@@ -66,15 +66,15 @@ class PromptSettings(TaskSettings):
 
     template: str = "alpaca"
     """Prompt template: alpaca, plain, qa or retention."""
-    preamble: str = ""
-    """Text to put before the question."""
+    instruction_prefix: str = ""
+    """Text to put before the instruction."""
     force_template: bool = False
     """Whether to tune a base or adapter in this template even if it was trained in another."""
 
     @property
     def prompt_template(self) -> Template:
-        """The prompt template with the preamble. Raises: SettingsError where there is none of that name."""
-        return replace(template_named(self.template), instruction_prefix=self.preamble)
+        """The prompt template with the instruction prefix. Raises: SettingsError where there is none of that name."""
+        return replace(template_named(self.template), instruction_prefix=self.instruction_prefix)
 
 
 class RowSettings(PromptSettings):
@@ -84,13 +84,13 @@ class RowSettings(PromptSettings):
     """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
 
 
-def one_of(judges: str) -> AfterValidator:
-    """Return the check of a setting that names a judge; `judges` is the pattern of those that there are."""
-    names = judges.replace(LIKELIHOOD_JUDGES, "likelihood:letter|likelihood:text|likelihood:text-normalised")
+def one_of(scorers: str) -> AfterValidator:
+    """Return the check of a setting that names a scorer; `scorers` is the pattern of those that there are."""
+    names = scorers.replace(LIKELIHOOD_SCORERS, "likelihood:letter|likelihood:text|likelihood:text-normalised")
     names = re.sub(r":(?!letter|text)[^|]*", lambda match: ":PATTERN" if match[0] == ":.+" else ":NUMBER", names)
 
     def check(value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(judges, value):
+        if value is not None and not re.fullmatch(scorers, value):
             raise ValueError(f"expected one of {names.replace('|', ', ')}")
         return value
 

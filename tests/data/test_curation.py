@@ -70,22 +70,22 @@ def test_rows_that_differ_in_a_key_are_no_duplicates() -> None:
 
 
 @quick
-@given(examples, st.none() | st.integers(0, 40), st.integers(0, 2**64), st.sampled_from(["natural", "equal"]))
-def test_draws(rows: list[Example], number: int | None, seed: int, shares: str) -> None:
+@given(examples, st.none() | st.integers(0, 40), st.integers(0, 2**64), st.sampled_from(["none", "equal"]))
+def test_draws(rows: list[Example], number: int | None, seed: int, stratify: str) -> None:
     rows = numbered(rows)
     kinds = count_kinds(rows)
-    if shares == "equal" and not any(kinds):
+    if stratify == "equal" and not any(kinds):
         with pytest.raises(SettingsError, match="no row has a kind"):
             sample_examples(rows, number, seed, "equal")
         return
-    drawn = sample_examples(rows, number, seed, shares)  # type: ignore[arg-type]
-    if shares == "equal" and number is None:
+    drawn = sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]
+    if stratify == "equal" and number is None:
         assert count_kinds(drawn) == dict.fromkeys(kinds, min(kinds.values()))
     else:
         assert len(drawn) == (len(rows) if number is None else min(number, len(rows)))
     places = [int(row.id) for row in drawn]
     assert places == sorted(set(places))
-    assert drawn == sample_examples(rows, number, seed, shares)  # type: ignore[arg-type]
+    assert drawn == sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]
 
 
 @quick
@@ -108,13 +108,13 @@ def test_equal_draws_take_their_quotas() -> None:
         sample_examples(rows, 3, 1, kinds=["root", "area"])
 
 
-def test_a_larger_natural_draw_holds_the_smaller() -> None:
+def test_a_larger_draw_holds_the_smaller() -> None:
     rows = asked(*map(str, range(200)))
     assert set(sample_examples(rows, 20, 5)) < set(sample_examples(rows, 100, 5))
     assert sample_examples(rows, 20, 5) != sample_examples(rows, 20, 6)
 
 
-def test_natural_draws_keep_the_shares() -> None:
+def test_draws_keep_the_shares() -> None:
     rows = asked(*map(str, range(9000)), kind="a") + asked(*map(str, range(1000)), kind="b")
     assert 60 <= count_kinds(sample_examples(rows, 1000, 0))["b"] <= 140
 
@@ -210,7 +210,7 @@ def test_other_questions_or_options_are_not_the_same(options: list[str], more: s
 
 
 def test_shuffled_real_questions_are_found(reference_data: Path) -> None:
-    task = build_task(ChoiceSettings(copies=1))
+    task = build_task(ChoiceSettings(augmented_copies=1))
     file = task.read(reference_data / "contest" / "choice-2000.json")
     test = list(task.examples(file.rows[:200], training=False))
     copies = [one for one in task.examples(file.rows[:200], training=True) if one.augmented_from]

@@ -96,7 +96,7 @@ def test_what_cannot_be_compared() -> None:
         compare_predictions(predictions([True]), other, ("a", "b"))
 
 
-@pytest.mark.parametrize("fact", ["task", "judge", "template", "protocol"])
+@pytest.mark.parametrize("fact", ["task", "scorer", "template", "protocol"])
 def test_what_was_not_asked_and_judged_alike_is_refused(fact: str) -> None:
     a, b = predictions([True, False]), predictions([True, True])
     other = [replace(one, facts=replace(FACTS, **{fact: "another"})) for one in b]
@@ -125,7 +125,7 @@ def test_repeated_ids_are_a_fault_of_their_own() -> None:
             compare_predictions(*sides, ("a", "b"))
 
 
-@given(st.sampled_from(["task", "judge", "template", "protocol", "id", "prompt", "key"]), st.integers(0, 4))
+@given(st.sampled_from(["task", "scorer", "template", "protocol", "id", "prompt", "key"]), st.integers(0, 4))
 def test_any_one_difference_is_found_in_either_direction(changed: str, place: int) -> None:
     a, b = predictions([True] * 5), predictions([False] * 5)
     one = b[place]
@@ -150,7 +150,7 @@ def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Pat
     assert read_predictions(kept) == predictions([True, False])
     assert [one.facts for one in read_predictions(older)] == [None, None]
     error = call("compare", kept, older, status=2).stderr
-    assert "older.jsonl: item 0 does not say by which task, judge, template and protocol" in error
+    assert "older.jsonl: item 0 does not say by which task, scorer, template and protocol" in error
     (tmp_path / "empty.jsonl").touch()
     assert "holds no predictions" in call("compare", kept, tmp_path / "empty.jsonl", status=2).stderr
 
@@ -165,21 +165,23 @@ def test_the_same_answers_judged_in_two_ways_are_not_compared(small_base: Path, 
         call("evaluate", "--model", small_base, "--task", "arithmetic", "--data", data, "--out", out, *given)
         return out
 
-    strict = evaluated("strict", "task.judge=exact")
+    strict = evaluated("strict", "task.scorer=exact")
     refused = {
-        "judge: 'exact' in A, 'relative:0.1' in B": evaluated("loose", "task.judge=relative:0.1"),
-        "template: 'alpaca' in A, 'plain' in B": evaluated("plain", "task.judge=exact", "task.template=plain"),
-        "4 new tokens at most' in A, 'greedy, 5 new": evaluated("long", "task.judge=exact", "task.max_new_tokens=5"),
-        "template: 'alpaca' in A, 'alpaca, preamble": evaluated("said", "task.judge=exact", "task.preamble=Well"),
+        "scorer: 'exact' in A, 'relative:0.1' in B": evaluated("loose", "task.scorer=relative:0.1"),
+        "template: 'alpaca' in A, 'plain' in B": evaluated("plain", "task.scorer=exact", "task.template=plain"),
+        "4 new tokens at most' in A, 'greedy, 5 new": evaluated("long", "task.scorer=exact", "task.max_new_tokens=5"),
+        "template: 'alpaca' in A, 'alpaca, instruction prefix": evaluated(
+            "said", "task.scorer=exact", "task.instruction_prefix=Well"
+        ),
     }
     for clause, other in refused.items():
         assert clause in call("compare", strict, other, status=2).stderr
     found = json.loads(call("compare", strict, strict, "--json").stdout)
     assert found["facts"] == {
-        "task": "arithmetic", "judge": "exact", "template": "alpaca", "protocol": "greedy, 4 new tokens at most"
+        "task": "arithmetic", "scorer": "exact", "template": "alpaca", "protocol": "greedy, 4 new tokens at most"
     }  # fmt: skip
     assert len(found["prompts"]) == 64
-    again = evaluated("loose", "task.judge=exact")
+    again = evaluated("loose", "task.scorer=exact")
     assert "these items cannot tell" in call("compare", strict, again).stdout, "judged again, in the same file"
 
 

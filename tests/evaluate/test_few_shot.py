@@ -41,16 +41,16 @@ FACT = {"question": "Capital of Yunnan?", "answer": "Kunming"}
 
 @pytest.mark.parametrize(("name", "settings", "row", "shown"), [
     ("choice", {}, CHOICE, "The right option is B."),
-    ("choice", {"judge": "likelihood:letter"}, CHOICE, "The right option is B."),
-    ("choice", {"judge": "likelihood:text"}, CHOICE, "Cusco"),
-    ("choice", {"judge": "likelihood:text-normalised"}, CHOICE, "Cusco"),
+    ("choice", {"scorer": "likelihood:letter"}, CHOICE, "The right option is B."),
+    ("choice", {"scorer": "likelihood:text"}, CHOICE, "Cusco"),
+    ("choice", {"scorer": "likelihood:text-normalised"}, CHOICE, "Cusco"),
     ("sentences", {"labels": {"0": "no", "1": "yes"}}, {"sentence": "So.", "label": "1"}, "yes"),
-    ("custom", {"judge": "label", "labels": {"0": "no", "1": "yes"}}, {"question": "So?", "answer": "1"}, "yes"),
-    ("custom", {"judge": "exact"}, FACT, "Kunming"),
-    ("custom", {"judge": r"regex:(?i)answer:\s*(\w+)\.?$"}, FACT, None),
-    ("custom", {"judge": r"regex:answer:\s+\((\w+)\)"}, FACT, "answer: (Kunming)"),
-    ("custom", {"judge": r"regex:^\w+$"}, FACT, "Kunming"),
-    ("custom", {"judge": "f1"}, FACT, "Kunming"),
+    ("custom", {"scorer": "label", "labels": {"0": "no", "1": "yes"}}, {"question": "So?", "answer": "1"}, "yes"),
+    ("custom", {"scorer": "exact"}, FACT, "Kunming"),
+    ("custom", {"scorer": r"regex:(?i)answer:\s*(\w+)\.?$"}, FACT, None),
+    ("custom", {"scorer": r"regex:answer:\s+\((\w+)\)"}, FACT, "answer: (Kunming)"),
+    ("custom", {"scorer": r"regex:^\w+$"}, FACT, "Kunming"),
+    ("custom", {"scorer": "f1"}, FACT, "Kunming"),
 ])  # fmt: skip
 def test_what_is_shown_is_what_is_weighed_or_judged_right(
     name: str, settings: dict[str, object], row: dict[str, object], shown: str | None
@@ -63,7 +63,7 @@ def test_what_is_shown_is_what_is_weighed_or_judged_right(
         return
     [asked] = add_few_shot(task, [SHOT], [shot])
     assert asked.prompt == f"{shot.prompt}{shown}\n\n{SHOT.prompt}"
-    if not settings.get("judge", "").startswith("likelihood:text"):  # type: ignore[attr-defined]
+    if not settings.get("scorer", "").startswith("likelihood:text"):  # type: ignore[attr-defined]
         assert task.judge(shot, shown).correct
 
 

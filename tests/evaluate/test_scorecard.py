@@ -36,7 +36,7 @@ def verdicts(*right: bool | None) -> list[ScoredExample]:
 def target(gained: int = 10, lost: int = 1) -> Target:
     base = verdicts(*[False] * gained, *[True] * lost, True, None)
     tuned = verdicts(*[True] * gained, *[False] * lost, True, None)
-    return measure_target("arithmetic", "accuracy", base, tuned, judge="significant:5")
+    return measure_target("arithmetic", "accuracy", base, tuned, scorer="significant:5")
 
 
 def card(**changes: object) -> Scorecard:
@@ -139,7 +139,7 @@ def test_the_file_holds_the_card(tmp_path: Path) -> None:
     assert set(content) >= {
         *("target", "retention", "parameters", "score", "chosen_checkpoint", "checkpoints", "checks", "valid")
     }
-    assert set(content["target"]) >= {"task", "metric", "value", "base_value", "interval", "n", "by_category"}
+    assert set(content["target"]) >= {"task", "metric", "value", "base_value", "interval", "n", "by_kind"}
     assert set(content["retention"][0]) >= {"task", "metric", "base", "tuned", "retained", "threshold", "passed"}
     assert set(content["parameters"]) >= {"trainable", "total", "ratio", "convention"}
     assert set(content["score"]) >= {"rule", "value"}

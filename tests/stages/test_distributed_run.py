@@ -51,7 +51,13 @@ def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: 
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(SHARDED.format(precision=precision))
     model = tmp_path / "alone" / "tiny" / "model"
-    tuning = ("name=tuned", f"base.model={model}", "base.dtype=float32", "data.rows=60", "tune.micro_batch_rows=16")
+    tuning = (
+        "name=tuned",
+        f"base.model={model}",
+        "base.dtype=float32",
+        "data.generated_rows=60",
+        "tune.micro_batch_rows=16",
+    )
     for verb, name, words in (("pretrain", "tiny", ()), ("tune", "tuned", tuning)):
         losses = {}
         call(verb, recipe, f"runs={tmp_path / 'alone'}", *words)

@@ -19,7 +19,7 @@ seed: 3
 device: cpu
 base: {{model: {base}, dtype: float32}}
 task: {{name: reading, language: en}}
-data: {{rows: 16, validation_rows: 2, test_rows: 3}}
+data: {{generated_rows: 16, validation_rows: 2, test_rows: 3}}
 tune: {{micro_batch_rows: 8}}
 checkpoints: {{count: 1, merged: none}}
 retention: {{rows: 5, language: zh}}
@@ -124,7 +124,7 @@ def test_a_model_alone_answers_a_file_with_rows_that_are_too_long(small_base: Pa
         for n in range(4)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("--model", small_base, "--task", "choice", "--data", file, f"task.judge={judge}", "task.max_new_tokens=4")
+    words = ("--model", small_base, "--task", "choice", "--data", file, f"task.scorer={judge}", "task.max_new_tokens=4")
     result = call("evaluate", *words, "--out", out, "--json")
     found = json.loads(result.stdout)
     counted = {"name": "test", "rows": 4, "file": "choice.jsonl", "file_rows": 4, "too_long": 1, "cut": 0}

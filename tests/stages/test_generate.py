@@ -204,7 +204,7 @@ def test_a_model_without_a_bound_of_context_is_asked(byte_tokenizer: PreTrainedT
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.txt", "--samples", "2", "--temperature", "1"],
      "--samples: a row has one answer"),
     (["--task", "choice", "--data", "ROWS", "--out", "a.txt", "--top-k", "5", "--temperature", "1",
-      "task.judge=likelihood:letter"], "sampling where options are chosen by likelihood"),
+      "task.scorer=likelihood:letter"], "sampling where options are chosen by likelihood"),
 ])  # fmt: skip
 def test_bad_input(rows: Path, words: list[str], said: str) -> None:
     assert said in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr

@@ -23,8 +23,9 @@ from lotune.stages.predictions import answers_fingerprint
 from lotune.tasks.arithmetic.task import ArithmeticSettings
 
 MARKS = {
-    "task.max_new_tokens=20", "task.template=plain", "task.preamble=Hm.", "base.dtype=bfloat16", "evaluate.engine=vllm",
-    "task.name=choice task.judge=likelihood:letter",
+    "task.max_new_tokens=20", "task.template=plain", "task.instruction_prefix=Hm.",
+    "base.dtype=bfloat16", "evaluate.engine=vllm",
+    "task.name=choice task.scorer=likelihood:letter",
 }  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def test_the_mark_holds_what_an_answer_depends_on(small_base: Path, tuned: Path)
     others |= {mark("base.dtype=float32", model=tuned / name) for name in ("adapter", "merged")}
     others.add(mark("base.dtype=float32", shots=2))
     assert len(others | {plain}) == len(MARKS) + 4
-    for same in ("task.judge=exact", "evaluate.max_batch_tokens=9", "seed=4", "threads=1"):
+    for same in ("task.scorer=exact", "evaluate.max_batch_tokens=9", "seed=4", "threads=1"):
         assert mark("base.dtype=float32", same) == plain
     assert answers_fingerprint(Recipe(), str(small_base), ArithmeticSettings(), x=1) != answers_fingerprint(
         Recipe(), str(small_base), ArithmeticSettings(), x=2
@@ -137,8 +138,8 @@ def test_answers_of_other_settings_are_refused_and_valid_ones_stay(
     few = json.loads(call(*words, "task.max_new_tokens=1", "--limit", 2).stdout)
     assert few["n"] == 2
     assert sorted(out.read_bytes().splitlines()) == sorted(before.splitlines()), "no answer is lost"
-    exact = json.loads(call(*words, "task.max_new_tokens=1", "task.judge=exact").stdout)
-    assert (exact["judge"], exact["n"]) == ("exact", 6)
+    exact = json.loads(call(*words, "task.max_new_tokens=1", "task.scorer=exact").stdout)
+    assert (exact["scorer"], exact["n"]) == ("exact", 6)
 
 
 @pytest.mark.parametrize("free", [None, 1_000])
@@ -163,9 +164,9 @@ def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--task", "custom", "task.answer=anwser"], "no row has the column 'anwser' of task.answer"),
-    (["--task", "custom", "task.answer=anwser"], "nearest to 'anwser' is 'answer'"),
-    (["--task", "custom", "task.answer=nothing"], "none of 3 rows has a key that can be judged (the first has"),
+    (["--task", "custom", "task.answer_column=anwser"], "no row has the column 'anwser' of task.answer_column"),
+    (["--task", "custom", "task.answer_column=anwser"], "nearest to 'anwser' is 'answer'"),
+    (["--task", "custom", "task.answer_column=nothing"], "none of 3 rows has a key that can be judged (the first has"),
     (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a key that can be judged"),
 ])  # fmt: skip
 def test_rows_without_keys_are_refused_before_they_are_asked(
@@ -186,7 +187,7 @@ def test_rows_without_keys_are_refused_before_they_are_asked(
 def test_the_judge_rouge_l_says_how_it_weighs(small_base: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"question": f"Who {n}?", "answer": "the river"}) + "\n" for n in range(4)))
-    words = ("evaluate", "--model", small_base, "--task", "custom", "--data", file, "task.judge=rouge-l")
+    words = ("evaluate", "--model", small_base, "--task", "custom", "--data", file, "task.scorer=rouge-l")
     found = json.loads(call(*words, "task.max_new_tokens=4", "--json").stdout)
     assert found["rouge_l"]["beta"] == 1.0
     assert "characters" in found["rouge_l"]["segments"]

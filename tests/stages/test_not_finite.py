@@ -51,7 +51,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMANDS = {
     "evaluate": "evaluate --task arithmetic --data {rows}/sums.jsonl task.max_new_tokens=4",
     "reading": "evaluate --task reading --limit 2 task.max_new_tokens=4",
-    "letters": "evaluate --task choice --data {rows}/choices.jsonl task.judge=likelihood:letter",
+    "letters": "evaluate --task choice --data {rows}/choices.jsonl task.scorer=likelihood:letter",
     "text": "evaluate --task text --data {rows}/articles.jsonl",
     "generate": "generate --task arithmetic --data {rows}/sums.jsonl --out {out}/a.jsonl task.max_new_tokens=4",
     "drawn": "generate --task arithmetic --data {rows}/sums.jsonl --out {out}/b.jsonl --temperature 1",

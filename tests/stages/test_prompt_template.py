@@ -24,13 +24,13 @@ LABELS = {"0": "no", "1": "yes"}
 
 
 @pytest.mark.parametrize(("trained", "asked", "said"), [
-    ({"name": "choice"}, {"name": "choice", "wording": "plain"},
-     "was tuned with task.wording='contest', and is asked with task.wording='plain'"),
+    ({"name": "choice"}, {"name": "choice", "instruction_style": "plain"},
+     "was tuned with task.instruction_style='contest', and is asked with task.instruction_style='plain'"),
     ({"name": "sentences", "labels": LABELS}, {"name": "sentences"}, "task.labels={'0': 'no', '1': 'yes'}, and is"),
     ({"name": "sentences", "labels": LABELS}, {"name": "sentences", "labels": dict(reversed(LABELS.items()))},
      "is asked with task.labels={'1': 'yes', '0': 'no'}"),
     ({"name": "custom", "prompt": "{q}"}, {"name": "custom", "prompt": "{q}?"}, "task.prompt='{q}', and is asked with"),
-    ({"name": "choice"}, {"name": "choice", "copies": 3}, ""),
+    ({"name": "choice"}, {"name": "choice", "augmented_copies": 3}, ""),
     ({"name": "choice"}, {"name": "custom"}, ""),
     ({"name": "arithmetic"}, {"name": "choice"}, ""),
 ])  # fmt: skip
@@ -56,7 +56,7 @@ def test_a_file_without_wording_is_read_as_before(tmp_path: Path, capsys: pytest
 
 
 def test_template_and_wording_come_back(tmp_path: Path) -> None:
-    settings = CustomSettings(prompt="{a}", template="qa", preamble="Well: ")
+    settings = CustomSettings(prompt="{a}", template="qa", instruction_prefix="Well: ")
     (tmp_path / TEMPLATE_FILE).write_text(template_text(Recipe(task=settings)))
     assert load_template(tmp_path) == settings.prompt_template
     assert load_task_prompt_settings(tmp_path) == {"name": "custom", "prompt": "{a}", "labels": {}}

@@ -57,10 +57,10 @@ def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) ->
 CHANGES = [
     ({"seed": 1}, {"prepare", "tune", "evaluate"}),
     ({"task": {"template": "plain"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
-    ({"task": {"judge": "exact"}}, {"prepare", "validate", "evaluate"}),
-    ({"task": {"name": "custom", "judge": "label"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
+    ({"task": {"scorer": "exact"}}, {"prepare", "validate", "evaluate"}),
+    ({"task": {"name": "custom", "scorer": "label"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
     ({"task": {"max_new_tokens": 9}}, {"prepare", "validate", "merge", "evaluate"}),
-    ({"data": {"rows": 9}}, {"prepare", "tune", "evaluate"}),
+    ({"data": {"generated_rows": 9}}, {"prepare", "tune", "evaluate"}),
     ({"retention": {"rows": 9}}, {"prepare", "evaluate"}),
     ({"adapter": {"rank": 3}}, {"tune", "evaluate"}),
     ({"tune": {"epochs": 2.0}}, {"tune", "evaluate"}),

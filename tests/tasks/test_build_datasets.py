@@ -72,7 +72,7 @@ def test_rows_that_an_evaluation_set_asks_leave_the_training_side(tmp_path: Path
     train = write(tmp_path / "train.jsonl", [row(number) for number in range(40)])
     test = write(tmp_path / "test.jsonl", [row(3), row(4, "计算　４ + 1 等于多少？"), row(99)])
     how = DataSettings(train=train, test=test, validation_rows=5)
-    retained = [Example("q", TASK.settings.preamble + prompt_of(7), "")]
+    retained = [Example("q", TASK.settings.instruction_prefix + prompt_of(7), "")]
     data = build_datasets(TASK, how, 1, {"retention": retained})
     found = data.counts.overlap.sets
     met = {name: (one.exact, one.normalised) for name, one in found.items()}
@@ -136,7 +136,7 @@ def test_rows_of_one_fault_are_listed_together(tmp_path: Path) -> None:
 
 
 def test_generated_rows(tmp_path: Path) -> None:
-    how = DataSettings(rows=60, validation_rows=10, test_rows=25)
+    how = DataSettings(generated_rows=60, validation_rows=10, test_rows=25)
     data = build_datasets(TASK, how, 2, {})
     assert (data.counts.read, data.counts.validation, data.counts.test) == (70, 10, 0)
     assert (len(data.validation), len(data.test)) == (10, 25)
@@ -206,14 +206,14 @@ def test_a_file_is_asked_whole_unless_a_limit_is_set(tmp_path: Path) -> None:
     few = build_datasets(TASK, DataSettings(**files, test_rows=9, validation_rows=8), 1, {})
     assert (len(few.test), len(few.validation)) == (9, 8)
     assert whole.file_rows == few.file_rows == {"test": 700, "validation": 150}
-    generated = build_datasets(TASK, DataSettings(rows=40), 1, {})
+    generated = build_datasets(TASK, DataSettings(generated_rows=40), 1, {})
     assert (len(generated.test), len(generated.validation), generated.file_rows) == (500, 100, {})
 
 
 def test_equal_shares_of_sentences_are_those_of_the_labels(tmp_path: Path) -> None:
     rows = [{"sentence": f"Sentence {number}.", "label": str(int(number % 4 == 0))} for number in range(80)]
     file = write(tmp_path / "rows.jsonl", rows)
-    how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"shares": "equal"})
+    how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"stratify": "equal"})
     kinds = build_datasets(SentenceClassificationTask(), how, 1, {}).counts.kinds
     assert kinds.keys() == {"0", "1"}
     assert kinds["0"] == kinds["1"] >= 12
@@ -223,8 +223,8 @@ def test_equal_shares_of_rows_without_kinds_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"question": f"{number}?", "answer": "a"} for number in range(20)])
     task = CustomTask(CustomSettings())
     for rows in (None, 5):
-        how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"shares": "equal", "rows": rows})
-        with pytest.raises(SettingsError, match=r"data\.sample\.shares: is equal, but no row has a kind"):
+        how = DataSettings(train=file, validation_rows=4, test_rows=4, sample={"stratify": "equal", "rows": rows})
+        with pytest.raises(SettingsError, match=r"data\.sample\.stratify: is equal, but no row has a kind"):
             build_datasets(task, how, 1, {})
 
 
@@ -236,7 +236,7 @@ def test_a_test_row_without_a_key_is_kept(tmp_path: Path) -> None:
 
 def test_reading_trains_on_every_question_and_tests_on_the_first() -> None:
     task = ReadingTask()
-    data = build_datasets(task, DataSettings(rows=30, validation_rows=5, test_rows=6), 1, {})
+    data = build_datasets(task, DataSettings(generated_rows=30, validation_rows=5, test_rows=6), 1, {})
     assert len(data.test) == 6
     assert data.counts.read > 35
     assert not prompts(data.train) & prompts(data.test)
@@ -282,10 +282,10 @@ def test_replay_practises_other_names_than_the_retention_rows_have() -> None:
         ({"name": "arithmetic"}, {"task": "1 + 1", "key": "2"}, "task.columns={problem: COLUMN, solution: COLUMN}"),
         ({"name": "arithmetic"}, {"problem": "1 + 1", "key": "2"}, "task.columns={solution: COLUMN}"),
         ({"name": "instructions"}, {"instruction": "Hi", "output": ""}, "task.columns"),
-        ({"name": "custom", "judge": "exact"}, {"question": "Q", "gold": "A"}, "task.answer"),
+        ({"name": "custom", "scorer": "exact"}, {"question": "Q", "gold": "A"}, "task.answer_column"),
         ({"name": "custom", "prompt": "{text}"}, {"question": "Q", "answer": "A"}, "task.prompt"),
         (
-            {"name": "custom", "judge": "label", "labels": {"0": "no", "1": "yes"}},
+            {"name": "custom", "scorer": "label", "labels": {"0": "no", "1": "yes"}},
             {"question": "Q", "answer": "maybe"}, "task.labels",
         ),
     ],
@@ -306,7 +306,7 @@ def test_training_answers_are_judged_under_each_rule() -> None:
     """The working of 1 / 3 ends at 0.333333: right to five digits, and not exactly."""
     quotient = {"problem": "计算 1 / 3 等于多少？", "solution": f"1 / 3 = 0.{'3' * 28}"}
     rows = [("a", quotient), ("b", row(5)), ("c", {"problem": "Why?", "solution": "Nobody knows."})]
-    task = ArithmeticTask(ArithmeticSettings(judge="relative:0.1"))
+    task = ArithmeticTask(ArithmeticSettings(scorer="relative:0.1"))
     assert right_by_rule(task, list(task.examples(rows, training=True))) == {
         "relative:0.1": {"right": 2, "rows": 2}, "exact": {"right": 1, "rows": 2},
         "significant:5": {"right": 2, "rows": 2}, "decimals:2": {"right": 2, "rows": 2},

@@ -109,9 +109,11 @@ def test_a_judge_or_column_that_it_does_not_have_is_refused(task: Task) -> None:
         task.name, "exact"
     )
     fields = TASKS[task.name].settings.model_fields
-    known = rf"task.judge is '{foreign}': expected one of " if "judge" in fields else "task.judge is not a setting of "
+    known = (
+        rf"task.scorer is '{foreign}': expected one of " if "scorer" in fields else "task.scorer is not a setting of "
+    )
     with pytest.raises(SettingsError, match=known):
-        read_settings(Recipe, None, [f"task.name={task.name}", f"task.judge={foreign}"])
+        read_settings(Recipe, None, [f"task.name={task.name}", f"task.scorer={foreign}"])
     with pytest.raises(SettingsError, match=r"task.columns: height is no field of|task.columns is not a setting of"):
         build_task(read_settings(Recipe, None, [f"task.name={task.name}", "task.columns={height: h}"]).task)
 

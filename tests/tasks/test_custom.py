@@ -22,7 +22,7 @@ from lotune.tasks.task import Score
     (r"regex:It is \d\.", "So. It is 4.", True), ("f1", "is 4", False), ("rouge-l", "It is 4.", True),
 ])  # fmt: skip
 def test_judges(judge: str, answer: str, right: bool) -> None:
-    settings = CustomSettings(prompt="{a} + {b}?", answer="sum", judge=judge)
+    settings = CustomSettings(prompt="{a} + {b}?", answer_column="sum", scorer=judge)
     task = CustomTask(settings)
     [example] = task.examples([("1", {"a": 1, "b": 3, "sum": "It is 4."})], training=True)
     assert "1 + 3?" in example.prompt
@@ -36,13 +36,13 @@ def test_judges(judge: str, answer: str, right: bool) -> None:
 def test_letters_and_labels() -> None:
     assert score_text("letter", "The answer is B", "B").correct
     assert score_text("letter", "B", "none").correct is None
-    task = CustomTask(CustomSettings(prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
+    task = CustomTask(CustomSettings(prompt="{q}", scorer="label", labels={"0": "no", "1": "yes"}))
     [example] = task.examples([("1", {"q": "So?", "answer": "1"})], training=True)
     assert (example.target, task.judge(example, "Yes!").correct) == ("yes", True)
 
 
 def test_a_key_that_is_no_label_is_refused() -> None:
-    task = CustomTask(CustomSettings(prompt="{q}", judge="label", labels={"0": "no", "1": "yes"}))
+    task = CustomTask(CustomSettings(prompt="{q}", scorer="label", labels={"0": "no", "1": "yes"}))
     for training in (True, False):
         with pytest.raises(DataError, match=r"row 2: its label is 'T'\nexpected: one of 0, 1"):
             list(task.examples([("row 2", {"q": "So?", "answer": "T"})], training=training))
@@ -51,8 +51,8 @@ def test_a_key_that_is_no_label_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("settings", "found"), [
-    ({"judge": "regex:("}, "is no pattern"),
-    ({"judge": "label"}, "two at least"),
+    ({"scorer": "regex:("}, "is no pattern"),
+    ({"scorer": "label"}, "two at least"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], found: str) -> None:
     with pytest.raises(SettingsError, match=found):

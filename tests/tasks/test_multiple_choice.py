@@ -131,7 +131,9 @@ def test_a_shuffled_question_has_the_same_right_option(options: int, draw: rando
 
 
 def test_training_rows_are_augmented_and_test_rows_are_not() -> None:
-    settings = ChoiceSettings(copies=5, full_text=True, reasoning=True, wording="plain")
+    settings = ChoiceSettings(
+        augmented_copies=5, include_option_text=True, step_by_step_prefix=True, instruction_style="plain"
+    )
     task = MultipleChoiceTask(settings)
     found = list(task.examples([("r", CONTEST)], training=True))
     assert [one.id for one in found] == ["r", "r#1", "r#2", "r#3", "r#4", "r#5"]
@@ -192,7 +194,7 @@ def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: s
     from lotune.model.settings import BaseSettings
 
     base: Any = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
-    task = MultipleChoiceTask(ChoiceSettings(judge=judge))
+    task = MultipleChoiceTask(ChoiceSettings(scorer=judge))
     draw = random.Random(3)
     options = [
         ["".join(draw.choices("abcdefg ", k=draw.randint(1, 9))).strip() or "x" for _ in "1234"] for _ in range(9)
@@ -224,7 +226,7 @@ def test_copies_are_trained_on_only_and_never_beside_a_row_that_tests(tmp_path: 
     file = tmp_path / "rows.jsonl"
     rows = [{"question": f"Which is {n}?", "options": [f"{n}", "b", "c", "d"], "answer": 0} for n in range(40)]
     file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in [*rows, rows[3]]))
-    task = MultipleChoiceTask(ChoiceSettings(copies=3))
+    task = MultipleChoiceTask(ChoiceSettings(augmented_copies=3))
     settings = DataSettings(train=file, validation_rows=5, test_rows=6)
     found = build_datasets(task, settings, 1, {})
     assert (len(found.validation), len(found.test), found.counts.test) == (5, 6, 6)

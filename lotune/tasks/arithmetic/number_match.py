@@ -250,7 +250,9 @@ def rule_named(rule: str) -> Rule:
         return NUMBER_RULES[name](argument)
     except (KeyError, ValueError):
         choices = f"exact, significant:1 to {MAX_DIGITS}, decimals:0 to {MAX_DIGITS}, relative:TOLERANCE below 1"
-        raise SettingsError("task.judge", f"{rule!r} is not a judging rule", choices, "such as significant:5") from None
+        raise SettingsError(
+            "task.scorer", f"{rule!r} is not a judging rule", choices, "such as significant:5"
+        ) from None
 
 
 def match_numbers(answer_text: str, key_text: str, rule: str) -> tuple[str | None, str, bool | None]:

@@ -21,7 +21,7 @@ from typing import Literal
 from lotune.errors import SettingsError
 
 Operands = tuple[str, ...]
-Shares = Literal["deduplicated", "raw"]
+Mixture = Literal["deduplicated", "raw"]
 Language = Literal["zh", "en", "both"]
 
 ENGLISH_CATEGORY = "english"
@@ -307,16 +307,16 @@ _NAMES = tuple(PROBLEM_TYPES)
 _DEDUPLICATED = (16.7, 16.6, 16.7, 16.7, 7.4, 7.3, 7.3, 3.7, 3.7, 1.6, 1.2, 1.2, 0.02, 0.01)
 _RAW = (11.25, 11.25, 11.25, 11.25, 30.0, 5.0, 5.0, 2.5, 2.5, 2.5, 1.25, 1.25, 2.5, 2.5)
 
-MIXTURES: Mapping[Shares, Mapping[str, float]] = {
+MIXTURES: Mapping[Mixture, Mapping[str, float]] = {
     "deduplicated": dict(zip(_NAMES, _DEDUPLICATED, strict=True)),
     "raw": dict(zip(_NAMES, _RAW, strict=True)),
 }
-"""Shares of the kinds, to be normalised: among the contest's Chinese rows without duplicates, and in its raw file."""
+"""Mixture of the kinds, to be normalised: among the contest's Chinese rows without duplicates, and in its raw file."""
 
 _SHORTFALL = 0.001
 
 
-def distinct_limit(shares: Shares, language: Language = "zh") -> int:
+def distinct_limit(mixture: Mixture, language: Language = "zh") -> int:
     """The most distinct rows that a mix can have.
 
     Small kinds are used up early (there are 45 fractions); a mix counts as kept while the rows that one kind falls
@@ -325,14 +325,14 @@ def distinct_limit(shares: Shares, language: Language = "zh") -> int:
     >>> distinct_limit("deduplicated"), distinct_limit("raw")
     (551410, 1875)
     """
-    total = sum(MIXTURES[shares].values())
+    total = sum(MIXTURES[mixture].values())
     copies = 2 if language == "both" else 1
-    portions = ((PROBLEM_TYPES[name].distinct, share / total) for name, share in MIXTURES[shares].items())
+    portions = ((PROBLEM_TYPES[name].distinct, share / total) for name, share in MIXTURES[mixture].items())
     return min(int(copies * distinct / (share - _SHORTFALL)) for distinct, share in portions if share > _SHORTFALL)
 
 
 def generate_rows(
-    rows: int, seed: int, shares: Shares = "deduplicated", language: Language = "zh", distinct: bool = True
+    rows: int, seed: int, mixture: Mixture = "deduplicated", language: Language = "zh", distinct: bool = True
 ) -> Iterator[dict[str, str]]:
     """Rows {"problem", "solution"} in the given mix, one at a time, the same for the same arguments everywhere.
 
@@ -345,16 +345,19 @@ def generate_rows(
     >>> next(generate_rows(1, seed=1))
     {'problem': '计算 ...', 'solution': '...'}
     """
-    if distinct and rows > (limit := distinct_limit(shares, language)):
+    if distinct and rows > (limit := distinct_limit(mixture, language)):
         raise SettingsError(
-            "rows", f"{rows:,} distinct rows", f"{limit:,} at most in the mix {shares}", "take fewer, or shares: raw"
+            "rows",
+            f"{rows:,} distinct rows",
+            f"{limit:,} at most in the mixture {mixture}",
+            "take fewer, or task.mixture=raw",
         )
-    return _rows(rows, Random(seed), shares, language, distinct)
+    return _rows(rows, Random(seed), mixture, language, distinct)
 
 
-def _rows(rows: int, random: Random, shares: Shares, language: Language, distinct: bool) -> Iterator[dict[str, str]]:
-    names = list(MIXTURES[shares])
-    bounds = list(accumulate(MIXTURES[shares].values()))
+def _rows(rows: int, random: Random, mixture: Mixture, language: Language, distinct: bool) -> Iterator[dict[str, str]]:
+    names = list(MIXTURES[mixture])
+    bounds = list(accumulate(MIXTURES[mixture].values()))
     left = {name: PROBLEM_TYPES[name].distinct * (2 if language == "both" else 1) for name in names}
     seen: set[str] = set()
     for _ in range(rows):

@@ -15,10 +15,10 @@ from lotune.tasks.arithmetic.number_match import USUAL_RULES, match_numbers, ver
 from lotune.tasks.arithmetic.problem_types import distinct_limit, generate_rows, problem_type_of, recognise
 from lotune.tasks.arithmetic.worked_solutions import scratchpad_target
 from lotune.tasks.metrics import accuracy, num_without_reference
-from lotune.tasks.settings import NUMBER_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.settings import NUMBER_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
 
-EXPERT_PREAMBLE = "You are an expert in mathematics, accurately calculating the following problem. "
+EXPERT_PREFIX = "You are an expert in mathematics, accurately calculating the following problem. "
 """What a contestant put before every problem; rows that carry it are recognised all the same."""
 
 
@@ -29,13 +29,13 @@ class ArithmeticSettings(RowSettings):
     """Name of the task."""
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
-    shares: Literal["deduplicated", "raw"] = "deduplicated"
-    """Mix of the generated kinds: as in the contest's rows without duplicates (harder), or as in its raw file."""
-    judge: Annotated[str | None, one_of(NUMBER_JUDGES)] = None
-    """How to compare an answer with its key: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE; null:
-    significant:5."""
-    working: bool = True
-    """Whether the answers that are trained on show the written working before the result."""
+    mixture: Literal["deduplicated", "raw"] = "deduplicated"
+    """Mixture of problem types: that of the contest's rows without duplicates (harder), or of its raw file."""
+    scorer: Annotated[str | None, one_of(NUMBER_SCORERS)] = None
+    """How to compare an answer with its reference: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE;
+    null: significant:5."""
+    scratchpad: bool = True
+    """Whether training answers show a scratchpad, the worked calculation, before the result."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ArithmeticTask:
     @property
     def scorer(self) -> str:
         """How an answer's number is compared with the key's."""
-        return self.settings.judge or "significant:5"
+        return self.settings.scorer or "significant:5"
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
@@ -81,7 +81,9 @@ class ArithmeticTask:
         write_jsonl(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example a row, the preamble before its problem. With `training`, targets carry the written working.
+        """Yield one example per row, its problem after the instruction prefix.
+
+        With `training`, targets begin with a scratchpad where the settings have it.
 
         Raises: DataError for a row in neither form, and, with `training`, for one without a solution.
         """
@@ -93,10 +95,10 @@ class ArithmeticTask:
         problem, solution = problem_and_solution(row, id)
         if training and not solution:
             raise DataError(id, "has no solution to train on", "problem and solution", _NO_SOLUTION)
-        problem = problem.removeprefix(self.settings.preamble)
-        bare = problem.removeprefix(EXPERT_PREAMBLE)
+        problem = problem.removeprefix(self.settings.instruction_prefix)
+        bare = problem.removeprefix(EXPERT_PREFIX)
         target = solution
-        if training and self.settings.working and (found := recognise(bare)):
+        if training and self.settings.scratchpad and (found := recognise(bare)):
             target = scratchpad_target(*found, solution)
         answers = (solution,) if solution else ()
         return Example(id, template.render(problem), target, answers, category=problem_type_of(bare))
@@ -111,9 +113,9 @@ class ArithmeticTask:
         The mix `deduplicated` has distinct rows as long as there are as many (about 551,000 in Chinese), beyond that
         it keeps its shares and repeats rows; the mix `raw` has repetitions, like the contest's file.
         """
-        shares, language = self.settings.shares, self.settings.language
-        distinct = shares == "deduplicated" and rows <= distinct_limit(shares, language)
-        return generate_rows(rows, seed, shares, language, distinct)
+        mixture, language = self.settings.mixture, self.settings.language
+        distinct = mixture == "deduplicated" and rows <= distinct_limit(mixture, language)
+        return generate_rows(rows, seed, mixture, language, distinct)
 
     def judge(self, example: Example, text: str) -> Score:
         """Whether the answer's number is the key's under the settings' rule; None where the key is no number.

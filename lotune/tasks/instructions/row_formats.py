@@ -206,5 +206,7 @@ def _speaker_and_text(where: str, number: int, turn: Any) -> tuple[str, str]:
     if not isinstance(text, str) or not text.strip():
         raise DataError(where, f"turn {number} has no text", "a text as content or value")
     if parts.get("weight", 1) != 1:
-        raise DataError(where, f"turn {number} has a weight of its own", "none", "say which answers with task.answers")
+        raise DataError(
+            where, f"turn {number} has a weight of its own", "none", "say which answers with task.train_on_turns"
+        )
     return ROLES[speaker], text

@@ -14,7 +14,7 @@ from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_shapes, conversation_of
 from lotune.tasks.scorers import SCORES, aggregate, score_text
-from lotune.tasks.settings import TEXT_JUDGES, RowSettings, check_columns, one_of
+from lotune.tasks.settings import TEXT_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
 from lotune.tasks.user_rows import write_rows
 
@@ -24,10 +24,10 @@ class InstructionsSettings(RowSettings):
 
     name: Literal["instructions"] = "instructions"
     """Name of the task."""
-    judge: Annotated[str | None, one_of(TEXT_JUDGES)] = None
-    """How to compare an answer with its key: exact, contains, number, rouge-l or f1; null: exact."""
-    answers: Literal["all", "last"] = "all"
-    """Which answers of a conversation are trained on: all of the assistant's, or the last only."""
+    scorer: Annotated[str | None, one_of(TEXT_SCORERS)] = None
+    """How to compare an answer with its reference: exact, contains, number, rouge-l or f1; null: exact."""
+    train_on_turns: Literal["all", "last"] = "all"
+    """Turns of the assistant that are trained on: all of them, or the last one only."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class InstructionsTask:
     @property
     def scorer(self) -> str:
         """How an answer is compared with the row's."""
-        return self.settings.judge or "exact"
+        return self.settings.scorer or "exact"
 
     @property
     def metric(self) -> str:
-        """The mean of the judge's score, or the accuracy."""
+        """The mean of the scorer's score, or the accuracy."""
         return SCORES.get(self.scorer, "accuracy")
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
-        """The judge's score, where it gives one."""
+        """The scorer's score, where it gives one."""
         return {self.metric: self.metric} if self.scorer in SCORES else {}
 
     @property
@@ -105,7 +105,7 @@ class InstructionsTask:
                 raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
             target = ""
         prompts = template.render_turns(said.questions, said.system, said.input)
-        scored = self.settings.answers == "all"
+        scored = self.settings.train_on_turns == "all"
         turns = tuple(Turn(*pair, scored) for pair in zip(prompts[:-1], said.answers[:-1], strict=True))
         prompt = "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1]
         return Example(id, prompt, target, (target,) if target else (), earlier_turns=turns)

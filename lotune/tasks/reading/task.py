@@ -32,17 +32,17 @@ class ReadingSettings(TaskSettings):
     """Name of the task."""
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
-    questions: Literal["first", "all"] = "first"
-    """Which questions of a paragraph are asked: the first, as in the contest, or all, as in SQuAD."""
+    questions_per_passage: Literal["first", "all"] = "first"
+    """Questions asked about each passage: the first, as in the contest, or all, as in SQuAD."""
 
 
 @dataclass(frozen=True)
 class ReadingTask:
     """The contest's retention protocol: the first question of every paragraph, greedy, 20 new tokens, one at least.
 
-    Rows are paragraphs in SQuAD's layout (`squad.read_items`); with `questions: all` every question of theirs is asked.
-    The answer is the first line of what was generated; the contest's F1 and EM compare it with the first gold answer,
-    the official ones of SQuAD 1.1 and of CMRC 2018 with all of them.
+    Rows are paragraphs in SQuAD's layout (`squad.read_items`); with `questions_per_passage: all` each of their
+    questions is asked. The answer is the first line of the generated text; the contest's F1 and EM compare it with the
+    first gold answer, the official ones of SQuAD 1.1 and of CMRC 2018 with all of them.
     """
 
     settings: ReadingSettings = field(default_factory=ReadingSettings)
@@ -76,7 +76,7 @@ class ReadingTask:
 
         Raises: DataError for a row that is no paragraph with questions, and, with `training`, for one without a key.
         """
-        every = training or self.settings.questions == "all"
+        every = training or self.settings.questions_per_passage == "all"
         for id, row in rows:
             try:
                 found = [_example(row["context"], qa) for qa in (row["qas"] if every else row["qas"][:1])]

@@ -19,7 +19,7 @@ from lotune.tasks.arithmetic.problem_types import (
     MIXTURES,
     PROBLEM_TYPES,
     Language,
-    Shares,
+    Mixture,
     distinct_limit,
     generate_rows,
     problem_type_of,
@@ -93,15 +93,15 @@ def test_questions_without_an_answer_are_not_recognised(problem: str) -> None:
     assert problem_type_of(problem) == "other"
 
 
-@pytest.mark.parametrize("shares", MIXTURES)
+@pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("language", ["zh", "en", "both"])
-def test_the_mix_has_its_shares(shares: Shares, language: Language) -> None:
+def test_the_mix_has_its_shares(mixture: Mixture, language: Language) -> None:
     rows = 12_000
     counts = Counter(
-        problem_type_of(row["problem"]) for row in generate_rows(rows, 7, shares, language, distinct=False)
+        problem_type_of(row["problem"]) for row in generate_rows(rows, 7, mixture, language, distinct=False)
     )
-    total = sum(MIXTURES[shares].values())
-    for name, share in MIXTURES[shares].items():
+    total = sum(MIXTURES[mixture].values())
+    for name, share in MIXTURES[mixture].items():
         expected = rows * share / total
         assert abs(counts[name] - expected) < 5 * max(expected, 1) ** 0.5
     assert sum(counts.values()) == rows

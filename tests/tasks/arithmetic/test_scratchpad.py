@@ -268,9 +268,9 @@ def _operands(kind: str) -> list[tuple[str, ...]]:
 def test_every_training_answer_is_right_by_its_own_judge(language: str) -> None:
     """2,000 questions in both mixes; a power whose rounded steps end beside the key is wrong at most."""
     wrong, lacking, longest = [], 0, 0
-    for shares in ("deduplicated", "raw"):
-        task = ArithmeticTask(ArithmeticSettings(shares=shares, language=language))
-        rows = ((str(number), row) for number, row in enumerate(generate_rows(1000, 7, shares, language), 1))
+    for mixture in ("deduplicated", "raw"):
+        task = ArithmeticTask(ArithmeticSettings(mixture=mixture, language=language))
+        rows = ((str(number), row) for number, row in enumerate(generate_rows(1000, 7, mixture, language), 1))
         for example in task.examples(rows, training=True):
             verdict = task.judge(example, example.target)
             lacking += example.target == example.references[0]

@@ -11,7 +11,7 @@ import pytest
 from lotune.data.rows import to_conversation
 from lotune.data.templates import TEMPLATES
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.arithmetic.task import EXPERT_PREAMBLE, ArithmeticSettings, ArithmeticTask, by_kind
+from lotune.tasks.arithmetic.task import EXPERT_PREFIX, ArithmeticSettings, ArithmeticTask, by_kind
 from lotune.tasks.arithmetic.worked_solutions import WORKING
 from lotune.tasks.registry import TASKS, build_task, task_settings
 from lotune.tasks.task import Example, Row
@@ -40,7 +40,7 @@ def test_an_example_of_the_contests_row() -> None:
 def test_training_answers_carry_the_working_and_end_in_the_solution() -> None:
     working, _ = WORKING["add"]("1.50", "-2.25")
     assert example_of(ROW, training=True).target == working + ROW["solution"]
-    assert example_of(ROW, training=True, working=False).target == ROW["solution"]
+    assert example_of(ROW, training=True, scratchpad=False).target == ROW["solution"]
 
 
 @pytest.mark.parametrize("problem", [PROMPT, PROMPT + "\n", ROW["problem"]])
@@ -49,13 +49,13 @@ def test_the_conversation_form_is_the_same_example(problem: str) -> None:
     assert example_of(row, training=True) == example_of(ROW, training=True)
 
 
-def test_the_preamble_stands_before_the_problem_once() -> None:
-    example = example_of(ROW, preamble=EXPERT_PREAMBLE)
-    assert f"### Instruction:\n{EXPERT_PREAMBLE}计算" in example.prompt
-    with_preamble = {**ROW, "problem": EXPERT_PREAMBLE + ROW["problem"]}
-    assert example_of(with_preamble, preamble=EXPERT_PREAMBLE) == example
-    assert example_of(with_preamble, training=True).category == "add"
-    assert example_of(with_preamble).prompt == example.prompt
+def test_the_instruction_prefix_stands_before_the_problem_once() -> None:
+    example = example_of(ROW, instruction_prefix=EXPERT_PREFIX)
+    assert f"### Instruction:\n{EXPERT_PREFIX}计算" in example.prompt
+    with_prefix = {**ROW, "problem": EXPERT_PREFIX + ROW["problem"]}
+    assert example_of(with_prefix, instruction_prefix=EXPERT_PREFIX) == example
+    assert example_of(with_prefix, training=True).category == "add"
+    assert example_of(with_prefix).prompt == example.prompt
 
 
 def test_another_row_is_english_and_has_no_working() -> None:
@@ -87,9 +87,9 @@ def test_an_unknown_template_is_refused() -> None:
 
 
 @pytest.mark.parametrize("language", ["zh", "en", "both"])
-@pytest.mark.parametrize("shares", ["deduplicated", "raw"])
-def test_every_training_answer_is_right(language: str, shares: str) -> None:
-    settings = {"language": language, "shares": shares}
+@pytest.mark.parametrize("mixture", ["deduplicated", "raw"])
+def test_every_training_answer_is_right(language: str, mixture: str) -> None:
+    settings = {"language": language, "mixture": mixture}
     task = ArithmeticTask(ArithmeticSettings.model_validate(settings))
     rows = list(task.generate_rows(400, 3))
     assert rows == list(task.generate_rows(400, 3))
@@ -120,8 +120,8 @@ def test_figures_leave_unjudgeable_rows_out() -> None:
 
 def test_the_judging_rule_is_the_settings_own() -> None:
     example = example_of({"problem": "?", "solution": "0.123456"})
-    assert ArithmeticTask(ArithmeticSettings(judge="significant:3")).judge(example, "0.123").correct is True
-    assert ArithmeticTask(ArithmeticSettings(judge="exact")).judge(example, "0.123").correct is False
+    assert ArithmeticTask(ArithmeticSettings(scorer="significant:3")).judge(example, "0.123").correct is True
+    assert ArithmeticTask(ArithmeticSettings(scorer="exact")).judge(example, "0.123").correct is False
 
 
 @pytest.mark.oracle

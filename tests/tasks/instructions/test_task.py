@@ -51,17 +51,17 @@ def scored_texts(tokenizer: Any, example: Example) -> list[str]:
 
 
 @FREE
-@given(pairs=PAIRS, system=SYSTEM, template=st.sampled_from(sorted(TEMPLATES)), preamble=SYSTEM)
+@given(pairs=PAIRS, system=SYSTEM, template=st.sampled_from(sorted(TEMPLATES)), prefix=SYSTEM)
 def test_exactly_the_answers_and_their_ends_are_trained_on(
-    byte_tokenizer: Any, pairs: list[tuple[str, str]], system: str, template: str, preamble: str
+    byte_tokenizer: Any, pairs: list[tuple[str, str]], system: str, template: str, prefix: str
 ) -> None:
     row, end = row_of(pairs, system), byte_tokenizer.eos_token
-    example = example_of(row, template=template, preamble=preamble)
+    example = example_of(row, template=template, instruction_prefix=prefix)
     encoded = encode_row(byte_tokenizer, example)
     check_scored_tokens(encoded, byte_tokenizer.eos_token_id)
     assert scored_texts(byte_tokenizer, example) == [answer + end for _, answer in pairs]
     assert encoded.token_ids.count(byte_tokenizer.eos_token_id) == len(pairs)
-    last = example_of(row, template=template, preamble=preamble, answers="last")
+    last = example_of(row, template=template, instruction_prefix=prefix, train_on_turns="last")
     assert scored_texts(byte_tokenizer, last) == [pairs[-1][1] + end]
     assert encode_row(byte_tokenizer, last).token_ids == encoded.token_ids
 
@@ -84,7 +84,9 @@ def test_each_answer_is_asked_for_as_it_was_trained(
 def test_files_keep_every_span(
     byte_tokenizer: Any, conversations: list[tuple[list[tuple[str, str]], str]], tmp_path: Path
 ) -> None:
-    rows = [encode_row(byte_tokenizer, example_of(row_of(pairs), answers=which)) for pairs, which in conversations]
+    rows = [
+        encode_row(byte_tokenizer, example_of(row_of(pairs), train_on_turns=which)) for pairs, which in conversations
+    ]
     write_token_file(tmp_path / "train", rows, 300)
     file = TokenFile(tmp_path / "train")
     assert [(file[i].token_ids, file[i].spans) for i in range(len(file))] == [
@@ -97,7 +99,7 @@ def test_files_keep_every_span(
 
 def test_a_file_written_again_forgets_the_spans_of_before(byte_tokenizer: Any, tmp_path: Path) -> None:
     both = encode_row(byte_tokenizer, example_of(row_of([("a", "b"), ("c", "d")])))
-    last = encode_row(byte_tokenizer, example_of(row_of([("a", "b"), ("c", "d")]), answers="last"))
+    last = encode_row(byte_tokenizer, example_of(row_of([("a", "b"), ("c", "d")]), train_on_turns="last"))
     assert len(write_token_file(tmp_path / "train", [both], 300)[0].spans) == 2
     file = write_token_file(tmp_path / "train", [last], 300)
     assert file[0].spans == last.spans
@@ -126,7 +128,7 @@ def test_the_documented_form_of_a_conversation(byte_tokenizer: Any) -> None:
     )
     assert render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row))) == form
     first = "".join(form.split("⟦4<|endoftext|>⟧")[:1]) + "4<|endoftext|>"
-    last = render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, answers="last")))
+    last = render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, train_on_turns="last")))
     assert last.startswith(first)
     assert last.count("⟦") == 1
     bare = render_supervision(byte_tokenizer, encode_row(byte_tokenizer, example_of(row, template="plain")))
@@ -170,7 +172,7 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
     ],
 )
 def test_judges(judge: str | None, key: str, answer: str, right: bool | None) -> None:
-    asker = task(judge=judge)
+    asker = task(scorer=judge)
     [example] = asker.examples([("1", {"prompt": "?", "completion": key})], training=False)
     assert asker.judge(example, answer).correct is right
     assert asker.scorer == (judge or "exact")

@@ -26,7 +26,7 @@ def paragraph(id: str = "q1", title: str = "T") -> dict:
     ],
 )
 def test_two_published_systems(system: str, em: float, f1: float, missing: int, reference_data: Path) -> None:
-    task = ReadingTask(ReadingSettings(questions="all"))
+    task = ReadingTask(ReadingSettings(questions_per_passage="all"))
     examples = list(task.examples(task.read(reference_data / "squad/dev-v1.1.json").rows, training=False))
     assert len(examples) == 10570
     predictions = json.loads((reference_data / f"squad/predictions/{system}.json").read_text())

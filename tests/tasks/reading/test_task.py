@@ -37,7 +37,7 @@ def test_the_first_question_and_the_prompt() -> None:
 
 def test_training_takes_every_question_and_a_test_those_that_the_settings_want() -> None:
     assert [one.id for one in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
-    every = ReadingTask(ReadingSettings(questions="all"))
+    every = ReadingTask(ReadingSettings(questions_per_passage="all"))
     assert [one.id for one in every.examples([("row", ROW)], training=False)] == ["q1", "q2"]
 
 
@@ -47,7 +47,7 @@ def test_questions_without_keys_are_asked_and_not_judged(tmp_path: Path, answers
     row = {"title": "T", "context": "Denver Broncos won.", "qas": questions}
     (tmp_path / "test.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [row]}]}))
     write_jsonl(tmp_path / "test.jsonl", [row])
-    task = ReadingTask(ReadingSettings(questions="all"))
+    task = ReadingTask(ReadingSettings(questions_per_passage="all"))
     for name in ("test.json", "test.jsonl"):
         found = task.read(tmp_path / name).rows
         examples = list(task.examples(found, training=False))
