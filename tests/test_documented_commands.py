@@ -44,12 +44,12 @@ NOT_RUN = {
 RUN = ["base.dtype=float32", "checkpoints.merge_check_rows=3", "retention.rows=4", "task.max_new_tokens=8"]
 PRETRAINING = [
     "pretrain.steps=2", "pretrain.step_tokens=128", "pretrain.block_size=64", "pretrain.generated_documents=200",
-    "pretrain.validation_fraction=0.2", "pretrain.compile=false", "pretrain.precision=float32",
+    "pretrain.validation_fraction=0.2", "pretrain.compile=off", "pretrain.autocast_dtype=float32",
 ]  # fmt: skip
 SHAPE = [
-    "pretrain.config.vocab_size=600", "pretrain.config.hidden_size=32", "pretrain.config.num_hidden_layers=1",
-    "pretrain.config.num_attention_heads=2", "pretrain.config.num_key_value_heads=2",
-    "pretrain.config.intermediate_size=64",
+    "pretrain.llama_config.vocab_size=600", "pretrain.llama_config.hidden_size=32",
+    "pretrain.llama_config.num_hidden_layers=1", "pretrain.llama_config.intermediate_size=64",
+    "pretrain.llama_config.num_attention_heads=2", "pretrain.llama_config.num_key_value_heads=2",
 ]  # fmt: skip
 SMALLER = {
     "recipes/demo.yaml": [
