@@ -25,6 +25,7 @@ from lotune.model.checkpoints import init_adapter, save_adapter
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.train.loop import train
+from lotune.train.loss import CausalLoss
 from lotune.train.optimizers import Optimizers, make_optimizers
 from lotune.train.settings import PretrainSettings, TuneSettings
 
@@ -114,7 +115,7 @@ def _timed(
         optimizers,
         shares,
         max_grad_norm=max_grad_norm,
-        compile=compile,
+        objective=CausalLoss(model, compile),
         world=world,
         autocast_bfloat16=half,
     ):

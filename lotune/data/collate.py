@@ -34,6 +34,7 @@ class Batch:
     """Tokens, targets, positions and row ids, all (B, T) int64; row ids tell rows packed into one line apart.
 
     A packed line may begin with `shared_prefix` tokens that all its rows begin with and that are computed once.
+    `replay_rows`, (rows,) bool, tells the rows that replay the retained task; None if none does.
     """
 
     input_ids: torch.Tensor
@@ -41,6 +42,17 @@ class Batch:
     positions: torch.Tensor
     sequence_ids: torch.Tensor
     shared_prefix: int = 0
+    replay_rows: torch.Tensor | None = None
+
+    @property
+    def replay_mask(self) -> torch.Tensor:
+        """The positions of rows that replay the retained task, (B, T) bool; a shared prefix belongs to no row."""
+        own = self.sequence_ids >= 0
+        if self.replay_rows is None:
+            return own.new_zeros(own.shape)
+        if len(own) > 1:  # a row a line
+            return own & self.replay_rows[:, None]
+        return own & self.replay_rows[self.sequence_ids.clamp(min=0)]
 
     @property
     def num_tokens(self) -> int:
@@ -94,7 +106,7 @@ def pad_rows(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
     positions = np.broadcast_to(np.arange(width), (len(rows), width))
     arrays = (tokens[:, :-1], targets, positions, row_ids)
     ids, aims, places, names = (torch.from_numpy(array.copy()) for array in arrays)
-    return Batch(ids, aims, places, names)
+    return Batch(ids, aims, places, names, replay_rows=_replay_rows(rows))
 
 
 def pack_rows(rows: Sequence[EncodedRow]) -> Batch:
@@ -119,7 +131,13 @@ def pack_rows(rows: Sequence[EncodedRow]) -> Batch:
     positions = np.concatenate([np.arange(shared), *(shared + np.arange(length) for length in lengths[1:])])
     row_ids = np.repeat([SHARED_PREFIX_ID, *range(len(rows))], lengths)
     ids, aims, places, names = (torch.from_numpy(array[None]) for array in (tokens, targets, positions, row_ids))
-    return Batch(ids, aims, places, names, shared)
+    return Batch(ids, aims, places, names, shared, _replay_rows(rows))
+
+
+def _replay_rows(rows: Sequence[EncodedRow]) -> torch.Tensor | None:
+    import torch
+
+    return torch.tensor([row.is_replay for row in rows]) if any(row.is_replay for row in rows) else None
 
 
 def _shared_prefix_length(rows: Sequence[EncodedRow]) -> int:

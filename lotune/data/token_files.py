@@ -14,6 +14,7 @@ import shutil
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,8 @@ CHUNK_ROWS = 4096
 """Rows that are held in memory while they are written."""
 TOKEN_FILE_SUFFIXES = (".tokens.npy", ".rows.npy", ".earlier.npy", ".ids.jsonl", ".tokens.json")
 """The files of a token file; the last one says what the others hold."""
+FIRST_REPLAY_ROW = "first_replay_row"
+"""Note of a token file whose last rows replay the retained task: the index of the first of them."""
 
 
 class TokenFile:
@@ -50,7 +53,13 @@ class TokenFile:
     def __getitem__(self, index: int) -> EncodedRow:
         start, answer_start = self._rows[index]
         tokens = self._tokens[start : self._rows[index + 1, 0]]
-        return EncodedRow(str(index), tuple(tokens.tolist()), int(answer_start), self._earlier_spans(index))
+        is_replay = index >= self._first_replay_row
+        return EncodedRow(str(index), tuple(tokens.tolist()), int(answer_start), self._earlier_spans(index), is_replay)
+
+    @cached_property
+    def _first_replay_row(self) -> int:
+        """The index of the first row that replays the retained task; these rows are the last ones of a file."""
+        return int(self.metadata().get(FIRST_REPLAY_ROW, len(self)))
 
     def _earlier_spans(self, index: int) -> tuple[Span, ...]:
         if self._earlier is None:

@@ -24,12 +24,14 @@ class EncodedRow:
     """Tokens of one row; those from `completion_start` on are the last answer, and are trained on.
 
     `earlier_completions` holds start and end of each earlier answer of a conversation that is trained on, too.
+    `is_replay`: the row replays the retained task.
     """
 
     id: str
     token_ids: tuple[int, ...]
     completion_start: int
     earlier_completions: tuple[Span, ...] = ()
+    is_replay: bool = False
 
     @property
     def spans(self) -> tuple[Span, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from lotune.console import print_status
 from lotune.data.examples import Example, as_record, from_record
 from lotune.data.rows import log_all_malformed
-from lotune.data.token_files import TokenFile, find_token_file, link_token_file, write_token_file
+from lotune.data.token_files import FIRST_REPLAY_ROW, TokenFile, find_token_file, link_token_file, write_token_file
 from lotune.data.tokenization import encode_rows, rows_digest
 from lotune.data.tokenized import EncodedRow, check_scored_tokens, render_supervision
 from lotune.disk_space import require_free_space
@@ -257,8 +257,10 @@ def _train_tokens(
     needed: int = 0,
     others: Iterable[Path] = (),
 ) -> TokenFile:
-    """Examples as a token file: this run's or another's, where it was made from the same, else a new one."""
-    digest = rows_digest(tokenizer, chain.from_iterable(parts), {"limit": limit, "too_long": too_long})
+    """Examples, then replay rows, as a token file: this run's or another's made from the same, else a new one."""
+    replay_from = len(parts[0])
+    settings = {"limit": limit, "too_long": too_long, "replay_from": replay_from}
+    digest = rows_digest(tokenizer, chain.from_iterable(parts), settings)
     known = find_token_file(stem, digest)
     if known is not None:
         print_status(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
@@ -267,21 +269,24 @@ def _train_tokens(
         print_status("another run has made tokens of the same training rows: they are taken from there")
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
-    rows = _drop_too_long(
-        encode_rows(tokenizer, chain.from_iterable(parts)), limit, too_long, tokenizer.eos_token_id, notes
-    )
+    encoded = encode_rows(tokenizer, chain.from_iterable(parts))
+    rows = _drop_too_long(encoded, limit, too_long, tokenizer.eos_token_id, notes, replay_from)
     return write_token_file(stem, rows, len(tokenizer), notes, needed)
 
 
 def _drop_too_long(
-    rows: Iterable[EncodedRow], limit: int, too_long: str, end: int, notes: dict[str, Any]
+    rows: Iterable[EncodedRow], limit: int, too_long: str, end: int, notes: dict[str, Any], replay_from: int
 ) -> Iterator[EncodedRow]:
-    """Rows within `limit` tokens, each checked; `metadata` count the longer ones as `dropped_too_long`.
+    """Rows within `limit` tokens, each checked; `notes` count the longer ones as `dropped_too_long`.
+
+    Rows from number `replay_from` on replay the retained task: the index of the first that is left is noted.
 
     Raises: DataError where a row is longer and that stops the run, none is left, or one would teach nothing.
     """
     kept, long = 0, []
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number == replay_from:
+            notes[FIRST_REPLAY_ROW] = kept
         if len(row.token_ids) > limit:
             long.append(row.id)
             continue

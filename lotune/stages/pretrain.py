@@ -213,6 +213,7 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: PretrainingS
     """The steps after the `done` ones."""
     from lotune.model.loading import resolve_device
     from lotune.train.loop import train
+    from lotune.train.loss import CausalLoss
 
     world = begun.training.world
     compiled = should_compile(settings.compile, resolve_device(recipe.device), begun.in_shards)
@@ -222,9 +223,9 @@ def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: PretrainingS
         micro_batch_tokens=settings.micro_batch_tokens,
     )  # fmt: skip
     return train(
-        begun.training.model, batches, begun.training.optimizers, begun.lr_factors, compile=compiled,
-        max_grad_norm=settings.max_grad_norm, first_step=done + 1, world=world, remedy=REMEDY,
-        autocast_bfloat16=begun.autocast_bfloat16,
+        begun.training.model, batches, begun.training.optimizers, begun.lr_factors,
+        objective=CausalLoss(begun.training.model, compiled), max_grad_norm=settings.max_grad_norm,
+        first_step=done + 1, world=world, remedy=REMEDY, autocast_bfloat16=begun.autocast_bfloat16,
     )  # fmt: skip
 
 

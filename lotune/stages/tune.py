@@ -278,15 +278,16 @@ def _train_steps(recipe: Recipe, begun: TuningSession, training: Training, done:
     import torch
 
     from lotune.train.loop import train
+    from lotune.train.loss import CausalLoss
 
-    settings = recipe.tune
+    settings, device = recipe.tune, resolve_device(recipe.device)
     return train(
         training.model,
         _batches(begun, recipe, done + 1),
         training.optimizers,
         begun.plan.lr_factors,
         max_grad_norm=settings.max_grad_norm,
-        compile=should_compile(settings.compile, resolve_device(recipe.device), begun.in_shards),
+        objective=CausalLoss(training.model, should_compile(settings.compile, device, begun.in_shards)),
         first_step=done + 1,
         world=begun.world,
         autocast_bfloat16=begun.base.dtype == torch.bfloat16,

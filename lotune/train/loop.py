@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lotune.data.collate import IGNORE_INDEX, Batch
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_sharded
@@ -105,14 +106,22 @@ MAX_LISTED_ROWS = 32
 """Rows of a step that an error names."""
 
 
+Objective = Callable[[Batch], Tensor]
+"""The loss of a batch on the model's device: a float32 scalar, summed over its scored positions.
+
+The loop divides the sums of a step by the number of its scored positions. Of a batch without any, the sum is a zero
+that depends on the weights, so that all processes make the same passes.
+"""
+
+
 def train(
     model: Any,
     batches: Iterable[list[Batch]],
     optimizers: Optimizers,
     lr_factors: Sequence[float],
     *,
+    objective: Objective | None = None,
     max_grad_norm: float = 1.0,
-    compile: bool = False,
     first_step: int = 1,
     world: ProcessGroup = SINGLE_PROCESS,
     remedy: str = TUNING_REMEDY,
@@ -120,72 +129,78 @@ def train(
 ) -> Iterator[Step]:
     """Train, one step at a time; the caller decides between steps what to log, measure and save.
 
-    `batches` yields the micro-batches of each step; the loss is the mean over the scored tokens of the whole step,
-    however it is divided, among the processes of `world` too, each of which yields the same steps. `shares[i]` is the
-    learning rate of step i + 1 as a share of the highest. `half`: products are in bfloat16, of any weights.
+    `batches` yields the micro-batches of each step. Loss and gradient of a step are those of the sum of `objective`
+    (cross-entropy if None) over its micro-batches, divided by its scored tokens. They do not depend on how the step is
+    divided, among the processes of `world` either, all of which yield the same steps. Step i + 1 has `lr_factors[i]`
+    times the peak learning rate. `autocast_bfloat16`: matrix products are in bfloat16, whatever the weights are.
 
     Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
     SettingsError with the `remedy` where memory runs out.
     """
-    head, draw = CausalLoss(model, compile), draw_of(model)
+    passes = _Passes(model, objective or CausalLoss(model), remedy, autocast_bfloat16)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
     for number, micro_batches in enumerate(batches, start=first_step):
         started = time.perf_counter()
         model.train()
-        supervised, tokens, passes = _step_totals(world, micro_batches)
-        loss, lines = 0.0, pad_micro_batches(micro_batches, passes)
-        for batch in lines:
-            with (
-                oom_guard(batch, remedy),
-                dropping(draw, batch, number, device),
-                keeping_inputs(model, autocast_bfloat16),
-            ):
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast_bfloat16):
-                    part = head.loss_sum(to_device(batch, device)) / supervised
-                part.backward()
-            loss += part.item()
+        scored_tokens, tokens, most_passes = _step_totals(world, micro_batches)
+        padded = pad_micro_batches(micro_batches, most_passes)
+        loss = sum(passes.backward(batch, number, scored_tokens).item() for batch in padded)
         loss = sum(own for (own,) in world.all_gather(loss))
         world.all_reduce_gradients(parameters)
         norm = _clip_gradients(parameters, max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFiniteError(
-                number, loss, norm, layer=_first_fault(model, lines, supervised, autocast_bfloat16, number, world)
-            )
+            raise NotFiniteError(number, loss, norm, layer=_first_fault(passes, padded, scored_tokens, number, world))
         optimizers.set_lr_factor(lr_factors[number - 1])
         with oom_names_setting("optimizer", "a step of the optimiser", OPTIMIZER_REMEDY):
             optimizers.step()
         rate = optimizers.peak_lrs[0] * lr_factors[number - 1]
-        yield Step(number, loss, rate, tokens, supervised, time.perf_counter() - started, norm)
+        yield Step(number, loss, rate, tokens, scored_tokens, time.perf_counter() - started, norm)
+
+
+class _Passes:
+    """Forward and backward passes of a model under one objective."""
+
+    def __init__(self, model: Any, objective: Objective, remedy: str, autocast_bfloat16: bool) -> None:
+        self.model, self.objective, self._remedy = model, objective, remedy
+        self._autocast_bfloat16, self._draw = autocast_bfloat16, draw_of(model)
+        self.device: torch.device = next(p for p in model.parameters() if p.requires_grad).device
+
+    def backward(self, batch: Batch, step: int, scored_tokens: int) -> Tensor:
+        """Add the gradients of a micro-batch of a step; the result is its part of the step's loss, a scalar."""
+        with (
+            oom_guard(batch, self._remedy),
+            dropping(self._draw, batch, step, self.device),
+            keeping_inputs(self.model, self._autocast_bfloat16),
+        ):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast_bfloat16):
+                loss = self.objective(to_device(batch, self.device)) / scored_tokens
+            loss.backward()
+        return loss.detach()
 
 
 def _first_fault(
-    model: Any, lines: Sequence[Batch], supervised: int, autocast_bfloat16: bool, step: int, world: ProcessGroup
+    passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step: int, world: ProcessGroup
 ) -> str | None:
     """Compute a step again, and return the first module or parameter where output or gradient is not finite.
 
     All processes make all passes, as weights in shards are gathered by all at once.
     """
     faults: list[str] = []
-    with suppress(RuntimeError):  # such as memory that runs out: what is known already is said without a layer
-        faults = _faults(model, lines, supervised, autocast_bfloat16, step)
+    with suppress(
+        RuntimeError, SettingsError
+    ):  # such as memory that runs out: what is known already is said without a layer
+        faults = _faults(passes, batches, scored_tokens, step)
     names = world.all_gather_bytes(faults[0].encode() if faults else b"")
     return next((name.decode() for name in names if name), None)
 
 
-def _faults(model: Any, lines: Sequence[Batch], supervised: int, autocast_bfloat16: bool, step: int) -> list[str]:
-    head, draw, device = CausalLoss(model), draw_of(model), next(model.parameters()).device
-    model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        head.loss_sum(to_device(lines[0], device))  # finds out how logits are computed, by passes that do not count
-    with noting_faults(model) as faults:
-        for batch in lines:
-            with dropping(draw, batch, step, device), keeping_inputs(model, autocast_bfloat16):
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast_bfloat16):
-                    part = head.loss_sum(to_device(batch, device)) / supervised
-                if not part.isfinite():
-                    faults.append("the output head")
-                part.backward()
+def _faults(passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step: int) -> list[str]:
+    passes.model.zero_grad(set_to_none=True)
+    # compiled code would not call the hooks that look at each layer
+    with torch.compiler.set_stance("force_eager"), noting_faults(passes.model) as faults:
+        for batch in batches:
+            if not passes.backward(batch, step, scored_tokens).isfinite():
+                faults.append("the output head")
     return faults
 
 
@@ -226,12 +241,12 @@ def evaluate_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REM
 
     Raises: SettingsError where memory runs out; NotFiniteLogitsError where logits are not finite.
     """
-    head, total, count = CausalLoss(model), 0.0, 0
+    loss_of, total, count = CausalLoss(model), 0.0, 0
     training, device = model.training, next(model.parameters()).device
     model.eval()
     for batch in batches:
         with oom_guard(batch, remedy):
-            loss = head.loss_sum(to_device(batch, device)).item()
+            loss = loss_of(to_device(batch, device)).item()
         if math.isnan(loss):
             raise _not_finite(model, batch)
         total += loss
@@ -254,5 +269,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
-    tensors = {name: getattr(batch, name).to(device) for name in ("input_ids", "targets", "positions", "sequence_ids")}
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)
+    }
     return replace(batch, **tensors)

@@ -64,8 +64,8 @@ class CausalLoss:
         """Whether the logits of a batch are made in parts, as is known after the first one."""
         return self._kind in ("plain", "own")
 
-    def loss_sum(self, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy over the scored positions of a batch, float32 scalar."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the cross-entropy summed over the scored positions of a batch, a float32 scalar."""
         scored = batch.targets != IGNORE_INDEX
         if self._kind is None:
             self._kind = self._probe_logits_path()

@@ -44,7 +44,7 @@ class Estimate:
 def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: int) -> Estimate:
     """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
-    head, device = CausalLoss(model), next(model.parameters()).device
+    loss_of, device = CausalLoss(model), next(model.parameters()).device
     batch, elapsed, training = to_device(largest, device), [], model.training
     held = free_memory_bytes(device)
     model.train()  # activations are computed again, where they are, in training only
@@ -52,7 +52,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
         _synchronize(device)
         started = time.perf_counter()
         with oom_guard(batch, TUNING_REMEDY):
-            head.loss_sum(batch).backward()
+            loss_of(batch).backward()
         _synchronize(device)
         elapsed.append(time.perf_counter() - started)
     model.train(training)
@@ -63,7 +63,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     weights = local_bytes(model.parameters())
     tokens_at_once, recomputed = batch.input_ids.numel(), uses_gradient_checkpointing(model)
     memory = memory_bytes(
-        model, tokens_at_once, batch.num_scored_tokens, divided=head.is_chunked, recomputed=recomputed
+        model, tokens_at_once, batch.num_scored_tokens, divided=loss_of.is_chunked, recomputed=recomputed
     )
     disk = checkpoint_bytes(model, adapters, merged)
     return Estimate(steps, seconds, memory, disk, None if held is None else held + weights)

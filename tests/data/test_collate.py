@@ -147,3 +147,30 @@ def test_rows_of_very_different_length_are_not_padded_to_one_another() -> None:
     shapes = [tuple(batch.input_ids.shape) for batch in Collator(4, 9999, PAD, packed=False).batches(rows)]
     assert shapes == [(2, 11), (2, 904)]
     assert [batch.input_ids.shape[1] for batch in Collator(4, 9999, PAD, packed=True).batches(rows)] == [1823]
+
+
+@given(encoded_rows(), st.lists(st.booleans(), min_size=12, max_size=12), st.booleans())
+def test_replay_rows_keep_their_mark_in_packed_and_padded_lines(
+    rows: list[EncodedRow], marks: list[bool], packed: bool
+) -> None:
+    """Each position of a replay row is masked and no other; rows differ in their first token."""
+    marked = [replace(row, is_replay=mark) for row, mark in zip(rows, marks, strict=False)]
+    firsts = []
+    for batch in Collator(4, 60, PAD, packed).batches(marked):
+        mask, lines = batch.replay_mask, torch.arange(len(batch.input_ids))[:, None]
+        row_numbers = torch.where(batch.sequence_ids < 0, -1, batch.sequence_ids + 1000 * lines)
+        assert mask.shape == batch.input_ids.shape
+        assert not mask[row_numbers < 0].any()
+        for number in row_numbers.unique().tolist():
+            assert mask[row_numbers == number].unique().numel() == 1
+        firsts += batch.input_ids[mask & (batch.positions == 0)].tolist()
+        assert (batch.replay_rows is None) == (not mask.any())
+    assert sorted(firsts) == sorted(row.token_ids[0] for row in marked if row.is_replay)
+
+
+def test_a_shared_prefix_is_no_part_of_a_replay_row() -> None:
+    head = tuple(range(100, 100 + MIN_SHARED_PREFIX))
+    rows = [EncodedRow(str(n), (*head, 2 + n, 9, EOS), len(head) + 1, is_replay=n == 1) for n in range(3)]
+    batch = pack_rows(rows)
+    assert batch.shared_prefix == len(head)
+    assert batch.input_ids[batch.replay_mask].tolist() == [3, 9]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,13 @@ def test_rows_too_long_that_stop_the_run_leave_what_was_there(tmp_path: Path, by
     with pytest.raises(DataError, match="every row is longer than 3 tokens"):
         prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS,), 3, "drop")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_replay_rows_are_known_after_rows_that_are_too_long(tmp_path: Path, byte_tokenizer: Any) -> None:
+    replay = [replace(row, id=f"replay:{number}") for number, row in enumerate(ROWS[1:], start=1)]
+    file = prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS, replay), 11, "drop")
+    marks = {name: file[index].is_replay for index, name in enumerate(file.ids(range(len(file))))}
+    assert marks == {**{row.id: False for row in ROWS[:3]}, "replay:1": True, "replay:2": True}
+    other = prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS + replay, []), 11, "drop")
+    assert tokens(other) == tokens(file)
+    assert not any(other[index].is_replay for index in range(len(other)))

@@ -135,10 +135,11 @@ def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     from lotune.stages import tune
-    from lotune.train import loop
+    from lotune.train import loop, loss
 
     told: dict[str, Any] = {}
     monkeypatch.setattr(loop, "train", lambda *_, **words: told.update(words))
+    monkeypatch.setattr(loss, "CausalLoss", lambda *_: None)
     monkeypatch.setattr(tune, "_batches", lambda *_: [])
     begun: Any = SimpleNamespace(plan=SimpleNamespace(lr_factors=[1.0]), world=None, in_shards=False)
     begun.base = SimpleNamespace(dtype=dtype)

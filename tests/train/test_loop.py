@@ -168,14 +168,14 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
         model = shape().train()
     rows = some_rows(6, 4)
     head, batch = CausalLoss(model), pad_rows(rows, PAD)
-    fresh = head.loss_sum(batch).item()
+    fresh = head(batch).item()
     assert fresh == pytest.approx(plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5)
     assert head.is_chunked
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(200)
         hidden = model.get_decoder()(input_ids=batch.input_ids).last_hidden_state
         simple = torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden).mT, batch.targets)
-    found = head.loss_sum(batch)
+    found = head(batch)
     loss, gradients = plain_step(model, rows)
     assert found.item() == pytest.approx(loss * batch.num_scored_tokens, rel=1e-5)
     assert simple.item() > 1.1 * loss  # the head alone would be wrong
@@ -188,9 +188,7 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
 def test_a_model_whose_logits_hang_on_more_than_a_hidden_state_is_called_whole() -> None:
     model, rows = looking_back().train(), some_rows(6, 4)
     head, batch = CausalLoss(model), pad_rows(rows, PAD)
-    assert head.loss_sum(batch).item() == pytest.approx(
-        plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5
-    )
+    assert head(batch).item() == pytest.approx(plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5)
     assert not head.is_chunked
 
 
@@ -224,9 +222,9 @@ def test_no_tensor_of_a_step_grows_with_scored_positions_times_vocabulary(
     largest = {}
     for count in (16, 32):
         batch, head = pad_rows(some_rows(count), PAD), CausalLoss(model)
-        head.loss_sum(batch)  # what is asked once
+        head(batch)  # what is asked once
         with Largest() as seen:
-            head.loss_sum(batch).backward()
+            head(batch).backward()
         largest[count] = seen.numbers
         logits = batch.num_scored_tokens * 3000
     if shape is looking_back:  # so the measure sees them
@@ -246,7 +244,7 @@ def test_a_plain_model_has_its_head_at_scored_positions_only(llama: Any, monkeyp
     entropy = _ChunkedLinearCrossEntropy.apply
     monkeypatch.setattr(_ChunkedLinearCrossEntropy, "apply", watched)
     batch = pad_rows(some_rows(5), PAD)
-    CausalLoss(llama).loss_sum(batch)
+    CausalLoss(llama)(batch)
     assert seen == [(batch.num_scored_tokens, llama.config.hidden_size)]
 
 
@@ -271,10 +269,10 @@ def test_a_measured_loss_makes_no_gradient(llama: Any) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch, head, operations = pad_rows(some_rows(4), PAD), CausalLoss(llama), []
-    losses = [head.loss_sum(batch).item()]
+    losses = [head(batch).item()]
     for learning in (False, True):
         with torch.set_grad_enabled(learning), FlopCounterMode(display=False) as counter:
-            losses.append(head.loss_sum(batch).item())
+            losses.append(head(batch).item())
         operations.append(counter.get_total_flops())
     assert losses == pytest.approx(losses[:1] * 3, rel=1e-6)
     product = 2 * batch.num_scored_tokens * llama.config.hidden_size * llama.config.vocab_size
@@ -429,7 +427,9 @@ def test_a_compiled_model_learns_the_same(llama: Any, backend: str, monkeypatch:
         model = copy.deepcopy(llama)
         optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
         batches = ([pad_rows(some_rows(8, seed), PAD)] for seed in range(4))
-        return [step.loss for step in train(model, batches, optimizers, [1.0] * 4, compile=compile)]
+        return [
+            step.loss for step in train(model, batches, optimizers, [1.0] * 4, objective=CausalLoss(model, compile))
+        ]
 
     assert losses(compile=True) == pytest.approx(losses(compile=False), rel=1e-4)
 
@@ -446,7 +446,9 @@ def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatc
     monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend=failing))
     optimizers = adamw(list(llama.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
     with pytest.raises(BackendCompilerFailed) as raised:
-        list(train(copy.deepcopy(llama), [[pad_rows(some_rows(8), PAD)]], optimizers, [1.0], compile=True))
+        list(
+            train(llama, [[pad_rows(some_rows(8), PAD)]], optimizers, [1.0], objective=CausalLoss(llama, compile=True))
+        )
     said = str(translate_error(raised.value))
     assert "compile: the model cannot be compiled" in said
     assert "tune.compile=off" in said
@@ -492,6 +494,17 @@ def test_muon_trains_an_adapter_and_leaves_its_base_alone(llama: Any) -> None:
     list(train(model, ([batch] for _ in range(10)), optimizers, [1.0] * 10))
     assert evaluate_loss(model, [batch]) < before
     assert torch.equal(model.get_base_model().lm_head.weight, base)
+
+
+def test_the_layer_of_a_fault_is_named_in_a_compiled_model_too(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, whole = copy.deepcopy(llama), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend="eager"))
+    model.model.layers[1].mlp.up_proj.weight.data[0] = math.inf
+    optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
+    batches = [[pad_rows(some_rows(8), PAD)]]
+    with pytest.raises(NotFiniteError) as caught:
+        list(train(model, batches, optimizers, [1.0], objective=CausalLoss(model, compile=True)))
+    assert caught.value.layer == "model.layers.1.mlp.up_proj"
 
 
 def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
