@@ -53,8 +53,8 @@ SHAPE = [
 ]  # fmt: skip
 SMALLER = {
     "recipes/demo.yaml": [
-        *RUN, "checkpoints.count=1", "data.rows=32", "data.validation_rows=4", "data.test_rows=12",
-        "retention.replay_rows=8",
+        *RUN, "checkpoints.count=1", "data.generated_rows=32", "data.validation_rows=4", "data.test_rows=12",
+        "retention.replay.rows=8",
     ],
     "mine.yaml": [*RUN, "checkpoints.count=1", "data.validation_rows=4", "data.test_rows=8"],
     "rows.yaml": [*RUN, "checkpoints.count=1", "data.validation_rows=2", "data.test_rows=4"],
@@ -66,7 +66,7 @@ SMALLER = {
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2}
 """The largest numbers of options that make work."""
-LAST_SETTINGS = {"retention.replay_rows=1200": "retention.replay_rows=8", "tune.micro_batch_rows=8": "tune.steps=2"}
+LAST_SETTINGS = {"retention.replay.rows=1200": "retention.replay.rows=8", "tune.micro_batch_rows=8": "tune.steps=2"}
 """Documented settings that make work, and what stands for them."""
 QUICK = ("docs/scoring.md", "docs/how-to/a-base-of-your-own.md", "docs/how-to/choices-and-labels.md")
 
