@@ -73,8 +73,8 @@ QUICK = ("docs/scoring.md", "docs/how-to/a-base-of-your-own.md", "docs/how-to/ch
 RECIPE = """
 device: cpu
 base: {{model: '{base}', dtype: float32}}
-task: {{working: false, max_new_tokens: 8}}
-data: {{rows: 16, validation_rows: 2, test_rows: 2}}
+task: {{scratchpad: false, max_new_tokens: 8}}
+data: {{generated_rows: 16, validation_rows: 2, test_rows: 2}}
 retention: {{rows: 2}}
 checkpoints: {{count: 1, merged: none}}
 """
