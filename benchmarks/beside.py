@@ -87,12 +87,13 @@ def tune(tiny: bool) -> float:
     from lotune.model.adapters import add_adapter
     from lotune.model.attention import register_packed_attention
     from lotune.model.loading import load_model
-    from lotune.model.settings import AdapterSettings, BaseSettings
+    from lotune.model.methods.lora import LoraSettings
+    from lotune.model.settings import BaseSettings
     from lotune.train.loop import train
     from lotune.train.optimizers import adamw
 
     base, steps = load_model(BaseSettings(dtype="float32"), "cpu"), 3 if tiny else 13
-    model: Any = add_adapter(base.model, AdapterSettings(), 0)
+    model: Any = add_adapter(base.model, LoraSettings(), 0)
     register_packed_attention(model.get_base_model())
     drawn = np.random.default_rng(0).integers(2, 400, (32, 128)).tolist()
     batch = pack_rows([EncodedRow(str(number), tuple(row), 64) for number, row in enumerate(drawn)])

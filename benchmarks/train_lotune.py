@@ -23,7 +23,8 @@ from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing, register_packed_attention
 from lotune.model.checkpoints import init_adapter, save_adapter
 from lotune.model.loading import LoadedModel, load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 from lotune.train.loop import train
 from lotune.train.loss import CausalLoss
 from lotune.train.optimizers import Optimizers, make_optimizers
@@ -48,7 +49,7 @@ def make(folder: Path, plan: Plan) -> None:
     np.save(folder / "rows.npy", drawn[epoch_order(len(drawn), SEED, 0)])
     if plan.prompt_tokens:
         base = _base(folder, plan)
-        settings = AdapterSettings(rank=RANK, target_modules=list(plan.targets))
+        settings = LoraSettings(rank=RANK, target_modules=list(plan.targets))
         save_adapter(add_adapter(base.model, settings, SEED), folder / "adapter")
 
 
@@ -76,7 +77,7 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     share each step.
     """
     rows, settings = TokenFile(folder / "train"), TuneSettings(learning_rate=plan.learning_rate)
-    model: Any = init_adapter(_base(folder, plan), AdapterSettings(init_from=folder / "adapter"), SEED)
+    model: Any = init_adapter(_base(folder, plan), LoraSettings(init_from=folder / "adapter"), SEED)
     packed = enable_packing(model, int(rows.lengths().max()))
     batch_tokens = settings.max_batch_tokens if parts == 1 else plan.tokens_a_step // parts
     layout = Collator(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)

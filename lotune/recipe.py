@@ -14,7 +14,8 @@ from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
+from lotune.model.settings import BaseSettings
 from lotune.settings import Settings, Switch, read_settings
 from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
@@ -40,7 +41,7 @@ class Recipe(Settings):
     base: BaseSettings = Field(default_factory=BaseSettings)
     task: AnyTaskSettings = Field(default_factory=lambda: task_settings(DEFAULT_TASK))
     data: DataSettings = Field(default_factory=DataSettings)
-    adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+    adapter: AnyAdapterSettings = Field(default_factory=adapter_settings)
     tune: TuneSettings = Field(default_factory=TuneSettings)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
@@ -50,10 +51,20 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_task(cls, values: Any) -> Any:
-        """Settings of a task without a name are the default task's."""
-        task = values.get("task") if isinstance(values, dict) else None
-        return {**values, "task": {"name": DEFAULT_TASK, **task}} if isinstance(task, dict) else values
+    def _name_task_and_method(cls, values: Any) -> Any:
+        """Take settings that name no task or method for those of the default one."""
+        if not isinstance(values, dict):
+            return values
+        defaults = {"task": {"name": DEFAULT_TASK}, "adapter": {"method": DEFAULT_METHOD}}
+        named = {key: tag | values[key] for key, tag in defaults.items() if isinstance(values.get(key), dict)}
+        return values | named
+
+    @property
+    def merged_checkpoints(self) -> Literal["all", "chosen", "none"]:
+        """Which checkpoints are merged: "auto" is the chosen one where the method can be merged."""
+        if self.checkpoints.merged != "auto":
+            return self.checkpoints.merged
+        return "chosen" if METHODS[self.adapter.method].mergeable else "none"
 
     @property
     def folder(self) -> Path:
@@ -124,6 +135,14 @@ def require_input_files(recipe: Recipe) -> None:
 def _is_there(path: Path) -> bool:
     """Whether a path is a file, or a folder with something in it."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def check_method(recipe: Recipe) -> None:
+    """Raise SettingsError where a recipe asks for merged models of a method that cannot be merged."""
+    method = recipe.adapter.method
+    if recipe.merged_checkpoints != "none" and not METHODS[method].mergeable:
+        found = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
+        raise SettingsError("checkpoints.merged", found, "auto or none", "use the adapter beside its base")
 
 
 def check_extras(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -24,8 +24,6 @@ from lotune.text_display import escaped
 MAX_INT = 10**9
 """Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
 MAX_SEED = 2**63 - 1
-TAG = "name"
-"""The setting that decides which model a group of settings has, where there are several."""
 
 
 class Settings(BaseModel):
@@ -35,6 +33,8 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
+    tag_field: ClassVar[str] = "name"
+    """The setting that decides which model a group of settings has, where there are several."""
 
     @field_validator("*")
     @classmethod
@@ -114,8 +114,8 @@ def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: Fie
     for model in models:
         for line in describe(model, prefix):
             owners.setdefault(line.key, {}).setdefault(line, []).append(_tag(model))
-    default = _tag(type(field.get_default(call_default_factory=True)))
-    tag = FieldHelp(prefix + TAG, " | ".join(map(_tag, models)), default, _sentence(models[0], TAG))
+    default, tag_field = _tag(type(field.get_default(call_default_factory=True))), models[0].tag_field
+    tag = FieldHelp(prefix + tag_field, " | ".join(map(_tag, models)), default, _sentence(models[0], tag_field))
     return [tag, *(_merged(lines, len(models)) for key, lines in owners.items() if key != tag.key)]
 
 
@@ -340,11 +340,12 @@ def _unknown_tag(model: type[Settings], key: str, given: Any) -> tuple[str, str]
     """The clause and the remedy for a group whose name is that of none of its models."""
     import difflib
 
-    tags = [_tag(group) for group in _groups(_annotation(model, key))]
-    name = str(given.get(TAG) if isinstance(given, dict) else given)
+    groups = _groups(_annotation(model, key))
+    tags, tag_field = [_tag(group) for group in groups], groups[0].tag_field
+    name = str(given.get(tag_field) if isinstance(given, dict) else given)
     near = difflib.get_close_matches(name, tags, 1)
     remedy = f"did you mean {near[0]}?" if near else "`lotune run --help` lists every setting"
-    return f"{key}.{TAG}: {name!r} is not known: expected one of {', '.join(tags)}", remedy
+    return f"{key}.{tag_field}: {name!r} is not known: expected one of {', '.join(tags)}", remedy
 
 
 def _variant(model: type[Settings], place: tuple[int | str, ...]) -> type[Settings] | None:
@@ -382,7 +383,7 @@ def _groups(annotation: Any) -> tuple[type[Settings], ...]:
 
 
 def _tag(model: type[Settings]) -> str:
-    return str(model.model_fields[TAG].default)
+    return str(model.model_fields[model.tag_field].default)
 
 
 def _union_members(annotation: Any) -> tuple[Any, ...]:

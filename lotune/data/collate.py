@@ -154,6 +154,19 @@ def _tokens(row: EncodedRow) -> tuple[int, ...]:
     return row.token_ids
 
 
+def with_prefix(row: EncodedRow, prefix_ids: tuple[int, ...]) -> EncodedRow:
+    """Return a row with unscored tokens before it.
+
+    >>> with_prefix(EncodedRow("1", (7, 8, 9), 2, ((0, 1),)), (5, 6))
+    EncodedRow(id='1', token_ids=(5, 6, 7, 8, 9), completion_start=4, earlier_completions=((2, 3),))
+    """
+    shift = len(prefix_ids)
+    if not shift:
+        return row
+    earlier = tuple((first + shift, last + shift) for first, last in row.earlier_completions)
+    return EncodedRow(row.id, (*prefix_ids, *row.token_ids), row.completion_start + shift, earlier)
+
+
 MAX_PADDING_TOKENS = 768
 """Tokens of padding that a micro-batch may have; another forward pass costs about as much as so many tokens."""
 
@@ -169,9 +182,12 @@ class Collator:
     batch_tokens: int
     pad_token_id: int
     packed: bool
+    prefix_ids: tuple[int, ...] = ()
+    """Token ids to put before each row, such as the virtual tokens of prompt tuning."""
 
     def batches(self, rows: Iterable[EncodedRow]) -> list[Batch]:
-        """The micro-batches of some rows, those of similar length together."""
+        """Return the micro-batches of rows, those of similar length together."""
+        rows = (with_prefix(row, self.prefix_ids) for row in rows)
         return [pack_rows(group) if self.packed else pad_rows(group, self.pad_token_id) for group in self._groups(rows)]
 
     def _groups(self, rows: Iterable[EncodedRow]) -> Iterator[list[EncodedRow]]:

@@ -41,11 +41,6 @@ class ParameterCount:
         """How many parameters were trained."""
         return sum(tensor.size for tensor in self.tensors if tensor.counted)
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The ranks that the LoRA tensors have, ascending; empty where there are none."""
-        return tuple(sorted({tensor.shape[0] for tensor in self.tensors if ".lora_A." in tensor.name}))
-
 
 def count_adapter(folder: Path) -> ParameterCount:
     """What a saved adapter trained, from the names and shapes in its adapter_model.safetensors; no weights are loaded.

@@ -24,6 +24,8 @@ from lotune.model.attention import register_packed_attention
 from lotune.model.eval_mode import eval_mode
 from lotune.model.loading import declared_context_length
 from lotune.model.logits import NotFiniteLogitsError
+from lotune.model.methods.registry import is_selectable
+from lotune.model.parts import token_reader, virtual_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,11 +62,12 @@ class Engine:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer = token_reader(model), tokenizer
         self._base, self._in_use = _base(model), False
-        check_requests(model, self._base, [])
+        self._prefix_ids = virtual_ids(model)
+        check_requests(self.model, self._base, [])
         self._slotted = continuous_batcher_for(model)
-        self._backend = self._slotted or TransformersBatcher(model, self._base)
+        self._backend = self._slotted or TransformersBatcher(self.model, self._base)
 
     @torch.inference_mode()
     def stream(
@@ -81,7 +84,7 @@ class Engine:
         """
         if self._in_use:
             raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
-        arrivals = RequestQueue(self.tokenizer, requests, self.check)
+        arrivals = RequestQueue(self.tokenizer, requests, self.check, self._prefix_ids)
         ending = TokenSelector(self.tokenizer, eos_token_ids(self._base, self.tokenizer), on_token)
         attention = self._base.config._attn_implementation
         lean = self._slotted is not None and self._slotted.lean is not None
@@ -115,7 +118,7 @@ class Engine:
 
 def continuous_batcher_for(model: Any) -> ContinuousBatcher | None:
     """The slots for a plain or adapted model; None where it does not bear them."""
-    base = _base(model)
+    base, model = _base(model), token_reader(model)
     kinds = _attention_kinds(base)
     if not kinds or any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         return None
@@ -164,10 +167,9 @@ def _supports_bucketed_decode(base: PreTrainedModel) -> bool:
 
 def _check_switching(model: Any) -> None:
     """Raises: ModelError for a model whose adapters cannot be chosen a row."""
-    plain = all(one.peft_type.value == "LORA" and not one.use_dora for one in model.peft_config.values())
     merged = any(getattr(layer, "merged", False) for layer in model.modules())
-    if not plain or merged or len(active_adapters(model)) != 1:
-        expected = "unmerged LoRA adapters without DoRA, one of them active"
+    if not is_selectable(model) or merged or len(active_adapters(model)) != 1:
+        expected = "unmerged adapters of a kind that can be chosen, one of them active"
         raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
 
 
@@ -179,6 +181,7 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
     tokens of its own, or that cannot be chosen a request.
     """
     context, vocabulary = declared_context_length(base.config), base.config.get_text_config(decoder=True).vocab_size
+    prefix = len(virtual_ids(base))
     if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
         raise ModelError(
             "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"
@@ -194,8 +197,9 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
         length = len(request.prompt_ids) + request.max_new_tokens
         if not request.prompt_ids or request.max_new_tokens < 1:
             raise DataError(where, "has no prompt or asks for no token", "one token of each at least")
-        if context is not None and 0 < context < length:
+        if context is not None and 0 < context < length + prefix:
             found = f"needs {length} tokens, {request.max_new_tokens} of them new"
+            context -= prefix
             raise DataError(where, found, f"at most {context}, the model's context", "shorten the prompt or the answer")
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
             found = f"has token ids from {min(request.prompt_ids)} to {max(request.prompt_ids)}"

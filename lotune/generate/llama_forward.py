@@ -22,6 +22,7 @@ from lotune.generate.kv_cache import SlotCache
 from lotune.generate.packed_linear import PackedLinears
 from lotune.model.attention import KeySpan, bucketed_decode_attention
 from lotune.model.eval_mode import PROBE_TOKEN_IDS, eval_mode
+from lotune.model.methods.registry import needs_wrapper
 
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
@@ -66,9 +67,9 @@ class LlamaForward:
 
         It has one where its kind is known and nothing else lays hands on it: a few tokens are read both ways.
         """
-        adapters = getattr(model, "peft_config", {}).values()
-        waits = any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters)  # told by the wrapper
-        if base.config.model_type not in SUPPORTED_MODEL_TYPES or waits or any(map(_has_hooks, model.modules())):
+        if base.config.model_type not in SUPPORTED_MODEL_TYPES or needs_wrapper(model):
+            return None
+        if any(map(_has_hooks, model.modules())):
             return None
         ids = torch.tensor([PROBE_TOKEN_IDS], device=base.device)
         places, last = torch.arange(len(PROBE_TOKEN_IDS), device=base.device)[None], len(PROBE_TOKEN_IDS) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from lotune.generate.prefix_sharing import common_prefix_length
 from lotune.model.eval_mode import eval_mode
 from lotune.model.loading import declared_context_length
 from lotune.model.logits import NotFiniteLogitsError
+from lotune.model.parts import token_reader, virtual_ids
 
 MAX_LOGITS = 2**25
 """Logits that are made at once, 128 MiB of them in float32."""
@@ -60,8 +61,10 @@ class LogLikelihood:
             raise error.traced(self.model) from None
 
     def _weigh(self, rows: Sequence[Continuation], batch_tokens: int) -> list[tuple[float, ...]]:
-        model = self.model
-        _check(model, rows)
+        model = token_reader(self.model)
+        _check(self.model, rows)
+        prefix_ids = virtual_ids(self.model)
+        rows = [replace(row, prompt_ids=(*prefix_ids, *row.prompt_ids)) for row in rows] if prefix_ids else rows
         order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
         slotted = (
             self._slotted
@@ -148,7 +151,8 @@ def _batches(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -
 
 
 def _check(model: Any, rows: Sequence[Continuation]) -> None:
-    context = declared_context_length(model.config)
+    declared = declared_context_length(model.config)
+    context = None if declared is None else declared - len(virtual_ids(model))
     for number, row in enumerate(rows):
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from queue import Empty
 from typing import TYPE_CHECKING
@@ -85,9 +85,18 @@ class RunningRequest:
 class RequestQueue:
     """Rows as they are asked for: those of a list all at once, those of a queue as they come, until it gives None."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, requests: Requests, check: RequestCheck) -> None:
-        """`check(requests, number of the first)` raises for what cannot be answered."""
-        self._tokenizer, self._check, self._count = tokenizer, check, 0
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Requests,
+        check: RequestCheck,
+        prefix_ids: tuple[int, ...] = (),
+    ) -> None:
+        """`check(requests, number of the first)` raises for what cannot be answered.
+
+        `prefix_ids` are put before each prompt that has passed it: an adapter's virtual tokens.
+        """
+        self._tokenizer, self._check, self._count, self._prefix_ids = tokenizer, check, 0, prefix_ids
         self._queue = None if isinstance(requests, Sequence) else requests
         self._rows = self._checked(requests) if isinstance(requests, Sequence) else []
 
@@ -111,7 +120,7 @@ class RequestQueue:
     def _checked(self, requests: Sequence[Request]) -> list[RunningRequest]:
         self._check(requests, self._count)
         rows = [
-            RunningRequest(self._count + n, request)
+            RunningRequest(self._count + n, replace(request, prompt_ids=(*self._prefix_ids, *request.prompt_ids)))
             for n, request in enumerate(expand_requests(self._tokenizer, requests))
         ]
         self._count += len(rows)
@@ -155,7 +164,7 @@ class TokenSelector:
         for place, row in enumerate(rows):
             request = row.request
             if not request.sampling.is_greedy:
-                seen = (*request.prompt_ids, *row.ids)
+                seen = [id for id in (*request.prompt_ids, *row.ids) if id < logits.shape[-1]]  # no virtual tokens
                 chosen[place] = request.sampling.choose(logits[place], seen, row.generator)
             if request.logprobs:
                 row.logprobs.append(float(plain[place].float().log_softmax(-1)[chosen[place]]))

@@ -20,9 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, add_adapter, find_targets, has_adapter
+from lotune.model.adapters import add_adapter, has_adapter
 from lotune.model.digest import weights_digest
 from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, silence_transformers
+from lotune.model.methods.method import SavedAdapter
+from lotune.model.methods.registry import METHODS, method_name
 from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
 
 if TYPE_CHECKING:
@@ -97,43 +99,46 @@ def base_digest(folder: Path) -> str | None:
 
 
 def init_adapter(base: LoadedModel, settings: AdapterSettings, seed: int) -> PeftModel:
-    """The base with the adapter that training begins with: a fresh one, or the float32 copy of a saved one.
+    """Return the base with the adapter that training begins with: a fresh one, or the float32 copy of a saved one.
 
-    Rank, alpha and targets of a saved one stay; dropout is the settings', as it belongs to the training.
+    What shapes a saved adapter stays; settings that belong to the training, such as dropout, are the given ones.
     Raises: ModelError as `add_adapter` and `load_adapter`, and as `check_init_adapter` where settings and saved adapter
     disagree.
     """
     if settings.init_from is None:
-        return add_adapter(base.model, settings, seed)
-    check_init_adapter(settings)
+        return add_adapter(base.model, settings, seed, base.tokenizer)
+    saved = _check_saved(settings, settings.init_from)
     check_base(settings.init_from, base.name, base.weights, force=settings.force_base)
-    config: Any = _read_config(settings.init_from)
-    if "target_modules" in settings.model_fields_set:
-        wanted, there = set(find_targets(base.model, settings.target_modules)), _adapted_modules(settings.init_from)
-        if wanted != there:
-            found = f"adapts {_summarise_modules(there)}, the recipe {_summarise_modules(wanted)}"
-            raise ModelError(str(settings.init_from), found, "the same modules", "leave adapter.target_modules out")
-    config.base_model_name_or_path, config.lora_dropout = base.name, settings.dropout
-    return _load(base, settings.init_from, config, trainable=True)
+    METHODS[settings.method].continue_saved(saved, settings, base.model)
+    saved.config.base_model_name_or_path = base.name
+    return _load(base, saved.folder, saved.config, trainable=True)
 
 
-def check_init_adapter(settings: AdapterSettings) -> None:
-    """Nothing, where training can begin with the saved adapter that the settings name; no model is needed for it.
+def check_init_adapter(settings: AdapterSettings) -> AdapterSettings:
+    """Return the settings with the values of the saved adapter that they name, if they name one; no model is needed.
 
-    Raises: ModelError where there is none, or its rank or alpha is not the one that the recipe gives.
+    Raises: ModelError where training cannot begin with it: there is none, it is of another method, or it has other
+    values than the recipe gives.
     """
     if settings.init_from is None:
-        return
-    config: Any = _read_config(settings.init_from)
-    _tensor_names(settings.init_from / ADAPTER_WEIGHTS)
-    if getattr(config, "bias", "none") != "none":
-        raise ModelError(str(settings.init_from), f"trains biases of the base, too (bias: {config.bias})", "bias: none")
-    for name, value in (("rank", config.r), ("alpha", config.lora_alpha)):
+        return settings
+    saved = _check_saved(settings, settings.init_from)
+    return settings.model_copy(update=dict(METHODS[settings.method].saved_values(saved.config)))
+
+
+def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
+    config = _read_config(folder)
+    if method_name(config) != settings.method:
+        found, name = f"is a {method_name(config)} adapter", method_name(config)
+        raise ModelError(str(folder), found, f"adapter.method={settings.method}", f"adapter.method={name}")
+    saved = SavedAdapter(folder, config, _tensor_names(folder / ADAPTER_WEIGHTS))
+    method = METHODS[settings.method]
+    method.check_saved(saved)
+    for name, value in method.saved_values(config).items():
         if name in settings.model_fields_set and getattr(settings, name) != value:
             found = f"has {name} {value:g}, the recipe adapter.{name}={getattr(settings, name):g}"
-            raise ModelError(
-                str(settings.init_from), found, "the same", f"leave adapter.{name} out, it is taken from there"
-            )
+            raise ModelError(str(folder), found, "the same", f"leave adapter.{name} out, it is taken from there")
+    return saved
 
 
 def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
@@ -141,12 +146,13 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
 
     if has_adapter(base.model):
         raise ModelError(base.name, "already has an adapter", "a base model", "load the base again")
-    found = _tensor_names(folder / ADAPTER_WEIGHTS)
+    found, method = _tensor_names(folder / ADAPTER_WEIGHTS), METHODS[method_name(config)]
+    peft_unfreezes, device = trainable and method.unfreeze is None, _device(base.model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error of ours, below
             model = PeftModel.from_pretrained(
-                base.model, str(folder), config=config, is_trainable=trainable, torch_device=_device(base.model)
+                base.model, str(folder), config=config, is_trainable=peft_unfreezes, torch_device=device
             )
     except (ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
@@ -158,6 +164,9 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
         odd = sorted(found ^ expected)
         text = f"{len(odd)} tensors do not fit {base.name}, such as {odd[0]}"
         raise ModelError(str(folder), text, "one tensor for each adapted module", "give the base it was made for")
+    method.attach(model)
+    if trainable and method.unfreeze is not None:
+        method.unfreeze(model)
     return model.eval()
 
 
@@ -167,7 +176,7 @@ def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
     The sum is computed in float32, so that saving rounds once.
     Raises: ModelError as `load_adapter`, and where the method cannot be merged or a merged weight is not finite.
     """
-    method = METHODS[_method_name(_read_config(adapter_folder))]
+    method = METHODS[method_name(_read_config(adapter_folder))]
     if not method.mergeable:
         raise ModelError(
             str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
@@ -272,14 +281,9 @@ def _read_config(folder: Path) -> PeftConfig:
         config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(str(folder), f"{ADAPTER_CONFIG} cannot be read: {error}") from None
-    if _method_name(config) not in METHODS:
-        raise ModelError(str(folder), f"is a {_method_name(config)} adapter", f"one of {', '.join(METHODS)}")
+    if method_name(config) not in METHODS:
+        raise ModelError(str(folder), f"is a {method_name(config)} adapter", f"one of {', '.join(METHODS)}")
     return config
-
-
-def _method_name(config: PeftConfig) -> str:
-    kind = config.peft_type
-    return str(getattr(kind, "value", kind)).lower()
 
 
 def _tensor_names(path: Path) -> set[str]:
@@ -294,17 +298,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
-
-
-def _adapted_modules(folder: Path) -> set[str]:
-    """The full names of the modules that a saved LoRA adapter changes."""
-    names = (name.removeprefix("base_model.model.") for name in _tensor_names(folder / ADAPTER_WEIGHTS))
-    return {name.rpartition(".lora_A.")[0] for name in names if ".lora_A." in name}
-
-
-def _summarise_modules(modules: set[str]) -> str:
-    """Modules for a message: how many, and their last names."""
-    return f"{len(modules)} modules ({', '.join(sorted({name.rpartition('.')[2] for name in modules}))})"
 
 
 def _device(model: PreTrainedModel) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.data.tokenizer_training import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.parts import virtual_ids
 from lotune.model.probed import let_in
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
 from lotune.model.token_ids import check_token_ids
@@ -147,8 +148,11 @@ def _elements(parameter: Any) -> int:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """The number of tokens that prompt and answer may have together; UNBOUNDED where the architecture sets no bound."""
-    return _context_of(model.config)
+    """Return the number of tokens that prompt and answer may have together, without an adapter's virtual ones.
+
+    It is DEFAULT_CONTEXT_LENGTH where the architecture sets no bound.
+    """
+    return _context_of(model.config) - len(virtual_ids(model))
 
 
 def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lotune.errors import CheckError
+from lotune.model.parts import token_reader, virtual_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +42,14 @@ class NotFiniteLogitsError(CheckError):
         super().__init__(f"{model}, {row}", found + source, "finite logits; -inf for masked tokens alone", remedy)
 
     def traced(self, model: Any) -> NotFiniteLogitsError:
-        """Return the same error with the model's name and the layer, which a second pass with hooks finds."""
+        """Return the same error with the model's name and the layer, which a second pass with hooks finds.
+
+        Ids of virtual tokens are left out of it.
+        """
         name, layer = getattr(model, "name_or_path", "") or self.model, first_bad_layer(model, self.ids, self.adapter)
-        return NotFiniteLogitsError(self.row, self.ids, self.largest, self.adapter, name, layer)
+        virtual = virtual_ids(model)
+        ids = self.ids[len(virtual) :] if virtual and self.ids[: len(virtual)] == virtual else self.ids
+        return NotFiniteLogitsError(self.row, ids, self.largest, self.adapter, name, layer)
 
     def named(self, model: str, row: str | None = None) -> NotFiniteLogitsError:
         """Return the same error with another name of the model, and perhaps of the row."""
@@ -71,6 +77,7 @@ def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) 
     from lotune.model.finite import noting_faults
 
     words = {} if adapter is None else {"adapter_names": [adapter]}
+    model = token_reader(model)
     read = torch.tensor([list(ids)], device=model.device)
     with eval_mode(model), torch.no_grad(), noting_faults(model) as faults:
         with suppress(RuntimeError, ValueError, TypeError):  # the layer is only a hint: the error is raised either way

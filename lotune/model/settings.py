@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from lotune.settings import Settings
 
@@ -27,19 +25,13 @@ class BaseSettings(Settings):
 
 
 class AdapterSettings(Settings):
-    """The few parameters that are trained."""
+    """The few parameters that are trained; each method has settings of its own (`lotune.model.methods`)."""
 
-    method: Literal["lora"] = "lora"
-    """How trainable parameters are added: lora."""
-    rank: int = Field(8, ge=1)
-    """Rank of each low-rank update."""
-    alpha: float = Field(16.0, gt=0)
-    """Scale of the update: it is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the update's inputs dropped while training."""
-    target_modules: str | list[str] = ["q_proj", "v_proj"]
-    """Which linear layers are tuned: names, or one pattern; MindFormers' names (.*wq|.*wv) are translated."""
+    tag_field: ClassVar[str] = "method"
+
+    method: str
+    """How trainable parameters are added."""
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None
-    """Folder of a saved adapter in PEFT's format to go on from; rank, alpha and targets are taken from it."""
+    """Folder of a saved adapter in PEFT's format to go on from; its shape and scale are taken from it."""

@@ -33,6 +33,7 @@ from lotune.evaluate.scorecard import (
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.loading import LoadedModel, count_parameters, dtype_name, load_model, resolve_device, resolve_dtype
+from lotune.model.methods.registry import METHODS
 from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import show_scorecard
@@ -175,23 +176,31 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             "asked on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
             *_notes(counts),
-            *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows),
+            *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
         asked=_asked(counts, before),
     )
 
 
 def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
-    """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory."""
-    from lotune.model.checkpoints import merge
+    """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory.
+
+    An adapter that cannot be merged stays beside its base.
+    """
+    from lotune.model.checkpoints import load_adapter, merge
 
     folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
     if (folder / "merged").is_dir():
         return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
     base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
-    merged = merge(base, folder / "adapter")
     dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
     answers_in = resolve_dtype(settings.dtype, recipe.device)
+    if not METHODS[recipe.adapter.method].mergeable:
+        for parameter in base.model.parameters():
+            parameter.data = parameter.data.to(answers_in)
+        adapted: Any = load_adapter(base, folder / "adapter", force_base=True)
+        return LoadedModel(name, adapted, base.tokenizer, None, answers_in)
+    merged = merge(base, folder / "adapter")
     for parameter in merged.parameters():
         parameter.data = parameter.data.to(dtype).to(answers_in)  # what a merged folder holds, read in the format asked
     return LoadedModel(name, merged, base.tokenizer, None, answers_in)

@@ -28,6 +28,7 @@ from lotune.model.loading import (
     resolve_device,
     resolve_dtype,
 )
+from lotune.model.methods.registry import DEFAULT_METHOD, METHODS
 from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe
 from lotune.runs import Run
@@ -64,7 +65,7 @@ def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str,
     from lotune.evaluate.merge_check import judged_again, read_check
 
     names = [one["name"] for one in tuning["checkpoints"]]
-    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.checkpoints.merged]
+    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.merged_checkpoints]
     path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.merge_check_rows)
     trained = {"checkpoints": wanted, "training": run.folder / "training.json"}
     rows = {f"{file.stem}.rows": file for file in files}
@@ -198,16 +199,22 @@ def _first(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any,
     return list(islice(checked(recipe, rows, tokenizer, context), recipe.checkpoints.merge_check_rows))
 
 
-def unchecked_notes(checks: Mapping[str, Mapping[str, Any]], tested: Iterable[str], check_rows: int) -> list[str]:
+def unchecked_notes(
+    checks: Mapping[str, Mapping[str, Any]], tested: Iterable[str], check_rows: int, method: str = DEFAULT_METHOD
+) -> list[str]:
     """Return what the merge checks of a run, by checkpoint, leave open about the checkpoints that were tested.
 
     >>> unchecked_notes({}, ["step-2"], 200)
     ['merge of step-2: not compared with its adapter, as checkpoints.merged leaves it out']
+    >>> unchecked_notes({}, ["step-2"], 200, "prompt_tuning")
+    ['prompt_tuning adapters cannot be merged: what was tested is the adapter beside its base']
     >>> unchecked_notes({"step-2": {"rows": 40, "judged": 40}}, ["step-2"], 40)
     ['merge of step-2: 40 rows compared (checkpoints.merge_check_rows); the rule on changed verdicts needs 200']
     """
     from lotune.evaluate.merge_check import VERDICT_ROWS
 
+    if not METHODS[method].mergeable:
+        return [f"{method} adapters cannot be merged: what was tested is the adapter beside its base"]
     notes = [
         f"merge of {name}: not compared with its adapter, as checkpoints.merged leaves it out"
         for name in tested

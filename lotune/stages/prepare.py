@@ -17,14 +17,15 @@ from lotune.data.token_files import FIRST_REPLAY_ROW, TokenFile, find_token_file
 from lotune.data.tokenization import encode_rows, rows_digest
 from lotune.data.tokenized import EncodedRow, check_scored_tokens, render_supervision
 from lotune.disk_space import require_free_space
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import fit
 from lotune.evaluate.scorecard import AskedRows, asked_notes
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
 from lotune.model.loading import base_folder, load_tokenizer, meta_model, resolve_device
+from lotune.model.methods.registry import METHODS
 from lotune.model.quantization import check_quantize
-from lotune.recipe import Recipe, RunOptions, require_input_files, row_limits
+from lotune.recipe import Recipe, RunOptions, check_method, require_input_files, row_limits
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
@@ -77,6 +78,7 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
     """
     require_input_files(recipe)
     build_task(recipe.task)
+    check_method(recipe)
     with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed_rows.txt"):
         report_changes(run, recipe, options.dry_run)
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
@@ -207,24 +209,27 @@ def _check_start_base(recipe: Recipe, start: Path) -> None:
 
 
 def _check_model(recipe: Recipe) -> tuple[Any, int]:
-    """Return the tokeniser and the context of the base, once device and model can do what the recipe asks.
+    """Return the tokeniser and the context that the adapter leaves, once device and model can do what the recipe asks.
 
     Raises: SettingsError or ModelError where they cannot.
     """
     resolve_device(recipe.device)
-    if recipe.adapter.init_from is not None:
+    adapter, method = recipe.adapter, METHODS[recipe.adapter.method]
+    if adapter.init_from is not None:
         from lotune.model.checkpoints import check_init_adapter
 
-        check_init_adapter(recipe.adapter)
+        adapter = check_init_adapter(adapter)
     check_quantize(recipe.tune.quantization, recipe.device)
-    found = load_tokenizer(recipe.base)
-    if recipe.adapter.init_from is not None:
-        _check_start_base(recipe, recipe.adapter.init_from)
-    if recipe.adapter.init_from is None:
-        from lotune.model.adapters import find_targets
-
-        find_targets(meta_model(recipe.base), recipe.adapter.target_modules)
-    return found
+    tokenizer, context = load_tokenizer(recipe.base)
+    if adapter.init_from is not None:
+        _check_start_base(recipe, adapter.init_from)
+    else:
+        method.parameter_count(adapter, meta_model(recipe.base))  # refuses what does not fit the model
+    virtual = method.num_virtual_tokens(adapter)
+    if virtual >= context - 1:
+        found, remedy = f"{virtual} virtual tokens fill the context of {context} tokens", "fewer of them"
+        raise SettingsError("adapter.num_virtual_tokens", found, "room for a prompt and its answer", remedy)
+    return tokenizer, context - virtual
 
 
 def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:

@@ -14,6 +14,7 @@ from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import encode_row
 from lotune.files import append_jsonl, filter_jsonl
 from lotune.model.logits import NotFiniteLogitsError
+from lotune.model.parts import virtual_ids
 from lotune.runs import Run
 from lotune.settings import Switch
 
@@ -35,7 +36,7 @@ def enable_packing_or_warn(model: Any, rows: TokenFile) -> bool:
     from lotune.model.attention import check_causal, enable_packing
 
     check_causal(model)
-    packed = enable_packing(model, int(rows.lengths().max()))
+    packed = enable_packing(model, int(rows.lengths().max()) + len(virtual_ids(model)))
     if not packed:
         print_status("this model takes no packed rows: rows are padded to one another's length")
     return packed

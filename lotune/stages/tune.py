@@ -33,6 +33,7 @@ from lotune.model.loading import (
     resolve_device,
     resolve_dtype,
 )
+from lotune.model.parts import virtual_ids
 from lotune.model.quantization import load_quantized
 from lotune.recipe import Recipe, RunOptions, check_extras
 from lotune.report.terminal import limits_text
@@ -201,7 +202,8 @@ def _layout(model: Any, base: LoadedModel, rows: TokenFile, recipe: Recipe) -> C
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
     packed = enable_packing_or_warn(model, rows)
-    return Collator(settings.micro_batch_rows, settings.max_batch_tokens, padding_id(base.tokenizer), packed)
+    pad, prefix_ids = padding_id(base.tokenizer), virtual_ids(model)
+    return Collator(settings.micro_batch_rows, settings.max_batch_tokens, pad, packed, prefix_ids)
 
 
 def _batches(begun: TuningSession, recipe: Recipe, first_step: int = 1) -> Iterator[list[Any]]:
@@ -216,7 +218,7 @@ def _estimate(begun: TuningSession, recipe: Recipe) -> Estimate:
     from lotune.train.resource_estimate import estimate
 
     batches = next(_batches(begun, recipe))
-    merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.checkpoints.merged]
+    merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.merged_checkpoints]
     return estimate(begun.model, batches, begun.plan.steps, recipe.checkpoints.count, merged)
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from lotune.data.collate import Batch
+from lotune.model.methods.registry import adapter_methods
 
 _ODD = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 """Of splitmix64 (Steele et al. 2014), as signed integers."""
@@ -52,8 +54,8 @@ class TextDropout(nn.Dropout):
 def drop_by_text(model: nn.Module, seed: int) -> None:
     """Have the dropout layers of a model's adapter drop by the text, in place."""
     draw, number = Draw(seed), 0
-    groups = [layers for name, layers in model.named_modules() if name.endswith("lora_dropout")]
-    for layers in groups:
+    methods = [method for method, _ in adapter_methods(model) if method is not None]
+    for layers in chain.from_iterable(method.dropout_layers(model) for method in dict.fromkeys(methods)):
         for name, layer in layers.named_children():
             if type(layer) is nn.Dropout:
                 setattr(layers, name, TextDropout(layer.p, draw, number).train(layer.training))

@@ -71,7 +71,7 @@ class CausalLoss:
             self._kind = self._probe_logits_path()
         words = {"input_ids": batch.input_ids, "use_cache": False, **_packing_kwargs(batch)}
         if self._kind == "whole":
-            logits = self._model(**words).logits[scored]
+            logits = self._inner(**words).logits[scored]
             return cross_entropy(logits.float(), batch.targets[scored], reduction="sum")
         return self._entropy_sum(self._forward(**words).last_hidden_state[scored], batch.targets[scored])
 

@@ -15,8 +15,8 @@ class CheckpointSettings(Settings):
 
     count: int = Field(5, ge=1)
     """How many checkpoints to save and validate, evenly spaced over the training."""
-    merged: Literal["all", "chosen", "none"] = "chosen"
-    """Which checkpoints are also saved as complete merged models."""
+    merged: Literal["auto", "all", "chosen", "none"] = "auto"
+    """Which checkpoints are also saved as complete merged models; auto: the chosen one, if the method can be merged."""
     merge_check_rows: int = Field(200, ge=1)
     """Real rows on which a merged model is compared with the adapted one: validation rows first, then test and retained
     ones. Below 200, changed verdicts stop nothing."""

@@ -20,7 +20,8 @@ from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow, check_saved, 
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
 from lotune.model.loading import LoadedModel, cast_parameters, load_model, new_llama
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 
 SHAPE = {
     "vocab_size": 64,
@@ -48,7 +49,7 @@ def trio(tmp_path: Path) -> Trio:
             tokenizer_object=Tokenizer(models.WordLevel({f"w{n}": n for n in range(64)}, unk_token="w0")),
             eos_token="w0",
         )
-        tuned = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), seed=1)
+        tuned = add_adapter(copy.deepcopy(llama), LoraSettings(rank=2), seed=1)
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -19,7 +19,7 @@ from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.adapters import add_adapter
 from lotune.model.logits import NotFiniteLogitsError, largest_logits
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.loop import evaluate_loss
 from tests.generate.test_engine import SMALL, gpt2, llama, made, theirs
 from tests.generate.test_transformers_fallback import mamba
@@ -138,7 +138,7 @@ def test_the_validation_loss_finds_its_row(packed: bool) -> None:
 
 def test_an_adapter_is_traced_like_its_base(byte_tokenizer: Any) -> None:
     base = made(llama)
-    model: Any = add_adapter(base, AdapterSettings(rank=2), 0)
+    model: Any = add_adapter(base, LoraSettings(rank=2), 0)
     model.add_adapter("other", model.peft_config["default"])
     for name, parameter in model.named_parameters():
         if "layers.1" in name and "v_proj.lora_B.other" in name:

@@ -15,7 +15,7 @@ from lotune.generate.kv_cache import SlotCache
 from lotune.generate.llama_forward import ForwardInput, LlamaForward
 from lotune.generate.requests import Request
 from lotune.model.adapters import add_adapter
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from tests.generate.test_engine import WIDE, gemma3, gpt2, llama, made, qwen2, theirs
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plain_mistral() -> PreTrainedModel:
 
 
 def adapted() -> PreTrainedModel:
-    model = add_adapter(llama(), AdapterSettings(rank=4, target_modules="all-linear"), 1)
+    model = add_adapter(llama(), LoraSettings(rank=4, target_modules="all-linear"), 1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight.data, std=0.2)
@@ -159,7 +159,7 @@ def test_a_part_in_training_mode_does_not_drop_anything(byte_tokenizer: PreTrain
     """An adapter that is added to a model at rest brings a dropout that is not."""
     from peft import LoraConfig
 
-    model = add_adapter(made(llama), AdapterSettings(rank=4, target_modules="all-linear"), 1).eval()
+    model = add_adapter(made(llama), LoraSettings(rank=4, target_modules="all-linear"), 1).eval()
     engine = Engine(model, byte_tokenizer)
     model.add_adapter("b", LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False))
     model.set_adapter("b")

@@ -3,9 +3,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, add_adapter, find_targets, lora_count, target_shapes, trainable_count
+from lotune.model.adapters import add_adapter, trainable_count
 from lotune.model.loading import LoadedModel, new_llama
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings, lora_count
+from lotune.model.methods.targets import find_targets, target_shapes
 
 LAYERS = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
 BASES = {
@@ -36,37 +37,13 @@ def test_published_counts_without_memory(name: str, rank: int, targets: str | li
 
 def test_the_count_of_an_attached_adapter_is_the_formula(base: LoadedModel) -> None:
     shapes = target_shapes(base.model, "all-linear")
-    model = add_adapter(base.model, AdapterSettings(rank=3, target_modules="all-linear"), seed=0)
+    model = add_adapter(base.model, LoraSettings(rank=3, target_modules="all-linear"), seed=0)
     assert trainable_count(model) == lora_count(shapes, 3)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_an_adapter_starts_as_the_identity(method: str, base: LoadedModel, tokens: torch.Tensor) -> None:
-    before = base.model(tokens).logits
-    model = add_adapter(base.model, AdapterSettings(method=method), seed=0)  # type: ignore[arg-type]
-    assert METHODS[method].identity_at_init == torch.equal(model(input_ids=tokens).logits, before)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_only_the_adapter_trains_in_float32(method: str, base: LoadedModel, tokens: torch.Tensor) -> None:
-    base.model.to(torch.bfloat16)  # type: ignore[arg-type]
-    model = add_adapter(base.model, AdapterSettings(method=method), seed=0)  # type: ignore[arg-type]
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert {parameter.dtype for parameter in trained} == {torch.float32}
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
-    model.train()
-    for _ in range(2):
-        model(input_ids=tokens, labels=tokens).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    assert moved == {name for name in before if "lora_" in name}
 
 
 def test_the_seed_decides_and_the_callers_random_state_stays(llama: LlamaForCausalLM) -> None:
     def first(seed: int) -> torch.Tensor:
-        model = add_adapter(llama, AdapterSettings(), seed=seed)
+        model = add_adapter(llama, LoraSettings(), seed=seed)
         weight = next(p for name, p in model.named_parameters() if "lora_A" in name).detach().clone()
         model.unload()
         return weight
@@ -89,7 +66,7 @@ def test_names_of_both_toolkits_mean_the_same_modules(llama: LlamaForCausalLM) -
 
 
 def test_one_layer_alone_can_be_targeted(base: LoadedModel) -> None:
-    model = add_adapter(base.model, AdapterSettings(target_modules=r".*layers\.1\..*q_proj"), seed=0)
+    model = add_adapter(base.model, LoraSettings(target_modules=r".*layers\.1\..*q_proj"), seed=0)
     assert {name for name, _ in model.named_modules() if name.endswith("lora_A")} == {
         "base_model.model.model.layers.1.self_attn.q_proj.lora_A"
     }
@@ -106,15 +83,15 @@ def test_unusable_targets_are_refused(llama: LlamaForCausalLM) -> None:
         find_targets(llama, "*wq")
     with pytest.raises(ModelError, match="lm_head shares its weights"):
         find_targets(llama, ["q_proj", "lm_head"])
-    add_adapter(llama, AdapterSettings(), seed=0)
+    add_adapter(llama, LoraSettings(), seed=0)
     with pytest.raises(ModelError, match="already has an adapter"):
-        add_adapter(llama, AdapterSettings(), seed=0)
+        add_adapter(llama, LoraSettings(), seed=0)
 
 
 def test_transposed_linears_are_adapted(tokens: torch.Tensor) -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=16, n_layer=1, n_head=2, n_positions=32)).eval()
     assert target_shapes(model, ["c_attn"]) == [(16, 48)]
     before = model(tokens).logits
-    adapted = add_adapter(model, AdapterSettings(target_modules=["c_attn"]), seed=0)
+    adapted = add_adapter(model, LoraSettings(target_modules=["c_attn"]), seed=0)
     assert trainable_count(adapted) == lora_count([(16, 48)], 8)
     assert torch.equal(adapted(input_ids=tokens).logits, before)

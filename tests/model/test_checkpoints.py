@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.errors import ModelError
-from lotune.model.adapters import METHODS, add_adapter
+from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_merged, save_model
 from lotune.model.loading import LoadedModel, cast_parameters, load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 
 
 def reload(base: LoadedModel) -> LoadedModel:
@@ -21,7 +22,7 @@ def reload(base: LoadedModel) -> LoadedModel:
 
 def shaken(base: LoadedModel, **settings: object) -> PeftModel:
     """The base with an adapter of random weights."""
-    model = add_adapter(base.model, AdapterSettings(**settings), seed=0)  # type: ignore[arg-type]
+    model = add_adapter(base.model, LoraSettings(**settings), seed=0)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -66,12 +67,9 @@ def test_an_adapter_names_its_base_as_it_was_given(base: LoadedModel, tmp_path: 
     assert str(tmp_path) not in json.dumps(config)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.mergeable])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_merged_is_adapted(
-    method: str, dtype: torch.dtype, base: LoadedModel, tokens: torch.Tensor, tmp_path: Path
-) -> None:
-    save_adapter(shaken(base, method=method, target_modules="all-linear"), tmp_path / "adapter")
+def test_merged_is_adapted(dtype: torch.dtype, base: LoadedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    save_adapter(shaken(base, target_modules="all-linear"), tmp_path / "adapter")
     fresh = reload(base)
     start = LoadedModel(base.name, cast_parameters(fresh.model, dtype), base.tokenizer, base.folder, dtype)
     untouched = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}

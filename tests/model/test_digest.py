@@ -21,7 +21,8 @@ from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import BASE_DIGEST, base_digest, init_adapter, load_adapter, merge, save_adapter
 from lotune.model.digest import weights_digest
 from lotune.model.loading import LoadedModel, load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 from tests.model.test_weight_files import INDEX, divide
 
 WEIGHTS = "model.safetensors"
@@ -34,7 +35,7 @@ def read(folder: Path, dtype: Any = "float32") -> LoadedModel:
 
 def adapter(base: LoadedModel, folder: Path, *, ours: bool = True) -> Path:
     """A fresh adapter, saved with the base's digest where it is `ours`."""
-    save_adapter(add_adapter(base.model, AdapterSettings(rank=2), 0), folder, base=base if ours else None)
+    save_adapter(add_adapter(base.model, LoraSettings(rank=2), 0), folder, base=base if ours else None)
     return folder
 
 
@@ -109,7 +110,7 @@ def test_another_base_of_the_same_shape_is_refused_unless_forced(base_folder: Pa
     base = read(base_folder)
     saved = adapter(base, tmp_path / "adapter")
     other = moved(base_folder, tmp_path / "other", "model.layers.1.mlp.up_proj.weight")
-    settings = AdapterSettings(init_from=saved)
+    settings = LoraSettings(init_from=saved)
     ways = (
         lambda: load_adapter(read(other), saved),
         lambda: merge(read(other), saved),

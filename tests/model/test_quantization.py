@@ -14,8 +14,9 @@ import torch
 from command_line import RECIPE, call
 
 from lotune.model.loading import count_parameters, load_model
+from lotune.model.methods.lora import LoraSettings
 from lotune.model.quantization import QUANTIZATION_LIBRARIES, is_quantized, load_dequantized, load_quantized
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.settings import BaseSettings
 
 KINDS = [
     pytest.param(
@@ -44,7 +45,7 @@ def test_the_plain_model_computes_what_the_held_one_does(small_base: Path, kind:
     assert count_parameters(held.model) == count_parameters(original.model)
     head: Any = held.model.get_output_embeddings()
     assert not is_quantized(head.weight)
-    adapted: Any = init_adapter(held, AdapterSettings(rank=2, target_modules="all-linear"), 0)
+    adapted: Any = init_adapter(held, LoraSettings(rank=2, target_modules="all-linear"), 0)
     adapted(IDS, labels=IDS).loss.backward()
     trained = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
     assert trained == {name for name, _ in adapted.named_parameters() if "lora_" in name}
@@ -74,14 +75,15 @@ warnings.simplefilter("ignore")
 from lotune.model.loading import load_model
 from lotune.model.checkpoints import init_adapter
 from lotune.model.quantization import is_quantized, load_quantized
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 settings = BaseSettings(model=sys.argv[1], dtype="float32")
-init_adapter(load_model(settings, "cpu"), AdapterSettings(rank=2), 0)
+init_adapter(load_model(settings, "cpu"), LoraSettings(rank=2), 0)
 assert not any(sys.modules.get(name) for name in PROBED)
 for kind in sys.argv[2:]:
     held = load_quantized(settings, "cpu", kind)
     assert any(is_quantized(weight) for weight in held.model.parameters())
-    adapted = init_adapter(held, AdapterSettings(rank=2), 0)
+    adapted = init_adapter(held, LoraSettings(rank=2), 0)
     adapted(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()
 """
 

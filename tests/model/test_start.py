@@ -16,7 +16,8 @@ from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.model.adapters import trainable_count
 from lotune.model.checkpoints import check_init_adapter, init_adapter, load_adapter, merge, save_adapter
 from lotune.model.loading import LoadedModel, load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 
 
 def reload(base: LoadedModel) -> LoadedModel:
@@ -35,7 +36,7 @@ def shaken(model: Any) -> Any:
 @pytest.fixture
 def saved(base: LoadedModel, tmp_path: Path) -> Path:
     """The folder of an adapter of rank 3 and alpha 5 on the value projections."""
-    settings = AdapterSettings(rank=3, alpha=5, target_modules=["v_proj"])
+    settings = LoraSettings(rank=3, alpha=5, target_modules=["v_proj"])
     save_adapter(shaken(init_adapter(reload(base), settings, seed=0)), tmp_path / "saved")
     return tmp_path / "saved"
 
@@ -44,7 +45,7 @@ def test_it_begins_where_the_saved_one_ended(
     base: LoadedModel, saved: Path, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     wanted = load_adapter(reload(base), saved)(input_ids=tokens).logits
-    model = init_adapter(reload(base), AdapterSettings(init_from=saved), seed=7)
+    model = init_adapter(reload(base), LoraSettings(init_from=saved), seed=7)
     assert torch.equal(model(input_ids=tokens).logits, wanted)
     assert trainable_count(model) == count_adapter(saved).trainable
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -58,7 +59,6 @@ def test_it_begins_where_the_saved_one_ended(
     again = load_adapter(reload(base), tmp_path / "next")(input_ids=tokens).logits
     assert torch.equal(again, model(input_ids=tokens).logits)
     assert not torch.equal(again, wanted)
-    assert count_adapter(tmp_path / "next").ranks == (3,)
     torch.testing.assert_close(merge(reload(base), tmp_path / "next")(tokens).logits, again, rtol=0, atol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_an_adapter_of_pefts_own_trains_on_in_float32(
     for parameter in [parameter for parameter in theirs.parameters() if parameter.requires_grad]:
         parameter.data = parameter.data.to(dtype)
     theirs.save_pretrained(str(tmp_path / "theirs"))
-    model = init_adapter(reload(base), AdapterSettings(init_from=tmp_path / "theirs"), seed=0)
+    model = init_adapter(reload(base), LoraSettings(init_from=tmp_path / "theirs"), seed=0)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert model.peft_config["default"].lora_dropout == 0.0
     assert model.peft_config["default"].base_model_name_or_path == base.name
@@ -82,30 +82,30 @@ def test_an_adapter_of_pefts_own_trains_on_in_float32(
 
 
 def test_what_the_recipe_gives_agrees_or_is_refused(base: LoadedModel, saved: Path) -> None:
-    agreed = AdapterSettings(init_from=saved, rank=3, alpha=5.0, target_modules=".*wv", dropout=0.1)
+    agreed = LoraSettings(init_from=saved, rank=3, alpha=5.0, target_modules=".*wv", dropout=0.1)
     model = init_adapter(reload(base), agreed, seed=0)
     assert (model.peft_config["default"].r, model.peft_config["default"].lora_dropout) == (3, 0.1)
     with pytest.raises(ModelError, match=r"has rank 3, the recipe adapter.rank=8\n.*\nremedy: leave adapter.rank out"):
-        check_init_adapter(AdapterSettings(init_from=saved, rank=8))
+        check_init_adapter(LoraSettings(init_from=saved, rank=8))
     with pytest.raises(ModelError, match=r"has alpha 5, the recipe adapter.alpha=16"):
-        check_init_adapter(AdapterSettings(init_from=saved, alpha=16))
+        check_init_adapter(LoraSettings(init_from=saved, alpha=16))
     with pytest.raises(ModelError, match=r"adapts 2 modules \(v_proj\), the recipe 4 modules \(q_proj, v_proj\)"):
-        init_adapter(reload(base), AdapterSettings(init_from=saved, target_modules=["q_proj", "v_proj"]), seed=0)
+        init_adapter(reload(base), LoraSettings(init_from=saved, target_modules=["q_proj", "v_proj"]), seed=0)
 
 
 def test_what_is_no_adapter_is_refused(base: LoadedModel, saved: Path, tmp_path: Path) -> None:
-    check_init_adapter(AdapterSettings())
+    check_init_adapter(LoraSettings())
     for start in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=r"has no adapter_config.json"):
-            check_init_adapter(AdapterSettings(init_from=start))
+            check_init_adapter(LoraSettings(init_from=start))
     config = json.loads((saved / "adapter_config.json").read_text())
     (saved / "adapter_config.json").write_text(json.dumps({**config, "bias": "all"}))
     with pytest.raises(ModelError, match="trains biases of the base, too"):
-        check_init_adapter(AdapterSettings(init_from=saved))
+        check_init_adapter(LoraSettings(init_from=saved))
     (saved / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(saved / "adapter_model.safetensors")
     save_file(
         {name: tensor[:, :-1].contiguous() for name, tensor in tensors.items()}, saved / "adapter_model.safetensors"
     )
     with pytest.raises(ModelError, match="does not fit"):
-        init_adapter(reload(base), AdapterSettings(init_from=saved), seed=0)
+        init_adapter(reload(base), LoraSettings(init_from=saved), seed=0)

@@ -16,7 +16,8 @@ from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import merge, save_adapter, save_merged
 from lotune.model.loading import load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
 from lotune.stages.model_loading import load_model_or_adapter, resolve_weights
 from lotune.stages.predictions import answers_fingerprint
@@ -34,7 +35,7 @@ def tuned(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint: an adapter that changes every answer, asked in the template plain, and the merged model."""
     folder = tmp_path_factory.mktemp("tuned")
     base = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
-    model: Any = add_adapter(base.model, AdapterSettings(rank=4), 0)
+    model: Any = add_adapter(base.model, LoraSettings(rank=4), 0)
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

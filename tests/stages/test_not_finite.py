@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import save_adapter
 from lotune.model.loading import load_model
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 
 WEIGHTS = "model.safetensors"
 NORM = "model.layers.1.post_attention_layernorm.weight"
@@ -97,7 +98,7 @@ def test_an_infinite_logit_is_found_in_the_head(small_base: Path, rows: Path, tm
 
 def test_adapters_and_merged_models_too(small_base: Path, rows: Path, tmp_path: Path) -> None:
     base = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
-    model: Any = add_adapter(base.model, AdapterSettings(rank=2), 0)
+    model: Any = add_adapter(base.model, LoraSettings(rank=2), 0)
     for name, parameter in model.named_parameters():
         if "layers.1" in name and "v_proj.lora_B" in name:
             parameter.data[0, 0] = math.nan

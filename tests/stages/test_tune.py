@@ -20,7 +20,7 @@ from lotune.files import write_json
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import save_adapter
 from lotune.model.loading import load_model, load_tokenizer
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
@@ -105,7 +105,7 @@ def test_a_merged_model_that_differs_stops_the_run(
 ) -> None:
     recipe = Recipe(base={"model": str(small_base), "dtype": "float32"}, device="cpu", task={"max_new_tokens": 4})
     base = load_model(recipe.base, "cpu")
-    model: Any = add_adapter(base.model, AdapterSettings(rank=2), 0)
+    model: Any = add_adapter(base.model, LoraSettings(rank=2), 0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -33,7 +33,7 @@ from lotune.errors import LotuneError
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing
 from lotune.model.loading import new_llama
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK
@@ -74,7 +74,7 @@ def model(plan: dict[str, Any]) -> Any:
     base = GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)) if "scaled" in plan else new_llama(shape)
     if plan.get("all"):
         return base
-    adapted = add_adapter(base, AdapterSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
+    adapted = add_adapter(base, LoraSettings(rank=2, target_modules=["q_proj", "v_proj"]), 1)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight.data, std=0.1)

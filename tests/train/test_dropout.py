@@ -14,7 +14,7 @@ from lotune.data.collate import Batch, Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.dropout import TextDropout, drop_by_text, dropped, text_keys
 from lotune.train.loop import enable_gradient_checkpointing, train
 from lotune.train.optimizers import adamw
@@ -46,7 +46,7 @@ def _keys_of_rows(batch: Batch, step: int) -> list[list[int]]:
 
 
 def tuned(llama: Any, dropout: float = 0.5) -> Any:
-    model = add_adapter(llama, AdapterSettings(rank=4, dropout=dropout, target_modules="all-linear"), 0)
+    model = add_adapter(llama, LoraSettings(rank=4, dropout=dropout, target_modules="all-linear"), 0)
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

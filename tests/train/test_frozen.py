@@ -15,7 +15,8 @@ from lotune.data.collate import Collator
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing
 from lotune.model.loading import load_model, new_llama
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.methods.lora import LoraSettings
+from lotune.model.settings import BaseSettings
 from lotune.train.loop import train
 from lotune.train.optimizers import adamw
 
@@ -47,7 +48,7 @@ def test_frozen_bfloat16_weights_have_no_second_copy(tmp_path: Path, packed: boo
     new_llama(shape).to(torch.bfloat16).save_pretrained(tmp_path)
     tokenizer(tmp_path)
     base = load_model(BaseSettings(model=str(tmp_path), dtype="bfloat16"), "cpu")
-    model: Any = add_adapter(base.model, AdapterSettings(rank=2, target_modules="all-linear"), 0)
+    model: Any = add_adapter(base.model, LoraSettings(rank=2, target_modules="all-linear"), 0)
     frozen = [p for p in model.parameters() if not p.requires_grad and p.ndim == 2]
     trained = [p for p in model.parameters() if p.requires_grad]
     assert enable_packing(model, 36) or not packed

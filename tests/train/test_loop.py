@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from lotune.data.collate import Collator, pad_rows
 from lotune.model.adapters import add_adapter
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.loop import NotFiniteError, evaluate_loss, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK, CausalLoss, _ChunkedLinearCrossEntropy
 from lotune.train.optimizers import adamw, make_optimizers, muon
@@ -92,7 +92,7 @@ def test_what_stands_in_prompt_and_padding_is_no_target(llama: Any) -> None:
 
 @pytest.mark.oracle
 def test_the_adapter_alone_is_trained(llama: Any) -> None:
-    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules=["q_proj", "down_proj"]), 1)
+    model = add_adapter(copy.deepcopy(llama), LoraSettings(rank=4, target_modules=["q_proj", "down_proj"]), 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -209,7 +209,7 @@ def adapted_head() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     base = LlamaForCausalLM(LlamaConfig(**SHAPE | {"vocab_size": 3000}))
-    return add_adapter(base, AdapterSettings(rank=2, target_modules=["q_proj", "lm_head"]), 1)
+    return add_adapter(base, LoraSettings(rank=2, target_modules=["q_proj", "lm_head"]), 1)
 
 
 @pytest.mark.parametrize("shape", ["llama", granite, gemma3, adapted_head, looking_back])
@@ -255,7 +255,7 @@ def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatc
     untied, biased = copy.deepcopy(llama), copy.deepcopy(llama)
     untied.config.tie_word_embeddings = False
     untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
-    adapted = add_adapter(untied, AdapterSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
+    adapted = add_adapter(untied, LoraSettings(rank=4, target_modules=["q_proj", "lm_head"]), 1)
     biased.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, llama.config.vocab_size))
     rows = some_rows(9, 6)
     for model in (adapted, biased):
@@ -386,7 +386,7 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
 
 def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_precision(llama: Any) -> None:
     """Its gradients are as near to those of float64 as where PEFT turns every input to float32."""
-    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=4, target_modules="all-linear"), 0)
+    model = add_adapter(copy.deepcopy(llama), LoraSettings(rank=4, target_modules="all-linear"), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for parameter in model.parameters():
@@ -518,7 +518,7 @@ def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
 
 
 def test_an_estimate_leaves_no_trace_and_grows_with_the_work(llama: Any) -> None:
-    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
+    model = add_adapter(copy.deepcopy(llama), LoraSettings(rank=2), 0)
     before = copy.deepcopy(model.state_dict())
     step = [pad_rows(some_rows(8), PAD)]
     few, many = estimate(model, step, 10, 1, 0), estimate(model, step, 1000, 5, 1)

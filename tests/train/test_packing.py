@@ -16,7 +16,7 @@ from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import ATTENTION_NAME, check_causal, enable_packing
 from lotune.model.loading import new_from_config_json
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.loop import enable_gradient_checkpointing, evaluate_loss, train
 from lotune.train.optimizers import adamw
 from lotune.train.resource_estimate import estimate
@@ -72,7 +72,7 @@ def made(shape: Callable[[], Any]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         base = shape()
-        model = add_adapter(base, AdapterSettings(rank=2, target_modules="all-linear"), 0)
+        model = add_adapter(base, LoraSettings(rank=2, target_modules="all-linear"), 0)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -135,14 +135,14 @@ def test_a_model_that_is_not_causal_is_refused() -> None:
 
 def test_modules_that_an_adapter_cannot_change_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"adapter.target_modules: .* reads? the weights of backbone.layers.0.mixer"):
-        add_adapter(mamba(), AdapterSettings(target_modules=["in_proj", "dt_proj"]), 0)
+        add_adapter(mamba(), LoraSettings(target_modules=["in_proj", "dt_proj"]), 0)
 
     def refusing(*args: Any) -> Any:
         raise ValueError("[PEFT] no such\nmodule")
 
     monkeypatch.setattr("peft.get_peft_model", refusing)
-    with pytest.raises(ModelError, match=r"PEFT refuses \['q_proj'\]: \[PEFT\] no such module"):
-        add_adapter(llama(), AdapterSettings(target_modules=["q_proj"]), 0)
+    with pytest.raises(ModelError, match=r"PEFT refuses \{'target_modules': \['q_proj'\]\}: \[PEFT\] no such module"):
+        add_adapter(llama(), LoraSettings(target_modules=["q_proj"]), 0)
 
 
 def test_a_model_that_is_asked_is_left_as_it_was() -> None:
@@ -175,7 +175,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_no_gradient_goes_below_the_lowest_adapter(recomputed: bool) -> None:
     model = add_adapter(
-        llama(num_hidden_layers=3), AdapterSettings(rank=2, target_modules=["model.layers.1.mlp.up_proj"]), 0
+        llama(num_hidden_layers=3), LoraSettings(rank=2, target_modules=["model.layers.1.mlp.up_proj"]), 0
     )
     if recomputed:
         enable_gradient_checkpointing(model, "tune.gradient_checkpointing")

@@ -1,0 +1,108 @@
+"""Prompt tuning: trained embeddings before each prompt (Lester et al. 2021, arXiv 2104.08691)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lotune.data.tokenized import encode_text
+from lotune.errors import ModelError, SettingsError
+from lotune.model.methods.method import Method
+from lotune.model.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class PromptTuningSettings(AdapterSettings):
+    """Virtual tokens before each prompt."""
+
+    method: Literal["prompt_tuning"] = "prompt_tuning"
+    """How trainable parameters are added."""
+    num_virtual_tokens: int = Field(20, ge=1, le=4096)
+    """How many trained embeddings stand before each prompt."""
+    init_text: str | None = Field(None, min_length=1)
+    """Text whose tokens the embeddings start as, repeated to their number; null draws tokens of the vocabulary."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PromptTuningSettings:
+        if self.init_from is not None and self.init_text is not None:
+            raise ValueError("init_from brings its own embeddings: leave init_text out")
+        return self
+
+
+def _configure(settings: PromptTuningSettings, base: PreTrainedModel) -> PeftConfig:
+    from peft import PromptTuningConfig
+
+    from lotune.model.methods.virtual_tokens import base_embedding
+
+    _parameter_count(settings, base)
+    return PromptTuningConfig(
+        num_virtual_tokens=settings.num_virtual_tokens,
+        token_dim=base_embedding(base).embedding_dim,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _parameter_count(settings: PromptTuningSettings, base: PreTrainedModel) -> int:
+    """Return virtual tokens · size of an embedding."""
+    from torch import nn
+
+    embedding = base.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        found = f"a {base.config.model_type} model has a {type(embedding).__name__} as its input embedding"
+        raise ModelError("adapter.method", f"prompt_tuning needs an embedding of tokens, and {found}", remedy="lora")
+    return settings.num_virtual_tokens * embedding.embedding_dim
+
+
+def _initialise(model: PeftModel, settings: PromptTuningSettings, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Start as embeddings of tokens: those of the text, or ones drawn from the vocabulary.
+
+    Both learn better than random numbers (Lester et al. 2021, section 3.2).
+    """
+    import torch
+
+    from lotune.model.methods.virtual_tokens import base_embedding
+
+    words, count = base_embedding(model.get_base_model()), settings.num_virtual_tokens
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (count,))
+    if settings.init_text is not None:
+        ids = torch.tensor(_repeated_tokens(tokenizer, settings.init_text, count))
+    encoder: Any = model.prompt_encoder["default"]
+    with torch.no_grad():
+        encoder.embedding.weight.copy_(words(ids.to(words.weight.device)))  # (N, D)
+
+
+def _repeated_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
+    tokens = encode_text(tokenizer, text) if tokenizer is not None else []
+    if not tokens:
+        raise SettingsError("adapter.init_text", f"{text!r} has no tokens", "a text of one token at least")
+    return [tokens[number % len(tokens)] for number in range(count)]
+
+
+def _attach(model: PeftModel) -> None:
+    from lotune.model.methods.virtual_tokens import attach_virtual_tokens
+
+    attach_virtual_tokens(model)
+
+
+def _unfreeze(model: PeftModel) -> None:
+    model.active_peft_config.inference_mode = False
+    model.prompt_encoder.requires_grad_(True)
+
+
+PROMPT_TUNING = Method(
+    PromptTuningSettings,
+    _configure,
+    _parameter_count,
+    mergeable=False,
+    identity_at_init=False,
+    saved_values=lambda config: {"num_virtual_tokens": config.num_virtual_tokens},
+    attach=_attach,
+    unfreeze=_unfreeze,
+    initialise=_initialise,
+    num_virtual_tokens=lambda settings: int(settings.num_virtual_tokens),
+)

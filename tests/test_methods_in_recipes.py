@@ -1,0 +1,60 @@
+"""A PEFT method other than the default one, through the command line: from a recipe to a scorecard and beyond."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import RECIPE, call
+from safetensors.torch import load_file
+
+ADAPTER = "adapter: {method: prompt_tuning, num_virtual_tokens: 4, init_text: a sum}"
+
+
+@pytest.fixture
+def recipe(small_base: Path, tmp_path: Path) -> Path:
+    text = RECIPE.format(base=small_base).replace("adapter: {rank: 2}", ADAPTER)
+    (tmp_path / "own.yaml").write_text(text + f"runs: {tmp_path}\n")
+    return tmp_path / "own.yaml"
+
+
+@pytest.mark.slow
+def test_prompt_tuning_from_recipe_to_answers(recipe: Path, tmp_path: Path) -> None:
+    said = call("run", recipe).stderr
+    assert re.search(r"\b128 of [\d,]+ parameters are trained", said)
+    assert "estimate: 5 steps" in said
+    card = json.loads((tmp_path / "own" / "scorecard.json").read_text())
+    assert card["parameters"]["trainable"] == 4 * 32
+    assert [check["name"] for check in card["checks"] if not check["passed"]] == []
+    assert any("prompt_tuning adapters cannot be merged" in note for note in card["notes"])
+    folder = tmp_path / "own" / "checkpoints" / card["chosen_checkpoint"]
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter"]
+    assert load_file(folder / "adapter" / "adapter_model.safetensors")["prompt_embeddings"].shape == (4, 32)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"problem": "1 + 1", "solution": "2"}\n{"problem": "2 + 2", "solution": "4"}\n')
+    words = ("generate", "--model", folder / "adapter", "--task", "arithmetic", "--data", prompts)
+    call(*words, "--out", tmp_path / "answers.jsonl", "task.max_new_tokens=4")
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    call("report", tmp_path / "own")
+    assert "128" in (tmp_path / "own" / "report.md").read_text()
+    further = ("name=further", f"adapter.init_from={folder / 'adapter'}", "adapter.init_text=null")
+    said = call("tune", recipe, *further, "adapter.num_virtual_tokens=5", status=2).stderr
+    assert "has num_virtual_tokens 4, the recipe adapter.num_virtual_tokens=5" in said
+    call("tune", recipe, *further)
+    [first, *_] = sorted((tmp_path / "further" / "checkpoints").glob("*/adapter/adapter_model.safetensors"))
+    assert not torch.equal(*(load_file(file)["prompt_embeddings"] for file in (first, folder / "adapter" / first.name)))
+
+
+@pytest.mark.slow
+def test_what_the_method_cannot_do_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
+    said = call("run", recipe, "checkpoints.merged=all", status=2).stderr
+    assert "checkpoints.merged: is all, and prompt_tuning adapters cannot be merged" in said
+    said = call("run", recipe, "adapter.rank=3", status=2).stderr
+    assert "adapter.rank is not a setting of prompt_tuning, which has force_base, init_from, num_virtual_tokens" in said
+    assert "expected one of lora, prompt_tuning" in call("run", recipe, "adapter.method=promt_tuning", status=2).stderr
+    said = call("run", recipe, "adapter.num_virtual_tokens=1023", status=2).stderr
+    assert "1023 virtual tokens fill the context of 1024 tokens" in said
+    assert not (tmp_path / "own" / "data").exists()
