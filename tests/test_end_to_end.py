@@ -171,7 +171,7 @@ def test_more_merged_checkpoints_train_nothing_again(runs: Path, recipe: Path) -
     result = call(
         "tune", recipe, f"runs={runs}", "checkpoints.merged=all", "tune.max_batch_tokens=999", "tune.compile=off"
     )
-    assert 'changed: checkpoints.merged: "chosen" -> "all" (invalidates merge, evaluate)\n' in result.stderr
+    assert 'changed: checkpoints.merged: "auto" -> "all" (invalidates merge, evaluate)\n' in result.stderr
     assert "changed: tune.max_batch_tokens: 16384 -> 999 (nothing finished depends on it)\n" in result.stderr
     assert "estimate" not in result.stderr
     assert (runs / "small" / "metrics.jsonl").read_bytes() == trained

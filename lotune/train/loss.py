@@ -52,7 +52,7 @@ class CausalLoss:
 
     def __init__(self, model: Any, compile: bool = False) -> None:
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._model, self._inner = model, inner
+        self._inner = inner
         self._decoder, self._output = decoder_of(inner), inner.get_output_embeddings()
         self._forward = torch.compile(self._decoder) if compile else self._decoder
         self._kind: LogitsPath | None = None
@@ -123,7 +123,7 @@ class CausalLoss:
             return taken[-1][1]
 
         ids = torch.tensor([PROBE_TOKEN_IDS], device=next(self._inner.parameters()).device)
-        with eval_mode(self._model):
+        with eval_mode(self._inner):
             kept = self._decoder.register_forward_hook(lambda module, words, result: results.append(result))
             with kept, self._output.register_forward_hook(large):
                 found = self._inner(input_ids=ids, use_cache=False).logits

@@ -485,7 +485,7 @@ def test_muon_leaves_embeddings_and_the_head_of_any_architecture_to_adamw() -> N
 
 
 def test_muon_trains_an_adapter_and_leaves_its_base_alone(llama: Any) -> None:
-    model = add_adapter(copy.deepcopy(llama), AdapterSettings(rank=2), 0)
+    model = add_adapter(copy.deepcopy(llama), LoraSettings(rank=2), 0)
     optimizers = make_optimizers(model, TuneSettings(optimizer="muon", learning_rate=0.02))
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in optimizers.members[0].param_groups for p in group["params"]} == trainable

@@ -17,7 +17,7 @@ from torch.nn.functional import kl_div
 from lotune.data.collate import IGNORE_INDEX, Batch, Collator, pack_rows, pad_rows
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import enable_packing, packed_attention_kwargs
-from lotune.model.settings import AdapterSettings
+from lotune.model.methods.lora import LoraSettings
 from lotune.train.loop import train
 from lotune.train.loss import CausalLoss
 from lotune.train.optimizers import adamw
@@ -34,7 +34,7 @@ def adapted() -> Any:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         base = causal_lm("LlamaConfig", **SHAPE)
-        model: Any = add_adapter(base, AdapterSettings(rank=2), 0)
+        model: Any = add_adapter(base, LoraSettings(rank=2), 0)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)

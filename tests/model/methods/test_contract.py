@@ -29,8 +29,9 @@ from lotune.model.methods.prompt_tuning import PromptTuningSettings
 from lotune.model.methods.registry import METHODS
 from lotune.model.parts import token_reader, virtual_ids
 from lotune.model.settings import AdapterSettings, BaseSettings
-from lotune.train.loop import adamw, train
+from lotune.train.loop import train
 from lotune.train.loss import CausalLoss
+from lotune.train.optimizers import adamw
 from lotune.train.train_state import Training, load_state, save_state
 
 SETTINGS: dict[str, AdapterSettings] = {
@@ -185,7 +186,7 @@ def test_the_loss_is_that_of_peft_row_by_row(
         parameter.grad = None
     assert not packed or enable_packing(model, 64)
     batches = Collator(8, 4096, 257, packed, virtual_ids(model)).batches(rows(tokens))
-    loss = torch.stack([CausalLoss(model).loss_sum(batch) for batch in batches]).sum()
+    loss = torch.stack([CausalLoss(model)(batch) for batch in batches]).sum()
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     for parameter, gradient in zip(trained, gradients, strict=True):
