@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on, on stderr: sentences, and a bar with loss, tokens a second and time left."""
+"""Status lines and progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from lotune.text_display import print_visible, show_control_characters
 
 LINE_SECONDS = 30.0
-"""Seconds between two lines where stderr is no terminal."""
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 def print_status(text: str) -> None:
-    """A sentence for the person at the terminal."""
+    """Print a status line."""
     print_visible(text, file=sys.stderr)
 
 
 class Progress:
-    """A bar over `total` things; in a log file, a line every LINE_SECONDS."""
+    """A progress bar over `total` items; without a terminal, a line every LINE_SECONDS."""
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         self._name, self._total, self._before = name, total, done
@@ -48,13 +48,13 @@ class Progress:
             self._bar.stop()
 
     def step(self, number: int, loss: float, tokens: int) -> None:
-        """One training step is done: its number, its loss, and how many tokens it has read."""
+        """Show a finished training step: its number, its loss and its number of tokens."""
         self._tokens += tokens
         rate = self._tokens / max(1e-9, time.monotonic() - self._started)
         self.advance(number, f"loss {loss:.4f}  {rate:,.0f} tokens/s")
 
     def advance(self, done: int, figures: str = "") -> None:
-        """`done` of the things are done."""
+        """Show that `done` items are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)
             return

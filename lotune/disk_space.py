@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before long work begins, and named where it runs out all the same."""
+"""Disk space: checked before long work, and named in the error if it runs out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DISK_FULL_MESSAGES = re.compile(
     r"No space left|File too large|quota exceeded|os error (28|27|122)\b|\d+ requested and \d+ written"
     r"|PytorchStreamWriter failed writing"
 )
-"""How safetensors, NumPy and PyTorch say so: their errors carry no number."""
+"""Messages of safetensors, NumPy and PyTorch, whose errors carry no errno."""
 
 
 def require_free_space(folder: Path, needed: int, purpose: str, replaced: Iterable[Path] = ()) -> None:
-    """Nothing, where a folder's disk has `needed` bytes for a purpose, counting what `replaced` folders hold.
+    """Raise RunError if the disk of a folder has fewer than `needed` free bytes.
 
-    Raises: RunError with the bytes needed and free.
+    The contents of `replaced` folders count as free. The message names the purpose, the bytes needed and those free.
     """
     free = free_disk_bytes(folder) + sum(
         file.stat().st_size for old in replaced for file in old.rglob("*") if file.is_file()
@@ -36,9 +36,9 @@ def require_free_space(folder: Path, needed: int, purpose: str, replaced: Iterab
 
 @contextmanager
 def disk_full_as_run_error(path: Path, needed: int = 0) -> Iterator[None]:
-    """A block that writes `path`, of `needed` bytes where that is known.
+    """Raise RunError if the disk fills up in this block, which writes `path` (of `needed` bytes, if known).
 
-    Raises: RunError where there is no room, in place of what the library raises.
+    The RunError replaces the exception of the library.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def disk_full_as_run_error(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that a disk, a quota or the largest allowed file is full.
+    """Return whether an error means that a disk is full, or a quota or file size limit reached.
 
     >>> is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
     True
@@ -64,13 +64,13 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def free_disk_bytes(path: Path) -> int:
-    """The bytes free on the disk of a path, which need not be there yet."""
-    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
-    return shutil.disk_usage(there).free
+    """Return the free bytes on the disk of a path, which need not exist yet."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes for a person.
+    """Format a number of bytes.
 
     >>> format_bytes(900), format_bytes(3 * 2**19), format_bytes(5 * 2**30)
     ('900 B', '1.5 MiB', '5.0 GiB')
@@ -82,11 +82,11 @@ def format_bytes(size: int) -> str:
 
 
 def disk_full_error(path: Path, error: BaseException, needed: int) -> RunError:
-    """The error that says that a path cannot be written for want of room, `needed` bytes where that is not 0."""
+    """Return the error for a path that cannot be written because the disk is full; `needed` bytes, 0 if unknown."""
     reason = getattr(error, "strerror", None) or "no space left"
     found = f"cannot be written ({reason}): {format_bytes(free_disk_bytes(path))} are free on its disk"
     if needed:
         found += f", it needs {format_bytes(needed)}"
     return RunError(
-        str(path), found, remedy="free some space and give the same command again: what was written before is whole"
+        str(path), found, remedy="free some space and run the same command again; files written before are intact"
     )

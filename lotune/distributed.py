@@ -1,8 +1,8 @@
-"""Several processes that train one model, as torchrun starts them: who they are and what they tell one another.
+"""Distributed training: the process group that torchrun starts, its messages and collectives.
 
-The first process leads: it alone writes the run folder (but for a state in shards, of which each process writes its
-own), speaks to the person, validates and asks questions. The others follow: they compute their share of the trainings
-that it begins, and wait in between. Messages are JSON and numbers are tensors; nothing is pickled.
+The main process (rank 0) alone writes the run folder, prints, validates and tests; only sharded states are written by
+all. The followers compute their part of each training and wait in between. Messages are JSON, numbers are tensors, and
+nothing is pickled.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     import torch
 
 END_OF_RUN = "end"
-"""The leader's last message."""
+"""The last message of the main process."""
 POLL_SECONDS = 0.05
-"""Between two looks for a message: waiting in torch itself would leave signals unheard."""
+"""Seconds between two polls for a message; a blocking call of torch would not handle signals."""
 COLLECTIVE_TIMEOUT = timedelta(days=7)
-"""How long processes wait for the leader, which may test a checkpoint; one that dies is noticed at once."""
+"""Timeout of collectives: the main process may test a checkpoint meanwhile. A dead process is noticed at once."""
 LEAVING_SECONDS = 10.0
-"""How long the leader, which may hold the store, waits for the others to have read its last message."""
+"""Seconds that the main process, which may host the store, waits until the others have read its last message."""
 
 
 class LostProcessError(RunError):
-    """Another process of the training is gone."""
+    """Another process of the training has ended or cannot be reached."""
 
 
 class Channel:
-    """The leader's messages to all other processes, in order."""
+    """Messages from the main process to all followers, in order."""
 
     def __init__(self, store: Any) -> None:
         self._store, self._number = store, 0
 
     def send(self, message: Any) -> None:
-        """Leave a message for all others."""
+        """Send a message to all followers."""
         self._store.set(f"message/{self._number}", orjson.dumps(message))
         self._number += 1
 
     def receive(self) -> Any:
-        """The next message, waited for."""
+        """Wait for the next message and return it."""
         key = f"message/{self._number}"
         while not self._store.check([key]):
             time.sleep(POLL_SECONDS)
@@ -57,18 +57,18 @@ class Channel:
         return orjson.loads(self._store.get(key))
 
     def leave(self, size: int) -> None:
-        """Say that this process has no more to read, or, as the leader, wait until `size` have said so."""
+        """Announce that this process reads no more; with a `size`, wait until that many have announced it."""
         self._store.add("left", 1)
-        until = time.monotonic() + LEAVING_SECONDS
-        while size and self._store.add("left", 0) < size and time.monotonic() < until:
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while size and self._store.add("left", 0) < size and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a training, and which of them this one is: `rank` from 0, which leads, to `size` - 1.
+    """The processes of a training; `rank` of this one is 0 (the main process) to `size` - 1.
 
-    `control` is the group over which numbers travel that are not gradients: on the processor, with long patience.
+    `control` is the gloo group for numbers other than gradients, with a long timeout.
     """
 
     rank: int = 0
@@ -78,47 +78,47 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes, speaks and asks."""
+        """Whether this process writes files, prints, validates and tests."""
         return self.rank == 0
 
     def send_to_followers(self, message: Any) -> None:
-        """Send a message, plain JSON, to all followers; nothing where there are none."""
+        """Send a JSON message to all followers, if there are any."""
         if self.channel is not None:
             self.channel.send(message)
 
     def receive(self) -> Any:
-        """The leader's next message."""
-        assert self.channel is not None, "one process alone has nobody to hear"
+        """Wait for the next message of the main process and return it."""
+        assert self.channel is not None, "a single process receives no messages"
         return self.channel.receive()
 
     def all_gather(self, *values: float) -> list[tuple[float, ...]]:
-        """The values of all processes, by rank; all have to call it."""
+        """Return the values of all processes by rank; a collective."""
         if self.size == 1:
             return [values]
         import torch
         import torch.distributed as dist
 
         own = torch.tensor(values, dtype=torch.float64)
-        everyone = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(everyone, own, group=self.control)
-        return [tuple(one.tolist()) for one in everyone]
+        gathered = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(gathered, own, group=self.control)
+        return [tuple(values_of_rank.tolist()) for values_of_rank in gathered]
 
     def all_gather_bytes(self, data: bytes) -> list[bytes]:
-        """What every process gives, by rank; all have to call it."""
+        """Return the bytes of all processes by rank; a collective."""
         if self.size == 1:
             return [data]
         import torch
         import torch.distributed as dist
 
         lengths = [int(length) for (length,) in self.all_gather(len(data))]
-        own = torch.zeros(max(*lengths, 1), dtype=torch.uint8)
+        own = torch.zeros(max(*lengths, 1), dtype=torch.uint8)  # (longest,)
         own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-        everyone = [torch.empty_like(own) for _ in lengths]
-        dist.all_gather(everyone, own, group=self.control)
-        return [bytes(one[:length].tolist()) for one, length in zip(everyone, lengths, strict=True)]
+        gathered = [torch.empty_like(own) for _ in lengths]
+        dist.all_gather(gathered, own, group=self.control)
+        return [bytes(padded[:length].tolist()) for padded, length in zip(gathered, lengths, strict=True)]
 
     def all_reduce_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give each of the parameters that every process holds whole the sum of its gradients, in one message."""
+        """Sum the gradients of all unsharded parameters over the processes, in one all_reduce."""
         if self.size == 1:
             return
         import torch
@@ -128,13 +128,13 @@ class ProcessGroup:
         if not whole:
             return
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in whole]
-        bucket = torch.cat([grad.flatten() for grad in grads])
+        bucket = torch.cat([grad.flatten() for grad in grads])  # (all weights,)
         dist.all_reduce(bucket)
         for parameter, part in zip(whole, bucket.split([p.numel() for p in whole]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give all processes the leader's values of tensors that each holds whole."""
+        """Overwrite the unsharded tensors of all processes with those of the main process."""
         if self.size == 1:
             return
         import torch.distributed as dist
@@ -144,21 +144,21 @@ class ProcessGroup:
                 dist.broadcast(tensor.detach(), 0)
 
     def lost_process_error(self, step: int | None = None) -> LostProcessError:
-        """The error that says that another process is gone, after which step of a training."""
+        """Return the error for a lost process, with the last training step if known."""
         done = "" if step is None else f" after step {step}"
         return LostProcessError(
             f"process {self.rank + 1} of {self.size}",
             f"lost the others{done}: one of them ended or cannot be reached",
-            remedy="see what it said; the same command goes on from the last saved state, with any number of processes",
+            remedy="see its output; the same command resumes from the last saved state, with any number of processes",
         )
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""One process, the usual case."""
+"""The group of a single process."""
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Whether a tensor is divided among the processes, each of which holds a part of it."""
+    """Return whether a tensor is a DTensor, of which each process holds a part."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -168,7 +168,7 @@ _LOST = re.compile(
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Whether an error of torch means that another process is gone.
+    """Return whether an error of torch means that another process is lost.
 
     >>> is_connection_lost(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2312"))
     True
@@ -179,7 +179,7 @@ def is_connection_lost(error: BaseException) -> bool:
 
 
 def world_size() -> int:
-    """How many processes torchrun, or what else sets its variables, has started.
+    """Return the number of processes that torchrun started (WORLD_SIZE).
 
     >>> world_size()
     1
@@ -189,9 +189,9 @@ def world_size() -> int:
 
 @contextmanager
 def init_process_group(device: str) -> Iterator[ProcessGroup]:
-    """The processes that torchrun has started, connected: over NCCL for "cuda", else over gloo.
+    """Connect the processes that torchrun started: over NCCL for "cuda", otherwise over gloo.
 
-    Raises: SettingsError where there are more processes than GPUs, or the device knows no others.
+    Raises: SettingsError if there are more processes than GPUs, or for "mps".
     """
     if world_size() < 2:
         yield SINGLE_PROCESS
@@ -200,7 +200,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
 
     kind = device.partition(":")[0]
     if kind == "mps":
-        raise SettingsError("device", "mps works in one process", "cpu or cuda under torchrun")
+        raise SettingsError("device", "mps supports a single process", "cpu or cuda under torchrun")
     if kind == "cuda":
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     from torch.distributed.distributed_c10d import PrefixStore
@@ -212,22 +212,22 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
     channel = Channel(PrefixStore("channel", store))
     yield ProcessGroup(rank, size, channel, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT))
     channel.leave(0 if rank else size)
-    dist.destroy_process_group()  # not after an error: it might wait for what is lost
+    dist.destroy_process_group()  # not after an error: it could wait for a lost process
 
 
 def _take_gpu(number: int) -> None:
     import torch
 
-    there = torch.cuda.device_count()
-    if number >= there:
-        found, expected = f"starts process {number + 1} on a machine with {there} GPUs", "one process a GPU"
-        raise SettingsError("torchrun", found, expected, f"--nproc-per-node {there}")
+    count = torch.cuda.device_count()
+    if number >= count:
+        found = f"starts process {number + 1} on a machine with {count} GPUs"
+        raise SettingsError("torchrun", found, "one process per GPU", f"--nproc-per-node {count}")
     torch.cuda.set_device(number)
 
 
 @contextmanager
 def raise_on_lost_process(world: ProcessGroup) -> Iterator[None]:
-    """Raises: LostProcessError in place of what a missing process makes the others fail with."""
+    """Raise LostProcessError in place of the error of torch that a lost process causes in this block."""
     try:
         yield
     except RuntimeError as error:

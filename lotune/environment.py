@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, git revision."""
+"""Versions, hardware and git revision of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "jieba", "pydantic")
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap")
-"""One of these is there wherever Linux lets a process use a GPU: NVIDIA, AMD, Windows' own Linux, Tegra."""
+"""Device files of GPUs on Linux: NVIDIA, AMD, WSL, Tegra. Without any of them, a process cannot use a GPU."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and git revision; nothing of the user's environment, so no secrets."""
+    """Return versions, hardware and git revision; no environment variables, as these may hold secrets."""
     import platform
 
     import psutil
@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
 
 
 def installed(name: str) -> str | None:
-    """Return the version of an installed package, None where it is not there."""
+    """Return the version of a package, None if it is not installed."""
     from importlib import metadata
 
     try:
@@ -43,7 +43,7 @@ def installed(name: str) -> str | None:
 
 
 def processor() -> str:
-    """Return the name of the processor's model."""
+    """Return the model name of the CPU."""
     import platform
 
     information = Path("/proc/cpuinfo")
@@ -56,7 +56,7 @@ def processor() -> str:
 
 def _accelerators() -> list[str]:
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
-        return []  # so torch need not be imported to say so
+        return []  # avoids importing torch
     import torch
 
     if torch.cuda.is_available():
@@ -65,7 +65,7 @@ def _accelerators() -> list[str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that lotune runs from, "-dirty" where it was edited; None for an installed one."""
+    """Return the git revision that lotune runs from, with "-dirty" if edited; None outside a checkout."""
     import subprocess
 
     def git(*words: str) -> str | None:

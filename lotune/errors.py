@@ -1,23 +1,23 @@
-"""The one tree of errors that lotune raises on purpose.
+"""Exceptions that lotune raises on purpose.
 
-    LotuneError                exit status 2: something the caller can mend
+    LotuneError                exit status 2: something the caller can fix
     ├── SettingsError          a recipe, an override or an option
     ├── DataError              rows, files, tokens
     ├── ModelError             a base model, an adapter, a checkpoint folder
     ├── RunError               a run folder: of another recipe, in use, damaged
-    └── CheckError             a check of ours failed on finished work (exit status 1)
+    └── CheckError             a check of finished work failed (exit status 1)
 
-A message says where it happened, what was found, what was expected and how to mend it, in three lines at most.
+A message names the place, the fault, what was expected and the remedy, in at most three lines.
 """
 
 from __future__ import annotations
 
 
 class LotuneError(Exception):
-    """Something the caller can mend.
+    """Something the caller can fix.
 
-    `where` is a file (with its line), a setting or an option; `found`, `expected` and `remedy` are clauses without a
-    full stop. `str(error)` is at most three lines.
+    `where` is a file (with its line), a setting or an option. `found`, `expected` and `remedy` are clauses without a
+    full stop. `str(error)` has at most three lines.
     """
 
     exit_status = 2
@@ -37,7 +37,7 @@ class SettingsError(LotuneError):
 
 
 class DataError(LotuneError):
-    """Rows or files cannot be used as they are."""
+    """Rows or files cannot be used."""
 
 
 class ModelError(LotuneError):

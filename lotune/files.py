@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole: written atomically, JSON, and lines that are appended."""
+"""Crash-safe files: atomic writes, JSON, and appended JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lotune.settings import Settings
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that its name never stands on half a file; folders are made on the way."""
+    """Write a file through a temporary one, so that a crash leaves the old or the new content; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = content.encode() if isinstance(content, str) else content
@@ -37,9 +37,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
-    Raises: RunError where the file is missing or damaged.
+    Raises: RunError if the file is missing or damaged.
     """
     try:
         return orjson.loads(path.read_bytes())
@@ -56,7 +56,7 @@ def file_digest(path: Path) -> str:
 
 
 def append_jsonl(path: Path, record: Any) -> None:
-    """Append one record as one line; a last line that a crash left unfinished is taken away first."""
+    """Append a record as one line, after removing a last line that a crash left incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = to_json(record) + b"\n"
     with disk_full_as_run_error(path, len(line)), path.open("a+b") as file:
@@ -64,21 +64,21 @@ def append_jsonl(path: Path, record: Any) -> None:
         file.write(line)
 
 
-def filter_jsonl(path: Path, wanted: Callable[[Any], bool]) -> None:
-    """Rewrite a jsonl file with the wanted records only; what is no JSON, such as a last half line, goes too."""
-    kept = []
+def filter_jsonl(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Rewrite a jsonl file with the records for which `keep` is true; drop lines that are not JSON."""
+    remaining = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with suppress(orjson.JSONDecodeError):
-            if wanted(orjson.loads(line)):
-                kept.append(line + b"\n")
-    write_atomically(path, b"".join(kept))
+            if keep(orjson.loads(line)):
+                remaining.append(line + b"\n")
+    write_atomically(path, b"".join(remaining))
 
 
 _KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
 def to_json(value: Any, option: int = 0) -> bytes:
-    """Return a value as JSON; keys that are no text, NumPy's arrays, paths and settings are allowed in it."""
+    """Return a value as JSON; it may hold keys that are not strings, NumPy arrays, paths and settings."""
     return orjson.dumps(value, default=_json_default, option=option | _KEYS)
 
 
@@ -87,19 +87,19 @@ def _json_default(value: Any) -> Any:
         return value.as_posix()
     if isinstance(value, Settings):
         return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _drop_unfinished_line(file: Any) -> None:
-    end = file.seek(0, os.SEEK_END)
-    kept = end
-    while kept:
-        start = max(0, kept - 65_536)
+    size = file.seek(0, os.SEEK_END)
+    complete = size
+    while complete:
+        start = max(0, complete - 65_536)
         file.seek(start)
-        newline = file.read(kept - start).rfind(b"\n")
+        newline = file.read(complete - start).rfind(b"\n")
         if newline >= 0:
-            kept = start + newline + 1
+            complete = start + newline + 1
             break
-        kept = start
-    if kept != end:
-        file.truncate(kept)
+        complete = start
+    if complete != size:
+        file.truncate(complete)

@@ -1,4 +1,4 @@
-"""What a stage was made from: digests of values, files and folders."""
+"""Digests of values, files and folders: the inputs of stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lotune.files import file_digest, to_json
 
 
 def fingerprint(value: Any) -> str:
-    """The sha256 of a value's canonical JSON.
+    """Return the sha256 of a value's canonical JSON, in hexadecimal.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True
@@ -24,32 +24,32 @@ def fingerprint(value: Any) -> str:
 
 
 def inputs_fingerprint(inputs: Mapping[str, Any]) -> str:
-    """A fingerprint of a stage's inputs; of a Path among them the content counts, not its name or age."""
-    held = serialised_inputs(inputs, {})
-    return fingerprint({key: value["sha256"] if is_content_digest(value) else value for key, value in held.items()})
+    """Return the fingerprint of a stage's inputs; a Path counts by its content, not its name or modification time."""
+    values = serialised_inputs(inputs, {})
+    return fingerprint({key: value["sha256"] if is_content_digest(value) else value for key, value in values.items()})
 
 
 def serialised_inputs(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs as stages.json holds them: plain JSON, files by their content.
+    """Return inputs as stages.json stores them: JSON values, and the digests of files.
 
-    Raises: RunError where an input file is missing.
+    Raises: RunError if an input file is missing.
     """
-    held = {}
+    values = {}
     for key, value in inputs.items():
         if isinstance(value, Path):
             if not value.exists():
-                raise RunError(key, f"{value} is not there", "a file or a folder")
-            known = before.get(key)
-            held[key] = content_digest(value, known if isinstance(known, dict) else {})
+                raise RunError(key, f"{value} does not exist", "a file or a folder")
+            earlier = before.get(key)
+            values[key] = content_digest(value, earlier if isinstance(earlier, dict) else {})
         else:
-            held[key] = orjson.loads(to_json(value))
-    return held
+            values[key] = orjson.loads(to_json(value))
+    return values
 
 
 def content_digest(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Digest and listing of a file or folder; the digest is that of `before` where the listing is the same.
+    """Return the digest and the listing of a file or folder; with an unchanged listing, `before` is returned.
 
-    The listing is a fingerprint of the names, sizes and ages of all files.
+    The listing is a fingerprint of the names, sizes and modification times of all files.
     """
     files = [path] if path.is_file() else sorted(_files_below(path))
     stats = {"" if file == path else file.relative_to(path).as_posix(): file.stat() for file in files}
@@ -72,10 +72,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 @cache
 def _digest(file: Path, size: int, mtime_ns: int) -> bytes:
-    """The sha256 of a file; a base of many gigabytes is read once a process while its size and age are the same."""
+    """Return the sha256 of a file, cached: a large base is read once per process while size and mtime stay."""
     return bytes.fromhex(file_digest(file))
 
 
 def is_content_digest(value: Any) -> bool:
-    """Whether a value is what `content_digest` returns."""
+    """Return whether a value is a result of `content_digest`."""
     return isinstance(value, dict) and "sha256" in value

@@ -1,4 +1,4 @@
-"""Errors that come up from libraries and the system: those that a person can mend are told like our own."""
+"""Exceptions of libraries and the operating system, translated into LotuneError where a user can fix them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lotune.errors import DataError, LotuneError, RunError, SettingsError
 from lotune.memory import is_out_of_memory
 
 COMPILER_ERRORS = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler")
-"""What `torch.compile` raises where it finds no compiler, or one that fails."""
+"""Exceptions of `torch.compile` if the compiler is missing or fails."""
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Return if a command line is text. Raises: SettingsError naming a word that is not, such as a file's name."""
+    """Raise SettingsError naming a word of the command line that is not UTF-8, such as a file name."""
     for word in words:
         if any("\udc80" <= character <= "\udcff" for character in word):
             shown = os.fsencode(word).decode(errors="backslashreplace")
@@ -23,24 +23,28 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def translate_error(error: BaseException) -> LotuneError | None:
-    """The error to show for one that came up from anywhere; None for what only a traceback explains."""
+    """Return the LotuneError to show for any exception, or None if only a traceback explains it."""
     if isinstance(error, LotuneError):
         return error
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         shown = os.fsencode(error.object).decode(errors="backslashreplace")
         return DataError(f"'{shown[:200]}'", "is not UTF-8", "UTF-8", "rename the file, or save its text as UTF-8")
-    named = getattr(error, "filename", None)
-    path = Path(named) if isinstance(named, str) else None
+    file_name = getattr(error, "filename", None)
+    path = Path(file_name) if isinstance(file_name, str) else None
     if is_disk_full(error):
         return disk_full_error(path or Path(), error, 0)
     if is_out_of_memory(error):
-        remedy = "a smaller base, base.dtype=bfloat16, lower batch_tokens, or close other programs"
+        remedy = "use a smaller base, base.dtype=bfloat16 or a lower max_batch_tokens, or close other programs"
         return RunError(
-            "memory", f"ran out ({str(error).splitlines()[0] if str(error) else 'no more is said'})", remedy=remedy
+            "memory", f"ran out ({str(error).splitlines()[0] if str(error) else type(error).__name__})", remedy=remedy
         )
-    if type(error).__name__ in COMPILER_ERRORS:  # torch's, not imported here
+    if type(error).__name__ in COMPILER_ERRORS:  # by name, as importing torch takes too long here
         found = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
-        return RunError("compile", found, remedy="tune.compile=off or pretrain.compile=off, or install a C++ compiler")
+        return RunError(
+            "compile", found, remedy="set tune.compile=off or pretrain.compile=off, or install a C++ compiler"
+        )
     if isinstance(error, OSError) and path is not None:
-        return RunError(str(path), f"cannot be read or written: {error.strerror}", remedy="check path and permissions")
+        return RunError(
+            str(path), f"cannot be read or written: {error.strerror}", remedy="check the path and its permissions"
+        )
     return None

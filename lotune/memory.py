@@ -1,4 +1,4 @@
-"""Memory: what is free, and what to lower where it runs out."""
+"""Free memory, and the error message when it runs out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that there was no memory left, on the processor or on a GPU.
+    """Return whether an error means out of memory, on the CPU or on a GPU.
 
     >>> is_out_of_memory(MemoryError())
     True
@@ -23,24 +23,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("expected scalar type Float"))
     False
     """
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, not imported here
-    return known or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    # torch.OutOfMemoryError is known by its name: importing torch takes too long here
+    has_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return has_type or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 @contextmanager
 def oom_names_setting(setting: str, work: str, remedy: str) -> Iterator[None]:
-    """A block of work; memory that runs out in it names the setting to change. Raises: SettingsError."""
+    """Raise SettingsError naming the setting to change if memory runs out in this block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        found = f"memory ran out in {work}"
-        raise SettingsError(setting, found, remedy=f"{remedy}; the same command goes on from what is saved") from error
+        remedy = f"{remedy}; the same command resumes from what is saved"
+        raise SettingsError(setting, f"memory ran out in {work}", remedy=remedy) from error
 
 
 def free_memory_bytes(device: torch.device) -> int | None:
-    """Bytes of memory that are free on a device; None for a device that does not say."""
+    """Return the free memory of a device in bytes; None if the device does not report it."""
     import psutil
     import torch
 
@@ -50,7 +51,7 @@ def free_memory_bytes(device: torch.device) -> int | None:
 
 
 def release_memory() -> None:
-    """Free what objects held that nobody refers to any longer, on GPUs too."""
+    """Collect garbage and empty the cache of CUDA memory."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""A recipe: the whole of a run's settings."""
+"""The recipe: all settings of a run."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSett
 
 
 class Recipe(Settings):
-    """A run: what differs from these defaults stands in the recipe file."""
+    """All settings of a run; a recipe file holds those that differ from the defaults."""
 
     name: str | None = Field(None, pattern=r"^[^/\\]+$")
-    """Name of the run and of its folder; null takes the recipe file's name."""
+    """Name of the run and its folder; null: the name of the recipe file."""
     runs: Path = Path("runs")
-    """Folder that holds the run folders."""
+    """Folder for the run folders."""
     seed: int = Field(0, ge=0)
-    """Seed of everything that is drawn at random."""
+    """Random seed of the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model computes; auto: the first GPU, otherwise the CPU."""
+    """Device; auto: the first GPU, otherwise the CPU."""
     fsdp: Switch = "auto"
-    """Whether several processes (torchrun) shard the weights; auto: only if they do not fit on each GPU."""
+    """Whether processes under torchrun shard the weights (FSDP2); auto: only if they do not fit on each GPU."""
     threads: int | None = Field(None, ge=1, le=4096)
-    """CPU threads; null: one per core."""
+    """Number of CPU threads; null: one per core."""
     save_every_minutes: float = Field(5.0, ge=0)
-    """Minutes between two saved states, from which a training resumes after a crash; 0: save after every step."""
+    """Minutes between saved training states, from which a crashed run resumes; 0: save after every step."""
     base: BaseSettings = Field(default_factory=BaseSettings)
     task: AnyTaskSettings = Field(default_factory=lambda: task_settings(DEFAULT_TASK))
     data: DataSettings = Field(default_factory=DataSettings)
@@ -52,7 +52,7 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _name_task_and_method(cls, values: Any) -> Any:
-        """Take settings that name no task or method for those of the default one."""
+        """Give settings without a task or method name to the default one."""
         if not isinstance(values, dict):
             return values
         defaults = {"task": {"name": DEFAULT_TASK}, "adapter": {"method": DEFAULT_METHOD}}
@@ -61,7 +61,7 @@ class Recipe(Settings):
 
     @property
     def merged_checkpoints(self) -> Literal["all", "chosen", "none"]:
-        """Which checkpoints are merged: "auto" is the chosen one where the method can be merged."""
+        """The checkpoints to merge; "auto" is the chosen one if the method can be merged."""
         if self.checkpoints.merged != "auto":
             return self.checkpoints.merged
         return "chosen" if METHODS[self.adapter.method].mergeable else "none"
@@ -74,31 +74,31 @@ class Recipe(Settings):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a verb is carried out, apart from what its recipe says."""
+    """Options of a command that are not settings of its recipe."""
 
     dry_run: bool = False
     json: bool = False
     debug: bool = False
     world: ProcessGroup = SINGLE_PROCESS
-    """The processes that carry it out together."""
+    """The processes that run the command together."""
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, with `key=value` overrides; its name is the file's unless it has its own.
+    """Return the recipe in a file, with `key=value` overrides; without a name, the run gets that of the file.
 
-    Raises: SettingsError naming every fault at once.
+    Raises: SettingsError listing all errors at once.
     """
     recipe = read_settings(Recipe, path, overrides)
     return recipe if recipe.name else recipe.model_copy(update={"name": path.stem})
 
 
 PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "config_file")
-"""Settings of pre-training that name a file or a folder."""
+"""Settings of pre-training that hold a path."""
 
 
 def input_files(recipe: Recipe) -> dict[str, Path]:
-    """The input files and folders that a recipe names, by dotted key."""
-    named = {
+    """Return the input files and folders of a recipe by dotted key."""
+    paths = {
         "data.train": recipe.data.train,
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
@@ -106,11 +106,11 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.init_from": recipe.adapter.init_from,
     }
-    return {key: path for key, path in named.items() if path is not None}
+    return {key: path for key, path in paths.items() if path is not None}
 
 
 def row_limits(recipe: Recipe) -> dict[str, Any]:
-    """How many rows of each evaluation set are asked at most, by dotted key; None is a whole file."""
+    """Return the maximum number of rows of each evaluation set by dotted key; None stands for the whole file."""
     data, retention = recipe.data, recipe.retention
     return {
         "data.validation_rows": most_rows(data.validation_rows, data.validation, VALIDATION_ROWS),
@@ -120,25 +120,25 @@ def row_limits(recipe: Recipe) -> dict[str, Any]:
 
 
 def require_input_files(recipe: Recipe) -> None:
-    """Nothing, where every file or folder of rows that a recipe names is there. Raises: DataError naming the others."""
+    """Raise DataError unless all files and folders of rows in a recipe exist."""
     faults = [
-        f"{key}: {path} is a folder without files" if path.is_dir() else f"{key}: there is no file {path}"
+        f"{key}: {path} is an empty folder" if path.is_dir() else f"{key}: {path} does not exist"
         for key, path in input_files(recipe).items()
-        if not key.endswith(".init_from") and not key.startswith("pretrain.") and not _is_there(path)
+        if not key.endswith(".init_from") and not key.startswith("pretrain.") and not _has_content(path)
     ]
     if faults:
         raise DataError(
-            "recipe", "; ".join(faults), "files of rows, or folders", "check the paths: they count from where you are"
+            "recipe", "; ".join(faults), "files or folders of rows", "check the paths; they start at the current folder"
         )
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a path is a file, or a folder with something in it."""
+def _has_content(path: Path) -> bool:
+    """Return whether a path is a file, or a folder that is not empty."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def check_method(recipe: Recipe) -> None:
-    """Raise SettingsError where a recipe asks for merged models of a method that cannot be merged."""
+    """Raise SettingsError if a recipe requires merging with a method that cannot be merged."""
     method = recipe.adapter.method
     if recipe.merged_checkpoints != "none" and not METHODS[method].mergeable:
         found = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
@@ -146,7 +146,7 @@ def check_method(recipe: Recipe) -> None:
 
 
 def check_extras(recipe: Recipe) -> None:
-    """Raise SettingsError where a recipe asks for files of TensorBoard and it is not installed."""
+    """Raise SettingsError if a recipe needs TensorBoard and it is not installed."""
     if recipe.tune.tensorboard and find_spec("tensorboard") is None:
         raise SettingsError(
             "tune.tensorboard",
@@ -156,8 +156,8 @@ def check_extras(recipe: Recipe) -> None:
 
 
 def check_pretraining_paths(recipe: Recipe) -> None:
-    """Nothing, where what pre-training reads is there. Raises: DataError naming all that is not."""
-    missing = [f"{key}: there is no {path}" for key, path in input_files(recipe).items() if not path.exists()]
+    """Raise DataError unless all input paths of pre-training exist."""
+    missing = [f"{key}: {path} does not exist" for key, path in input_files(recipe).items() if not path.exists()]
     faults = [fault for fault in missing if fault.startswith("pretrain.")]
     if faults:
-        raise DataError("recipe", "; ".join(faults), remedy="check the paths: they count from where you are")
+        raise DataError("recipe", "; ".join(faults), remedy="check the paths; they start at the current folder")

@@ -1,7 +1,7 @@
-"""A run is a folder: which of its stages are done, and the lock that keeps a second process out.
+"""Run folders: which stages are done, and the lock that keeps other processes out.
 
-`stages.json` remembers, for each finished stage, the settings and input files that it was made from and the files that
-it wrote. A stage whose memory still matches is skipped; one that does not says which settings changed.
+`stages.json` records, for each finished stage, the settings and input files that it used and the files that it wrote. A
+stage is skipped while its record matches; otherwise the changed settings are listed.
 """
 
 from __future__ import annotations
@@ -29,79 +29,79 @@ StageStatus = Literal["fresh", "changed", "done"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `Run(folder)` reads one back; `open_run` makes one, or goes on with it, under a lock."""
+    """A run folder. `Run(folder)` reads it; `open_run` creates or resumes it under a lock."""
 
     folder: Path
     recipe: Settings | None = None
-    """The recipe that it was opened with; recipe.yaml may still be that of the work that is there (`write_recipe`)."""
+    """The recipe of `open_run`; recipe.yaml may still be that of the finished stages (`write_recipe`)."""
     recipe_changes: tuple[str, ...] = ()
-    """How that recipe differs from the one in recipe.yaml, such as "seed: 0 -> 1"."""
+    """Differences of that recipe from recipe.yaml, such as "seed: 0 -> 1"."""
 
     def stage_state(self, name: str, inputs: Mapping[str, Any]) -> StageStatus:
-        """Whether a stage was never finished (fresh), was finished from other inputs (changed), or is done.
+        """Return whether a stage was never finished (fresh), was finished with other inputs (changed), or is done.
 
-        `inputs` are settings by dotted key; the content of a Path among them counts, not its name.
+        `inputs` are settings by dotted key; a Path counts by its content, not its name.
         """
         if name not in self.stages():
             return "fresh"
         return "changed" if self.changes(name, inputs) else "done"
 
     def changes(self, name: str, inputs: Mapping[str, Any]) -> list[str]:
-        """What has changed since a stage was finished, such as "tune.learning_rate: 0.001 -> 0.002".
+        """Return the changes since a stage was finished, such as "tune.learning_rate: 0.001 -> 0.002".
 
-        Raises: RunError where stages.json is damaged.
+        Raises: RunError if stages.json is damaged.
         """
-        memory = self.stages().get(name)
-        if memory is None:
+        record = self.stages().get(name)
+        if record is None:
             return []
-        before, now = memory["inputs"], serialised_inputs(inputs, memory["inputs"])
+        before, now = record["inputs"], serialised_inputs(inputs, record["inputs"])
         keys = [*now, *(key for key in before if key not in now)]
         changed = [_change(key, before.get(key), now.get(key)) for key in keys]
         return list(filter(None, changed)) + [f"{path}: {text}" for path, text in self.altered([name]).items()]
 
     def altered(self, stages: Iterable[str]) -> dict[str, str]:
-        """Return how files that finished stages wrote have changed since: "missing" or "content changed", by path.
+        """Return the outputs of finished stages that have changed: "missing" or "content changed", by path.
 
-        Raises: RunError where stages.json is damaged.
+        Raises: RunError if stages.json is damaged.
         """
-        memories = [memory for name, memory in self.stages().items() if name in stages]
-        outputs = {path: before for memory in memories for path, before in memory["outputs"].items()}
+        records = [record for name, record in self.stages().items() if name in stages]
+        outputs = {path: before for record in records for path, before in record["outputs"].items()}
         return {path: text for path, before in outputs.items() if (text := self._output_change(path, before))}
 
     def mark_stage_done(self, name: str, inputs: Mapping[str, Any], outputs: Iterable[Path] = ()) -> None:
-        """Remember that a stage is done: from which inputs, and which files or folders of the run it wrote."""
+        """Record that a stage is done, with its inputs and the files or folders of the run that it wrote."""
         paths = [path if path.is_relative_to(self.folder) else self.folder / path for path in outputs]
         written = {path.relative_to(self.folder).as_posix(): content_digest(path, {}) for path in paths}
-        memory = {"inputs": serialised_inputs(inputs, {}), "outputs": written}
-        write_json(self.folder / "stages.json", {**self.stages(), name: memory})
+        record = {"inputs": serialised_inputs(inputs, {}), "outputs": written}
+        write_json(self.folder / "stages.json", {**self.stages(), name: record})
 
     def invalidate_stage(self, name: str) -> None:
-        """Mark a stage as not done, before it is begun again: from here on the folder is the new recipe's."""
+        """Mark a stage as not done before it starts again, and write the new recipe."""
         self.write_recipe()
         stages = self.stages()
         if stages.pop(name, None) is not None:
             write_json(self.folder / "stages.json", stages)
 
     def write_recipe(self) -> None:
-        """Write recipe.yaml, defaults written out, and environment.json, of the recipe that the run was opened with."""
+        """Write recipe.yaml, with all defaults, and environment.json, unless the run was only read."""
         if self.recipe is not None:
             write_atomically(self.folder / "recipe.yaml", as_yaml(self.recipe))
             write_json(self.folder / "environment.json", environment())
 
     def stages(self) -> dict[str, Any]:
-        """What stages.json remembers of each finished stage: its inputs and outputs.
+        """Return the record of each finished stage from stages.json: its inputs and outputs.
 
-        Raises: RunError where it is damaged.
+        Raises: RunError if it is damaged.
         """
         path = self.folder / "stages.json"
-        found = read_json(path) if path.exists() else {}
-        if not isinstance(found, dict) or not all(map(_is_stage_record, found.values())):
+        records = read_json(path) if path.exists() else {}
+        if not isinstance(records, dict) or not all(map(_is_stage_record, records.values())):
             remedy = "delete it and run the same command again"
-            raise RunError(str(path), "is damaged: no memory of stages", "inputs and outputs of each", remedy)
-        return found
+            raise RunError(str(path), "is damaged: not a record of stages", "inputs and outputs of each stage", remedy)
+        return records
 
     def _output_change(self, path: str, before: Mapping[str, Any]) -> str:
-        """The clause that says how an output is no longer what was written, empty where it is."""
+        """Return how an output has changed since it was written, empty if it has not."""
         if not (self.folder / path).exists():
             return "missing"
         return "" if content_digest(self.folder / path, before)["sha256"] == before["sha256"] else "content changed"
@@ -109,16 +109,18 @@ class Run:
 
 @contextmanager
 def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
-    """The run in a folder, made where there is none, locked against a second one until the block is left.
+    """Create or resume the run in a folder, and lock it until the end of the block.
 
-    recipe.yaml and environment.json of finished stages stay until a stage is begun again (`Run.write_recipe`), so that
-    a command that is refused changes nothing. What killed processes left half written is taken away.
-    Raises: RunError where the folder holds something else, a run of a newer lotune or one whose recipe cannot be read,
-    or another process runs in it.
+    recipe.yaml and environment.json of finished stages stay until a stage starts again (`Run.write_recipe`), so that a
+    refused command changes nothing. Temporary files of killed processes are removed.
+    Raises: RunError if the folder holds other files, a run of a newer lotune or an unreadable recipe, or if another
+    process uses it.
     """
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if present - {".lock"} and "recipe.yaml" not in present:
-        raise RunError(str(folder), "holds files but no run", "a run folder or a new one", "choose another name=")
+        raise RunError(
+            str(folder), "holds files but no run", "a run folder or a new one", "choose another name with name=NAME"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / ".lock"):
         _refuse_newer(folder)
@@ -130,30 +132,30 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
 
 
 def as_yaml(settings: Settings) -> str:
-    """Settings as YAML, defaults written out."""
+    """Return settings as YAML, with all defaults."""
     import yaml
 
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _refuse_newer(folder: Path) -> None:
-    """Raises: RunError where a newer lotune has written the run."""
+    """Raise RunError if a newer lotune wrote the run."""
     path = folder / "environment.json"
     try:
-        theirs = str(read_json(path)["lotune"]) if path.exists() else ""
+        written_by = str(read_json(path)["lotune"]) if path.exists() else ""
     except (RunError, KeyError, TypeError):
-        return  # it says nothing, and is written anew
-    ours = installed("lotune") or ""
-    if _numbers(theirs) > _numbers(ours) > ():
+        return  # unreadable; it is written again
+    version = installed("lotune") or ""
+    if _numbers(written_by) > _numbers(version) > ():
         raise RunError(
             str(folder),
-            f"was written by lotune {theirs}, this is {ours}",
-            remedy="update lotune, or choose another name=",
+            f"was written by lotune {written_by}, this is {version}",
+            remedy="update lotune, or choose another name with name=NAME",
         )
 
 
 def _remove_stale_temp_files(folder: Path) -> None:
-    """Take away temporary files of processes that are gone; the folder is locked."""
+    """Remove temporary files of processes that no longer run; the folder must be locked."""
     for left in folder.rglob(".*.tmp"):
         process = left.name.rpartition(".tmp")[0].rpartition(".")[2]
         if left.is_file() and process.isdecimal() and not _is_alive(int(process)):
@@ -162,7 +164,7 @@ def _remove_stale_temp_files(folder: Path) -> None:
 
 def _is_alive(process: int) -> bool:
     if sys.platform == "win32":
-        return True  # nothing asks there without harm
+        return True  # os.kill would end the process there
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -173,7 +175,7 @@ def _is_alive(process: int) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a release, empty for a text that is none.
+    """Return the numbers of a release, empty for text without a version.
 
     >>> _numbers("0.10.2.dev3+g1a2b"), _numbers("None")
     ((0, 10, 2), ())
@@ -183,23 +185,25 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _recipe_changes(path: Path, text: str) -> tuple[str, ...]:
-    """What a recipe that is written out changes of the one in a run folder; what only one of them knows is left out.
+    """Return how a recipe, as YAML, differs from the one in a run folder in the settings that both have.
 
-    Raises: RunError where the one in the folder cannot be read.
+    Raises: RunError if the recipe in the folder cannot be read.
     """
     if not path.exists():
         return ()
     try:
         before = flatten(read_yaml(path))
     except SettingsError as error:
-        raise RunError(error.where, error.found, "the recipe of a run", "choose another name=, or delete it") from None
+        raise RunError(
+            error.where, error.found, "the recipe of a run", "choose another name with name=NAME, or delete it"
+        ) from None
     now = flatten(load_yaml(text, str(path)))
-    known = [key for key in now if key in before and key not in ("name", "runs")]
-    return tuple(filter(None, (_change(key, before[key], now[key]) for key in known)))
+    common = [key for key in now if key in before and key not in ("name", "runs")]
+    return tuple(filter(None, (_change(key, before[key], now[key]) for key in common)))
 
 
 def _change(key: str, before: Any, now: Any) -> str:
-    """The clause that says how an input has changed, empty where it has not."""
+    """Return how an input has changed, empty if it has not."""
     if is_content_digest(before) and is_content_digest(now):
         return "" if before["sha256"] == now["sha256"] else f"{key}: content changed"
     return "" if before == now else f"{key}: {_format_value(before)} -> {_format_value(now)}"
@@ -215,9 +219,9 @@ def _format_value(value: Any) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, which names the process.
+    """Hold a lock file, which contains the process id.
 
-    Raises: RunError where another process holds it, or the disk knows no locks.
+    Raises: RunError if another process holds it, or the file system does not support locks.
     """
     from filelock import FileLock, Timeout
 
@@ -226,7 +230,7 @@ def _lock(path: Path) -> Iterator[None]:
             with disk_full_as_run_error(path):
                 stack.enter_context(FileLock(path, timeout=0, thread_local=False))
         except Timeout:
-            remedy = "wait for it, or end it"
+            remedy = "wait for it to finish, or stop it"
             raise RunError(str(path.parent), f"is in use by process {_holder(path)}", remedy=remedy) from None
         except OSError as error:
             remedy = "put the runs on another disk with runs=FOLDER"

@@ -1,6 +1,6 @@
-"""How settings are read: YAML, `key=value` overrides, every fault at once, and the help that is generated from them.
+"""Reading of settings: YAML, `key=value` overrides, all errors at once, and the generated help.
 
-The settings models themselves live beside the code that they steer (`lotune/*/settings.py`).
+The settings models are in `lotune/*/settings.py`, beside the code that uses them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lotune.errors import SettingsError
 from lotune.text_display import escaped
 
 MAX_INT = 10**9
-"""Largest whole number that a setting takes: more rows, steps or tokens than a run gets through."""
+"""Largest integer that a setting accepts; seeds have MAX_SEED."""
 MAX_SEED = 2**63 - 1
 
 
 class Settings(BaseModel):
-    """The base of all settings: unknown keys are refused, values do not change, a field's help is its docstring.
+    """Base class of all settings: immutable, without unknown keys; the docstring of a field is its help.
 
-    Numbers are finite, and whole ones have a bound, which is that of 64 bits for seeds.
+    Numbers are finite. Integers are at most MAX_INT, seeds MAX_SEED.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
@@ -39,9 +39,9 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: Any, information: ValidationInfo) -> Any:
-        most = MAX_SEED if information.field_name == "seed" else MAX_INT
-        if isinstance(value, int) and value > most:
-            raise ValueError(f"input should be less than or equal to {most}")
+        limit = MAX_SEED if information.field_name == "seed" else MAX_INT
+        if isinstance(value, int) and value > limit:
+            raise ValueError(f"input should be less than or equal to {limit}")
         return value
 
 
@@ -49,7 +49,7 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 def _switch_word(value: object) -> object:
-    """Return the word of a truth value, as which YAML reads a bare on and off."""
+    """Return on or off for the boolean that YAML reads a bare on or off as."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
@@ -67,25 +67,25 @@ class FieldHelp(NamedTuple):
 
 
 def read_settings(model: type[SettingsType], path: Path | None, overrides: Sequence[str] = ()) -> SettingsType:
-    """The settings in a YAML file, with dotted `key=value` overrides laid over them.
+    """Return the settings in a YAML file, with dotted `key=value` overrides applied.
 
-    The value of an override is YAML; of a setting that takes a text it is the text as it stands, but for quotes around
-    all of it, null where there may be none, and a list where there may be one.
-    Raises: SettingsError naming every fault of the file and of the overrides at once.
+    The value of an override is YAML. For a setting of type str or path it is taken literally, apart from enclosing
+    quotes, and null or a list if the setting accepts them.
+    Raises: SettingsError listing all errors of the file and the overrides at once.
     """
     values = read_yaml(path) if path is not None else {}
     where = str(path) if path is not None else "settings"
-    given = _read_overrides(model, overrides)
-    for key, value in given.items():
+    overridden = _read_overrides(model, overrides)
+    for key, value in overridden.items():
         _set_nested(values, key, value, where)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise _as_settings_error(model, error, where, set(given)) from None
+        raise _as_settings_error(model, error, where, set(overridden)) from None
 
 
 def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
-    """The help of every field, nested ones under dotted keys.
+    """Return the help of all fields, nested ones under dotted keys.
 
     >>> class Rows(Settings):
     ...     rows: int | None = 5
@@ -107,7 +107,7 @@ def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
 
 
 def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: FieldInfo) -> list[FieldHelp]:
-    """The help of a group, a field that is one of several models; a setting that only some have says whose it is."""
+    """Return the help of a group that is one of several models; settings of some models name these."""
     if len(models) == 1:
         return describe(models[0], prefix)
     owners: dict[str, dict[FieldHelp, list[str]]] = {}
@@ -120,7 +120,7 @@ def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: Fie
 
 
 def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
-    """One line of help of a setting that some of `count` models have, each line with the names of its models."""
+    """Merge the help lines of a setting, each with the names of its models, if not all `count` models share it."""
     first, *_ = lines
     if len(lines) == 1 and len(lines[first]) == count:
         return first
@@ -128,7 +128,7 @@ def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them.
+    """Join names with commas and a final "and".
 
     >>> _listed(["a", "b", "c"]), _listed(["a"])
     ('a, b and c', 'a')
@@ -137,13 +137,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _sentence(model: type[Settings], field: str) -> str:
-    """Return the docstring under a field, of the class that declares it."""
-    found = (_docstrings(one.__module__).get((one.__name__, field)) for one in model.__mro__)
-    return next(filter(None, found), "")
+    """Return the docstring under a field, from the class that declares it."""
+    docstrings = (_docstrings(owner.__module__).get((owner.__name__, field)) for owner in model.__mro__)
+    return next(filter(None, docstrings), "")
 
 
 def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
-    """All values by dotted key, ready for JSON; an absent group stands as None under its own key.
+    """Return all values by dotted key, ready for JSON; an absent group is None under its own key.
 
     >>> class Inner(Settings):
     ...     rows: int = 5
@@ -159,21 +159,21 @@ def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _docstrings(module: str) -> Mapping[tuple[str, str], str]:
-    """The docstring under each field of each class of a module, on one line.
+    """Return the docstrings under the fields of a module's classes, each on one line.
 
-    Read only when help is wanted: pydantic would do it at every start, for a fifth of the time that help may take.
+    pydantic would read them at every start, which takes a fifth of the time limit of `--help`.
     """
     source = getattr(sys.modules.get(module), "__file__", None)
     if not source or not Path(source).is_file():
         return {}
-    found: dict[tuple[str, str], str] = {}
+    sentences: dict[tuple[str, str], str] = {}
     for model in ast.parse(Path(source).read_text(encoding="utf-8")).body:
         if isinstance(model, ast.ClassDef):
             for field, below in itertools.pairwise(model.body):
                 match field, below:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                        found[model.name, name] = " ".join(text.split())
-    return found
+                        sentences[model.name, name] = " ".join(text.split())
+    return sentences
 
 
 def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -185,23 +185,23 @@ def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, A
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises: SettingsError where it cannot be read or holds something else."""
+    """Return the mapping in a YAML file. Raises: SettingsError if it cannot be read or is not a mapping."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = getattr(error, "strerror", None) or "not UTF-8"
         raise SettingsError(str(path), f"cannot be read: {reason}", "a YAML file", "check the path") from None
     values = load_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
-        found, remedy = f"holds a {type(values).__name__}", "recipes/demo.yaml is one; `lotune init` writes one"
-        raise SettingsError(str(path), found, "a mapping of `key: value` lines", remedy)
+        remedy = "see recipes/demo.yaml, or let `lotune init` write a recipe"
+        raise SettingsError(str(path), f"holds a {type(values).__name__}", "lines of the form `key: value`", remedy)
     return values
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """The value that a YAML text holds. Raises: SettingsError where it is none, or a key stands twice."""
+    """Return the value of a YAML text. Raises: SettingsError for invalid YAML or a repeated key."""
     import yaml
 
     try:
@@ -209,17 +209,17 @@ def load_yaml(text: str, where: str) -> Any:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}" if mark is not None else where
-        found = f"is not YAML: {getattr(error, 'problem', None) or error}"
-        raise SettingsError(place, found, "YAML, as in key: value", "quote texts that hold : # [ { or %") from None
+        position = f"{where}:{mark.line + 1}" if mark is not None else where
+        problem = f"is not YAML: {getattr(error, 'problem', None) or error}"
+        raise SettingsError(position, problem, "YAML, as in key: value", "quote texts with : # [ { or %") from None
     if repeated:
-        raise SettingsError(where, "keys given twice: " + ", ".join(repeated), remedy="keep one of each")
+        raise SettingsError(where, "repeated keys: " + ", ".join(repeated), remedy="keep one of each")
     return value
 
 
 def _repeated_keys(node: Any) -> list[str]:
-    """Keys that stand twice in one mapping of a composed YAML node, with their lines (YAML would keep the last)."""
-    found: list[str] = []
+    """Return repeated keys in the mappings of a composed YAML node, with their lines (YAML keeps the last)."""
+    repeated: list[str] = []
     pending = [node]
     while pending:
         node = pending.pop()
@@ -229,10 +229,10 @@ def _repeated_keys(node: Any) -> list[str]:
             seen: set[str] = set()
             for key, value in node.value:
                 if str(key.value) in seen:
-                    found.append(f"{key.value} (line {key.start_mark.line + 1})")
+                    repeated.append(f"{key.value} (line {key.start_mark.line + 1})")
                 seen.add(str(key.value))
                 pending.append(value)
-    return found
+    return repeated
 
 
 def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str, Any]:
@@ -246,40 +246,40 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
 
 
 def _read_value(annotation: Any, value: str, where: str) -> Any:
-    """The value of an override for a setting of this type."""
+    """Return the value of an override for a setting of this type."""
     choices = _union_members(annotation)
     if str not in choices and Path not in choices:
         return load_yaml(value, where)
     try:
-        found = load_yaml(value, where)
+        parsed = load_yaml(value, where)
     except SettingsError:
         return value
-    quoted = value.strip()[:1] in ("'", '"') and isinstance(found, str)
-    none = found is None and type(None) in choices
-    listed = isinstance(found, list) and any(typing.get_origin(choice) is list for choice in choices)
-    return found if quoted or none or listed else value
+    quoted = value.strip()[:1] in ("'", '"') and isinstance(parsed, str)
+    none = parsed is None and type(None) in choices
+    listed = isinstance(parsed, list) and any(typing.get_origin(choice) is list for choice in choices)
+    return parsed if quoted or none or listed else value
 
 
 def _annotation(model: type[Settings], key: str) -> Any:
-    """The type of the setting under a dotted key, that of its values inside a mapping; None where there is none.
+    """Return the type of the setting under a dotted key (inside a mapping, of its values); None if unknown.
 
     >>> class Words(Settings):
     ...     labels: dict[str, str] = {}
     >>> _annotation(Words, "labels.yes"), _annotation(Words, "lables")
     (<class 'str'>, None)
     """
-    found: Any = model
+    annotation: Any = model
     for part in key.split("."):
-        if groups := _groups(found):
+        if groups := _groups(annotation):
             fields = (group.model_fields.get(part) for group in groups)
-            found = next((field.annotation for field in fields if field is not None), None)
+            annotation = next((field.annotation for field in fields if field is not None), None)
         else:
-            found = typing.get_args(found)[1] if typing.get_origin(found) is dict else None
-    return found
+            annotation = typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
+    return annotation
 
 
 def _set_nested(values: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Put `value` under the dotted `key`, making groups on the way."""
+    """Store `value` under the dotted `key`, creating missing groups."""
     *groups, last = key.split(".")
     for group in groups:
         inner = values.get(group)
@@ -292,7 +292,9 @@ def _set_nested(values: dict[str, Any], key: str, value: Any, where: str) -> Non
     values[last] = value
 
 
-def _as_settings_error(model: type[Settings], error: ValidationError, where: str, given: set[str]) -> SettingsError:
+def _as_settings_error(
+    model: type[Settings], error: ValidationError, where: str, overridden: set[str]
+) -> SettingsError:
     faults: dict[str, str] = {}
     remedy = "`lotune run --help` lists every setting"
     for fault in error.errors(include_url=False, include_context=False):
@@ -312,23 +314,23 @@ def _as_settings_error(model: type[Settings], error: ValidationError, where: str
             text = f"{key}{found}: {message[:1].lower()}{message[1:]}"
             if fault["type"] == "string_type" and isinstance(fault["input"], bool):
                 remedy = "quote it: YAML reads a bare yes, no, on and off as truth values"
-        if any(name == key or name.startswith(f"{key}.") for name in given):
+        if any(name == key or name.startswith(f"{key}.") for name in overridden):
             text += " (command line)"
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
     return SettingsError(where, "; ".join(faults.values()), remedy=remedy)
 
 
-def _dotted_key(model: type[Settings], place: tuple[int | str, ...]) -> str:
-    """The dotted key of a fault's place; what pydantic adds for the branches of a union is left out."""
+def _dotted_key(model: type[Settings], location: tuple[int | str, ...]) -> str:
+    """Return the dotted key of a pydantic location, without the parts that name branches of a union."""
     key: list[str] = []
     inner: tuple[type[Settings], ...] = (model,)
-    for position, part in enumerate(place):
+    for position, part in enumerate(location):
         if not inner:
             key += [str(part)] if isinstance(part, int) else []
             continue
-        field = next((one.model_fields[str(part)] for one in inner if part in one.model_fields), None)
+        field = next((group.model_fields[str(part)] for group in inner if part in group.model_fields), None)
         if field is None:
-            if position == len(place) - 1:
+            if position == len(location) - 1:
                 key.append(str(part))
             continue
         key.append(str(part))
@@ -336,40 +338,40 @@ def _dotted_key(model: type[Settings], place: tuple[int | str, ...]) -> str:
     return ".".join(key)
 
 
-def _unknown_tag(model: type[Settings], key: str, given: Any) -> tuple[str, str]:
-    """The clause and the remedy for a group whose name is that of none of its models."""
+def _unknown_tag(model: type[Settings], key: str, value: Any) -> tuple[str, str]:
+    """Return the clause and the remedy for a group whose `name` is unknown."""
     import difflib
 
     groups = _groups(_annotation(model, key))
     tags, tag_field = [_tag(group) for group in groups], groups[0].tag_field
-    name = str(given.get(tag_field) if isinstance(given, dict) else given)
+    name = str(value.get(tag_field) if isinstance(value, dict) else value)
     near = difflib.get_close_matches(name, tags, 1)
     remedy = f"did you mean {near[0]}?" if near else "`lotune run --help` lists every setting"
-    return f"{key}.{tag_field}: {name!r} is not known: expected one of {', '.join(tags)}", remedy
+    return f"{key}.{tag_field}: {name!r} is unknown; expected one of {', '.join(tags)}", remedy
 
 
-def _variant(model: type[Settings], place: tuple[int | str, ...]) -> type[Settings] | None:
-    """The model that a fault's place is in, where its group has one of several; else None."""
-    if len(place) < 2 or str(place[0]) not in model.model_fields:
+def _variant(model: type[Settings], location: tuple[int | str, ...]) -> type[Settings] | None:
+    """Return the model that a pydantic location is in if its group is one of several models, else None."""
+    if len(location) < 2 or str(location[0]) not in model.model_fields:
         return None
-    groups = _groups(model.model_fields[str(place[0])].annotation)
-    return next((group for group in groups if len(groups) > 1 and _tag(group) == place[1]), None)
+    groups = _groups(model.model_fields[str(location[0])].annotation)
+    return next((group for group in groups if len(groups) > 1 and _tag(group) == location[1]), None)
 
 
 def _nearest(model: type[Settings], key: str) -> str:
-    """The clause that names the known key nearest to an unknown one, empty where none is near."""
+    """Return a clause naming the closest key to an unknown one, empty if none is close."""
     import difflib
 
-    known = [line.key for line in describe(model)] + _group_names(model)
+    keys = [line.key for line in describe(model)] + _group_names(model)
     group, _, last = key.rpartition(".")
     siblings = {
-        name.removeprefix(f"{group}.").split(".")[0] for name in known if not group or name.startswith(f"{group}.")
+        name.removeprefix(f"{group}.").split(".")[0] for name in keys if not group or name.startswith(f"{group}.")
     }
     near = difflib.get_close_matches(last, sorted(siblings), n=1)
     if near:
         return f", the nearest is {group + '.' if group else ''}{near[0]}"
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    near = elsewhere or difflib.get_close_matches(key, known, n=1)
+    elsewhere = [name for name in keys if name.rpartition(".")[2] == last]
+    near = elsewhere or difflib.get_close_matches(key, keys, n=1)
     return f", the nearest is {near[0]}" if near else ""
 
 
@@ -378,8 +380,9 @@ def _group_names(model: type[Settings]) -> list[str]:
 
 
 def _groups(annotation: Any) -> tuple[type[Settings], ...]:
-    """The settings models inside an annotation (`Inner`, `Inner | None` or one of several), if there are any."""
-    return tuple(one for one in _union_members(annotation) if isinstance(one, type) and issubclass(one, Settings))
+    """Return the settings models in an annotation: `Inner`, `Inner | None` or a union of several."""
+    members = _union_members(annotation)
+    return tuple(member for member in members if isinstance(member, type) and issubclass(member, Settings))
 
 
 def _tag(model: type[Settings]) -> str:
@@ -393,7 +396,7 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as people write it.
+    """Return a type in the notation of the help.
 
     >>> _type_name(int | None), _type_name(typing.Literal["a", "b"]), _type_name(list[str])
     ('int | null', 'a | b', 'list[str]')
@@ -414,7 +417,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _format_default(value: Any) -> str:
-    """A default as it would be written in YAML."""
+    """Return a default in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -425,7 +428,7 @@ def _format_default(value: Any) -> str:
 
 
 def as_json(result: Any) -> str:
-    r"""Return the result of a verb as JSON; models become objects, and what has no form in JSON its text.
+    r"""Return the result of a command as JSON; models become objects, other values their `str`.
 
     >>> as_json({"done": Path("a/b")})
     '{\n  "done": "a/b"\n}'

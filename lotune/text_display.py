@@ -1,4 +1,4 @@
-"""How text from outside is shown to people: nothing in it is hidden, and nothing in it steers the terminal."""
+"""Display of untrusted text: hidden characters are made visible, and none of them controls the terminal."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from types import TracebackType
 from typing import TextIO
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of characters that have no glyph, reorder text, steer a terminal or cannot be encoded."""
+"""Unicode categories without a glyph, or that reorder text, control a terminal or cannot be encoded."""
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
-"""Letters and marks without a glyph, such as the Hangul fillers."""
+"""Letters without a glyph, such as the Hangul fillers."""
 _DRAWN = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
-"""Format characters that are drawn: Arabic, Syriac and Kaithi number signs."""
+"""Format characters that have a glyph: Arabic, Syriac and Kaithi number signs."""
 
 
 def show_control_characters(text: str) -> str:
-    r"""Return the text with every hidden character as a visible mark; line feeds and tabs stay as they are.
+    r"""Return the text with each hidden character replaced by a visible symbol; line feeds and tabs stay.
 
     C0 controls and DEL become their Unicode pictures. C1 controls, format characters (zero-width, bidirectional,
-    soft hyphen, byte-order mark), line and paragraph separators and surrogates become ‹U+XXXX›. The result can be
-    printed on a terminal, and `show_control_characters(show_control_characters(text)) ==
+    soft hyphen, byte-order mark), line and paragraph separators and surrogates become ‹U+XXXX›. The result is safe
+    on a terminal, and `show_control_characters(show_control_characters(text)) ==
     show_control_characters(text)`.
 
     >>> show_control_characters("a\x1b[31mb\r\n")
@@ -31,21 +31,21 @@ def show_control_characters(text: str) -> str:
     """
     if text.isprintable() and _BLANK_LETTERS.isdisjoint(text):
         return text
-    return "".join(mark(character) if is_hidden(character) else character for character in text)
+    return "".join(visible_symbol(character) if is_hidden(character) else character for character in text)
 
 
 def print_visible(text: object, end: str = "\n", file: TextIO | None = None) -> None:
-    """Print a text from outside, on stdout unless `file` says otherwise, with its hidden characters as marks."""
+    """Print untrusted text with its hidden characters made visible, on stdout by default."""
     print(show_control_characters(str(text)), end=end, file=file, flush=True)
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback in the same way; this is a `sys.excepthook`."""
+    """Print a traceback with hidden characters made visible; a `sys.excepthook`."""
     print_visible("".join(traceback.format_exception(kind, error, trace)), end="", file=sys.stderr)
 
 
 def escaped(json: str) -> str:
-    r"""Return JSON with every hidden character of its texts as an escape; it says the same.
+    r"""Return JSON with each hidden character as an escape sequence; its value is unchanged.
 
     >>> escaped('{"a": "pay\u200bload \x9b2J"}')
     '{"a": "pay\\u200bload \\u009b2J"}'
@@ -57,11 +57,11 @@ def escaped(json: str) -> str:
 
 def _escape(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def is_hidden(character: str) -> bool:
-    r"""Return whether a character is shown by a mark.
+    r"""Return whether a character is displayed as a symbol instead of itself.
 
     >>> [is_hidden(character) for character in ("a", "\n", "\u3000", "\x1b", "\xad")]
     [False, False, False, True, True]
@@ -71,10 +71,10 @@ def is_hidden(character: str) -> bool:
     return unicodedata.category(character) in _HIDDEN or character in _BLANK_LETTERS
 
 
-def mark(character: str) -> str:
-    r"""Return the mark of a hidden character.
+def visible_symbol(character: str) -> str:
+    r"""Return the symbol of a hidden character.
 
-    >>> mark("\x7f"), mark("\ufeff"), mark("\U000e0041")
+    >>> visible_symbol("\x7f"), visible_symbol("\ufeff"), visible_symbol("\U000e0041")
     ('␡', '‹U+FEFF›', '‹U+E0041›')
     """
     code = ord(character)

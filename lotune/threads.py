@@ -1,19 +1,19 @@
-"""How PyTorch's threads share the cores with other processes."""
+"""Sharing of CPU cores between PyTorch's threads and other processes."""
 
 from __future__ import annotations
 
 import os
 
 SPIN_COUNT = "3000"
-"""Rounds that a thread waits for work before it sleeps, some 0.1 ms; libgomp's own 300,000 take some 10 ms."""
+"""Iterations that an idle thread spins, about 0.1 ms, before sleeping; libgomp's 300,000 take about 10 ms."""
 
 
 def share_cores() -> None:
-    """Let threads that wait for work sleep soon, so that a busy process beside them does not slow them down.
+    """Let idle threads sleep soon, so that they do not take cores from threads that have work.
 
-    Where PyTorch's threads are more than the free cores, one that spins takes the core that another one needs. libgomp
-    reads the setting once, so call this before torch is imported. A user's own GOMP_SPINCOUNT or OMP_WAIT_POLICY stays.
-    `benchmarks/beside.py` measures both sides.
+    If there are more threads than free cores, a spinning thread occupies a core that another one needs. libgomp reads
+    the setting once, so call this before importing torch. GOMP_SPINCOUNT or OMP_WAIT_POLICY of the user prevail.
+    `benchmarks/beside.py` measures the effect.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

@@ -53,9 +53,9 @@ def test_missing_files_and_folders_are_named_all_at_once(recipe: Path, tmp_path:
     (tmp_path / "folder").mkdir()
     words = [f"data.train={tmp_path / 'none.jsonl'}", f"data.test={tmp_path / 'folder'}", "retention.data=none.json"]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
-    assert f"data.train: there is no file {tmp_path / 'none.jsonl'}" in said
-    assert f"data.test: {tmp_path / 'folder'} is a folder without files" in said
-    assert "retention.data: there is no file none.json" in said
+    assert f"data.train: {tmp_path / 'none.jsonl'} does not exist" in said
+    assert f"data.test: {tmp_path / 'folder'} is an empty folder" in said
+    assert "retention.data: none.json does not exist" in said
     assert len(said.splitlines()) == 3
 
 
@@ -250,7 +250,7 @@ def test_a_second_run_in_one_folder(recipe: Path, tmp_path: Path, monkeypatch: p
     with _lock(tmp_path / "small" / ".lock"):
         said = refused(*words)
     assert f"{tmp_path / 'small'}: is in use by process {os.getpid()}" in said
-    assert "remedy: wait for it, or end it" in said
+    assert "remedy: wait for it to finish, or stop it" in said
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -369,7 +369,7 @@ def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_p
         (folder / "recipe.yaml").write_text(text)
         said = refused(*words)
         assert found in said
-        assert "choose another name=" in said
+        assert "choose another name with name=" in said
         assert (folder / "recipe.yaml").read_text() == text
     (folder / "recipe.yaml").unlink()
     assert "holds files but no run" in refused(*words)

@@ -96,7 +96,7 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
         (["evaluate", "mine.yaml", "--limit", "3"], "--limit without --model"),
         (["evaluate", "mine.yaml", "--shots", "3"], "--shots without --model"),
         (["evaluate", "--model", "nano"], "--model without --task"),
-        (["evaluate", "mine.yaml", "--model", "nano", "--task", "reading"], "a recipe beside --model"),
+        (["evaluate", "mine.yaml", "--model", "nano", "--task", "reading"], "a recipe together with --model"),
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),
         (["sample", "--task", "arithmetic", "--out", "x", "--mixture", "fair"], "mixture is 'fair'"),
     ],
@@ -167,11 +167,11 @@ def test_an_interrupt_says_how_to_go_on(stages: Any, recipe: str, monkeypatch: p
     monkeypatch.setattr(sys, "argv", ["lotune", "run", recipe])
     result = call("run", recipe)
     assert result.exit_code == 130
-    assert f"The same command goes on from here: lotune run {recipe}" in result.stderr
+    assert f"Resume with: lotune run {recipe}" in result.stderr
     monkeypatch.setattr(stages, "evaluate_model", stop)
     words = ["evaluate", "--model", "nano", "--task", "reading"]
     assert call(*words).stderr == "\nInterrupted.\n"
-    assert "The same command goes on from here" in call(*words, "--out", "p.jsonl").stderr
+    assert "Resume with: lotune" in call(*words, "--out", "p.jsonl").stderr
 
 
 def test_the_home_folder_and_the_base_of_an_adapter(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,10 @@ def test_what_is_shown_for_an_error_from_anywhere() -> None:
     assert translate_error(ValueError("a fault of ours")) is None
     assert translate_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
     denied = translate_error(PermissionError(errno.EACCES, "Permission denied", "runs/a"))
-    assert str(denied) == "runs/a: cannot be read or written: Permission denied\nremedy: check path and permissions"
+    assert (
+        str(denied)
+        == "runs/a: cannot be read or written: Permission denied\nremedy: check the path and its permissions"
+    )
 
 
 def test_room_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

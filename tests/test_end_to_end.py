@@ -568,7 +568,7 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
     ended = process.result()
     assert ended.returncode == 130, ended.stderr
     assert "Traceback" not in ended.stderr
-    assert "The same command goes on from here: lotune run" in ended.stderr
+    assert "Resume with: lotune run" in ended.stderr
     metrics = tmp_path / "small" / "metrics.jsonl"
     assert len(records(metrics)) == 3
     assert "going on after step 3\n" in call(*words).stderr

@@ -30,7 +30,7 @@ def test_stages_know_whether_they_are_done(tmp_path: Path) -> None:
     assert run.changes("prepare", {**inputs, "data.train": None}) == ["data.train: a file -> null"]
     assert run.stage_state("prepare", {**inputs, "seed": 2}) == "changed"
     rows.unlink()
-    with pytest.raises(RunError, match=r"data.train: .*rows.jsonl is not there"):
+    with pytest.raises(RunError, match=r"data.train: .*rows.jsonl does not exist"):
         run.stage_state("prepare", inputs)
     rows.write_text("{}\n")
     assert run.stage_state("prepare", inputs) == "done"

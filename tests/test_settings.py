@@ -65,8 +65,8 @@ def test_all_faults_at_once_in_three_lines(tmp_path: Path) -> None:
     [
         ("seed: [", "mine.yaml:"),
         ("- 1\n- 2\n", "holds a list"),
-        ("seed: 1\nseed: 2\n", "keys given twice: seed (line 2)"),
-        ("data: {rows: 1, rows: 2}\n", "keys given twice: rows (line 1)"),
+        ("seed: 1\nseed: 2\n", "repeated keys: seed (line 2)"),
+        ("data: {rows: 1, rows: 2}\n", "repeated keys: rows (line 1)"),
         ("data: 3\n", "data is 3"),
         (
             "pretrain: {llama_config: {hidden_size: 100}}\n",

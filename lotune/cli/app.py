@@ -1,7 +1,7 @@
-"""The command line: a verb, read and checked, is handed to the stage of its name.
+"""The command line: each command parses its options and calls the stage of the same name.
 
-A run takes a recipe, a thing takes options. Results for machines go to stdout under --json and nothing else does then;
-messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted.
+Commands that train take a recipe; commands that work on one model or file take options. With --json, stdout carries
+the result and nothing else; messages go to stderr. Exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Carry out the command line of this process."""
+    """Run the command line of this process."""
     import gc
     import logging
     import warnings
@@ -47,17 +47,17 @@ def main() -> None:
     from lotune.model.probed import hold_back
 
     share_cores()
-    gc.set_threshold(10_000, 10, 10)  # imports make objects that stay: to look through them costs half a second
+    gc.set_threshold(10_000, 10, 10)  # imports create objects that stay; scanning them takes half a second
     hold_back()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # for developers of peft
-    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # where they are installed they tell what they lack
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for developers of peft
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # if installed, they log what they lack
         logging.getLogger(name).setLevel(logging.ERROR)
     sys.excepthook = show_error
     app(prog_name="lotune")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"lotune {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""The verb `chat`."""
+"""The command `lotune chat`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lotune.cli.options import BaseModel, Debug, ForceTemplate, RepetitionPenalt
 
 
 def chat(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
-    model: Annotated[str, typer.Option(help="The model to talk to: a folder, a hub name, or nano.")] = "nano",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    model: Annotated[str, typer.Option(help="Model: a folder, a name on the Hugging Face hub, or nano.")] = "nano",
     base: BaseModel = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = 1.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer in tokens.")] = 256,
     force_template: ForceTemplate = False,
     debug: Debug = False,
 ) -> None:
-    """Talk to a model in the terminal."""
+    """Chat with a model in the terminal."""
 
     def work() -> None:
         from lotune.generate.sampling import sampling_from_options

@@ -1,4 +1,4 @@
-"""Commands of the command line whose help lists settings."""
+"""Typer commands whose help lists settings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typer.core import TyperCommand
 
 
 class RecipeCommand(TyperCommand):
-    """A command that takes a recipe: its help ends with every setting of a recipe."""
+    """A command that takes a recipe; its help ends with all settings."""
 
     settings_title = "Settings (in the recipe, or as key=value)"
     settings_shown: tuple[str, ...] = ("",)
-    """Beginnings of the names of the settings to list."""
+    """Prefixes of the settings to list."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the list of settings."""
@@ -25,7 +25,7 @@ class RecipeCommand(TyperCommand):
 
 
 class ModelCommand(RecipeCommand):
-    """A command that takes a model and no recipe: its help ends with the settings that bear on its answers."""
+    """A command that takes a model; its help ends with the settings that affect its answers."""
 
     settings_title = "Settings (as key=value)"
     settings_shown = (

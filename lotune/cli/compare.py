@@ -1,4 +1,4 @@
-"""The verb `compare`."""
+"""The command `lotune compare`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lotune.cli.options import Debug, Json
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A predictions file, or the folder of a finished run.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same rows.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Predictions file, or folder of a finished run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, for the same rows.")],
     score: Annotated[
         str | None,
-        typer.Option(help="Compare this figure, such as rouge_l or accuracy. Default: the one they were judged for."),
+        typer.Option(help="Score to compare, such as rouge_l or accuracy. Default: the metric of the task."),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which of two models is better on the same rows.
+    """Test which of two models is better on the same rows.
 
-    If these rows cannot tell, it says how many could.
+    If the difference is not significant, print how many rows would show it.
     """
 
     def work() -> Any:

@@ -1,4 +1,4 @@
-"""The verb `evaluate`."""
+"""The command `lotune evaluate`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ from lotune.errors import SettingsError
 def evaluate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE.yaml] [key=value]...", help="The recipe of the run to test, and settings."),
+        typer.Argument(
+            metavar="[RECIPE.yaml] [key=value]...", help="Recipe of the run to test, and settings to change."
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Test this model instead of a run: a folder (model or adapter), a hub name, or nano."),
+        typer.Option(help="Test one model: a folder (model or adapter), a name on the Hugging Face hub, or nano."),
     ] = None,
     base: BaseModel = None,
     task: Annotated[
-        str | None, typer.Option(help="Task of --model, such as choice; text: perplexity of articles.")
+        str | None, typer.Option(help="Task for --model, such as choice; text measures the perplexity of articles.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Test rows for --model. Default: generated rows.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Test rows for --model. Default: rows that the task generates.")
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Test on at most this many rows (without --data: generate this many).")
+        int | None, typer.Option(min=1, help="Maximum number of test rows; without --data, the number to generate.")
     ] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Show this many answered examples before each question.")] = 0,
-    shots_data: Annotated[Path | None, typer.Option(help="File with the examples for --shots.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the predictions of --model, one per line.")] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Number of few-shot examples.")] = 0,
+    shots_data: Annotated[Path | None, typer.Option(help="File of the few-shot examples.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file for the predictions of --model (jsonl).")] = None,
     force_template: ForceTemplate = False,
     dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Test base and tuned model, or one model alone (--model)."""
+    """Test base and tuned model of a run, or one model (--model)."""
     first, *others = words or [""]
     if model is None:
         alone = {
@@ -53,11 +57,11 @@ def evaluate(
         def work() -> Any:
             from lotune.tasks.registry import DEFAULT_TASK, TEXT
 
-            asks = task != TEXT  # whether questions are asked: else the task of the recipe has no part
-            recipe = recipe_from_options("evaluate", task if asks else DEFAULT_TASK, overrides, base)
-            if not asks:
+            is_task = task != TEXT  # perplexity of texts needs no task
+            recipe = recipe_from_options("evaluate", task if is_task else DEFAULT_TASK, overrides, base)
+            if not is_task:
                 if shots:
-                    raise SettingsError("--shots", "--task text asks nothing", remedy="leave it out")
+                    raise SettingsError("--shots", "--task text has no questions", remedy="leave it out")
                 from lotune.stages.evaluate_perplexity import evaluate_texts
 
                 return evaluate_texts(recipe, model, data, limit, out, options)
@@ -66,13 +70,13 @@ def evaluate(
             test = EvaluationData(data, limit, shots, shots_data)
             return evaluate_model(recipe, model, test, out, force_template, options)
 
-        run_verb(work, json=json, debug=debug, goes_on=out is not None)
+        run_verb(work, json=json, debug=debug, resumes=out is not None)
 
 
 def _need_recipe(first: str, alone: dict[str, Any]) -> None:
-    """Raises: SettingsError where there is no recipe to evaluate, or an option that only --model takes."""
+    """Raise SettingsError if there is no recipe, or an option that only --model takes."""
     given = [name for name, value in alone.items() if value is not None]
     if given:
-        raise SettingsError("evaluate", f"{', '.join(given)} without --model", remedy="name a model with --model")
+        raise SettingsError("evaluate", f"{', '.join(given)} without --model", remedy="add --model")
     if not first or "=" in first:
         raise SettingsError("evaluate", "no recipe and no --model", "RECIPE.yaml, or --model FOLDER --task NAME")

@@ -1,4 +1,4 @@
-"""Carrying out a verb: its recipe or settings, its result, and the exit status of what it raises."""
+"""Run a command: read its settings, print its result, turn errors into an exit status."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def run_options(dry_run: bool, json: bool, debug: bool) -> RunOptions:
-    """Return how a verb is carried out, as a stage takes it."""
+    """Return the options of a command as stages take them."""
     from lotune.recipe import RunOptions
 
     return RunOptions(dry_run=dry_run, json=json, debug=debug)
 
 
-def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: bool = False) -> None:
-    """Do the work of a verb and print its result where it is to be JSON; what it raises becomes an exit status.
+def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool = False) -> None:
+    """Do the work of a command, print its result under --json, and turn its errors into an exit status.
 
-    `goes_on`: where it is interrupted, the same command goes on from what is written by then.
+    `resumes` says that the same command can resume an interrupted run.
     """
     from contextlib import nullcontext, redirect_stdout
 
@@ -38,23 +38,23 @@ def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, goes_on: bool 
             check_words(sys.argv)
             result = work()
     except Exception as error:
-        found = translate_error(error)
-        if debug or found is None:
+        own_error = translate_error(error)
+        if debug or own_error is None:
             raise
-        print_visible(found, file=sys.stderr)
-        raise typer.Exit(found.exit_status) from None
+        print_visible(own_error, file=sys.stderr)
+        raise typer.Exit(own_error.exit_status) from None
     except KeyboardInterrupt:
-        more = f" The same command goes on from here: {shlex.join(['lotune', *sys.argv[1:]])}" if goes_on else ""
-        print_visible(f"\nInterrupted.{more}", file=sys.stderr)
+        hint = f" Resume with: {shlex.join(['lotune', *sys.argv[1:]])}" if resumes else ""
+        print_visible(f"\nInterrupted.{hint}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if json and result is not None:  # of several processes one has a result
+    if json and result is not None:  # only the main process has a result
         from lotune.settings import as_json
 
         print(as_json(result))
 
 
 def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run: bool, json: bool, debug: bool) -> None:
-    """Carry out the stage of a verb that takes a recipe; under torchrun together with the other processes."""
+    """Run the stage of a command that takes a recipe, together with the other processes under torchrun."""
 
     def work() -> Any:
         from lotune.recipe import read_recipe
@@ -71,23 +71,23 @@ def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run:
             return run_distributed(stage, recipe, options)
         return stage(recipe, options)
 
-    run_verb(work, json=json, debug=debug, goes_on=True)
+    run_verb(work, json=json, debug=debug, resumes=True)
 
 
 def recipe_from_options(verb: str, task: str | None, overrides: list[str], base: str | None = None) -> Recipe:
-    """The settings of a verb that takes a model, perhaps with its base, and a task.
+    """Return the settings of a command that takes a model, a task and perhaps the base of an adapter.
 
-    Raises: SettingsError without a task, for one that there is not, or for a recipe.
+    Raises: SettingsError if the task is missing or unknown, or if a recipe is given.
     """
     if any("=" not in word for word in overrides):
-        raise SettingsError(verb, "a recipe beside --model", remedy="give one of the two")
+        raise SettingsError(verb, "a recipe together with --model", remedy="give one of them")
     if task is None:
-        raise SettingsError(verb, "--model without --task", "--task arithmetic, reading, choice, …")
+        raise SettingsError(verb, "--model without --task", "a task, such as --task arithmetic")
     from lotune.recipe import Recipe
     from lotune.settings import read_settings
     from lotune.tasks.registry import entry_named
 
-    entry_named(task)  # refuses what is no task of questions and answers, and names what is near
+    entry_named(task)  # raises an error with the closest name
     named = [] if base is None else [f"base.model={base}"]
     recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}", *named])
     _use_threads(recipe)
@@ -102,8 +102,8 @@ def _use_threads(recipe: Recipe) -> None:
 
 
 def expand_user(path: Path | None) -> Path | None:
-    """A path whose ~ the shell has left, as in --out=~/file, with the home folder in its place."""
+    """Return a path with a leading ~ expanded, which the shell leaves alone in --out=~/file."""
     try:
         return None if path is None else path.expanduser()
-    except RuntimeError:  # of nobody
+    except RuntimeError:  # an unknown user
         return path

@@ -1,4 +1,4 @@
-"""The verb `generate`."""
+"""The command `lotune generate`."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from lotune.errors import SettingsError
 
 
 def generate(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings.")] = None,
-    model: Annotated[str, typer.Option(help="The model that answers: a folder, a hub name, or nano.")] = "nano",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    model: Annotated[str, typer.Option(help="Model: a folder, a name on the Hugging Face hub, or nano.")] = "nano",
     base: BaseModel = None,
     task: Annotated[str | None, typer.Option(help="Task of the rows, such as arithmetic or choice.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Rows to answer; they need no correct answers.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the answers in the rows' order: .jsonl, or .txt.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Answer this text instead of a file.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Draw this many answers to --prompt.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Input file; reference answers are not needed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file, .jsonl or .txt, in the order of the input.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Answer this prompt instead of a file.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of answers to sample for --prompt.")] = 1,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = 1.0,
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file of answers.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output file.")] = False,
     force_template: ForceTemplate = False,
     dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answer each row of a file, in its order, or one prompt."""
+    """Answer one prompt, or each row of a file in order."""
     data, out = expand_user(data), expand_user(out)
 
     def work() -> Any:
@@ -54,14 +54,16 @@ def generate(
         sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
         if prompt is not None:
             if data is not None or out is not None:
-                raise SettingsError("generate", "--prompt beside --data or --out", remedy="give one of the two")
+                raise SettingsError("generate", "--prompt together with --data or --out", remedy="give one of them")
             recipe = recipe_from_options("generate", task or "instructions", overrides or [], base)
             return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
         if samples > 1:
-            raise SettingsError("--samples", "a row has one answer", "1 with --data", "leave it out, or give --prompt")
+            raise SettingsError(
+                "--samples", "with --data, each row gets one answer", "1", "leave it out, or use --prompt"
+            )
         if data is None or out is None:
-            raise SettingsError("generate", "nothing to answer", "--task, --data and --out, or --prompt")
+            raise SettingsError("generate", "no input", "--task, --data and --out, or --prompt")
         recipe = recipe_from_options("generate", task, overrides or [], base)
         return generate.generate_answers(recipe, model, data, out, sampling, force_template, options, overwrite=force)
 
-    run_verb(work, json=json, debug=debug, goes_on=out is not None)
+    run_verb(work, json=json, debug=debug, resumes=out is not None)

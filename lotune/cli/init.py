@@ -1,4 +1,4 @@
-"""The verb `init`."""
+"""The command `lotune init`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from lotune.cli.options import Debug, Json
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="Your training rows.")],
-    out: Annotated[Path | None, typer.Option(help="Recipe to write. Default: named after the file.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="Training rows: a file, or a folder of files.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Recipe to write. Default: FILE with the suffix .yaml, in the current folder.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a first recipe for a file of rows.
+    """Write a first recipe for a data file.
 
-    It recognises the task by the rows, and shows three of them as the model is trained on them.
+    Recognise the task from the rows, and show three of them as the model will see them.
     """
 
     def work() -> Any:

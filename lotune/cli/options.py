@@ -1,4 +1,4 @@
-"""Options that several verbs take."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe file of the run.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe of the run.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe's.")
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the checks and the estimates.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the checks and estimates.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, to stdout.")]
 ForceTemplate = Annotated[
-    bool, typer.Option("--force-template", help="Ask in the task's template, even if the model was tuned in another.")
+    bool,
+    typer.Option(
+        "--force-template",
+        help="Use the task's prompt template even if the checkpoint was trained with another.",
+    ),
 ]
 BaseModel = Annotated[
-    str | None, typer.Option("--base", help="Base of an adapter. Default: the one that the adapter names.")
+    str | None, typer.Option("--base", help="Base model of the adapter. Default: the one in adapter_config.json.")
 ]
-Temperature = Annotated[float, typer.Option(help="0: always the most likely token; above 0: draw at random.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from this many of the most likely tokens.")]
-TopP = Annotated[float, typer.Option(help="Draw from the most likely tokens with this total probability.")]
-RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: tokens that occurred already become less likely.")]
-Seed = Annotated[int, typer.Option(help="The same seed draws the same answers.")]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Sample from the k most likely tokens.")]
+TopP = Annotated[
+    float,
+    typer.Option(help="Nucleus sampling: sample from the smallest set of tokens whose probability reaches this."),
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Divide the logits of tokens already present by this; 1 is off.")
+]
+Seed = Annotated[int, typer.Option(help="Random seed for sampling.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,4 +1,4 @@
-"""The verb `prepare`."""
+"""The command `lotune prepare`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from lotune.cli.options import Debug, DryRun, Json, Overrides, RecipeFile
 def prepare(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Read or generate rows, check, split and encode them."""
+    """Read or generate the rows; check, split and tokenise them."""
     run_recipe_verb("prepare", recipe, overrides, dry_run, json, debug)

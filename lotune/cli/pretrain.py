@@ -1,4 +1,4 @@
-"""The verb `pretrain`."""
+"""The command `lotune pretrain`."""
 
 from __future__ import annotations
 

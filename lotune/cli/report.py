@@ -1,4 +1,4 @@
-"""The verb `report`."""
+"""The command `lotune report`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from lotune.cli.options import Debug, Json
 
 
 def report(
-    target: Annotated[Path, typer.Argument(metavar="RUN_FOLDER|RECIPE.yaml", help="A finished run.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER|RECIPE.yaml", help="Folder or recipe of a finished run.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, where a recipe is given.")
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -1,4 +1,4 @@
-"""The verb `sample`."""
+"""The command `lotune sample`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from lotune.cli.options import Debug, Json
 
 
 def sample(
-    task: Annotated[str, typer.Option(help="Task whose rows are written: arithmetic or reading.")],
-    out: Annotated[Path, typer.Option(help="File to write, in the task's own layout.")],
-    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
-    mixture: Annotated[str | None, typer.Option(help="Mixture of arithmetic: deduplicated (default) or raw.")] = None,
+    task: Annotated[str, typer.Option(help="Task to generate rows for: arithmetic or reading.")],
+    out: Annotated[Path, typer.Option(help="Output file.")],
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    mixture: Annotated[
+        str | None, typer.Option(help="Mixture of problem types for arithmetic: deduplicated (default) or raw.")
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Language: zh (default), en or both.")] = None,
-    form: Annotated[str, typer.Option(help="rows (the task's own layout) or conversation (prompt, answer).")] = "rows",
+    form: Annotated[
+        str, typer.Option(help="Layout: rows (the task's own) or conversation (prompt and answer as turns).")
+    ] = "rows",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write rows of a task's own generator to a file."""
+    """Generate rows of a task and write them to a file."""
 
     def work() -> Any:
         from lotune.settings import read_settings

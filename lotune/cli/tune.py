@@ -1,4 +1,4 @@
-"""The verb `tune`."""
+"""The command `lotune tune`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from lotune.cli.options import Debug, DryRun, Json, Overrides, RecipeFile
 def tune(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Train the adapter, and validate its checkpoints."""
+    """Train the adapter and validate its checkpoints."""
     run_recipe_verb("tune", recipe, overrides, dry_run, json, debug)

@@ -11,56 +11,56 @@ from lotune.model.settings import Dtype
 from lotune.settings import Settings
 
 OnTooLong = Literal["wrong", "stop", "truncate"]
-"""What a question does whose prompt is too long for the model."""
+"""How to treat a row whose prompt is too long for the model."""
 
 
 class EvaluateSettings(Settings):
     """How models are tested."""
 
     checkpoints: Literal["chosen", "all"] = "chosen"
-    """Which checkpoints are tested: the one that validation chose, or all, with the contest's rule beside it."""
+    """Checkpoints to test: the one chosen by validation, or all."""
     max_batch_tokens: int = Field(32_768, ge=1)
-    """Most tokens in one batch, prompts and answers together."""
+    """Maximum number of tokens in a batch, prompts and answers together."""
     dtype: Dtype = "auto"
-    """Number format in which models answer: auto takes base.dtype where it names one, else float32 on a processor."""
+    """Dtype of the weights for generation; auto: base.dtype if it is set, otherwise float32 on a CPU."""
     on_too_long: OnTooLong = "wrong"
-    """Rows whose prompt is too long for the model, with no passage to cut: count as wrong without being asked, stop, or
-    are asked without the middle of the prompt."""
+    """Rows whose prompt is too long and has no passage to shorten: count them as wrong, stop, or truncate the middle of
+    the prompt."""
     engine: Literal["lotune", "vllm"] = "lotune"
-    """What answers in `evaluate --model` and `generate`; vllm needs a GPU and pip install '.[vllm]'."""
+    """Engine of `evaluate --model` and `generate`; vllm needs a GPU and pip install '.[vllm]'."""
 
 
 RETENTION_ROWS = 200
-"""How many retention rows are generated, where the settings do not say."""
+"""Default number of generated retention rows."""
 
 
 class ReplaySettings(Settings):
-    """Rows of the retained task that are mixed into the training rows."""
+    """Rows of the retention task that are mixed into the training rows."""
 
     rows: int = Field(0, ge=0)
-    """How many generated rows of the retained task to mix in, so that the model keeps the ability."""
+    """Number of generated retention rows to mix into the training rows, against forgetting."""
 
 
 class RetentionSettings(Settings):
-    """What the model must not lose."""
+    """The ability that the model must not lose."""
 
     task: str = "reading"
-    """Task that measures the retained ability."""
+    """Task that measures what the model retains."""
     data: Path | None = None
-    """File of retention rows (for reading: SQuAD's layout); null lets the task's generator write them."""
+    """File of retention rows (for reading: SQuAD's layout); null: generate them."""
     rows: int | None = Field(None, ge=1)
-    """How many rows to ask, drawn by seed; null: all rows of a file, or 200 generated ones."""
+    """Number of retention rows, sampled by seed; null: all rows of a file, or 200 generated ones."""
     language: Literal["zh", "en", "both"] = "both"
-    """Language of generated retention rows."""
+    """Language of the generated retention rows."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     min_retained: float = Field(0.9, ge=0, le=1)
-    """Share of each of the base's retention metrics that must be kept."""
+    """Fraction of the base's score that each retention metric must keep."""
 
 
 class ScoreSettings(Settings):
-    """How accuracy and parameter ratio make one score."""
+    """How accuracy and parameter ratio are combined into a score."""
 
     rule: Literal["phase1", "phase2"] = "phase1"
     """Scoring rule: phase1 is 0.3 (1 - ratio) + 0.7 accuracy, phase2 0.3 (1 - 10 ratio) + 0.7 accuracy."""
     base_total: Literal["measured", "llama3-8b", "internlm-7b"] = "measured"
-    """What the ratio divides by: the base's own count, or the contest's rounded total of a model."""
+    """Total that trainable parameters are divided by: the base's own, or the contest's rounded total of a model."""

@@ -1,4 +1,4 @@
-"""Which stage depends on which settings and files."""
+"""Dependencies of stages on settings and files."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *("retention", "evaluate", "score"),
     ),
 }
-"""The settings (single ones or whole groups) whose change redoes a stage.
+"""Settings (single ones or whole groups) whose change invalidates a stage.
 
-`device`, `fsdp`, `threads` and `save_every_minutes` redo none, nor do those of EXECUTION_ONLY_SETTINGS.
+`device`, `fsdp`, `threads`, `save_every_minutes` and EXECUTION_ONLY_SETTINGS invalidate none.
 """
 
 
 def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    """What a stage depends on: its settings by dotted key, a file or folder as a Path, and the form of its texts.
+    """Return the inputs of a stage: settings by dotted key, files and folders as a Path, the prompt format version.
 
     >>> sorted(stage_inputs(Recipe(), "pretrain"))
     ['pretrain', 'seed']
@@ -60,7 +60,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
 
 
 UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.scorer", "task.max_new_tokens"), "merge": ("task.scorer",)}
-"""Settings of the task that change how a stage's model is asked or judged, and no weight."""
+"""Settings of the task that affect the answers or their scores, but not the weights, by stage."""
 EXECUTION_ONLY_SETTINGS = (
     *(
         "tune.gradient_accumulation_steps",
@@ -72,14 +72,13 @@ EXECUTION_ONLY_SETTINGS = (
     *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.micro_batch_tokens", "evaluate.engine"),
     "adapter.force_base",
 )
-"""Settings of how a stage computes, not what comes out: they may be changed before a stopped training goes on.
+"""Settings that change how a stage computes, not its result; they may change before a stopped training resumes.
 
-What a base's own dropout (GPT-2's, for one) drops still depends on the passes; an adapter's dropout does not.
-Of `tune.gradient_accumulation_steps` the rows of a step count, which are `tune.micro_batch_rows` times it.
+Dropout of the base itself (as in GPT-2) still depends on the micro-batches; dropout of an adapter does not. Of
+`tune.gradient_accumulation_steps`, the rows per step count: its product with `tune.micro_batch_rows`.
 """
 PROMPT_FORMAT_VERSION = 5
-"""Goes up where the same settings make other texts: another written working, another generator. Rows that an older
-lotune prepared in the other form are then made anew."""
+"""Increased when the same settings produce other texts (scratchpad, generator), so that old rows are prepared again."""
 
 
 def _in_groups(key: str, keys: Sequence[str]) -> bool:

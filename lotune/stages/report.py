@@ -1,4 +1,4 @@
-"""`lotune report`: report.html and report.md of a finished run, made from its folder alone and without torch."""
+"""`lotune report`: write report.html and report.md from the folder of a finished run, without importing torch."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from lotune.stages.number_formats import with_kept
 
 
 def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
-    """Write the report of a run, named by its folder or by its recipe, and say where it is.
+    """Write the report of a run, given by its folder or recipe, and return the paths.
 
-    Raises: RunError where the folder is no finished run, SettingsError for a folder with settings beside it.
+    Raises: RunError if the run is not finished; SettingsError for overrides of a folder.
     """
     if not target.is_dir():
         recipe = read_recipe(target, overrides)
         return write_report(recipe.folder, shlex.join(["lotune", "run", str(target), *overrides]))
     if overrides:
-        raise SettingsError("report", f"settings beside a run folder: {' '.join(overrides)}", "a run folder alone")
+        raise SettingsError("report", f"settings with a run folder: {' '.join(overrides)}", "a run folder alone")
     return write_report(target, shlex.join(["lotune", "run", str(target / "recipe.yaml")]))
 
 
 def write_report(folder: Path, finish: str) -> dict[str, Any]:
     """Write report.html and report.md into a run folder; `finish` is the command that finishes the run.
 
-    Files that have changed since the run wrote them are named on both.
-    Raises: RunError where the run is not finished or was tested with other settings; CheckError, once both are written,
-    where files have changed.
+    Both list files that have changed since the run wrote them.
+    Raises: RunError if the run is not finished or was tested with other settings; CheckError, after writing both, if
+    files have changed.
     """
     recipe = _finished_recipe(folder, finish)
     altered = _altered(folder)
@@ -52,7 +52,7 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
-    print_status(f"report: {pages['html']} and {pages['markdown'].name} beside it")
+    print_status(f"report: {pages['html']} and {pages['markdown'].name}")
     if altered:
         expected = "the files as the run wrote them"
         raise CheckError(str(folder), f"has changed since it was finished: {'; '.join(altered)}", expected, finish)
@@ -60,16 +60,16 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
 
 
 def _altered(folder: Path) -> tuple[str, ...]:
-    """What has changed of the files that a report rests on, such as "scorecard.json: content changed".
+    """Return the changed files of a run, such as "scorecard.json: content changed".
 
-    Weights are not among them: they may be deleted once they are tested.
+    Weights do not count: they may be deleted after the test.
     """
-    found = Run(folder).altered(STAGE_ORDER)
-    return tuple(f"{path}: {text}" for path, text in sorted(found.items()) if not path.startswith("checkpoints/"))
+    changes = Run(folder).altered(STAGE_ORDER)
+    return tuple(f"{path}: {text}" for path, text in sorted(changes.items()) if not path.startswith("checkpoints/"))
 
 
 def _finished_recipe(folder: Path, finish: str) -> Recipe:
-    """The recipe of a run whose stages are all done with just these settings."""
+    """Return the recipe of a run whose stages are all done with exactly its settings, or raise RunError."""
     if not (folder / "recipe.yaml").is_file():
         raise RunError(str(folder), "holds no run: recipe.yaml is missing", "the folder of a finished run", finish)
     recipe = read_recipe(folder / "recipe.yaml")
@@ -77,9 +77,9 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     if missing:
         raise RunError(str(folder), f"is not finished: {', '.join(missing)} missing", "a finished run", finish)
     done = Run(folder).stages()
-    undone = [stage for stage in STAGE_ORDER if stage not in done]
-    if undone:
-        raise RunError(str(folder), f"is not finished: {', '.join(undone)} not done", "a finished run", finish)
+    unfinished = [stage for stage in STAGE_ORDER if stage not in done]
+    if unfinished:
+        raise RunError(str(folder), f"is not finished: {', '.join(unfinished)} not done", "a finished run", finish)
     tested, now = done["evaluate"]["inputs"], stage_inputs(with_kept(recipe, folder), "evaluate")
     changes = [
         f"{key}: {_json(tested[key])} -> {_json(value)}"
@@ -92,9 +92,9 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
 
 
 def changed_settings(recipe: Recipe) -> list[Setting]:
-    """The settings of a recipe that differ from their defaults.
+    """Return the settings of a recipe that differ from their defaults.
 
-    >>> [(one.key, one.value, one.default) for one in changed_settings(Recipe(seed=3))]
+    >>> [(setting.key, setting.value, setting.default) for setting in changed_settings(Recipe(seed=3))]
     [('seed', '3', '0')]
     """
     defaults, sentences = flatten(Recipe()), {line.key: line.sentence for line in describe(Recipe)}

@@ -1,4 +1,4 @@
-"""`lotune run`: everything a recipe asks for, in order; what is done and unchanged is skipped."""
+"""`lotune run`: all stages of a recipe in order; finished, unchanged stages are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lotune.stages.report import write_report
 
 
 def run(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
-    """Prepare, tune, evaluate and report; the scorecard is the result, or the estimates of a dry run."""
+    """Prepare, tune, evaluate and report; return the scorecard, or the estimates of a dry run."""
     result = evaluate(recipe, options)
     if isinstance(result, Scorecard):
         write_report(recipe.folder, "lotune run")

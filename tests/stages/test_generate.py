@@ -192,8 +192,8 @@ def test_a_model_without_a_bound_of_context_is_asked(byte_tokenizer: PreTrainedT
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["--task", "arithmetic"], "nothing to answer"),
-    (["--prompt", "x", "--data", "y"], "--prompt beside --data"),
+    (["--task", "arithmetic"], "no input"),
+    (["--prompt", "x", "--data", "y"], "--prompt together with --data"),
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv is of no known kind"),
     (["--data", "ROWS", "--out", "a.txt"], "--model without --task"),
     (["--prompt", "x", "--samples", "2"], "samples: is 2 at temperature 0"),
@@ -202,7 +202,7 @@ def test_a_model_without_a_bound_of_context_is_asked(byte_tokenizer: PreTrainedT
     (["--prompt", "x", "--top-k", "5"], "--top-k: draws from nothing at temperature 0"),
     (["--prompt", "x", "--top-p", "0.5"], "--top-p: draws from nothing at temperature 0"),
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.txt", "--samples", "2", "--temperature", "1"],
-     "--samples: a row has one answer"),
+     "--samples: with --data, each row gets one answer"),
     (["--task", "choice", "--data", "ROWS", "--out", "a.txt", "--top-k", "5", "--temperature", "1",
       "task.scorer=likelihood:letter"], "sampling where options are chosen by likelihood"),
 ])  # fmt: skip

@@ -335,7 +335,7 @@ def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) ->
 
 @pytest.mark.parametrize(("more", "found"), [
     ([], "is no article"),
-    (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: there is no nowhere.jsonl"),
+    (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: nowhere.jsonl does not exist"),
     (["pretrain.init_from=.", "pretrain.tokenizer=."], "init_from brings its own tokenizer"),
 ])  # fmt: skip
 def test_articles_that_cannot_be_read_are_refused(tmp_path: Path, more: list[str], found: str) -> None:

@@ -141,7 +141,7 @@ def test_a_damaged_folder_keeps_the_report_that_it_has(folder: Path) -> None:
 
 def test_bad_words(folder: Path, tmp_path: Path) -> None:
     result = call(folder, "seed=4")
-    assert (result.exit_code, "settings beside a run folder: seed=4" in result.stderr) == (2, True)
+    assert (result.exit_code, "settings with a run folder: seed=4" in result.stderr) == (2, True)
     result = call(tmp_path / "missing")
     assert (result.exit_code, "missing: cannot be read" in result.stderr) == (2, True)
     (tmp_path / "new.yaml").write_text("seed: 1\n")
