@@ -99,16 +99,16 @@ def _kill_in_save(turn: int) -> None:
 
 def _hold_after(step: int) -> None:
     """Have this process stop once it has logged a step."""
-    from lotune.stages import training_run
+    from lotune.stages import training_session
 
-    append = training_run.append_jsonl
+    append = training_session.append_jsonl
 
     def stopping(path: Path, record: Any) -> None:
         append(path, record)
         if record.get("number") == step:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    training_run.append_jsonl = stopping
+    training_session.append_jsonl = stopping
 
 
 def steps_done(runs: Path) -> int:

@@ -158,13 +158,13 @@ def with_prefix(row: EncodedRow, prefix_ids: tuple[int, ...]) -> EncodedRow:
     """Return a row with unscored tokens before it.
 
     >>> with_prefix(EncodedRow("1", (7, 8, 9), 2, ((0, 1),)), (5, 6))
-    EncodedRow(id='1', token_ids=(5, 6, 7, 8, 9), completion_start=4, earlier_completions=((2, 3),))
+    EncodedRow(id='1', token_ids=(5, 6, 7, 8, 9), completion_start=4, earlier_completions=((2, 3),), is_replay=False)
     """
     shift = len(prefix_ids)
     if not shift:
         return row
     earlier = tuple((first + shift, last + shift) for first, last in row.earlier_completions)
-    return EncodedRow(row.id, (*prefix_ids, *row.token_ids), row.completion_start + shift, earlier)
+    return EncodedRow(row.id, (*prefix_ids, *row.token_ids), row.completion_start + shift, earlier, row.is_replay)
 
 
 MAX_PADDING_TOKENS = 768

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 from lotune.console import print_status
-from lotune.data.collate import Collator
+from lotune.data.collate import Batch, Collator
 from lotune.data.corpus import Corpus
 from lotune.data.rank_split import RankSplit
-from lotune.data.samplers import pretraining_batches, pretraining_rows_of_step, steps_for_epochs
+from lotune.data.samplers import SamplingOrder, pretraining_batches, pretraining_rows_of_step, steps_for_epochs
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import chunks
 from lotune.data.tokenizer_training import padding_id
@@ -34,19 +34,17 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
-from lotune.stages.training_run import (
+from lotune.stages.training_session import (
     STATES_FOLDER,
-    enable_packing_or_warn,
-    name_rows_on_nan,
+    TrainingCourse,
+    TrainingSession,
+    enable_features,
+    follow,
+    lead,
+    make_session,
     resume,
-    run_steps,
-    should_compile,
 )
 from lotune.train.settings import PretrainSettings
-
-if TYPE_CHECKING:
-    from lotune.train.loop import Step
-    from lotune.train.train_state import Training
 
 REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
 """What to do where a pass finds no memory."""
@@ -140,45 +138,43 @@ def _format(settings: PretrainSettings, device: str) -> Record:
 
 @dataclass(frozen=True)
 class PretrainingSession:
-    """What a pre-training is done with: its documents, its steps with their shares of the learning rate."""
+    """A model in pre-training, with its tokeniser and its rows."""
 
     tokenizer: Any
     rows: TokenFile
-    training: Training
-    steps: int
-    lr_factors: list[float]
-    in_shards: bool
+    session: TrainingSession
     pad_token_id: int | None
-    """What fills up lines; None where rows are packed."""
-    autocast_bfloat16: bool
-    """Whether products are made in bfloat16."""
+    """What fills up lines; None if rows are packed."""
+
+    @property
+    def model(self) -> Any:
+        """The model that is trained."""
+        return self.session.training.model
 
 
 def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
-    """The part of a process that does not lead in a pre-training: its share of each step; it writes nothing."""
-    from lotune.train.train_state import save_states_between, sync_follower
-
+    """Take part in a pre-training that another process leads: compute a part of each step, and write nothing."""
     recipe = with_formats(recipe, options.world.receive())
     assert recipe.pretrain is not None
-    begun = _set_up(recipe, recipe.pretrain, options.world, mark="")
-    states, minutes = recipe.folder / STATES_FOLDER, recipe.save_every_minutes
-    steps = _train_steps(recipe, recipe.pretrain, begun, sync_follower(states, begun.training, recipe.seed))
-    for _ in save_states_between(steps, states, begun.training, dict, minutes=minutes, always=(begun.steps,)):
+    pretraining = _set_up(recipe, recipe.pretrain, options.world, inputs_fingerprint="")
+    for _ in follow(pretraining.session):
         pass
-    if begun.in_shards:
-        _finish(recipe, recipe.pretrain, begun)
+    if pretraining.session.in_shards:
+        _finish(recipe, recipe.pretrain, pretraining)
 
 
-def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mark: str) -> PretrainingSession:
+def _set_up(
+    recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, inputs_fingerprint: str
+) -> PretrainingSession:
+    """Return the session of a model on the run's documents.
+
+    Raises: SettingsError if a document is longer than the context, or weights in shards are to be trained by muon.
+    """
     import torch
     from transformers import AutoTokenizer
 
     from lotune.model.loading import context_length, count_parameters, resolve_device, resolve_dtype
-    from lotune.train.fsdp import apply_fsdp, needs_fsdp
-    from lotune.train.loop import enable_gradient_checkpointing
-    from lotune.train.optimizers import make_optimizers
-    from lotune.train.schedule import lr_factors
-    from lotune.train.train_state import Training
+    from lotune.train.fsdp import needs_fsdp
 
     device, folder = resolve_device(recipe.device), recipe.folder / "data"
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(settings, folder))
@@ -186,21 +182,18 @@ def _set_up(recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, mar
     torch.manual_seed(recipe.seed)
     model = initial_model(settings, tokenizer)
     _check_lengths(rows, context_length(model))
-    if settings.gradient_checkpointing:
-        enable_gradient_checkpointing(model, "pretrain.gradient_checkpointing")
     in_shards = needs_fsdp(recipe.fsdp, TRAINED_BYTES * count_parameters(model), device, world)
     if in_shards:
         _refuse_muon(settings)
-        apply_fsdp(model, world, device)
     else:
         model = model.to(device)
-    padding = None if enable_packing_or_warn(model, rows) else padding_id(tokenizer)
-    steps = settings.steps or steps_for_epochs(
-        rows, batch_tokens=settings.step_tokens, seed=recipe.seed, sampling=settings.sampling, epochs=settings.epochs
-    )
-    training = Training(model, make_optimizers(model, settings), mark, world)
-    half = resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16
-    return PretrainingSession(tokenizer, rows, training, steps, lr_factors(settings, steps), in_shards, padding, half)
+    packed = enable_features(model, rows, settings, "pretrain", world, device, in_shards=in_shards)
+    pad_token_id = None if packed else padding_id(tokenizer)
+    session = make_session(
+        recipe, settings, _course(recipe, settings, rows, pad_token_id, world), model, world, inputs_fingerprint,
+        in_shards=in_shards, autocast_bfloat16=resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16,
+    )  # fmt: skip
+    return PretrainingSession(tokenizer, rows, session, pad_token_id)
 
 
 def _refuse_muon(settings: PretrainSettings) -> None:
@@ -209,24 +202,31 @@ def _refuse_muon(settings: PretrainSettings) -> None:
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
-def _train_steps(recipe: Recipe, settings: PretrainSettings, begun: PretrainingSession, done: int) -> Iterator[Step]:
-    """The steps after the `done` ones."""
-    from lotune.model.loading import resolve_device
-    from lotune.train.loop import train
-    from lotune.train.loss import CausalLoss
+def _course(
+    recipe: Recipe, settings: PretrainSettings, rows: TokenFile, pad_token_id: int | None, world: ProcessGroup
+) -> TrainingCourse:
+    sampling: _Sampling = {"batch_tokens": settings.step_tokens, "seed": recipe.seed, "sampling": settings.sampling}
+    steps = settings.steps or steps_for_epochs(rows, **sampling, epochs=settings.epochs)
 
-    world = begun.training.world
-    compiled = should_compile(settings.compile, resolve_device(recipe.device), begun.in_shards)
-    batches = pretraining_batches(
-        begun.rows, batch_tokens=settings.step_tokens, steps=begun.steps, seed=recipe.seed, sampling=settings.sampling,
-        first_step=done + 1, share=RankSplit(world.rank, world.size), pad_token_id=begun.pad_token_id,
-        micro_batch_tokens=settings.micro_batch_tokens,
-    )  # fmt: skip
-    return train(
-        begun.training.model, batches, begun.training.optimizers, begun.lr_factors,
-        objective=CausalLoss(begun.training.model, compiled), max_grad_norm=settings.max_grad_norm,
-        first_step=done + 1, world=world, remedy=REMEDY, autocast_bfloat16=begun.autocast_bfloat16,
-    )  # fmt: skip
+    def batches(first_step: int) -> Iterator[list[Batch]]:
+        return pretraining_batches(
+            rows, **sampling, steps=steps, first_step=first_step, share=RankSplit(world.rank, world.size),
+            pad_token_id=pad_token_id, micro_batch_tokens=settings.micro_batch_tokens,
+        )  # fmt: skip
+
+    def row_ids(step: int) -> list[str]:
+        indices = pretraining_rows_of_step(rows, **sampling, step=step)
+        return [f"document {name}" for name in rows.ids(indices)]
+
+    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, REMEDY)
+
+
+class _Sampling(TypedDict):
+    """What decides which rows the steps draw."""
+
+    batch_tokens: int
+    seed: int
+    sampling: SamplingOrder
 
 
 def _train(run: Run, recipe: Recipe, world: ProcessGroup, formats: Record) -> dict[str, Any]:
@@ -237,27 +237,23 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, formats: Record) -> di
     ensure_documents(run, settings, recipe)
     world.send_to_followers("pretrain")
     world.send_to_followers(formats)
-    mark = inputs_fingerprint({**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"})
-    begun = _set_up(recipe, settings, world, mark)
-    parameters, tokens = count_parameters(begun.training.model), int(begun.rows.lengths().sum())
-    print_status(f"{parameters:,} parameters, {tokens:,} tokens, {begun.steps} steps")
-    done = resume(run, begun.training).step
-    steps, span, minutes = _train_steps(recipe, settings, begun, done), (done, begun.steps), recipe.save_every_minutes
-    with name_rows_on_nan(partial(_documents_of_step, begun.rows, settings, recipe.seed)):
-        for _ in run_steps(
-            run, "pre-training", steps, span, begun.training, dict, minutes=minutes, always=(begun.steps,)
-        ):
-            pass
-    loss = _finish(recipe, settings, begun)
+    inputs = {**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"}
+    pretraining = _set_up(recipe, settings, world, inputs_fingerprint(inputs))
+    parameters, tokens = count_parameters(pretraining.model), int(pretraining.rows.lengths().sum())
+    steps = pretraining.session.course.steps
+    print_status(f"{parameters:,} parameters, {tokens:,} tokens, {steps} steps")
+    for _ in lead(pretraining.session, resume(pretraining.session).step):
+        pass
+    loss = _finish(recipe, settings, pretraining)
     return {
-        "parameters": parameters, "tokens": tokens, "steps": begun.steps, "validation_loss": loss,
-        **_validation_metrics(begun.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss),
+        "parameters": parameters, "tokens": tokens, "steps": steps, "validation_loss": loss,
+        **_validation_metrics(pretraining.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss),
     }  # fmt: skip
 
 
 def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float) -> dict[str, float]:
-    """Perplexity a token, and bits a byte of the scored text; the end of a text costs bits and has no bytes."""
-    scored = [rows[place] for place in range(len(rows))]
+    """Return perplexity per token and bits per byte of the scored text; the end of a text costs bits, no bytes."""
+    scored = [rows[index] for index in range(len(rows))]
     texts = tokenizer.batch_decode(
         [row.token_ids[max(1, row.completion_start) :] for row in scored], skip_special_tokens=True
     )
@@ -265,31 +261,22 @@ def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float) -> dict[st
     return {"perplexity": math.exp(loss), "bits_per_byte": bits / max(1, sum(len(text.encode()) for text in texts))}
 
 
-def _finish(recipe: Recipe, settings: PretrainSettings, begun: PretrainingSession) -> float:
-    """Save the model, and give its loss on the documents held back; all processes do it where weights are in shards."""
+def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> float:
+    """Save the model, and return its loss on the held-out documents; sharded, all processes call it."""
     import torch
 
     from lotune.model.checkpoints import save_model
     from lotune.train.fsdp import gather_full_model
     from lotune.train.loop import evaluate_loss
 
-    trained = begun.training
-    held_back = TokenFile(recipe.folder / "data" / "validation")
-    loss = evaluate_loss(trained.model, _validation(held_back, begun.pad_token_id), REMEDY)
-    whole: Any = trained.model
-    if begun.in_shards:
-        whole = gather_full_model(trained.model, initial_model(settings, begun.tokenizer))
-    if trained.world.is_main_process:
-        save_model(whole, begun.tokenizer, recipe.folder / "model", torch.bfloat16)
+    held_out = TokenFile(recipe.folder / "data" / "validation")
+    loss = evaluate_loss(pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), REMEDY)
+    model = pretraining.model
+    if pretraining.session.in_shards:
+        model = gather_full_model(model, initial_model(settings, pretraining.tokenizer))
+    if pretraining.session.training.world.is_main_process:
+        save_model(model, pretraining.tokenizer, recipe.folder / "model", torch.bfloat16)
     return loss
-
-
-def _documents_of_step(rows: TokenFile, settings: PretrainSettings, seed: int, step: int) -> list[str]:
-    """Where the documents of a step (from 1) came from: an article's place, or a number in the generated text."""
-    places = pretraining_rows_of_step(
-        rows, batch_tokens=settings.step_tokens, seed=seed, step=step, sampling=settings.sampling
-    )
-    return [f"document {name}" for name in rows.ids(places)]
 
 
 def _check_lengths(rows: TokenFile, context: int) -> None:
@@ -299,8 +286,8 @@ def _check_lengths(rows: TokenFile, context: int) -> None:
         raise SettingsError("pretrain.llama_config.max_position_embeddings", found, f"{context} at most", remedy)
 
 
-def _validation(rows: TokenFile, pad_token_id: int | None) -> Iterator[Any]:
-    """Every row once."""
-    layout = Collator(len(rows), 8192, pad_token_id or 0, packed=pad_token_id is None)
-    for places in chunks(range(len(rows)), 512):
-        yield from layout.batches(rows[place] for place in places)
+def _validation_batches(rows: TokenFile, pad_token_id: int | None) -> Iterator[Batch]:
+    """Yield micro-batches that have every row once."""
+    collator = Collator(len(rows), 8192, pad_token_id or 0, packed=pad_token_id is None)
+    for indices in chunks(range(len(rows)), 512):
+        yield from collator.batches(rows[index] for index in indices)

@@ -111,12 +111,12 @@ def test_adapters_and_merged_models_too(small_base: Path, rows: Path, tmp_path: 
 
 def test_a_run_stops_at_the_validation_of_a_damaged_model(nan_base: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """The loss of the training is not looked at here, so that validation meets the model first."""
-    from lotune.stages import tune
+    from lotune.stages import training_session
     from lotune.train.loop import Step
 
     recipe = tmp_path / "run.yaml"
     recipe.write_text(RECIPE.format(base=nan_base))
-    monkeypatch.setattr(tune, "_train_steps", lambda *_: iter([Step(1, 1.0, 0.1, 1, 1, 0.1, 1.0)]))
+    monkeypatch.setattr(training_session, "train_steps", lambda *_: iter([Step(1, 1.0, 0.1, 1, 1, 0.1, 1.0)]))
     result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", "checkpoints.count=1", "tune.steps=1")
     assert result.exit_code == 1, result.stderr
     said = result.stderr.splitlines()[-3]

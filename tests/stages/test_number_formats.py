@@ -36,20 +36,20 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
 ) -> None:
     words, folder = (recipe, f"runs={tmp_path}", "save_every_minutes=0"), tmp_path / "kept"
     decides(monkeypatch, "bfloat16")
-    checkpoint, asked = tune._checkpoint, []
+    checkpoint, asked = tune._validate, []
 
     def stopped(*arguments: Any) -> Any:
         checkpoint(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "_checkpoint", stopped)
+    monkeypatch.setattr(tune, "_validate", stopped)
     begun = call("run", *words, status=130)
     assert "tuning computes in bfloat16: faster in bfloat16" in begun.stderr
     kept = json.loads((folder / "number-formats.json").read_text())
     assert kept["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
     assert kept["answers"]["dtype"] == "float32"
 
-    monkeypatch.setattr(tune, "_checkpoint", checkpoint)
+    monkeypatch.setattr(tune, "_validate", checkpoint)
     decides(monkeypatch, "float32")
     ask = tune.run_predictions
     monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: asked.append(what.model.dtype) or ask(what, *rest))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,9 @@ from hypothesis import strategies as st
 
 from lotune.data.examples import Example, as_record
 from lotune.data.rows import write_jsonl
-from lotune.data.tokenized import encode_row
+from lotune.data.token_files import write_token_file
+from lotune.data.tokenized import EncodedRow, encode_row
+from lotune.distributed import SINGLE_PROCESS
 from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.merge_check import MergeCheckRow
 from lotune.files import write_json
@@ -27,10 +28,11 @@ from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER, invalidated
 from lotune.stages.merging import checked, checked_files, merge_and_check, rows_of
 from lotune.stages.prepare import retention_task_settings
-from lotune.stages.tune import make_plan
+from lotune.stages.tuning_session import make_plan, set_up_tuning
 from lotune.stages.validate import CheckpointResult, best_checkpoint
 from lotune.tasks.build_datasets import evaluation_rows
 from lotune.tasks.registry import build_task
+from lotune.train.schedule import lr_factors
 from lotune.train.settings import CheckpointSettings, TuneSettings
 
 
@@ -39,9 +41,10 @@ def test_a_plan(rows: int, batch: int, accumulation: int, epochs: float) -> None
     tune = TuneSettings(micro_batch_rows=batch, gradient_accumulation_steps=accumulation, epochs=epochs)
     plan = make_plan(Recipe(tune=tune, checkpoints=CheckpointSettings(count=1)), rows)
     assert plan.step_rows == min(rows, batch * accumulation)
-    assert len(plan.lr_factors) == plan.steps
+    factors = lr_factors(tune, plan.steps)
+    assert len(factors) == plan.steps
     assert plan.checkpoints == [plan.steps]
-    assert max(plan.lr_factors) > 0
+    assert max(factors) > 0
     with pytest.raises(SettingsError, match=r"checkpoints\.count"):
         make_plan(Recipe(tune=tune, checkpoints=CheckpointSettings(count=plan.steps + 1)), rows)
 
@@ -130,21 +133,13 @@ def test_a_merged_model_that_differs_stops_the_run(
         merge_and_check(recipe, tmp_path, rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    from lotune.stages import tune
-    from lotune.train import loop, loss
-
-    told: dict[str, Any] = {}
-    monkeypatch.setattr(loop, "train", lambda *_, **words: told.update(words))
-    monkeypatch.setattr(loss, "CausalLoss", lambda *_: None)
-    monkeypatch.setattr(tune, "_batches", lambda *_: [])
-    begun: Any = SimpleNamespace(plan=SimpleNamespace(lr_factors=[1.0]), world=None, in_shards=False)
-    begun.base = SimpleNamespace(dtype=dtype)
-    tune._train_steps(Recipe(device="cpu"), begun, SimpleNamespace(model=None, optimizers=None), 0)
-    assert told["autocast_bfloat16"] == (dtype == torch.bfloat16)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(small_base: Path, tmp_path: Path, dtype: str) -> None:
+    recipe = Recipe(runs=tmp_path, device="cpu", base={"model": str(small_base), "dtype": dtype})
+    rows = [EncodedRow(str(number), (5, 6, 7, 0), 2) for number in range(8)]
+    write_token_file(recipe.folder / "data" / "train", rows, 300)
+    tuning = set_up_tuning(recipe.model_copy(update={"checkpoints": CheckpointSettings(count=1)}), SINGLE_PROCESS)
+    assert tuning.session.autocast_bfloat16 == (dtype == "bfloat16")
 
 
 def test_a_merge_is_compared_on_rows_of_all_sets(small_base: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lotune.files import filter_jsonl
-from lotune.stages.training_run import _step_of
+from lotune.stages.training_session import _step_of
 
 
 def test_later_lines_and_those_that_are_none_of_ours_go(tmp_path: Path) -> None:

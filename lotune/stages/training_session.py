@@ -1,0 +1,245 @@
+"""A training from its first step to its last: the same for tuning and pre-training, for the leader and its followers.
+
+The session says what is trained on what. Its steps are shown, logged in metrics.jsonl, and their state is saved, so
+that a training that is stopped resumes to the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lotune.console import Progress, print_status
+from lotune.data.token_files import TokenFile
+from lotune.distributed import ProcessGroup
+from lotune.files import append_jsonl, filter_jsonl
+from lotune.model.loading import resolve_device
+from lotune.model.parts import virtual_ids
+from lotune.recipe import Recipe
+from lotune.settings import Switch
+from lotune.train.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from lotune.data.collate import Batch
+    from lotune.train.loop import Objective, Step
+    from lotune.train.train_state import SavedState, Training
+
+STATES_FOLDER = "states"
+"""Folder of a run that holds the states of an unfinished training."""
+METRICS_FILE = "metrics.jsonl"
+"""File of a run with a line per step and per validation."""
+
+
+@dataclass(frozen=True)
+class TrainingCourse:
+    """What tuning and pre-training differ in: the rows of each step, and what is said of them."""
+
+    title: str
+    steps: int
+    checkpoints: Sequence[int]
+    """Steps after which the state is saved, whatever the clock says."""
+    batches: Callable[[int], Iterator[list[Batch]]]
+    """The micro-batches of each step from the given one on."""
+    row_ids: Callable[[int], Sequence[str]]
+    """Where the rows of a step came from."""
+    remedy: str
+    """What to do if a pass runs out of memory."""
+
+
+@dataclass(frozen=True)
+class TrainingSession:
+    """A model in training, with all that its steps depend on.
+
+    `in_shards`: the processes of `training.world` divide the weights. `autocast_bfloat16`: matrix products are made in
+    bfloat16. `lr_factors` has the learning rate of each step as a fraction of the peak.
+    """
+
+    folder: Path
+    course: TrainingCourse
+    training: Training
+    objective: Objective
+    settings: TrainingSettings
+    lr_factors: Sequence[float]
+    seed: int
+    save_every_minutes: float
+    in_shards: bool
+    autocast_bfloat16: bool
+
+
+def enable_features(
+    model: Any,
+    rows: TokenFile,
+    settings: TrainingSettings,
+    section: str,
+    world: ProcessGroup,
+    device: str,
+    *,
+    in_shards: bool,
+    whole: Iterable[Any] = (),
+) -> bool:
+    """Prepare a model for its training, in place: gradient checkpointing, shards, packed rows.
+
+    `section` names the settings in errors; the parameters in `whole` are not sharded. Return whether rows are packed.
+
+    Raises: SettingsError or ModelError if the model cannot do what the settings ask for, or is not causal.
+    """
+    from lotune.train.fsdp import apply_fsdp
+    from lotune.train.loop import enable_gradient_checkpointing
+
+    if settings.gradient_checkpointing:
+        enable_gradient_checkpointing(model, f"{section}.gradient_checkpointing")
+    if in_shards:
+        apply_fsdp(model, world, device, whole)
+    return enable_packing_or_warn(model, rows)
+
+
+def enable_packing_or_warn(model: Any, rows: TokenFile) -> bool:
+    """Return whether a model takes these rows in packed lines, and prepare it for them; say so if it does not.
+
+    Raises: ModelError if it is not causal.
+    """
+    from lotune.model.attention import check_causal, enable_packing
+
+    check_causal(model)
+    packed = enable_packing(model, int(rows.lengths().max()) + len(virtual_ids(model)))
+    if not packed:
+        print_status("this model takes no packed rows: rows are padded to one another's length")
+    return packed
+
+
+def make_session(
+    recipe: Recipe,
+    settings: TrainingSettings,
+    course: TrainingCourse,
+    model: Any,
+    world: ProcessGroup,
+    inputs_fingerprint: str,
+    *,
+    in_shards: bool,
+    autocast_bfloat16: bool,
+) -> TrainingSession:
+    """Return the session of a model that is ready for its first step, with fresh optimisers."""
+    from lotune.train.loss import CausalLoss
+    from lotune.train.optimizers import make_optimizers
+    from lotune.train.schedule import lr_factors
+    from lotune.train.train_state import Training
+
+    compiled = should_compile(settings.compile, resolve_device(recipe.device), in_shards)
+    return TrainingSession(
+        folder=recipe.folder,
+        course=course,
+        training=Training(model, make_optimizers(model, settings), inputs_fingerprint, world),
+        objective=CausalLoss(model, compiled),
+        settings=settings,
+        lr_factors=lr_factors(settings, course.steps),
+        seed=recipe.seed,
+        save_every_minutes=recipe.save_every_minutes,
+        in_shards=in_shards,
+        autocast_bfloat16=autocast_bfloat16,
+    )
+
+
+def should_compile(setting: Switch, device: str, in_shards: bool) -> bool:
+    """Return whether to compile the model on a resolved device; auto: on a GPU that holds all the weights.
+
+    >>> should_compile("auto", "cuda", in_shards=False), should_compile("auto", "cpu", in_shards=False)
+    (True, False)
+    """
+    return setting == "on" or (setting == "auto" and device.startswith("cuda") and not in_shards)
+
+
+def resume(session: TrainingSession) -> SavedState:
+    """Bring a training to its newest saved state, or to step 0, and its followers with it.
+
+    metrics.jsonl then ends at that step.
+    """
+    from lotune.train.train_state import SavedState, load_state, sync_followers
+
+    states = session.folder / STATES_FOLDER
+    loaded = load_state(states, session.training)
+    for name in loaded.damaged:
+        print_status(f"{states / name} is damaged and is not used")
+    state = loaded.state or SavedState(0, {})
+    if state.step:
+        print_status(f"going on after step {state.step}")
+    filter_jsonl(session.folder / METRICS_FILE, lambda line: _step_of(line) <= state.step)
+    sync_followers(session.training, state)
+    return state
+
+
+def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -> Iterator[Step]:
+    """Yield the steps after the first `done`, each shown, logged, and its state saved if that is due.
+
+    `notes` gives what a state holds beside the weights. See `save_states_between` for when states are saved, what
+    Ctrl-C does and what is raised.
+
+    Raises: NotFiniteError, naming the rows of the step, if its loss or gradient is not finite.
+    """
+    course = session.course
+    with _name_rows_on_nan(course.row_ids), Progress(course.title, course.steps, done) as progress:
+        for step in _saved_steps(session, done, notes):
+            progress.step(step.number, step.loss, step.tokens)
+            append_jsonl(session.folder / METRICS_FILE, asdict(step))
+            yield step
+
+
+def follow(session: TrainingSession) -> Iterator[Step]:
+    """Yield the steps in a process that does not lead: it computes its part of each, and writes nothing of its own."""
+    from lotune.train.train_state import sync_follower
+
+    done = sync_follower(session.folder / STATES_FOLDER, session.training, session.seed)
+    yield from _saved_steps(session, done, dict)
+
+
+def _saved_steps(session: TrainingSession, done: int, notes: Callable[[], Any]) -> Iterator[Step]:
+    from lotune.train.train_state import save_states_between
+
+    return save_states_between(
+        train_steps(session, done),
+        session.folder / STATES_FOLDER,
+        session.training,
+        notes,
+        minutes=session.save_every_minutes,
+        always=session.course.checkpoints,
+    )
+
+
+def train_steps(session: TrainingSession, done: int) -> Iterator[Step]:
+    """Yield the steps after the first `done`; nothing is logged or saved."""
+    from lotune.train.loop import train
+
+    training = session.training
+    return train(
+        training.model,
+        session.course.batches(done + 1),
+        training.optimizers,
+        session.lr_factors,
+        objective=session.objective,
+        max_grad_norm=session.settings.max_grad_norm,
+        first_step=done + 1,
+        world=training.world,
+        remedy=session.course.remedy,
+        autocast_bfloat16=session.autocast_bfloat16,
+    )
+
+
+@contextmanager
+def _name_rows_on_nan(row_ids: Callable[[int], Sequence[str]]) -> Iterator[None]:
+    from lotune.train.loop import NotFiniteError
+
+    try:
+        yield
+    except NotFiniteError as error:
+        raise error.of_rows(row_ids(error.step)) from None
+
+
+def _step_of(line: Any) -> float:
+    """Return the step that a line of metrics.jsonl belongs to; infinity if lotune did not write it."""
+    try:
+        return int(line["validation"]["step"]) if "validation" in line else int(line["number"])
+    except (TypeError, KeyError, ValueError):
+        return math.inf

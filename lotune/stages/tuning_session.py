@@ -1,0 +1,167 @@
+"""What a tuning is set up from: base with a fresh adapter, rows, the plan of its steps, the rows that validate it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lotune.data.collate import Batch, Collator
+from lotune.data.examples import Example
+from lotune.data.rank_split import RankSplit
+from lotune.data.samplers import rows_of_step, tuning_batches
+from lotune.data.token_files import TokenFile
+from lotune.data.tokenized import encode_row
+from lotune.data.tokenizer_training import padding_id
+from lotune.distributed import ProcessGroup
+from lotune.errors import SettingsError
+from lotune.model.loading import (
+    LoadedModel,
+    base_folder,
+    context_length,
+    count_parameters,
+    dtype_name,
+    meta_model,
+    resolve_device,
+    resolve_dtype,
+)
+from lotune.model.parts import virtual_ids
+from lotune.model.quantization import load_quantized
+from lotune.recipe import Recipe
+from lotune.stages.dependencies import stage_inputs
+from lotune.stages.prepare import read_examples
+from lotune.stages.training_session import TrainingCourse, TrainingSession, enable_features, make_session
+from lotune.tasks.registry import build_task
+from lotune.tasks.task import Task
+from lotune.train.schedule import checkpoint_steps, tuning_steps
+
+if TYPE_CHECKING:
+    from lotune.train.resource_estimate import Estimate
+
+REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
+"""What to do if a pass runs out of memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The course of a tuning: how many steps, after which of them a checkpoint is due, and the rows of a step."""
+
+    steps: int
+    checkpoints: list[int]
+    step_rows: int
+
+
+@dataclass(frozen=True)
+class TuningSession:
+    """A base with the adapter that is trained on it; `collator` makes micro-batches of rows."""
+
+    base: LoadedModel
+    collator: Collator
+    plan: Plan
+    session: TrainingSession
+
+    @property
+    def model(self) -> Any:
+        """The base with its adapter."""
+        return self.session.training.model
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The rows that checkpoints are validated on; `batches` holds those that fit, with their answers."""
+
+    task: Task
+    examples: list[Example]
+    batches: list[Batch]
+
+
+def tuning_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return what a tuning depends on: settings, the prepared rows, the base's files."""
+    folder = base_folder(recipe.base)
+    inputs = {**stage_inputs(recipe, "tune"), "rows": recipe.folder / "data" / "train.tokens.json"}
+    if folder is not None:
+        inputs["base.files"] = folder
+    return inputs
+
+
+def make_plan(recipe: Recipe, rows: int) -> Plan:
+    """Return the plan of a tuning on so many rows. Raises: SettingsError if it has more checkpoints than steps."""
+    settings = recipe.tune
+    step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, rows)
+    steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
+    return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows)
+
+
+def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str = "") -> TuningSession:
+    """Load the base, add a fresh adapter, and return the session of its training.
+
+    Raises: SettingsError if a step has fewer rows than there are processes, or sharded weights are to be quantised.
+    """
+    from lotune.model.checkpoints import init_adapter
+    from lotune.train.dropout import drop_by_text
+
+    rows = TokenFile(recipe.folder / "data" / "train")
+    plan, device = make_plan(recipe, len(rows)), resolve_device(recipe.device)
+    if plan.step_rows < world.size:
+        found, remedy = f"{plan.step_rows} rows a step for {world.size} processes", "raise it, or start fewer"
+        raise SettingsError("tune.micro_batch_rows", found, "a row for each process", remedy)
+    base, in_shards = _load_base(recipe, device, world)
+    model: Any = init_adapter(base, recipe.adapter, recipe.seed)
+    drop_by_text(model, recipe.seed)
+    adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    packed = enable_features(model, rows, recipe.tune, "tune", world, device, in_shards=in_shards, whole=adapter)
+    settings, pad_token_id = recipe.tune, padding_id(base.tokenizer)
+    collator = Collator(settings.micro_batch_rows, settings.max_batch_tokens, pad_token_id, packed, virtual_ids(model))
+    session = make_session(
+        recipe, settings, _course(recipe, plan, rows, collator, world), model, world, inputs_fingerprint,
+        in_shards=in_shards, autocast_bfloat16=dtype_name(base.dtype) == "bfloat16",
+    )  # fmt: skip
+    return TuningSession(base, collator, plan, session)
+
+
+def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[LoadedModel, bool]:
+    """Return the base, and whether its weights are to be sharded: it is then on the CPU."""
+    from lotune.train.fsdp import needs_fsdp
+
+    quantization, dtype = recipe.tune.quantization, resolve_dtype(recipe.base.dtype, device)
+    weight_bytes = count_parameters(meta_model(recipe.base)) * dtype.itemsize
+    in_shards = needs_fsdp(recipe.fsdp, weight_bytes, device, world)
+    if in_shards and quantization != "none":
+        found, remedy = "weights in shards are not quantised", "fsdp=off, or tune.quantization=none"
+        raise SettingsError("tune.quantization", found, remedy=remedy)
+    settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
+    return load_quantized(settings, "cpu" if in_shards else device, quantization), in_shards
+
+
+def _course(recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, world: ProcessGroup) -> TrainingCourse:
+    def batches(first_step: int) -> Iterator[list[Batch]]:
+        return tuning_batches(
+            rows, collator, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
+            first_step=first_step, share=RankSplit(world.rank, world.size),
+        )  # fmt: skip
+
+    row_ids = partial(_row_ids, rows, plan, recipe.seed)
+    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, REMEDY)
+
+
+def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:
+    return rows.ids(rows_of_step(len(rows), plan.step_rows, seed, step))
+
+
+def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:
+    """Return what a tuning will take; a step of it is run forward and backward, and thrown away."""
+    from lotune.train.resource_estimate import estimate
+
+    batches = next(tuning.session.course.batches(1))
+    merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.merged_checkpoints]
+    return estimate(tuning.model, batches, tuning.plan.steps, recipe.checkpoints.count, merged)
+
+
+def validation_set(recipe: Recipe, tuning: TuningSession) -> ValidationSet:
+    """Return the run's validation rows."""
+    examples = read_examples(recipe.folder / "data" / "validation.jsonl")
+    context = context_length(tuning.base.model)
+    rows = (encode_row(tuning.base.tokenizer, example) for example in examples)
+    batches = tuning.collator.batches(row for row in rows if len(row.token_ids) <= context)
+    return ValidationSet(build_task(recipe.task), examples, batches)

@@ -1,0 +1,94 @@
+"""Tuning as an iterator of records: what it yields, and that a consumer may stop it and go on later."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from contextlib import closing
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import RECIPE
+
+from lotune.files import read_json
+from lotune.recipe import Recipe, RunOptions, read_recipe
+from lotune.stages.prepare import ensure_prepared, open_prepared_run
+from lotune.stages.tune import SavedCheckpoint, ensure_tuned, tuning
+from lotune.stages.validate import CheckpointResult
+
+
+@pytest.fixture
+def recipe(small_base: Path, tmp_path: Path) -> Recipe:
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE.format(base=small_base))
+    return read_recipe(path, [f"runs={tmp_path / 'runs'}", "checkpoints.merged=none"])
+
+
+def records_of(recipe: Recipe, most: int | None = None) -> list[Any]:
+    """The records of a tuning, at most so many: the rest is not asked for."""
+    taken: list[Any] = []
+    with open_prepared_run(recipe, RunOptions()) as (run, settled):
+        ensure_prepared(run, settled)
+        with closing(tuning(run, settled, RunOptions())) as records:
+            for record in records:
+                taken.append(record)
+                if len(taken) == most:
+                    break
+    return taken
+
+
+def adapters(recipe: Recipe) -> dict[str, str]:
+    files = sorted((recipe.folder / "checkpoints").rglob("adapter_model.safetensors"))
+    return {file.parts[-3]: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_tuning_yields_steps_checkpoints_and_validations(recipe: Recipe) -> None:
+    from lotune.train.loop import Step
+    from lotune.train.resource_estimate import Estimate
+
+    first, *rest = records_of(recipe)
+    assert isinstance(first, Estimate)
+    steps = [record.number for record in rest if isinstance(record, Step)]
+    assert steps == list(range(1, first.steps + 1))
+    for saved, validated in zip(*([r for r in rest if isinstance(r, kind)] for kind in KINDS), strict=True):
+        index = rest.index(saved)
+        assert rest[index - 1].number == saved.step
+        assert rest[index + 1] is validated
+        assert (validated.name, validated.step) == (saved.name, saved.step)
+        assert (saved.folder / "adapter_config.json").is_file()
+        with pytest.raises(FrozenInstanceError):
+            saved.name = "other"
+    trained = read_json(recipe.folder / "training.json")
+    assert [one["name"] for one in trained["checkpoints"]] == [r.name for r in rest if isinstance(r, SavedCheckpoint)]
+    assert records_of(recipe) == [], "what is done is not done again"
+
+
+KINDS = (SavedCheckpoint, CheckpointResult)
+
+
+def test_a_consumer_stops_a_tuning_and_a_later_one_ends_at_the_same_weights(recipe: Recipe, tmp_path: Path) -> None:
+    whole = recipe.model_copy(update={"runs": tmp_path / "whole", "save_every_minutes": 0.0})
+    records = records_of(whole)
+    first_result = next(number for number, r in enumerate(records, 1) if isinstance(r, CheckpointResult))
+    before = signal.getsignal(signal.SIGINT)
+
+    stopped = recipe.model_copy(update={"runs": tmp_path / "stopped", "save_every_minutes": 0.0})
+    assert isinstance(records_of(stopped, first_result)[-1], CheckpointResult)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (stopped.folder / "training.json").exists()
+    rest = records_of(stopped)
+    assert 2 < len(rest) < len(records), "it goes on from a saved state"
+    assert adapters(stopped) == adapters(whole) != {}
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stopped.folder, whole.folder)]
+    assert len(lines[0]) == len(lines[1])
+
+
+def test_a_dry_run_ends_after_the_estimate(recipe: Recipe) -> None:
+    options = RunOptions(dry_run=True)
+    with open_prepared_run(recipe, options) as (run, settled):
+        ensure_prepared(run, settled)
+        assert len(list(tuning(run, settled, options))) == 1
+        assert ensure_tuned(run, settled, options).keys() == {"estimate"}
+    assert not (recipe.folder / "checkpoints").exists()
