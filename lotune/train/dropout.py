@@ -1,10 +1,10 @@
 """Dropout of an adapter that does not depend on how rows are divided into passes.
 
-What is dropped follows from the seed, the step, the text up to a token and the layer. Passes of another size, packed or
-padded rows, activations that are computed again, more processes, a training that goes on: the numbers stay the same.
-Tokens that several rows of a step begin with are dropped alike, as they may be computed once for all of them.
+What is dropped follows from the seed, the step, the text up to a token, and the layer. It stays the same for passes of
+another size, packed or padded rows, recomputed activations, more processes, and a resumed training. A prefix that
+several rows of a step share is dropped alike in all of them, as it may be computed once.
 
-B, T: rows of a batch (1 where they are packed) and tokens of a row. D: features of a layer's input.
+B, T: lines of a batch (1 if rows are packed) and tokens of a line. R: packed rows. D: features of a layer's input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ODD_32 = (0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32)
 
 
 class Draw:
-    """What all dropout layers of a model have in common: the seed, and the keys (B, T) int32 of the current pass."""
+    """What the dropout layers of a model share: the seed, and the keys (B, T) int32 of the current pass."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -34,7 +34,7 @@ class Draw:
 
 
 class TextDropout(nn.Dropout):
-    """Dropout of inputs (B, T, D) or (B·T, D) by the keys of a `Draw`; others are dropped by chance."""
+    """Dropout of inputs (B, T, D) or (B·T, D) by the keys of a `Draw`; of other shapes, at random."""
 
     def __init__(self, p: float, draw: Draw, number: int) -> None:
         super().__init__(p)
@@ -45,14 +45,14 @@ class TextDropout(nn.Dropout):
         if not self.training or self.p == 0 or keys is None:
             return super().forward(input)
         if input.ndim == 2 and len(input) == keys.numel():
-            keys = keys.flatten()
+            keys = keys.flatten()  # (B·T,)
         if input.shape[:-1] != keys.shape:
             return super().forward(input)
         return (input * (1 / (1 - self.p))).masked_fill_(dropped(keys, input.shape[-1], self.number, self.p), 0)
 
 
 def drop_by_text(model: nn.Module, seed: int) -> None:
-    """Have the dropout layers of a model's adapter drop by the text, in place."""
+    """Replace the dropout layers of a model's adapter by those that drop by the text, in place."""
     draw, number = Draw(seed), 0
     methods = [method for method, _ in adapter_methods(model) if method is not None]
     for layers in chain.from_iterable(method.dropout_layers(model) for method in dict.fromkeys(methods)):
@@ -63,13 +63,13 @@ def drop_by_text(model: nn.Module, seed: int) -> None:
 
 
 def draw_of(model: nn.Module) -> Draw | None:
-    """Return what the dropout layers of a model have in common, or None where `drop_by_text` found none."""
+    """Return what the dropout layers of a model share, or None if `drop_by_text` found none."""
     return next((module.draw for module in model.modules() if isinstance(module, TextDropout)), None)
 
 
 @contextmanager
 def dropping(draw: Draw | None, batch: Batch, step: int, device: torch.device) -> Iterator[None]:
-    """A block with the forward and the backward pass of a batch in a step."""
+    """Give dropout its keys for a block with the forward and the backward pass of a batch."""
     if draw is None:
         yield
         return
@@ -82,28 +82,28 @@ def dropping(draw: Draw | None, batch: Batch, step: int, device: torch.device) -
 
 def text_keys(batch: Batch, seed: int, step: int) -> Tensor:
     """Return keys (B, T) int32 that follow from seed, step, and the tokens of a row up to and including each one."""
-    sums = _mixed(batch.input_ids * _ODD[0] + batch.positions * _ODD[1]).cumsum(1)
+    sums = _mixed(batch.input_ids * _ODD[0] + batch.positions * _ODD[1]).cumsum(1)  # (B, T)
     lengths = batch.row_lengths
     if lengths is not None:
         shared, *own = lengths.tolist()
-        ends = torch.nn.functional.pad(sums[0], (1, 0))  # sums before each token
-        starts = shared + torch.tensor([0, *own[:-1]]).cumsum(0)
-        others = (ends[starts] - ends[shared]).repeat_interleave(torch.tensor(own))  # of the rows before
-        sums = sums - torch.nn.functional.pad(others, (shared, 0))
+        before = torch.nn.functional.pad(sums[0], (1, 0))  # sum of the tokens before each one, (T + 1,)
+        starts = shared + torch.tensor([0, *own[:-1]]).cumsum(0)  # first token of each row, (R,)
+        earlier_rows = (before[starts] - before[shared]).repeat_interleave(torch.tensor(own))  # (T - shared,)
+        sums = sums - torch.nn.functional.pad(earlier_rows, (shared, 0))
     return (_mixed(sums + _mixed(torch.tensor([seed * _ODD[1] % 2**62 + step]))) >> 32).int()
 
 
 def dropped(keys: Tensor, features: int, number: int, p: float) -> Tensor:
-    """Return which inputs are dropped, bool (..., D), for keys (...) and the layer of a number: a share `p` of them."""
-    columns = torch.arange(features, device=keys.device) + (number << 32)
-    mixed = keys[..., None] ^ (_mixed(columns) >> 32).int()
+    """Return which inputs of layer `number` to drop, bool (..., D), for keys (...): a fraction `p` of them."""
+    columns = torch.arange(features, device=keys.device) + (number << 32)  # (D,)
+    mixed = keys[..., None] ^ (_mixed(columns) >> 32).int()  # (..., D)
     mixed = mixed * _ODD_32[0]
     mixed = mixed ^ ((mixed >> 15) & 0x1FFFF)
     return mixed * _ODD_32[1] < min(round((p - 0.5) * 2**32), 2**31 - 1)
 
 
 def _mixed(numbers: Tensor) -> Tensor:
-    """The last mixing of splitmix64, in int64 that overflows."""
+    """Return the finalizer of splitmix64 (Steele et al. 2014), in int64 that overflows."""
     numbers = (numbers ^ ((numbers >> 30) & (2**34 - 1))) * _ODD[1]
     numbers = (numbers ^ ((numbers >> 27) & (2**37 - 1))) * _ODD[2]
     return numbers ^ ((numbers >> 31) & (2**33 - 1))

@@ -11,7 +11,7 @@ from lotune.settings import Settings, Switch
 
 
 class CheckpointSettings(Settings):
-    """What is kept of a training."""
+    """Which checkpoints are saved, and how they are merged."""
 
     count: int = Field(5, ge=1)
     """How many checkpoints to save and validate, evenly spaced over the training."""
@@ -79,7 +79,7 @@ class LlamaSettings(Settings):
     vocab_size: int = Field(4096, ge=260)
     """Tokens in the vocabulary."""
     hidden_size: int = Field(384, ge=8)
-    """Width of the model."""
+    """Hidden size."""
     num_hidden_layers: int = Field(6, ge=1)
     """Number of layers."""
     num_attention_heads: int = Field(6, ge=1)
@@ -87,7 +87,7 @@ class LlamaSettings(Settings):
     num_key_value_heads: int = Field(6, ge=1)
     """Key and value heads of a layer."""
     intermediate_size: int = Field(1024, ge=8)
-    """Width of the feed-forward part."""
+    """Hidden size of the feed-forward part."""
     max_position_embeddings: int = Field(1024, ge=16)
     """Context in tokens."""
     rope_theta: float = Field(10_000.0, gt=0)
@@ -116,32 +116,32 @@ class PretrainSettings(TrainingSettings):
     adam_beta2: float = Field(0.95, ge=0, lt=1)
     compile: Switch = "off"
     init_from: Path | None = None
-    """Folder of a model to go on from, with its tokeniser and its shape; null begins with nothing."""
+    """Folder of a model to continue from, with its tokeniser and its shape; null starts from scratch."""
     corpus: Path | None = None
-    """File or folder of articles (jsonl with `text`, txt) to learn; null generates the text of nano."""
+    """File or folder of articles (jsonl with `text`, txt) to train on; null generates the text of nano."""
     cleaning: Literal["none", "wiki"] = "none"
-    """Of articles: wiki takes away title, line breaks and the empty brackets that extraction leaves."""
+    """How to clean articles; wiki removes title, line breaks and the empty brackets that extraction leaves."""
     chunking: Literal["first_block", "sentences", "stream"] = "sentences"
     """How articles become blocks: whole sentences, of the first block only or of all; or one long stream of tokens."""
     block_size: int | None = Field(None, ge=8)
-    """Tokens of a block at most; null takes the model's context."""
+    """Tokens of a block, at most; null takes the model's context."""
     sampling: Literal["epochs", "with_replacement"] = "epochs"
     """Order of the blocks: each one once per epoch, or drawn at random with replacement."""
     generated_documents: int = Field(200_000, ge=1)
-    """How many documents are generated where no text is given."""
+    """Documents to generate if no corpus is given."""
     tokenizer: Path | None = None
-    """Folder of a tokeniser to use; null trains one on the text."""
+    """Folder of a tokeniser; null trains one on the text."""
     config_file: Path | None = None
     """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
     llama_config: LlamaSettings = Field(default_factory=LlamaSettings)
     step_tokens: int = Field(4096, ge=1)
-    """Tokens in one step."""
+    """Tokens of one step, at most."""
     micro_batch_tokens: int | None = Field(None, ge=1)
-    """Tokens in one forward pass, at most; null takes those of a step at once. The loss stays that of the step."""
+    """Tokens of one forward pass, at most; null takes the whole step. The loss stays that of the step."""
     autocast_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast dtype of matrix products; weights and optimizer state stay float32. auto: bfloat16 if clearly faster."""
     validation_fraction: float = Field(0.005, gt=0, lt=1)
-    """Share of the documents held back to measure the loss."""
+    """Fraction of the documents that is held out to measure the loss."""
     export_to: Path | None = None
     """Folder into which the finished model is copied."""
 
