@@ -122,9 +122,17 @@ def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: Fie
 def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
     """Merge the help lines of a setting, each with the names of its models, if not all `count` models share it."""
     first, *_ = lines
-    if len(lines) == 1 and len(lines[first]) == count:
-        return first
-    return first._replace(sentence=" ".join(f"Of {_listed(names)}: {line.sentence}" for line, names in lines.items()))
+    owners: dict[str, list[str]] = {}
+    defaults: dict[str, list[str]] = {}
+    for line, names in lines.items():
+        owners.setdefault(line.sentence, []).extend(names)
+        defaults.setdefault(line.default, []).extend(names)
+    sentence, default = first.sentence, first.default
+    if len(owners) > 1 or len(owners[sentence]) < count:
+        sentence = " ".join(f"Of {_listed(names)}: {text}" for text, names in owners.items())
+    if len(defaults) > 1:
+        default = ", ".join(f"{value} ({_listed(names)})" for value, names in defaults.items())
+    return first._replace(sentence=sentence, default=default)
 
 
 def _listed(names: Sequence[str]) -> str:

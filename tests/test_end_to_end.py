@@ -219,7 +219,7 @@ def test_another_judge_judges_again_and_trains_and_asks_nothing(
     monkeypatch.setattr("lotune.stages.tune._train", None)
     monkeypatch.setattr("lotune.stages.merging.merge_and_check", None)
     said = call("run", recipe, f"runs={runs}", "task.scorer=relative:0.5").stderr
-    assert 'changed: task.scorer: null -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
+    assert 'changed: task.scorer: "significant:5" -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
     assert weights(folder) == before
     assert (folder / "metrics.jsonl").read_bytes() == trained
     assert (folder / "merging.json").read_bytes() == merged

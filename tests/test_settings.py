@@ -102,12 +102,12 @@ def test_what_is_no_plain_text_in_an_override() -> None:
     words = [
         "task.name=custom",
         "task.prompt='{question}'",
-        "task.scorer=null",
+        "task.scorer=exact",
         "data.train=a: b.csv",
         "adapter.target_modules=[q_proj]",
     ]
     recipe = read_settings(Recipe, None, [*words, "task.labels={a: 'no', b: 'yes'}"])
-    assert (recipe.task.prompt, recipe.task.scorer, recipe.data.train) == ("{question}", None, Path("a: b.csv"))
+    assert (recipe.task.prompt, recipe.task.scorer, recipe.data.train) == ("{question}", "exact", Path("a: b.csv"))
     assert (recipe.adapter.target_modules, recipe.task.labels) == (["q_proj"], {"a": "no", "b": "yes"})
 
 

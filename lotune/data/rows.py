@@ -25,7 +25,7 @@ from lotune.data.folders import check_alike, files_digest, row_files
 from lotune.data.tables import HeaderRule, looks_like_header, no_header
 from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import DataError
-from lotune.files import write_atomically
+from lotune.files import write_atomically, write_json
 
 OnError = Literal["stop", "skip"]
 """What malformed rows do: stop with an error that lists them, or be skipped and counted."""
@@ -182,6 +182,14 @@ def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:
 def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:
     where, row = (json.loads if content.startswith(b" ") else orjson.loads)(content)
     return where, row
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as they are: as one array to a .json file, as one object a line to any other."""
+    if path.suffix == ".json":
+        write_json(path, list(rows))
+    else:
+        write_jsonl(path, rows)
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from lotune.evaluate.settings import OnTooLong
 from lotune.fingerprints import fingerprint
 from lotune.tasks.settings import PromptSettings, TaskSettings
-from lotune.tasks.task import MultipleChoice, Task, judging_rule
+from lotune.tasks.task import MultipleChoice, Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
     protocol += ", long prompts cut" if on_too_long == "truncate" else ""
     if labels := settings.prompt_settings.get("labels"):
         protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in labels.items())
-    return Facts(task.name, judging_rule(task), template, protocol)
+    return Facts(task.name, task.scorer, template, protocol)
 
 
 def read_facts(row: Mapping[str, Any]) -> Facts | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from lotune.data.examples import Example
 from lotune.data.file_readers import truncate_text
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.task import MultipleChoice, Task, judging_rule
+from lotune.tasks.task import MultipleChoice, Task
 
 SHOT_SEPARATOR = "\n\n"
 """What stands between an example and what follows it."""
@@ -39,7 +39,7 @@ def _shown(task: Task, shot: Example) -> str:
     if not task.score_name_by_metric and task.judge(shot, shot.target).correct is False:
         found = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
         raise DataError(
-            shot.id, found, f"an answer that {judging_rule(task)} finds right", "change task.scorer, or the answers"
+            shot.id, found, f"an answer that {task.scorer} finds right", "change task.scorer, or the answers"
         )
     return shot.target
 

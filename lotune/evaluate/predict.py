@@ -16,7 +16,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import append_jsonl, write_atomically
-from lotune.tasks.task import MultipleChoice, Score, Task, judging_rule
+from lotune.tasks.task import MultipleChoice, Score, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -181,7 +181,7 @@ def keep_predictions(
     """
     stored = read_predictions(out) if out.exists() else []
     known = {(old.example_id, old.prompt): old for old in stored}
-    wanted = judging_rule(task) if isinstance(task, MultipleChoice) and task.by_likelihood else ""
+    wanted = task.scorer if isinstance(task, MultipleChoice) and task.by_likelihood else ""
     kept = {}
     for place, example in enumerate(examples):
         old = known.get((example.id, example.prompt))
@@ -277,9 +277,7 @@ def _choose(
     for (example, prompt), options in zip(asked, texts, strict=True):
         weights = [task.normalise(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))
-        yield _judge(
-            task, example, Answered(task.answer_text(example, place), prompt.prompt_truncated, judging_rule(task))
-        )
+        yield _judge(task, example, Answered(task.answer_text(example, place), prompt.prompt_truncated, task.scorer))
 
 
 def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...], sampling: Sampling | None) -> Request:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lotune.data.examples import Example, Turn
 from lotune.data.file_readers import is_text
+from lotune.data.rows import write_rows
 from lotune.data.templates import Template
 from lotune.data.tokenized import encode_prompt
 from lotune.errors import DataError, LotuneError, RunError
@@ -24,7 +25,6 @@ from lotune.recipe import Recipe
 from lotune.stages.model_loading import load_model_or_adapter, settled
 from lotune.stages.output_files import require_single_process
 from lotune.stages.prompt_template import with_stored_template
-from lotune.tasks.user_rows import write_rows
 from lotune.text_display import print_visible
 
 HELP = (

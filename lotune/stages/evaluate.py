@@ -51,7 +51,7 @@ from lotune.stages.prepare import (
     right_clause,
 )
 from lotune.tasks.registry import build_task
-from lotune.tasks.task import Task, judging_rule
+from lotune.tasks.task import Task
 
 BASE = "base"
 """Name under which the untuned model's predictions stand."""
@@ -274,7 +274,7 @@ def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
     rows = scored_examples(before.target), scored_examples(after.target)
     found = measure_target(
-        task.name, task.metric, *rows, scorer=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+        task.name, task.metric, *rows, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
     return wider_target(found, before.share(0), after.share(0))
 

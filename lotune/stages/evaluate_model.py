@@ -36,7 +36,7 @@ from lotune.tasks.build_datasets import EvaluationSet, evaluation_rows, evaluati
 from lotune.tasks.checks import require_references
 from lotune.tasks.metrics import rouge_l
 from lotune.tasks.registry import build_task
-from lotune.tasks.task import Task, judging_rule
+from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 from lotune.text_display import print_visible
 
@@ -147,7 +147,7 @@ def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> di
 
     seen = [ScoredExample(one.example_id, one.category, one.score) for one in found]
     target = measure_target(
-        task.name, task.metric, seen, seen, scorer=judging_rule(task), score=task.score_name_by_metric.get(task.metric)
+        task.name, task.metric, seen, seen, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
     judged, share = [one.score for one in found], alone.share if alone else 0.0
     target = wider_target(target, share, share)
@@ -161,7 +161,7 @@ def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> di
         name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_category.items()
     }
     return {
-        "scorer": judging_rule(task), **({"rouge_l": ROUGE_L} if judging_rule(task) == "rouge-l" else {}),
+        "scorer": task.scorer, **({"rouge_l": ROUGE_L} if task.scorer == "rouge-l" else {}),
         "metrics": task.metrics(judged), "intervals": intervals, "interval": target.interval,
         "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
         **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),

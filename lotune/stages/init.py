@@ -23,7 +23,7 @@ from lotune.stages.output_files import check_new, refuse_overwriting_inputs
 from lotune.tasks.recognition import settings_of
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import RowSettings, TaskSettings
-from lotune.tasks.task import Row, Task, judging_rule
+from lotune.tasks.task import Row, Task
 
 MAX_COUNTED_ROWS = 20_000
 """Rows in which `init` looks for kinds."""
@@ -43,7 +43,7 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict
     check_new(target, force)
     task = build_task(settings)
     if "scorer" in type(settings).model_fields:
-        settings = settings.model_copy(update={"scorer": judging_rule(task)})
+        settings = settings.model_copy(update={"scorer": task.scorer})
     read = task.read(file, on_error="skip")
     rows, malformed = read.rows, read.malformed
     if malformed:
@@ -54,7 +54,7 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict
         print_status(f"--- {example.id}\n{render_supervision(tokenizer, encode_row(tokenizer, example))}")
     write_atomically(target, _recipe_text(settings, file, _num_distinct(task, rows)))
     kinds = _kinds(task, rows)
-    judge = f"judged by {judging_rule(task)}, " if judging_rule(task) else ""
+    judge = f"judged by {task.scorer}, " if task.scorer else ""
     of_kinds = f", of {kinds} kinds" if kinds > 1 else ""
     print_status(f"{len(rows)} rows of {task.name}{of_kinds}; {judge}measured in {task.metric}")
     columns = settings.columns if isinstance(settings, RowSettings) else {}
@@ -66,7 +66,7 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict
     )
     print_status(f"recipe written: lotune run {shlex.quote(str(target))}")
     counts = {"rows": len(rows), "malformed": len(malformed)}
-    judged = {"scorer": judging_rule(task), "metric": task.metric}
+    judged = {"scorer": task.scorer, "metric": task.metric}
     return {"task": task.name, "columns": columns, **judged, "kinds": kinds, **counts, "recipe": str(target)}
 
 

@@ -6,20 +6,18 @@ task: {name: custom, prompt: "Translate: {source}", answer_column: target, score
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from lotune.data.bounded import MAX_ROW_BYTES
-from lotune.data.rows import OnError, RowFile, closest_columns_hint, read_rows
+from lotune.data.rows import closest_columns_hint
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.scorers import SCORES, aggregate, compile_pattern, reference_as_answer, score_text
+from lotune.tasks.scorers import TextScored, compile_pattern, reference_as_answer, score_text
 from lotune.tasks.settings import CUSTOM_SCORERS, PromptSettings, one_of
 from lotune.tasks.task import Example, Row, Score
-from lotune.tasks.user_rows import label_word, text_or_empty, write_rows
+from lotune.tasks.user_rows import label_word, text_or_empty
 
 _NAMES = re.compile(r"\{([^{}]+)\}")
 
@@ -31,13 +29,14 @@ class CustomSettings(PromptSettings):
 
     name: Literal["custom"] = "custom"
     """Name of the task."""
+    max_new_tokens: int = Field(256, ge=1)
     prompt: str = "{question}"
     """What is asked, with the names of the file's columns in braces."""
     answer_column: str = "answer"
     """Column of the reference answer."""
-    scorer: Annotated[str | None, one_of(CUSTOM_SCORERS)] = None
+    scorer: Annotated[str, one_of(CUSTOM_SCORERS)] = "exact"
     """How to compare an answer with its reference: exact, contains, number, rouge-l, f1, letter, label or
-    regex:PATTERN; null: exact."""
+    regex:PATTERN."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Where the scorer is label: the word of each label, the positive one last."""
 
@@ -53,7 +52,7 @@ class CustomSettings(PromptSettings):
 
 
 @dataclass(frozen=True)
-class CustomTask:
+class CustomTask(TextScored):
     """What the settings say: `prompt` with the names of columns in braces, `answer` the column of the key, a scorer.
 
     A row whose answer is missing or empty has no target and is unjudgeable.
@@ -61,7 +60,6 @@ class CustomTask:
 
     settings: CustomSettings = field(default_factory=CustomSettings)
     name: str = "custom"
-    min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a scorer that lacks its labels, or a pattern that is none."""
@@ -69,39 +67,6 @@ class CustomTask:
             compile_pattern(self.scorer.removeprefix("regex:"))
         if self.scorer == "label" and len(self.settings.labels) < 2:
             raise SettingsError("task.labels", f"{len(self.settings.labels)} labels", "two at least for scorer: label")
-
-    @property
-    def metric(self) -> str:
-        """The mean of the scorer's score, or the accuracy."""
-        return SCORES.get(self.scorer, "accuracy")
-
-    @property
-    def scorer(self) -> str:
-        """How an answer is compared with the key."""
-        return self.settings.scorer or "exact"
-
-    @property
-    def score_name_by_metric(self) -> Mapping[str, str]:
-        """The scorer's score, where it gives one."""
-        return {self.metric: self.metric} if self.scorer in SCORES else {}
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 256 unless the settings say otherwise."""
-        return self.settings.max_new_tokens or 256
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The template's tag of a next question ends an answer."""
-        return self.settings.prompt_template.stop
-
-    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a json, jsonl, csv, tsv or parquet file."""
-        return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
-
-    def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are (see `write_rows`)."""
-        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row.
@@ -136,10 +101,3 @@ class CustomTask:
         if not example.references:
             return replace(score_text(self.scorer, text, "", words), reference="", correct=None, scores={})
         return score_text(self.scorer, text, example.references[0], words)
-
-    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
-
-        Raises: DataError where none can be judged.
-        """
-        return aggregate(self.scorer, judged)

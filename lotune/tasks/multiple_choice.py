@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,8 +24,8 @@ from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.metrics import accuracy, num_without_reference
 from lotune.tasks.settings import LIKELIHOOD_SCORERS, RowSettings, check_columns, one_of
-from lotune.tasks.task import Example, Row, Score
-from lotune.tasks.user_rows import named_columns, text_or_empty, write_rows
+from lotune.tasks.task import Example, Row, Score, Task
+from lotune.tasks.user_rows import named_columns, text_or_empty
 
 LETTERS = "ABCDEFGHIJ"
 INSTRUCTION = (
@@ -75,9 +75,10 @@ class ChoiceSettings(RowSettings):
 
     name: Literal["choice"] = "choice"
     """Name of the task."""
-    scorer: Annotated[str | None, one_of(rf"letter|{LIKELIHOOD_SCORERS}")] = None
+    max_new_tokens: int = Field(32, ge=1)
+    scorer: Annotated[str, one_of(rf"letter|{LIKELIHOOD_SCORERS}")] = "letter"
     """How to compare an answer with its reference: letter, likelihood:letter, likelihood:text or
-    likelihood:text-normalised; null: letter."""
+    likelihood:text-normalised."""
     augmented_copies: int = Field(0, ge=0, le=100)
     """Additional copies of each training row, with shuffled options."""
     include_option_text: bool = False
@@ -94,7 +95,7 @@ class ChoiceSettings(RowSettings):
 
 
 @dataclass(frozen=True)
-class MultipleChoiceTask:
+class MultipleChoiceTask(Task):
     """Single choice in the contest's form, judged by the letter that an answer names.
 
     Training rows may be augmented as the contestants did it: extra copies with shuffled options, the right option's
@@ -104,31 +105,10 @@ class MultipleChoiceTask:
     settings: ChoiceSettings = field(default_factory=ChoiceSettings)
     name: str = "choice"
     metric: str = "accuracy"
-    min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a column that the task does not have."""
         check_columns(self.settings, CHOICE_FIELDS)
-
-    @property
-    def scorer(self) -> str:
-        """How an answer is compared with the key: by the letter that it names, or that of the likeliest option."""
-        return self.settings.scorer or "letter"
-
-    @property
-    def score_name_by_metric(self) -> Mapping[str, str]:
-        """The accuracy is a share of right verdicts."""
-        return {}
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 32 unless the settings say otherwise."""
-        return self.settings.max_new_tokens or 32
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The template's tag of a next question ends an answer."""
-        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
@@ -142,10 +122,6 @@ class MultipleChoiceTask:
         if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):
             return file
         return replace(file, rows=rows_on_disk((id, {**row, "6": ""}) for id, row in file.rows))
-
-    def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are (see `write_rows`)."""
-        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row, and with `training` its extra copies.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.number_match import match_numbers as judge_number
@@ -16,7 +17,7 @@ from lotune.tasks.metrics import accuracy, mean_score, num_without_reference, ro
 from lotune.tasks.multiple_choice import LETTERS, extract_letter
 from lotune.tasks.reading.squad import squad_scores
 from lotune.tasks.sentence_classification import extract_label
-from lotune.tasks.task import Score
+from lotune.tasks.task import Score, Task
 
 SCORES: Mapping[str, str] = {"f1": "squad_f1", "rouge-l": "rouge_l"}
 """Judges that give a score, 0 to 100, and the metric that is its mean; with all others the metric is the accuracy."""
@@ -57,14 +58,26 @@ def score_text(rule: str, text: str, key: str, words: Sequence[str] = ()) -> Sco
     return Score(answer, wanted_text, wanted_text == answer)
 
 
-def aggregate(rule: str, judged: Sequence[Score]) -> dict[str, float]:
-    """The accuracy, 0 to 1, or the mean of the judge's score, 0 to 100, and how many rows are `unjudgeable`.
+class TextScored(Task, Protocol):
+    """A task that judges by one of the rules above; its metric is the accuracy, or the mean of the rule's score."""
 
-    Raises: DataError where none can be judged.
-    """
-    name = SCORES.get(rule, "accuracy")
-    value = mean_score(judged, name) if rule in SCORES else accuracy(judged)
-    return {name: value, "unjudgeable": float(num_without_reference(judged))}
+    @property
+    def metric(self) -> str:
+        """Name of the score, or accuracy."""
+        return SCORES.get(self.scorer, "accuracy")
+
+    @property
+    def score_name_by_metric(self) -> Mapping[str, str]:
+        """The rule's score, if the rule gives one."""
+        return {self.metric: self.metric} if self.scorer in SCORES else {}
+
+    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
+        """Return the accuracy, 0 to 1, or the mean score, 0 to 100, and the number of rows that are `unjudgeable`.
+
+        Raises: DataError if no row can be judged.
+        """
+        value = mean_score(judged, self.metric) if self.scorer in SCORES else accuracy(judged)
+        return {self.metric: value, "unjudgeable": float(num_without_reference(judged))}
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -21,8 +21,8 @@ from lotune.data.templates import Template
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, num_without_reference
 from lotune.tasks.settings import RowSettings, check_columns
-from lotune.tasks.task import Example, Row, Score
-from lotune.tasks.user_rows import label_word, named_columns, text_or_empty, write_rows
+from lotune.tasks.task import Example, Row, Score, Task
+from lotune.tasks.user_rows import label_word, named_columns, text_or_empty
 
 SENTENCE_FIELDS = ("sentence", "first", "second", "label", "instruction", "input", "output")
 DEFAULT_LABELS = {"0": "0", "1": "1"}
@@ -45,6 +45,7 @@ class SentencesSettings(RowSettings):
 
     name: Literal["sentences"] = "sentences"
     """Name of the task."""
+    max_new_tokens: int = Field(8, ge=1)
     labels: dict[str, str] = Field(default_factory=dict)
     """The word of each label, the positive one last; {} means 0, 1."""
     instruction: str | None = None
@@ -52,7 +53,7 @@ class SentencesSettings(RowSettings):
 
 
 @dataclass(frozen=True)
-class SentenceClassificationTask:
+class SentenceClassificationTask(Task):
     """A label for a sentence or for a pair, named by its word.
 
     A row without a label has no target and is unjudgeable; one with a label that is none is refused. The label's word
@@ -62,7 +63,6 @@ class SentenceClassificationTask:
     settings: SentencesSettings = field(default_factory=SentencesSettings)
     name: str = "sentences"
     metric: str = "accuracy"
-    min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a column that the task does not have, or fewer than two labels."""
@@ -80,29 +80,10 @@ class SentenceClassificationTask:
         """How an answer is compared with the key."""
         return "label"
 
-    @property
-    def score_name_by_metric(self) -> Mapping[str, str]:
-        """All figures come from right and wrong verdicts."""
-        return {}
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 8 unless the settings say otherwise."""
-        return self.settings.max_new_tokens or 8
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The template's tag of a next question ends an answer."""
-        return self.settings.prompt_template.stop
-
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a table or of json, their columns named as the task wants them."""
         file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
         return replace(file, rows=rows_on_disk((id, dict(_named(row))) for id, row in file.rows))
-
-    def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are (see `write_rows`)."""
-        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row.

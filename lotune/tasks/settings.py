@@ -31,8 +31,13 @@ class TaskSettings(Settings):
 
     name: str
     """Name of the task."""
-    max_new_tokens: int | None = Field(None, ge=1)
-    """Longest answer in tokens; null takes the task's own."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer in tokens."""
+
+    @property
+    def judging_rule(self) -> str:
+        """Name of the rule that compares answers with references; empty for a task that has only one."""
+        return getattr(self, "scorer", "")
 
     @property
     def prompt_template(self) -> Template:
@@ -72,6 +77,11 @@ class PromptSettings(TaskSettings):
     """Whether to tune a base or adapter in this template even if it was trained in another."""
 
     @property
+    def judging_rule(self) -> str:
+        """Name of the rule that compares answers with references; empty for a task that has only one."""
+        return getattr(self, "scorer", "")
+
+    @property
     def prompt_template(self) -> Template:
         """The prompt template with the instruction prefix. Raises: SettingsError where there is none of that name."""
         return replace(template_named(self.template), instruction_prefix=self.instruction_prefix)
@@ -89,8 +99,8 @@ def one_of(scorers: str) -> AfterValidator:
     names = scorers.replace(LIKELIHOOD_SCORERS, "likelihood:letter|likelihood:text|likelihood:text-normalised")
     names = re.sub(r":(?!letter|text)[^|]*", lambda match: ":PATTERN" if match[0] == ":.+" else ":NUMBER", names)
 
-    def check(value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(scorers, value):
+    def check(value: str) -> str:
+        if not re.fullmatch(scorers, value):
             raise ValueError(f"expected one of {names.replace('|', ', ')}")
         return value
 

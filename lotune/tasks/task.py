@@ -9,9 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.examples import Example
-from lotune.data.rows import OnError, RowFile
+from lotune.data.rows import OnError, RowFile, read_rows, write_rows
+from lotune.tasks.settings import TaskSettings
 
-__all__ = ["Example", "Generating", "MultipleChoice", "Row", "Ruled", "Score", "SeveralRules", "Task", "judging_rule"]
+__all__ = ["Example", "Generating", "MultipleChoice", "Row", "Score", "SeveralRules", "Task"]
 
 Row = Mapping[str, Any]
 
@@ -27,10 +28,14 @@ class Score:
 
 
 class Task(Protocol):
-    """A task: read rows, ask, judge. Implementations are frozen dataclasses holding their settings.
+    """A task: read rows, ask, judge.
 
-    What a task may leave out are protocols of their own: `Ruled`, `Generating`, `MultipleChoice`, `SeveralRules`.
+    Implementations are frozen dataclasses that derive from it and hold their settings. They define `name`, `metric`,
+    `examples`, `judge` and `metrics`; the rest has defaults. Further abilities are protocols of their own:
+    `Generating`, `MultipleChoice`, `SeveralRules`.
     """
+
+    settings: TaskSettings
 
     @property
     def name(self) -> str:
@@ -41,55 +46,52 @@ class Task(Protocol):
         """Name of the headline metric, a key of what `metrics` returns."""
 
     @property
+    def scorer(self) -> str:
+        """Name of the judging rule; empty for a task that has only one."""
+        return self.settings.judging_rule
+
+    @property
     def max_new_tokens(self) -> int:
         """Longest answer in tokens."""
+        return self.settings.max_new_tokens
 
     @property
     def min_new_tokens(self) -> int:
         """Shortest answer in tokens."""
+        return 1
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Texts that end an answer; they are cut off."""
+        """Texts that end an answer and are cut off: by default, the template's tag of the next question."""
+        return self.settings.prompt_template.stop
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
         """For each metric that is a mean of a per-example score: the name of that score. The others are accuracies."""
+        return {}
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a file in one of the task's layouts.
+        """Return the rows of a file in one of the task's layouts.
 
-        Raises: DataError where it cannot be read.
+        Raises: DataError if it cannot be read.
         """
+        return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows in the task's layout, which `read` gives back."""
+        """Write rows in a layout that `read` understands."""
+        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
-        """Examples from (row id, row) pairs. With `training`, targets carry the written working.
+        """Yield examples of (row id, row) pairs. With `training`, their targets are what is trained on.
 
         Raises: DataError for a row without the task's fields.
         """
 
     def judge(self, example: Example, text: str) -> Score:
-        """The verdict on a generated answer."""
+        """Return the score of a generated answer."""
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """Figures over all verdicts, by name; those of `retained` are 0 to 100, accuracies 0 to 1."""
-
-
-@runtime_checkable
-class Ruled(Protocol):
-    """A task with a choice of judging rules."""
-
-    @property
-    def scorer(self) -> str:
-        """Name of the judging rule."""
-
-
-def judging_rule(task: Task) -> str:
-    """Return the name of the task's judging rule, empty where it has but one way of judging."""
-    return task.scorer if isinstance(task, Ruled) else ""
+        """Return figures over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
 
 
 @runtime_checkable

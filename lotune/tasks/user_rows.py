@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-from lotune.data.rows import write_jsonl
 from lotune.errors import DataError, SettingsError
-from lotune.files import write_json
-from lotune.tasks.task import Generating, Row, Task
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as they are: one array where the file is called .json, else one a line."""
-    if path.suffix == ".json":
-        write_json(path, list(rows))
-    else:
-        write_jsonl(path, rows)
+from lotune.tasks.task import Generating, Task
 
 
 class NoGeneratorError(SettingsError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, closest_columns_hint, from_conversation, read_rows, write_jsonl
@@ -16,7 +18,7 @@ from lotune.tasks.arithmetic.problem_types import distinct_limit, generate_rows,
 from lotune.tasks.arithmetic.worked_solutions import scratchpad_target
 from lotune.tasks.metrics import accuracy, num_without_reference
 from lotune.tasks.settings import NUMBER_SCORERS, RowSettings, check_columns, one_of
-from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.task import Example, Row, Score, Task
 
 EXPERT_PREFIX = "You are an expert in mathematics, accurately calculating the following problem. "
 """What a contestant put before every problem; rows that carry it are recognised all the same."""
@@ -27,19 +29,19 @@ class ArithmeticSettings(RowSettings):
 
     name: Literal["arithmetic"] = "arithmetic"
     """Name of the task."""
+    max_new_tokens: int = Field(880, ge=1)
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
     mixture: Literal["deduplicated", "raw"] = "deduplicated"
     """Mixture of problem types: that of the contest's rows without duplicates (harder), or of its raw file."""
-    scorer: Annotated[str | None, one_of(NUMBER_SCORERS)] = None
-    """How to compare an answer with its reference: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE;
-    null: significant:5."""
+    scorer: Annotated[str, one_of(NUMBER_SCORERS)] = "significant:5"
+    """How to compare an answer with its reference: exact, significant:DIGITS, decimals:DIGITS or relative:TOLERANCE."""
     scratchpad: bool = True
     """Whether training answers show a scratchpad, the worked calculation, before the result."""
 
 
 @dataclass(frozen=True)
-class ArithmeticTask:
+class ArithmeticTask(Task):
     """The contest's arithmetic: its rows {"problem", "solution"}, or the conversation form of them.
 
     Training answers carry the written working before the solution where the settings want it and there is any. A row
@@ -56,21 +58,6 @@ class ArithmeticTask:
     def __post_init__(self) -> None:
         """Raises: SettingsError for a column that the task does not have."""
         check_columns(self.settings, ("problem", "solution", "conversations"))
-
-    @property
-    def scorer(self) -> str:
-        """How an answer's number is compared with the key's."""
-        return self.settings.scorer or "significant:5"
-
-    @property
-    def score_name_by_metric(self) -> Mapping[str, str]:
-        """The accuracy is a share of right verdicts, not a mean of scores."""
-        return {}
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 880 unless the settings say otherwise, which the longest written working needs."""
-        return self.settings.max_new_tokens or 880
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv or tsv file."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.examples import Turn
@@ -13,10 +15,9 @@ from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template
 from lotune.errors import DataError
 from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_shapes, conversation_of
-from lotune.tasks.scorers import SCORES, aggregate, score_text
+from lotune.tasks.scorers import TextScored, score_text
 from lotune.tasks.settings import TEXT_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
-from lotune.tasks.user_rows import write_rows
 
 
 class InstructionsSettings(RowSettings):
@@ -24,14 +25,15 @@ class InstructionsSettings(RowSettings):
 
     name: Literal["instructions"] = "instructions"
     """Name of the task."""
-    scorer: Annotated[str | None, one_of(TEXT_SCORERS)] = None
-    """How to compare an answer with its reference: exact, contains, number, rouge-l or f1; null: exact."""
+    max_new_tokens: int = Field(256, ge=1)
+    scorer: Annotated[str, one_of(TEXT_SCORERS)] = "exact"
+    """How to compare an answer with its reference: exact, contains, number, rouge-l or f1."""
     train_on_turns: Literal["all", "last"] = "all"
     """Turns of the assistant that are trained on: all of them, or the last one only."""
 
 
 @dataclass(frozen=True)
-class InstructionsTask:
+class InstructionsTask(TextScored):
     """Rows of one's own: alpaca's, conversations of many turns, prompts with completions (see `shapes`).
 
     Every shape is put into the prompt template of the settings. The last answer of a row is the one that is asked for
@@ -41,36 +43,10 @@ class InstructionsTask:
 
     settings: InstructionsSettings = field(default_factory=InstructionsSettings)
     name: str = "instructions"
-    min_new_tokens: int = 1
 
     def __post_init__(self) -> None:
         """Raises: SettingsError for a column that the task does not have."""
         check_columns(self.settings, INSTRUCTION_FIELDS)
-
-    @property
-    def scorer(self) -> str:
-        """How an answer is compared with the row's."""
-        return self.settings.scorer or "exact"
-
-    @property
-    def metric(self) -> str:
-        """The mean of the scorer's score, or the accuracy."""
-        return SCORES.get(self.scorer, "accuracy")
-
-    @property
-    def score_name_by_metric(self) -> Mapping[str, str]:
-        """The scorer's score, where it gives one."""
-        return {self.metric: self.metric} if self.scorer in SCORES else {}
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: 256 unless the settings say otherwise."""
-        return self.settings.max_new_tokens or 256
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """The template's tag of a next question ends an answer."""
-        return self.settings.prompt_template.stop
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
@@ -80,10 +56,6 @@ class InstructionsTask:
         file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
         check_shapes(file)
         return file
-
-    def write(self, path: Path, rows: Iterable[Row]) -> None:
-        """Write rows as they are (see `write_rows`)."""
-        write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """An example a row, its earlier turns before the last question.
@@ -115,10 +87,3 @@ class InstructionsTask:
         if not example.references:
             return Score(text.strip(), "", None)
         return score_text(self.scorer, text, example.references[0])
-
-    def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """The accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
-
-        Raises: DataError where none can be judged.
-        """
-        return aggregate(self.scorer, judged)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.rows import OnError, RowFile, closest_columns_hint, read_rows
 from lotune.data.templates import TEMPLATES
@@ -17,7 +19,7 @@ from lotune.tasks.reading.cmrc import cmrc_scores
 from lotune.tasks.reading.contest_metric import contest_f1_em
 from lotune.tasks.reading.squad import read_items, squad_scores, write_items
 from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.task import Example, Row, Score, Task
 
 METRICS = ("contest_f1", "contest_em", "squad_f1", "squad_em", "cmrc_f1", "cmrc_em")
 """Names of the figures of each example and of their means over a test set; all 0 to 100."""
@@ -30,6 +32,7 @@ class ReadingSettings(TaskSettings):
 
     name: Literal["reading"] = "reading"
     """Name of the task."""
+    max_new_tokens: int = Field(20, ge=1)
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
     questions_per_passage: Literal["first", "all"] = "first"
@@ -37,7 +40,7 @@ class ReadingSettings(TaskSettings):
 
 
 @dataclass(frozen=True)
-class ReadingTask:
+class ReadingTask(Task):
     """The contest's retention protocol: the first question of every paragraph, greedy, 20 new tokens, one at least.
 
     Rows are paragraphs in SQuAD's layout (`squad.read_items`); with `questions_per_passage: all` each of their
@@ -48,18 +51,12 @@ class ReadingTask:
     settings: ReadingSettings = field(default_factory=ReadingSettings)
     name: str = "reading"
     metric: str = "contest_f1"
-    min_new_tokens: int = 1
     stop: tuple[str, ...] = ()
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
         """All metrics are means of a per-example score."""
         return dict(zip(METRICS, METRICS, strict=True))
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer in tokens: the protocol's 20 unless the settings say otherwise."""
-        return self.settings.max_new_tokens or 20
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """Paragraphs: of a file in SQuAD's layout, where a fault always stops, or one a line of a .jsonl file."""

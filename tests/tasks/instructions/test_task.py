@@ -161,7 +161,7 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
 @pytest.mark.parametrize(
     ("judge", "key", "answer", "right"),
     [
-        (None, "It is\n4.", " It  is 4. ", True),
+        ("exact", "It is\n4.", " It  is 4. ", True),
         ("exact", "It is 4.", "it is 4.", False),
         ("exact", "It is 4.", "It is 4. Really.", False),
         ("contains", "It  is 4.", "Well.\nIt is 4. Really.", True),
@@ -171,11 +171,11 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
         ("number", "four", "4", None),
     ],
 )
-def test_judges(judge: str | None, key: str, answer: str, right: bool | None) -> None:
+def test_judges(judge: str, key: str, answer: str, right: bool | None) -> None:
     asker = task(scorer=judge)
     [example] = asker.examples([("1", {"prompt": "?", "completion": key})], training=False)
     assert asker.judge(example, answer).correct is right
-    assert asker.scorer == (judge or "exact")
+    assert asker.scorer == judge
 
 
 def test_the_tag_of_a_next_question_ends_an_answer() -> None:
