@@ -1,22 +1,17 @@
-"""Reading of settings: YAML, `key=value` overrides, all errors at once, and the generated help.
+"""Reading of settings: YAML, `key=value` overrides, all errors at once.
 
 The settings models are in `lotune/*/settings.py`, beside the code that uses them.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
-import itertools
-import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 
 from lotune.errors import SettingsError
 from lotune.text_display import escaped
@@ -57,15 +52,6 @@ Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch_word)]
 """A setting that is on, off, or decided by lotune."""
 
 
-class FieldHelp(NamedTuple):
-    """One line of the generated help."""
-
-    key: str
-    type: str
-    default: str
-    sentence: str
-
-
 def read_settings(model: type[SettingsType], path: Path | None, overrides: Sequence[str] = ()) -> SettingsType:
     """Return the settings in a YAML file, with dotted `key=value` overrides applied.
 
@@ -84,70 +70,13 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
         raise _as_settings_error(model, error, where, set(overridden)) from None
 
 
-def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
-    """Return the help of all fields, nested ones under dotted keys.
-
-    >>> class Rows(Settings):
-    ...     rows: int | None = 5
-    >>> describe(Rows)
-    [FieldHelp(key='rows', type='int | null', default='5', sentence='')]
-    """
-    lines: list[FieldHelp] = []
-    for name, field in model.model_fields.items():
-        groups = _groups(field.annotation)
-        if groups:
-            lines += _describe_variants(groups, f"{prefix}{name}.", field)
-        else:
-            default = (
-                "required" if field.is_required() else _format_default(field.get_default(call_default_factory=True))
-            )
-            sentence = field.description or _sentence(model, name)
-            lines.append(FieldHelp(prefix + name, _type_name(field.annotation), default, sentence))
-    return lines
-
-
-def _describe_variants(models: Sequence[type[Settings]], prefix: str, field: FieldInfo) -> list[FieldHelp]:
-    """Return the help of a group that is one of several models; settings of some models name these."""
-    if len(models) == 1:
-        return describe(models[0], prefix)
-    owners: dict[str, dict[FieldHelp, list[str]]] = {}
-    for model in models:
-        for line in describe(model, prefix):
-            owners.setdefault(line.key, {}).setdefault(line, []).append(_tag(model))
-    default, tag_field = _tag(type(field.get_default(call_default_factory=True))), models[0].tag_field
-    tag = FieldHelp(prefix + tag_field, " | ".join(map(_tag, models)), default, _sentence(models[0], tag_field))
-    return [tag, *(_merged(lines, len(models)) for key, lines in owners.items() if key != tag.key)]
-
-
-def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
-    """Merge the help lines of a setting, each with the names of its models, if not all `count` models share it."""
-    first, *_ = lines
-    owners: dict[str, list[str]] = {}
-    defaults: dict[str, list[str]] = {}
-    for line, names in lines.items():
-        owners.setdefault(line.sentence, []).extend(names)
-        defaults.setdefault(line.default, []).extend(names)
-    sentence, default = first.sentence, first.default
-    if len(owners) > 1 or len(owners[sentence]) < count:
-        sentence = " ".join(f"Of {_listed(names)}: {text}" for text, names in owners.items())
-    if len(defaults) > 1:
-        default = ", ".join(f"{value} ({_listed(names)})" for value, names in defaults.items())
-    return first._replace(sentence=sentence, default=default)
-
-
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Join names with commas and a final "and".
 
-    >>> _listed(["a", "b", "c"]), _listed(["a"])
+    >>> listed(["a", "b", "c"]), listed(["a"])
     ('a, b and c', 'a')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _sentence(model: type[Settings], field: str) -> str:
-    """Return the docstring under a field, from the class that declares it."""
-    docstrings = (_docstrings(owner.__module__).get((owner.__name__, field)) for owner in model.__mro__)
-    return next(filter(None, docstrings), "")
 
 
 def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
@@ -163,25 +92,6 @@ def flatten(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
     """
     values = settings.model_dump(mode="json") if isinstance(settings, Settings) else settings
     return dict(_flat_items(values, ""))
-
-
-@functools.cache
-def _docstrings(module: str) -> Mapping[tuple[str, str], str]:
-    """Return the docstrings under the fields of a module's classes, each on one line.
-
-    pydantic would read them at every start, which takes a fifth of the time limit of `--help`.
-    """
-    source = getattr(sys.modules.get(module), "__file__", None)
-    if not source or not Path(source).is_file():
-        return {}
-    sentences: dict[tuple[str, str], str] = {}
-    for model in ast.parse(Path(source).read_text(encoding="utf-8")).body:
-        if isinstance(model, ast.ClassDef):
-            for field, below in itertools.pairwise(model.body):
-                match field, below:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                        sentences[model.name, name] = " ".join(text.split())
-    return sentences
 
 
 def _flat_items(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -255,7 +165,7 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
 
 def _read_value(annotation: Any, value: str, where: str) -> Any:
     """Return the value of an override for a setting of this type."""
-    choices = _union_members(annotation)
+    choices = union_members(annotation)
     if str not in choices and Path not in choices:
         return load_yaml(value, where)
     try:
@@ -278,7 +188,7 @@ def _annotation(model: type[Settings], key: str) -> Any:
     """
     annotation: Any = model
     for part in key.split("."):
-        if groups := _groups(annotation):
+        if groups := group_models(annotation):
             fields = (group.model_fields.get(part) for group in groups)
             annotation = next((field.annotation for field in fields if field is not None), None)
         else:
@@ -309,7 +219,7 @@ def _as_settings_error(
         key = _dotted_key(model, fault["loc"])
         variant = _variant(model, fault["loc"])
         if fault["type"] == "extra_forbidden" and variant is not None:
-            text = f"{key} is not a setting of {_tag(variant)}, which has {_listed([*variant.model_fields][1:])}"
+            text = f"{key} is not a setting of {tag_of(variant)}, which has {listed([*variant.model_fields][1:])}"
         elif fault["type"] == "extra_forbidden":
             text = f"{key} is not a setting{_nearest(model, key)}"
         elif fault["type"] == "union_tag_invalid":
@@ -342,7 +252,7 @@ def _dotted_key(model: type[Settings], location: tuple[int | str, ...]) -> str:
                 key.append(str(part))
             continue
         key.append(str(part))
-        inner = _groups(field.annotation)
+        inner = group_models(field.annotation)
     return ".".join(key)
 
 
@@ -350,8 +260,8 @@ def _unknown_tag(model: type[Settings], key: str, value: Any) -> tuple[str, str]
     """Return the clause and the remedy for a group whose `name` is unknown."""
     import difflib
 
-    groups = _groups(_annotation(model, key))
-    tags, tag_field = [_tag(group) for group in groups], groups[0].tag_field
+    groups = group_models(_annotation(model, key))
+    tags, tag_field = [tag_of(group) for group in groups], groups[0].tag_field
     name = str(value.get(tag_field) if isinstance(value, dict) else value)
     near = difflib.get_close_matches(name, tags, 1)
     remedy = f"did you mean {near[0]}?" if near else "`lotune run --help` lists every setting"
@@ -362,15 +272,15 @@ def _variant(model: type[Settings], location: tuple[int | str, ...]) -> type[Set
     """Return the model that a pydantic location is in if its group is one of several models, else None."""
     if len(location) < 2 or str(location[0]) not in model.model_fields:
         return None
-    groups = _groups(model.model_fields[str(location[0])].annotation)
-    return next((group for group in groups if len(groups) > 1 and _tag(group) == location[1]), None)
+    groups = group_models(model.model_fields[str(location[0])].annotation)
+    return next((group for group in groups if len(groups) > 1 and tag_of(group) == location[1]), None)
 
 
 def _nearest(model: type[Settings], key: str) -> str:
     """Return a clause naming the closest key to an unknown one, empty if none is close."""
     import difflib
 
-    keys = [line.key for line in describe(model)] + _group_names(model)
+    keys = _keys(model) + _group_names(model)
     group, _, last = key.rpartition(".")
     siblings = {
         name.removeprefix(f"{group}.").split(".")[0] for name in keys if not group or name.startswith(f"{group}.")
@@ -384,55 +294,33 @@ def _nearest(model: type[Settings], key: str) -> str:
 
 
 def _group_names(model: type[Settings]) -> list[str]:
-    return [name for name, field in model.model_fields.items() if _groups(field.annotation)]
+    return [name for name, field in model.model_fields.items() if group_models(field.annotation)]
 
 
-def _groups(annotation: Any) -> tuple[type[Settings], ...]:
+def _keys(model: type[Settings], prefix: str = "") -> list[str]:
+    """Return the dotted keys of all settings, each once, groups left out."""
+    keys: dict[str, None] = {}
+    for name, field in model.model_fields.items():
+        models = group_models(field.annotation)
+        inner = [key for group in models for key in _keys(group, f"{prefix}{name}.")]
+        keys |= dict.fromkeys(inner if models else [prefix + name])
+    return list(keys)
+
+
+def group_models(annotation: Any) -> tuple[type[Settings], ...]:
     """Return the settings models in an annotation: `Inner`, `Inner | None` or a union of several."""
-    members = _union_members(annotation)
+    members = union_members(annotation)
     return tuple(member for member in members if isinstance(member, type) and issubclass(member, Settings))
 
 
-def _tag(model: type[Settings]) -> str:
+def tag_of(model: type[Settings]) -> str:
     return str(model.model_fields[model.tag_field].default)
 
 
-def _union_members(annotation: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) in (UnionType, typing.Union):
         return typing.get_args(annotation)
     return (annotation,)
-
-
-def _type_name(annotation: Any) -> str:
-    """Return a type in the notation of the help.
-
-    >>> _type_name(int | None), _type_name(typing.Literal["a", "b"]), _type_name(list[str])
-    ('int | null', 'a | b', 'list[str]')
-    """
-    names = []
-    for choice in _union_members(annotation):
-        origin = typing.get_origin(choice)
-        if choice is type(None):
-            names.append("null")
-        elif origin is typing.Literal:
-            names += [str(value) for value in typing.get_args(choice)]
-        elif origin is not None:
-            inner = ", ".join(_type_name(argument) for argument in typing.get_args(choice))
-            names.append(f"{getattr(origin, '__name__', origin)}[{inner}]")
-        else:
-            names.append({"Path": "path"}.get(choice.__name__, choice.__name__))
-    return " | ".join(names)
-
-
-def _format_default(value: Any) -> str:
-    """Return a default in YAML."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_format_default, value)) + "]"
-    return str(value) if str(value) else '""'
 
 
 def as_json(result: Any) -> str:

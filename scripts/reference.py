@@ -65,7 +65,7 @@ def _default(option: Any) -> str:
 def _settings() -> Iterator[str]:
     """A table of the single settings, then one a group."""
     from lotune.recipe import Recipe
-    from lotune.settings import describe
+    from lotune.settings_help import describe
 
     for group, lines in groupby(describe(Recipe), key=lambda line: line.key.rpartition(".")[0].partition(".")[0]):
         rows = [[f"`{line.key}`", f"`{line.type}`", f"`{line.default}`", line.sentence] for line in lines]

@@ -16,7 +16,7 @@ import lotune
 from lotune.cli.app import app
 from lotune.errors import CheckError, ModelError
 from lotune.recipe import Recipe, RunOptions
-from lotune.settings import describe
+from lotune.settings_help import describe
 
 HEAVY = ("torch", "transformers", "peft", "jieba", "scipy", "numpy", "rich", "tokenizers", "safetensors")
 VERBS = ("run", "prepare", "pretrain", "tune", "evaluate")

@@ -17,7 +17,8 @@ import pytest
 
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Recipe, read_recipe
-from lotune.settings import describe, read_settings
+from lotune.settings import read_settings
+from lotune.settings_help import describe
 from lotune.tasks import registry
 
 ROOT = Path(__file__).parent.parent

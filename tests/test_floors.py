@@ -13,7 +13,7 @@ FLOORS = (
     ("text_display",),
     ("errors",),
     ("settings", "memory", "environment", "threads"),
-    ("disk_space",),
+    ("disk_space", "settings_help"),
     ("library_errors", "files"),
     ("fingerprints",),
     ("runs",),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
 from lotune.recipe import Recipe, read_recipe
-from lotune.settings import describe, flatten, read_settings
+from lotune.settings import flatten, read_settings
+from lotune.settings_help import describe
 from lotune.stages.dependencies import STAGE_KEYS, stage_inputs
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

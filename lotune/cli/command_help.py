@@ -17,7 +17,7 @@ class RecipeCommand(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the list of settings."""
         from lotune.recipe import Recipe
-        from lotune.settings import describe
+        from lotune.settings_help import describe
 
         lines = [line for line in describe(Recipe) if line.key.startswith(self.settings_shown)]
         with formatter.section(self.settings_title):

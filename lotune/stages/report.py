@@ -18,7 +18,8 @@ from lotune.report.html import render_page
 from lotune.report.markdown import render_markdown
 from lotune.report.report_data import Setting, collect_report, needed_files
 from lotune.runs import Run
-from lotune.settings import describe, flatten
+from lotune.settings import flatten
+from lotune.settings_help import describe
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER
 from lotune.stages.number_formats import with_kept

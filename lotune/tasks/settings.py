@@ -77,11 +77,6 @@ class PromptSettings(TaskSettings):
     """Whether to tune a base or adapter in this template even if it was trained in another."""
 
     @property
-    def judging_rule(self) -> str:
-        """Name of the rule that compares answers with references; empty for a task that has only one."""
-        return getattr(self, "scorer", "")
-
-    @property
     def prompt_template(self) -> Template:
         """The prompt template with the instruction prefix. Raises: SettingsError where there is none of that name."""
         return replace(template_named(self.template), instruction_prefix=self.instruction_prefix)

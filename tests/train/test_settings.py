@@ -1,6 +1,6 @@
 """Settings of tuning and of pre-training: one model for what both have, with defaults of their own."""
 
-from lotune.settings import describe
+from lotune.settings_help import describe
 from lotune.train.settings import PretrainSettings, TrainingSettings, TuneSettings
 
 DIFFERENT_DEFAULTS = {"optimizer", "learning_rate", "warmup_ratio", "weight_decay", "adam_beta2", "compile"}
