@@ -182,12 +182,11 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         Check,
         Checkpoint,
         ContestScore,
-        ScoredExample,
         make_scorecard,
         measure_parameters,
-        measure_target,
         write_scorecard,
     )
+    from lotune.evaluate.target import ScoredExample, measure_target
     from lotune.files import append_jsonl
     from lotune.tasks.task import Score
 

@@ -1,17 +1,14 @@
-"""Is the merged model the adapted one, and what does rounding it to the saved number format change?
+"""Check that the merged model computes what base plus adapter compute, and measure the effect of the saved dtype.
 
-Shapes: B rows, T tokens, V vocabulary. Weights and arithmetic are float32. A model with large logits can differ by
-more than the tolerance from itself, computed in another order; so on rows where float32 shows a larger difference, the
-same weights are compared in float64 (norms may stay in float32), which rounds by less, and answers may then part at
-ties within twice the difference.
+Weights and arithmetic are float32. With large logits, a model differs from itself by more than the tolerance when
+computed in another order. So rows with a larger difference in float32 are compared again in float64 (norms may stay in
+float32), which rounds less. Answers may then differ at ties within twice the float32 difference.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,34 +17,36 @@ import torch
 from torch import nn
 
 from lotune.errors import CheckError
+from lotune.evaluate.logit_comparison import (
+    BATCH_TOKENS,
+    OnDevice,
+    best_two_gap,
+    in_float64,
+    largest_difference,
+    relative_difference,
+)
 from lotune.model.loading import dtype_name
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between the merged and the adapted model, and of the two best logits of a tie."""
-VERDICT_SHARE = 0.01
-"""Largest share of verdicts that rounding may change ..."""
+"""Maximum difference of a logit between merged and adapted model, and of the two best logits at a tie."""
+MAX_CHANGED_VERDICTS = 0.01
+"""Maximum fraction of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
-"""... where it is measured on this many rows or more."""
+"""... if at least this many rows are judged."""
 ANSWERED = 100
-"""Rows, the first ones, whose answers the adapted model writes, too; the logits of all rows are compared."""
+"""Number of rows that the adapted model answers, too; the logits of all rows are compared."""
 MAX_REDUCED_DIFFERENCE = 0.1
-"""Largest difference of the logits in a reduced number format from those in float32, in norm, as a share of these."""
-BATCH_TOKENS = 2048
-"""Tokens, with padding, whose logits are made at once."""
-HELD_LOGITS = 2**28
-"""Logits of one model that are kept, in the processor's memory, to be compared with the other's."""
+"""Maximum relative difference (in norm) of the logits in a reduced dtype from those in float32."""
 
 Greedy = Callable[[Any, Sequence[Sequence[int]], int], list[list[int]]]
 """(model, prompts, max_new_tokens) -> the token ids of each greedy answer."""
-OnDevice = Callable[[nn.Module], AbstractContextManager[Any]]
-"""A block in which a model is where it computes, such as on a GPU that has no room for two."""
 Judge = Callable[[int, Sequence[int]], tuple[str, bool | None]]
-"""(row number, answer's token ids) -> its text and whether it is right (None: the key cannot be judged)."""
+"""(row number, token ids of the answer) -> its text and whether it is correct (None: not judgeable)."""
 
 
 @dataclass(frozen=True)
 class MergeCheckRow:
-    """A real row: `tokens` is the prompt with its answer, of which the first `prompt_tokens` are the prompt."""
+    """A row of the data: token ids of prompt and answer, the first `prompt_tokens` of them the prompt."""
 
     tokens: Sequence[int]
     prompt_tokens: int
@@ -55,10 +54,10 @@ class MergeCheckRow:
 
 @dataclass(frozen=True)
 class Reduced:
-    """The saved model, asked in the evaluation's reduced number format, beside the merged one, asked in float32.
+    """Comparison of the saved model in the reduced dtype of the evaluation with the merged one in float32.
 
-    `logit_difference` is the norm of the difference of all logits as a share of the norm of those in float32; `changed`
-    are the changed texts, as those of a MergeCheck.
+    `logit_difference` is the relative difference of all logits in norm; `changed` are the changed texts, as in
+    MergeCheck.
     """
 
     dtype: str
@@ -70,14 +69,13 @@ class Reduced:
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """What the check found.
+    """Result of the check.
 
-    `max_logit_difference` is that of float32 arithmetic, `max_logit_difference_float64` that of float64 where the first
-    is above the tolerance, else None. `greedy_differences` are answers that differ between merged and adapted, of the
-    first 100, each at a tie of the two best logits.
-    `texts_changed` and `verdicts_changed` count what rounding to `saved_dtype` changes; `judged` rows with a verdict.
-    `asked` is what answering in a reduced format changes beside, None where the model answers in float32.
-    `changed` are the changed texts: the row's number, the text before rounding and after.
+    `max_logit_difference` is measured in float32; if it exceeds the tolerance, `max_logit_difference_float64` is
+    measured in float64. `greedy_differences` counts answers, of the first 100, that differ between merged and adapted
+    model, each at a tie of the two best logits. `texts_changed` and `verdicts_changed` are the effect of rounding to
+    `saved_dtype`, out of `judged` rows with a verdict. `asked` is the effect of generating in a reduced dtype, None for
+    float32. `changed` lists the changed texts: row number, text before and after rounding.
     """
 
     rows: int
@@ -94,15 +92,15 @@ class MergeCheck:
 
     @property
     def verdict_share(self) -> float:
-        """The share, 0 to 1, of the judged rows whose verdict rounding changes."""
+        """Fraction of the judged rows whose verdict rounding changes."""
         return self.verdicts_changed / self.judged if self.judged else 0.0
 
 
 @dataclass(frozen=True)
 class LogitAgreement:
-    """How far apart the logits of merged and adapted are, in float32 and maybe float64, and the merged one's answers.
+    """Largest difference of the logits in float32 (and float64), and the answers of the merged model.
 
-    `differences` counts the answers in which they part, each at a tie of the two best logits.
+    `differences` counts the answers that differ from the adapted model's, each at a tie of the two best logits.
     """
 
     float32: float
@@ -119,31 +117,33 @@ def compare_merged(
     greedy: Greedy,
     max_new_tokens: int,
     batch_tokens: int = BATCH_TOKENS,
-    place: OnDevice = nullcontext,
+    on_device: OnDevice = nullcontext,
 ) -> LogitAgreement:
-    """Compare the merged model with the adapted one on real rows, both float32; one of them at a time is in its place.
+    """Compare the merged with the adapted model, both float32; only one of them at a time is on its device.
 
-    Raises: CheckError where they give different logits or answers.
+    Raises: CheckError if logits or answers differ.
     """
     _require_comparable("adapted", adapted)
     _require_comparable("merged", merged)
     if not questions:
-        raise CheckError("merge check", "there are no rows to compare on", "one at least")
-    rest: list[MergeCheckRow] = []
-    difference, exact = _largest_difference(adapted, merged, questions, batch_tokens, place, rest), None
+        raise CheckError("merge check", "no rows to compare on", "at least one")
+    rows, exceeding = [question.tokens for question in questions], list[Sequence[int]]()
+    difference = largest_difference(adapted, merged, rows, batch_tokens, on_device, TOLERANCE, exceeding)
+    exact = None
     if not difference <= TOLERANCE:  # a NaN fails, too
-        exact = _largest_difference(adapted, merged, rest, batch_tokens, partial(_in_float64, place=place))
-    apart = difference if exact is None else exact
-    if not apart <= TOLERANCE:
-        found = f"merged and adapted logits differ by {apart:.3g} on {len(questions)} rows"
+        exact = largest_difference(adapted, merged, exceeding, batch_tokens, partial(in_float64, on_device=on_device))
+    decisive = difference if exact is None else exact
+    if not decisive <= TOLERANCE:
+        found = f"merged and adapted logits differ by {decisive:.3g} on {len(questions)} rows"
         raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
-    with place(adapted):
-        others = greedy(adapted, prompts[:ANSWERED], max_new_tokens)
-    with place(merged):
+    with on_device(adapted):
+        adapted_answers = greedy(adapted, prompts[:ANSWERED], max_new_tokens)
+    with on_device(merged):
         answers = greedy(merged, prompts, max_new_tokens)
     tie = TOLERANCE if exact is None else 2 * difference
-    differences = _compare_answers((adapted, merged), prompts, others, answers[: len(others)], tie, place)
+    merged_answers = answers[: len(adapted_answers)]
+    differences = _compare_answers((adapted, merged), prompts, adapted_answers, merged_answers, tie, on_device)
     return LogitAgreement(difference, exact, answers, differences)
 
 
@@ -157,87 +157,78 @@ def check_saved(
     greedy: Greedy,
     judge: Judge,
     max_new_tokens: int,
-    place: OnDevice = nullcontext,
+    on_device: OnDevice = nullcontext,
     asked_dtype: torch.dtype = torch.float32,
 ) -> MergeCheck:
-    """Compare the saved weights with the merged ones: `saved`, rounded to `saved_dtype`, is read back as float32.
+    """Compare the saved weights, rounded to `saved_dtype` and read back as float32, with the merged ones.
 
-    Where the evaluation asks in a reduced format, `asked_dtype`, `saved` is then cast to it and asked again.
-    `passed` is False where rounding changes more than 1 % of the verdicts of 200 judged rows or more.
-    Raises: CheckError where the saved weights are not the merged ones rounded, or compute something else when reduced.
+    If the evaluation generates in a reduced dtype, `asked_dtype`, `saved` is cast to it and compared again. `passed` is
+    False if rounding changes more than 1 % of the verdicts of at least 200 judged rows.
+    Raises: CheckError if the saved weights are not the merged ones rounded, or compute something else in `asked_dtype`.
     """
     _require_comparable("saved", saved)
     _require_rounded(merged, saved, saved_dtype)
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     if saved_dtype == torch.float32:
-        rounded = agreement.answers  # the same weights, asked already
+        rounded = agreement.answers  # the same weights
     else:
-        with place(saved):
+        with on_device(saved):
             rounded = greedy(saved, prompts, max_new_tokens)
     before = [judge(row, answer) for row, answer in enumerate(agreement.answers)]
     after = [judge(row, answer) for row, answer in enumerate(rounded)]
-    found = _record((agreement.float32, agreement.float64), agreement.differences, saved_dtype, before, after)
+    result = _record((agreement.float32, agreement.float64), agreement.differences, saved_dtype, before, after)
     if asked_dtype == torch.float32:
-        return found
+        return result
 
-    def asked(model: Any) -> list[list[int]]:
+    def generate(model: Any) -> list[list[int]]:
         return greedy(model, prompts, max_new_tokens)
 
-    return replace(found, asked=_reduced((merged, saved), questions, asked_dtype, asked, before, judge, place))
+    rows = [question.tokens for question in questions]
+    return replace(result, asked=_reduced((merged, saved), rows, asked_dtype, generate, before, judge, on_device))
 
 
 def _reduced(
     models: tuple[nn.Module, nn.Module],
-    questions: Sequence[MergeCheckRow],
+    rows: Sequence[Sequence[int]],
     dtype: torch.dtype,
-    asked: Callable[[Any], list[list[int]]],
+    generate: Callable[[Any], list[list[int]]],
     before: Sequence[tuple[str, bool | None]],
     judge: Judge,
-    place: OnDevice,
+    on_device: OnDevice,
 ) -> Reduced:
-    """What computing in `dtype` changes of the merged model's logits and answers.
+    """Measure how computing in `dtype` changes the logits and answers of the merged model.
 
-    Raises: CheckError where it changes the logits by more than rounding does.
+    Raises: CheckError if the logits change by more than rounding explains.
     """
     merged, saved = models
     for parameter in saved.parameters():
         parameter.data = parameter.data.to(dtype)
-    difference = _relative_difference(merged, saved, questions, place)
+    difference = relative_difference(merged, saved, rows, on_device)
     if not difference <= MAX_REDUCED_DIFFERENCE:  # a NaN fails, too
         found = f"in {dtype_name(dtype)} the logits differ by {difference:.2g} of their norm from those in float32"
         raise CheckError("merge check", found, f"at most {MAX_REDUCED_DIFFERENCE:g}", "evaluate.dtype=float32")
-    with place(saved):
-        after = [judge(row, answer) for row, answer in enumerate(asked(saved))]
+    with on_device(saved):
+        after = [judge(row, answer) for row, answer in enumerate(generate(saved))]
     changed, verdicts = _changed(before, after), sum(old[1] != new[1] for old, new in zip(before, after, strict=True))
     return Reduced(dtype_name(dtype), difference, len(changed), verdicts, changed)
 
 
-def _relative_difference(
-    merged: nn.Module, saved: nn.Module, questions: Sequence[MergeCheckRow], place: OnDevice
-) -> float:
-    """The norm of the difference of the logits of two models on all rows, as a share of the norm of the first one's."""
-    gap = norm = 0.0
-    for _, expected, found in _logits(merged, saved, questions, BATCH_TOKENS, place):
-        gap, norm = gap + float((found - expected).square().sum()), norm + float(expected.square().sum())
-    return (gap / norm) ** 0.5 if norm else gap
+def judged_again(check: MergeCheck, is_correct: Callable[[int, str], bool | None]) -> MergeCheck:
+    """Return the check with the verdicts of another scorer, (row number, text) -> whether it is correct.
 
-
-def judged_again(check: MergeCheck, right: Callable[[int, str], bool | None]) -> MergeCheck:
-    """Return the check with the verdicts of another judge, `right`: (row's number, text) -> whether it is right.
-
-    Texts that rounding leaves as they are have one verdict, whatever the judge.
+    A text that rounding does not change has the same verdict before and after.
     """
 
     def verdicts(changed: Sequence[tuple[int, str, str]]) -> int:
-        return sum(right(row, before) != right(row, after) for row, before, after in changed)
+        return sum(is_correct(row, before) != is_correct(row, after) for row, before, after in changed)
 
     asked = check.asked and replace(check.asked, verdicts_changed=verdicts(check.asked.changed))
-    judged, rounded = sum(right(row, "") is not None for row in range(check.rows)), verdicts(check.changed)
+    judged, rounded = sum(is_correct(row, "") is not None for row in range(check.rows)), verdicts(check.changed)
     return replace(check, verdicts_changed=rounded, judged=judged, asked=asked, passed=_passes(rounded, judged))
 
 
 def read_check(record: Mapping[str, Any]) -> MergeCheck:
-    """Return the check that `dataclasses.asdict` made a record of."""
+    """Return the check from its record, as made by `dataclasses.asdict`."""
     return MergeCheck(**{**record, "asked": record.get("asked") and Reduced(**record["asked"])})
 
 
@@ -249,7 +240,7 @@ def _changed(
 
 
 def _passes(verdicts_changed: int, judged: int) -> bool:
-    return judged < VERDICT_ROWS or verdicts_changed <= VERDICT_SHARE * judged
+    return judged < VERDICT_ROWS or verdicts_changed <= MAX_CHANGED_VERDICTS * judged
 
 
 def _record(
@@ -259,7 +250,7 @@ def _record(
     before: Sequence[tuple[str, bool | None]],
     after: Sequence[tuple[str, bool | None]],
 ) -> MergeCheck:
-    """The record of a merge whose logits and answers agree, from texts and verdicts before and after rounding."""
+    """Return the result for a merge whose logits agree, from texts and verdicts before and after rounding."""
     pairs = list(zip(before, after, strict=True))
     verdicts = sum(old[1] != new[1] for old, new in pairs)
     judged = sum(verdict is not None for _, verdict in before)
@@ -277,110 +268,50 @@ def _record(
     )
 
 
-@contextmanager
-def _in_float64(model: nn.Module, place: OnDevice) -> Iterator[None]:
-    """A block in which a float32 model computes in float64; its weights are afterwards what they were."""
-    try:
-        with place(model.double()):
-            yield
-    finally:
-        model.float()
-
-
-def _largest_difference(
-    first: nn.Module,
-    second: nn.Module,
-    questions: Sequence[MergeCheckRow],
-    batch_tokens: int,
-    place: OnDevice = nullcontext,
-    rest: list[MergeCheckRow] | None = None,
-) -> float:
-    """The largest absolute difference of a logit over all tokens of all rows; NaN where there is one.
-
-    Rows of a batch with a larger difference than the tolerance are added to `rest`.
-    """
-    largest = torch.zeros((), dtype=torch.float64)
-    for rows, one, other in _logits(first, second, questions, batch_tokens, place):
-        gap = (one - other).abs().max().double()
-        largest = torch.maximum(largest, gap)  # maximum and max keep a NaN
-        if rest is not None and not gap <= TOLERANCE:
-            rest += [MergeCheckRow(row, len(row)) for row in rows]
-    return float(largest)
-
-
-@torch.inference_mode()
-def _logits(
-    first: nn.Module, second: nn.Module, questions: Sequence[MergeCheckRow], batch_tokens: int, place: OnDevice
-) -> Iterator[tuple[list[Sequence[int]], torch.Tensor, torch.Tensor]]:
-    """Yield the rows of a batch and the logits (N, V) that both models give them, 0 for tokens that both mask.
-
-    Each model is in its place while it computes.
-    """
-    batches = deque(_batches([question.tokens for question in questions], batch_tokens))
-    while batches:
-        held: list[tuple[list[Sequence[int]], torch.Tensor]] = []
-        with place(first):
-            while batches and sum(logits.numel() for _, logits in held) < HELD_LOGITS:
-                rows = batches.popleft()
-                held.append((rows, _real_logits(first, rows).cpu()))
-        with place(second):
-            for rows, logits in held:
-                others = _real_logits(second, rows).cpu()
-                masked = (logits == -math.inf) & (others == -math.inf)
-                yield rows, logits.masked_fill(masked, 0.0), others.masked_fill(masked, 0.0)
-
-
 def _compare_answers(
     models: Sequence[nn.Module],
     prompts: Sequence[Sequence[int]],
     adapted_answers: Sequence[Sequence[int]],
     merged_answers: Sequence[Sequence[int]],
     tie: float,
-    place: OnDevice,
+    on_device: OnDevice,
 ) -> int:
-    """The number of answers that differ, all of them at a tie: the two best logits at most `tie` apart in one model.
+    """Return the number of answers that differ, each at a tie: the two best logits of a model differ by at most `tie`.
 
-    Raises: CheckError for one that differs elsewhere.
+    Raises: CheckError for an answer that differs elsewhere.
     """
     count = 0
-    for row, (one, other) in enumerate(zip(adapted_answers, merged_answers, strict=True)):
-        if list(one) == list(other):
+    for row, (adapted, merged) in enumerate(zip(adapted_answers, merged_answers, strict=True)):
+        if list(adapted) == list(merged):
             continue
         count += 1
-        token = first_difference(one, other)
-        gap = min(_best_two_gap(model, [*prompts[row], *one[:token]], place) for model in models)
+        token = first_difference(adapted, merged)
+        gap = min(best_two_gap(model, [*prompts[row], *adapted[:token]], on_device) for model in models)
         if not gap <= tie:
-            found = f"row {row}: the answers part at token {token}, where the two best logits are {gap:.3g} apart"
+            found = f"row {row}: the answers differ at token {token}, where the two best logits differ by {gap:.3g}"
             raise CheckError("merge check", found, f"equal answers, or a tie within {tie:g}", "merge again")
     return count
 
 
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
-    """The first place where two sequences differ; the shorter's length where it begins the longer.
+def first_difference(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the first index at which two sequences differ, or the length of the shorter one.
 
     >>> first_difference([1, 2, 3], [1, 5]), first_difference([1], [1, 2])
     (1, 1)
     """
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+    for index, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:
-            return place
-    return min(len(one), len(other))
-
-
-@torch.inference_mode()
-def _best_two_gap(model: nn.Module, tokens: Sequence[int], place: OnDevice = nullcontext) -> float:
-    with place(model):
-        best = _real_logits(model, [tokens])[-1].topk(2).values
-    return float(best[0] - best[1])
+            return index
+    return min(len(first), len(second))
 
 
 def _require_rounded(merged: nn.Module, saved: nn.Module, dtype: torch.dtype) -> None:
-    """Refuse saved weights that are not the merged ones, rounded once."""
+    """Raise CheckError if the saved weights are not the merged ones, rounded once."""
     written = dict(saved.named_parameters())
     for name, weight in merged.named_parameters():
         if name not in written or not torch.equal(weight.to(dtype).float(), written[name]):
             found = f"{name} is not the merged weight rounded to {str(dtype).removeprefix('torch.')}"
-            raise CheckError("merge check", found, "what was merged", "write the merged model again")
+            raise CheckError("merge check", found, "the merged weights", "write the merged model again")
 
 
 def _require_comparable(name: str, model: nn.Module) -> None:
@@ -389,32 +320,3 @@ def _require_comparable(name: str, model: nn.Module) -> None:
     wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if wrong:
         raise CheckError("merge check", f"the {name} model has {wrong.pop()} weights", "float32", "load it as float32")
-
-
-def _batches(rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Sequence[int]]]:
-    """Rows in batches of neighbouring lengths, of at most `batch_tokens` tokens with padding (one row at least)."""
-    batch: list[Sequence[int]] = []
-    for row in sorted((row for row in rows if len(row)), key=len):
-        if batch and (len(batch) + 1) * len(row) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _padded(rows: Sequence[Sequence[int]], model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (B, T), int64, padded at the end (which a causal model does not see before it), and real places."""
-    length = max(map(len, rows))
-    device = next(model.parameters()).device
-    input_ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    real = torch.arange(length, device=device) < torch.tensor([[len(row)] for row in rows], device=device)
-    return input_ids, real
-
-
-def _real_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The logits of all tokens of some rows, one after the other: (N, V)."""
-    input_ids, real = _padded(rows, model)
-    logits = model(input_ids=input_ids, use_cache=False).logits
-    assert isinstance(logits, torch.Tensor)
-    return logits[real]

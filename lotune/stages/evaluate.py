@@ -22,14 +22,13 @@ from lotune.evaluate.scorecard import (
     Checkpoint,
     ContestScore,
     Scorecard,
-    ScoredExample,
     Target,
     make_scorecard,
     measure_parameters,
-    measure_target,
     read_scorecard,
     write_scorecard,
 )
+from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.loading import LoadedModel, count_parameters, dtype_name, load_model, resolve_device, resolve_dtype

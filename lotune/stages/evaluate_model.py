@@ -143,7 +143,7 @@ def _ask_again(
 
 def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
     from lotune.evaluate.metric_intervals import metric_intervals
-    from lotune.evaluate.scorecard import ScoredExample, measure_target
+    from lotune.evaluate.target import ScoredExample, measure_target
 
     seen = [ScoredExample(one.example_id, one.category, one.score) for one in found]
     target = measure_target(

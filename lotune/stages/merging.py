@@ -133,7 +133,7 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantization)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
-    place = nullcontext if device == "cpu" else partial(placed, device=device)
+    on_device = nullcontext if device == "cpu" else partial(placed, device=device)
     merged = merge(base, folder / "adapter")
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     adapted = load_adapter(float32_copy(base), folder / "adapter")
@@ -155,7 +155,7 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
         return text, asked_rows[row].task.judge(asked_rows[row].example, text).correct
 
     most = max((one.task.max_new_tokens for one in asked_rows), default=0)
-    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": most, "place": place}
+    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": most, "on_device": on_device}
     agreement = compare_merged(adapted, merged, questions, **asked)
     del adapted
     written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})

@@ -12,8 +12,9 @@ from lotune.data.examples import Example
 from lotune.evaluate.alone import ALONE_ROWS, compare_alone, rows_alone, wider, wider_line, wider_target
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import add_intervals, gate
-from lotune.evaluate.scorecard import Alone, ScoredExample, measure_target
+from lotune.evaluate.scorecard import Alone
 from lotune.evaluate.statistics import Interval
+from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.tasks.task import Score
 
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lotune.errors import CheckError
-from lotune.evaluate import merge_check
+from lotune.evaluate import logit_comparison, merge_check
+from lotune.evaluate.logit_comparison import best_two_gap, in_float64, largest_difference
 from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow, check_saved, compare_merged
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
@@ -90,7 +91,7 @@ def judge(row: int, answer: Sequence[int]) -> tuple[str, bool | None]:
 def check(trio: Trio, questions: Sequence[MergeCheckRow], **changes: Any) -> MergeCheck:
     """Both comparisons, with `changes` of their arguments."""
     adapted, merged, saved = trio
-    shared = {"greedy": greedy, "max_new_tokens": NEW_TOKENS, "place": nullcontext}
+    shared = {"greedy": greedy, "max_new_tokens": NEW_TOKENS, "on_device": nullcontext}
     batches = {key: changes.pop(key) for key in ("batch_tokens",) if key in changes}
     for key in set(shared) & set(changes):
         shared[key] = changes.pop(key)
@@ -116,8 +117,9 @@ def test_a_good_merge_passes(trio: Trio, questions: list[MergeCheckRow]) -> None
 def test_the_batches_do_not_matter(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
     other = broken(merged, 0.1)
-    one = merge_check._largest_difference(adapted, other, questions, 1)
-    many = merge_check._largest_difference(adapted, other, questions, 10_000)
+    rows = [question.tokens for question in questions]
+    one = largest_difference(adapted, other, rows, 1)
+    many = largest_difference(adapted, other, rows, 10_000)
     assert one == pytest.approx(many, abs=1e-5)
     alone = [(adapted(torch.tensor([q.tokens])).logits - other(torch.tensor([q.tokens])).logits) for q in questions]
     assert one == pytest.approx(max(float(gap.abs().max()) for gap in alone), abs=1e-5)
@@ -136,15 +138,15 @@ def test_where_float32_rounds_too_much_float64_decides(
     found = {torch.float32: 3e-4, torch.float64: in_float64}
     before = [copy.deepcopy(model.state_dict()) for model in trio]
 
-    def difference(first: Any, second: Any, questions: Any, batch_tokens: int, place: Any, rest: Any = None) -> float:
+    def difference(first: Any, second: Any, rows: Any, batch_tokens: int, on_device: Any, *_: Any) -> float:
         seen = set()
         for model in (first, second):
-            with place(model):
+            with on_device(model):
                 seen |= {weight.dtype for weight in model.parameters()}
         [dtype] = seen
         return found[dtype]
 
-    monkeypatch.setattr(merge_check, "_largest_difference", difference)
+    monkeypatch.setattr(merge_check, "largest_difference", difference)
     if passes:
         result = check(trio, questions)
         assert (result.max_logit_difference, result.max_logit_difference_float64) == (3e-4, in_float64)
@@ -159,16 +161,15 @@ def test_where_float32_rounds_too_much_float64_decides(
 def test_only_rows_that_differ_too_much_are_compared_in_float64(
     trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    largest = merge_check._largest_difference
-    alone = {tuple(one.tokens): largest(trio[0], trio[1], [one], 1) for one in questions}
+    alone = {tuple(one.tokens): largest_difference(trio[0], trio[1], [one.tokens], 1) for one in questions}
     monkeypatch.setattr(merge_check, "TOLERANCE", sorted(alone.values())[len(alone) // 2])
     asked: list[set[tuple[int, ...]]] = []
 
-    def noting(first: Any, second: Any, rows: Sequence[MergeCheckRow], *rest: Any) -> float:
-        asked.append({tuple(one.tokens) for one in rows})
-        return largest(first, second, rows, *rest)
+    def noting(first: Any, second: Any, rows: Sequence[Sequence[int]], *rest: Any) -> float:
+        asked.append(set(map(tuple, rows)))
+        return largest_difference(first, second, rows, *rest)
 
-    monkeypatch.setattr(merge_check, "_largest_difference", noting)
+    monkeypatch.setattr(merge_check, "largest_difference", noting)
     result = check(trio, questions, batch_tokens=1)
     assert result.max_logit_difference == max(alone.values()) > merge_check.TOLERANCE
     assert asked == [set(alone), {row for row, gap in alone.items() if gap > merge_check.TOLERANCE}]
@@ -177,10 +178,10 @@ def test_only_rows_that_differ_too_much_are_compared_in_float64(
 
 def test_float64_shows_what_is_broken(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
-    in_float64 = partial(merge_check._in_float64, place=nullcontext)
-    kept = merge_check._largest_difference(adapted, merged, questions, 999, in_float64)
+    rows, exactly = [question.tokens for question in questions], partial(in_float64, on_device=nullcontext)
+    kept = largest_difference(adapted, merged, rows, 999, exactly)
     assert 0 < kept < 1e-5
-    assert merge_check._largest_difference(adapted, broken(merged, 0.01), questions, 999, in_float64) > 1e-4
+    assert largest_difference(adapted, broken(merged, 0.01), rows, 999, exactly) > 1e-4
 
 
 def test_models_are_in_their_place_one_at_a_time(
@@ -199,8 +200,8 @@ def test_models_are_in_their_place_one_at_a_time(
         assert placed[-1] is model
         return greedy(model, prompts, max_new_tokens)
 
-    monkeypatch.setattr(merge_check, "HELD_LOGITS", 1000)
-    result = check(trio, questions, batch_tokens=24, place=place, greedy=asked)
+    monkeypatch.setattr(logit_comparison, "MAX_HELD_LOGITS", 1000)
+    result = check(trio, questions, batch_tokens=24, on_device=place, greedy=asked)
     assert result.max_logit_difference == check(trio, questions, batch_tokens=24).max_logit_difference
     assert placed.count(trio[0]) == placed.count(trio[1]) > 2  # logits in parts, then the answers
     assert placed.count(trio[2]) == 1
@@ -226,9 +227,9 @@ def test_answers_may_part_at_a_tie_only(
         answers = greedy(model, prompts, max_new_tokens)
         return [[*answers[0][:2], 63 - answers[0][2]], *answers[1:]] if model is trio[1] else answers
 
-    with pytest.raises(CheckError, match="row 0: the answers part at token 2"):
+    with pytest.raises(CheckError, match="row 0: the answers differ at token 2"):
         check(trio, questions, greedy=parting)
-    monkeypatch.setattr(merge_check, "_best_two_gap", lambda model, tokens, place: 1e-5 if model is trio[1] else 2e-4)
+    monkeypatch.setattr(merge_check, "best_two_gap", lambda model, *_: 1e-5 if model is trio[1] else 2e-4)
     assert check(trio, questions, greedy=parting).greedy_differences == 1
 
 
@@ -249,7 +250,7 @@ def test_the_adapted_model_answers_the_first_rows_alone(
 
 def test_the_gap_is_that_of_the_two_best_logits(trio: Trio) -> None:
     logits = trio[1](torch.tensor([[5, 6, 7]])).logits[0, -1].sort().values
-    assert merge_check._best_two_gap(trio[1], [5, 6, 7]) == pytest.approx(float(logits[-1] - logits[-2]), abs=1e-6)
+    assert best_two_gap(trio[1], [5, 6, 7]) == pytest.approx(float(logits[-1] - logits[-2]), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,14 @@ from lotune.evaluate.scorecard import (
     Checkpoint,
     ContestScore,
     Scorecard,
-    ScoredExample,
     Target,
     best_on_test,
     make_scorecard,
     measure_parameters,
-    measure_target,
     read_scorecard,
     write_scorecard,
 )
+from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.tasks.task import Score
 
 KEPT = gate({"contest_f1": 60.0, "contest_em": 50.0}, {"contest_f1": 59.0, "contest_em": 46.0})
@@ -149,7 +148,7 @@ def test_the_file_holds_the_card(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scorecard.json"
     path.write_text('{"valid": true}')
-    with pytest.raises(RunError, match="is no scorecard"):
+    with pytest.raises(RunError, match="is not a scorecard"):
         read_scorecard(path)
 
 

@@ -12,7 +12,7 @@ import torch
 from lotune.data.collate import Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import CheckError
-from lotune.evaluate.merge_check import MergeCheckRow, _largest_difference
+from lotune.evaluate.logit_comparison import largest_difference
 from lotune.generate.engine import Engine, continuous_batcher_for, generate_completions
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
@@ -171,8 +171,7 @@ def test_masked_tokens_are_allowed(masked: PreTrainedModel, byte_tokenizer: Any)
     values = LogLikelihood(masked).score([*continuations(), Continuation((5,), (250,))], batch_tokens=999)
     assert values[-1] == (-math.inf,)
     assert all(math.isfinite(value) for row in values[:-1] for value in row)
-    question = [MergeCheckRow((5, 6, 7), 2)]
-    assert _largest_difference(masked, masked, question, 99) == 0
+    assert largest_difference(masked, masked, [(5, 6, 7)], 99) == 0
 
 
 def test_a_bad_logit_cannot_hide_behind_a_good_one() -> None:

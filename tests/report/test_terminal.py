@@ -12,12 +12,11 @@ from lotune.evaluate.scorecard import (
     Checkpoint,
     ContestScore,
     Scorecard,
-    ScoredExample,
     make_scorecard,
     measure_parameters,
-    measure_target,
 )
 from lotune.evaluate.statistics import Interval
+from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.report.sections import checkpoints_table, kept_table, key_figures, kinds_table
 from lotune.report.terminal import show_scorecard, verdict_sentence
 from lotune.tasks.task import Score
