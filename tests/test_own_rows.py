@@ -51,11 +51,11 @@ def block(title: str, language: str) -> str:
 @pytest.mark.parametrize(
     ("title", "language", "template", "columns"),
     [
-        ("Alpaca", "jsonl", "alpaca", {}),
-        ("Messages", "jsonl", "alpaca", {}),
-        ("Conversations", "jsonl", "alpaca", {}),
+        ("Alpaca", "jsonl", "auto", {}),
+        ("Messages", "jsonl", "auto", {}),
+        ("Conversations", "jsonl", "auto", {}),
         ("Prompt and completion", "jsonl", "plain", {}),
-        ("Columns with other names", "csv", "alpaca", {"instruction": "question", "output": "answer"}),
+        ("Columns with other names", "csv", "auto", {"instruction": "question", "output": "answer"}),
     ],
 )
 def test_the_rows_of_the_page_are_recognised(

@@ -43,6 +43,9 @@ class Example:
     """Of an augmented copy of a training row: the id of that row's own example."""
     stem: str = ""
     """Of a single choice: the question without its options."""
+    turn_end: str = ""
+    """Of a conversation in the tokeniser's chat template: the special token that ends an answer, in place of the
+    end-of-text. Special tokens in the text of such prompts are special tokens."""
 
     @property
     def question(self) -> str:
@@ -85,7 +88,7 @@ def from_record(record: Mapping[str, Any]) -> Example:
         record["id"], record["prompt"], record["target"], tuple(record["references"]), record["category"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
         tuple(Turn(**turn) for turn in record.get("earlier_turns", ())), record.get("augmented_from", ""),
-        record.get("stem", ""),
+        record.get("stem", ""), record.get("turn_end", ""),
     )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ template's tags without its opening sentence, and its answer. Every answer ends 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from lotune.data.conversation import Conversation
 from lotune.errors import ModelError, RunError, SettingsError
 from lotune.files import read_json, write_json
 
@@ -48,15 +50,23 @@ class Template:
         tag = self.follow_up.partition("{instruction}")[0].strip()
         return (f"\n{tag}",) if tag else ()
 
-    def render_turns(self, questions: Sequence[str], system: str = "", input: str = "") -> list[str]:
-        r"""The text before each answer, from the end of the answer before it; the input belongs to the first question.
+    @property
+    def turn_end(self) -> str:
+        """Empty: an answer ends with the tokeniser's end-of-text."""
+        return ""
 
-        >>> TEMPLATES["qa"].render_turns(["Who?", "Where?"], system="Be brief.")
-        ['Be brief.\n\nWho? ## ', 'Where? ## ']
+    def render_conversation(self, conversation: Conversation, where: str = "") -> list[tuple[str, str]]:
+        r"""Return the text before each answer, from the end of the answer before it, and the answer.
+
+        >>> TEMPLATES["qa"].render_conversation(Conversation(("Who?", "Where?"), ("I.",), system="Be brief."))
+        [('Be brief.\n\nWho? ## ', 'I.'), ('Where? ## ', '')]
         """
-        head = f"{system}\n\n" if system else ""
+        head = f"{conversation.system}\n\n" if conversation.system else ""
         form = self.follow_up or self.without_input
-        return [head + self.render(questions[0], input), *(form.replace("{instruction}", one) for one in questions[1:])]
+        first, *later = conversation.questions
+        prompts = [head + self.render(first, conversation.input)]
+        prompts += [form.replace("{instruction}", question) for question in later]
+        return list(zip_longest(prompts, conversation.answers[: len(prompts)], fillvalue=""))
 
     def render(self, instruction: str, input: str = "") -> str:
         """The whole prompt.

@@ -35,7 +35,12 @@ def encode_rows(
     """The examples as `encode_row` encodes them, in their order; no more than `chunk_rows` are held at a time."""
     if splits_at_pretokens(tokenizer):
         pieces = _PretokenCache(tokenizer)
-        return (encode_with(pieces.encode, example, tokenizer.eos_token_id) for example in examples)
+        return (
+            encode_row(tokenizer, example)
+            if example.turn_end
+            else encode_with(pieces.encode, example, tokenizer.eos_token_id)
+            for example in examples
+        )
     if getattr(tokenizer, "is_fast", False):
         return chain.from_iterable(_encode_together(tokenizer, chunk) for chunk in chunks(examples, chunk_rows))
     return (encode_row(tokenizer, example) for example in examples)
@@ -64,10 +69,16 @@ def _encode_together(tokenizer: Any, examples: Sequence[Example]) -> Iterator[En
     end = tokenizer.eos_token_id
     asked: list[tuple[str, bool]] = []
     for example in examples:
-        encode_with(_record_texts(asked), example, end)
+        if not example.turn_end:
+            encode_with(_record_texts(asked), example, end)
     found = {first: iter(_encode_texts(tokenizer, [text for text, is_first in asked if is_first is first], first))
              for first in (True, False)}  # fmt: skip
-    return (encode_with(lambda text, first: next(found[first]), example, end) for example in examples)
+    return (
+        encode_row(tokenizer, example)
+        if example.turn_end
+        else encode_with(lambda text, first: next(found[first]), example, end)
+        for example in examples
+    )
 
 
 def _record_texts(asked: list[tuple[str, bool]]) -> Callable[[str, bool], Sequence[int]]:
@@ -95,7 +106,9 @@ def rows_digest(tokenizer: Any, examples: Iterable[Example], settings: Any = Non
     for example in examples:
         turns = [astuple(turn) for turn in example.earlier_turns]
         digest.update(
-            orjson.dumps([example.id, example.prompt, example.target, turns], option=orjson.OPT_APPEND_NEWLINE)
+            orjson.dumps(
+                [example.id, example.prompt, example.target, turns, example.turn_end], option=orjson.OPT_APPEND_NEWLINE
+            )
         )
     return digest.hexdigest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -67,7 +67,10 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int, *, truncate: bo
 
     Raises: PromptTooLongError where the prompt is too long, nothing of it may be cut, and `truncate` is not given.
     """
-    ids, _ = _encode_prompt(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
+    if example.turn_end:
+        ids = list(_encode_chat(tokenizer, example)[0])
+    else:
+        ids, _ = _encode_prompt(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
     if len(ids) <= budget:
         return ids, False
     found = f"the prompt has {len(ids)} tokens"
@@ -104,6 +107,9 @@ def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
 
     Prompt and answer are encoded apart, so that training sees the boundary that generation sees.
     """
+    if example.turn_end:
+        prompt, answer, earlier = _encode_chat(tokenizer, example)
+        return EncodedRow(example.id, (*prompt, *answer, answer_end_id(tokenizer, example)), len(prompt), earlier)
     return encode_with(partial(encode_text, tokenizer), example, tokenizer.eos_token_id)
 
 
@@ -128,6 +134,37 @@ def _encode_prompt(encode: Encode, example: Example, end: int) -> tuple[list[int
     return ids, tuple(spans)
 
 
+def _encode_chat(tokenizer: Any, example: Example) -> tuple[list[int], list[int], tuple[Span, ...]]:
+    """Token ids of a prompt in a chat template and of its answer, and the spans of earlier answers that are scored."""
+    ids: list[int] = []
+    spans = []
+    for turn in example.earlier_turns:
+        prompt, answer = _encode_chat_turn(tokenizer, turn.prompt, turn.answer)
+        start = len(ids) + len(prompt)
+        ids += [*prompt, *answer, answer_end_id(tokenizer, example)]
+        if turn.scored:
+            spans.append((start, len(ids)))
+    prompt, answer = _encode_chat_turn(tokenizer, example.question, example.target)
+    return ids + prompt, answer, tuple(spans)
+
+
+def _encode_chat_turn(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Token ids of both, as the tokeniser gives them for the text of both where its tokens end at the boundary."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"])
+
+    ids, together = encode(prompt), encode(prompt + answer)
+    if together[: len(ids)] == ids:
+        return ids, together[len(ids) :]
+    return ids, encode_text(tokenizer, answer)
+
+
+def answer_end_id(tokenizer: Any, example: Example) -> int:
+    """Return the id of the token that ends the example's answers."""
+    return int(tokenizer.convert_tokens_to_ids(example.turn_end) if example.turn_end else tokenizer.eos_token_id)
+
+
 def render_supervision(tokenizer: Any, row: EncodedRow) -> str:
     """The text of a row as the model sees it, what is trained on between ⟦ and ⟧."""
     text, end = "", 0
@@ -137,8 +174,8 @@ def render_supervision(tokenizer: Any, row: EncodedRow) -> str:
     return text
 
 
-def check_scored_tokens(row: EncodedRow, eos_token_id: int) -> None:
-    """Refuse a row that would teach nothing, or never to stop.
+def check_scored_tokens(row: EncodedRow, end_ids: Collection[int]) -> None:
+    """Refuse a row that would teach nothing, or never to stop; `end_ids` are the tokens that end an answer.
 
     Raises: DataError naming the row.
     """
@@ -146,7 +183,7 @@ def check_scored_tokens(row: EncodedRow, eos_token_id: int) -> None:
         raise DataError(
             f"row {row.id}", "no token of its answer is trained on", "an answer after the prompt", "give it one"
         )
-    if any(row.token_ids[end - 1] != eos_token_id for _, end in row.spans):
+    if any(row.token_ids[end - 1] not in end_ids for _, end in row.spans):
         raise DataError(
             f"row {row.id}", "its answer does not end with end-of-text", "a scored end-of-text", "do not cut it"
         )

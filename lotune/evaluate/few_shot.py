@@ -20,8 +20,8 @@ def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Exampl
     Raises: SettingsError for conversations, which have turns of their own; DataError for a shot without an answer, or
     whose answer the task itself judges to be wrong.
     """
-    if any(example.earlier_turns for example in (*examples, *shots)):
-        raise SettingsError("--shots", "the rows are conversations of several turns", remedy="leave --shots out")
+    if any(example.earlier_turns or example.turn_end for example in (*examples, *shots)):
+        raise SettingsError("--shots", "the rows are conversations", remedy="leave --shots out")
     head = "".join(shot.prompt + _shown(task, shot) + SHOT_SEPARATOR for shot in shots)
     return [
         replace(example, prompt=head + example.prompt, prompt_parts=_after(head, example.prompt_parts))

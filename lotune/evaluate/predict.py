@@ -285,8 +285,9 @@ def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...]
     from lotune.generate.requests import Request
     from lotune.generate.sampling import GREEDY
 
+    ends = (example.turn_end,) if example.turn_end else ()
     return Request(
-        prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop), f"row {example.id}",
+        prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop, *ends), f"row {example.id}",
         sampling=sampling.with_row_seed(example.id) if sampling else GREEDY,
     )  # fmt: skip
 

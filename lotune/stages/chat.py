@@ -9,7 +9,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from lotune.data.examples import Example, Turn
+from lotune.data.chat_template import ChatTemplate
+from lotune.data.conversation import Conversation, conversation_example
 from lotune.data.file_readers import is_text
 from lotune.data.rows import write_rows
 from lotune.data.templates import Template
@@ -22,9 +23,9 @@ from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, context_length
 from lotune.recipe import Recipe
-from lotune.stages.model_loading import load_model_or_adapter, settled
+from lotune.stages.model_loading import load_model_or_adapter, resolve_weights, settled
 from lotune.stages.output_files import require_single_process
-from lotune.stages.prompt_template import with_stored_template
+from lotune.stages.prompt_template import conversation_format, resolve_auto, with_stored_template
 from lotune.text_display import print_visible
 
 HELP = (
@@ -34,78 +35,60 @@ HELP = (
 
 
 @dataclass
-class Conversation:
-    """What has been said: questions, and the answers to all but perhaps the last of them."""
-
-    template: Template
-    system: str = ""
-    questions: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    saved: set[Path] = field(default_factory=set)
-    """Files that it was saved to, and may be saved to again."""
-
-    def example(self) -> Example:
-        """The last question with all before it."""
-        prompts = self.template.render_turns(self.questions, self.system)
-        turns = tuple(Turn(*pair) for pair in zip(prompts[:-1], self.answers, strict=True))
-        return Example(
-            "chat", "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1], "", earlier_turns=turns
-        )
-
-    def reset(self) -> None:
-        """Forget what was said; the system message stays."""
-        self.questions, self.answers = [], []
-
-    def save(self, file: Path) -> None:
-        """Write the conversation as a row of a file. Raises: RunError for a file that it was not saved to before."""
-        place = file.resolve()
-        if place.exists() and place not in self.saved:
-            raise RunError(str(file), "is there already", "a new file", "name another one")
-        write_rows(file, [self.record()])
-        self.saved.add(place)
-
-    def record(self) -> dict[str, Any]:
-        """The conversation in OpenAI's form, which the task instructions reads."""
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        for question, answer in zip(self.questions, self.answers, strict=False):
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return {"messages": messages}
-
-
-@dataclass
 class ChatSession:
-    """A model to talk to, and how it answers."""
+    """A model to talk to, how it answers, and the conversation with it."""
 
     base: LoadedModel
+    form: Template | ChatTemplate
     sampling: Sampling
     max_new_tokens: int
+    conversation: Conversation = field(default_factory=Conversation)
     engine: Engine = field(init=False)
+    saved: set[Path] = field(default_factory=set)
+    """Files that the conversation was saved to, and may be saved to again."""
 
     def __post_init__(self) -> None:
         model: Any = self.base.model
         tokenizer: Any = self.base.tokenizer
         self.engine = Engine(model, tokenizer)
 
+    def reset(self, system: str) -> None:
+        """Begin a new conversation with a system message."""
+        self.conversation = Conversation(system=system)
+
+    def save(self, file: Path) -> None:
+        """Write the conversation as a row of a file. Raises: RunError for a file that it was not saved to before."""
+        path = file.resolve()
+        if path.exists() and path not in self.saved:
+            raise RunError(str(file), "is there already", "a new file", "name another one")
+        write_rows(file, [{"messages": self.conversation.messages}])
+        self.saved.add(path)
+
+    def ask(self, question: str, show: Callable[[str], None]) -> None:
+        """Add a question and its answer to the conversation. Raises: as `answer`; the question is left out then."""
+        conversation = self.conversation.ask(question)
+        self.conversation = conversation.answer(self.answer(conversation, show))
+
     def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
-        """The answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
+        """Return the answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
 
         The oldest turns are left out where all of them do not fit the context.
-        Raises: DataError where the last question alone does not fit.
+        Raises: DataError where the last question alone does not fit, or the chat template refuses the conversation;
+        ModelError where the chat template fails.
         """
         tokenizer: Any = self.base.tokenizer
         ids, dropped = self._fitting(conversation)
+        stop = self.form.stop
         if dropped:
             show(f"[the first {dropped} turns no longer fit and are left out]\n")
-        pieces, shown = StreamingDetokenizer(tokenizer, conversation.template.stop), []
+        pieces, shown = StreamingDetokenizer(tokenizer, stop), []
 
         def on_token(_: int, token: int) -> None:
             if piece := pieces.add_token(token):
                 shown.append(piece)
                 show(piece)
 
-        request = Request(
-            ids, self.max_new_tokens, 1, conversation.template.stop, "your message", sampling=self.sampling
-        )
+        request = Request(ids, self.max_new_tokens, 1, stop, "your message", sampling=self.sampling)
         room = context_length(self.base.model)
         try:
             [(_, found)] = self.engine.stream([request], batch_tokens=room, on_token=on_token)
@@ -118,13 +101,8 @@ class ChatSession:
     def _fitting(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         room = context_length(self.base.model) - self.max_new_tokens
         for dropped in range(len(conversation.questions)):
-            left = Conversation(
-                conversation.template,
-                conversation.system,
-                conversation.questions[dropped:],
-                conversation.answers[dropped:],
-            )
-            ids = encode_prompt(self.base.tokenizer, left.example(), sys.maxsize)[0]
+            example = conversation_example("your message", conversation.drop_first(dropped), self.form)
+            ids = encode_prompt(self.base.tokenizer, example, sys.maxsize)[0]
             if len(ids) <= room:
                 return tuple(ids), dropped
         found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are for the answer"
@@ -138,50 +116,48 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     several processes.
     """
     require_single_process("chat")
-    settings = with_stored_template(recipe.task, model, force)
-    template = settings.prompt_template
+    weights, _ = resolve_weights(recipe, model)
+    settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
+    form = conversation_format(settings, weights)
     base = load_model_or_adapter(settled(recipe, model), model)
     check_room(max_new_tokens, context_length(base.model), "--max-new-tokens")
-    print_visible(f"{model}, template {template.name}. {HELP}.", file=sys.stderr)
-    converse(ChatSession(base, sampling, max_new_tokens), Conversation(template), _lines())
+    print_visible(f"{model}, template {settings.prompt_template.name}. {HELP}.", file=sys.stderr)
+    converse(ChatSession(base, form, sampling, max_new_tokens), _lines())
 
 
-def converse(talk: ChatSession, conversation: Conversation, lines: Iterable[str]) -> None:
+def converse(session: ChatSession, lines: Iterable[str]) -> None:
     """Answer each line; what begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
         if not is_text(line):
             print_visible("your message: is not UTF-8 text, and is left out", file=sys.stderr)
             continue
         if line.startswith("/"):
-            if _command(conversation, line):
+            if _command(session, line):
                 return
             continue
-        conversation.questions.append(line)
         try:
-            conversation.answers.append(talk.answer(conversation, _show))
+            session.ask(line, _show)
         except DataError as error:
-            conversation.questions.pop()
             print_visible(error, file=sys.stderr)
         _show("\n")
 
 
-def _command(conversation: Conversation, line: str) -> bool:
+def _command(session: ChatSession, line: str) -> bool:
     """Carry out a command; whether it ends the conversation."""
     name, _, text = line.partition(" ")
     name = name.lower()
     if name in ("/quit", "/exit"):
         return True
     if name == "/reset":
-        conversation.reset()
+        session.reset(session.conversation.system)
         print_visible("begun anew", file=sys.stderr)
     elif name == "/system":
-        conversation.reset()
-        conversation.system = text.strip()
+        session.reset(text.strip())
         print_visible("begun anew with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
             file = Path(text.strip()).expanduser()
-            conversation.save(file)
+            session.save(file)
             print_visible(f"saved to {file}", file=sys.stderr)
         except (OSError, ValueError, RuntimeError, LotuneError) as error:  # RuntimeError: ~ of nobody
             print_visible(f"{text.strip()} cannot be written: {error}", file=sys.stderr)

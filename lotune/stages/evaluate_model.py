@@ -22,7 +22,14 @@ from lotune.evaluate.statistics import Interval
 from lotune.model.loading import resolve_device
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import limits_text
-from lotune.stages.model_loading import check_engine, device_and_dtype, folders_of, load_for_generation, settled
+from lotune.stages.model_loading import (
+    check_engine,
+    device_and_dtype,
+    folders_of,
+    load_for_generation,
+    resolve_weights,
+    settled,
+)
 from lotune.stages.output_files import check_fingerprints, refuse_overwriting_inputs
 from lotune.stages.predictions import (
     PredictionJob,
@@ -31,11 +38,10 @@ from lotune.stages.predictions import (
     measured_rows,
     run_predictions_distributed,
 )
-from lotune.stages.prompt_template import with_stored_template
+from lotune.stages.prompt_template import build_prompted_task, resolve_auto, with_stored_template
 from lotune.tasks.build_datasets import EvaluationSet, evaluation_rows, evaluation_set
 from lotune.tasks.checks import require_references
 from lotune.tasks.metrics import rouge_l
-from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 from lotune.text_display import print_visible
@@ -91,8 +97,9 @@ def evaluate_model(
     Of several processes under torchrun each asks its part, and the first has the figures; the others have None.
     Raises: SettingsError where `out` is read, too; DataError where no row has a key.
     """
-    settings = with_stored_template(recipe.task, model, force)
-    task = build_task(settings)
+    weights, _ = resolve_weights(recipe, model)
+    settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
+    task = build_prompted_task(settings, weights)
     check_engine(recipe, task)
     refuse_overwriting_inputs(out, test.data, test.shots_data, *folders_of(recipe, model))
     tested = test.read(task, recipe.seed, recipe.data.max_row_bytes)

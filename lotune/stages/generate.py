@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
-from lotune.data.examples import Example
+from lotune.data.conversation import Conversation, conversation_example
 from lotune.data.file_readers import is_text
 from lotune.data.rows import write_jsonl
 from lotune.data.templates import TEMPLATE_FILE, TEMPLATES
@@ -22,11 +22,10 @@ from lotune.generate.vllm import engine_for
 from lotune.model.loading import base_folder, context_length, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe, RunOptions
-from lotune.stages.model_loading import check_engine, folders_of, load_for_generation, settled
+from lotune.stages.model_loading import check_engine, folders_of, load_for_generation, resolve_weights, settled
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs, require_single_process
 from lotune.stages.predictions import PredictionJob, answers_fingerprint, run_predictions_distributed
-from lotune.stages.prompt_template import with_stored_template
-from lotune.tasks.registry import build_task
+from lotune.stages.prompt_template import build_prompted_task, conversation_format, resolve_auto, with_stored_template
 from lotune.tasks.task import MultipleChoice
 from lotune.text_display import print_visible
 
@@ -57,8 +56,9 @@ def generate_answers(
     """
     if out.suffix not in (".jsonl", ".txt"):
         raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
-    settings = with_stored_template(recipe.task, model, force)
-    task = build_task(settings)
+    weights, _ = resolve_weights(recipe, model)
+    settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
+    task = build_prompted_task(settings, weights)
     check_engine(recipe, task)
     if isinstance(task, MultipleChoice) and task.by_likelihood and not sampling.is_greedy:
         found, expected = "sampling where options are chosen by likelihood", "a task whose answers are written"
@@ -105,19 +105,21 @@ def generate_text(
     require_single_process("generate --prompt")
     if not is_text(prompt):
         raise DataError("--prompt", "is not UTF-8 text", "UTF-8")
+    weights, _ = resolve_weights(recipe, model)
     settings, folder = with_stored_template(recipe.task, model, force), base_folder(BaseSettings(model=model))
     its_own = folder is not None and (folder / TEMPLATE_FILE).exists()
     named = {"template", "instruction_prefix"} & settings.model_fields_set or its_own
-    template = settings.prompt_template if named else TEMPLATES["plain"]
-    text = template.render(prompt)
+    form = conversation_format(resolve_auto(settings, weights), weights) if named else TEMPLATES["plain"]
+    example = conversation_example("--prompt", Conversation((prompt,)), form)
+    text = example.prompt
     most = settings.max_new_tokens or PROMPT_TOKENS
-    asked = Request((), most, 1, template.stop, "--prompt", sampling=sampling, samples=samples)
+    asked = Request((), most, 1, form.stop, "--prompt", sampling=sampling, samples=samples)
     if options.dry_run:
         return {"model": model, "prompt": text}
     answering, tokenizer = load_for_generation(settled(recipe, model), model)
     context, truncate = context_length(answering), recipe.evaluate.on_too_long == "truncate"
     check_room(most, context)
-    ids, _ = encode_prompt(tokenizer, Example("--prompt", text, ""), context - most, truncate=truncate)
+    ids, _ = encode_prompt(tokenizer, example, context - most, truncate=truncate)
     request = replace(asked, prompt_ids=tuple(ids))
     answers = dict(engine_for(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.max_batch_tokens))
     found = [answers[number] for number in range(samples)]

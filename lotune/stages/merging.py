@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from lotune.console import print_status
+from lotune.data.chat_template import CHAT, chat_template_of
 from lotune.data.examples import Example
 from lotune.data.templates import template_record
-from lotune.data.tokenized import encode_text
+from lotune.data.tokenized import answer_end_id, encode_text
 from lotune.errors import CheckError
 from lotune.evaluate.predict import fit
 from lotune.files import read_json, write_json
@@ -36,6 +37,7 @@ from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import answering_with
 from lotune.stages.prepare import read_examples, retention_task_settings
 from lotune.tasks.registry import build_task
+from lotune.tasks.settings import PromptSettings
 from lotune.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -135,6 +137,8 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     dtype, tokenizer = base.dtype, base.tokenizer
     on_device = nullcontext if device == "cpu" else partial(placed, device=device)
     merged = merge(base, folder / "adapter")
+    if merged.generation_config is not None:
+        merged.generation_config.eos_token_id = _answer_end_ids(recipe, merged, tokenizer)
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     adapted = load_adapter(float32_copy(base), folder / "adapter")
     del base
@@ -144,7 +148,12 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
 
     def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
         requests = [
-            Request(tuple(prompt), min(one.task.max_new_tokens, context - len(prompt)), one.task.min_new_tokens)
+            Request(
+                tuple(prompt),
+                min(one.task.max_new_tokens, context - len(prompt)),
+                one.task.min_new_tokens,
+                stop_ids=(answer_end_id(tokenizer, one.example),),
+            )
             for prompt, one in zip(prompts, asked_rows, strict=False)  # the adapted model answers the first ones
         ]
         done = generate_completions(model, tokenizer, requests, batch_tokens=recipe.evaluate.max_batch_tokens)
@@ -191,8 +200,17 @@ def checked(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any
         prompt = fit(task, example, tokenizer, context, recipe.evaluate.on_too_long)
         if prompt is not None:
             answer = encode_text(tokenizer, example.target)
-            tokens = (*prompt.ids, *answer, tokenizer.eos_token_id)[:context]
+            tokens = (*prompt.ids, *answer, answer_end_id(tokenizer, example))[:context]
             yield Checked(task, example, MergeCheckRow(tokens, len(prompt.ids)))
+
+
+def _answer_end_ids(recipe: Recipe, model: Any, tokenizer: Any) -> list[int] | int:
+    """Return the tokens that end an answer of a tuned model, so that other engines stop where lotune does."""
+    ends = model.generation_config.eos_token_id
+    if not isinstance(recipe.task, PromptSettings) or recipe.task.template != CHAT:
+        return ends  # type: ignore[no-any-return]
+    turn_end = tokenizer.convert_tokens_to_ids(chat_template_of(tokenizer).turn_end)
+    return sorted({turn_end, *(ends if isinstance(ends, list) else [ends])} - {None})
 
 
 def _first(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> list[Checked]:

@@ -15,7 +15,7 @@ from lotune.data.examples import Example, as_record, from_record
 from lotune.data.rows import log_all_malformed
 from lotune.data.token_files import FIRST_REPLAY_ROW, TokenFile, find_token_file, link_token_file, write_token_file
 from lotune.data.tokenization import encode_rows, rows_digest
-from lotune.data.tokenized import EncodedRow, check_scored_tokens, render_supervision
+from lotune.data.tokenized import EncodedRow, answer_end_id, check_scored_tokens, render_supervision
 from lotune.disk_space import require_free_space
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import fit
@@ -29,7 +29,7 @@ from lotune.recipe import Recipe, RunOptions, check_method, require_input_files,
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
-from lotune.stages.prompt_template import check_template
+from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
 from lotune.tasks.build_datasets import RETENTION_SEED, build_datasets, evaluation_set, replay_rows, right_by_rule
 from lotune.tasks.checks import require_references
 from lotune.tasks.registry import build_task, task_settings
@@ -79,6 +79,7 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
     require_input_files(recipe)
     build_task(recipe.task)
     check_method(recipe)
+    recipe = resolve_training_template(recipe)
     with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed_rows.txt"):
         report_changes(run, recipe, options.dry_run)
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
@@ -126,7 +127,7 @@ def read_examples(path: Path) -> list[Example]:
 
 def _write(run: Run, recipe: Recipe) -> None:
     """Write the data; what is refused is refused before anything in the run is changed."""
-    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    task, retained = build_prompted_task(recipe.task, recipe.base), build_task(retention_task_settings(recipe))
     for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
     loaded = None if _few_rows(recipe) else _check_model(recipe)
@@ -275,12 +276,13 @@ def _train_tokens(
         return known
     notes = {"digest": digest, "dropped_too_long": 0}
     encoded = encode_rows(tokenizer, chain.from_iterable(parts))
-    rows = _drop_too_long(encoded, limit, too_long, tokenizer.eos_token_id, notes, replay_from)
+    end_ids = {answer_end_id(tokenizer, example) for part in parts for example in part[:1]}
+    rows = _drop_too_long(encoded, limit, too_long, end_ids, notes, replay_from)
     return write_token_file(stem, rows, len(tokenizer), notes, needed)
 
 
 def _drop_too_long(
-    rows: Iterable[EncodedRow], limit: int, too_long: str, end: int, notes: dict[str, Any], replay_from: int
+    rows: Iterable[EncodedRow], limit: int, too_long: str, end_ids: set[int], notes: dict[str, Any], replay_from: int
 ) -> Iterator[EncodedRow]:
     """Rows within `limit` tokens, each checked; `notes` count the longer ones as `dropped_too_long`.
 
@@ -295,7 +297,7 @@ def _drop_too_long(
         if len(row.token_ids) > limit:
             long.append(row.id)
             continue
-        check_scored_tokens(row, end)
+        check_scored_tokens(row, end_ids)
         kept += 1
         yield row
     if long and too_long == "stop":

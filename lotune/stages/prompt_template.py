@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lotune.console import print_status
-from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, load_task_prompt_settings, load_template
-from lotune.errors import ModelError
-from lotune.model.loading import base_folder
+from lotune.data.chat_template import CHAT, ChatTemplate, chat_template_of
+from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, Template, load_task_prompt_settings, load_template
+from lotune.errors import ModelError, SettingsError
+from lotune.files import read_json
+from lotune.model.loading import base_folder, load_tokenizer
 from lotune.model.settings import BaseSettings
-from lotune.tasks.settings import PromptSettings, TaskSettings
+from lotune.recipe import Recipe
+from lotune.tasks.registry import build_task
+from lotune.tasks.settings import AUTO, PromptSettings, TaskSettings
+from lotune.tasks.task import Conversational, Task
 
 
 def with_stored_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
-    """The settings of a task with the prompt template that a model's folder holds, where they do not name one.
+    """Return the settings of a task with the prompt template that a model's folder holds, where they name none.
 
-    The reading task has a prompt of its own and stays as it is; so does everything with `force`. Where the task was
-    worded in another way when the model was tuned, that is said.
+    The reading task has a prompt of its own and stays as it is; so does everything with `force`. A warning says where
+    the task was worded in another way when the model was tuned.
     Raises: ModelError where the settings name another template than the one that the model was tuned in.
     """
     folder = base_folder(BaseSettings(model=model))
@@ -26,22 +31,86 @@ def with_stored_template(settings: TaskSettings, model: str, force: bool) -> Tas
     _warn_prompt_mismatch(settings, folder)
     if force or settings.force_template:
         return settings
-    if {"template", "instruction_prefix"} & settings.model_fields_set:
+    named = {"template", "instruction_prefix"} & settings.model_fields_set and settings.template != AUTO
+    if named:
         load_template(folder, settings.prompt_template)
         return settings
+    return _in_stored_template(settings, folder)
+
+
+def _in_stored_template(settings: PromptSettings, folder: Path) -> PromptSettings:
+    """Return the settings with the template of a folder. Raises: ModelError for one that the task does not have."""
     stored = load_template(folder)
-    known = TEMPLATES.get(stored.name)
-    if known is None or replace(known, instruction_prefix=stored.instruction_prefix) != stored:
-        found = f"was tuned in a wording of the template {stored.name!r} that is not among lotune's"
-        raise ModelError(model, found, f"one of {', '.join(TEMPLATES)}", "--force-template asks in the task's own")
-    return settings.model_copy(update={"template": stored.name, "instruction_prefix": stored.instruction_prefix})
+    known = settings.model_copy(update={"template": stored.name, "instruction_prefix": stored.instruction_prefix})
+    try:
+        same = known.prompt_template == stored
+    except SettingsError:
+        same = False
+    if not same:
+        found = f"was tuned in a wording of the template {stored.name!r} that {settings.name} does not have"
+        expected = f"one of {', '.join(TEMPLATES)}"
+        raise ModelError(str(folder), found, expected, "--force-template asks in the task's own")
+    return known
+
+
+def resolve_auto(settings: TaskSettings, base: BaseSettings) -> TaskSettings:
+    """Return settings whose template is not "auto": chat where the tokeniser of `base` has a chat template."""
+    if not isinstance(settings, PromptSettings) or settings.template != AUTO:
+        return settings
+    return settings.model_copy(update={"template": CHAT if has_chat_template(base) else "alpaca"})
+
+
+def resolve_training_template(recipe: Recipe) -> Recipe:
+    """Return the recipe with the template of its adapter or base in place of "auto".
+
+    It is the one that the adapter to start with, or the base, was tuned in, else the tokeniser's chat template, else
+    alpaca.
+    """
+    settings = recipe.task
+    if not isinstance(settings, PromptSettings) or settings.template != AUTO:
+        return recipe
+    folders = [folder for folder in (recipe.adapter.init_from, base_folder(recipe.base)) if folder is not None]
+    stored = next((folder for folder in folders if (folder / TEMPLATE_FILE).exists()), None)
+    if stored is not None and not settings.force_template:
+        return recipe.model_copy(update={"task": _in_stored_template(settings, stored)})
+    return recipe.model_copy(update={"task": resolve_auto(settings, recipe.base)})
+
+
+def has_chat_template(base: BaseSettings) -> bool:
+    """Return whether the tokeniser of a base model has a chat template; of a folder, its files alone are read."""
+    folder = base_folder(base)
+    if folder is None:
+        tokenizer: Any = load_tokenizer(base)[0]
+        return tokenizer.chat_template is not None
+    config = folder / "tokenizer_config.json"
+    content = read_json(config) if config.exists() else {}
+    return (folder / "chat_template.jinja").exists() or (isinstance(content, dict) and "chat_template" in content)
+
+
+def conversation_format(settings: TaskSettings, base: BaseSettings) -> Template | ChatTemplate:
+    """Return what renders conversations: a prompt template, or the chat template of the base's tokeniser.
+
+    Raises: ModelError for a chat template that is missing or unusable.
+    """
+    if isinstance(settings, PromptSettings) and settings.template == CHAT:
+        return chat_template_of(load_tokenizer(base)[0], settings.instruction_prefix)
+    return settings.prompt_template
+
+
+def build_prompted_task(settings: TaskSettings, base: BaseSettings) -> Task:
+    """Return the task of the settings, with prompts in the chat template of the base's tokeniser where they want that.
+
+    Raises: ModelError for a chat template that is missing or unusable.
+    """
+    task = build_task(settings)
+    if not isinstance(task, Conversational):
+        return task
+    form = conversation_format(settings, base)
+    return task.with_chat_template(form) if isinstance(form, ChatTemplate) else task
 
 
 def check_template(settings: TaskSettings, folder: Path | None) -> None:
-    """Nothing, where a model to be tuned was not trained in another template than the task's, or that is forced.
-
-    Raises: ModelError naming both.
-    """
+    """Raise ModelError where a model to be tuned was trained in another template than the task's, unless forced."""
     if folder is not None and isinstance(settings, PromptSettings):
         load_template(folder, settings.prompt_template, force=settings.force_template)
 

@@ -30,6 +30,7 @@ from lotune.stages.model_loading import answering_block
 from lotune.stages.number_formats import explain, formats_of_tuning, keep, settle, with_formats, with_kept
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
+from lotune.stages.prompt_template import resolve_training_template
 from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume
 from lotune.stages.tuning_session import (
     TuningSession,
@@ -137,7 +138,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
 def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a tuning that another process leads: compute a part of each step, and write nothing."""
-    recipe = with_formats(recipe, options.world.receive())
+    recipe = resolve_training_template(with_formats(recipe, options.world.receive()))
     tuning = set_up_tuning(recipe, options.world)
     if tuning.session.in_shards:
         estimate_tuning(tuning, recipe)

@@ -263,7 +263,7 @@ def _instructions(rows: Sequence[Row]) -> TaskSettings | None:
     mapped = ({**row, **{field: row.get(name) for field, name in columns.items()}} for row in rows[:200])
     answers = list(_answers(mapped))
     scorer = "rouge-l" if answers and median(map(len, answers)) > LONG else "exact"
-    return InstructionsSettings(columns=columns, template="plain" if plain else "alpaca", scorer=scorer)
+    return InstructionsSettings(columns=columns, template="plain" if plain else "auto", scorer=scorer)
 
 
 def _answers(rows: Iterable[Row]) -> Iterator[str]:

@@ -14,6 +14,8 @@ from lotune.data.templates import TEMPLATES, Template, template_named
 from lotune.errors import SettingsError
 from lotune.settings import Settings
 
+AUTO = "auto"
+"""The prompt template that the model decides."""
 NUMBER_SCORERS = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
 TEXT_SCORERS = r"exact|contains|number|rouge-l|f1"
 LIKELIHOOD_SCORERS = r"likelihood:(letter|text|text-normalised)"

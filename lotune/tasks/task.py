@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.chat_template import ChatTemplate
 from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile, read_rows, write_rows
 from lotune.tasks.settings import TaskSettings
 
-__all__ = ["Example", "Generating", "MultipleChoice", "Row", "Score", "SeveralRules", "Task"]
+__all__ = ["Conversational", "Example", "Generating", "MultipleChoice", "Row", "Score", "SeveralRules", "Task"]
 
 Row = Mapping[str, Any]
 
@@ -32,7 +33,7 @@ class Task(Protocol):
 
     Implementations are frozen dataclasses that derive from it and hold their settings. They define `name`, `metric`,
     `examples`, `judge` and `metrics`; the rest has defaults. Further abilities are protocols of their own:
-    `Generating`, `MultipleChoice`, `SeveralRules`.
+    `Conversational`, `Generating`, `MultipleChoice`, `SeveralRules`.
     """
 
     settings: TaskSettings
@@ -92,6 +93,14 @@ class Task(Protocol):
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
         """Return figures over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
+
+
+@runtime_checkable
+class Conversational(Protocol):
+    """A task whose rows are conversations, which the chat template of a tokeniser can render."""
+
+    def with_chat_template(self, chat_template: ChatTemplate) -> Task:
+        """Return the task with prompts in that chat template."""
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ def test_a_row_is_its_prompt_its_answer_and_an_end(byte_tokenizer: Any, prompt: 
     )
     assert row.token_ids[-1] == byte_tokenizer.eos_token_id
     assert byte_tokenizer.decode(row.token_ids[row.completion_start : -1]) == answer
-    check_scored_tokens(row, byte_tokenizer.eos_token_id)
+    check_scored_tokens(row, {byte_tokenizer.eos_token_id})
 
 
 def test_begin_of_text_is_added_and_end_of_text_is_not(byte_tokenizer: Any) -> None:
@@ -99,4 +99,4 @@ def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
 )
 def test_a_row_that_teaches_nothing_is_refused(tokens: tuple[int, ...], start: int, said: str) -> None:
     with pytest.raises(DataError, match=f"row train.jsonl:12: .*{said}"):
-        check_scored_tokens(EncodedRow("train.jsonl:12", tokens, start), EOS)
+        check_scored_tokens(EncodedRow("train.jsonl:12", tokens, start), {EOS})

@@ -31,7 +31,7 @@ def test_the_examples_stand_before_every_question() -> None:
 def test_what_cannot_be_shown() -> None:
     with pytest.raises(DataError, match="has no answer to show"):
         add_few_shot(TASK, [SHOT], [Example("x", "Q", "")])
-    with pytest.raises(SettingsError, match="several turns"):
+    with pytest.raises(SettingsError, match="are conversations"):
         add_few_shot(TASK, [Example("x", "a?b.c?", "", earlier_turns=(Turn("a?", "b."),))], [SHOT])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +12,56 @@ import pytest
 from command_line import app
 from typer.testing import CliRunner
 
+from lotune.data.conversation import Conversation, conversation_example
 from lotune.data.templates import TEMPLATES, save_template
 from lotune.data.tokenized import encode_prompt
 from lotune.generate.sampling import Sampling
-from lotune.model.loading import load_model
+from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import BaseSettings
-from lotune.stages.chat import ChatSession, Conversation, _lines, converse
+from lotune.stages.chat import ChatSession, _lines, converse
 
 
 @pytest.fixture(scope="module")
-def talk(small_base: Path) -> ChatSession:
-    return ChatSession(load_model(BaseSettings(model=str(small_base)), "cpu"), Sampling(), 6)
+def base(small_base: Path) -> LoadedModel:
+    return load_model(BaseSettings(model=str(small_base)), "cpu")
+
+
+@pytest.fixture
+def talk(base: LoadedModel) -> ChatSession:
+    return ChatSession(base, TEMPLATES["alpaca"], Sampling(), 6)
 
 
 def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Conversation(TEMPLATES["alpaca"])
     file = tmp_path / "said.jsonl"
     lines = ["", "Hello.", "And now?", f"/save {file}", "/what", "/quit", "never said"]
-    converse(talk, said, lines)
+    converse(talk, lines)
     shown = capsys.readouterr()
-    assert shown.out == "".join(answer + "\n" for answer in said.answers)
-    assert said.questions == ["Hello.", "And now?"]
+    assert shown.out == "".join(answer + "\n" for answer in talk.conversation.answers)
+    assert talk.conversation.questions == ("Hello.", "And now?")
     assert "/reset begins anew" in shown.err
     saved = json.loads(file.read_text())
     assert [one["role"] for one in saved["messages"]] == ["user", "assistant"] * 2
-    assert [one["content"] for one in saved["messages"]][::2] == said.questions
-    converse(talk, said, ["/system Be brief.", f"/save {tmp_path}", "/save ."])
-    assert (said.questions, said.system) == ([], "Be brief.")
+    assert [one["content"] for one in saved["messages"]][::2] == list(talk.conversation.questions)
+    converse(talk, ["/system Be brief.", f"/save {tmp_path}", "/save ."])
+    assert talk.conversation == Conversation(system="Be brief.")
     assert capsys.readouterr().err.count("cannot be written") == 2
 
 
 def test_reset_forgets_what_was_said_and_keeps_the_system_message(
     talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said, seen, real = Conversation(TEMPLATES["alpaca"]), [], talk.engine.stream
+    seen, real = [], talk.engine.stream
 
     def stream(requests: Any, **named: Any) -> Iterator[Any]:
         seen.extend(requests)
         return real(requests, **named)
 
     monkeypatch.setattr(talk.engine, "stream", stream)
-    converse(talk, said, ["/system Be brief.", "Hello.", "/reset"])
-    assert (said.questions, said.answers, said.system) == ([], [], "Be brief.")
+    converse(talk, ["/system Be brief.", "Hello.", "/reset"])
+    assert talk.conversation == Conversation(system="Be brief.")
     assert "begun anew" in capsys.readouterr().err
-    converse(talk, said, ["And now?"])
-    assert said.questions == ["And now?"]
+    converse(talk, ["And now?"])
+    assert talk.conversation.questions == ("And now?",)
     tokenizer: Any = talk.base.tokenizer
     asked = tokenizer.decode(seen[-1].prompt_ids)
     assert "Hello." in tokenizer.decode(seen[0].prompt_ids)
@@ -72,27 +78,24 @@ def test_saving_writes_over_nothing_but_what_was_saved(
     mine = tmp_path / "mine.jsonl"
     mine.write_text("my rows\n")
     (tmp_path / "link.jsonl").symlink_to(mine)
-    said = Conversation(TEMPLATES["alpaca"])
-    converse(
-        talk, said, ["Hello.", "/save mine.jsonl", "/save link.jsonl", "/save ~/new.jsonl", "More.", "/save new.jsonl"]
-    )
+    converse(talk, ["Hello.", "/save mine.jsonl", "/save link.jsonl", "/save ~/new.jsonl", "More.", "/save new.jsonl"])
     shown = capsys.readouterr().err
     assert shown.count("is there already") == 2
     assert mine.read_text() == "my rows\n"
     assert len(json.loads((tmp_path / "new.jsonl").read_text())["messages"]) == 4
     assert not (tmp_path / "~").exists()
-    converse(talk, Conversation(TEMPLATES["alpaca"]), ["/save new.jsonl", "/save ~nobody-here/new.jsonl"])
+    talk.saved = set()
+    converse(talk, ["/save new.jsonl", "/save ~nobody-here/new.jsonl"])
     assert capsys.readouterr().err.count("cannot be written") == 2
 
 
 def test_commands_are_listed_and_unknown_ones_refused(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Conversation(TEMPLATES["alpaca"])
-    converse(talk, said, ["/bye", "/save", "/help", "/Exit", "never said"])
+    converse(talk, ["/bye", "/save", "/help", "/Exit", "never said"])
     unknown, unnamed, listed = capsys.readouterr().err.splitlines()
     assert unknown == f"/bye: there is no such command; {listed}"
     assert unnamed == f"/save: no file is named; {listed}"
     assert all(name in listed for name in ("/reset", "/system TEXT", "/save FILE", "/help", "/exit", "Ctrl-D"))
-    assert said.questions == []
+    assert talk.conversation.questions == ()
 
 
 def test_the_end_of_the_input_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,15 +112,15 @@ def test_the_end_of_the_input_ends_the_conversation(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_line_that_is_no_text_is_left_out(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Conversation(TEMPLATES["alpaca"])
-    converse(talk, said, ["\udcff\udcfe", "Hello."])
-    assert said.questions == ["Hello."]
+    converse(talk, ["\udcff\udcfe", "Hello."])
+    assert talk.conversation.questions == ("Hello.",)
     assert "your message: is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
-    said, seen = Conversation(TEMPLATES["alpaca"], "Be brief."), []
+    seen: list[Any] = []
+    talk.reset("Be brief.")
 
     real = talk.engine.stream
 
@@ -126,22 +129,23 @@ def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: 
         return real(requests, **named)
 
     monkeypatch.setattr(talk.engine, "stream", stream)
-    converse(talk, said, ["One?", "Two?"])
+    converse(talk, ["One?", "Two?"])
     tokenizer: Any = talk.base.tokenizer
-    before = Conversation(said.template, said.system, said.questions, said.answers[:1])
-    assert list(seen[1].prompt_ids) == encode_prompt(tokenizer, before.example(), 10**6)[0]
+    before = replace(talk.conversation, answers=talk.conversation.answers[:1])
+    example = conversation_example("row 1", before, talk.form)
+    assert list(seen[1].prompt_ids) == encode_prompt(tokenizer, example, 10**6)[0]
     text = tokenizer.decode(seen[1].prompt_ids)
     assert text.startswith("Be brief.\n\n")
-    assert f"{said.answers[0]}{tokenizer.eos_token}" in text
+    assert f"{talk.conversation.answers[0]}{tokenizer.eos_token}" in text
 
 
 def test_what_does_not_fit(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
-    said = Conversation(TEMPLATES["plain"])
-    converse(talk, said, ["a" * 600, "b" * 600, "c" * 2000])
+    talk.form = TEMPLATES["plain"]
+    converse(talk, ["a" * 600, "b" * 600, "c" * 2000])
     shown = capsys.readouterr()
     assert "[the first 1 turns no longer fit and are left out]" in shown.out
     assert "your message: has 2000 tokens" in shown.err
-    assert len(said.questions) == len(said.answers) == 2
+    assert len(talk.conversation.questions) == len(talk.conversation.answers) == 2
 
 
 def test_an_interrupted_answer_is_kept(
@@ -156,9 +160,9 @@ def test_an_interrupted_answer_is_kept(
         yield
 
     monkeypatch.setattr(talk.engine, "stream", stream)
-    said = Conversation(TEMPLATES["plain"])
-    converse(talk, said, ["Go on."])
-    assert said.answers == ["part of it"]
+    talk.form = TEMPLATES["plain"]
+    converse(talk, ["Go on."])
+    assert talk.conversation.answers == ("part of it",)
     assert "part of it [stopped]" in capsys.readouterr().out
 
 

@@ -64,7 +64,7 @@ def test_prompts_end_where_answers_begin(task: Task, rows: list[Row], training: 
     assert len(examples) >= len(rows)
     for example in examples:
         row = encode_row(byte_tokenizer, example)
-        check_scored_tokens(row, byte_tokenizer.eos_token_id)
+        check_scored_tokens(row, {byte_tokenizer.eos_token_id})
         assert list(row.token_ids[: row.completion_start]) == encode_prompt(byte_tokenizer, example, 10**6)[0]
         assert byte_tokenizer.decode(row.token_ids[row.completion_start : -1]) == example.target
         assert "".join(example.prompt_parts or (example.prompt,)) == example.prompt

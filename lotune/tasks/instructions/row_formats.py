@@ -18,22 +18,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from lotune.data.conversation import Conversation
 from lotune.data.rows import RowFile
 from lotune.errors import DataError
 from lotune.tasks.task import Row
-
-
-@dataclass(frozen=True)
-class ParsedConversation:
-    """What a row of any shape says: questions and an answer to each, the last of which may be missing, "".
-
-    `input` is further context of the first question.
-    """
-
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    system: str = ""
-    input: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +121,7 @@ def suggested_columns(fields: Collection[str]) -> dict[str, str]:
     return {}
 
 
-def conversation_of(where: str, row: Row) -> ParsedConversation:
+def conversation_of(where: str, row: Row) -> Conversation:
     """What a row says.
 
     Raises: DataError naming the row where it is of no shape, or a part of it is missing or no text.
@@ -152,7 +140,7 @@ def conversation_of(where: str, row: Row) -> ParsedConversation:
     if not question.strip():
         raise DataError(where, f"has an empty {shape.field}", "a text")
     system, input = (_text(where, row, name) if name in shape.others else "" for name in ("system", "input"))
-    return ParsedConversation((question,), (answer,), system, input)
+    return Conversation((question,), (answer,), system, input)
 
 
 def _meant(field: str, fields: Collection[str], free: Sequence[str]) -> str:
@@ -178,7 +166,7 @@ def _text(where: str, row: Row, field: str) -> str:
     return value or ""
 
 
-def _from_turns(where: str, turns: Any, system: str) -> ParsedConversation:
+def _from_turns(where: str, turns: Any, system: str) -> Conversation:
     """Raises: DataError where the turns are not questions and answers by turns, after one system message at most."""
     if not isinstance(turns, list):
         raise DataError(where, "has no list of turns", "turns of user and assistant")
@@ -194,7 +182,7 @@ def _from_turns(where: str, turns: Any, system: str) -> ParsedConversation:
     if len(said) == first:
         raise DataError(where, "has no question", "turns of user and assistant")
     texts = [text for _, text in said[first:]]
-    return ParsedConversation(tuple(texts[::2]), (*texts[1::2], *[""] * (len(texts) % 2)), system)
+    return Conversation(tuple(texts[::2]), (*texts[1::2], *[""] * (len(texts) % 2)), system)
 
 
 def _speaker_and_text(where: str, number: int, turn: Any) -> tuple[str, str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from lotune.data.bounded import MAX_ROW_BYTES
-from lotune.data.examples import Turn
+from lotune.data.chat_template import CHAT, ChatTemplate
+from lotune.data.conversation import conversation_example
 from lotune.data.rows import OnError, RowFile, read_rows
-from lotune.data.templates import Template
+from lotune.data.templates import Template, template_named
 from lotune.errors import DataError
 from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_shapes, conversation_of
 from lotune.tasks.scorers import TextScored, score_text
-from lotune.tasks.settings import TEXT_SCORERS, RowSettings, check_columns, one_of
+from lotune.tasks.settings import AUTO, TEXT_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
 
 
@@ -28,8 +29,19 @@ class InstructionsSettings(RowSettings):
     max_new_tokens: int = Field(256, ge=1)
     scorer: Annotated[str, one_of(TEXT_SCORERS)] = "exact"
     """How to compare an answer with its reference: exact, contains, number, rouge-l or f1."""
+    template: str = AUTO
+    """Prompt template: alpaca, plain, qa, retention, or chat, the tokeniser's chat template. auto takes the one that
+    the model was tuned in, else the tokeniser's, else alpaca."""
     train_on_turns: Literal["all", "last"] = "all"
     """Turns of the assistant that are trained on: all of them, or the last one only."""
+
+    @property
+    def prompt_template(self) -> Template:
+        """The prompt template; of the tokeniser's chat template the name alone."""
+        if self.template == CHAT:
+            return Template(CHAT, without_input="", with_input="", instruction_prefix=self.instruction_prefix)
+        name = "alpaca" if self.template == AUTO else self.template
+        return replace(template_named(name), instruction_prefix=self.instruction_prefix)
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class InstructionsTask(TextScored):
     """
 
     settings: InstructionsSettings = field(default_factory=InstructionsSettings)
+    chat_template: ChatTemplate | None = None
+    """The tokeniser's chat template, where the rows are rendered in it."""
     name: str = "instructions"
 
     def __post_init__(self) -> None:
@@ -62,25 +76,20 @@ class InstructionsTask(TextScored):
 
         Raises: DataError for a row of no known shape, and, with `training`, for one without an answer.
         """
-        template = self.settings.prompt_template
+        form = self.chat_template or self.settings.prompt_template
+        all_turns = self.settings.train_on_turns == "all"
         for id, row in rows:
-            yield self._example(id, row, template, training)
-
-    def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
-        said = conversation_of(id, row)
-        target = said.answers[-1]
-        if not target.strip():
-            if training:
+            conversation = conversation_of(id, row)
+            if training and not conversation.answers[-1].strip():
                 remedy = (
                     "name its column in task.columns, such as {output: COLUMN}, or use it as a test row (data.test)"
                 )
                 raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
-            target = ""
-        prompts = template.render_turns(said.questions, said.system, said.input)
-        scored = self.settings.train_on_turns == "all"
-        turns = tuple(Turn(*pair, scored) for pair in zip(prompts[:-1], said.answers[:-1], strict=True))
-        prompt = "".join(turn.prompt + turn.answer for turn in turns) + prompts[-1]
-        return Example(id, prompt, target, (target,) if target else (), earlier_turns=turns)
+            yield conversation_example(id, conversation, form, train_on_earlier=all_turns)
+
+    def with_chat_template(self, chat_template: ChatTemplate) -> InstructionsTask:
+        """Return the task with prompts in a tokeniser's chat template."""
+        return replace(self, chat_template=chat_template)
 
     def judge(self, example: Example, text: str) -> Score:
         """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lotune.data.conversation import Conversation
 from lotune.errors import DataError
 from lotune.tasks.instructions.row_formats import (
     INSTRUCTION_FIELDS,
     ROW_FORMATS,
-    ParsedConversation,
     conversation_of,
     shape_of,
     suggested_columns,
@@ -32,7 +32,7 @@ CELLS = WORDS.filter(lambda text: "\t" not in text and "\n" not in text and "\r"
 FREE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 
 
-def turns(conversation: ParsedConversation, keys: tuple[str, str], names: tuple[str, str]) -> list[dict[str, str]]:
+def turns(conversation: Conversation, keys: tuple[str, str], names: tuple[str, str]) -> list[dict[str, str]]:
     """The turns of a conversation, the last answer left out where it is missing."""
     said = [("system", conversation.system)] if conversation.system else []
     for pair in zip(conversation.questions, conversation.answers, strict=True):
@@ -42,7 +42,7 @@ def turns(conversation: ParsedConversation, keys: tuple[str, str], names: tuple[
     return [dict(zip(keys, one, strict=True)) for one in said]
 
 
-def as_row(shape: str, conversation: ParsedConversation) -> Row:
+def as_row(shape: str, conversation: Conversation) -> Row:
     if shape == "messages":
         return {"messages": turns(conversation, ("role", "content"), ("user", "assistant"))}
     if shape == "conversations":
@@ -54,16 +54,16 @@ def as_row(shape: str, conversation: ParsedConversation) -> Row:
 
 
 @st.composite
-def conversations(draw: st.DrawFn, shape: str) -> ParsedConversation:
+def conversations(draw: st.DrawFn, shape: str) -> Conversation:
     if shape == "completion":
-        return ParsedConversation((draw(WORDS),), (draw(st.just("") | WORDS),))
+        return Conversation((draw(WORDS),), (draw(st.just("") | WORDS),))
     system = draw(st.just("") | WORDS)
     if shape == "alpaca":
-        return ParsedConversation((draw(WORDS),), (draw(st.just("") | WORDS),), system, draw(st.just("") | WORDS))
+        return Conversation((draw(WORDS),), (draw(st.just("") | WORDS),), system, draw(st.just("") | WORDS))
     count = draw(st.integers(1, 4))
     questions = draw(st.lists(WORDS, min_size=count, max_size=count))
     answers = draw(st.lists(WORDS, min_size=count - 1, max_size=count - 1))
-    return ParsedConversation(tuple(questions), (*answers, draw(st.just("") | WORDS)), system)
+    return Conversation(tuple(questions), (*answers, draw(st.just("") | WORDS)), system)
 
 
 @pytest.mark.parametrize("shape", [shape.name for shape in ROW_FORMATS])
@@ -195,16 +195,14 @@ def test_rows_that_cannot_be_used_are_named(row: Row, said: str) -> None:
 
 
 def test_null_is_nothing() -> None:
-    assert conversation_of("1", {"instruction": "a", "input": None, "output": "b"}) == ParsedConversation(
-        ("a",), ("b",)
-    )
+    assert conversation_of("1", {"instruction": "a", "input": None, "output": "b"}) == Conversation(("a",), ("b",))
 
 
 def test_a_developer_is_the_system() -> None:
     row = {"messages": [{"role": "developer", "content": "s"}, ASKED, {**SAID, "weight": 1}]}
-    assert conversation_of("1", row) == ParsedConversation(("Why?",), ("So.",), "s")
+    assert conversation_of("1", row) == Conversation(("Why?",), ("So.",), "s")
 
 
 def test_two_system_messages_are_both_kept() -> None:
     row = {"system": "one", "conversations": [{"from": "system", "value": "two"}, {"from": "human", "value": "a"}]}
-    assert conversation_of("1", row) == ParsedConversation(("a",), ("",), "one\n\ntwo")
+    assert conversation_of("1", row) == Conversation(("a",), ("",), "one\n\ntwo")

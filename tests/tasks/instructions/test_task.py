@@ -58,7 +58,7 @@ def test_exactly_the_answers_and_their_ends_are_trained_on(
     row, end = row_of(pairs, system), byte_tokenizer.eos_token
     example = example_of(row, template=template, instruction_prefix=prefix)
     encoded = encode_row(byte_tokenizer, example)
-    check_scored_tokens(encoded, byte_tokenizer.eos_token_id)
+    check_scored_tokens(encoded, {byte_tokenizer.eos_token_id})
     assert scored_texts(byte_tokenizer, example) == [answer + end for _, answer in pairs]
     assert encoded.token_ids.count(byte_tokenizer.eos_token_id) == len(pairs)
     last = example_of(row, template=template, instruction_prefix=prefix, train_on_turns="last")
