@@ -12,7 +12,7 @@ from command_line import app, call
 from typer.testing import CliRunner
 
 from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, save_template
-from lotune.model.settings import AdapterSettings, BaseSettings
+from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
 from lotune.stages.prompt_template import has_chat_template, resolve_auto, resolve_training_template
 from lotune.tasks.arithmetic.task import ArithmeticSettings
@@ -53,7 +53,7 @@ def test_the_order_of_templates(chat_base: Path, small_base: Path, tmp_path: Pat
     save_template(tmp_path / "trained", TEMPLATES["qa"])
 
     def template(base: Path, **task: Any) -> str:
-        start = AdapterSettings(init_from=task.pop("init_from", None))
+        start = Recipe().adapter.model_copy(update={"init_from": task.pop("init_from", None)})
         recipe = Recipe(task=InstructionsSettings(**task), base=BaseSettings(model=str(base)), adapter=start)
         found: Any = resolve_training_template(recipe).task
         return found.template
