@@ -244,7 +244,7 @@ def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
 
 def _gate(recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions) -> list[RetentionMetric]:
     figures = [_points(task, tested.retained) for tested in (before, after)]
-    lines = gate(figures[0], figures[1], recipe.retention.min_retained, task.name)
+    lines = gate(figures[0], figures[1], recipe.retention)
     lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
     return [wider_line(line, before.share(1), after.share(1)) for line in lines]
 
@@ -261,7 +261,7 @@ def _with_intervals(
         }
         for predictions in (before, after)
     )
-    return add_intervals(line, list(base.values()), [tuned[id] for id in base], share=score is None)
+    return add_intervals(line, list(base.values()), [tuned[id] for id in base], is_accuracy=score is None)
 
 
 def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:

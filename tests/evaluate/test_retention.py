@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lotune.errors import DataError
 from lotune.evaluate.retention import add_intervals, gate, gate_passed
+from lotune.evaluate.settings import RetentionSettings
 from lotune.evaluate.statistics import wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
@@ -40,7 +41,7 @@ def test_official_metrics_are_reported_and_do_not_gate() -> None:
 
 
 def test_metrics_of_another_task_all_gate() -> None:
-    assert [line.is_gated for line in gate({"rouge": 30.0}, {"rouge": 30.0}, task="encyclopaedia")] == [True]
+    assert [line.is_gated for line in gate({"rouge": 30.0}, {"rouge": 30.0})] == [True]
 
 
 def test_other_metrics_after_tuning_are_refused() -> None:
@@ -50,10 +51,10 @@ def test_other_metrics_after_tuning_are_refused() -> None:
 
 @given(st.floats(5, 100), st.floats(0, 100), st.floats(0, 1))
 def test_more_is_never_worse(base: float, tuned: float, threshold: float) -> None:
-    (line,) = gate({"m": base}, {"m": tuned}, threshold)
-    (more,) = gate({"m": base}, {"m": tuned + 1}, threshold)
+    (line,) = gate({"m": base}, {"m": tuned}, RetentionSettings(min_retained=threshold))
+    (more,) = gate({"m": base}, {"m": tuned + 1}, RetentionSettings(min_retained=threshold))
     assert more.passed >= line.passed
-    assert gate({"m": base}, {"m": base}, threshold)[0].passed
+    assert gate({"m": base}, {"m": base}, RetentionSettings(min_retained=threshold))[0].passed
 
 
 def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
@@ -66,7 +67,7 @@ def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
     assert found.tuned_interval == pytest.approx([0.95 * limit for limit in found.base_interval])
     assert found.retained_interval is None, "both figures of a row go together: what was kept does not vary"
     [share] = gate({"accuracy": 75.0}, {"accuracy": 50.0})
-    its = add_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], share=True)
+    its = add_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], is_accuracy=True)
     assert its.base_interval == tuple(100 * limit for limit in wilson(3, 4))
     assert its.retained_interval is not None
     assert its.retained_interval.low < 2 / 3 < its.retained_interval.high
