@@ -304,6 +304,7 @@ def _seconds(do: Callable[[], Any], device: str) -> float:
 def retention(items: int, device: str) -> dict[str, float]:
     """Seconds of nano's answers to generated passages, one question each, model loading left out."""
     from lotune.evaluate.predict import predict
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
     from lotune.tasks.reading.task import ReadingSettings
@@ -314,9 +315,9 @@ def retention(items: int, device: str) -> dict[str, float]:
     task = build_task(ReadingSettings(language="both"))
     rows = list(generating(task).generate_training_rows(items, 7))
     examples = list(task.examples(((str(number), row) for number, row in enumerate(rows)), training=False))[:items]
-    model: Any = base.model
+    answering = AnsweringModel(base.model, base.tokenizer)
     started = time.perf_counter()
-    done = list(predict(task, examples, model, base.tokenizer, batch_tokens=65_536, out=None, context=1024))
+    done = list(predict(task, examples, answering, batch_tokens=65_536, out=None, context=1024))
     return {"items": len(done), "seconds": time.perf_counter() - started, "reach": 90.0}
 
 

@@ -19,9 +19,9 @@ from lotune.files import append_jsonl, write_atomically
 from lotune.tasks.task import MultipleChoice, Score, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    from lotune.generate.loglikelihood import LogLikelihood
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.generate.requests import Request
     from lotune.generate.sampling import Sampling
 
@@ -92,8 +92,7 @@ class Answered(NamedTuple):
 def predict(
     task: Task,
     examples: Sequence[Example],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    answering: AnsweringModel,
     *,
     batch_tokens: int,
     out: Path | None,
@@ -120,14 +119,15 @@ def predict(
     asked = [example for place, example in enumerate(examples) if place not in kept]
     for start in range(0, len(asked), REQUEST_WINDOW):
         group = asked[start : start + REQUEST_WINDOW]
-        fitted = [fit(task, example, tokenizer, context, on_too_long) for example in group]
+        fitted = [fit(task, example, answering.tokenizer, context, on_too_long) for example in group]
         there = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
         long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
-        for found in chain(long, _answer(task, there, model, tokenizer, batch_tokens, stop, sampling)):
+        for found in chain(long, _answer(task, there, answering, batch_tokens, stop, sampling)):
             prediction = replace(found, fingerprint=fingerprint, facts=facts)
             if out is not None:
                 append_jsonl(out, prediction.record())
             yield prediction
+        answering.reset()  # no answer depends on what was read for others
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -229,24 +229,18 @@ def fit(
 def _answer(
     task: Task,
     asked: Sequence[tuple[Example, Fitted]],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    answering: AnsweringModel,
     batch_tokens: int,
     stop: tuple[str, ...],
     sampling: Sampling | None,
 ) -> Iterator[Prediction]:
-    from lotune.generate.vllm import engine_for
-
     if isinstance(task, MultipleChoice) and task.by_likelihood:
-        from lotune.generate.loglikelihood import LogLikelihood
-
-        likelihood = LogLikelihood(model)
         for start in range(0, len(asked), LIKELIHOOD_WINDOW):
             group = asked[start : start + LIKELIHOOD_WINDOW]
-            yield from _choose(task, group, likelihood, tokenizer, batch_tokens)
+            yield from _choose(task, group, answering, batch_tokens)
         return
     requests = [_request(task, example, prompt, stop, sampling) for example, prompt in asked]
-    for place, answer in engine_for(model, tokenizer).stream(requests, batch_tokens=batch_tokens):
+    for place, answer in answering.engine.stream(requests, batch_tokens=batch_tokens):
         example, prompt = asked[place]
         yield _judge(task, example, Answered(answer.text, prompt.prompt_truncated, answer.finish_reason))
 
@@ -261,8 +255,7 @@ def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokeni
 def _choose(
     task: Any,
     asked: Sequence[tuple[Example, Fitted]],
-    likelihood: LogLikelihood,
-    tokenizer: PreTrainedTokenizerBase,
+    answering: AnsweringModel,
     batch_tokens: int,
 ) -> Iterator[Prediction]:
     """The likeliest of each example's continuations; of equally likely ones the first."""
@@ -271,9 +264,9 @@ def _choose(
     rows, texts = [], []
     for example, prompt in asked:
         texts.append(task.continuations(example))
-        encoded = [encode_text(tokenizer, text) for text in texts[-1]]
+        encoded = [encode_text(answering.tokenizer, text) for text in texts[-1]]
         rows += [Continuation(prompt.ids, tuple(one), f"row {example.id}") for one in encoded]
-    values = iter(likelihood.score(rows, batch_tokens=batch_tokens))
+    values = iter(answering.loglikelihood.score(rows, batch_tokens=batch_tokens))
     for (example, prompt), options in zip(asked, texts, strict=True):
         weights = [task.normalise(option, sum(next(values))) for option in options]
         place = max(range(len(weights)), key=lambda place: (weights[place], -place))

@@ -1,209 +1,309 @@
-"""Answers to many prompts at once: a finished row leaves the batch and a waiting one takes its place.
+"""The engine: requests are submitted and cancelled at any time, from any thread, and answered side by side.
 
-Shapes: n running rows, V vocabulary. Rows stand side by side in the slots of one cache, each at its own length, and no
-row sees another or any padding. So in float32 an answer does not depend on what it is generated with (matrix products
-of another height may differ in their last bit, which shows only where the two best logits are that close).
+Rows stand in the slots of one cache, each at its own length, and no row sees another or any padding. So in float32 an
+answer does not depend on what it is generated with (matrix products of another height may differ in their last bit,
+which shows only where the two best logits are that close).
 """
 
 from __future__ import annotations
 
-import inspect
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lotune.errors import DataError, ModelError, SettingsError
-from lotune.generate.continuous_batching import ContinuousBatcher, active_adapters
-from lotune.generate.llama_forward import LlamaForward
-from lotune.generate.requests import NO_ADAPTER, Completion, OnToken, Request, Requests, eos_token_ids
-from lotune.generate.running import RequestQueue, TokenSelector
-from lotune.generate.transformers_fallback import TransformersBatcher
-from lotune.model.attention import ATTENTION_NAME as PACKED
-from lotune.model.attention import register_packed_attention
-from lotune.model.eval_mode import eval_mode
-from lotune.model.loading import declared_context_length
+from lotune.errors import LotuneError, RunError, SettingsError
+from lotune.generate.backends import Backend, backend_for, base_model, check_requests
+from lotune.generate.detokenizer import StreamingDetokenizer
+from lotune.generate.requests import (
+    Completion,
+    ErrorEvent,
+    Event,
+    FinishEvent,
+    OnToken,
+    Request,
+    TokenEvent,
+    eos_token_ids,
+    expand_requests,
+)
+from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.logits import NotFiniteLogitsError
-from lotune.model.methods.registry import is_selectable
 from lotune.model.parts import token_reader, virtual_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+MAX_BATCH_TOKENS = 65_536
+"""Tokens that are held at once where nothing else is said."""
+WAIT_SECONDS = 0.05
+"""The longest that a reader waits for another thread's step before it looks for tokens again."""
+
+
+class Engine:
+    """A model that answers requests: `submit` and `cancel` at any time, from any thread, and read `events`.
+
+    The engine has no thread of its own. Whoever reads events or answers takes its steps, one thread at a time, while
+    the others wait; so nothing runs where nobody reads. What a prompt has in common with one before is not read twice:
+    keys and values are kept, so the weights must not change while an engine is in use, or `reset` is called after.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> None:
+        """Probe what `model`, plain, adapted or held by vLLM, bears; at most `batch_tokens` tokens are held at once.
+
+        Raises: ModelError for a model that cannot answer.
+        """
+        self.model, self.tokenizer, self.batch_tokens = token_reader(model), tokenizer, batch_tokens
+        self._base, self._prefix_ids = base_model(model), virtual_ids(model)
+        check_requests(self.model, self._base, [])
+        self._backend: Backend = backend_for(model)
+        self._ids = count()
+        self._rows: dict[int, RunningRequest] = {}
+        self._arrivals: list[RunningRequest] = []
+        self._changed = threading.Condition()
+        self._stepping = threading.Lock()
+        self._session = ExitStack()
+        self._selector: TokenSelector | None = None
+        self._any_cancelled = False
+
+    def check(self, requests: Sequence[Request], first: int = 0) -> None:
+        """Raise for a request that cannot be answered; `first` is the number of the first one, for messages.
+
+        Raises: as `check_requests`; ModelError for an adapter that cannot be chosen a request.
+        """
+        check_requests(self.model, self._base, requests, first)
+        for request in requests:
+            self._backend.check(request)
+
+    def submit(self, request: Request) -> int:
+        """Submit a request for one answer and return its id; what is wrong with it is the only event of the id."""
+        row = RunningRequest(next(self._ids), request)
+        try:
+            self.check([request], row.index)
+            if request.samples > 1:
+                raise SettingsError("samples", f"is {request.samples}", "1", "submit each of expand_samples()")
+            [row.request] = self._expand([request])
+        except LotuneError as error:
+            row.outcome = error
+        self._enqueue([row])
+        return row.index
+
+    def cancel(self, id: int) -> bool:
+        """Cancel a request, waiting or running, and return whether it was: it ends with the answer as it is."""
+        return self._cancel([id])
+
+    def events(self, id: int) -> Iterator[Event]:
+        """Yield the events of a request, once; whoever leaves before the last one cancels the request.
+
+        Raises: KeyError for an id that is unknown or was read already.
+        """
+        return self._events(id, self._rows[id])
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        batch_tokens: int | None = None,
+        on_token: Callable[[int, int], bool | None] | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (number of the answer, answer) as answers end; whoever leaves before the last one cancels the others.
+
+        Answers are numbered through the requests in their order, samples side by side. `on_token(number, token id)`
+        receives each token as it is chosen, and ends the answer by returning True. `batch_tokens` replaces that of the
+        engine from here on.
+
+        Raises: as `check` does, before anything runs; NotFiniteLogitsError where logits are not finite; what
+        `on_token` raises.
+        """
+        self.check(requests)
+        self.batch_tokens = batch_tokens or self.batch_tokens
+        ended, rows = deque[RunningRequest](), list[RunningRequest]()
+        for number, request in enumerate(self._expand(requests)):
+            receive: OnToken | None = None if on_token is None else partial(on_token, number)
+            rows.append(RunningRequest(next(self._ids), request, on_token=receive, on_end=ended.append))
+        numbers = {row.index: number for number, row in enumerate(rows)}
+        self._enqueue(rows)
+        try:
+            for _ in rows:
+                while not ended:
+                    self._advance(lambda: bool(ended))
+                row = ended.popleft()
+                if not isinstance(row.outcome, Completion):
+                    raise self._error(row)
+                yield numbers[row.index], row.outcome
+        finally:
+            self._forget(list(numbers))
+
+    def reset(self) -> None:
+        """Forget what was read, and give its memory back; the next answers are those of a new engine.
+
+        Raises: RuntimeError while requests wait or run.
+        """
+        with self._stepping:
+            if not self._is_idle():
+                raise RuntimeError("an engine is reset between requests only")
+            self._backend.reset()
+
+    def _expand(self, requests: Sequence[Request]) -> Iterator[Request]:
+        """Yield one request an answer; an adapter's virtual tokens stand before its prompt."""
+        for request in expand_requests(self.tokenizer, requests):
+            yield replace(request, prompt_ids=(*self._prefix_ids, *request.prompt_ids)) if self._prefix_ids else request
+
+    def _enqueue(self, rows: list[RunningRequest]) -> None:
+        with self._changed:
+            self._rows |= {row.index: row for row in rows}
+            self._arrivals += [row for row in rows if row.outcome is None]
+            self._changed.notify_all()
+
+    def _events(self, id: int, row: RunningRequest) -> Iterator[Event]:
+        pieces, sent = StreamingDetokenizer(self.tokenizer, row.request.stop), 0
+        try:
+            while True:
+                outcome = row.outcome  # before the tokens: those of an ended row are complete
+                for token in row.ids[sent:]:
+                    logprob = row.logprobs[sent] if row.request.logprobs else None
+                    sent += 1
+                    yield TokenEvent(token, pieces.add_token(token), logprob)
+                if isinstance(outcome, Completion):
+                    yield FinishEvent(outcome, pieces.finalize(outcome.text))
+                    return
+                if outcome is not None:
+                    yield ErrorEvent(self._error(row))
+                    return
+                self._advance(partial(row.has_news, sent), at_once=True)
+        finally:
+            self._forget([id])
+
+    def _forget(self, ids: Sequence[int]) -> None:
+        """Cancel what has not ended, and remember none of it."""
+        self._cancel(ids)
+        with self._changed:
+            for id in ids:
+                self._rows.pop(id, None)
+
+    def _cancel(self, ids: Sequence[int]) -> bool:
+        """Mark requests that have not ended; they end at once where no step is under way, else before the next one."""
+        with self._changed:
+            rows = [row for id in ids if (row := self._rows.get(id)) is not None and row.outcome is None]
+            for row in rows:
+                row.cancelled = self._any_cancelled = True
+        if rows and self._stepping.acquire(blocking=False):
+            try:
+                self._take_in()
+            finally:
+                self._rest()
+        return bool(rows)
+
+    def _advance(self, ready: Callable[[], bool], at_once: bool = False) -> None:
+        """Take a step, or wait for the end of the one that another thread takes, unless there is something to read.
+
+        `at_once`: whoever reads tokens as they come does not take a step of whole answers, a thread of its own does.
+        """
+        if not self._stepping.acquire(blocking=False):
+            with self._changed:
+                self._changed.wait_for(lambda: ready() or not self._stepping.locked(), WAIT_SECONDS)
+        elif at_once and self._backend.whole_answers and not ready():
+            threading.Thread(target=self._step_and_rest, args=(ready,), daemon=True).start()
+        else:
+            self._step_and_rest(ready)
+
+    def _step_and_rest(self, ready: Callable[[], bool]) -> None:
+        try:
+            if not ready():
+                self._step()
+        finally:
+            self._rest()
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """Take a step; a pass that fails ends the rows that were in it."""
+        selector = self._take_in()
+        try:
+            self._backend.step(selector, self.batch_tokens)
+        except BaseException as error:  # nobody knows what the slots hold
+            self._backend.reset()
+            interrupted = RunError("the engine", "was interrupted", remedy="submit the request again")
+            self._end_lost(error if isinstance(error, Exception) else interrupted)
+            if not isinstance(error, Exception):
+                raise
+
+    @torch.inference_mode()
+    def _take_in(self) -> TokenSelector:
+        """Hand new rows to the backend, and end the cancelled ones. The caller takes the steps."""
+        if self._selector is None:
+            self._session.enter_context(self._backend.session())
+            self._selector = TokenSelector(self.tokenizer, eos_token_ids(self._base, self.tokenizer))
+        with self._changed:
+            arrivals, self._arrivals = self._arrivals, []
+            any_cancelled, self._any_cancelled = self._any_cancelled, False
+        if arrivals:
+            self._backend.add(arrivals)
+        if any_cancelled:
+            for row in (*self._backend.waiting, *self._backend.running):
+                if row.cancelled:
+                    self._selector.finish(row, "cancelled")
+            self._backend.remove_ended()
+        return self._selector
+
+    def _end_lost(self, error: Exception) -> None:
+        """End the rows that neither wait nor run any more, and have no outcome."""
+        with self._changed:
+            safe = {row.index for row in (*self._backend.waiting, *self._arrivals)}
+            lost = [row for row in self._rows.values() if row.outcome is None and row.index not in safe]
+        for row in lost:
+            row.finish(error)
+
+    def _rest(self) -> None:
+        """Let another thread take the next step; without requests the model is as it was before."""
+        if self._selector is not None and self._is_idle():
+            self._selector = None
+            self._session.close()
+        self._stepping.release()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _is_idle(self) -> bool:
+        return not (self._backend.waiting or self._backend.running or self._arrivals)
+
+    def _error(self, row: RunningRequest) -> Exception:
+        """Return the error that ended a row; logits that are not finite are traced to their layer."""
+        assert isinstance(row.outcome, Exception)
+        if not isinstance(row.outcome, NotFiniteLogitsError):
+            return row.outcome
+        with self._stepping, torch.inference_mode():
+            return row.outcome.traced(self.model)
 
 
 def generate_completions(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
     *,
     batch_tokens: int,
     on_done: Callable[[int, Completion], None] | None = None,
-    on_token: OnToken | None = None,
+    on_token: Callable[[int, int], bool | None] | None = None,
 ) -> list[Completion]:
-    """Answers, in the order of the requests, the samples of one next to one another.
+    """Return the answers in the order of the requests, samples side by side.
 
-    `on_done(number of the answer, answer)` is called as each ends.
-
-    At most `batch_tokens` tokens, prompts and longest possible answers together, are held at once (one row at least).
+    `on_done(number of the answer, answer)` is called as each ends. At most `batch_tokens` tokens, prompts and longest
+    possible answers together, are held at once (one row at least).
     Raises: as `Engine.stream` does.
     """
     answers: dict[int, Completion] = {}
-    for index, completion in Engine(model, tokenizer).stream(requests, batch_tokens=batch_tokens, on_token=on_token):
+    engine = Engine(model, tokenizer, batch_tokens=batch_tokens)
+    for index, completion in engine.stream(requests, on_token=on_token):
         answers[index] = completion
         if on_done is not None:
             on_done(index, completion)
     return [answers[index] for index in range(len(answers))]
-
-
-class Engine:
-    """A model that is asked again and again: what a prompt has in common with the one before is not read twice.
-
-    Keys and values are kept between calls, so the weights must not change while an engine is in use.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = token_reader(model), tokenizer
-        self._base, self._in_use = _base(model), False
-        self._prefix_ids = virtual_ids(model)
-        check_requests(self.model, self._base, [])
-        self._slotted = continuous_batcher_for(model)
-        self._backend = self._slotted or TransformersBatcher(self.model, self._base)
-
-    @torch.inference_mode()
-    def stream(
-        self, requests: Requests, *, batch_tokens: int, on_token: OnToken | None = None
-    ) -> Iterator[tuple[int, Completion]]:
-        """(number of the answer, answer) as the answers end; at most `MAX_RUNNING` rows run at once.
-
-        Answers are numbered through the requests in their order, the samples of one next to one another. A queue is
-        read whenever there may be room, so that requests join those that run, and waited for where none does, until it
-        gives None; what it gives should have been checked (`check`), as what is raised ends the stream.
-
-        Raises: as `check` does; NotFiniteLogitsError where logits are not finite; RuntimeError while another stream of
-        the engine is open.
-        """
-        if self._in_use:
-            raise RuntimeError("an engine answers one stream at a time: exhaust or close the one before")
-        arrivals = RequestQueue(self.tokenizer, requests, self.check, self._prefix_ids)
-        ending = TokenSelector(self.tokenizer, eos_token_ids(self._base, self.tokenizer), on_token)
-        attention = self._base.config._attn_implementation
-        lean = self._slotted is not None and self._slotted.lean is not None
-        plain = lean and isinstance(requests, Sequence) and not _any_adapter(requests)
-        widths = self._slotted is not None and self._slotted.blocks and not plain
-        self._in_use = True
-        if widths:
-            register_packed_attention(self._base)
-        try:
-            with eval_mode(self.model):
-                yield from self._backend.run(arrivals, ending, batch_tokens)
-        except NotFiniteLogitsError as error:
-            raise error.traced(self.model) from None
-        finally:
-            self._in_use = False
-            if widths:
-                self._base.set_attn_implementation(attention)
-
-    def check(self, requests: Sequence[Request], first: int = 0) -> None:
-        """Nothing, where all requests can be answered; `first` is the number of the first one, for messages.
-
-        Raises: DataError for a request that is empty, out of the vocabulary or longer than the model's context;
-        SettingsError for a token to stop at that is not in it; ModelError for an adapter that prepends tokens of its
-        own, or that cannot be chosen a request.
-        """
-        check_requests(self.model, self._base, requests, first)
-        if self._slotted is None and _any_adapter(requests):
-            expected = "an architecture whose attention takes a mask"
-            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
-
-
-def continuous_batcher_for(model: Any) -> ContinuousBatcher | None:
-    """The slots for a plain or adapted model; None where it does not bear them."""
-    base, model = _base(model), token_reader(model)
-    kinds = _attention_kinds(base)
-    if not kinds or any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
-        return None
-    blocks = _supports_bucketed_decode(base)
-    lean = LlamaForward.of(model, base) if blocks and kinds == {"full_attention": None} else None
-    slotted = ContinuousBatcher(model, kinds, blocks, lean)
-    return slotted if lean is not None or slotted.matches_transformers() else None
-
-
-def _any_adapter(requests: Sequence[Request]) -> bool:
-    return any(request.adapter is not None for request in requests)
-
-
-def _base(model: Any) -> PreTrainedModel:
-    """The transformers model inside an adapted one."""
-    base: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
-    return base
-
-
-def _attention_kinds(base: PreTrainedModel) -> dict[str, int | None]:
-    """The kinds of attention of a model whose cache and masks may be ours, each with its window; empty for any other.
-
-    Rotary embeddings that change with the longest row of the batch would let one answer change another.
-    """
-    config = base.config.get_text_config(decoder=True)
-    parameters = inspect.signature(base.forward).parameters
-    ours = (
-        getattr(base, "_supports_attention_backend", False)
-        and getattr(config, "_attn_implementation", None) in ("sdpa", "eager", PACKED)
-        and {"position_ids", "past_key_values", "logits_to_keep"} <= parameters.keys()
-        and not any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope"))
-    )
-    window = getattr(config, "sliding_window", None)
-    types = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
-    if not ours or not types <= {"full_attention", "sliding_attention"}:
-        return {}
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(types)}
-
-
-def _supports_bucketed_decode(base: PreTrainedModel) -> bool:
-    """Whether rows may attend to widths of their own: on the processor, where attention is ours to set."""
-    kinds = {parameter.kind for parameter in inspect.signature(base.forward).parameters.values()}
-    ours = base.config._attn_implementation in ("sdpa", PACKED)
-    return ours and base.device.type == "cpu" and inspect.Parameter.VAR_KEYWORD in kinds
-
-
-def _check_switching(model: Any) -> None:
-    """Raises: ModelError for a model whose adapters cannot be chosen a row."""
-    merged = any(getattr(layer, "merged", False) for layer in model.modules())
-    if not is_selectable(model) or merged or len(active_adapters(model)) != 1:
-        expected = "unmerged adapters of a kind that can be chosen, one of them active"
-        raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
-
-
-def check_requests(model: Any, base: Any, requests: Sequence[Request], first: int = 0) -> None:
-    """Nothing, where a model can answer all requests; `base` is the one inside an adapted model.
-
-    Raises: DataError for a request that is empty, out of the vocabulary or longer than the context, or names an unknown
-    adapter; SettingsError for a token to stop at that is out of the vocabulary; ModelError for an adapter that prepends
-    tokens of its own, or that cannot be chosen a request.
-    """
-    context, vocabulary = declared_context_length(base.config), base.config.get_text_config(decoder=True).vocab_size
-    prefix = len(virtual_ids(base))
-    if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
-        raise ModelError(
-            "adapter", "prepends tokens of its own to every prompt", "one that changes weights", "merge it"
-        )
-    known = getattr(model, "peft_config", {})
-    for number, request in enumerate(requests, first):
-        where = request.label or f"request {number}"
-        if request.adapter is not None and request.adapter not in (known and (*known, NO_ADAPTER)):
-            choices = ", ".join((*known, NO_ADAPTER)) if known else "none: the model has no adapters"
-            raise DataError(where, f"names the adapter {request.adapter!r}", choices, "load it first")
-        if request.adapter is not None:
-            _check_switching(model)
-        length = len(request.prompt_ids) + request.max_new_tokens
-        if not request.prompt_ids or request.max_new_tokens < 1:
-            raise DataError(where, "has no prompt or asks for no token", "one token of each at least")
-        if context is not None and 0 < context < length + prefix:
-            found = f"needs {length} tokens, {request.max_new_tokens} of them new"
-            context -= prefix
-            raise DataError(where, found, f"at most {context}, the model's context", "shorten the prompt or the answer")
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-            found = f"has token ids from {min(request.prompt_ids)} to {max(request.prompt_ids)}"
-            raise DataError(where, found, f"0 to {vocabulary - 1}", "use the model's own tokeniser")
-        if any(not 0 <= token < vocabulary for token in request.stop_ids):
-            found = f"has stop_ids from {min(request.stop_ids)} to {max(request.stop_ids)}"
-            raise SettingsError(where, found, f"0 to {vocabulary - 1}", "use the model's own tokeniser")

@@ -3,15 +3,15 @@
 Linear layers work on a line of all real tokens, and rows are padded for attention alone; what one operation made the
 next one changes in place; keys that heads share are not copied for a step; plain linear layers skip their module.
 
-Shapes: n rows of a pass, T places a row, L real tokens of all rows, D width, H heads, G key heads, E width of a head,
-W what is attended to, V vocabulary.
+Shapes: n rows of a pass, T tokens of a row in a pass, L real tokens of all rows, D hidden size, H heads, G key heads,
+E head size, S slots, C capacity of a slot, W attended length, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,19 +35,33 @@ LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: BF16_TOLERANCE}
 
 @dataclass(frozen=True)
 class ForwardInput:
-    """What is read at once: `input_ids` and `places` (n, T) int64, row i going to slot `first` + i.
+    """The input of one pass: `input_ids` and `position_ids` (n, T) int64, row i going to slot `first_slot` + i.
 
-    `seen` is W, the largest place of a real token + 1. `lengths`: how many tokens of each row are real, where not all
-    are. `fresh`: rows are read from their beginning. `widths`: what blocks of rows attend to, one token a row.
+    `attended_length` is W, the largest position of a real token + 1. `lengths` has the number of real tokens of each
+    row, where some are padding. `fresh`: rows are read from their beginning. `key_spans`: the attended length of blocks
+    of rows, where each row has one token. `adapter_names`: the adapter of each row, where one of them names one.
     """
 
-    first: int
+    first_slot: int
     input_ids: Tensor
-    places: Tensor
-    seen: int
+    position_ids: Tensor
+    attended_length: int
     lengths: Sequence[int] | None = None
     fresh: bool = False
-    widths: Sequence[KeySpan] | None = None
+    key_spans: Sequence[KeySpan] | None = None
+    adapter_names: Sequence[str] | None = None
+
+    def with_adapters(self, names: Sequence[str] | None) -> ForwardInput:
+        """Return the input with the adapter of each row."""
+        return self if names is None else replace(self, adapter_names=names)
+
+    def token_adapters(self) -> list[str] | None:
+        """Return the adapter of each real token, (L,), where rows name them."""
+        if self.adapter_names is None:
+            return None
+        rows, length = self.input_ids.shape
+        lengths = self.lengths if self.lengths is not None else [length] * rows
+        return [name for name, count in zip(self.adapter_names, lengths, strict=True) for _ in range(count)]
 
 
 class LlamaForward:
@@ -56,149 +70,172 @@ class LlamaForward:
     def __init__(self, base: Any) -> None:
         self.base, self.decoder = base, base.get_decoder()
         attention = self.decoder.layers[0].self_attn
-        self.size, self.scale = int(attention.head_dim), float(attention.scaling)
+        self.head_size, self.scale = int(attention.head_dim), float(attention.scaling)
         self.cosines = self.sines = torch.empty(0)
-        self.products = PackedLinears(base)
+        self.linears = PackedLinears(base)
 
     @staticmethod
     @torch.inference_mode()
     def of(model: Any, base: Any) -> LlamaForward | None:
-        """The lean pass of `base`, the model of transformers in an adapted or plain `model`; None where it has none.
+        """Return the fast pass of `base`, the transformers model in an adapted or plain `model`; None if it has none.
 
-        It has one where its kind is known and nothing else lays hands on it: a few tokens are read both ways.
+        It has one where its type is supported and nothing hooks into it, and a few tokens get the logits that the
+        model gives them.
         """
         if base.config.model_type not in SUPPORTED_MODEL_TYPES or needs_wrapper(model):
             return None
         if any(map(_has_hooks, model.modules())):
             return None
-        ids = torch.tensor([PROBE_TOKEN_IDS], device=base.device)
-        places, last = torch.arange(len(PROBE_TOKEN_IDS), device=base.device)[None], len(PROBE_TOKEN_IDS) - 1
+        ids = torch.tensor([PROBE_TOKEN_IDS], device=base.device)  # (1, T)
+        positions, last = torch.arange(len(PROBE_TOKEN_IDS), device=base.device)[None], len(PROBE_TOKEN_IDS) - 1
         try:
             with eval_mode(model):
-                lean, cache = LlamaForward(base), SlotCache(1, len(PROBE_TOKEN_IDS))
-                packs, lean.products.enabled = lean.products.enabled, False  # until there is something to answer
-                lean.forward(ForwardInput(0, ids[:, :last], places[:, :last], last, fresh=True), None, cache)
-                found = lean.logits(
-                    lean.forward(ForwardInput(0, ids[:, last:], places[:, last:], last + 1), None, cache)
-                )
+                fast, cache = LlamaForward(base), SlotCache(1, len(PROBE_TOKEN_IDS))
+                packs, fast.linears.enabled = fast.linears.enabled, False  # until there is something to answer
+                fast.forward(ForwardInput(0, ids[:, :last], positions[:, :last], last, fresh=True), None, cache)
+                hidden = fast.forward(ForwardInput(0, ids[:, last:], positions[:, last:], last + 1), None, cache)
+                logits = fast.logits(hidden)
                 expected = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
-        lean.products.enabled = packs
-        return lean if base.dtype in LOGIT_TOLERANCE and logits_close(found, expected, base.dtype) else None
+        fast.linears.enabled = packs
+        return fast if base.dtype in LOGIT_TOLERANCE and logits_close(logits, expected, base.dtype) else None
 
-    def forward(self, what: ForwardInput, mask: Tensor | None, cache: SlotCache) -> Tensor:
-        """Hidden states (L, D), before the last norm, of the real tokens, whose keys and values enter the cache.
+    def forward(self, inputs: ForwardInput, mask: Tensor | None, cache: SlotCache) -> Tensor:
+        """Return hidden states (L, D), before the last norm, of the real tokens; the cache gets keys and values.
 
         `mask` (n, 1, T, W) is added to the scores; a fresh pass needs none, nor does one of a single token.
         """
-        rows, width = what.input_ids.shape
-        real = _real_token_index(what.lengths, width, what.input_ids.device)
-        slots = torch.arange(what.first, what.first + rows, device=what.places.device)[:, None].expand(rows, width)
-        ids, places, slots = (_unpad(tensor, real) for tensor in (what.input_ids, what.places, slots))
-        self._extend_rope_tables(what.seen)
-        turn = self.cosines[places], self.sines[places]
-        hidden: Tensor = self.decoder.embed_tokens(ids)
+        rows, length = inputs.input_ids.shape
+        real, names = _real_token_index(inputs.lengths, length, inputs.input_ids.device), inputs.token_adapters()
+        first, device = inputs.first_slot, inputs.position_ids.device
+        slots = torch.arange(first, first + rows, device=device)[:, None].expand(rows, length)  # (n, T)
+        # (n, T) -> (L,)
+        ids, positions, slots = (_unpad(tensor, real) for tensor in (inputs.input_ids, inputs.position_ids, slots))
+        self._extend_rope_tables(inputs.attended_length)
+        rotation = self.cosines[positions], self.sines[positions]  # (L, 1, E) each
+        hidden: Tensor = self.decoder.embed_tokens(ids)  # (L, D)
         for number, layer in enumerate(self.decoder.layers):
             attention, mlp = layer.self_attn, layer.mlp
             x = _rms_norm(layer.input_layernorm, hidden)
+            # (L, D) -> (L, H, E) and twice (L, G, E)
             query, key, value = (
-                self.products(part, x).unflatten(-1, (-1, self.size))
+                self.linears(part, x, names).unflatten(-1, (-1, self.head_size))
                 for part in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             if hasattr(attention, "q_norm"):
                 query, key = _rms_norm(attention.q_norm, query), _rms_norm(attention.k_norm, key)
-            keys, values = cache.at(number).write(slots, places, _apply_rotary(key, *turn), value)
-            seen = self._attention(_pad(_apply_rotary(query, *turn), real, rows, width), keys, values, mask, what)
-            hidden += self.products(attention.o_proj, _unpad(seen, real).flatten(1))
+            keys, values = cache.at(number).write(slots, positions, _apply_rotary(key, *rotation), value)
+            query = _pad(_apply_rotary(query, *rotation), real, rows, length)  # (L, H, E) -> (n, T, H, E)
+            attended = _unpad(self._attention(query, keys, values, mask, inputs), real).flatten(1)  # (L, H * E)
+            hidden += self.linears(attention.o_proj, attended, names)  # (L, D)
             x = _rms_norm(layer.post_attention_layernorm, hidden)
-            gate = mlp.act_fn(self.products(mlp.gate_proj, x))
-            hidden += self.products(mlp.down_proj, gate.mul_(self.products(mlp.up_proj, x)))
+            gate = mlp.act_fn(self.linears(mlp.gate_proj, x, names))  # (L, intermediate size)
+            hidden += self.linears(mlp.down_proj, gate.mul_(self.linears(mlp.up_proj, x, names)), names)  # (L, D)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (n, V) of hidden states (n, D)."""
-        return self.products(self.base.get_output_embeddings(), _rms_norm(self.decoder.norm, hidden))
+    def logits(self, hidden: Tensor, adapter_names: Sequence[str] | None = None) -> Tensor:
+        """Return logits (n, V) of hidden states (n, D), with the adapter of each where they are named."""
+        return self.linears(self.base.get_output_embeddings(), _rms_norm(self.decoder.norm, hidden), adapter_names)
 
-    def _extend_rope_tables(self, places: int) -> None:
-        """Have the turns of so many places, (places, 1, E) each, with the sign that `_apply_rotary` needs."""
-        if len(self.cosines) >= places:
+    def takes_adapter_names(self, model: Any) -> bool:
+        """Whether each row may have an adapter of its own here: all that adapters change are linear layers of the pass.
+
+        Other parts, such as a norm or an embedding that an adapter replaces, are told the names by PEFT's wrapper only.
+        """
+        parts = {self.base.get_output_embeddings()}
+        for layer in self.decoder.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            parts |= {attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj}
+            parts |= {mlp.gate_proj, mlp.up_proj, mlp.down_proj}
+        modules = list(model.modules())
+        replaced = any("original_module" in module._modules for module in modules)
+        return not replaced and all(module in parts for module in modules if "base_layer" in module._modules)
+
+    def _extend_rope_tables(self, positions: int) -> None:
+        """Have the rotations of `positions` positions, (positions, 1, E), with the signs that `_apply_rotary` needs."""
+        if len(self.cosines) >= positions:
             return
         like = self.decoder.norm.weight
-        cosines, sines = self.decoder.rotary_emb(like, torch.arange(2 * places, device=like.device)[None])
-        half = self.size // 2
+        cosines, sines = self.decoder.rotary_emb(like, torch.arange(2 * positions, device=like.device)[None])
+        half = self.head_size // 2
+        # (1, positions, E) -> (positions, 1, E)
         self.sines = torch.cat((-sines[0, :, None, :half], sines[0, :, None, half:]), -1)
-        self.cosines = cosines[0, :, None]  # last: its length says what is there
+        self.cosines = cosines[0, :, None]  # last, as its length says how far the tables go
 
     def _attention(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, what: ForwardInput
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, inputs: ForwardInput
     ) -> Tensor:
-        """What queries (n, T, H, E) find in the slots' keys and values (S, G, C, E): (n, T, H, E)."""
-        rows, width, heads, _ = query.shape
-        slots, repeats = slice(what.first, what.first + rows), heads // keys.shape[1]
-        keys, values = keys[slots, :, : what.seen], values[slots, :, : what.seen]
-        if width > MAX_GROUPED_QUERIES or (what.fresh and width > 1):
-            if repeats > 1:
+        """Return the attention of queries (n, T, H, E) to the slots' keys and values (S, G, C, E): (n, T, H, E)."""
+        rows, length, heads, _ = query.shape
+        slots, repeats = slice(inputs.first_slot, inputs.first_slot + rows), heads // keys.shape[1]
+        keys, values = (
+            keys[slots, :, : inputs.attended_length],
+            values[slots, :, : inputs.attended_length],
+        )  # (n, G, W, E)
+        if length > MAX_GROUPED_QUERIES or (inputs.fresh and length > 1):
+            if repeats > 1:  # (n, G, W, E) -> (n, H, W, E)
                 keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-            found = scaled_dot_product_attention(
-                query.transpose(1, 2), keys, values, mask, is_causal=what.fresh, scale=self.scale
+            attended = scaled_dot_product_attention(
+                query.transpose(1, 2), keys, values, mask, is_causal=inputs.fresh, scale=self.scale
             )
-            return found.transpose(1, 2)
+            return attended.transpose(1, 2)  # (n, H, T, E) -> (n, T, H, E)
         # heads that share keys are taken as further queries of one head, so that no key is copied, but the mask
-        query = query.unflatten(2, (-1, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        if width > 1 and mask is not None:
-            mask = mask.repeat(1, 1, repeats, 1)
-        if what.widths is not None and mask is not None:
-            found = bucketed_decode_attention(query, keys, values, mask, what.widths, self.scale)
+        query = query.unflatten(2, (-1, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (n, G, H / G * T, E)
+        if length > 1 and mask is not None:
+            mask = mask.repeat(1, 1, repeats, 1)  # (n, 1, T, W) -> (n, 1, H / G * T, W)
+        if inputs.key_spans is not None and mask is not None:
+            attended = bucketed_decode_attention(query, keys, values, mask, inputs.key_spans, self.scale)
         else:
-            found = scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        apart: Tensor = found.unflatten(2, (repeats, width))
-        return apart.permute(0, 3, 1, 2, 4).flatten(2, 3)
+            attended = scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
+        # (n, G, H / G * T, E) -> (n, G, H / G, T, E) -> (n, T, H, E)
+        grouped: Tensor = attended.unflatten(2, (repeats, length))
+        return grouped.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
-def logits_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+def logits_close(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether logits are those expected of weights of a dtype, but for rounding; masked tokens (-inf) stay masked."""
     masked = expected == -math.inf
-    if not torch.equal(found == -math.inf, masked):
+    if not torch.equal(logits == -math.inf, masked):
         return False
-    found, expected = found.masked_fill(masked, 0), expected.masked_fill(masked, 0)
-    return bool((found - expected).norm() <= LOGIT_TOLERANCE.get(dtype, BF16_TOLERANCE) * expected.norm())
+    logits, expected = logits.masked_fill(masked, 0), expected.masked_fill(masked, 0)
+    return bool((logits - expected).norm() <= LOGIT_TOLERANCE.get(dtype, BF16_TOLERANCE) * expected.norm())
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks, or a forward of its own laid over that of its class."""
+    """Whether a module has hooks, or a forward method of its own over that of its class."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:
-    """Divided by the root of the mean square, in float32, times the norm's weight."""
-    wide = hidden.float()
-    mean = wide.square().mean(-1, keepdim=True)
-    found: Tensor = (wide * mean.add_(norm.variance_epsilon).rsqrt_()).to(hidden.dtype).mul_(norm.weight)
-    return found
+    """Divide by the root of the mean square over the last dimension, in float32, and multiply by the norm's weight."""
+    hidden32 = hidden.float()
+    mean = hidden32.square().mean(-1, keepdim=True)  # (..., 1)
+    normed: Tensor = (hidden32 * mean.add_(norm.variance_epsilon).rsqrt_()).to(hidden.dtype).mul_(norm.weight)
+    return normed
 
 
 def _apply_rotary(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary positions of heads (L, ., E): pairs half a head apart are turned by the angles of their place."""
+    """Rotate heads (L, ., E): pairs half a head apart are turned by the angles of their position."""
     return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, -1), sines)
 
 
-def _real_token_index(lengths: Sequence[int] | None, width: int, device: torch.device) -> Tensor | None:
-    """The places of the real tokens among n x T, (L,) int64; None where all are real."""
-    if lengths is None or min(lengths) == width:
+def _real_token_index(lengths: Sequence[int] | None, length: int, device: torch.device) -> Tensor | None:
+    """Return the indices of the real tokens among n x T, (L,) int64; None where all are real."""
+    if lengths is None or min(lengths) == length:
         return None
-    return (torch.arange(width) < torch.tensor(lengths)[:, None]).flatten().nonzero()[:, 0].to(device)
+    return (torch.arange(length) < torch.tensor(lengths)[:, None]).flatten().nonzero()[:, 0].to(device)
 
 
 def _unpad(padded: Tensor, real: Tensor | None) -> Tensor:
-    """(n, T, ...) to the real tokens (L, ...)."""
-    flat = padded.flatten(0, 1)
+    """Take the real tokens (L, ...) out of (n, T, ...)."""
+    flat = padded.flatten(0, 1)  # (n * T, ...)
     return flat if real is None else flat[real]
 
 
-def _pad(line: Tensor, real: Tensor | None, rows: int, width: int) -> Tensor:
-    """The real tokens (L, ...) to (n, T, ...), zero elsewhere."""
-    if real is not None:
-        line = line.new_zeros((rows * width, *line.shape[1:])).index_copy_(0, real, line)
-    rectangle: Tensor = line.unflatten(0, (rows, width))
+def _pad(line: Tensor, real: Tensor | None, rows: int, length: int) -> Tensor:
+    """Put the real tokens (L, ...) into (n, T, ...), zero elsewhere."""
+    if real is not None:  # (L, ...) -> (n * T, ...)
+        line = line.new_zeros((rows * length, *line.shape[1:])).index_copy_(0, real, line)
+    rectangle: Tensor = line.unflatten(0, (rows, length))
     return rectangle

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from lotune.errors import DataError
-from lotune.generate.continuous_batching import ContinuousBatcher
-from lotune.generate.engine import continuous_batcher_for
+from lotune.generate.backends import slot_batcher
+from lotune.generate.continuous_batching import PREFILL_TOKENS, ContinuousBatcher
+from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.prefix_sharing import common_prefix_length
+from lotune.generate.requests import Request
+from lotune.generate.running import RunningRequest
 from lotune.model.eval_mode import eval_mode
 from lotune.model.loading import declared_context_length
 from lotune.model.logits import NotFiniteLogitsError
@@ -36,53 +39,85 @@ class Continuation:
 
 
 class LogLikelihood:
-    """A model that weighs continuations, group after group; its weights must not change in between."""
+    """A model that scores continuations, group after group; its weights must not change in between."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     @cached_property
-    def _slotted(self) -> ContinuousBatcher | None:
-        return continuous_batcher_for(self.model)
+    def _batcher(self) -> ContinuousBatcher | None:
+        return slot_batcher(self.model)
+
+    def reset(self) -> None:
+        """Forget the prompts that were read, and give their memory back."""
+        if "_batcher" in vars(self) and self._batcher is not None:
+            self._batcher.reset()
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Continuation], *, batch_tokens: int) -> list[tuple[float, ...]]:
-        """The log-probability, in nats, of each token of each continuation, in the order of the rows.
+        """Return the log-probability, in nats, of each token of each continuation, in the order of the rows.
 
         Where much of the prompts is shared (the options of a question, the examples before it), it is read once.
-        Otherwise rows of similar length are computed together, filled up at their ends, which no earlier token sees. In
+        Otherwise rows of similar length are computed together, padded at their ends, which no earlier token sees. In
         float32 the figures do not depend on the batch.
         Raises: DataError for a row without prompt or continuation, or longer than the model's context;
         NotFiniteLogitsError where logits are not finite.
         """
         try:
-            return self._weigh(rows, batch_tokens)
+            return self._score(rows, batch_tokens)
         except NotFiniteLogitsError as error:
             raise error.traced(self.model) from None
 
-    def _weigh(self, rows: Sequence[Continuation], batch_tokens: int) -> list[tuple[float, ...]]:
+    def _score(self, rows: Sequence[Continuation], batch_tokens: int) -> list[tuple[float, ...]]:
         model = token_reader(self.model)
         _check(self.model, rows)
         prefix_ids = virtual_ids(self.model)
         rows = [replace(row, prompt_ids=(*prefix_ids, *row.prompt_ids)) for row in rows] if prefix_ids else rows
-        order = sorted(range(len(rows)), key=lambda place: rows[place].prompt_ids)
-        slotted = (
-            self._slotted
-            if _shared_token_ratio([rows[place].prompt_ids for place in order]) >= MIN_SHARED_RATIO
-            else None
-        )
-        vocabulary = model.config.get_text_config().vocab_size
-        found: dict[int, tuple[float, ...]] = {}
-        with eval_mode(model):
-            if slotted is not None:
-                for places in _neighbours(rows, order, batch_tokens, vocabulary):
-                    group = [rows[place] for place in places]
-                    logits = slotted.continuation_logits([(row.prompt_ids, row.ids) for row in group])
-                    found |= zip(places, map(_chosen, group, logits), strict=True)
-            else:
-                for places in _batches(rows, batch_tokens, vocabulary):
-                    found |= zip(places, _batch(model, [rows[place] for place in places]), strict=True)
-        return [found[place] for place in range(len(rows))]
+        order = sorted(range(len(rows)), key=lambda index: rows[index].prompt_ids)
+        shares = _shared_token_ratio([rows[index].prompt_ids for index in order]) >= MIN_SHARED_RATIO
+        batcher, vocabulary = self._batcher if shares else None, model.config.get_text_config().vocab_size
+        scores: dict[int, tuple[float, ...]] = {}
+        if batcher is not None:
+            with batcher.session():
+                for indices in _neighbours(rows, order, batch_tokens, vocabulary):
+                    group = [rows[index] for index in indices]
+                    logits = continuation_logits(batcher, [(row.prompt_ids, row.ids) for row in group])
+                    scores |= zip(indices, map(_chosen, group, logits), strict=True)
+        else:
+            with eval_mode(model):
+                for indices in _batches(rows, batch_tokens, vocabulary):
+                    scores |= zip(indices, _batch(model, [rows[index] for index in indices]), strict=True)
+        return [scores[index] for index in range(len(rows))]
+
+
+def continuation_logits(
+    batcher: ContinuousBatcher, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> Sequence[torch.Tensor]:
+    """Return logits (len(ids), V) of the ids that follow a prompt, for rows of (prompt, ids): a prompt is read once.
+
+    Each row takes a slot, and each prompt; the first prompt is remembered for the next call. No request must run.
+    """
+    slots, prompts = batcher.slots, list(dict.fromkeys(prompt for prompt, _ in rows))
+    count, capacity = len(prompts) + len(rows), max(len(prompt) + len(ids) for prompt, ids in rows)
+    if count > slots.slots or capacity > slots.capacity:
+        slots.resize(count, capacity, 1)
+    requests = [RunningRequest(number, Request(prompt, 1)) for number, prompt in enumerate(prompts)]
+    part = max(1, PREFILL_TOKENS // capacity)
+    try:
+        for first in range(0, len(requests), part):
+            batcher.prefill(requests[first : first + part])
+        slot_of = {prompts[row.index]: slot for slot, row in enumerate(batcher.running)}
+    finally:
+        batcher.running.clear()
+    for slot, (prompt, _) in enumerate(rows, len(prompts)):
+        slots.copy(slot_of[prompt], slot, len(prompt) - 1)
+    lengths = [len(ids) for _, ids in rows]
+    longest = max(lengths)
+    read = [[prompt[-1], *ids[:-1], *[0] * (longest - len(ids))] for prompt, ids in rows]
+    positions = slots.position_ids([len(prompt) - 1 for prompt, _ in rows], longest)  # (n, T)
+    inputs = ForwardInput(len(prompts), torch.tensor(read, device=slots.device), positions, capacity - 1, lengths)
+    logits: Sequence[torch.Tensor] = slots.logits(inputs, keep=None).split(lengths)  # (L, V) -> n times (len(ids), V)
+    return logits
 
 
 def _shared_token_ratio(prompts: Sequence[tuple[int, ...]]) -> float:

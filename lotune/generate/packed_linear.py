@@ -8,6 +8,7 @@ Shapes: L rows, I inputs and O outputs of a layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -45,11 +46,12 @@ class PackedLinears:
         self.enabled = sum(layer.weight.nbytes for layer in plain) <= MAX_PACKED_BYTES
         self._known: dict[nn.Module, _Weight] = {}
 
-    def __call__(self, layer: Any, rows: Tensor) -> Tensor:
-        """A layer applied to (L, I): (L, O)."""
+    def __call__(self, layer: Any, rows: Tensor, adapter_names: Sequence[str] | None = None) -> Tensor:
+        """Apply a layer to (L, I): (L, O), with the adapter of each row where they are named and it has adapters."""
         if type(layer) is not nn.Linear:
-            found: Tensor = layer(rows)
-            return found
+            named = adapter_names is not None and "base_layer" in layer._modules
+            output: Tensor = layer(rows, adapter_names=adapter_names) if named else layer(rows)
+            return output
         if self.enabled and 1 < len(rows) <= MAX_PACKED_ROWS and (packed := self._packed(layer)) is not None:
             return _multiply(rows, packed, layer.weight, layer.bias)
         return linear(rows, layer.weight, layer.bias)

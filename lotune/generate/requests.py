@@ -1,11 +1,10 @@
-"""What is asked of the engine, and what it answers."""
+"""Requests to the engine, and what comes back: completions and the events of each request."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from lotune.errors import SettingsError
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FinishReason = Literal["eos", "stop", "length", "cancelled", "deadline"]
-OnToken = Callable[[int, int], bool | None]
-"""Is told each token of an answer, as (number of the answer, token id), and ends that answer by returning True."""
+OnToken = Callable[[int], bool | None]
+"""Receives each token id of an answer as it is chosen, and ends the answer by returning True."""
 
 NO_ADAPTER = "__base__"
 """The name of no adapter, as PEFT has it."""
@@ -24,14 +23,14 @@ NO_ADAPTER = "__base__"
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt. The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`.
+    """One prompt, and how it is answered.
 
-    It ends before any of the `stop` texts, and with any of the `stop_ids`, as with an end-of-text; so it does with a
-    stop text that is a special token of the tokeniser. `logprobs` asks for the log-probability of each token of the
-    answer, in nats, as the model has it before sampling changes it. It ends as it is `timeout_seconds` after it was
-    asked for. `adapter` is one of those that the model has, or NO_ADAPTER for none of them; without it the model
-    answers as it stands. `label` names the row in messages. `samples` answers are drawn, the first with the seed of
-    `sampling`, the others with seeds that follow from it.
+    The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`. It ends before any of
+    the `stop` texts, and with any of the `stop_ids` or a stop text that is a special token, as with an end-of-text.
+    `timeout_seconds` after the request was made the answer ends as it is. `logprobs` requests the log-probability of
+    each token, in nats, before sampling changes it. `adapter` is the name of a loaded adapter, or NO_ADAPTER for none;
+    without it the model answers as it stands. `label` names the row in messages. `samples` answers are drawn, the
+    first with the seed of `sampling`, the others with seeds that follow from it.
 
     Raises: SettingsError for samples below 1, or several that could not differ.
     """
@@ -56,22 +55,19 @@ class Request:
             raise SettingsError("samples", found, "1, or a temperature above 0", "raise the temperature")
 
     def expand_samples(self) -> Iterator[Request]:
-        """The samples as requests of their own; those of fewer are the first of more."""
+        """Yield each sample as a request of its own; fewer samples are the first of more."""
         yield replace(self, samples=1)
         draw = random.Random(f"samples of {self.sampling.seed}")
         for _ in range(1, self.samples):
             yield replace(self, samples=1, sampling=replace(self.sampling, seed=draw.getrandbits(63)))
 
 
-Requests = Sequence[Request] | SimpleQueue[Request | None]
-RequestCheck = Callable[[Sequence[Request], int], None]
-
-
 @dataclass(frozen=True)
 class Completion:
-    """One answer: its text without special tokens, its token ids without the end-of-text, and what ended it.
+    """One answer: its text without special tokens, its token ids without the end-of-text, and why it ended.
 
-    The text is that of all ids decoded at once, cut before a stop text. `logprobs`: of each id, where asked for.
+    The text is that of all ids decoded at once, cut before a stop text. `logprobs` has one value an id, where
+    requested.
     """
 
     text: str
@@ -80,16 +76,44 @@ class Completion:
     logprobs: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class TokenEvent:
+    """One more token of an answer; `text` is what can be shown of it by now, `logprob` is set where requested."""
+
+    token_id: int
+    text: str
+    logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class FinishEvent:
+    """The end of an answer; `text` is the rest that no token event has shown."""
+
+    completion: Completion
+    text: str
+
+
+@dataclass(frozen=True)
+class ErrorEvent:
+    """The end of a request that has no answer, and why."""
+
+    error: Exception
+
+
+Event = TokenEvent | FinishEvent | ErrorEvent
+"""Token events of a request come first, in order; one finish or error event comes last."""
+
+
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end an answer: those of the model's generation config and the tokeniser's end-of-text."""
-    found: list[Any] = [tokenizer.eos_token_id]
+    """Return the tokens that end an answer: those of the generation config and the tokeniser's end-of-text."""
+    ids: list[Any] = [tokenizer.eos_token_id]
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found += configured if isinstance(configured, list | tuple) else [configured]
-    return tuple(sorted({int(id) for id in found if id is not None}))
+    ids += configured if isinstance(configured, list | tuple) else [configured]
+    return tuple(sorted({int(id) for id in ids if id is not None}))
 
 
 def expand_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> Iterator[Request]:
-    """A request for each answer, in order, samples of one next to one another; special tokens to stop at as ids."""
+    """Yield one request an answer, samples side by side; stop texts that are special tokens become stop ids."""
     decoder = getattr(tokenizer, "added_tokens_decoder", {})
     special = {str(token): number for number, token in decoder.items() if token.special}
     for request in requests:

@@ -1,15 +1,15 @@
-"""Answers of models whose cache cannot be ours: batches of equally long prompts, through transformers' own `generate`.
+"""Answers of models that cannot use the slots: batches of equally long prompts, through transformers' own `generate`.
 
-Whatever a model remembers of what it read (keys and values, the states of Mamba or RWKV), it is made and carried on as
-transformers does it. Prompts of one length need no padding, which such states would take for text.
+Transformers keeps the state of the model, such as keys and values, or the states of Mamba and RWKV. Prompts of one
+length need no padding, which such states would take for text.
 
 Shapes: B rows of a batch, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -24,80 +24,98 @@ from transformers import (
 
 from lotune.errors import ModelError
 from lotune.generate.llama_forward import logits_close
-from lotune.generate.requests import Completion
-from lotune.generate.running import RequestQueue, RunningRequest, TokenSelector
+from lotune.generate.requests import Request
+from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.eval_mode import eval_mode
 
 _PROBE = ((5, 3, 7, 2, 9, 4), (6, 3, 2, 8, 4, 4))
-"""Rows of token ids that every vocabulary has; the last half of each is foretold."""
+"""Rows of token ids that every vocabulary has; the logits of the last half of each are compared."""
 
 
 class TransformersBatcher:
     """A model that answers by transformers' `generate`: its rows `batched` or one by one, with its cache or without.
 
-    Which of these it bears is found out by asking it: what it says must be what it says of each row alone, read anew
-    for each token.
+    The first of these ways is used whose logits are those of each row alone, read anew for each token.
     """
 
     def __init__(self, model: Any, base: Any) -> None:
-        """`base` is the model of transformers inside an adapted `model`. Raises: ModelError where it cannot answer."""
+        """Probe `model`, inside which `base` is the one of transformers. Raises: ModelError where it cannot answer."""
         self.model, self.base = model, base
+        self.waiting: list[RunningRequest] = []
+        self.running: list[RunningRequest] = []
+        self.whole_answers = True
         self.batched, self.use_cache = False, False
         with eval_mode(model):
             try:
-                expected = self._foretold()
+                expected = self._probe_logits()
             except Exception as error:  # each architecture fails in its own way
                 line = " ".join(str(error).split())[:240]
                 found = f"transformers does not generate with a {base.config.model_type} model: {line}"
                 raise ModelError("model", found, "one that it loads for causal language modelling") from error
             for self.batched, self.use_cache in ((True, True), (False, True), (False, False)):
                 try:
-                    if logits_close(self._foretold(), expected, base.dtype):
+                    if logits_close(self._probe_logits(), expected, base.dtype):
                         break
                 except Exception:  # a way that this model does not bear
                     continue
 
-    def run(self, arrivals: RequestQueue, ending: TokenSelector, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        """(number of the answer, answer), batch by batch; at most `batch_tokens` tokens are held at once."""
-        while rows := arrivals.take(idle=True):
-            yield from self._run(rows, ending, batch_tokens)
+    def check(self, request: Request) -> None:
+        """Raise ModelError for a request that names an adapter."""
+        if request.adapter is not None:
+            expected = "an architecture whose attention takes a mask"
+            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
 
-    def _run(
-        self, rows: Sequence[RunningRequest], ending: TokenSelector, batch_tokens: int
-    ) -> Iterator[tuple[int, Completion]]:
-        ordered = sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.max_length), reverse=True)
-        for _, group in groupby(ordered, key=lambda row: len(row.request.prompt_ids)):
-            waiting = list(group)
-            while waiting:
-                count = max(1, batch_tokens // waiting[0].max_length) if self.batched else 1
-                running, waiting = waiting[:count], waiting[count:]
-                late = {row.index: answer for row in running if (answer := ending.check_deadline(row)) is not None}
-                yield from late.items()
-                yield from self._answered([row for row in running if row.index not in late], ending)
+    def session(self) -> AbstractContextManager[None]:
+        """Have the model ready for steps."""
+        return eval_mode(self.model)
 
-    def _answered(self, rows: list[RunningRequest], ending: TokenSelector) -> Iterator[tuple[int, Completion]]:
-        """The answers to prompts of one length; a row that has ended is read on about, but not listened to."""
-        found: list[Completion | None] = [None] * len(rows)
+    def add(self, rows: list[RunningRequest]) -> None:
+        """Let rows wait; those with the longest prompts and answers are first, and prompts of one length together."""
+        self.waiting += rows
+        self.waiting.sort(key=lambda row: (len(row.request.prompt_ids), row.max_length), reverse=True)
+
+    def remove_ended(self) -> None:
+        """Take out the waiting rows that have an outcome; no row runs between steps."""
+        self.waiting = [row for row in self.waiting if row.outcome is None]
+
+    def reset(self) -> None:
+        """Do nothing: no state outlives a step."""
+
+    def step(self, selector: TokenSelector, batch_tokens: int) -> None:
+        """Answer one batch of waiting rows, whose prompts have one length; at most `batch_tokens` tokens are held."""
+        if not self.waiting:
+            return
+        longest = self.waiting[0]
+        length = len(longest.request.prompt_ids)
+        alike = sum(len(row.request.prompt_ids) == length for row in self.waiting)
+        count = min(alike, max(1, batch_tokens // longest.max_length) if self.batched else 1)
+        rows, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.running = [row for row in rows if not selector.end_if_late(row)]
+        if self.running:
+            self._answer(self.running, selector)
+        self.running = []
+
+    def _answer(self, rows: list[RunningRequest], selector: TokenSelector) -> None:
+        """Answer prompts of one length; a row that has ended is read on about, but its tokens are not used."""
 
         def choose(logits: Tensor) -> list[int]:
-            open_ = [place for place, answer in enumerate(found) if answer is None]
+            for row in rows:
+                if row.cancelled and row.outcome is None:
+                    selector.finish(row, "cancelled")
+            open_ = [index for index, row in enumerate(rows) if row.outcome is None]
             chosen = [0] * len(rows)
-            for place, token in zip(open_, ending.choose(logits[open_], [rows[place] for place in open_]), strict=True):
-                chosen[place] = token
-                found[place] = ending.append(rows[place], token)
+            for index, token in zip(open_, selector.advance(logits[open_], [rows[i] for i in open_]), strict=True):
+                chosen[index] = max(token, 0)
             return chosen
 
-        if rows:
-            prompts = [row.request.prompt_ids for row in rows]
-            self._generate(prompts, max(row.request.max_new_tokens for row in rows), choose, lambda: None not in found)
-        for row, answer in zip(rows, found, strict=True):
-            assert answer is not None
-            yield row.index, answer
+        prompts = [row.request.prompt_ids for row in rows]
+        longest = max(row.request.max_new_tokens for row in rows)
+        self._generate(prompts, longest, choose, lambda: all(row.outcome is not None for row in rows))
 
-    def _foretold(self) -> Tensor:
-        """Logits (B, T, V) of the last half of the probe's rows."""
+    def _probe_logits(self) -> Tensor:
+        """Return logits (B, T, V) of the last half of the probe's rows."""
         half = len(_PROBE[0]) // 2
-        found = []
+        logits_of = []
         for rows in [_PROBE] if self.batched else [[row] for row in _PROBE]:
             steps: list[Tensor] = []
 
@@ -106,33 +124,36 @@ class TransformersBatcher:
                 return [row[half + len(steps) - 1] for row in rows]
 
             self._generate([row[:half] for row in rows], half, choose, lambda: False)
-            found.append(torch.stack(steps, 1))
-        return torch.cat(found)
+            logits_of.append(torch.stack(steps, 1))  # T times (rows, V) -> (rows, T, V)
+        return torch.cat(logits_of)  # (B, T, V)
 
     def _generate(
         self,
         prompts: Sequence[Sequence[int]],
-        most: int,
+        max_new_tokens: int,
         choose: Callable[[Tensor], list[int]],
         done: Callable[[], bool],
     ) -> None:
-        """Let transformers continue prompts by at most `most` tokens, which `choose` has of their logits (B, V)."""
-        ids = torch.tensor(prompts, device=self.model.device)
-        settings, self.base.generation_config = self.base.generation_config, GenerationConfig()  # its wishes are ours
+        """Let transformers continue prompts of one length by tokens that `choose` takes from logits (B, V)."""
+        ids = torch.tensor(prompts, device=self.model.device)  # (B, T)
+        configured = self.base.generation_config
+        self.base.generation_config = GenerationConfig()  # requests decide what this one would
         try:
             self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                generation_config=GenerationConfig(max_new_tokens=most, do_sample=False, use_cache=self.use_cache),
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_new_tokens, do_sample=False, use_cache=self.use_cache
+                ),
                 logits_processor=LogitsProcessorList([_ForcedToken(choose)]),
                 stopping_criteria=StoppingCriteriaList([_StopWhen(done)]),
             )
         finally:
-            self.base.generation_config = settings
+            self.base.generation_config = configured
 
 
 class _ForcedToken(LogitsProcessor):
-    """Leaves of the logits only what `choose` takes."""
+    """Masks all logits but those of the tokens that `choose` takes."""
 
     def __init__(self, choose: Callable[[Tensor], list[int]]) -> None:
         self.choose = choose

@@ -1,4 +1,4 @@
-"""vLLM behind the engine's face, for the GPUs that it runs on; it is the optional dependency `vllm`.
+"""vLLM as the backend of an engine, for the GPUs that it runs on; it is the optional dependency `vllm`.
 
 It reads the model's folder itself, its weights from safetensors only and without any code of the folder.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lotune.errors import ModelError
-from lotune.generate.engine import Engine, check_requests
-from lotune.generate.requests import Completion, FinishReason, Request, eos_token_ids, expand_requests
-from lotune.generate.sampling import cut_at_stop
+from lotune.generate.requests import Request
+from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.loading import base_folder, dtype_name, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 
@@ -25,7 +24,7 @@ REQUESTS_PER_CALL = 1024
 """Requests that vLLM is given at once; their answers come together."""
 
 
-class VllmEngine:
+class VllmModel:
     """A model that vLLM holds and answers with, by continuous batching and paged attention of its own.
 
     Raises: ModelError where vLLM is not installed or cannot hold the model.
@@ -38,9 +37,9 @@ class VllmEngine:
         self.name_or_path, self.tokenizer = settings.model, tokenizer
         folder = base_folder(settings)
         source = str(folder) if folder is not None else settings.model
-        with _as_model_error(settings.model):
+        with as_model_error(settings.model):
             self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            self._llm: Any = library.LLM(
+            self.llm: Any = library.LLM(
                 model=source,
                 tokenizer=source,
                 dtype=dtype_name(dtype),
@@ -51,54 +50,72 @@ class VllmEngine:
             self.generation_config = GenerationConfig.from_pretrained(source)
         except OSError:  # a folder need not have one
             self.generation_config = GenerationConfig.from_model_config(self.config)
-        self._params = library.SamplingParams
+        self.sampling_params = library.SamplingParams
 
-    def stream(self, requests: Sequence[Request], *, batch_tokens: int) -> Iterator[tuple[int, Completion]]:
-        """(number of the answer, answer), a thousand requests at a time; vLLM itself budgets the memory.
 
-        Raises: ModelError for an adapter or a deadline, which requests cannot have here; DataError as `check_requests`.
-        """
-        if any(request.adapter is not None or request.timeout_seconds is not None for request in requests):
+class VllmBackend:
+    """Waiting requests are given to vLLM a thousand at a time; vLLM itself budgets the memory."""
+
+    def __init__(self, model: VllmModel) -> None:
+        self.model = model
+        self.waiting: list[RunningRequest] = []
+        self.running: list[RunningRequest] = []
+        self.whole_answers = False
+
+    def check(self, request: Request) -> None:
+        """Raise ModelError for a request with an adapter or a deadline, which this backend does not have."""
+        if request.adapter is not None or request.timeout_seconds is not None:
             found = "has adapters and deadlines a request with lotune's own engine only"
             raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
-        check_requests(self, self, requests)
-        requests = list(expand_requests(self.tokenizer, requests))
-        for first in range(0, len(requests), REQUESTS_PER_CALL):
-            part = requests[first : first + REQUESTS_PER_CALL]
-            prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in part]
-            with _as_model_error(self.name_or_path):
-                found = self._llm.generate(prompts, [self._asked(request) for request in part], use_tqdm=False)
-            for number, (request, output) in enumerate(zip(part, found, strict=True), start=first):
-                yield number, self._completion(request, output.outputs[0])
 
-    def _asked(self, request: Request) -> Any:
-        how = request.sampling
-        return self._params(
+    def session(self) -> AbstractContextManager[None]:
+        """Do nothing: vLLM's model is always ready."""
+        return nullcontext()
+
+    def add(self, rows: list[RunningRequest]) -> None:
+        """Let rows wait."""
+        self.waiting += rows
+
+    def remove_ended(self) -> None:
+        """Take out the waiting rows that have an outcome; no row runs between steps."""
+        self.waiting = [row for row in self.waiting if row.outcome is None]
+
+    def reset(self) -> None:
+        """Forget the rows of a call that failed."""
+        self.running = []
+
+    def step(self, selector: TokenSelector, batch_tokens: int) -> None:
+        """Answer the next rows together."""
+        self.running, self.waiting = self.waiting[:REQUESTS_PER_CALL], self.waiting[REQUESTS_PER_CALL:]
+        prompts = [{"prompt_token_ids": list(row.request.prompt_ids)} for row in self.running]
+        parameters = [self._sampling_params(row.request, selector) for row in self.running]
+        if prompts:
+            with as_model_error(self.model.name_or_path):
+                outputs = self.model.llm.generate(prompts, parameters, use_tqdm=False)
+            for row, output in zip(self.running, outputs, strict=True):
+                self._finish(row, output.outputs[0], selector)
+        self.running = []
+
+    def _sampling_params(self, request: Request, selector: TokenSelector) -> Any:
+        sampling = request.sampling
+        return self.model.sampling_params(
             max_tokens=request.max_new_tokens, min_tokens=request.min_new_tokens, stop=list(request.stop) or None,
-            stop_token_ids=[*self._ends(), *request.stop_ids], temperature=how.temperature, top_k=how.top_k or 0,
-            top_p=how.top_p, repetition_penalty=how.repetition_penalty, seed=how.seed,
-            logprobs=0 if request.logprobs else None,
+            stop_token_ids=[*selector.eos_token_ids, *request.stop_ids], temperature=sampling.temperature,
+            top_k=sampling.top_k or 0, top_p=sampling.top_p, repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed, logprobs=0 if request.logprobs else None,
         )  # fmt: skip
 
-    def _ends(self) -> tuple[int, ...]:
-        return eos_token_ids(self, self.tokenizer)  # type: ignore[arg-type]
-
-    def _completion(self, request: Request, output: Any) -> Completion:
-        """The answer in our terms: vLLM's ids hold the token that ended it, and its text is cut by other rules."""
-        ends = {*self._ends(), *request.stop_ids}
-        ids = tuple(output.token_ids)
-        ended = bool(ids) and ids[-1] in ends and output.finish_reason == "stop"
+    def _finish(self, row: RunningRequest, output: Any, selector: TokenSelector) -> None:
+        """End a row in our terms: vLLM's ids hold the token that ended it, and its text is cut by other rules."""
+        ids = list(output.token_ids)
+        ended = bool(ids) and output.finish_reason == "stop"
+        ended = ended and ids[-1] in (*selector.eos_token_ids, *row.request.stop_ids)
         ids = ids[:-1] if ended else ids
-        whole = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        text, stopped = cut_at_stop(str(whole), request.stop)
-        by: FinishReason = "stop" if stopped else "eos" if ended else "length"
-        values = (step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False))
-        return Completion(text, ids, by, tuple(values))
-
-
-def engine_for(model: Any, tokenizer: Any) -> Any:
-    """What answers with a model: itself where vLLM holds it, else lotune's engine."""
-    return model if isinstance(model, VllmEngine) else Engine(model, tokenizer)
+        values = [step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False)]
+        row.logprobs += values
+        row.ids += ids
+        cancelled = row.on_token is not None and any(list(map(row.on_token, ids)))
+        selector.finish(row, "cancelled" if cancelled else "eos" if ended else "length")
 
 
 def _library() -> Any:
@@ -115,7 +132,7 @@ def _library() -> Any:
 
 
 @contextmanager
-def _as_model_error(model: str) -> Iterator[None]:
+def as_model_error(model: str) -> Iterator[None]:
     """A block in which vLLM's own errors become one that names the model and the way out."""
     try:
         yield

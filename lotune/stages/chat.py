@@ -17,9 +17,8 @@ from lotune.data.templates import Template
 from lotune.data.tokenized import encode_prompt
 from lotune.errors import DataError, LotuneError, RunError
 from lotune.evaluate.predict import check_room
-from lotune.generate.detokenizer import StreamingDetokenizer
 from lotune.generate.engine import Engine
-from lotune.generate.requests import Request
+from lotune.generate.requests import ErrorEvent, Request
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, context_length
 from lotune.recipe import Recipe
@@ -48,9 +47,8 @@ class ChatSession:
     """Files that the conversation was saved to, and may be saved to again."""
 
     def __post_init__(self) -> None:
-        model: Any = self.base.model
         tokenizer: Any = self.base.tokenizer
-        self.engine = Engine(model, tokenizer)
+        self.engine = Engine(self.base.model, tokenizer, batch_tokens=context_length(self.base.model))
 
     def reset(self, system: str) -> None:
         """Begin a new conversation with a system message."""
@@ -76,27 +74,21 @@ class ChatSession:
         Raises: DataError where the last question alone does not fit, or the chat template refuses the conversation;
         ModelError where the chat template fails.
         """
-        tokenizer: Any = self.base.tokenizer
         ids, dropped = self._fitting(conversation)
-        stop = self.form.stop
         if dropped:
             show(f"[the first {dropped} turns no longer fit and are left out]\n")
-        pieces, shown = StreamingDetokenizer(tokenizer, stop), []
-
-        def on_token(_: int, token: int) -> None:
-            if piece := pieces.add_token(token):
-                shown.append(piece)
-                show(piece)
-
-        request = Request(ids, self.max_new_tokens, 1, stop, "your message", sampling=self.sampling)
-        room = context_length(self.base.model)
+        request = Request(ids, self.max_new_tokens, 1, self.form.stop, "your message", sampling=self.sampling)
+        shown: list[str] = []
         try:
-            [(_, found)] = self.engine.stream([request], batch_tokens=room, on_token=on_token)
+            for event in self.engine.events(self.engine.submit(request)):
+                if isinstance(event, ErrorEvent):
+                    raise event.error
+                if event.text:
+                    shown.append(event.text)
+                    show(event.text)
         except KeyboardInterrupt:
             show(" [stopped]")
-            return "".join(shown)
-        show(pieces.finalize(found.text))
-        return found.text
+        return "".join(shown)
 
     def _fitting(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         room = context_length(self.base.model) - self.max_new_tokens

@@ -208,8 +208,10 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
 def _test(
     run: Run, recipe: Recipe, name: str, model: LoadedModel, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> ModelPredictions:
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.model.eval_mode import REDUCED_DTYPES
 
+    answering = AnsweringModel(model.model, model.tokenizer)
     found, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
@@ -219,7 +221,7 @@ def _test(
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.max_batch_tokens
         on_too_long = recipe.evaluate.on_too_long
         facts = facts_of(its, task, on_too_long=on_too_long)
-        asking = PredictionJob(title, model.model, model.tokenizer, batch_tokens, facts=facts, on_too_long=on_too_long)
+        asking = PredictionJob(title, answering, batch_tokens, facts=facts, on_too_long=on_too_long)
         found.append(run_predictions(asking, task, examples, out))
         if model.dtype in REDUCED_DTYPES:
             again = replace(asking, title=f"{title}, alone")

@@ -113,12 +113,10 @@ def evaluate_model(
         mark = answers_fingerprint(recipe, model, settings, **test.marks(recipe.seed))
         check_fingerprints(out, mark)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
-        answering, tokenizer = load_for_generation(recipe, model)
+        answering = load_for_generation(recipe, model)
         on_too_long = recipe.evaluate.on_too_long
         stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
-        asking = PredictionJob(
-            title, answering, tokenizer, batch_tokens, stop, mark, facts=facts, on_too_long=on_too_long
-        )
+        asking = PredictionJob(title, answering, batch_tokens, stop, mark, facts=facts, on_too_long=on_too_long)
         found = run_predictions_distributed(asking, task, examples, out, world)
         alone = _ask_again(recipe, asking, task, examples, found, world)
     if not world.is_main_process:

@@ -18,7 +18,6 @@ from lotune.evaluate.predict import TOO_LONG, Prediction, check_room
 from lotune.files import write_atomically
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
-from lotune.generate.vllm import engine_for
 from lotune.model.loading import base_folder, context_length, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe, RunOptions
@@ -74,11 +73,8 @@ def generate_answers(
     kept = out.with_name(f".{out.name}.{mark}.part.jsonl")
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
-        answering, tokenizer = load_for_generation(recipe, model)
-        on_too_long = recipe.evaluate.on_too_long
-        asking = PredictionJob(
-            title, answering, tokenizer, batch_tokens, mark=mark, sampling=sampling, on_too_long=on_too_long
-        )
+        answering, on_too_long = load_for_generation(recipe, model), recipe.evaluate.on_too_long
+        asking = PredictionJob(title, answering, batch_tokens, mark=mark, sampling=sampling, on_too_long=on_too_long)
         ordered = run_predictions_distributed(asking, task, examples, kept, world)
     if not world.is_main_process:
         return None
@@ -116,12 +112,12 @@ def generate_text(
     asked = Request((), most, 1, form.stop, "--prompt", sampling=sampling, samples=samples)
     if options.dry_run:
         return {"model": model, "prompt": text}
-    answering, tokenizer = load_for_generation(settled(recipe, model), model)
-    context, truncate = context_length(answering), recipe.evaluate.on_too_long == "truncate"
+    answering = load_for_generation(settled(recipe, model), model)
+    context, truncate = context_length(answering.model), recipe.evaluate.on_too_long == "truncate"
     check_room(most, context)
-    ids, _ = encode_prompt(tokenizer, example, context - most, truncate=truncate)
+    ids, _ = encode_prompt(answering.tokenizer, example, context - most, truncate=truncate)
     request = replace(asked, prompt_ids=tuple(ids))
-    answers = dict(engine_for(answering, tokenizer).stream([request], batch_tokens=recipe.evaluate.max_batch_tokens))
+    answers = dict(answering.engine.stream([request], batch_tokens=recipe.evaluate.max_batch_tokens))
     found = [answers[number] for number in range(samples)]
     if not options.json:
         print_visible("\n\n".join(one.text for one in found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
 from lotune.distributed import world_size
@@ -23,6 +23,9 @@ from lotune.model.loading import (
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 from lotune.recipe import Recipe
 from lotune.tasks.task import MultipleChoice, Task
+
+if TYPE_CHECKING:
+    from lotune.generate.answering_model import AnsweringModel
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
@@ -135,21 +138,23 @@ def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractCont
     return in_float32_for_now(model) if wanted and not in_shards and needed < (free or 0) else nullcontext()
 
 
-def load_for_generation(recipe: Recipe, model: str) -> tuple[Any, Any]:
-    """What `model` names, held by the engine of the settings (a model of transformers, or Vllm); its tokeniser.
+def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
+    """Load what `model` names into the engine of the settings.
 
-    Raises: ModelError as `load_model_or_adapter` and Vllm do; SettingsError where vLLM cannot hold it.
+    Raises: ModelError as `load_model_or_adapter` and VllmModel do; SettingsError where vLLM cannot hold it.
     """
+    from lotune.generate.answering_model import AnsweringModel
+
     if recipe.evaluate.engine == "vllm":
         settings, adapter = resolve_weights(recipe, model)
         if adapter is not None:
             raise _not_with_vllm("an adapter beside its base")
-        from lotune.generate.vllm import VllmEngine
+        from lotune.generate.vllm import VllmModel
 
         tokenizer, _ = load_tokenizer(settings)
-        return VllmEngine(asked_settings(recipe, settings), tokenizer), tokenizer
+        return AnsweringModel(VllmModel(asked_settings(recipe, settings), tokenizer), tokenizer)
     base = load_model_or_adapter(recipe, model)
-    return base.model, base.tokenizer
+    return AnsweringModel(base.model, base.tokenizer)
 
 
 def device_and_dtype(recipe: Recipe) -> dict[str, str]:

@@ -30,6 +30,7 @@ from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import MultipleChoice, Task
 
 if TYPE_CHECKING:
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.generate.sampling import Sampling
 
 
@@ -42,8 +43,7 @@ class PredictionJob:
     """
 
     title: str
-    model: Any
-    tokenizer: Any
+    answering: AnsweringModel
     batch_tokens: int
     stop: tuple[str, ...] = ()
     mark: str = ""
@@ -63,12 +63,12 @@ def run_predictions(
 
     Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_room`.
     """
-    context, done = context_length(asking.model), []
+    context, done = context_length(asking.answering.model), []
     if not (isinstance(task, MultipleChoice) and task.by_likelihood):
         check_room(task.max_new_tokens, context)
     with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for prediction in predict(
-            task, examples, asking.model, asking.tokenizer, batch_tokens=asking.batch_tokens, out=out, context=context,
+            task, examples, asking.answering, batch_tokens=asking.batch_tokens, out=out, context=context,
             stop=asking.stop, fingerprint=asking.mark, sampling=asking.sampling, facts=asking.facts,
             on_too_long=asking.on_too_long,
         ):  # fmt: skip
@@ -81,11 +81,11 @@ def ask_alone(
     asking: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
 ) -> list[Prediction]:
     """Predictions on all examples as `run_predictions` gives them, but each is asked by itself."""
-    context, done = context_length(asking.model), list[Prediction]()
+    context, done = context_length(asking.answering.model), list[Prediction]()
     with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for example in examples:
             done += predict(
-                task, [example], asking.model, asking.tokenizer, batch_tokens=1, out=out, context=context,
+                task, [example], asking.answering, batch_tokens=1, out=out, context=context,
                 stop=asking.stop, fingerprint=asking.mark, sampling=asking.sampling, facts=asking.facts,
                 on_too_long=asking.on_too_long,
             )  # fmt: skip
@@ -117,7 +117,7 @@ def run_predictions_distributed(
     """
     if asking.on_too_long == "stop":
         for example in examples:
-            fit(task, example, asking.tokenizer, context_length(asking.model), "stop")
+            fit(task, example, asking.answering.tokenizer, context_length(asking.answering.model), "stop")
 
     def work(own: Path | None) -> bytes:
         found = how(asking, task, examples[world.rank :: world.size], own)

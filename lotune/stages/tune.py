@@ -211,15 +211,15 @@ def _measure(
     recipe: Recipe, tuning: TuningSession, validation: ValidationSet, name: str
 ) -> tuple[list[Prediction], float]:
     """Return the answers to the validation rows and the loss of their references; sharded, all processes call it."""
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.train.loop import evaluate_loss
 
     title, batch_tokens = f"validating {name}", recipe.evaluate.max_batch_tokens
     tuning.model.eval()
     with _name_row_on_nan(tuning.base.tokenizer, validation.examples, title):
         loss = evaluate_loss(tuning.model, validation.batches)
-    job = PredictionJob(
-        title, tuning.model, tuning.base.tokenizer, batch_tokens, on_too_long=recipe.evaluate.on_too_long
-    )
+    answering = AnsweringModel(tuning.model, tuning.base.tokenizer)
+    job = PredictionJob(title, answering, batch_tokens, on_too_long=recipe.evaluate.on_too_long)
     with (
         oom_names_setting("evaluate.max_batch_tokens", title, f"lower it, it is {batch_tokens}"),
         answering_block(recipe, tuning.model, tuning.session.in_shards),

@@ -112,6 +112,7 @@ def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], on
 def _ask_again(
     run: Run, recipe: Recipe, task: Task, examples: list[Example], name: str, file: Path
 ) -> list[Prediction]:
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.model.checkpoints import load_adapter
     from lotune.model.eval_mode import in_float32_for_now
     from lotune.model.quantization import load_dequantized
@@ -120,9 +121,8 @@ def _ask_again(
     model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
-    asking = PredictionJob(
-        title, model, base.tokenizer, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long
-    )
+    answering = AnsweringModel(model, base.tokenizer)
+    asking = PredictionJob(title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long)
     whole = answering_with(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if whole else nullcontext():
         return run_predictions(asking, task, examples, file)

@@ -17,6 +17,7 @@ from lotune.data.tokenized import PromptTooLongError
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate import predict as module
 from lotune.evaluate.predict import predict, read_predictions
+from lotune.generate.answering_model import AnsweringModel
 from lotune.tasks.task import Row, Score
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ EXAMPLES = [Example(f"q{number}", f"Question {number}?" * (1 + number % 3), "7",
 
 @pytest.fixture
 def ask(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> Any:
+    answering = AnsweringModel(tiny_llama, byte_tokenizer)
+
     def ask(
         examples: Sequence[Example], out: Path | None, *, context: int = 256, task: Echo = Echo(), **more: Any
     ) -> Any:
-        return predict(task, examples, tiny_llama, byte_tokenizer, batch_tokens=200, out=out, context=context, **more)
+        return predict(task, examples, answering, batch_tokens=200, out=out, context=context, **more)
 
     return ask
 

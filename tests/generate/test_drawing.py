@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lotune.errors import DataError, SettingsError
-from lotune.generate.continuous_batching import ContinuousBatcher
 from lotune.generate.detokenizer import StreamingDetokenizer
 from lotune.generate.engine import generate_completions
 from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.sampling import PENALTIES, SEEDS, TEMPERATURES, Sampling
+from lotune.generate.slot_model import SlotModel
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -111,13 +111,13 @@ def test_samples_differ_come_in_order_and_again(
 def test_the_prompt_of_several_samples_is_read_once(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, forward = list[int](), ContinuousBatcher._forward
+    read, forward = list[int](), SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        read.append(what.input_ids.numel())
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        read.append(inputs.input_ids.numel())
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     request = Request(tuple(range(2, 92)), 1, 1, sampling=DRAWN, samples=8)
     assert (
         len({one.token_ids for one in generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)})

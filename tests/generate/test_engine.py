@@ -11,11 +11,12 @@ import torch
 from tiny_models import causal_lm
 
 from lotune.errors import DataError
-from lotune.generate import engine
+from lotune.generate.backends import attention_windows
 from lotune.generate.continuous_batching import MAX_STEP_TOKENS, ContinuousBatcher
 from lotune.generate.engine import generate_completions
 from lotune.generate.llama_forward import ForwardInput
-from lotune.generate.requests import Completion, Request
+from lotune.generate.requests import Completion, Request, eos_token_ids
+from lotune.generate.slot_model import SlotModel
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -174,12 +175,12 @@ def test_answers_are_those_of_transformers(
 
 @pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
 def test_these_models_run_in_slots(shape: Callable[[], PreTrainedModel]) -> None:
-    assert engine._attention_kinds(made(shape))
+    assert attention_windows(made(shape))
 
 
 @pytest.mark.parametrize("shape", ALIGNED, ids=lambda shape: shape.__name__)
 def test_these_models_run_in_aligned_batches(shape: Callable[[], PreTrainedModel]) -> None:
-    assert not engine._attention_kinds(made(shape))
+    assert not attention_windows(made(shape))
 
 
 def test_answers_do_not_depend_on_order_or_company(
@@ -200,15 +201,15 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heights, sizes, alone, reading = [], [], [], []
-    forward = ContinuousBatcher._forward
+    forward = SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        sizes.append(self.cache.shared.slots * self.cache.shared.capacity)
-        if what.input_ids.shape[1] == 1 and not reading:
-            heights.append(len(rows))
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        sizes.append(self.slots * self.capacity)
+        if inputs.input_ids.shape[1] == 1 and not reading:
+            heights.append(len(inputs.input_ids))
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
     read_alone = ContinuousBatcher._prefill_one
 
@@ -239,10 +240,10 @@ def test_many_rows_attend_to_widths_of_their_own(
     asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
     widths, forward = [], ContinuousBatcher._forward
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        if what.widths is not None:
-            widths.append((what.widths, [row.length + 1 for row in self.running]))
-        return forward(self, rows, what, keep)
+    def watched(self: ContinuousBatcher, rows: Any, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        if inputs.key_spans is not None:
+            widths.append((inputs.key_spans, [row.length + 1 for row in self.running]))
+        return forward(self, rows, inputs, keep)
 
     monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
     before = model.config._attn_implementation
@@ -353,11 +354,11 @@ def test_every_end_of_text_of_model_and_tokenizer_ends(
 ) -> None:
     b = byte_tokenizer("b", add_special_tokens=False)["input_ids"][0]
     tiny_llama.generation_config.eos_token_id = [b, 299]
-    assert engine.eos_token_ids(tiny_llama, byte_tokenizer) == (0, b, 299)
+    assert eos_token_ids(tiny_llama, byte_tokenizer) == (0, b, 299)
     completion = answer("abc")
     assert (completion.text, completion.finish_reason) == ("a", "eos")
     tiny_llama.generation_config.eos_token_id = None
-    assert engine.eos_token_ids(tiny_llama, byte_tokenizer) == (0,)
+    assert eos_token_ids(tiny_llama, byte_tokenizer) == (0,)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from lotune.data.collate import Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import CheckError
 from lotune.evaluate.logit_comparison import largest_difference
-from lotune.generate.engine import Engine, continuous_batcher_for, generate_completions
+from lotune.generate.backends import slot_batcher
+from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
@@ -161,7 +162,7 @@ def masked() -> PreTrainedModel:
 
 
 def test_masked_tokens_are_allowed(masked: PreTrainedModel, byte_tokenizer: Any) -> None:
-    assert continuous_batcher_for(masked) is not None
+    assert slot_batcher(masked) is not None
     asked = [Request(ids, 12) for ids in ROWS]
     for request, answer in zip(
         asked, generate_completions(masked, byte_tokenizer, asked, batch_tokens=999), strict=True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from lotune.generate.continuous_batching import MAX_RUNNING
+from lotune.generate.continuous_batching import MAX_RUNNING, ContinuousBatcher
 from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.kv_cache import SlotCache
 from lotune.generate.llama_forward import ForwardInput, LlamaForward
@@ -178,20 +178,20 @@ def test_no_more_rows_run_at_once_than_pay(
     model, asked = made(llama), [Request((5, 6, 7 + number), 6) for number in range(8)]
     engine = Engine(model, byte_tokenizer)
     found = dict(engine.stream(asked, batch_tokens=1000))
-    assert engine._slotted is not None
-    assert engine._slotted.cache.shared.slots == 3
+    assert isinstance(engine._backend, ContinuousBatcher)
+    assert engine._backend.slots.slots == 3
     assert [found[place].token_ids for place in range(8)] == [theirs(model, request) for request in asked]
 
 
 def test_changed_weights_are_seen_at_the_next_pass(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     model, asked = made(llama), Request((5, 6, 7, 8), 12)
     engine = Engine(model, byte_tokenizer)
-    assert engine._slotted is not None
-    assert engine._slotted.lean is not None
+    assert isinstance(engine._backend, ContinuousBatcher)
+    assert engine._backend.slots.fast is not None
     [(_, before)] = engine.stream([asked], batch_tokens=50)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(-0.9)
     [after] = generate_completions(model, byte_tokenizer, [asked], batch_tokens=50)
-    engine._slotted.cached_ids = [[] for _ in engine._slotted.cached_ids]
+    engine.reset()
     assert dict(engine.stream([asked], batch_tokens=50))[0] == after != before

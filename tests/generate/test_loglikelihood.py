@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from lotune.generate import loglikelihood
-from lotune.generate.continuous_batching import ContinuousBatcher
-from lotune.generate.engine import continuous_batcher_for
+from lotune.generate.backends import slot_batcher
 from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
+from lotune.generate.slot_model import SlotModel
 from tests.generate.test_engine import SLOTTED, bloom, llama, made
 from tests.generate.test_transformers_fallback import mamba
 
@@ -64,13 +64,13 @@ def test_few_logits_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_prompts_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, forward = list[int](), ContinuousBatcher._forward
+    read, forward = list[int](), SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        read.append(sum(what.lengths) if what.lengths is not None else what.input_ids.numel())
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        read.append(sum(inputs.lengths) if inputs.lengths is not None else inputs.input_ids.numel())
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     examples = tuple(range(2, 102))
     rows = [
         Continuation((*examples, 150 + question, 7), (200 + option, 3)) for question in range(5) for option in range(4)
@@ -81,9 +81,7 @@ def test_what_prompts_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_model_is_probed_once_for_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     probed, model = list[object](), made(llama)
-    monkeypatch.setattr(
-        loglikelihood, "continuous_batcher_for", lambda one: probed.append(one) or continuous_batcher_for(one)
-    )
+    monkeypatch.setattr(loglikelihood, "slot_batcher", lambda one: probed.append(one) or slot_batcher(one))
     weighs = LogLikelihood(model)
     for group in range(3):
         rows = [Continuation((*range(2, 60), 100 + group), (200 + option,)) for option in range(4)]
@@ -93,7 +91,7 @@ def test_a_model_is_probed_once_for_all_groups(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_anything_shared_no_slots_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ContinuousBatcher, "continuation_logits", lambda *_: pytest.fail("nothing is shared"))
+    monkeypatch.setattr(loglikelihood, "continuation_logits", lambda *_: pytest.fail("nothing is shared"))
     model, draw = made(llama), random.Random(1)
     rows = [Continuation(tuple(draw.randrange(2, 300) for _ in range(20)), (5, 6)) for _ in range(6)]
     found = LogLikelihood(model).score(rows, batch_tokens=100)

@@ -115,4 +115,4 @@ def test_a_base_in_8_bit_keeps_the_lean_pass() -> None:
         lean = LlamaForward.of(model, model)
         assert lean is not None
         layer = model.model.layers[0].self_attn.q_proj
-        assert torch.equal(lean.products(layer, given), layer(given))
+        assert torch.equal(lean.linears(layer, given), layer(given))

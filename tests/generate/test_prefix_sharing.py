@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from lotune.errors import DataError, ModelError
-from lotune.generate.continuous_batching import MAX_STEP_TOKENS, ContinuousBatcher
+from lotune.generate.continuous_batching import MAX_STEP_TOKENS
 from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.prefix_sharing import MIN_SHARED_TOKENS, common_prefix_length
 from lotune.generate.requests import NO_ADAPTER, Request
+from lotune.generate.slot_model import SlotModel
 from tests.generate.test_engine import SLOTTED, ids, llama, made, theirs
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ def sharing(count: int, seed: int = 0) -> list[Request]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens, padding included, each pass has read."""
     sizes: list[int] = []
-    forward = ContinuousBatcher._forward
+    forward = SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        sizes.append(what.input_ids.numel())
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        sizes.append(inputs.input_ids.numel())
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     return sizes
 
 
@@ -207,13 +208,13 @@ def test_a_pass_that_is_cut_off_leaves_nothing_behind(
 def test_an_engine_keeps_to_the_budget_of_each_call(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), ContinuousBatcher._forward
+    engine, heights, forward = Engine(tiny_llama, byte_tokenizer), list[int](), SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        heights.append(len(rows))
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        heights.append(len(inputs.input_ids))
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     asked = [Request((5, 6, 7 + number), 18, min_new_tokens=18) for number in range(20)]
     wide = dict(engine.stream(asked, batch_tokens=500))
     assert max(heights) == 20
@@ -222,15 +223,14 @@ def test_an_engine_keeps_to_the_budget_of_each_call(
     assert max(heights) == 4
 
 
-def test_one_stream_at_a_time(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_two_streams_at_a_time(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     engine = Engine(tiny_llama, byte_tokenizer)
     asked = [Request((5, 6), 3), Request((7, 8), 9)]
     first = engine.stream(asked, batch_tokens=50)
-    next(first)
-    with pytest.raises(RuntimeError, match="one stream at a time"):
-        next(engine.stream(asked, batch_tokens=50))
-    assert len(list(first)) == 1
-    assert len(list(engine.stream(asked, batch_tokens=50))) == 2
+    answers = dict([next(first)])
+    second = dict(engine.stream(asked))
+    assert answers | dict(first) == second
+    assert len(second) == 2
 
 
 def test_another_active_adapter_reads_anew(byte_tokenizer: PreTrainedTokenizerFast) -> None:

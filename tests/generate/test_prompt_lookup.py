@@ -29,6 +29,7 @@ from lotune.generate.prompt_lookup import (
 from lotune.generate.requests import NO_ADAPTER, Completion, Request
 from lotune.generate.running import RunningRequest
 from lotune.generate.sampling import Sampling
+from lotune.generate.slot_model import SlotModel
 from tests.generate.test_engine import SLOTTED, ids, llama, made
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ tokens = st.lists(st.integers(0, 3), max_size=40)
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of what each pass reads."""
     shapes: list[tuple[int, ...]] = []
-    forward = ContinuousBatcher._forward
+    forward = SlotModel.logits
 
-    def watched(self: ContinuousBatcher, rows: Any, what: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        shapes.append(tuple(what.input_ids.shape))
-        return forward(self, rows, what, keep)
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        shapes.append(tuple(inputs.input_ids.shape))
+        return forward(self, inputs, keep)
 
-    monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
+    monkeypatch.setattr(SlotModel, "logits", watched)
     return shapes
 
 
@@ -231,20 +232,20 @@ def test_what_is_remembered_is_bounded(
 ) -> None:
     monkeypatch.setattr("lotune.generate.continuous_batching.MAX_HISTORY", 50)
     engine = Engine(tiny_llama, byte_tokenizer)
-    assert engine._slotted is not None
+    assert isinstance(engine._backend, ContinuousBatcher)
     for request in repeating(30, 7):
         list(engine.stream([request], batch_tokens=100))
-        assert len(engine._slotted.draft_history.ids) <= 50 + MAX_MATCH + request.max_new_tokens + 1
+        assert len(engine._backend.draft_history.ids) <= 50 + MAX_MATCH + request.max_new_tokens + 1
 
 
 def assert_the_books_are_right(engine: Engine) -> None:
     """Each slot holds the keys and values of the tokens that it is said to hold."""
-    slotted = engine._slotted
-    assert slotted is not None
-    for slot, held in enumerate(slotted.cached_ids):
+    assert isinstance(engine._backend, ContinuousBatcher)
+    slots = engine._backend.slots
+    for slot, held in enumerate(slots.cached_ids):
         if held:
-            fresh: Any = slotted.model(input_ids=torch.tensor([held]), use_cache=True).past_key_values
-            for layer, theirs in zip(slotted.cache.layers, fresh.layers, strict=True):
+            fresh: Any = slots.model(input_ids=torch.tensor([held]), use_cache=True).past_key_values
+            for layer, theirs in zip(slots.cache.layers, fresh.layers, strict=True):
                 for mine, its in ((layer.keys, theirs.keys), (layer.values, theirs.values)):
                     assert torch.allclose(mine[slot, :, : len(held)], its[0], atol=1e-4)
 

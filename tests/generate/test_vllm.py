@@ -17,7 +17,7 @@ import torch
 from lotune.errors import DataError, ModelError
 from lotune.generate.engine import Engine
 from lotune.generate.requests import Request
-from lotune.generate.vllm import VllmEngine
+from lotune.generate.vllm import VllmModel
 from lotune.model.loading import LoadedModel, base_folder, load_model
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe, RunOptions
@@ -105,7 +105,7 @@ def test_answers_are_those_of_our_engine(library: None, nano: LoadedModel) -> No
     model: Any = nano.model
     tokenizer: Any = nano.tokenizer
     ours = dict(Engine(model, tokenizer).stream(asked, batch_tokens=4096))
-    theirs = dict(VllmEngine(BaseSettings(), tokenizer).stream(asked, batch_tokens=4096))
+    theirs = dict(Engine(VllmModel(BaseSettings(), tokenizer), tokenizer).stream(asked, batch_tokens=4096))
     assert theirs.keys() == ours.keys()
     for number, answer in theirs.items():
         assert (answer.text, answer.token_ids, answer.finish_reason) == (
@@ -117,7 +117,7 @@ def test_answers_are_those_of_our_engine(library: None, nano: LoadedModel) -> No
 
 def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: LoadedModel) -> None:
     tokenizer: Any = nano.tokenizer
-    VllmEngine(BaseSettings(), tokenizer)
+    VllmModel(BaseSettings(), tokenizer)
     [words] = LLM.made
     assert words["load_format"] == "safetensors"
     assert words["trust_remote_code"] is False
@@ -126,7 +126,7 @@ def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: LoadedM
 
 def test_what_it_cannot_do_is_refused(library: None, nano: LoadedModel) -> None:
     tokenizer: Any = nano.tokenizer
-    engine, [first, *_] = VllmEngine(BaseSettings(), tokenizer), requests(nano)
+    engine, [first, *_] = Engine(VllmModel(BaseSettings(), tokenizer), tokenizer), requests(nano)
     for request in (replace(first, adapter="mine"), replace(first, timeout_seconds=1.0)):
         with pytest.raises(ModelError, match=r"evaluate\.engine=lotune"):
             list(engine.stream([first, request], batch_tokens=9))
@@ -138,7 +138,7 @@ def test_without_the_library_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "vllm", None)
     tokenizer: Any = nano.tokenizer
     with pytest.raises(ModelError, match=r"\[vllm\]"):
-        VllmEngine(BaseSettings(), tokenizer)
+        VllmModel(BaseSettings(), tokenizer)
 
 
 def test_a_model_is_evaluated_with_it(library: None, tmp_path: Path) -> None:

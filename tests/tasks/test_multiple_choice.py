@@ -190,6 +190,7 @@ def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: s
     import torch
 
     from lotune.evaluate.predict import predict
+    from lotune.generate.answering_model import AnsweringModel
     from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
@@ -201,7 +202,9 @@ def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: s
     ]
     rows = [(str(n), {"question": f"{n}?", "options": some, "answer": 0}) for n, some in enumerate(options)]
     examples = list(task.examples(rows, training=False))
-    found = predict(task, examples, base.model, base.tokenizer, batch_tokens=400, out=None, context=1024)
+    found = predict(
+        task, examples, AnsweringModel(base.model, base.tokenizer), batch_tokens=400, out=None, context=1024
+    )
     for example, prediction in zip(examples, found, strict=True):
         texts = [f"The right option is {letter}." for letter in "ABCD"] if "letter" in judge else example.choices
         weights = []

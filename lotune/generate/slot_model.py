@@ -1,0 +1,178 @@
+"""A model over the slots of one cache: its forward passes, and which tokens each slot holds.
+
+Shapes: n rows of a pass, T tokens of a row in a pass, L real tokens of all rows, W attended length, D hidden size,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lotune.generate.kv_cache import SlotCache
+from lotune.generate.llama_forward import ForwardInput, LlamaForward
+from lotune.model.attention import register_packed_attention
+from lotune.model.eval_mode import eval_mode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class SlotModel:
+    """A plain or adapted model, and the slots that it reads into.
+
+    `cached_ids` are the token ids whose keys and values each slot holds, and `adapters` the names with which they were
+    computed, None for the adapter that is active.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        base: PreTrainedModel,
+        windows: dict[str, int | None],
+        buckets: bool,
+        fast: LlamaForward | None,
+    ) -> None:
+        """Wrap a model whose `base` is the one of transformers inside it.
+
+        `windows` has the sliding window of each kind of attention, None for full attention. `buckets`: the attention
+        takes key spans (`lotune.model.attention`). `fast` is the forward pass that is used where it can be.
+        """
+        self.model, self.base, self.windows, self.fast = model, base, windows, fast
+        self.buckets = buckets
+        self.device, self.dtype = model.device, model.dtype
+        self.active_adapters: list[str] = []
+        self.fast_with_names = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that the slots hold, and give their memory back."""
+        self.cache, self.cached_ids, self.adapters = SlotCache(0, 0), list[list[int]](), list[str | None]()
+
+    @property
+    def slots(self) -> int:
+        """The number of slots."""
+        return self.cache.shared.slots
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens that a slot has room for."""
+        return self.cache.shared.capacity
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Have the model in evaluation mode, with the attention of the passes; keys of other adapters are forgotten."""
+        active = active_adapters(self.model)
+        if active != self.active_adapters:
+            self.active_adapters, self.cached_ids = active, [[] for _ in self.cached_ids]
+        self.fast_with_names = bool(active) and self.fast is not None and self.fast.takes_adapter_names(self.model)
+        attention, register = self.base.config._attn_implementation, self.buckets and self.fast is None
+        if register:
+            register_packed_attention(self.base)
+        try:
+            with eval_mode(self.model):
+                yield
+        finally:
+            if register:
+                self.base.set_attn_implementation(attention)
+
+    def resize(self, slots: int, capacity: int, remaining: int) -> None:
+        """Change the number of slots and their capacity; what the first `remaining` slots hold stays."""
+        remaining = min(remaining, slots, self.slots)
+        self.cache.resize(slots, capacity, remaining)
+        self.cached_ids = [
+            *(ids[:capacity] for ids in self.cached_ids[:remaining]),
+            *([] for _ in range(slots - remaining)),
+        ]
+        self.adapters = [*self.adapters[:remaining], *[None] * (slots - remaining)]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of one slot to another."""
+        if source != target:
+            self.cache.copy(source, target, length)
+        self.cached_ids[target], self.adapters[target] = self.cached_ids[source][:length], self.adapters[source]
+
+    def position_ids(self, starts: Sequence[int], length: int) -> Tensor:
+        """Return `length` positions from each start on, (n, T) int64; padding stays within the capacity."""
+        # (n, 1) + (T,) -> (n, T)
+        positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
+        return positions.clamp_(max=self.capacity - 1)
+
+    def names(self, adapters: Sequence[str | None]) -> list[str] | None:
+        """Return the adapter of each row, the active one where a row names none; None where no row names one."""
+        if all(name is None for name in adapters):
+            return None
+        [active] = self.active_adapters
+        return [active if name is None else name for name in adapters]
+
+    def logits(self, inputs: ForwardInput, keep: int | None = 1) -> Tensor:
+        """Return logits (n * keep, V) after the last tokens of each row, or (L, V) after all real ones without `keep`.
+
+        Where rows are padded and `keep` is a number, the result is of no use: only the cache is filled.
+        """
+        if self.fast is not None and (inputs.adapter_names is None or self.fast_with_names):
+            return self._fast_logits(self.fast, inputs, keep)
+        return self._transformers_logits(inputs, keep)
+
+    def _fast_logits(self, fast: LlamaForward, inputs: ForwardInput, keep: int | None) -> Tensor:
+        rows, length = inputs.position_ids.shape
+        mask = None
+        if not inputs.fresh and rows * length > 1:
+            mask = self._mask(inputs.position_ids, inputs.attended_length, None)
+        hidden = fast.forward(inputs, mask, self.cache)  # (L, D)
+        if keep is None:
+            return fast.logits(hidden, inputs.token_adapters())
+        if inputs.lengths is not None:
+            return hidden
+        last = hidden.unflatten(0, (rows, length))[:, -keep:].flatten(0, 1)  # (L, D) -> (n * keep, D)
+        names = None if inputs.adapter_names is None else [name for name in inputs.adapter_names for _ in range(keep)]
+        return fast.logits(last, names)
+
+    def _transformers_logits(self, inputs: ForwardInput, keep: int | None) -> Tensor:
+        masks: Any = None
+        if inputs.fresh:
+            self.cache.fill_from(inputs.first_slot)
+        else:
+            self.cache.write_at(inputs.first_slot, inputs.position_ids, inputs.attended_length)
+            masks = {
+                kind: self._mask(inputs.position_ids, inputs.attended_length, window)
+                for kind, window in self.windows.items()
+            }
+            masks = masks if len(masks) > 1 else next(iter(masks.values()))
+        spans = None if self.fast is not None else inputs.key_spans  # their attention is registered for no fast model
+        output = self.model(
+            input_ids=inputs.input_ids,
+            attention_mask=masks,
+            position_ids=inputs.position_ids,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep or 0,
+            **({} if inputs.adapter_names is None else {"adapter_names": list(inputs.adapter_names)}),
+            **({} if spans is None else {"widths": spans}),
+        )
+        logits: Tensor = output.logits  # (n, keep or T, V)
+        if keep is None and inputs.lengths is not None:
+            return torch.cat([row[:length] for row, length in zip(logits, inputs.lengths, strict=True)])  # (L, V)
+        return logits.flatten(0, 1)
+
+    def _mask(self, position_ids: Tensor, attended_length: int, window: int | None) -> Tensor:
+        """Return what is added to the attention scores of queries at positions (n, T): (n, 1, T, W)."""
+        columns = torch.arange(attended_length, device=self.device)
+        hidden = columns > position_ids[..., None]  # (n, T, W)
+        if window is not None:
+            hidden |= columns <= position_ids[..., None] - window
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(hidden, torch.finfo(self.dtype).min)[:, None]  # (n, 1, T, W)
+
+
+def active_adapters(model: Any) -> list[str]:
+    """Return the adapters with which a model answers where a request names none; empty where they are turned off."""
+    if not hasattr(model, "peft_config"):
+        return []
+    # a layer has a flag of this name; transformers' models have a method
+    off = any(getattr(layer, "disable_adapters", False) is True for layer in model.modules())
+    return [] if off else list(model.active_adapters)
