@@ -103,7 +103,7 @@ def test_passes_give_the_logits_of_each_row_alone(shape: Callable[[], PreTrained
     places = torch.tensor(ends)[:, None]
     mask = torch.zeros(3, 1, 1, 14).masked_fill(torch.arange(14) > places[:, None, :, None], float("-inf"))
     for widths in (None, [(0, 2, 14), (2, 3, 9)]):
-        step = ForwardInput(1, rows.gather(1, places), places, 14, widths=widths)
+        step = ForwardInput(1, rows.gather(1, places), places, 14, key_spans=widths)
         found = lean.logits(lean.forward(step, mask, cache))
         for row, end in enumerate(ends):
             expected = model(rows[row : row + 1, : end + 1]).logits[0, -1]
