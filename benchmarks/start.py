@@ -34,9 +34,9 @@ def write_inputs(folder: Path) -> None:
     (folder / "rows.csv").write_text("question,answer\n" + "".join(f"{n} and {n}?,{2 * n}\n" for n in range(60)))
     (folder / "task.yaml").write_text("task: {name: nosuch}\n")
     (folder / "unusable.yaml").write_text("task: {name: choice}\ndata: {train: rows.csv}\n")
-    asked = {"prompt": "1 + 1 =", "answer": "2", "read": "2", "key": "2", "scores": {}, "kind": "add", "cut": False}
+    asked = {"prompt": "1 + 1 =", "answer": "2", "extracted": "2", "reference": "2", "scores": {}, "kind": "add"}
     for name in ("a", "b"):
-        lines = (json.dumps({"id": str(n), **asked, "right": n % 7 > 0}) for n in range(300))
+        lines = (json.dumps({"id": str(n), **asked, "correct": n % 7 > 0}) for n in range(300))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -85,7 +85,7 @@ def test_the_run_folder(finished: Path) -> None:
             lines = records(folder / "predictions" / task / f"{model}.jsonl")
             assert len({line["id"] for line in lines}) == len(lines) == rows
             assert all(
-                {"id", "prompt", "answer", "read", "key", "right", "scores", "kind"} <= set(one) for one in lines
+                {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= set(one) for one in lines
             )
     steps = [line for line in records(folder / "metrics.jsonl") if "loss" in line]
     assert [step["number"] for step in steps] == [1, 2, 3, 4, 5]
@@ -284,7 +284,7 @@ def test_an_altered_prediction_is_reported_and_asked_for_again(runs: Path, recip
     card = (folder / "scorecard.json").read_bytes()
     path = folder / "predictions" / "arithmetic" / "base.jsonl"
     before, whole = answered(folder / "predictions"), path.read_text()
-    path.write_text("".join(json.dumps({**line, "right": True}) + "\n" for line in records(path)))
+    path.write_text("".join(json.dumps({**line, "correct": True}) + "\n" for line in records(path)))
     result = call("report", folder, status=1)
     clause = "predictions/arithmetic/base.jsonl: content changed"
     assert f"has changed since it was finished: {clause}\n" in result.stderr

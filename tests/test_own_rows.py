@@ -136,7 +136,7 @@ def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) 
     lines = (tmp_path / "runs" / "first" / "predictions" / "instructions" / "base.jsonl").read_text().splitlines()
     for line in map(json.loads, lines):
         assert re.search(r"It is (\d+)\.\n\n### Instruction:\nAnd \1 \+ 1\?\n\n### Response:$", line["prompt"])
-        assert line["key"].isdecimal()
+        assert line["reference"].isdecimal()
     adapter = tmp_path / "runs" / "first" / "checkpoints" / card["chosen_checkpoint"] / "adapter"
     again = json.loads(call(*words, f"adapter.init_from={adapter}", "name=second").stdout)
     assert again["parameters"] == card["parameters"]

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lotune.generate.requests import Request
     from lotune.generate.sampling import Sampling
 
-OLD_SCORES = {"f1": "contest_f1", "em": "contest_em"}
-"""What the contest's figures were called in files of an older lotune; there a lone `f1` is SQuAD's."""
 TOO_LONG = "too_long"
 """What ended an answer (`finish_reason`) that nobody was asked for, as the prompt is too long for the model."""
 REQUEST_WINDOW = 4096
@@ -62,15 +60,15 @@ class Prediction:
             "id": self.example_id,
             "prompt": self.prompt,
             "answer": self.text,
-            "read": self.score.extracted,
-            "key": self.score.reference,
-            "right": self.score.correct,
+            "extracted": self.score.extracted,
+            "reference": self.score.reference,
+            "correct": self.score.correct,
             "scores": dict(self.score.scores),
             "kind": self.category,
-            "cut": self.prompt_truncated,
-            "stopped_by": self.finish_reason,
+            "prompt_truncated": self.prompt_truncated,
+            "finish_reason": self.finish_reason,
             **(self.facts.record() if self.facts else {}),
-            **({"mark": self.fingerprint} if self.fingerprint else {}),
+            **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
         }
 
 
@@ -154,22 +152,12 @@ def parse_predictions(data: bytes, where: str) -> list[Prediction]:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
-        judged = Score(row["read"], row["key"], row["right"], _scores(row["scores"]))
-        more = bool(row.get("cut", False)), row.get("stopped_by", ""), row.get("mark", "")
+        judged = Score(row["extracted"], row["reference"], row["correct"], dict(row["scores"]))
+        more = bool(row.get("prompt_truncated", False)), row.get("finish_reason", ""), row.get("fingerprint", "")
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more, read_facts(row))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        expected = "JSON with id, prompt, answer, read, key, right, scores, kind"
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        expected = "JSON with id, prompt, answer, extracted, reference, correct, scores, kind"
         raise DataError(where, "is no prediction", expected, "delete the line") from None
-
-
-def _scores(stored: Mapping[str, float]) -> dict[str, float]:
-    """Figures by the names that they have now.
-
-    >>> _scores({"f1": 80.0, "em": 0.0}), _scores({"f1": 80.0}), _scores({"contest_f1": 80.0})
-    ({'contest_f1': 80.0, 'contest_em': 0.0}, {'squad_f1': 80.0}, {'contest_f1': 80.0})
-    """
-    names = OLD_SCORES if "em" in stored else {"f1": "squad_f1"}
-    return {names.get(name, name): score for name, score in stored.items()}
 
 
 def keep_predictions(

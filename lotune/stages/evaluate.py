@@ -138,10 +138,10 @@ def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> Non
     relevant = {key: value for key, value in inputs.items() if not key.startswith(RESCORE_ONLY_SETTINGS)}
     for name in ("test.rows", "retention.rows.file"):  # an answer depends on what is asked, and not on its key
         relevant[name] = [[one.id, one.prompt] for one in read_examples(inputs[name])]
-    mark, memory = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
-    if not memory.exists() or read_json(memory) != mark:
+    fingerprint, memory = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
+    if not memory.exists() or read_json(memory) != fingerprint:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
-        write_json(memory, mark)
+        write_json(memory, fingerprint)
 
 
 def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:

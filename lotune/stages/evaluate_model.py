@@ -59,7 +59,7 @@ class EvaluationData:
     shots: int = 0
     shots_data: Path | None = None
 
-    def marks(self, seed: int) -> dict[str, Any]:
+    def inputs(self, seed: int) -> dict[str, Any]:
         """What an answer depends on by the examples that are shown."""
         shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
         return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
@@ -108,15 +108,15 @@ def evaluate_model(
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     recipe = settled(recipe, model)
-    title, batch_tokens, mark = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens, ""
+    title, batch_tokens, fingerprint = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens, ""
     if out is not None:
-        mark = answers_fingerprint(recipe, model, settings, **test.marks(recipe.seed))
-        check_fingerprints(out, mark)
+        fingerprint = answers_fingerprint(recipe, model, settings, **test.inputs(recipe.seed))
+        check_fingerprints(out, fingerprint)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         answering = load_for_generation(recipe, model)
         on_too_long = recipe.evaluate.on_too_long
         stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
-        asking = PredictionJob(title, answering, batch_tokens, stop, mark, facts=facts, on_too_long=on_too_long)
+        asking = PredictionJob(title, answering, batch_tokens, stop, fingerprint, facts=facts, on_too_long=on_too_long)
         found = run_predictions_distributed(asking, task, examples, out, world)
         alone = _ask_again(recipe, asking, task, examples, found, world)
     if not world.is_main_process:

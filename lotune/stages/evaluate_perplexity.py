@@ -45,14 +45,14 @@ def evaluate_texts(
     articles = articles[:limit]
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
-    recipe, mark = settled(recipe, model), ""
+    recipe, fingerprint = settled(recipe, model), ""
     if out is not None:
-        mark = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
-        check_fingerprints(out, mark)
+        fingerprint = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
+        check_fingerprints(out, fingerprint)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         base, its = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
         everyone = merge_rank_outputs(
-            out, world, lambda own: _read(base, its, recipe.evaluate.max_batch_tokens, own, mark)
+            out, world, lambda own: _read(base, its, recipe.evaluate.max_batch_tokens, own, fingerprint)
         )
     if not world.is_main_process:
         return None
@@ -67,7 +67,7 @@ def evaluate_texts(
     return figures
 
 
-def _read(base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, mark: str) -> bytes:
+def _read(base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, fingerprint: str) -> bytes:
     """The figures of articles as lines; written to `out` as they come, those that stand there are kept."""
     stored = {one.id: one for one in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
     found = [stored[article.id] for article in articles if article.id in stored]
@@ -78,13 +78,13 @@ def _read(base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out
         for text in score_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
             found.append(text)
             if out is not None:
-                append_jsonl(out, _record(text, mark))
+                append_jsonl(out, _record(text, fingerprint))
             progress.advance(len(found))
-    return b"".join(orjson.dumps(_record(text, mark)) + b"\n" for text in found)
+    return b"".join(orjson.dumps(_record(text, fingerprint)) + b"\n" for text in found)
 
 
-def _record(text: TextLoss, mark: str) -> dict[str, Any]:
-    return {**asdict(text), **({"mark": mark} if mark else {})}
+def _record(text: TextLoss, fingerprint: str) -> dict[str, Any]:
+    return {**asdict(text), **({"fingerprint": fingerprint} if fingerprint else {})}
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -69,12 +69,12 @@ def generate_answers(
         return {"model": model, "task": task.name, "rows": len(examples)}
     recipe = settled(recipe, model)
     drawn = {} if sampling.is_greedy else {"sampling": asdict(sampling)}
-    mark = answers_fingerprint(recipe, model, settings, data=data, **drawn)
-    kept = out.with_name(f".{out.name}.{mark}.part.jsonl")
+    fingerprint = answers_fingerprint(recipe, model, settings, data=data, **drawn)
+    kept = out.with_name(f".{out.name}.{fingerprint}.part.jsonl")
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         answering, on_too_long = load_for_generation(recipe, model), recipe.evaluate.on_too_long
-        asking = PredictionJob(title, answering, batch_tokens, mark=mark, sampling=sampling, on_too_long=on_too_long)
+        asking = PredictionJob(title, answering, batch_tokens, fingerprint=fingerprint, sampling=sampling, on_too_long=on_too_long)
         ordered = run_predictions_distributed(asking, task, examples, kept, world)
     if not world.is_main_process:
         return None
@@ -123,7 +123,7 @@ def generate_text(
         print_visible("\n\n".join(one.text for one in found))
     several = {"answers": [one.text for one in found]} if samples > 1 else {}
     first = found[0]
-    return {"model": model, "prompt": text, "answer": first.text, "stopped_by": first.finish_reason, **several}
+    return {"model": model, "prompt": text, "answer": first.text, "finish_reason": first.finish_reason, **several}
 
 
 def _line(prediction: Prediction) -> str:

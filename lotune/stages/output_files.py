@@ -1,6 +1,6 @@
 """Files that a verb writes a line at a time: no input is written over, no valid line is lost, processes share one.
 
-A line is a JSON object with an `id`, and a `mark`: the fingerprint of all that its content depends on.
+A line is a JSON object with an `id`, and the `fingerprint` of all that its content depends on.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def check_new(out: Path, force: bool) -> None:
         raise SettingsError(str(out), "is there already", remedy="name another file with --out, or give --force")
 
 
-def check_fingerprints(out: Path, mark: str) -> None:
-    """Nothing, where all that `out` and its parts hold has this mark.
+def check_fingerprints(out: Path, fingerprint: str) -> None:
+    """Accept a file all of whose lines, and those of its parts, have this fingerprint.
 
     Raises: RunError where they hold something else, which stays as it is.
     """
     for file in (out, *_parts(out)):
         if file.exists() and not (
-            _last_line_is_ours(file) and all(_record(line).get("mark") == mark for line in _lines(file))
+            _last_line_is_ours(file) and all(_record(line).get("fingerprint") == fingerprint for line in _lines(file))
         ):
             found = "holds answers of another model or of other settings, or does not say which gave them"
             raise RunError(str(file), found, "answers of this one, or a new file", "name another file with --out")

@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 class PredictionJob:
     """A model that is asked, and how.
 
-    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `mark` is that of
-    `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
+    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `fingerprint` is
+    that of `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
     """
 
     title: str
     answering: AnsweringModel
     batch_tokens: int
     stop: tuple[str, ...] = ()
-    mark: str = ""
+    fingerprint: str = ""
     sampling: Sampling | None = None
     facts: Facts | None = None
     on_too_long: OnTooLong = "wrong"
@@ -69,7 +69,7 @@ def run_predictions(
     with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
         for prediction in predict(
             task, examples, asking.answering, batch_tokens=asking.batch_tokens, out=out, context=context,
-            stop=asking.stop, fingerprint=asking.mark, sampling=asking.sampling, facts=asking.facts,
+            stop=asking.stop, fingerprint=asking.fingerprint, sampling=asking.sampling, facts=asking.facts,
             on_too_long=asking.on_too_long,
         ):  # fmt: skip
             done.append(prediction)
@@ -86,7 +86,7 @@ def ask_alone(
         for example in examples:
             done += predict(
                 task, [example], asking.answering, batch_tokens=1, out=out, context=context,
-                stop=asking.stop, fingerprint=asking.mark, sampling=asking.sampling, facts=asking.facts,
+                stop=asking.stop, fingerprint=asking.fingerprint, sampling=asking.sampling, facts=asking.facts,
                 on_too_long=asking.on_too_long,
             )  # fmt: skip
             progress.advance(len(done))

@@ -70,7 +70,7 @@ def test_every_example_is_answered_judged_and_written(ask: Any, tmp_path: Path) 
     assert all(prediction.score.scores["length"] == len(prediction.text) for prediction in found)
     assert read_predictions(out) == found
     row = orjson.loads(out.read_bytes().splitlines()[0])
-    assert {"id", "prompt", "answer", "read", "key", "right", "scores", "kind"} <= row.keys()
+    assert {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= row.keys()
 
 
 def test_without_a_file_nothing_is_written(ask: Any, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_rows_that_cannot_be_judged_are_in_no_group(folder: Path) -> None:
     for name in ("base", "step-000075"):
         path = folder / "predictions" / "arithmetic" / f"{name}.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        lines[0]["right"] = None
+        lines[0]["correct"] = None
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert sum(gathered(folder).examples.numbers.values()) == 59
 

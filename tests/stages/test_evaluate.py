@@ -96,10 +96,10 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     for name in ("report.md", "report.html"):
         assert note in (folder / name).read_text(encoding="utf-8")
     for answers in predictions(folder).values():
-        long = {id for id, one in answers.items() if one["stopped_by"] == "too_long"}
+        long = {id for id, one in answers.items() if one["finish_reason"] == "too_long"}
         assert long == {"test.jsonl:4", "test.jsonl:5"}
         assert all(
-            (answers[id]["answer"], answers[id]["right"], answers[id]["cut"]) == ("", False, False) for id in long
+            (answers[id]["answer"], answers[id]["correct"], answers[id]["prompt_truncated"]) == ("", False, False) for id in long
         )
     again = call(*words)
     assert "changed:" not in again.stderr
@@ -110,7 +110,7 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     cut = {one["name"]: (one["too_long"], one["cut"]) for one in json.loads(result.stdout)["asked"]}
     assert cut == {"validation": (0, 1), "test": (0, 2), "retention": (0, 0)}
     for answers in predictions(folder).values():
-        assert {id for id, one in answers.items() if one["cut"]} == {"test.jsonl:4", "test.jsonl:5"}
+        assert {id for id, one in answers.items() if one["prompt_truncated"]} == {"test.jsonl:4", "test.jsonl:5"}
     refused = call(*words, "evaluate.on_too_long=stop", status=2).stderr
     assert "validation rows: 1 rows are too long to be asked: validation.jsonl:2" in refused
 
@@ -130,8 +130,8 @@ def test_a_model_alone_answers_a_file_with_rows_that_are_too_long(small_base: Pa
     counted = {"name": "test", "rows": 4, "file": "choice.jsonl", "file_rows": 4, "too_long": 1, "cut": 0}
     assert (found["n"], found["asked"]) == (4, counted)
     lines = sorted(out.read_bytes().splitlines())
-    [long] = [one for one in map(json.loads, lines) if one["stopped_by"] == "too_long"]
-    assert (long["id"], long["answer"], long["right"]) == ("choice.jsonl:3", "", False)
+    [long] = [one for one in map(json.loads, lines) if one["finish_reason"] == "too_long"]
+    assert (long["id"], long["answer"], long["correct"]) == ("choice.jsonl:3", "", False)
     out.write_bytes(b"".join(line + b"\n" for line in lines[:2]))
     shown = call("evaluate", *words, "--out", out).stdout
     assert "note: test: 1 of 4 prompts too long for the model: not asked, wrong" in shown

@@ -13,7 +13,7 @@ from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, r
 
 
 def line(id: str, mark: str = "m", **more: str) -> bytes:
-    return json.dumps({"id": id, **more, "mark": mark}).encode() + b"\n"
+    return json.dumps({"id": id, **more, "fingerprint": mark}).encode() + b"\n"
 
 
 def test_no_output_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
