@@ -85,7 +85,8 @@ def test_the_run_folder(finished: Path) -> None:
             lines = records(folder / "predictions" / task / f"{model}.jsonl")
             assert len({line["id"] for line in lines}) == len(lines) == rows
             assert all(
-                {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= set(one) for one in lines
+                {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= set(one)
+                for one in lines
             )
     steps = [line for line in records(folder / "metrics.jsonl") if "loss" in line]
     assert [step["number"] for step in steps] == [1, 2, 3, 4, 5]

@@ -67,7 +67,9 @@ def evaluate_texts(
     return figures
 
 
-def _read(base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, fingerprint: str) -> bytes:
+def _read(
+    base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, fingerprint: str
+) -> bytes:
     """The figures of articles as lines; written to `out` as they come, those that stand there are kept."""
     stored = {one.id: one for one in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
     found = [stored[article.id] for article in articles if article.id in stored]

@@ -74,7 +74,9 @@ def generate_answers(
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         answering, on_too_long = load_for_generation(recipe, model), recipe.evaluate.on_too_long
-        asking = PredictionJob(title, answering, batch_tokens, fingerprint=fingerprint, sampling=sampling, on_too_long=on_too_long)
+        asking = PredictionJob(
+            title, answering, batch_tokens, fingerprint=fingerprint, sampling=sampling, on_too_long=on_too_long
+        )
         ordered = run_predictions_distributed(asking, task, examples, kept, world)
     if not world.is_main_process:
         return None

@@ -99,7 +99,8 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
         long = {id for id, one in answers.items() if one["finish_reason"] == "too_long"}
         assert long == {"test.jsonl:4", "test.jsonl:5"}
         assert all(
-            (answers[id]["answer"], answers[id]["correct"], answers[id]["prompt_truncated"]) == ("", False, False) for id in long
+            (answers[id]["answer"], answers[id]["correct"], answers[id]["prompt_truncated"]) == ("", False, False)
+            for id in long
         )
     again = call(*words)
     assert "changed:" not in again.stderr
