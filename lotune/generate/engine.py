@@ -82,9 +82,9 @@ class Engine:
 
         Raises: as `check_requests`; ModelError for an adapter that cannot be chosen a request.
         """
-        check_requests(self.model, self._base, requests, first)
         for request in requests:
             self._backend.check(request)
+        check_requests(self.model, self._base, requests, first)
 
     def submit(self, request: Request) -> int:
         """Submit a request for one answer and return its id; what is wrong with it is the only event of the id."""

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lotune.data.conversation import Conversation, conversation_example
 from lotune.data.templates import TEMPLATES, save_template
 from lotune.data.tokenized import encode_prompt
+from lotune.generate.requests import Event, Request, TokenEvent
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import BaseSettings
@@ -50,13 +51,13 @@ def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: py
 def test_reset_forgets_what_was_said_and_keeps_the_system_message(
     talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen, real = [], talk.engine.stream
+    seen, real = list[Request](), talk.engine.submit
 
-    def stream(requests: Any, **named: Any) -> Iterator[Any]:
-        seen.extend(requests)
-        return real(requests, **named)
+    def submit(request: Request) -> int:
+        seen.append(request)
+        return real(request)
 
-    monkeypatch.setattr(talk.engine, "stream", stream)
+    monkeypatch.setattr(talk.engine, "submit", submit)
     converse(talk, ["/system Be brief.", "Hello.", "/reset"])
     assert talk.conversation == Conversation(system="Be brief.")
     assert "begun anew" in capsys.readouterr().err
@@ -119,16 +120,16 @@ def test_a_line_that_is_no_text_is_left_out(talk: ChatSession, capsys: pytest.Ca
 
 def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
-    seen: list[Any] = []
+    seen: list[Request] = []
     talk.reset("Be brief.")
 
-    real = talk.engine.stream
+    real = talk.engine.submit
 
-    def stream(requests: Any, **named: Any) -> Iterator[Any]:
-        seen.extend(requests)
-        return real(requests, **named)
+    def submit(request: Request) -> int:
+        seen.append(request)
+        return real(request)
 
-    monkeypatch.setattr(talk.engine, "stream", stream)
+    monkeypatch.setattr(talk.engine, "submit", submit)
     converse(talk, ["One?", "Two?"])
     tokenizer: Any = talk.base.tokenizer
     before = replace(talk.conversation, answers=talk.conversation.answers[:1])
@@ -151,15 +152,12 @@ def test_what_does_not_fit(talk: ChatSession, capsys: pytest.CaptureFixture[str]
 def test_an_interrupted_answer_is_kept(
     talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer: Any = talk.base.tokenizer
-
-    def stream(requests: Any, *, on_token: Any, **named: Any) -> Iterator[Any]:
-        for token in tokenizer("part of it", add_special_tokens=False)["input_ids"]:
-            on_token(0, token)
+    def events(_: int) -> Iterator[Event]:
+        yield TokenEvent(5, "part ")
+        yield TokenEvent(6, "of it")
         raise KeyboardInterrupt
-        yield
 
-    monkeypatch.setattr(talk.engine, "stream", stream)
+    monkeypatch.setattr(talk.engine, "events", events)
     talk.form = TEMPLATES["plain"]
     converse(talk, ["Go on."])
     assert talk.conversation.answers == ("part of it",)

@@ -15,7 +15,8 @@ from lotune.data.collate import Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import ModelError, SettingsError
 from lotune.evaluate.parameter_ratio import count_adapter
-from lotune.generate.engine import Engine, continuous_batcher_for, generate_completions
+from lotune.generate.backends import slot_batcher
+from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.transformers_fallback import TransformersBatcher
@@ -231,15 +232,15 @@ def test_answers_and_likelihoods_are_those_of_peft(
 ) -> None:
     model: Any = shaken(add_adapter(base.model, settings, seed=0))
     prompts = [tuple(row.tolist()) for row in tokens] + [tuple(tokens[0, :7].tolist())]
-    batcher = continuous_batcher_for(model)
+    batcher = slot_batcher(model)
     assert batcher is not None
-    assert batcher.lean is not None
+    assert batcher.slots.fast is not None
     requests = [Request(prompt, 5, min_new_tokens=5) for prompt in prompts]
     answers = generate_completions(model, base.tokenizer, requests, batch_tokens=4096)
     expected = [greedy(model, prompt, 5) for prompt in prompts]
     assert [answer.token_ids for answer in answers] == expected
     engine = Engine(model, base.tokenizer)
-    engine._slotted, engine._backend = None, TransformersBatcher(engine.model, engine._base)
+    engine._backend = TransformersBatcher(engine.model, engine._base)
     done = dict(engine.stream(requests, batch_tokens=4096))
     assert [done[number].token_ids for number in range(len(prompts))] == expected
     continuations = [Continuation(prompt, (7, 8)) for prompt in prompts]
