@@ -40,7 +40,6 @@ from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.merging import unchecked_notes
 from lotune.stages.model_loading import answering_in, answering_with, asked_settings, device_and_dtype
-from lotune.stages.number_formats import with_kept
 from lotune.stages.predictions import PredictionJob, ask_alone, measured_rows, run_predictions
 from lotune.stages.prepare import (
     ensure_prepared,
@@ -49,6 +48,7 @@ from lotune.stages.prepare import (
     retention_task_settings,
     right_clause,
 )
+from lotune.stages.run_dtypes import with_kept_dtypes
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -88,7 +88,7 @@ def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
         from lotune.stages.tune import ensure_tuned
 
         tuning = ensure_tuned(run, recipe, options)
-        recipe = with_kept(recipe, run.folder)
+        recipe = with_kept_dtypes(recipe, run.folder)
         if options.dry_run:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)

@@ -6,7 +6,7 @@ from lotune.console import print_status
 from lotune.recipe import Recipe, check_extras, require_input_files
 from lotune.runs import Run
 from lotune.stages.dependencies import Stage, stage_inputs
-from lotune.stages.number_formats import with_kept
+from lotune.stages.run_dtypes import with_kept_dtypes
 
 STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
 """The stages of a run in their order."""
@@ -14,7 +14,7 @@ STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evalu
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
     """For each change since a stage was finished, such as "seed: 1 -> 2", the stages that it invalidates."""
-    recipe = with_kept(recipe, run.folder)
+    recipe = with_kept_dtypes(recipe, run.folder)
     found: dict[str, list[Stage]] = {}
     for stage in STAGE_ORDER:
         inputs = stage_inputs(recipe, stage)

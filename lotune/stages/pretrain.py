@@ -26,7 +26,6 @@ from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe, RunOptions, check_pretraining_paths
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.number_formats import Record, explain, keep, settle, with_formats
 from lotune.stages.pretraining_corpus import (
     document_inputs,
     ensure_documents,
@@ -34,6 +33,7 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
+from lotune.stages.run_dtypes import Record, explain_dtype, keep_dtypes, settle_dtypes, with_dtypes
 from lotune.stages.training_session import (
     STATES_FOLDER,
     TrainingCourse,
@@ -65,7 +65,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
         asked, decide = recipe, {"pre-training": partial(_format, settings, recipe.device)}
-        recipe, formats = settle(run, asked, stage_inputs(asked, "pretrain"), decide)
+        recipe, dtypes = settle_dtypes(run, asked, stage_inputs(asked, "pretrain"), decide)
         inputs = stage_inputs(recipe, "pretrain")
         model_folder = run.folder / "model"
         if run.stage_state("pretrain", inputs) == "done":
@@ -78,9 +78,9 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
                 documents = settings.generated_documents if settings.corpus is None else None
                 return {"documents": documents, "steps": settings.steps, "memory_bytes": memory, "disk_bytes": needed}
             run.invalidate_stage("pretrain")
-            explain(run, asked, formats, "pre-training")
-            keep(run, formats)
-            figures = _train(run, recipe, options.world, formats)
+            explain_dtype(run, asked, dtypes, "pre-training")
+            keep_dtypes(run, dtypes)
+            figures = _train(run, recipe, options.world, dtypes)
             write_json(run.folder / "pretraining.json", figures)
             run.mark_stage_done("pretrain", inputs, [model_folder])
             shutil.rmtree(run.folder / STATES_FOLDER, ignore_errors=True)
@@ -154,7 +154,7 @@ class PretrainingSession:
 
 def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a pre-training that another process leads: compute a part of each step, and write nothing."""
-    recipe = with_formats(recipe, options.world.receive())
+    recipe = with_dtypes(recipe, options.world.receive())
     assert recipe.pretrain is not None
     pretraining = _set_up(recipe, recipe.pretrain, options.world, inputs_fingerprint="")
     for _ in follow(pretraining.session):
@@ -229,14 +229,14 @@ class _Sampling(TypedDict):
     sampling: SamplingOrder
 
 
-def _train(run: Run, recipe: Recipe, world: ProcessGroup, formats: Record) -> dict[str, Any]:
+def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dict[str, Any]:
     from lotune.model.loading import count_parameters
 
     settings = recipe.pretrain
     assert settings is not None
     ensure_documents(run, settings, recipe)
     world.send_to_followers("pretrain")
-    world.send_to_followers(formats)
+    world.send_to_followers(dtypes)
     inputs = {**stage_inputs(recipe, "pretrain"), "rows": run.folder / "data" / "train.tokens.json"}
     pretraining = _set_up(recipe, settings, world, inputs_fingerprint(inputs))
     parameters, tokens = count_parameters(pretraining.model), int(pretraining.rows.lengths().sum())

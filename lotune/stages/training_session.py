@@ -196,7 +196,7 @@ def follow(session: TrainingSession) -> Iterator[Step]:
 
 
 def _saved_steps(session: TrainingSession, done: int, notes: Callable[[], Any]) -> Iterator[Step]:
-    from lotune.train.train_state import save_states_between
+    from lotune.train.saved_steps import save_states_between
 
     return save_states_between(
         train_steps(session, done),

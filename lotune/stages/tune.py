@@ -27,10 +27,17 @@ from lotune.report.terminal import limits_text
 from lotune.runs import Run
 from lotune.stages.merging import ensure_merged, template_text
 from lotune.stages.model_loading import answering_block
-from lotune.stages.number_formats import explain, formats_of_tuning, keep, settle, with_formats, with_kept
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.prompt_template import resolve_training_template
+from lotune.stages.run_dtypes import (
+    explain_dtype,
+    keep_dtypes,
+    settle_dtypes,
+    tuning_deciders,
+    with_dtypes,
+    with_kept_dtypes,
+)
 from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume
 from lotune.stages.tuning_session import (
     TuningSession,
@@ -78,7 +85,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any
     if options.dry_run:
         trained: dict[str, Any] = read_json(run.folder / TRAINING_FILE) if forecast is None else {"estimate": forecast}
         return trained
-    recipe = with_kept(recipe, run.folder)
+    recipe = with_kept_dtypes(recipe, run.folder)
     validated = ensure_validated(run, recipe)
     return validated | {"merge_checks": ensure_merged(run, recipe, validated)}
 
@@ -112,14 +119,14 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
     Raises: RunError if the disk has no room; NotFiniteError, naming the rows of the step.
     """
-    settled, formats = settle(run, recipe, tuning_inputs(recipe), formats_of_tuning(recipe))
+    settled, dtypes = settle_dtypes(run, recipe, tuning_inputs(recipe), tuning_deciders(recipe))
     inputs, path = tuning_inputs(settled), run.folder / TRAINING_FILE
     if run.stage_state("tune", inputs) == "done" and path.exists():
         return
     check_extras(settled)
-    explain(run, recipe, formats, "tuning")
+    explain_dtype(run, recipe, dtypes, "tuning")
     options.world.send_to_followers("tune")
-    options.world.send_to_followers(formats)
+    options.world.send_to_followers(dtypes)
     session = set_up_tuning(settled, options.world, inputs_fingerprint(inputs))
     forecast = estimate_tuning(session, settled)
     yield forecast
@@ -128,7 +135,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
     if options.dry_run:
         return
     run.invalidate_stage("tune")
-    keep(run, formats)
+    keep_dtypes(run, dtypes)
     summary = yield from _train(run, settled, session)
     write_json(path, summary)
     adapters = [_adapter_folder(run, checkpoint["name"]) for checkpoint in summary["checkpoints"]]
@@ -138,7 +145,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
 def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a tuning that another process leads: compute a part of each step, and write nothing."""
-    recipe = resolve_training_template(with_formats(recipe, options.world.receive()))
+    recipe = resolve_training_template(with_dtypes(recipe, options.world.receive()))
     tuning = set_up_tuning(recipe, options.world)
     if tuning.session.in_shards:
         estimate_tuning(tuning, recipe)

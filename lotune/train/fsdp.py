@@ -17,8 +17,8 @@ from lotune.errors import ModelError
 from lotune.model.parts import decoder_of
 from lotune.settings import Switch
 
-FITTING_SHARE = 0.7
-"""Share of a device's memory that weights may take; the rest is for activations."""
+MAX_WEIGHTS_FRACTION = 0.7
+"""Fraction of a device's memory that weights may take; the rest is for activations."""
 
 
 def needs_fsdp(setting: Switch, weight_bytes: int, device: str, world: ProcessGroup) -> bool:
@@ -33,33 +33,35 @@ def needs_fsdp(setting: Switch, weight_bytes: int, device: str, world: ProcessGr
         return True
     if not device.startswith("cuda"):
         return False
-    return weight_bytes > FITTING_SHARE * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return (
+        weight_bytes > MAX_WEIGHTS_FRACTION * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    )
 
 
 def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.Parameter] = ()) -> None:
-    """Divide a model's weights among the processes, in place, and put it on the device; `whole` ones stay whole.
+    """Shard a model's weights over the processes, in place, and move it to the device; weights in `whole` stay whole.
 
-    All processes call it, each with the same model, on the processor or the device.
-    Raises: ModelError where the model has no list of layers.
+    All processes call it, each with the same model, on the CPU or the device.
+    Raises: ModelError if the model has no list of layers.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder, head = decoder_of(inner), inner.get_output_embeddings()
-    kept = set(whole) | _tied(decoder, head)
+    unsharded = set(whole) | _tied(decoder, head)
     mesh = init_device_mesh(device.partition(":")[0], (world.size,))
-    options: dict[str, Any] = {"mesh": mesh, "ignored_params": kept, "reshard_after_forward": True}
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": unsharded, "reshard_after_forward": True}
     for layer in _layers(decoder):
         fully_shard(layer, **options)
     fully_shard(decoder, **options)
-    if not kept & set(head.parameters()):
+    if not unsharded & set(head.parameters()):
         fully_shard(head, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # gradients are those of sums, not of means
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-    for parameter in kept:
+    for parameter in unsharded:
         parameter.data = parameter.data.to(device)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -67,23 +69,23 @@ def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.
 
 
 def gather_full_model(model: nn.Module, fresh: nn.Module) -> nn.Module:
-    """`fresh`, a whole model of the same kind, with the weights of one in shards; all processes call it."""
+    """Copy the weights of a sharded model into `fresh`, a whole one of the same shape; all processes call it."""
     names = dict(fresh.named_parameters())
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            found: Any = weight
-            names[name].copy_(found.full_tensor() if is_sharded(found) else found)
+            shard: Any = weight
+            names[name].copy_(shard.full_tensor() if is_sharded(shard) else shard)
     return fresh
 
 
 def local_bytes(parameters: Iterable[Any]) -> int:
-    """Bytes of weights that this process holds: of those in shards, its own shard."""
+    """Return the bytes of weights that this process holds: of sharded ones, its own shard."""
     held = (p.to_local() if is_sharded(p) else p for p in parameters)
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def _layers(decoder: nn.Module) -> nn.ModuleList:
-    """The longest list of modules in a decoder. Raises: ModelError."""
+    """Return the longest list of modules in a decoder. Raises: ModelError."""
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ModelError("fsdp", f"{type(decoder).__name__} has no list of layers to divide", remedy="fsdp=off")
@@ -91,5 +93,5 @@ def _layers(decoder: nn.Module) -> nn.ModuleList:
 
 
 def _tied(decoder: nn.Module, head: nn.Module) -> set[nn.Parameter]:
-    """The weights that decoder and head have in common: they cannot belong to both, and stay whole."""
+    """Return the weights that decoder and head share: they cannot belong to both, and stay whole."""
     return set(decoder.parameters()) & set(head.parameters())

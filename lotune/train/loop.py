@@ -1,4 +1,4 @@
-"""The one training loop: tuning an adapter and pre-training a base differ in their batches and their optimiser only."""
+"""The training loop: tuning an adapter and pre-training a base differ in batches, optimiser and objective only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lotune.train.optimizers import Optimizers
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step did: mean loss over its scored tokens, all of its real tokens, seconds it took."""
+    """What one optimiser step did: mean loss over its scored tokens, its tokens without padding, its seconds."""
 
     number: int
     loss: float
@@ -37,7 +37,7 @@ class Step:
 
 
 class NotFiniteError(CheckError):
-    """The loss of a step, or the norm of its gradient, is not a finite number; `rows` are those of the step.
+    """The loss of a step, or the norm of its gradient, is not finite; `rows` are those of the step.
 
     `layer` is the first module whose output, or parameter whose gradient, is not finite.
     """
@@ -49,7 +49,7 @@ class NotFiniteError(CheckError):
         more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
         remedy = (
             "lower the learning rate, which trains anew, or mend these rows; if both are sound, the model is at fault: "
-            "its weights, or its arithmetic in this number format; the state before this step is kept"
+            "its weights, or its arithmetic in this dtype; the state before this step is kept"
         )
         found = f"the loss is {loss} and the norm of its gradient {norm}{first}{listed}{more}"
         super().__init__(f"step {step}", found, "finite numbers", remedy)
@@ -60,22 +60,22 @@ class NotFiniteError(CheckError):
 
 
 TUNING_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
-"""What to do where a forward or backward pass of a tuning finds no memory."""
+"""What to do if a forward or backward pass of a tuning runs out of memory."""
 OPTIMIZER_REMEDY = (
     "its means take 8 bytes for each trained weight: train fewer weights, or use several GPUs with fsdp=on"
 )
 
 
 def oom_guard(batch: Batch, remedy: str) -> AbstractContextManager[None]:
-    """A block that runs a batch; memory that runs out in it names the setting to change. Raises: SettingsError."""
-    lines, width = batch.input_ids.shape
-    return oom_names_setting("max_batch_tokens", f"a forward pass of {lines} x {width} tokens", remedy)
+    """A block that runs a batch. Raises: SettingsError, naming the setting to change, if it runs out of memory."""
+    lines, line_length = batch.input_ids.shape
+    return oom_names_setting("max_batch_tokens", f"a forward pass of {lines} x {line_length} tokens", remedy)
 
 
 def enable_gradient_checkpointing(model: Any, setting: str) -> None:
-    """Have a model compute its activations again in the backward pass, where gradients need any.
+    """Have a model recompute its activations in the backward pass.
 
-    Raises: SettingsError, naming the setting that asked for it, where the model cannot.
+    Raises: SettingsError, naming the setting that asks for it, if the model cannot.
     """
     try:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -86,13 +86,13 @@ def enable_gradient_checkpointing(model: Any, setting: str) -> None:
 
 
 @contextmanager
-def keeping_inputs(model: Any, wanted: bool) -> Iterator[None]:
-    """Where `wanted`, keep PEFT's layers from turning their inputs to the float32 of their weights, for a moment.
+def keep_input_dtype(model: Any, enabled: bool) -> Iterator[None]:
+    """If `enabled`, keep PEFT's layers from casting their inputs to the float32 of their weights, for a block.
 
-    Under autocast the weights are turned to the inputs' format instead, which are larger.
+    Under autocast the weights are cast instead, which are smaller than the inputs.
     """
     layers = [module for module in model.modules() if getattr(module, "cast_input_dtype_enabled", False)]
-    layers = layers if wanted else []
+    layers = layers if enabled else []
     for layer in layers:
         layer.cast_input_dtype_enabled = False
     try:
@@ -170,7 +170,7 @@ class _Passes:
         with (
             oom_guard(batch, self._remedy),
             dropping(self._draw, batch, step, self.device),
-            keeping_inputs(self.model, self._autocast_bfloat16),
+            keep_input_dtype(self.model, self._autocast_bfloat16),
         ):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast_bfloat16):
                 loss = self.objective(to_device(batch, self.device)) / scored_tokens
@@ -186,9 +186,7 @@ def _first_fault(
     All processes make all passes, as weights in shards are gathered by all at once.
     """
     faults: list[str] = []
-    with suppress(
-        RuntimeError, SettingsError
-    ):  # such as memory that runs out: what is known already is said without a layer
+    with suppress(RuntimeError, SettingsError):  # such as memory that runs out: the error then names no layer
         faults = _faults(passes, batches, scored_tokens, step)
     names = world.all_gather_bytes(faults[0].encode() if faults else b"")
     return next((name.decode() for name in names if name), None)
@@ -205,21 +203,22 @@ def _faults(passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step:
 
 
 def _step_totals(world: ProcessGroup, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
-    """Of a step, over all processes: its scored tokens, its tokens, and the most forward passes that one makes."""
+    """Return, over all processes, a step's scored tokens, its tokens, and the most passes that a process makes."""
     own = sum(batch.num_scored_tokens for batch in micro_batches), sum(batch.num_tokens for batch in micro_batches)
     counts = world.all_gather(*own, len(micro_batches))
-    return int(sum(one[0] for one in counts)), int(sum(one[1] for one in counts)), int(max(one[2] for one in counts))
+    scored_tokens, tokens, passes = zip(*counts, strict=True)
+    return int(sum(scored_tokens)), int(sum(tokens)), int(max(passes))
 
 
 def pad_micro_batches(micro_batches: Sequence[Batch], passes: int) -> list[Batch]:
-    """Micro-batches, and unscored ones of one token up to `passes`: weights in shards are gathered by all at once."""
+    """Add unscored micro-batches of one token up to `passes`, as all processes gather sharded weights at once."""
     zero = torch.zeros(1, 1, dtype=torch.int64)
-    nothing = Batch(zero, torch.full_like(zero, IGNORE_INDEX), zero, zero)
-    return [*micro_batches, *[nothing] * (passes - len(micro_batches))]
+    unscored = Batch(zero, torch.full_like(zero, IGNORE_INDEX), zero, zero)
+    return [*micro_batches, *[unscored] * (passes - len(micro_batches))]
 
 
-def _clip_gradients(parameters: Sequence[torch.nn.Parameter], most: float) -> float:
-    """The norm of all gradients, which are scaled down to `most` where that is not 0 and they exceed it."""
+def _clip_gradients(parameters: Sequence[torch.nn.Parameter], max_norm: float) -> float:
+    """Return the norm of all gradients; scale them down to `max_norm` if they exceed it and it is not 0."""
     whole = [p for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     shards: list[Any] = [p.grad for p in parameters if p.grad is not None and is_sharded(p.grad)]
     grads: list[Any] = [p.grad for p in whole]
@@ -228,7 +227,7 @@ def _clip_gradients(parameters: Sequence[torch.nn.Parameter], most: float) -> fl
     if not parts:
         return 0.0
     norm = torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
-    bound = most if most else float("inf")
+    bound = max_norm if max_norm else float("inf")
     torch.nn.utils.clip_grads_with_norm_(whole, bound, norm)
     for grad in shards:
         grad.to_local().mul_((bound / (norm + 1e-6)).clamp(max=1.0))
@@ -237,9 +236,9 @@ def _clip_gradients(parameters: Sequence[torch.nn.Parameter], most: float) -> fl
 
 @torch.no_grad()
 def evaluate_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REMEDY) -> float:
-    """Mean cross-entropy over all scored tokens, in nats.
+    """Return the mean cross-entropy over all scored tokens, in nats.
 
-    Raises: SettingsError where memory runs out; NotFiniteLogitsError where logits are not finite.
+    Raises: SettingsError if memory runs out; NotFiniteLogitsError if logits are not finite.
     """
     loss_of, total, count = CausalLoss(model), 0.0, 0
     training, device = model.training, next(model.parameters()).device
@@ -256,7 +255,7 @@ def evaluate_loss(model: Any, batches: Iterable[Batch], remedy: str = TUNING_REM
 
 
 def _not_finite(model: Any, batch: Batch) -> NotFiniteLogitsError:
-    """The error for a batch whose loss is NaN: the first of its rows that a second pass finds not finite."""
+    """Return the error for a batch whose loss is NaN; it names the first row that is not finite in a second pass."""
     error = NotFiniteLogitsError("a row of which the loss is measured", (), math.nan)
     for row in batch.rows():
         error = NotFiniteLogitsError(error.row, row, math.nan).traced(model)
@@ -266,7 +265,7 @@ def _not_finite(model: Any, batch: Batch) -> NotFiniteLogitsError:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
+    """Return the batch with its tensors on a device."""
     if device.type == "cpu":
         return batch
     tensors: dict[str, Any] = {

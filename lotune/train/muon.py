@@ -17,7 +17,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest matrix whose singular values are about one (.7 to 1.2), (M, N), dtype of `matrix`.
+    """Return the nearest matrix whose singular values are about 1 (.7 to 1.2), (M, N), in the dtype of `matrix`.
 
     >>> values = torch.linalg.svdvals(newton_schulz(torch.eye(4) * 3 + 1))
     >>> bool((values > 0.6).all() and (values < 1.3).all())
@@ -25,10 +25,10 @@ def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x = matrix.T if tall else matrix  # (min(M, N), max(M, N))
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
+        gram = x @ x.T  # (min(M, N), min(M, N))
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
 

@@ -9,10 +9,10 @@ from lotune.train.settings import TrainingSettings
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ratio: float = 0.0) -> float:
-    """Learning rate at a step (counted from 1 to `steps`), as a share of the highest.
+    """Return the learning rate at a step (counted from 1 to `steps`), as a fraction of the peak.
 
     It rises linearly over the warm-up and then falls by the schedule to `min_lr_ratio`; a training of one step takes
-    the highest.
+    the peak.
 
     >>> [round(lr_factor(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
     [0.5, 1.0, 0.5, 0.0]
@@ -39,24 +39,24 @@ def lr_factors(settings: TrainingSettings, steps: int) -> list[float]:
 
 
 def resolve_warmup_steps(steps: int, warmup_steps: int | None, warmup_ratio: float) -> int:
-    """Steps of warm-up: the number given, else a share of all steps; never all of them.
+    """Return the warm-up steps: the number given, else a fraction of all steps; never all of them.
 
     >>> resolve_warmup_steps(100, None, 0.03), resolve_warmup_steps(100, 500, 0.03)
     (3, 99)
     """
-    wanted = round(steps * warmup_ratio) if warmup_steps is None else warmup_steps
-    return max(0, min(wanted, steps - 1))
+    warmup = round(steps * warmup_ratio) if warmup_steps is None else warmup_steps
+    return max(0, min(warmup, steps - 1))
 
 
 def checkpoint_steps(steps: int, count: int) -> list[int]:
-    """The steps after which checkpoints are due: the i-th of `count` after round(i · steps / count).
+    """Return the steps after which checkpoints are due: the i-th of `count` after round(i · steps / count).
 
     The contest's rule: five checkpoints of ten epochs stand after epochs 2, 4, 6, 8 and 10. Halves are rounded up.
 
     >>> checkpoint_steps(10, 5), checkpoint_steps(7, 2)
     ([2, 4, 6, 8, 10], [4, 7])
 
-    Raises: SettingsError where there are more checkpoints than steps.
+    Raises: SettingsError if there are more checkpoints than steps.
     """
     if count > steps:
         raise SettingsError(
@@ -67,7 +67,7 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
 
 
 def tuning_steps(rows: int, step_rows: int, epochs: float, steps: int | None) -> int:
-    """Optimiser steps of a training: the number given, else that of the epochs, one at least.
+    """Return the optimiser steps of a training: the number given, else that of the epochs, at least one.
 
     >>> tuning_steps(100, 32, 2, None), tuning_steps(100, 32, 2, 5)
     (6, 5)

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that what is stopped at any moment goes on to the same weights, bit for bit.
+"""The state of a training on disk: what is stopped at any moment resumes to the same weights, bit for bit.
 
 One file a state: `step-000000120.<checksum>.safetensors` holds the trained weights, the optimisers' moments and the
 random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the
@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
-import time
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lotune.disk_space import disk_full_as_run_error
-from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_connection_lost, is_sharded
+from lotune.distributed import SINGLE_PROCESS, ProcessGroup, is_sharded
 from lotune.errors import LotuneError, RunError
 from lotune.files import file_digest, write_atomically
-from lotune.train.loop import NotFiniteError, Step
 from lotune.train.optimizers import Optimizers
 from lotune.train.sharded_state import read_shards, supports_sharded_safetensors, write_shard
 
@@ -75,15 +70,20 @@ class Training:
     inputs_fingerprint: str
     world: ProcessGroup = SINGLE_PROCESS
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether a process holds only a part of the trained weights."""
+        return any(is_sharded(weight) for weight in _trained(self).values())
+
 
 def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
-    """Write the state after `step`, atomically; only the STATES_KEPT newest stay. The result is the file.
+    """Write the state after `step`, atomically, and return its file; only the STATES_KEPT newest stay.
 
-    Others of this step and of later ones go, too: they are damaged or of other inputs, and would stand before those of
-    this training.
+    Other states of this step and of later ones are deleted: they are damaged or of other inputs, and would come before
+    those of this training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    header = orjson.dumps({"step": step, "mark": training.inputs_fingerprint, "notes": notes}).decode()
+    header = orjson.dumps({"step": step, "fingerprint": training.inputs_fingerprint, "notes": notes}).decode()
     temporary = folder / f".{os.getpid()}.tmp"
     try:
         tensors = _tensors(training)
@@ -108,7 +108,9 @@ def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None
     try:
         files = _write_shards(temporary, training)
         if world.is_main_process:
-            header = orjson.dumps({"step": step, "mark": training.inputs_fingerprint, "notes": notes, "files": files})
+            header = orjson.dumps(
+                {"step": step, "fingerprint": training.inputs_fingerprint, "notes": notes, "files": files}
+            )
             write_atomically(temporary / HEADER, header)
             path = folder / f"step-{step:09d}.{_checksum(temporary / HEADER)}"
             shutil.rmtree(path, ignore_errors=True)  # of the same content, damaged since
@@ -120,7 +122,7 @@ def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None
 
 
 def _write_shards(folder: Path, training: Training) -> dict[str, str]:
-    """Have each process write its file; the result, the same in all, is the checksum of each. Raises: RunError."""
+    """Have each process write its file; return the checksum of each, the same in all. Raises: RunError."""
     tensors = _state_tensors(training)
     try:
         with disk_full_as_run_error(folder.parent, sum(tensor.nbytes for tensor in tensors.values())):
@@ -128,82 +130,40 @@ def _write_shards(folder: Path, training: Training) -> dict[str, str]:
         own = {"file": file.name, "checksum": _checksum(file)}
     except LotuneError as error:
         own = {"where": error.where, "found": error.found, "remedy": error.remedy}
-    everyone = [orjson.loads(one) for one in training.world.all_gather_bytes(orjson.dumps(own))]
-    for one in everyone:
-        if "found" in one:
-            raise RunError(**one)
-    return {one["file"]: one["checksum"] for one in everyone}
+    answers = [orjson.loads(answer) for answer in training.world.all_gather_bytes(orjson.dumps(own))]
+    for answer in answers:
+        if "found" in answer:
+            raise RunError(**answer)
+    return {answer["file"]: answer["checksum"] for answer in answers}
 
 
 def _keep_newest(folder: Path, path: Path) -> None:
-    """Delete all states but one, and the STATES_KEPT - 1 of steps before it."""
+    """Delete all states but the one at `path` and the STATES_KEPT - 1 before it."""
     states = _states(folder)
-    kept = [path, *[old for old in states if _step(old) < _step(path)][: STATES_KEPT - 1]]
+    remaining = [path, *[old for old in states if _step(old) < _step(path)][: STATES_KEPT - 1]]
     for old in states:
-        if old not in kept:
+        if old not in remaining:
             _delete(old)
 
 
 def load_state(folder: Path, training: Training) -> LoadedState:
-    """Bring a training to the newest state in a folder that is whole and of the same inputs; others are left alone."""
-    for left in folder.glob(".*.tmp"):  # of a crash
-        _delete(left)
+    """Restore the newest state in a folder that is whole and of the same inputs; leave other states alone."""
+    for remains in folder.glob(".*.tmp"):  # of a crash
+        _delete(remains)
     damaged = []
     for path in _states(folder):
         header = _header(path)
         if header is None:
             damaged.append(path.name)
-        elif header["mark"] == training.inputs_fingerprint:
+        elif header["fingerprint"] == training.inputs_fingerprint:
             _restore(training, path)
             return LoadedState(SavedState(header["step"], header["notes"], path.name), tuple(damaged))
     return LoadedState(None, tuple(damaged))
 
 
-def save_states_between(
-    steps: Iterable[Step],
-    folder: Path,
-    training: Training,
-    notes: Callable[[], Any],
-    *,
-    minutes: float,
-    always: Container[int] = (),
-) -> Iterator[Step]:
-    """The steps; after the caller has dealt with one, the state is saved where that is due.
-
-    It is due every `minutes`, after each step of `always`, where the next step comes to no finite loss, and when Ctrl-C
-    or SIGTERM asks to stop: the state is then saved and KeyboardInterrupt raised. A second Ctrl-C stops at once. Of
-    several processes the leader saves, when the clock of the leader says so, and all stop after the same step.
-
-    Raises: LostProcessError where another process is gone; the leader has then saved the last whole step.
-    """
-    saved, done = time.monotonic(), None
-    with stop_on_signal() as wanted:
-        try:
-            for step in steps:
-                yield step
-                done = step.number
-                votes = training.world.all_gather(wanted(), time.monotonic() - saved >= 60 * minutes)
-                stop = any(asked for asked, _ in votes)
-                if stop or done in always or votes[0][1]:
-                    _save(folder, training, done, notes)
-                    saved = time.monotonic()
-                if stop:
-                    raise KeyboardInterrupt
-        except NotFiniteError:  # which all processes meet, before the weights have changed
-            if done is not None:
-                _save(folder, training, done, notes)
-            raise
-        except RuntimeError as error:
-            if training.world.size == 1 or not is_connection_lost(error):
-                raise
-            if done is not None and not _in_shards(training):
-                _save(folder, training, done, notes)
-            raise training.world.lost_process_error(done) from error
-
-
-def _save(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
-    """Have the leader save the state, or all processes where weights are in shards."""
-    sharded, leads = _in_shards(training), training.world.is_main_process
+def save_together(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
+    """Have the leader save the state, or all processes if weights are in shards; all call it."""
+    sharded, leads = training.in_shards, training.world.is_main_process
     if sharded and supports_sharded_safetensors():
         save_shards(folder, training, step, notes() if leads else None)
     elif leads:
@@ -213,49 +173,24 @@ def _save(folder: Path, training: Training, step: int, notes: Callable[[], Any])
             _full_tensor(tensor)
 
 
-def _in_shards(training: Training) -> bool:
-    return any(is_sharded(weight) for weight in _trained(training).values())
-
-
 def sync_follower(folder: Path, training: Training, seed: int) -> int:
-    """Bring a process that follows to where the leader is (see `sync_followers`), and give the number of steps done.
+    """Bring a follower to where the leader is (see `sync_followers`), and return the number of steps done.
 
-    Its random numbers differ from those of the others, as its rows do.
+    Its random numbers differ from those of the other processes, as its rows do.
     """
-    found = training.world.receive()
-    if found["file"] is not None:
-        _restore(training, folder / found["file"])
+    state = training.world.receive()
+    if state["file"] is not None:
+        _restore(training, folder / state["file"])
     training.world.broadcast(_trained(training).values())
-    torch.manual_seed(seed + 1_000_003 * training.world.rank + found["step"])
-    return int(found["step"])
+    torch.manual_seed(seed + 1_000_003 * training.world.rank + state["step"])
+    return int(state["step"])
 
 
 def sync_followers(training: Training, state: SavedState) -> None:
-    """Tell the followers where the training goes on, and give them the leader's weights."""
+    """Send the followers the state that the training resumes from, and the leader's weights."""
     if training.world.size > 1:
         training.world.send_to_followers({"step": state.step, "file": state.file})
         training.world.broadcast(_trained(training).values())
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether somebody asked to stop, by Ctrl-C or SIGTERM; a second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -279,19 +214,19 @@ def _checksum(path: Path) -> str:
 
 
 def _header(path: Path) -> dict[str, Any] | None:
-    """What a state says of itself; None where it is not what was written."""
+    """Return the header of a state; None if the state is not as it was written."""
     listing = path / HEADER if path.is_dir() else path
     try:
         if _checksum(listing) != path.name.split(".")[1]:
             return None
-        found: dict[str, Any]
+        header: dict[str, Any]
         if path.is_dir():
-            found = orjson.loads(listing.read_bytes())
+            header = orjson.loads(listing.read_bytes())
             files = {file.name: _checksum(file) for file in path.glob("*.safetensors")}
-            return found if found["files"] == files else None
+            return header if header["files"] == files else None
         with safe_open(path, framework="pt") as file:
-            found = orjson.loads((file.metadata() or {})["lotune"])
-            return found
+            header = orjson.loads((file.metadata() or {})["lotune"])
+            return header
     except (OSError, SafetensorError, KeyError, orjson.JSONDecodeError):
         return None
 
@@ -301,7 +236,7 @@ def _trained(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _owners(training: Training) -> dict[str, torch.Tensor]:
-    """The trained weights that the tensors of a state belong to, by what their names begin with."""
+    """Return the trained weights that the tensors of a state belong to, by the start of the tensors' names."""
     owners = {f"weights/{name}": weight for name, weight in _trained(training).items()}
     for member, optimizer in enumerate(training.optimizers.members):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -310,7 +245,7 @@ def _owners(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _state_tensors(training: Training) -> dict[str, torch.Tensor]:
-    """Everything that a later step depends on, by name."""
+    """Return everything that a later step depends on, by name."""
     tensors = {f"weights/{name}": weight for name, weight in _trained(training).items()}
     for member, optimizer in enumerate(training.optimizers.members):
         for index, values in optimizer.state_dict()["state"].items():
@@ -322,7 +257,7 @@ def _state_tensors(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _tensors(training: Training) -> dict[str, torch.Tensor]:
-    """The tensors of a state, whole; copies, so that no two share memory."""
+    """Return the tensors of a state, whole; copies, so that no two share memory."""
     return {
         name: _full_tensor(tensor.detach()).cpu().clone().contiguous()
         for name, tensor in _state_tensors(training).items()
@@ -330,13 +265,13 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _full_tensor(tensor: Any) -> torch.Tensor:
-    """A tensor with the shards of all processes, which all have to call this."""
-    found: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
-    return found
+    """Return a tensor with the shards of all processes, all of which call it."""
+    whole: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return whole
 
 
 def _shard_like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
-    """A whole tensor, or this process's shard of it where its owner is in shards."""
+    """Return a whole tensor, or this process's shard of it if its owner is in shards."""
     if not is_sharded(owner) or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -345,7 +280,7 @@ def _shard_like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
 
 
 def _restore(training: Training, path: Path) -> None:
-    """Bring a training to the state in a file or folder, of which a process keeps its own shards only."""
+    """Restore the state in a file or folder; a process keeps its own shards only."""
     owners = _owners(training)
 
     def owner(name: str) -> torch.Tensor | None:

@@ -38,11 +38,11 @@ from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK
 from lotune.train.optimizers import adamw
+from lotune.train.saved_steps import save_states_between
 from lotune.train.train_state import (
     SavedState,
     Training,
     load_state,
-    save_states_between,
     sync_follower,
     sync_followers,
 )

@@ -16,6 +16,7 @@ from lotune.data.tokenized import EncodedRow
 from lotune.errors import RunError
 from lotune.train.loop import NotFiniteError, Step, train
 from lotune.train.optimizers import Optimizers, adamw, muon
+from lotune.train.saved_steps import save_states_between
 from lotune.train.train_state import (
     HEADER,
     STATES_KEPT,
@@ -23,7 +24,6 @@ from lotune.train.train_state import (
     load_state,
     save_shards,
     save_state,
-    save_states_between,
 )
 
 STEPS = 6

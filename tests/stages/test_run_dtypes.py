@@ -45,7 +45,7 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
     monkeypatch.setattr(tune, "_validate", stopped)
     begun = call("run", *words, status=130)
     assert "tuning computes in bfloat16: faster in bfloat16" in begun.stderr
-    kept = json.loads((folder / "number-formats.json").read_text())
+    kept = json.loads((folder / "dtypes.json").read_text())
     assert kept["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
     assert kept["answers"]["dtype"] == "float32"
 
