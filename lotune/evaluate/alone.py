@@ -1,8 +1,8 @@
-"""Answers in a reduced number format, asked again alone: how many of them depend on what they are asked with?
+"""Effect of batching on answers in a reduced dtype.
 
-A product in bfloat16 or float16 rounds differently with the height of the batch, so an answer can part from the one
-that the same question gets alone. Some rows of each evaluation set are therefore asked again, one at a time, and the
-intervals of the set's figures become wider by the share of verdicts that differ.
+A matrix product in bfloat16 or float16 rounds differently with the height of the batch, so an answer can differ from
+the one that the same row gets alone. Some rows of each evaluation set are therefore generated again, one at a time, and
+the intervals of the set's figures are widened by the fraction of verdicts that differ.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from lotune.evaluate.scorecard import Alone, CategoryResult, Target
 from lotune.evaluate.statistics import Interval
 
 ALONE_ROWS = 100
-"""Rows of an evaluation set that are asked again alone, at most."""
+"""Maximum number of rows of an evaluation set to generate again alone."""
 ALONE_SEED = 7_000
-"""Added to the seed for the choice of these rows."""
+"""Offset of the seed that selects these rows."""
 
 
 def rows_alone(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Return the examples that are asked again alone, drawn by seed, in their order."""
-    places = range(len(examples))
-    drawn = Random(seed + ALONE_SEED).sample(places, min(ALONE_ROWS, len(places)))
-    return [examples[place] for place in sorted(drawn)]
+    """Return the examples to generate again alone, sampled by seed, in their order."""
+    indices = range(len(examples))
+    sampled = Random(seed + ALONE_SEED).sample(indices, min(ALONE_ROWS, len(indices)))
+    return [examples[index] for index in sorted(sampled)]
 
 
 def compare_alone(together: Sequence[Prediction], alone: Sequence[Prediction], dtype: str) -> Alone:
-    """Compare answers that were given alone with those to the same rows among others."""
-    before: Mapping[str, Prediction] = {one.example_id: one for one in together}
-    pairs = [(before[one.example_id], one) for one in alone]
+    """Compare predictions that were generated alone with those of the same rows in a batch."""
+    batched: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in together}
+    pairs = [(batched[prediction.example_id], prediction) for prediction in alone]
     return Alone(
         dtype=dtype,
         rows=len(pairs),
-        texts=sum(one.text != other.text for one, other in pairs),
-        verdicts=sum(_verdict(one) != _verdict(other) for one, other in pairs),
+        texts=sum(first.text != second.text for first, second in pairs),
+        verdicts=sum(_verdict(first) != _verdict(second) for first, second in pairs),
     )
 
 
-def wider(interval: Interval | None, by: float, least: float = 0.0, most: float = 1.0) -> Interval | None:
-    """Return an interval with `by` added at both ends, within `least` and `most`; None is still not estimable.
+def wider(interval: Interval | None, margin: float, lower: float = 0.0, upper: float = 1.0) -> Interval | None:
+    """Return an interval widened by a margin at both ends, within the bounds; None stays None.
 
-    >>> wider(Interval(0.5, 0.995), 0.01), wider(Interval(40.0, 50.0), 1.0, most=100.0)
+    >>> wider(Interval(0.5, 0.995), 0.01), wider(Interval(40.0, 50.0), 1.0, upper=100.0)
     (Interval(low=0.49, high=1.0), Interval(low=39.0, high=51.0))
     """
-    if interval is None or by == 0:
+    if interval is None or margin == 0:
         return interval
-    return Interval(max(least, interval.low - by), min(most, interval.high + by))
+    return Interval(max(lower, interval.low - margin), min(upper, interval.high + margin))
 
 
 def wider_target(target: Target, base: float, tuned: float) -> Target:
-    """Return the target with its intervals wider by the shares of verdicts of base and tuned model that differ."""
+    """Widen the target's intervals by the fractions of differing verdicts of base and tuned model."""
     scale = 100.0 if target.in_points else 1.0
     difference = wider(target.difference_interval, scale * (base + tuned), -scale, scale)
     kinds = {name: _wider_kind(kind, base, tuned, scale) for name, kind in target.by_category.items()}
@@ -64,26 +64,26 @@ def wider_target(target: Target, base: float, tuned: float) -> Target:
 
 
 def wider_line(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
-    """Return the line with its intervals wider by the shares of verdicts that differ, `retained` accordingly."""
-    by = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
+    """Widen a metric's intervals by the fractions of differing verdicts, that of `retained` accordingly."""
+    margin = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
     return replace(
         line,
-        base_interval=wider(line.base_interval, 100.0 * base, most=100.0),
-        tuned_interval=wider(line.tuned_interval, 100.0 * tuned, most=100.0),
-        retained_interval=wider(line.retained_interval, by, most=float("inf")),
+        base_interval=wider(line.base_interval, 100.0 * base, upper=100.0),
+        tuned_interval=wider(line.tuned_interval, 100.0 * tuned, upper=100.0),
+        retained_interval=wider(line.retained_interval, margin, upper=float("inf")),
     )
 
 
-def _verdict(one: Prediction) -> tuple[bool | None, dict[str, float]]:
-    return one.score.correct, dict(one.score.scores)
+def _verdict(prediction: Prediction) -> tuple[bool | None, dict[str, float]]:
+    return prediction.score.correct, dict(prediction.score.scores)
 
 
 def _wider_kind(kind: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
     return kind.model_copy(update=_both(kind, base, tuned, scale))
 
 
-def _both(of: Target | CategoryResult, base: float, tuned: float, scale: float) -> dict[str, Interval | None]:
+def _both(result: Target | CategoryResult, base: float, tuned: float, scale: float) -> dict[str, Interval | None]:
     return {
-        "interval": wider(of.interval, scale * tuned, most=scale),
-        "base_interval": wider(of.base_interval, scale * base, most=scale),
+        "interval": wider(result.interval, scale * tuned, upper=scale),
+        "base_interval": wider(result.base_interval, scale * base, upper=scale),
     }

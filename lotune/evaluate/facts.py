@@ -1,7 +1,6 @@
-"""What makes two answers to the same question comparable: task, scorer, template and protocol.
+"""Facts that two comparable answers share: task, scorer, template and protocol.
 
-Each line of a predictions file carries these facts, so that a file says by itself how its answers were asked for and
-judged.
+Each line of a predictions file has these facts, so that the file tells how its answers were generated and judged.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from lotune.tasks.task import MultipleChoice, Task
 
 @dataclass(frozen=True)
 class Facts:
-    """How an answer was asked for and judged.
+    """How an answer was generated and judged.
 
-    `scorer` is the rule, empty where the task has but one; `template` names the prompt template and the digest of an
-    instruction prefix; `protocol` says how the answer was generated.
+    `scorer` is empty for a task with a single one; `template` names the prompt template and the digest of an
+    instruction prefix; `protocol` describes the generation.
     """
 
     task: str
@@ -30,14 +29,14 @@ class Facts:
     protocol: str
 
     def record(self) -> dict[str, str]:
-        """The facts as fields of a line of predictions."""
+        """Return the facts as fields of a predictions line."""
         return asdict(self)
 
 
 def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: OnTooLong = "wrong") -> Facts:
-    """Return the facts of greedy answers to a task that was built from `settings`, after `shots` answered examples.
+    """Return the facts of greedy answers to a task built from `settings`, with `shots` few-shot examples.
 
-    `on_too_long` is the rule for prompts that are too long for the model.
+    `on_too_long` is the treatment of prompts that are too long for the model.
 
     >>> from lotune.tasks.registry import build_task, task_settings
     >>> settings = task_settings("arithmetic", scorer="exact", max_new_tokens=64)
@@ -61,22 +60,24 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
 
 
 def read_facts(row: Mapping[str, Any]) -> Facts | None:
-    """Return the facts that a line of predictions carries, or None where it lacks one.
+    """Return the facts in a predictions line, or None if one is missing.
 
     >>> read_facts({"task": "reading", "scorer": "", "template": "retention"})
     """
-    found = [value for one in fields(Facts) if isinstance(value := row.get(one.name), str)]
-    return Facts(*found) if len(found) == len(fields(Facts)) else None
+    values = [value for field in fields(Facts) if isinstance(value := row.get(field.name), str)]
+    return Facts(*values) if len(values) == len(fields(Facts)) else None
 
 
 def differences(a: Facts, b: Facts, names: tuple[str, str] = ("A", "B")) -> list[str]:
-    """Return the facts that differ, as clauses for people; `names` are those of the two.
+    """Return the facts that differ, as clauses; `names` denote the two sides.
 
-    >>> one = Facts("arithmetic", "exact", "alpaca", "greedy")
-    >>> differences(one, Facts("arithmetic", "relative:0.1", "alpaca", "greedy"))
+    >>> facts = Facts("arithmetic", "exact", "alpaca", "greedy")
+    >>> differences(facts, Facts("arithmetic", "relative:0.1", "alpaca", "greedy"))
     ["scorer: 'exact' in A, 'relative:0.1' in B"]
     """
-    mine, its = a.record(), b.record()
+    second = b.record()
     return [
-        f"{fact}: {mine[fact]!r} in {names[0]}, {its[fact]!r} in {names[1]}" for fact in mine if mine[fact] != its[fact]
+        f"{name}: {value!r} in {names[0]}, {second[name]!r} in {names[1]}"
+        for name, value in a.record().items()
+        if value != second[name]
     ]

@@ -1,4 +1,4 @@
-"""Answered examples before a question: the k-shot setting."""
+"""Few-shot prompting: answered examples before each question."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lotune.errors import DataError, SettingsError
 from lotune.tasks.task import MultipleChoice, Task
 
 SHOT_SEPARATOR = "\n\n"
-"""What stands between an example and what follows it."""
+"""Separator after each example."""
 
 
 def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Example]) -> list[Example]:
-    """The examples, each after the prompts of `shots` with answers as the task wants them, the same for all.
+    """Return the examples with the same answered `shots` before each prompt.
 
-    Raises: SettingsError for conversations, which have turns of their own; DataError for a shot without an answer, or
-    whose answer the task itself judges to be wrong.
+    Raises: SettingsError for conversations; DataError for a shot without an answer, or with one that the task judges
+    wrong.
     """
     if any(example.earlier_turns or example.turn_end for example in (*examples, *shots)):
         raise SettingsError("--shots", "the rows are conversations", remedy="leave --shots out")
@@ -30,12 +30,12 @@ def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Exampl
 
 
 def _shown(task: Task, shot: Example) -> str:
-    """The answer to an example in the form that is asked for: of answers to choose from, the right one."""
+    """Return the answer to show for a shot: its target, or the correct option if options are compared by likelihood."""
     if not shot.references:
-        raise DataError(shot.id, "has no answer to show", "rows with their keys", "name others with --shots-data")
+        raise DataError(shot.id, "has no answer to show", "rows with answers", "name another file with --shots-data")
     if isinstance(task, MultipleChoice) and task.by_likelihood:
         options = enumerate(task.continuations(shot))
-        return next(text for place, text in options if task.judge(shot, task.answer_text(shot, place)).correct)
+        return next(text for index, text in options if task.judge(shot, task.answer_text(shot, index)).correct)
     if not task.score_name_by_metric and task.judge(shot, shot.target).correct is False:
         found = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
         raise DataError(

@@ -1,4 +1,4 @@
-"""An interval beside every metric of a task: Wilson's for an accuracy, a bootstrap's over the rows for any other."""
+"""Confidence intervals of all metrics of a task: Wilson's for an accuracy, a bootstrap over the rows otherwise."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from lotune.evaluate.statistics import Interval, bootstrap_mean, limits, wilson
 from lotune.tasks.task import Score, Task
 
 DRAWS = 1_000
-"""Draws of the rows for a metric that is no mean."""
+"""Resamples for a metric that is not a mean."""
 COUNT = "unjudgeable"
-"""What `metrics` counts: it has no interval."""
+"""A count among the metrics, without an interval."""
 
 _Counts = NDArray[Any]
 
 
 def metric_intervals(task: Task, judged: Sequence[Score], seed: int = 0) -> dict[str, Interval | None]:
-    """The 95 % interval of each metric of a task, by name, over the rows that can be judged, in the metric's unit.
+    """Return the 95 % interval of each metric by name, over the judgeable rows, in the metric's unit.
 
-    Accuracies have Wilson's, means of scores the bootstrap's of a mean, others that of 1,000 draws of the rows.
-    None where the draws leave nothing to vary.
+    Accuracies have Wilson's interval, means of scores a bootstrap of the mean, others 1,000 resamples of the rows. An
+    interval is None if the resamples do not vary.
     """
     known = [one for one in judged if one.correct is not None]
     return {name: _interval(task, name, known, seed) for name in task.metrics(judged) if name != COUNT}
 
 
 def primary_metric_interval(task: Task, judged: Sequence[Score]) -> Interval | None:
-    """The interval of the task's own metric, as `metric_intervals` has it."""
+    """Return the 95 % interval of the task's primary metric."""
     return _interval(task, task.metric, [one for one in judged if one.correct is not None], 0)
 
 
@@ -53,9 +53,9 @@ def _interval(task: Task, name: str, known: Sequence[Score], seed: int) -> Inter
 def drawn_counts(
     judged: Sequence[Score], positive: str, generator: numpy.random.Generator, draws: int = DRAWS
 ) -> tuple[_Counts, int]:
-    """How often each key met each answer in draws of as many rows, (draws, K, K), and the place of one label.
+    """Return confusion matrices of resampled rows, (draws, K, K) int64, and the index of `positive`.
 
-    K are the labels that stand among keys and answers, an answer that names none for itself, and `positive`.
+    Rows are references, columns answers; K is the number of distinct labels in both (no label counts as one).
     """
     pairs = Counter((one.reference, one.extracted) for one in judged)
     names = list(dict.fromkeys([positive, *(name for pair in pairs for name in pair)]))

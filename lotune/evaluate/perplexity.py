@@ -1,4 +1,7 @@
-"""How well a model foretells texts: perplexity a token, bits a byte."""
+"""Perplexity per token and bits per byte of texts.
+
+Tensors stay in `lotune/generate/loglikelihood.py`; here are windows of token ids and sums of log-probabilities.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from lotune.evaluate.statistics import Interval, bootstrap_ratio
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 
 ARTICLES_AT_ONCE = 64
+"""Articles that are tokenised and scored together."""
 
 
 @dataclass(frozen=True)
 class TextLoss:
-    """One text: `nats` is the sum of -ln p over its `tokens`, `bytes` its length in UTF-8."""
+    """Loss of one text: `nats` is the sum of -ln p over its `tokens`, `bytes` its length in UTF-8."""
 
     id: str
     nats: float
@@ -32,36 +36,36 @@ class TextLoss:
 def score_texts(
     model: Any, tokenizer: Any, articles: Iterable[Example], *, context: int, batch_tokens: int
 ) -> Iterator[TextLoss]:
-    """The figures of each text as it is read.
+    """Yield the loss of each text.
 
-    A text follows a begin-of-text (where the tokeniser has none, an end-of-text), so that its first token counts too.
-    One that is longer than the context is read in windows that overlap by half: beyond the first window every token is
-    foretold from half a context at least.
+    A begin-of-text token (or end-of-text, if the tokeniser has none) precedes each text, so that its first token
+    counts. A text longer than the context is scored in windows that overlap by half: beyond the first window, every
+    token has at least half a context before it.
 
-    Raises: DataError for a tokeniser that has neither, or a context of fewer than four tokens; NotFiniteLogitsError
-    where logits are not finite.
+    Raises: DataError for a tokeniser with neither token, or a context below four tokens; NotFiniteLogitsError.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
-    left, likelihood = iter(articles), LogLikelihood(model)
-    while group := list(islice(left, ARTICLES_AT_ONCE)):
-        cut = [
-            sliding_windows(encode_text(tokenizer, one.target), first, context, f"article {one.id}") for one in group
+    remaining, likelihood = iter(articles), LogLikelihood(model)
+    while group := list(islice(remaining, ARTICLES_AT_ONCE)):
+        windows = [
+            sliding_windows(encode_text(tokenizer, article.target), first, context, f"article {article.id}")
+            for article in group
         ]
-        rows = [window for its in cut for window in its]
-        found = iter(likelihood.score(rows, batch_tokens=batch_tokens))
-        for article, its in zip(group, cut, strict=True):
-            values = [value for _ in its for value in next(found)]
+        rows = [window for article_windows in windows for window in article_windows]
+        scores = iter(likelihood.score(rows, batch_tokens=batch_tokens))
+        for article, article_windows in zip(group, windows, strict=True):
+            values = [value for _ in article_windows for value in next(scores)]  # log-probability of each token
             yield TextLoss(article.id, -math.fsum(values), len(values), len(article.target.encode()))
 
 
 def parse_texts(lines: bytes) -> list[TextLoss]:
-    """Figures from lines of JSON, whatever else stands beside them; what follows the last line break is left out.
+    """Parse losses from lines of JSON, ignoring other fields and text after the last line break.
 
-    Raises: DataError for a line that holds none.
+    Raises: DataError for a line without a loss.
     """
-    names = [one.name for one in fields(TextLoss)]
+    names = [field.name for field in fields(TextLoss)]
     try:
         return [TextLoss(*(orjson.loads(line)[name] for name in names)) for line in lines.split(b"\n")[:-1] if line]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -69,7 +73,7 @@ def parse_texts(lines: bytes) -> list[TextLoss]:
 
 
 def sliding_windows(ids: Sequence[int], first: int, context: int, where: str = "") -> list[Continuation]:
-    """Rows of `context` tokens at most, each of which foretells what follows its first half (the first: all).
+    """Return windows of at most `context` tokens, each scored after its first half (the first one from the start).
 
     `where` names them in messages.
 
@@ -85,19 +89,19 @@ def sliding_windows(ids: Sequence[int], first: int, context: int, where: str = "
 
 
 def summarise(texts: Sequence[TextLoss]) -> dict[str, Any]:
-    """Perplexity a token and bits a byte of all texts together, each with its bootstrap interval over texts (95 %).
+    """Return perplexity per token and bits per byte of all texts together, with bootstrap intervals over texts (95 %).
 
-    An interval is None where it is not estimable, as of one text.
-    Raises: DataError where there is no token.
+    An interval is None if it is not estimable, as for a single text.
+    Raises: DataError without any token.
     """
     if not any(text.tokens for text in texts):
         raise DataError("texts", "have no token", "articles with text", "check the file and the cleaning")
     nats, tokens, sizes = ([getattr(text, name) for text in texts] for name in ("nats", "tokens", "bytes"))
     loss, bits = math.fsum(nats) / sum(tokens), math.fsum(nats) / math.log(2)
-    limits = bootstrap_ratio(nats, tokens)
+    interval = bootstrap_ratio(nats, tokens)
     return {
         "perplexity": math.exp(loss),
-        "perplexity_interval": limits and Interval(*map(math.exp, limits)),
+        "perplexity_interval": interval and Interval(*map(math.exp, interval)),
         "bits_per_byte": bits / sum(sizes),
         "bits_per_byte_interval": bootstrap_ratio([nat / math.log(2) for nat in nats], sizes),
         "texts": len(texts),

@@ -1,7 +1,7 @@
-"""How sure a figure is: intervals of shares and means, and paired tests of "after is better than before".
+"""Confidence intervals of proportions and means, and paired significance tests.
 
-All intervals are two-sided. Shares are 0 to 1; means have the unit of their scores. A bootstrap interval is None, not
-estimable, where the draws leave nothing to vary: a single row, equal scores, equal ratios.
+All intervals are two-sided. Proportions are 0 to 1; means have the unit of their scores. A bootstrap interval is None
+(not estimable) if the resamples do not vary: a single row, equal scores, equal ratios.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
-"""A tuned model is better than its base where the one-sided p value is below this."""
+"""A tuned model is better than its base if the one-sided p-value is below this."""
 RESAMPLES = 10_000
 ROUNDING = 1e-9
-"""Drawn figures that differ by a smaller share of themselves are equal."""
+"""Relative difference below which resampled figures are equal."""
 
 
 class Interval(NamedTuple):
@@ -34,10 +34,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The same questions before and after.
+    """Result of a paired test.
 
-    `gained` and `lost` count the questions that are better and worse after; `p_value` is two-sided, `p_better`
-    one-sided: how likely at least such a gain is where nothing has changed.
+    `gained` and `lost` count the rows that are better and worse after; `p_value` is two-sided, `p_better` one-sided:
+    the probability of at least this gain without an effect.
     """
 
     gained: int
@@ -47,12 +47,12 @@ class PairedTest:
 
     @property
     def better(self) -> bool:
-        """Whether after is better than before beyond chance."""
+        """Whether after is significantly better than before."""
         return self.p_better < SIGNIFICANCE
 
 
 def wilson(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of a share (Wilson, 1927); (0, 1) where n is 0.
+    """Return Wilson's score interval of a proportion (Wilson, 1927); (0, 1) if n is 0.
 
     >>> low, high = wilson(81, 263)
     >>> round(low, 4), round(high, 4)
@@ -69,26 +69,8 @@ def wilson(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half)
 
 
-def difference_of_shares(
-    first: int, first_n: int, second: int, second_n: int, confidence: float = CONFIDENCE
-) -> Interval:
-    """Newcombe's interval (1998, method 10) of first / first_n - second / second_n, for two independent samples.
-
-    >>> low, high = difference_of_shares(56, 70, 48, 80)
-    >>> round(low, 4), round(high, 4)
-    (0.0524, 0.3339)
-    """
-    if not first_n or not second_n:
-        raise DataError("difference of two shares", "an empty sample", "one row at least in each")
-    (low1, high1), (low2, high2) = wilson(first, first_n, confidence), wilson(second, second_n, confidence)
-    share1, share2 = first / first_n, second / second_n
-    below = sqrt((share1 - low1) ** 2 + (high2 - share2) ** 2)
-    above = sqrt((high1 - share1) ** 2 + (share2 - low2) ** 2)
-    return Interval(share1 - share2 - below, share1 - share2 + above)
-
-
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
-    """McNemar's exact test of verdicts on the same questions: without an effect the changed ones are a fair coin.
+    """Return McNemar's exact test of paired verdicts: without an effect, gains and losses are equally likely.
 
     >>> mcnemar([False] * 8 + [True], [True] * 8 + [False])
     PairedTest(gained=8, lost=1, p_value=0.0390625, p_better=0.01953125)
@@ -103,7 +85,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
 def paired_permutation_test(
     before: Sequence[float], after: Sequence[float], rounds: int = RESAMPLES, seed: int = 0
 ) -> PairedTest:
-    """A paired permutation test of scores: the signs of the differences are drawn anew `rounds` times.
+    """Return a paired permutation test of scores, with the signs of the differences drawn at random `rounds` times.
 
     p = (draws at least as extreme + 1) / (rounds + 1).
 
@@ -127,7 +109,7 @@ def paired_permutation_test(
 
 
 def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:
-    """Return the percentile bootstrap interval (95 %) of a mean, or None where all scores are equal.
+    """Return the percentile bootstrap interval (95 %) of a mean, or None if all scores are equal.
 
     >>> bootstrap_mean([2.0, 4.0, 2.0, 4.0] * 25)
     Interval(low=2.8, high=3.2)
@@ -151,7 +133,7 @@ def bootstrap_difference(
 ) -> Interval | None:
     """Return the percentile bootstrap interval (95 %) of mean(after) - mean(before), questions drawn with both scores.
 
-    None where all differences are equal.
+    None if all differences are equal.
 
     >>> bootstrap_difference([10.0, 20.0] * 50, [10.0, 24.0] * 50)
     Interval(low=1.6, high=2.4)
@@ -166,8 +148,8 @@ def bootstrap_ratio(
 ) -> Interval | None:
     """Return the percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together.
 
-    Draws whose bottoms are all 0 are left out. None where all ratios are equal.
-    Raises: DataError where all bottoms are 0.
+    Resamples whose bottoms are all 0 are left out. None if all ratios are equal.
+    Raises: DataError if all bottoms are 0.
 
     >>> bootstrap_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
     """
@@ -176,11 +158,11 @@ def bootstrap_ratio(
 
     pairs = numpy.asarray([tops, bottoms], dtype=float)
     generator = numpy.random.default_rng(seed)
-    drawn = [
+    sampled = [
         pairs[:, generator.integers(0, len(tops), (size, len(tops)))].sum(axis=2)
         for size in _chunk_sizes(resamples, 2 * len(tops))
     ]
-    sums = numpy.concatenate(drawn, axis=1)
+    sums = numpy.concatenate(sampled, axis=1)  # (2, resamples)
     sums = sums[:, sums[1] > 0]
     if not sums.size:
         raise DataError("interval of a ratio", "it divides by 0", "a bottom above 0")
@@ -188,7 +170,7 @@ def bootstrap_ratio(
 
 
 def limits(figures: numpy.ndarray) -> Interval | None:
-    """Return the middle 95 % of drawn figures, shape (draws,), or None where they are equal but for rounding.
+    """Return the middle 95 % of drawn figures, shape (draws,), or None if they differ by rounding only.
 
     >>> import numpy
     >>> limits(numpy.asarray([0.1 + 0.2, 0.3]))
@@ -199,18 +181,18 @@ def limits(figures: numpy.ndarray) -> Interval | None:
     return Interval(low, high) if high - low > ROUNDING * max(abs(low), abs(high)) else None
 
 
-def _chunk_sizes(rounds: int, width: int) -> list[int]:
-    """Sizes of the portions that `rounds` draws of `width` numbers are made in, four million numbers at most each.
+def _chunk_sizes(rounds: int, numbers: int) -> list[int]:
+    """Return the sizes of chunks of `rounds` draws of `numbers` numbers, at most four million numbers per chunk.
 
     >>> _chunk_sizes(10, 1_000_000)
     [4, 4, 2]
     """
-    size = max(1, 4_000_000 // max(1, width))
+    size = max(1, 4_000_000 // max(1, numbers))
     return [min(size, rounds - start) for start in range(0, rounds, size)]
 
 
 def _binomial_tail(heads: int, tosses: int) -> float:
-    """The probability of at least that many heads of a fair coin, exact before the last division.
+    """Return the probability of at least that many heads of a fair coin, exact before the last division.
 
     >>> _binomial_tail(8, 9)
     0.01953125
@@ -219,6 +201,6 @@ def _binomial_tail(heads: int, tosses: int) -> float:
 
 
 def _check_pairs(before: Sequence[object], after: Sequence[object]) -> None:
-    """Raises: DataError where the two are not of one length, or empty."""
+    """Raise DataError if the two differ in length or are empty."""
     if len(before) != len(after) or not before:
         raise DataError("paired test", f"{len(before)} and {len(after)} rows", "the same rows, one at least")

@@ -10,7 +10,6 @@ from lotune.evaluate.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_ratio,
-    difference_of_shares,
     mcnemar,
     paired_permutation_test,
     wilson,
@@ -41,28 +40,6 @@ def test_wilson_of_nothing_and_of_nonsense() -> None:
     assert tuple(wilson(0, 0)) == (0, 1)
     with pytest.raises(DataError):
         wilson(3, 2)
-
-
-@pytest.mark.parametrize(  # Newcombe (1998), table II, method 10
-    ("first", "first_n", "second", "second_n", "low", "high"),
-    [
-        (56, 70, 48, 80, 0.0524, 0.3339),
-        (9, 10, 3, 10, 0.1705, 0.8090),
-        (6, 7, 2, 7, 0.0582, 0.8062),
-        (5, 56, 0, 29, -0.0381, 0.1926),
-        (0, 10, 0, 20, -0.1611, 0.2775),
-        (10, 10, 0, 20, 0.6791, 1.0),
-    ],
-)
-def test_newcombes_own_examples(first: int, first_n: int, second: int, second_n: int, low: float, high: float) -> None:
-    assert tuple(difference_of_shares(first, first_n, second, second_n)) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(COUNTS, COUNTS)
-def test_difference_is_antisymmetric(first: tuple[int, int], second: tuple[int, int]) -> None:
-    low, high = difference_of_shares(*first, *second)
-    assert low <= first[0] / first[1] - second[0] / second[1] <= high
-    assert tuple(difference_of_shares(*second, *first)) == pytest.approx((-high, -low))
 
 
 @pytest.mark.oracle
@@ -142,8 +119,6 @@ def test_other_rows_are_refused() -> None:
             test([], [])
     with pytest.raises(DataError):
         bootstrap_mean([])
-    with pytest.raises(DataError):
-        difference_of_shares(0, 0, 1, 2)
 
 
 def test_a_ratio_leaves_out_draws_that_would_divide_by_nothing() -> None:
