@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lotune.errors import SettingsError
-from lotune.evaluate.parameter_ratio import BASE_TOTALS
+from pydantic import BaseModel, ConfigDict
 
-__all__ = ["BASE_TOTALS", "PUBLISHED", "SCORE_RULES", "PublishedRow", "published_rank", "score"]
+from lotune.errors import SettingsError
+
+BASE_TOTALS: dict[str, int | None] = {"measured": None, "llama3-8b": 8_030_000_000, "internlm-7b": 7_321_000_000}
+"""What a ratio divides by, by name of the convention: None is the base's own count, the others the contest's totals."""
 
 
 def phase1(ratio: float, accuracy: float) -> float:
@@ -63,11 +65,36 @@ PUBLISHED = (
     PublishedRow(0.2355, 0.000424393, 0.464722682),
     PublishedRow(0.2240, 0.000424393, 0.456672682),
 )
-"""Phase 1, best first; measured on Llama-3-8B and the contest's own test set, so a place among them is no ranking."""
+"""Phase 1, best first; measured on Llama-3-8B and the contest's own test set, so a rank among them is no ranking."""
+
+
+class ContestScore(BaseModel):
+    """One figure from accuracy and ratio, with its rank among the published rows if these can be compared with it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rule: str
+    value: float
+    rank: int | None = None
+    published: int | None = None
+
+
+def contest_score(rule: str, value: float, base_total: str, *, is_contest_task: bool) -> ContestScore:
+    """Return a score with its rank, if it can be compared with the published rows.
+
+    Their rule is phase1, and their ratios divide by one of the contest's totals.
+
+    >>> contest_score("phase1", 0.75, "llama3-8b", is_contest_task=True)
+    ContestScore(rule='phase1', value=0.75, rank=3, published=20)
+    >>> contest_score("phase1", 0.75, "measured", is_contest_task=True).rank
+    """
+    if rule != "phase1" or base_total == "measured" or not is_contest_task:
+        return ContestScore(rule=rule, value=value)
+    return ContestScore(rule=rule, value=value, rank=published_rank(value), published=len(PUBLISHED))
 
 
 def score(rule: str, ratio: float, accuracy: float) -> float:
-    """The score by a named rule, from fractions 0 to 1.
+    """Return the score by a named rule, from fractions 0 to 1.
 
     Raises: SettingsError for an unknown rule.
 
@@ -80,7 +107,7 @@ def score(rule: str, ratio: float, accuracy: float) -> float:
 
 
 def published_rank(score: float) -> int:
-    """The place, 1 to 21, that a phase 1 score would take among the 20 published rows; equal scores share a place.
+    """Return the rank, 1 to 21, of a phase 1 score among the 20 published rows; equal scores share a rank.
 
     >>> published_rank(0.8), published_rank(0.75), published_rank(0.747872682), published_rank(0.1)
     (1, 3, 3, 21)

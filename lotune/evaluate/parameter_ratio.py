@@ -8,11 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from lotune.contest.scores import BASE_TOTALS
 from lotune.errors import ModelError, SettingsError
 from lotune.model.settings import ADAPTER_CONFIG
-
-BASE_TOTALS: dict[str, int | None] = {"measured": None, "llama3-8b": 8_030_000_000, "internlm-7b": 7_321_000_000}
-"""What a ratio divides by, by name of the convention: None is the base's own count, the others the contest's totals."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lotune.contest.scores import ContestScore
 from lotune.errors import RunError
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
 from lotune.evaluate.retention import RetentionMetric, gate_passed
@@ -81,15 +82,6 @@ class Parameters(_Record):
     ratio: float
     convention: str
     base_total: int
-
-
-class ContestScore(_Record):
-    """Score from accuracy and ratio, and its rank among the published results of the contest."""
-
-    rule: str
-    value: float
-    rank: int | None = None
-    published: int | None = None
 
 
 class Checkpoint(_Record):

@@ -16,7 +16,6 @@ from lotune.report.report_data import Examples, Report, TrainingSummary
 from lotune.report.terminal import (
     format_interval,
     format_metric,
-    has_place,
     line_figure,
     percent,
     share_span,
@@ -126,7 +125,7 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
     target, parameters, score = card.target, card.parameters, card.score
     gating = [line for line in card.retention if line.is_gated]
     needed = f"; {percent(gating[0].threshold, 0)} needed" if gating else ""
-    place = f"; place {score.rank} beside the {score.published} published" if has_place(card) else ""
+    rank = "" if score.rank is None else f"; place {score.rank} beside the {score.published} published"
     return (
         Figure(
             target.metric,
@@ -139,7 +138,7 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
             percent(parameters.ratio, 3),
             f"{parameters.trainable:,} of {parameters.total:,} ({parameters.convention})",
         ),
-        Figure("score", f"{score.value:.4f}", f"rule {score.rule}{place}"),
+        Figure("score", f"{score.value:.4f}", f"rule {score.rule}{rank}"),
     )
 
 

@@ -116,21 +116,16 @@ def _checkpoints(card: Scorecard) -> Table | None:
     return table
 
 
-def has_place(card: Scorecard) -> bool:
-    """Whether the score can be placed among the published ones: their ratios are of the contest's own totals."""
-    return bool(card.score.rank and card.score.published) and card.parameters.convention != "measured"
-
-
 def _closing(card: Scorecard) -> list[str]:
     """The lines under the tables, plain text."""
     target = card.target
     lines = [
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
     ]
-    place = ""
-    if has_place(card):
-        place = f", place {card.score.rank} beside the {card.score.published} published rows (of another base and test)"
-    lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{place}")
+    rank = ""
+    if card.score.rank is not None:
+        rank = f", place {card.score.rank} beside the {card.score.published} published rows (of another base and test)"
+    lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{rank}")
     if card.best_on_test is not None:
         rule = card.best_on_test
         score = "" if rule.score is None else f", score {rule.score:.4f}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lotune.console import print_status
-from lotune.contest.scores import PUBLISHED, published_rank, score
+from lotune.contest.scores import ContestScore, contest_score, score
 from lotune.data.examples import Example
 from lotune.evaluate.alone import compare_alone, rows_alone, wider_line, wider_target
 from lotune.evaluate.facts import facts_of
@@ -20,7 +20,6 @@ from lotune.evaluate.scorecard import (
     AskedRows,
     Check,
     Checkpoint,
-    ContestScore,
     Scorecard,
     Target,
     make_scorecard,
@@ -286,9 +285,8 @@ def _fraction(target: Target) -> float:
 
 
 def _score(recipe: Recipe, value: float) -> ContestScore:
-    if recipe.score.rule != "phase1" or recipe.task.name != "arithmetic":
-        return ContestScore(rule=recipe.score.rule, value=value)
-    return ContestScore(rule=recipe.score.rule, value=value, rank=published_rank(value), published=len(PUBLISHED))
+    is_contest_task = recipe.task.name == "arithmetic"
+    return contest_score(recipe.score.rule, value, recipe.score.base_total, is_contest_task=is_contest_task)
 
 
 def _point(

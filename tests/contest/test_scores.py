@@ -2,7 +2,15 @@
 
 import pytest
 
-from lotune.contest.scores import BASE_TOTALS, PUBLISHED, SCORE_RULES, PublishedRow, published_rank, score
+from lotune.contest.scores import (
+    BASE_TOTALS,
+    PUBLISHED,
+    SCORE_RULES,
+    PublishedRow,
+    contest_score,
+    published_rank,
+    score,
+)
 from lotune.errors import SettingsError
 
 
@@ -29,3 +37,18 @@ def test_the_rules() -> None:
     with pytest.raises(SettingsError, match="phase1, phase2"):
         score("phase3", 0.0, 0.0)
     assert list(SCORE_RULES) == ["phase1", "phase2"]
+
+
+@pytest.mark.parametrize(("rule", "base_total", "is_contest_task", "rank"), [
+    ("phase1", "llama3-8b", True, 3),
+    ("phase1", "internlm-7b", True, 3),
+    ("phase1", "measured", True, None),
+    ("phase1", "llama3-8b", False, None),
+    ("phase2", "llama3-8b", True, None),
+])  # fmt: skip
+def test_a_score_has_a_rank_where_the_published_ones_compare(
+    rule: str, base_total: str, is_contest_task: bool, rank: int | None
+) -> None:
+    found = contest_score(rule, 0.75, base_total, is_contest_task=is_contest_task)
+    assert (found.rule, found.value, found.rank) == (rule, 0.75, rank)
+    assert (found.published is None) is (rank is None)

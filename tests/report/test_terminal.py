@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from lotune.contest.scores import ContestScore, contest_score
 from lotune.evaluate.retention import gate
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
-    ContestScore,
     Scorecard,
     make_scorecard,
     measure_parameters,
@@ -66,7 +66,8 @@ def test_a_valid_card() -> None:
 
 def test_a_ratio_by_the_base_s_own_count_has_no_place() -> None:
     own = measure_parameters(3_407_872, 8_030_261_248, "measured")
-    found = card().model_copy(update={"parameters": own})
+    score = contest_score("phase1", 0.9999, own.convention, is_contest_task=True)
+    found = card().model_copy(update={"parameters": own, "score": score})
     assert "score (phase1): 0.9999" in printed(found)
     assert "published" not in printed(found)
     assert "published" in key_figures(card())[3].note
