@@ -1,8 +1,7 @@
-"""Two sets of predictions on the same items: is one better, or can these items not tell?
+"""Significance test of two sets of predictions on the same items.
 
-Only what was asked and judged alike is compared: task, scorer, template, protocol and each prompt.
-Verdicts are compared by McNemar's exact test, scores by a paired permutation test with a bootstrap interval of the
-difference. Both are two-sided at 5 %.
+Both sets must have the same task, scorer, template, protocol and prompts. Verdicts are compared by McNemar's exact
+test, scores by a paired permutation test with a bootstrap interval of the difference. Both tests are two-sided at 5 %.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from lotune.evaluate.statistics import wilson as wilson_interval
 from lotune.fingerprints import fingerprint
 
 ACCURACY = "accuracy"
-"""The figure of verdicts."""
+"""The metric of verdicts."""
 POWER = 0.8
-"""How likely the items that it would take are to show a difference as large as the one seen."""
+"""Power of the test with the required sample size."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """The figure of one of the two, 0 to 1 for verdicts and in its own unit for a score, with its 95 % interval.
+    """The metric of one set, 0 to 1 for verdicts, otherwise in the unit of the score, with its 95 % interval.
 
     An interval of None is not estimable.
     """
@@ -49,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An item on which the two differ: what each answered, and which of them is better there, "A" or "B"."""
+    """An item on which the two sets differ: both answers, and which one is better, "A" or "B"."""
 
     id: str
     kind: str
@@ -61,9 +60,9 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the items say: `difference` is B's figure less A's; `required_sample_size` is None where nothing differs.
+    """Result of a comparison: `difference` is B minus A; `required_sample_size` is None without a difference.
 
-    `facts` are those of both, and `prompts` is the digest of the prompts of the items that are compared.
+    `facts` are those of both sets, and `prompts` is the digest of the compared prompts.
     """
 
     score: str
@@ -86,17 +85,16 @@ class Comparison:
 def compare_predictions(
     a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str], score: str | None = None
 ) -> Comparison:
-    """Compare predictions on the items that both have and that can be judged.
+    """Compare predictions on the judgeable items that both sets have.
 
-    `score` names a per-item score, by its own name or the protocol's (contest_f1), or the accuracy of the verdicts;
-    without it the metric is that of both, see `metric_of`.
-    Raises: DataError where they have no item in common, an item stands twice in one of them, they were asked or judged
-    in another way or by other keys, or lack the score.
+    `score` names a per-item score, such as contest_f1, or the accuracy; by default it is the metric of `metric_of`.
+    Raises: DataError if the sets have no item in common, an item occurs twice in one of them, they differ in facts,
+    prompts or references, or lack the score.
     """
     facts = _shared_facts(a, b, names)
-    pairs, alone = _paired(a, b)
+    pairs, unmatched = _paired(a, b)
     score = score or metric_of([prediction for pair in pairs for prediction in pair])
-    before, after = ([_value(side, score) for side in one] for one in zip(*pairs, strict=True))
+    before, after = ([_value(prediction, score) for prediction in side] for side in zip(*pairs, strict=True))
     if score == ACCURACY:
         test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
         intervals: list[Interval | None] = [
@@ -122,21 +120,22 @@ def compare_predictions(
         p_value=test.p_value,
         verdict=comparison_verdict(difference, test.p_value),
         required_sample_size=required_sample_size(before, after),
-        unmatched=alone,
+        unmatched=unmatched,
         differing=tuple(_differing(pairs, before, after)),
         facts=facts,
-        prompts=fingerprint([_digest(one.prompt) for one, _ in pairs]),
+        prompts=fingerprint([_digest(first.prompt) for first, _ in pairs]),
     )
 
 
 def metric_of(predictions: Sequence[Prediction]) -> str:
-    """The metric that predictions were judged for: the first score that each of them has, else the accuracy."""
-    shared = [name for name in predictions[0].score.scores if all(name in one.score.scores for one in predictions)]
+    """Return the metric of predictions: the first score that each of them has, otherwise the accuracy."""
+    names = predictions[0].score.scores
+    shared = [name for name in names if all(name in prediction.score.scores for prediction in predictions)]
     return shared[0] if shared else ACCURACY
 
 
 def comparison_verdict(difference: float, p_value: float) -> str:
-    """The plain sentence.
+    """Return the verdict in words.
 
     >>> comparison_verdict(0.1, 0.01), comparison_verdict(-0.1, 0.01), comparison_verdict(0.1, 0.2)
     ('B is better', 'A is better', 'these items cannot tell')
@@ -147,7 +146,7 @@ def comparison_verdict(difference: float, p_value: float) -> str:
 
 
 def required_sample_size(before: Sequence[float], after: Sequence[float]) -> int | None:
-    """How many items would show a difference as large as the one seen, four times in five; None where there is none.
+    """Return the number of items that shows this difference with a power of 80 %; None without a difference.
 
     With d the mean difference and s² that of its squares: (z₁ s + z₂ sqrt(s² − d²))² / d², which for verdicts is
     Connor's formula (1987) for McNemar's test.
@@ -166,14 +165,14 @@ def required_sample_size(before: Sequence[float], after: Sequence[float]) -> int
 
 
 def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tuple[Prediction, Prediction]], int]:
-    """The judgeable items of both, in A's order, and how many only one of them has."""
-    others: Mapping[str, Prediction] = {one.example_id: one for one in b}
-    both = [(one, others[one.example_id]) for one in a if one.example_id in others]
+    """Return the judgeable items of both sets, in A's order, and the number of items that only one set has."""
+    in_b: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in b}
+    both = [(first, in_b[first.example_id]) for first in a if first.example_id in in_b]
     _check_prompts(both)
-    for one, other in both:
-        if one.score.reference != other.score.reference:
-            found = f"the key is {one.score.reference!r} in A and {other.score.reference!r} in B"
-            raise DataError(f"item {one.example_id}", found, "predictions on the same items, judged alike")
+    for first, second in both:
+        if first.score.reference != second.score.reference:
+            found = f"the key is {first.score.reference!r} in A and {second.score.reference!r} in B"
+            raise DataError(f"item {first.example_id}", found, "predictions on the same items, judged alike")
     pairs = [pair for pair in both if None not in (pair[0].score.correct, pair[1].score.correct)]
     if not pairs:
         raise DataError(
@@ -183,10 +182,10 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
 
 
 def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str]) -> Facts:
-    """Return how both were asked and judged. Raises: DataError where that is not one way, or an item stands twice."""
+    """Return the common facts. Raises: DataError if the sets differ in them, or an item occurs twice."""
     if not a or not b:
         empty = names[0] if not a else names[1]
-        raise DataError(empty, "holds no predictions", "a line for each item")
+        raise DataError(empty, "holds no predictions", "one line per item")
     first, second = _facts_of(a, names[0]), _facts_of(b, names[1])
     if different := differences(first, second):
         remedy = "ask or judge one of them again with the settings of the other"
@@ -195,28 +194,30 @@ def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple
 
 
 def _facts_of(side: Sequence[Prediction], name: str) -> Facts:
-    repeated = [id for id, times in Counter(one.example_id for one in side).items() if times > 1]
+    repeated = [id for id, count in Counter(prediction.example_id for prediction in side).items() if count > 1]
     if repeated:
-        found = f"{len(repeated)} ids stand more than once, the first is {repeated[0]}"
-        raise DataError(name, found, "one line for each item", "delete the lines that should not count")
+        found = f"{len(repeated)} ids occur more than once, the first is {repeated[0]}"
+        raise DataError(name, found, "one line per item", "delete the lines that should not count")
     facts = side[0].facts
-    for one in side:
-        if facts is None or one.facts is None:
-            found = f"item {one.example_id} does not say by which task, scorer, template and protocol"
+    for prediction in side:
+        if facts is None or prediction.facts is None:
+            found = f"item {prediction.example_id} lacks task, scorer, template or protocol"
             raise DataError(name, found, "predictions of this version of lotune", "evaluate the model again")
-        items = f"item {side[0].example_id}", f"item {one.example_id}"
-        if different := differences(facts, one.facts, items):
+        items = f"item {side[0].example_id}", f"item {prediction.example_id}"
+        if different := differences(facts, prediction.facts, items):
             raise DataError(name, "; ".join(different), "one way of asking and judging", "evaluate all its rows again")
     return cast(Facts, facts)
 
 
 def _check_prompts(pairs: Sequence[tuple[Prediction, Prediction]]) -> None:
-    other = [(one, its) for one, its in pairs if one.prompt != its.prompt]
-    if other:
-        one, its = other[0]
-        digests = f"sha256 {_digest(one.prompt)[:12]} in A, {_digest(its.prompt)[:12]} in B"
-        found = f"{len(other)} of {len(pairs)} items have another prompt in B than in A, the first is {one.example_id}"
-        raise DataError("compare", f"{found} ({digests})", "the same questions in the same words")
+    changed = [(first, second) for first, second in pairs if first.prompt != second.prompt]
+    if changed:
+        first, second = changed[0]
+        digests = f"sha256 {_digest(first.prompt)[:12]} in A, {_digest(second.prompt)[:12]} in B"
+        found = (
+            f"{len(changed)} of {len(pairs)} items have different prompts in A and B, the first is {first.example_id}"
+        )
+        raise DataError("compare", f"{found} ({digests})", "the same prompts")
 
 
 def _digest(prompt: str) -> str:
@@ -228,8 +229,8 @@ def _value(prediction: Prediction, score: str) -> float:
         return float(bool(prediction.score.correct))
     scores = prediction.score.scores
     if score not in scores:
-        there = ", ".join((*scores, ACCURACY))
-        raise DataError(f"item {prediction.example_id}", f"has no score {score} (it has {there})")
+        names = ", ".join((*scores, ACCURACY))
+        raise DataError(f"item {prediction.example_id}", f"has no score {score} (it has {names})")
     return float(scores[score])
 
 
@@ -238,8 +239,13 @@ def _differing(
 ) -> list[Disagreement]:
     return [
         Disagreement(
-            one.example_id, one.category, one.score.reference or "", one.text, other.text, "B" if new > old else "A"
+            first.example_id,
+            first.category,
+            first.score.reference or "",
+            first.text,
+            second.text,
+            "B" if new > old else "A",
         )
-        for (one, other), old, new in zip(pairs, before, after, strict=True)
+        for (first, second), old, new in zip(pairs, before, after, strict=True)
         if new != old
     ]

@@ -110,7 +110,7 @@ def test_other_prompts_are_refused_by_their_digests() -> None:
     a, b = predictions([True, False, True]), predictions([True, True, True])
     b[1] = replace(b[1], prompt="another question")
     with pytest.raises(
-        DataError, match=r"1 of 3 items have another prompt .* the first is 1 \(sha256 \w+ in A, \w+ in B"
+        DataError, match=r"1 of 3 items have different prompts .* the first is 1 \(sha256 \w+ in A, \w+ in B"
     ):
         compare_predictions(a, b, ("a", "b"))
     only_a = predictions([True, False, True, True])
@@ -121,7 +121,7 @@ def test_other_prompts_are_refused_by_their_digests() -> None:
 def test_repeated_ids_are_a_fault_of_their_own() -> None:
     a = predictions([True, False])
     for sides in ((a + a[:1], a), (a, a + a[:1])):
-        with pytest.raises(DataError, match="1 ids stand more than once, the first is 0"):
+        with pytest.raises(DataError, match="1 ids occur more than once, the first is 0"):
             compare_predictions(*sides, ("a", "b"))
 
 
@@ -150,7 +150,7 @@ def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Pat
     assert read_predictions(kept) == predictions([True, False])
     assert [one.facts for one in read_predictions(older)] == [None, None]
     error = call("compare", kept, older, status=2).stderr
-    assert "older.jsonl: item 0 does not say by which task, scorer, template and protocol" in error
+    assert "older.jsonl: item 0 lacks task, scorer, template or protocol" in error
     (tmp_path / "empty.jsonl").touch()
     assert "holds no predictions" in call("compare", kept, tmp_path / "empty.jsonl", status=2).stderr
 
@@ -191,7 +191,7 @@ def test_the_command(tmp_path: Path, finished_run: Path) -> None:
             append_jsonl(tmp_path / f"{name}.jsonl", one.record())
     said = call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl").stdout
     assert "B is better on 12 items, A on 0" in said
-    assert "1 items that only one of the two has" in said
+    assert "1 items that only one side has" in said
     assert "and 2 more: --json lists them" in said
     found = json.loads(call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json").stdout)
     assert (found["verdict"], len(found["differing"])) == ("B is better", 12)
