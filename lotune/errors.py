@@ -52,3 +52,12 @@ class CheckError(LotuneError):
     """A check on finished work failed: the result must not be trusted."""
 
     exit_status = 1
+
+
+def install_extra(name: str) -> str:
+    """Return the remedy for a missing optional dependency.
+
+    >>> install_extra("vllm")
+    "pip install '.[vllm]' in lotune's source folder"
+    """
+    return f"pip install '.[{name}]' in lotune's source folder"

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
-from lotune.errors import DataError, SettingsError
+from lotune.errors import DataError, SettingsError, install_extra
 from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
@@ -151,7 +151,7 @@ def check_extras(recipe: Recipe) -> None:
         raise SettingsError(
             "tune.tensorboard",
             "TensorBoard is not installed",
-            remedy="pip install '.[tensorboard]' in lotune's source folder",
+            remedy=install_extra("tensorboard"),
         )
 
 

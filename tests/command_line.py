@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from typer.testing import CliRunner, Result
 
 from lotune.cli.app import app
+from lotune.data.templates import TEMPLATE_FILE, Template, template_record
+from lotune.files import write_json
 
 RECIPE = """
 seed: 3
@@ -32,3 +36,8 @@ def call(*words: object, status: int = 0) -> Result:
         raise result.exception
     assert result.exit_code == status, result.stderr
     return result
+
+
+def save_template(folder: Path, template: Template) -> None:
+    """Write a prompt template into a folder as a checkpoint of its own."""
+    write_json(folder / TEMPLATE_FILE, template_record(template, {}))

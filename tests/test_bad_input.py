@@ -528,7 +528,7 @@ def test_a_task_that_asks_nothing_is_refused_where_questions_are_answered(tmp_pa
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"problem": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
     said = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")
-    assert "task.name: 'text' is not known" in said
+    assert "task.name: 'text' is unknown" in said
     assert "text, which `evaluate --model` alone has" in said
     assert not (tmp_path / "out.jsonl").exists()
     assert "remedy: did you mean text?" in refused("evaluate", "--model", "nano", "--task", "txet")

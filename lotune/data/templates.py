@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from lotune.data.conversation import Conversation
 from lotune.errors import ModelError, RunError, SettingsError
-from lotune.files import read_json, write_json
+from lotune.files import read_json
 
 TEMPLATE_FILE = "lotune_template.json"
 
@@ -150,11 +150,6 @@ def template_named(name: str) -> Template:
 def template_record(template: Template, wording: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint folder holds: the template, and under `wording` the settings in which the task was worded."""
     return {**asdict(template), **({"wording": dict(wording)} if wording else {})}
-
-
-def save_template(folder: Path, template: Template, wording: Mapping[str, Any] | None = None) -> None:
-    """Write the template into a checkpoint folder."""
-    write_json(folder / TEMPLATE_FILE, template_record(template, wording or {}))
 
 
 def load_task_prompt_settings(folder: Path) -> dict[str, Any]:

@@ -90,11 +90,6 @@ class MergeCheck:
     asked: Reduced | None = None
     changed: Sequence[tuple[int, str, str]] = ()
 
-    @property
-    def verdict_share(self) -> float:
-        """Fraction of the judged rows whose verdict rounding changes."""
-        return self.verdicts_changed / self.judged if self.judged else 0.0
-
 
 @dataclass(frozen=True)
 class LogitAgreement:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from lotune.errors import ModelError
+from lotune.errors import ModelError, install_extra
 from lotune.generate.requests import Request
 from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.loading import base_folder, dtype_name, resolve_device, resolve_dtype
@@ -127,7 +127,7 @@ def _library() -> Any:
         raise ModelError(
             "evaluate.engine",
             found,
-            remedy="pip install '.[vllm]' in lotune's source folder, or evaluate.engine=lotune",
+            remedy=f"{install_extra('vllm')}, or evaluate.engine=lotune",
         ) from None
 
 

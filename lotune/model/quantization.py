@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from lotune.errors import SettingsError
+from lotune.errors import SettingsError, install_extra
 from lotune.model.loading import LoadedModel, load_model, resolve_device, resolve_dtype
 from lotune.model.probed import let_in
 from lotune.model.settings import BaseSettings
@@ -32,7 +32,7 @@ def check_quantize(kind: Quantization, device: str) -> None:
     if find_spec(library) is None:
         found, remedy = (
             f"{kind} weights need {library}, which is not installed",
-            "pip install '.[quantize]' in lotune's source folder",
+            install_extra("quantize"),
         )
         raise SettingsError("tune.quantization", found, remedy=remedy)
     if resolve_device(device).startswith("mps"):

@@ -79,4 +79,4 @@ def entry_named(name: str) -> TaskEntry:
     near = [] if name == TEXT else get_close_matches(name, (*TASKS, TEXT), 1)
     remedy = f"did you mean {near[0]}?" if near else ""
     expected = f"one of {', '.join(TASKS)}; and {TEXT}, which `evaluate --model` alone has"
-    raise SettingsError("task.name", f"{name!r} is not known", expected, remedy)
+    raise SettingsError("task.name", f"{name!r} is unknown", expected, remedy)

@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from command_line import save_template
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, Template, load_template, save_template, template_named
+from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, Template, load_template, template_named
 from lotune.errors import ModelError, SettingsError
 
 every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))

@@ -262,7 +262,6 @@ def test_rounding_may_change_one_verdict_in_a_hundred(rows: int, changed: int, p
     result = merge_check._record((1e-5, None), 0, torch.bfloat16, before, after)
     assert (result.texts_changed, result.verdicts_changed, result.passed) == (changed + 5, changed, passed)
     assert result.judged == rows
-    assert result.verdict_share == pytest.approx(changed / rows)
 
 
 def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[MergeCheckRow]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import app
+from command_line import app, save_template
 from typer.testing import CliRunner
 
 from lotune.data.conversation import Conversation, conversation_example
-from lotune.data.templates import TEMPLATES, save_template
+from lotune.data.templates import TEMPLATES
 from lotune.data.tokenized import encode_prompt
 from lotune.generate.requests import Event, Request, TokenEvent
 from lotune.generate.sampling import Sampling

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import app, call
+from command_line import app, call, save_template
 from typer.testing import CliRunner
 
-from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, save_template
+from lotune.data.templates import TEMPLATE_FILE, TEMPLATES
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
 from lotune.stages.prompt_template import has_chat_template, resolve_auto, resolve_training_template

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import processes
 import pytest
-from command_line import call
+from command_line import call, save_template
 
-from lotune.data.templates import TEMPLATES, save_template
+from lotune.data.templates import TEMPLATES
 from lotune.stages.prompt_template import with_stored_template
 from lotune.tasks.arithmetic.task import ArithmeticSettings
 from lotune.text_display import show_control_characters

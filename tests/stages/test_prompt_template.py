@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from command_line import call
+from command_line import call, save_template
 
-from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, load_task_prompt_settings, load_template, save_template
+from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, load_task_prompt_settings, load_template
 from lotune.errors import ModelError, SettingsError
 from lotune.recipe import Recipe
 from lotune.stages.prompt_template import check_template, with_stored_template

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -270,19 +270,6 @@ def passages(
             for number, (question, answer) in enumerate(asked)
         ]
         yield {"title": title, "context": context, "qas": qas}
-
-
-def to_squad(paragraphs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """A whole file in SQuAD 1.1's layout, one article a paragraph.
-
-    >>> to_squad([{"title": "Talvo", "context": "Talvo is a cat.", "qas": []}])
-    {'version': '1.1', 'data': [{'title': 'Talvo', 'paragraphs': [{'context': 'Talvo is a cat.', 'qas': []}]}]}
-    """
-    data = [
-        {"title": paragraph["title"], "paragraphs": [{"context": paragraph["context"], "qas": paragraph["qas"]}]}
-        for paragraph in paragraphs
-    ]
-    return {"version": "1.1", "data": data}
 
 
 def _everyday(random: Random, language: str) -> str:

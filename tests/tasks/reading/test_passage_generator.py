@@ -19,7 +19,6 @@ from lotune.tasks.reading.passage_generator import (
     is_unseen,
     passages,
     sentences,
-    to_squad,
 )
 from lotune.tasks.reading.templates_zh import CHINESE
 
@@ -121,12 +120,6 @@ def test_every_relation_is_worded_in_both_languages() -> None:
         assert len(questions.split("|")) >= 3
         assert all(text.count("{s}") == 1 and "{v}" not in text for text in questions.split("|"))
         assert all(text.count("{v}") == 1 and "{s}" not in text for text in reverse.split("|"))
-
-
-def test_squad_layout() -> None:
-    squad = to_squad(passages(3, 11, "both"))
-    assert len(squad["data"]) == 3
-    assert set(squad["data"][0]["paragraphs"][0]) == {"context", "qas"}
 
 
 @pytest.mark.parametrize("language", ["zh", "en", "both"])
