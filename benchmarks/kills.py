@@ -101,14 +101,14 @@ def _hold_after(step: int) -> None:
     """Have this process stop once it has logged a step."""
     from lotune.stages import training_session
 
-    append = training_session.append_jsonl
+    append = training_session.append_record
 
     def stopping(path: Path, record: Any) -> None:
         append(path, record)
         if record.get("number") == step:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    training_session.append_jsonl = stopping
+    training_session.append_record = stopping
 
 
 def steps_done(runs: Path) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,25 +53,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def append_jsonl(path: Path, record: Any) -> None:
-    """Append a record as one line, after removing a last line that a crash left incomplete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = to_json(record) + b"\n"
-    with disk_full_as_run_error(path, len(line)), path.open("a+b") as file:
-        _drop_unfinished_line(file)
-        file.write(line)
-
-
-def filter_jsonl(path: Path, keep: Callable[[Any], bool]) -> None:
-    """Rewrite a jsonl file with the records for which `keep` is true; drop lines that are not JSON."""
-    remaining = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with suppress(orjson.JSONDecodeError):
-            if keep(orjson.loads(line)):
-                remaining.append(line + b"\n")
-    write_atomically(path, b"".join(remaining))
-
-
 _KEYS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -88,18 +67,3 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, Settings):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def _drop_unfinished_line(file: Any) -> None:
-    size = file.seek(0, os.SEEK_END)
-    complete = size
-    while complete:
-        start = max(0, complete - 65_536)
-        file.seek(start)
-        newline = file.read(complete - start).rfind(b"\n")
-        if newline >= 0:
-            complete = start + newline + 1
-            break
-        complete = start
-    if complete != size:
-        file.truncate(complete)

@@ -127,8 +127,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Tests that change it copy it first.
     """
-    from lotune.files import append_jsonl, write_json
+    from lotune.files import write_json
     from lotune.recipe import Recipe
+    from lotune.record_files import append_record
     from lotune.runs import open_run
     from lotune.stages.dependencies import stage_inputs
 
@@ -144,7 +145,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(1, 101):
             noise = 0.1 * ((number * 37) % 11 - 5) / number**0.5
             step = {"number": number, "loss": 1.2 * 0.97**number + 0.1 + noise, "learning_rate": 0.02}
-            append_jsonl(run.folder / "metrics.jsonl", {**step, "tokens": 900, "seconds": 0.5, "gradient_norm": 1.0})
+            append_record(run.folder / "metrics.jsonl", {**step, "tokens": 900, "seconds": 0.5, "gradient_norm": 1.0})
         write_json(run.folder / "data" / "counts.json", _made_up_counts())
         _write_made_up_results(run.folder, steps, losses)
         inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": stage_inputs(recipe, "evaluate")}
@@ -187,7 +188,7 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         write_scorecard,
     )
     from lotune.evaluate.target import ScoredExample, measure_target
-    from lotune.files import append_jsonl
+    from lotune.record_files import append_record
     from lotune.tasks.task import Score
 
     facts = Facts("arithmetic", "significant:5", "alpaca", "greedy, 880 new tokens at most")
@@ -205,7 +206,7 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         answers[name] = [answer(row, row % 5 < place and row != 18) for row in range(60)]
     for name, rows in answers.items():
         for row in rows:
-            append_jsonl(folder / "predictions" / "arithmetic" / f"{name}.jsonl", row.record())
+            append_record(folder / "predictions" / "arithmetic" / f"{name}.jsonl", row.record())
     verdicts = {
         name: [ScoredExample(row.example_id, row.category, row.score) for row in rows] for name, rows in answers.items()
     }

@@ -148,9 +148,9 @@ def _carry_out(
 
 def _hold(file: str, rows: int, gate: Connection[Any, Any]) -> None:
     """Have each module that adds rows to files wait after the so many-th one of a file."""
-    from lotune import files
+    from lotune import record_files
 
-    append, left = files.append_jsonl, [rows]
+    append, left = record_files.append_record, [rows]
 
     def appending(path: Path, record: Any) -> None:
         append(path, record)
@@ -161,5 +161,5 @@ def _hold(file: str, rows: int, gate: Connection[Any, Any]) -> None:
                 gate.recv()
 
     for module in list(sys.modules.values()):
-        if getattr(module, "append_jsonl", None) is append:
-            module.append_jsonl = appending  # type: ignore[attr-defined]
+        if getattr(module, "append_record", None) is append:
+            module.append_record = appending  # type: ignore[attr-defined]

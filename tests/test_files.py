@@ -8,7 +8,7 @@ import pytest
 
 from lotune import files
 from lotune.errors import RunError
-from lotune.files import append_jsonl, read_json, write_atomically, write_json
+from lotune.files import read_json, write_atomically, write_json
 from lotune.recipe import Recipe
 
 
@@ -35,19 +35,3 @@ def test_json_round_trip(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(RunError, match="cannot be read"):
         read_json(tmp_path / "b.json")
-
-
-@pytest.mark.parametrize("torn", ["", '{"step": 2, "lo', "x" * 200_000])
-def test_an_unfinished_line_is_dropped(tmp_path: Path, torn: str) -> None:
-    path = tmp_path / "metrics.jsonl"
-    append_jsonl(path, {"step": 1})
-    with path.open("a") as file:
-        file.write(torn)
-    append_jsonl(path, {"step": 2})
-    assert path.read_text() == '{"step":1}\n{"step":2}\n'
-
-
-def test_a_file_of_one_unfinished_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("{")
-    append_jsonl(tmp_path / "a.jsonl", 1)
-    assert (tmp_path / "a.jsonl").read_text() == "1\n"

@@ -15,7 +15,7 @@ FLOORS = (
     ("settings", "memory", "environment", "threads"),
     ("disk_space", "settings_help"),
     ("library_errors", "files"),
-    ("fingerprints",),
+    ("fingerprints", "record_files"),
     ("runs",),
     ("console", "distributed"),
     ("data",),

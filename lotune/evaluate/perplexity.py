@@ -18,6 +18,7 @@ from lotune.data.tokenized import encode_text
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_ratio
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
+from lotune.record_files import record_lines
 
 ARTICLES_AT_ONCE = 64
 """Articles that are tokenised and scored together."""
@@ -67,7 +68,7 @@ def parse_texts(lines: bytes) -> list[TextLoss]:
     """
     names = [field.name for field in fields(TextLoss)]
     try:
-        return [TextLoss(*(orjson.loads(line)[name] for name in names)) for line in lines.split(b"\n")[:-1] if line]
+        return [TextLoss(*(orjson.loads(line)[name] for name in names)) for _, line in record_lines(lines)]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise DataError("figures of texts", "a line holds none", f"JSON with {', '.join(names)}") from None
 

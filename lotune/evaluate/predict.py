@@ -15,7 +15,7 @@ from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_text
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
 from lotune.evaluate.settings import OnTooLong
-from lotune.files import append_jsonl, write_atomically
+from lotune.record_files import append_record, record_lines, write_records
 from lotune.tasks.task import MultipleChoice, Score, Task
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def predict(
         for found in chain(long, _answer(task, there, answering, batch_tokens, stop, sampling)):
             prediction = replace(found, fingerprint=fingerprint, facts=facts)
             if out is not None:
-                append_jsonl(out, prediction.record())
+                append_record(out, prediction.record())
             yield prediction
         answering.reset()  # no answer depends on what was read for others
 
@@ -145,8 +145,7 @@ def parse_predictions(data: bytes, where: str) -> list[Prediction]:
 
     Raises: DataError for a line that is no prediction.
     """
-    lines = enumerate(data.split(b"\n")[:-1], start=1)
-    return [_parse(line, f"{where}:{number}") for number, line in lines if line.strip()]
+    return [_parse(line, f"{where}:{number}") for number, line in record_lines(data)]
 
 
 def _parse(line: bytes, where: str) -> Prediction:
@@ -183,8 +182,7 @@ def keep_predictions(
     if stored:
         asked = {example.id for example in examples}
         rest = {old.example_id: old for old in stored if old.example_id not in asked}
-        lines = [orjson.dumps(one.record()) + b"\n" for one in (*rest.values(), *kept.values())]
-        write_atomically(out, b"".join(lines))
+        write_records(out, (prediction.record() for prediction in (*rest.values(), *kept.values())))
     return kept
 
 

@@ -8,17 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from lotune.console import Progress
 from lotune.data.corpus import Corpus
 from lotune.data.examples import Example
 from lotune.distributed import init_process_group, raise_on_lost_process
 from lotune.errors import SettingsError
 from lotune.evaluate.perplexity import TextLoss, parse_texts, score_texts, summarise
-from lotune.files import append_jsonl
 from lotune.model.loading import LoadedModel, context_length, resolve_device
 from lotune.recipe import Recipe, RunOptions
+from lotune.record_files import append_record, encode_records
 from lotune.report.terminal import limits_text
 from lotune.stages.model_loading import device_and_dtype, folders_of, load_model_or_adapter, settled
 from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, refuse_overwriting_inputs
@@ -80,9 +78,9 @@ def _read(
         for text in score_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
             found.append(text)
             if out is not None:
-                append_jsonl(out, _record(text, fingerprint))
+                append_record(out, _record(text, fingerprint))
             progress.advance(len(found))
-    return b"".join(orjson.dumps(_record(text, fingerprint)) + b"\n" for text in found)
+    return encode_records(_record(text, fingerprint) for text in found)
 
 
 def _record(text: TextLoss, fingerprint: str) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from lotune.distributed import ProcessGroup, world_size
-from lotune.errors import RunError, SettingsError
-from lotune.files import write_atomically
+from lotune.errors import SettingsError
+from lotune.record_files import record_lines, require_fingerprint, stored_records, write_records
 
 
 def refuse_overwriting_inputs(out: Path | None, *inputs: Path | None, option: str = "--out") -> None:
@@ -45,11 +44,7 @@ def check_fingerprints(out: Path, fingerprint: str) -> None:
     Raises: RunError where they hold something else, which stays as it is.
     """
     for file in (out, *_parts(out)):
-        if file.exists() and not (
-            _last_line_is_ours(file) and all(_record(line).get("fingerprint") == fingerprint for line in _lines(file))
-        ):
-            found = "holds answers of another model or of other settings, or does not say which gave them"
-            raise RunError(str(file), found, "answers of this one, or a new file", "name another file with --out")
+        require_fingerprint(file, fingerprint)
 
 
 def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Path | None], bytes]) -> list[bytes]:
@@ -62,16 +57,16 @@ def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Pa
     if out is None:
         return world.all_gather_bytes(_quiet_followers(world, work, None))
     parts = _parts(out)
-    stored = {_name(line): line for file in (out, *parts) if file.exists() for line in _lines(file)}
+    stored = stored_records((out, *parts))
     world.all_gather(0.0)  # everybody has read before anybody writes
     own = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
     if parts or own != out:
-        write_atomically(own, b"".join(stored.values()))
+        write_records(own, stored.values())
     everyone = world.all_gather_bytes(_quiet_followers(world, work, own))
     if world.is_main_process and world.size > 1:
-        found = {_record(line)["id"] for part in everyone for line in part.splitlines()}
-        rest = [line for line in stored.values() if _record(line).get("id") not in found]
-        write_atomically(out, b"".join([*rest, *everyone]))
+        new = [orjson.loads(line) for part in everyone for _, line in record_lines(part)]
+        ids = {record["id"] for record in new}
+        write_records(out, [*(record for record in stored.values() if record.get("id") not in ids), *new])
     if world.is_main_process:
         for part in _parts(out):
             part.unlink()
@@ -92,29 +87,3 @@ def _quiet_followers(world: ProcessGroup, work: Callable[[Path | None], bytes], 
 
 def _parts(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f"{out.name}.*-of-*"))
-
-
-def _lines(file: Path) -> list[bytes]:
-    """The whole lines of a file; one that a crash left unfinished is left out."""
-    return [line + b"\n" for line in file.read_bytes().split(b"\n")[:-1] if line.strip()]
-
-
-def _last_line_is_ours(file: Path) -> bool:
-    """Whether what follows the last line break, which is taken away, is nothing or the beginning of such a line."""
-    tail, begin = file.read_bytes().rpartition(b"\n")[2], b'{"id":'
-    return tail[: len(begin)] == begin[: len(tail)]
-
-
-def _name(line: bytes) -> tuple[Any, Any]:
-    """What a line stands for: its id, and the prompt where it has one."""
-    record = _record(line)
-    return record.get("id"), record.get("prompt")
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    """The object of a line, empty where it holds none."""
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}

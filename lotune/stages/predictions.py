@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from lotune.console import Progress
 from lotune.data.examples import Example
 from lotune.distributed import ProcessGroup
@@ -24,6 +22,7 @@ from lotune.model.loading import (
 )
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe
+from lotune.record_files import encode_records
 from lotune.stages.model_loading import answering_with, resolve_weights
 from lotune.stages.output_files import merge_rank_outputs
 from lotune.tasks.settings import TaskSettings
@@ -121,7 +120,7 @@ def run_predictions_distributed(
 
     def work(own: Path | None) -> bytes:
         found = how(asking, task, examples[world.rank :: world.size], own)
-        return b"".join(orjson.dumps(prediction.record()) + b"\n" for prediction in found)
+        return encode_records(prediction.record() for prediction in found)
 
     everyone = merge_rank_outputs(out, world, work)
     places = {example.id: place for place, example in enumerate(examples)}

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from lotune.console import Progress, print_status
 from lotune.data.token_files import TokenFile
 from lotune.distributed import ProcessGroup
-from lotune.files import append_jsonl, filter_jsonl
 from lotune.model.loading import resolve_device
 from lotune.model.parts import virtual_ids
 from lotune.recipe import Recipe
+from lotune.record_files import append_record, filter_records
 from lotune.settings import Switch
 from lotune.train.settings import TrainingSettings
 
@@ -166,7 +166,7 @@ def resume(session: TrainingSession) -> SavedState:
     state = loaded.state or SavedState(0, {})
     if state.step:
         print_status(f"going on after step {state.step}")
-    filter_jsonl(session.folder / METRICS_FILE, lambda line: _step_of(line) <= state.step)
+    filter_records(session.folder / METRICS_FILE, lambda line: _step_of(line) <= state.step)
     sync_followers(session.training, state)
     return state
 
@@ -183,7 +183,7 @@ def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -
     with _name_rows_on_nan(course.row_ids), Progress(course.title, course.steps, done) as progress:
         for step in _saved_steps(session, done, notes):
             progress.step(step.number, step.loss, step.tokens)
-            append_jsonl(session.folder / METRICS_FILE, asdict(step))
+            append_record(session.folder / METRICS_FILE, asdict(step))
             yield step
 
 

@@ -17,12 +17,13 @@ from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.data.tokenized import encode_row
 from lotune.disk_space import require_free_space
-from lotune.files import append_jsonl, read_json, write_json
+from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.memory import oom_names_setting, release_memory
 from lotune.model.loading import count_parameters
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe, RunOptions, check_extras
+from lotune.record_files import append_record
 from lotune.report.terminal import limits_text
 from lotune.runs import Run
 from lotune.stages.merging import ensure_merged, template_text
@@ -185,7 +186,7 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
             saved = _save_checkpoint(run, recipe, tuning, step.number)
             yield saved
             results.append(_validate(recipe, tuning, validation, saved))
-            append_jsonl(run.folder / METRICS_FILE, {"validation": asdict(results[-1])})
+            append_record(run.folder / METRICS_FILE, {"validation": asdict(results[-1])})
             yield results[-1]
     checkpoints = [{"name": result.name, "step": result.step, "loss": result.loss} for result in results]
     seconds = time.monotonic() - started

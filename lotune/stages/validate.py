@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.metric_intervals import primary_metric_interval
 from lotune.evaluate.predict import Prediction, keep_predictions, read_predictions
-from lotune.files import read_json, write_atomically, write_json
+from lotune.files import read_json, write_json
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
+from lotune.record_files import write_records
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import answering_with
@@ -80,8 +79,8 @@ def measured(name: str, step: int, loss: float, task: Task, answers: list[Predic
 def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
     """Write a checkpoint's answers to the validation rows into a run folder."""
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
-    lines = [orjson.dumps(replace(one, facts=facts).record()) + b"\n" for one in answers]
-    write_atomically(folder / ANSWERS / f"{name}.jsonl", b"".join(lines))
+    records = (replace(answer, facts=facts).record() for answer in answers)
+    write_records(folder / ANSWERS / f"{name}.jsonl", records)
 
 
 def best_checkpoint(found: list[CheckpointResult]) -> CheckpointResult:

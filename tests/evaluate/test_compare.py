@@ -18,7 +18,7 @@ from lotune.errors import DataError
 from lotune.evaluate.compare import compare_predictions, metric_of, required_sample_size
 from lotune.evaluate.facts import Facts
 from lotune.evaluate.predict import Prediction, read_predictions
-from lotune.files import append_jsonl
+from lotune.record_files import append_record
 from lotune.tasks.task import Score
 
 FACTS = Facts("arithmetic", "exact", "alpaca", "greedy, 64 new tokens at most")
@@ -145,8 +145,8 @@ def test_any_one_difference_is_found_in_either_direction(changed: str, place: in
 def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Path) -> None:
     kept, older = tmp_path / "kept.jsonl", tmp_path / "older.jsonl"
     for one in predictions([True, False]):
-        append_jsonl(kept, one.record())
-        append_jsonl(older, replace(one, facts=None).record())
+        append_record(kept, one.record())
+        append_record(older, replace(one, facts=None).record())
     assert read_predictions(kept) == predictions([True, False])
     assert [one.facts for one in read_predictions(older)] == [None, None]
     error = call("compare", kept, older, status=2).stderr
@@ -188,7 +188,7 @@ def test_the_same_answers_judged_in_two_ways_are_not_compared(small_base: Path, 
 def test_the_command(tmp_path: Path, finished_run: Path) -> None:
     for name, verdicts in (("a", [False] * 12), ("b", [True] * 12 + [True])):
         for one in predictions(verdicts):
-            append_jsonl(tmp_path / f"{name}.jsonl", one.record())
+            append_record(tmp_path / f"{name}.jsonl", one.record())
     said = call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl").stdout
     assert "B is better on 12 items, A on 0" in said
     assert "1 items that only one side has" in said

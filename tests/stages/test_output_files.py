@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import RunError, SettingsError
+from lotune.record_files import encode_records
 from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, refuse_overwriting_inputs
 
 
 def line(id: str, mark: str = "m", **more: str) -> bytes:
-    return json.dumps({"id": id, **more, "fingerprint": mark}).encode() + b"\n"
+    return encode_records([{"id": id, **more, "fingerprint": mark}])
 
 
 def test_no_output_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

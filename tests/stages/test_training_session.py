@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lotune.files import filter_jsonl
+from lotune.record_files import filter_records
 from lotune.stages.training_session import _step_of
 
 
@@ -13,5 +13,5 @@ def test_later_lines_and_those_that_are_none_of_ours_go(tmp_path: Path) -> None:
     ours = ['{"number":1,"loss":2.0}', '{"validation":{"step":2,"loss":1.0}}', '{"number":3,"loss":1.5}']
     others = ["7", '"text"', "[]", "{}", "null", '{"number":"x"}', '{"validation":3}', '{"number":4}', '{"number":']
     path.write_text("\n".join([*others[:4], *ours, *others[4:]]))
-    filter_jsonl(path, lambda line: _step_of(line) <= 3)
+    filter_records(path, lambda line: _step_of(line) <= 3)
     assert path.read_text().splitlines() == ours

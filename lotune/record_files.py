@@ -1,0 +1,110 @@
+"""Record files: jsonl that grows by one record at a time, and is resumed by id and fingerprint.
+
+A process that is killed can leave a torn last line. Readers leave it out, and the next append takes it away, so a file
+always holds the whole records that were written. A record that is resumed has an `id`, a `prompt` where several
+prompts may share the id, and the `fingerprint` of all that it depends on, if no run binds the file to that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lotune.disk_space import disk_full_as_run_error
+from lotune.errors import RunError
+from lotune.files import to_json, write_atomically
+
+
+def append_record(path: Path, record: Any) -> None:
+    """Append one record as one line; folders are made on the way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = to_json(record) + b"\n"
+    with disk_full_as_run_error(path, len(line)), path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(line)
+
+
+def write_records(path: Path, records: Iterable[Any]) -> None:
+    """Write a whole file of records, atomically."""
+    write_atomically(path, encode_records(records))
+
+
+def encode_records(records: Iterable[Any]) -> bytes:
+    r"""Return records as lines.
+
+    >>> encode_records([{"id": "1"}, {"id": "2"}])
+    b'{"id":"1"}\n{"id":"2"}\n'
+    """
+    return b"".join(to_json(record) + b"\n" for record in records)
+
+
+def record_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    r"""Yield the number and the bytes of each whole line that is not blank; a torn last line is left out.
+
+    >>> list(record_lines(b'{"id":"1"}\n\n{"id":"2"}\n{"id'))
+    [(1, b'{"id":"1"}'), (3, b'{"id":"2"}')]
+    """
+    lines = enumerate(data.split(b"\n")[:-1], start=1)
+    return ((number, line) for number, line in lines if line.strip())
+
+
+def stored_records(paths: Iterable[Path]) -> dict[Hashable, Mapping[str, Any]]:
+    """Return the records of files, those that exist, by id and prompt; of several with the same the last one.
+
+    Lines that hold no record are left out.
+    """
+    records = (_record(line) for path in paths if path.exists() for _, line in record_lines(path.read_bytes()))
+    return {(record.get("id"), record.get("prompt")): record for record in records if record}
+
+
+def filter_records(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Rewrite a file with only the records for which `keep` is true; lines that are not JSON are left out."""
+    kept = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(orjson.JSONDecodeError):
+            if keep(orjson.loads(line)):
+                kept.append(line + b"\n")
+    write_atomically(path, b"".join(kept))
+
+
+def require_fingerprint(path: Path, fingerprint: str) -> None:
+    """Accept a file that does not exist, and one whose records all have this fingerprint, up to a torn last line.
+
+    Raises: RunError for another file, which stays as it is.
+    """
+    if not path.exists():
+        return
+    data, begin = path.read_bytes(), b'{"id":'
+    torn = data.rpartition(b"\n")[2]
+    same = all(_record(line).get("fingerprint") == fingerprint for _, line in record_lines(data))
+    if not same or torn[: len(begin)] != begin[: len(torn)]:
+        found = "holds answers of another model or of other settings, or does not say which gave them"
+        raise RunError(str(path), found, "answers of this one, or a new file", "name another file with --out")
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """Return the object of a line, empty for a line that holds none."""
+    with suppress(orjson.JSONDecodeError):
+        if isinstance(record := orjson.loads(line), dict):
+            return record
+    return {}
+
+
+def _drop_torn_line(file: Any) -> None:
+    end = file.seek(0, os.SEEK_END)
+    remaining = end
+    while remaining:
+        start = max(0, remaining - 65_536)
+        file.seek(start)
+        newline = file.read(remaining - start).rfind(b"\n")
+        if newline >= 0:
+            remaining = start + newline + 1
+            break
+        remaining = start
+    if remaining != end:
+        file.truncate(remaining)
