@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
@@ -76,6 +77,6 @@ def test_of_several_processes_what_was_not_asked_stays(tmp_path: Path, monkeypat
     monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, *values: [values, values])
     monkeypatch.setattr(ProcessGroup, "all_gather_bytes", lambda self, data: [data, line("2", answer="b")])
     assert len(merge_rank_outputs(out, ProcessGroup(0, 2), lambda own: line("1", answer="a"))) == 2
-    stored = {one["id"]: one.get("answer") for one in map(json.loads, out.read_text().splitlines())}
+    stored = {one["id"]: one.get("answer") for one in map(orjson.loads, out.read_text().splitlines())}
     assert stored == {"7": None, "1": "a", "2": "b"}
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
