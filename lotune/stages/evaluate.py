@@ -285,7 +285,7 @@ def _fraction(target: Target) -> float:
 
 
 def _score(recipe: Recipe, value: float) -> ContestScore:
-    is_contest_task = recipe.task.name == "arithmetic"
+    is_contest_task = build_task(recipe.task).is_contest_task
     return contest_score(recipe.score.rule, value, recipe.score.base_total, is_contest_task=is_contest_task)
 
 

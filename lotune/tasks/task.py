@@ -62,6 +62,11 @@ class Task(Protocol):
         return 1
 
     @property
+    def is_contest_task(self) -> bool:
+        """Whether the contest's published scores are those of this task."""
+        return False
+
+    @property
     def stop(self) -> tuple[str, ...]:
         """Texts that end an answer and are cut off: by default, the template's tag of the next question."""
         return self.settings.prompt_template.stop

@@ -51,6 +51,7 @@ class ArithmeticTask(Task):
     settings: ArithmeticSettings = field(default_factory=ArithmeticSettings)
     name: str = "arithmetic"
     metric: str = "accuracy"
+    is_contest_task: bool = True
     min_new_tokens: int = 0
     stop: tuple[str, ...] = ("\n###",)
     """A new turn of the prompt ends an answer."""
