@@ -1,4 +1,4 @@
-"""A verb carried out by several processes, as torchrun starts them: the first does it, the others take part."""
+"""A verb under torchrun: the first process leads, the others take part in its trainings."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ StageFunction = Callable[[Recipe, RunOptions], Any]
 
 
 def run_distributed(stage: StageFunction, recipe: Recipe, options: RunOptions) -> Any:
-    """What a verb's stage finds, in the process that leads; None in the others, once the leader is done.
+    """Return the result of a verb's stage in the leader, and None in its followers, once the leader is done.
 
-    Raises: LostProcessError where another process is gone.
+    Raises: LostProcessError if another process is gone.
     """
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         options = replace(options, world=world)
@@ -40,7 +40,7 @@ def run_distributed(stage: StageFunction, recipe: Recipe, options: RunOptions) -
 
 
 def _follower_loop(recipe: Recipe, options: RunOptions) -> None:
-    """Take part in each training that the leader begins, without a word: the leader speaks for all."""
+    """Take part in each training that the leader begins, and print nothing."""
     try:
         while (name := options.world.receive()) != END_OF_RUN:
             with redirect_stderr(StringIO()):

@@ -1,4 +1,4 @@
-"""What a changed setting undoes: said before anything is done again."""
+"""Which stages a changed setting invalidates: printed before anything is done again."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evalu
 
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
-    """For each change since a stage was finished, such as "seed: 1 -> 2", the stages that it invalidates."""
+    """Return the stages that each change since a stage was finished, such as "seed: 1 -> 2", invalidates."""
     recipe = with_kept_dtypes(recipe, run.folder)
-    found: dict[str, list[Stage]] = {}
+    stages_by_change: dict[str, list[Stage]] = {}
     for stage in STAGE_ORDER:
         inputs = stage_inputs(recipe, stage)
         for change in run.changes(stage, inputs):
             if change.partition(":")[0] in inputs:
-                found.setdefault(change, []).append(stage)
-    return found
+                stages_by_change.setdefault(change, []).append(stage)
+    return stages_by_change
 
 
 def report_changes(run: Run, recipe: Recipe, dry_run: bool = False) -> None:
-    """Say which settings have changed since the folder was last used, and which stages are done again for it.
+    """Print which settings have changed since the folder was last used, and which stages that invalidates.
 
-    Where that is none, the recipe is the run's from here on; a dry run leaves it.
+    If it invalidates none, the recipe becomes that of the run; a dry run writes nothing.
 
-    Raises: DataError where a file of rows is missing, SettingsError where a tuning needs an extra that is not there.
+    Raises: DataError if a file of rows is missing; SettingsError if a tuning needs an extra that is not installed.
     """
     require_input_files(recipe)
-    found = invalidated(run, recipe)
-    if run.stage_state("tune", {}) == "fresh" or any("tune" in stages for stages in found.values()):
+    changes = invalidated(run, recipe)
+    if run.stage_state("tune", {}) == "fresh" or any("tune" in stages for stages in changes.values()):
         check_extras(recipe)
-    for change, stages in found.items():
+    for change, stages in changes.items():
         print_status(f"changed: {change} (invalidates {', '.join(stages)})")
-    named = {change.partition(":")[0] for change in found}
+    named = {change.partition(":")[0] for change in changes}
     for change in run.recipe_changes:
         if change.partition(":")[0] not in named:
             print_status(f"changed: {change} (nothing finished depends on it)")
-    if not found and run.recipe_changes and not dry_run:
+    if not changes and run.recipe_changes and not dry_run:
         run.write_recipe()

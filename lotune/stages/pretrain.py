@@ -1,4 +1,4 @@
-"""`lotune pretrain`: a base model from scratch, on one's own articles or on text that is generated from a seed."""
+"""`lotune pretrain`: a base model from scratch, on the user's articles or on text generated from a seed."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ from lotune.stages.training_session import (
 from lotune.train.settings import PretrainSettings
 
 REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
-"""What to do where a pass finds no memory."""
+"""What to do if a pass runs out of memory."""
 TRAINED_BYTES = 16
-"""Of a trained weight in float32: itself, its gradient and AdamW's two means."""
+"""Bytes of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 260, 64
-"""Most of what a document takes in the mean: some 250 tokens with the smallest vocabulary, offsets, answers and id."""
+"""What a document takes on average, at most: some 250 tokens with the smallest vocabulary, offsets, answers and id."""
 
 
 def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """Train a tokeniser and a model on articles or generated text, save the model and copy it to `pretrain.export_to`.
 
-    Raises: SettingsError where the recipe has no `pretrain` part.
+    Raises: SettingsError if the recipe has no `pretrain` part.
     """
     settings = recipe.pretrain
     if settings is None:
         raise SettingsError("recipe", "has no pretrain part", "pretrain:", "lotune pretrain recipes/nano.yaml")
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
-        asked, decide = recipe, {"pre-training": partial(_format, settings, recipe.device)}
-        recipe, dtypes = settle_dtypes(run, asked, stage_inputs(asked, "pretrain"), decide)
+        given, deciders = recipe, {"pre-training": partial(_faster_dtype, settings, recipe.device)}
+        recipe, dtypes = settle_dtypes(run, given, stage_inputs(given, "pretrain"), deciders)
         inputs = stage_inputs(recipe, "pretrain")
         model_folder = run.folder / "model"
         if run.stage_state("pretrain", inputs) == "done":
@@ -78,7 +78,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
                 documents = settings.generated_documents if settings.corpus is None else None
                 return {"documents": documents, "steps": settings.steps, "memory_bytes": memory, "disk_bytes": needed}
             run.invalidate_stage("pretrain")
-            explain_dtype(run, asked, dtypes, "pre-training")
+            explain_dtype(run, given, dtypes, "pre-training")
             keep_dtypes(run, dtypes)
             figures = _train(run, recipe, options.world, dtypes)
             write_json(run.folder / "pretraining.json", figures)
@@ -90,7 +90,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
 
 
 def export_model(model_folder: Path, target: Path) -> None:
-    """Replace the files of `target` that a saved model has by its own; a model card beside them stays."""
+    """Copy a saved model into `target`, over files of the same names; a model card beside them stays."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(model_folder.iterdir()):
         temporary = target / f".{file.name}.tmp"
@@ -100,7 +100,7 @@ def export_model(model_folder: Path, target: Path) -> None:
 
 
 def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
-    """Bytes that the rest of a pre-training writes: its documents unless they are there, states, model and its copy."""
+    """Return the bytes that a pre-training still writes: documents unless the run has them, states, model, its copy."""
     import torch
 
     from lotune.model.loading import count_parameters
@@ -108,14 +108,14 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
 
     model = meta_model_of(settings)
     models = torch.bfloat16.itemsize * count_parameters(model) * (1 if settings.export_to is None else 2)
-    there = run.stage_state("documents", document_inputs(recipe)) == "done"
+    has_documents = run.stage_state("documents", document_inputs(recipe)) == "done"
     token_bytes = 2 if model.config.vocab_size <= 2**16 else 4
     if settings.corpus is not None:
         written = sum(file.stat().st_size for file in Corpus(settings.corpus).files()) * token_bytes
     else:
         documents = settings.generated_documents + num_validation_documents(settings)
         written = documents * (DOCUMENT_TOKENS * token_bytes + DOCUMENT_BYTES)
-    return (0 if there else written) + checkpoint_bytes(model, 0, 0) + models
+    return (0 if has_documents else written) + checkpoint_bytes(model, 0, 0) + models
 
 
 def _memory_bytes(settings: PretrainSettings) -> int:
@@ -126,14 +126,14 @@ def _memory_bytes(settings: PretrainSettings) -> int:
     return memory_bytes(model, tokens, tokens, divided=True, recomputed=recomputed)
 
 
-def _format(settings: PretrainSettings, device: str) -> Record:
-    """The format that this machine makes the products of a pre-training in."""
+def _faster_dtype(settings: PretrainSettings, device: str) -> Record:
+    """Return the dtype in which this machine makes the matrix products of a pre-training faster."""
     from lotune.model.dtype_benchmark import products_of, training_format
     from lotune.model.loading import resolve_device
 
     tokens = min(settings.step_tokens, settings.micro_batch_tokens or settings.step_tokens)
-    found = training_format(resolve_device(device), products_of(meta_model_of(settings), tokens), trains_all=True)
-    return found._asdict()
+    decision = training_format(resolve_device(device), products_of(meta_model_of(settings), tokens), trains_all=True)
+    return decision._asdict()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a tuning will take: time from one measured step, memory and disk from counts."""
+"""The time, memory and disk that a tuning takes: time from a measured step, memory and disk from counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lotune.train.loss import CausalLoss, max_logits_per_chunk
 from lotune.train.train_state import STATES_KEPT
 
 ACTIVATION_NUMBERS = 40
-"""Numbers kept for the backward pass a token and layer, over the model's width (measured on Llama shapes)."""
+"""Activations kept for the backward pass per token and layer, in multiples of the hidden size (measured on Llama)."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Estimate:
     disk_bytes: int
 
     free_bytes: int | None = None
-    """Memory that the rest of the system leaves for it; None where that is not known."""
+    """Memory that the rest of the system leaves free; None if unknown."""
 
     def describe(self) -> str:
-        """The estimate for a person."""
+        """Return the estimate as a line of text."""
         free = self.free_bytes
         short = f", of which {free / 2**30:.1f} GiB are free" if free is not None and free < self.memory_bytes else ""
         return (
@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: int) -> Estimate:
-    """An estimate from the micro-batches of one step: its longest one is run forward and backward, and thrown away."""
+    """Return an estimate from the micro-batches of a step; the longest runs forward and backward, for its time only."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
     loss_of, device = CausalLoss(model), next(model.parameters()).device
     batch, elapsed, training = to_device(largest, device), [], model.training
@@ -85,15 +85,15 @@ def memory_bytes(model: Any, tokens: int, scored: int, *, divided: bool, recompu
     trained = sum(p.numel() * 12 for p in model.parameters() if p.requires_grad)
     size = torch.finfo(next(model.parameters()).dtype).bits // 8
     layers = config.num_hidden_layers
-    kept = layers + ACTIVATION_NUMBERS if recomputed else layers * ACTIVATION_NUMBERS
-    activations = tokens * kept * config.hidden_size * size
+    per_token = layers + ACTIVATION_NUMBERS if recomputed else layers * ACTIVATION_NUMBERS
+    activations = tokens * per_token * config.hidden_size * size
     logits = scored * config.vocab_size
     held = 6 * min(logits, max_logits_per_chunk(model.get_output_embeddings().weight)) if divided else 3 * 4 * logits
     return int(weights + trained + activations + held)
 
 
 def uses_gradient_checkpointing(model: Any) -> bool:
-    """Whether a model computes its activations again in the backward pass."""
+    """Return whether a model recomputes its activations in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
