@@ -83,8 +83,8 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
     layout = Collator(plan.step_rows, batch_tokens, pad_token_id=0, packed=packed)
     optimizers = make_optimizers(model, settings)
     with init_process_group(plan.device) as world:
-        share = RankSplit(world.rank, world.size)
-        batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, share=share)
+        split = RankSplit(world.rank, world.size)
+        batches = tuning_batches(rows, layout, step_rows=plan.step_rows, steps=plan.steps, seed=SEED, rank_split=split)
         half = plan.precision == "bfloat16"
         return _timed(model, batches, optimizers, plan, settings.max_grad_norm, compile, world, half)
 

@@ -1,7 +1,8 @@
-"""From rows to micro-batches: padded lines, packed lines.
+"""Collate rows into micro-batches of padded or packed lines.
 
-(B, T): rows of a batch × tokens of its longest row. `targets` are shifted here and nowhere else: position t holds the
-token that follows position t, or UNSCORED.
+Shapes: B lines of a batch, T tokens of its longest line. A padded line holds one row; a packed batch has a single line
+(B = 1) with all its rows. `targets` are shifted here and nowhere else: position t holds the token that follows
+position t, or IGNORE_INDEX.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ if TYPE_CHECKING:
     import torch
 
 
+# The value that torch's cross_entropy ignores by default, and that Hugging Face's models expect.
 IGNORE_INDEX = -100
-"""Target of a position that is not scored."""
+"""Target of a position that is not in the loss."""
+# Negative, so that `sequence_ids >= 0` selects the tokens that belong to one row.
 PADDING_SEQUENCE_ID = -1
-"""Row id of padding."""
+"""Sequence id of padding."""
 SHARED_PREFIX_ID = -2
-"""Row id of tokens that all rows of a packed line begin with."""
+"""Sequence id of the prefix that all rows of a packed line share."""
 MIN_SHARED_PREFIX = 8
-"""Tokens that the rows of a line have to begin with alike before these are laid down once."""
+"""Length in tokens from which a prefix that all rows of a line share is stored once."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens, targets, positions and row ids, all (B, T) int64; row ids tell rows packed into one line apart.
+    """Tokens, targets, position ids and sequence ids of some rows, each (B, T) int64.
 
-    A packed line may begin with `shared_prefix` tokens that all its rows begin with and that are computed once.
-    `replay_rows`, (rows,) bool, tells the rows that replay the retained task; None if none does.
+    `sequence_ids` tell rows of a packed line apart. The first `shared_prefix` tokens of a packed line belong to all its
+    rows and are computed once. `replay_rows`, (rows,) bool, marks the rows that replay the retained task; it is None if
+    no row does.
     """
 
     input_ids: torch.Tensor
@@ -46,30 +50,31 @@ class Batch:
 
     @property
     def replay_mask(self) -> torch.Tensor:
-        """The positions of rows that replay the retained task, (B, T) bool; a shared prefix belongs to no row."""
-        own = self.sequence_ids >= 0
+        """Positions of the rows that replay the retained task, (B, T) bool; a shared prefix belongs to no row."""
+        own = self.sequence_ids >= 0  # (B, T)
         if self.replay_rows is None:
             return own.new_zeros(own.shape)
-        if len(own) > 1:  # a row a line
-            return own & self.replay_rows[:, None]
-        return own & self.replay_rows[self.sequence_ids.clamp(min=0)]
+        if len(own) > 1:  # one row per line
+            return own & self.replay_rows[:, None]  # (B, 1) broadcast to (B, T)
+        # Negative ids would index from the end; `own` removes the positions that the clamp moves to row 0.
+        return own & self.replay_rows[self.sequence_ids.clamp(min=0)]  # (1, T)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all rows, padding left out; what they share is counted for each."""
-        more = self.shared_prefix * (int(self.sequence_ids[0, -1]) + 1) if self.shared_prefix else 0
-        return int((self.sequence_ids >= 0).sum()) + more
+        """Number of tokens of all rows, without padding; a shared prefix counts once per row."""
+        in_prefixes = self.shared_prefix * (int(self.sequence_ids[0, -1]) + 1) if self.shared_prefix else 0
+        return int((self.sequence_ids >= 0).sum()) + in_prefixes
 
     @property
     def num_scored_tokens(self) -> int:
-        """Number of scored positions."""
+        """Number of positions in the loss."""
         return int((self.targets != IGNORE_INDEX).sum())
 
     @property
     def row_lengths(self) -> torch.Tensor | None:
-        """Of a packed line: the tokens that all rows share, then those of each by itself, (1 + rows,) int64.
+        """Lengths of a packed line in tokens, (1 + rows,) int64: the shared prefix, then the rest of each row.
 
-        None for a batch with a row a line.
+        None for a batch with one row per line.
         """
         if len(self.sequence_ids) > 1 or int(self.sequence_ids[0, -1]) <= 0:
             return None
@@ -77,7 +82,7 @@ class Batch:
         return counts.new_tensor([self.shared_prefix, *counts.tolist()])
 
     def rows(self) -> Iterator[list[int]]:
-        """Yield the tokens that each row reads, those that it shares included."""
+        """Yield the input ids of each row, including a shared prefix."""
         for line, ids in zip(self.input_ids, self.sequence_ids, strict=True):
             for number in range(int(ids.max()) + 1):
                 yield [
@@ -87,51 +92,55 @@ class Batch:
 
 
 def pad_rows(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
-    """One row a line, padded on the right to the longest: (B, T).
+    """Return a batch with one row per line, padded on the right to the longest row: (B, T).
 
-    No mask is needed: with causal attention what stands to the right of a token never reaches it.
+    No attention mask is needed: with causal attention, a token does not depend on the padding to its right.
     """
     import torch
 
-    width = max(len(row.token_ids) for row in rows) - 1
-    tokens = np.full((len(rows), width + 1), pad_token_id, dtype=np.int64)
-    scored = np.zeros((len(rows), width + 1), dtype=bool)
-    row_ids = np.full((len(rows), width), PADDING_SEQUENCE_ID, dtype=np.int64)
+    length = max(len(row.token_ids) for row in rows) - 1
+    tokens = np.full((len(rows), length + 1), pad_token_id, dtype=np.int64)  # (B, T + 1)
+    scored = np.zeros((len(rows), length + 1), dtype=bool)  # (B, T + 1)
+    sequence_ids = np.full((len(rows), length), PADDING_SEQUENCE_ID, dtype=np.int64)  # (B, T)
     for line, row in enumerate(rows):
         tokens[line, : len(row.token_ids)] = row.token_ids
         for first, last in row.spans:
             scored[line, first:last] = True
-        row_ids[line, : len(row.token_ids)] = 0
-    targets = np.where(scored, tokens, IGNORE_INDEX)[:, 1:]
-    positions = np.broadcast_to(np.arange(width), (len(rows), width))
-    arrays = (tokens[:, :-1], targets, positions, row_ids)
-    ids, aims, places, names = (torch.from_numpy(array.copy()) for array in arrays)
-    return Batch(ids, aims, places, names, replay_rows=_replay_rows(rows))
+        sequence_ids[line, : len(row.token_ids)] = 0
+    targets = np.where(scored, tokens, IGNORE_INDEX)[:, 1:]  # (B, T)
+    positions = np.broadcast_to(np.arange(length), (len(rows), length))  # (B, T)
+    # from_numpy shares memory, and would warn of the read-only view that broadcast_to returns.
+    arrays = (tokens[:, :-1], targets, positions, sequence_ids)
+    input_ids, labels, position_ids, ids = (torch.from_numpy(array.copy()) for array in arrays)
+    return Batch(input_ids, labels, position_ids, ids, replay_rows=_replay_rows(rows))
 
 
 def pack_rows(rows: Sequence[EncodedRow]) -> Batch:
-    """Whole rows one after the other in one line (1, T), without padding; positions begin anew with each row.
+    """Return a batch with all rows one after the other in one line (1, T), without padding.
 
-    What all rows begin with and none is scored on, such as the preamble of a template, stands at the start of the line
-    once. Each row leaves its last token out, as nothing follows it.
+    Positions restart at 0 with each row. A prefix that all rows share and that is not in the loss, such as the opening
+    of a template, is stored once, at the start of the line. Nothing follows the last token of a row, so it is a target
+    only.
     """
     import torch
 
     shared = _shared_prefix_length(rows)
     lengths = [shared, *(len(row.token_ids) - 1 - shared for row in rows)]
     parts = [rows[0].token_ids[:shared], *(row.token_ids[shared:-1] for row in rows)]
-    tokens = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=sum(lengths))
-    targets = np.full(len(tokens), IGNORE_INDEX, dtype=np.int64)
+    tokens = np.fromiter(chain.from_iterable(parts), dtype=np.int64, count=sum(lengths))  # (T,)
+    targets = np.full(len(tokens), IGNORE_INDEX, dtype=np.int64)  # (T,)
+    # Token i of a row is at start + i of the line, as `start` counts the earlier rows without the prefix they share.
     start = 0
     for row, length in zip(rows, lengths[1:], strict=True):
         for first, last in row.spans:
-            first = max(first, 1)
+            first = max(first, 1)  # nothing predicts the first token of a row
             targets[start + first - 1 : start + last - 1] = row.token_ids[first:last]
         start += length
-    positions = np.concatenate([np.arange(shared), *(shared + np.arange(length) for length in lengths[1:])])
-    row_ids = np.repeat([SHARED_PREFIX_ID, *range(len(rows))], lengths)
-    ids, aims, places, names = (torch.from_numpy(array[None]) for array in (tokens, targets, positions, row_ids))
-    return Batch(ids, aims, places, names, shared, _replay_rows(rows))
+    positions = np.concatenate([np.arange(shared), *(shared + np.arange(length) for length in lengths[1:])])  # (T,)
+    sequence_ids = np.repeat([SHARED_PREFIX_ID, *range(len(rows))], lengths)  # (T,)
+    arrays = (tokens, targets, positions, sequence_ids)
+    input_ids, labels, position_ids, ids = (torch.from_numpy(array[None]) for array in arrays)  # (1, T) each
+    return Batch(input_ids, labels, position_ids, ids, shared, _replay_rows(rows))
 
 
 def _replay_rows(rows: Sequence[EncodedRow]) -> torch.Tensor | None:
@@ -141,21 +150,24 @@ def _replay_rows(rows: Sequence[EncodedRow]) -> torch.Tensor | None:
 
 
 def _shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
-    """How many tokens all rows begin with before any is scored; 0 where that is not worth it."""
+    """Return the number of tokens that all rows begin with and that are not in the loss; 0 if too few to matter."""
     if len(rows) < 2:
         return 0
-    longest = max(0, min(row.spans[0][0] for row in rows) - 1)
-    head, last = (row.token_ids[:longest] for row in (min(rows, key=_tokens), max(rows, key=_tokens)))
-    found = next((place for place, (one, other) in enumerate(zip(head, last, strict=True)) if one != other), longest)
-    return found if found >= MIN_SHARED_PREFIX else 0
+    # The last token before a completion predicts its first one, so it has a target and stays with its row.
+    limit = max(0, min(row.spans[0][0] for row in rows) - 1)
+    # What the first and the last row in lexicographic order have in common, all rows between them have, too.
+    first, last = (row.token_ids[:limit] for row in (min(rows, key=_token_ids), max(rows, key=_token_ids)))
+    pairs = enumerate(zip(first, last, strict=True))
+    length = next((index for index, (left, right) in pairs if left != right), limit)
+    return length if length >= MIN_SHARED_PREFIX else 0
 
 
-def _tokens(row: EncodedRow) -> tuple[int, ...]:
+def _token_ids(row: EncodedRow) -> tuple[int, ...]:
     return row.token_ids
 
 
 def with_prefix(row: EncodedRow, prefix_ids: tuple[int, ...]) -> EncodedRow:
-    """Return a row with unscored tokens before it.
+    """Return a row with tokens before it that are not in the loss.
 
     >>> with_prefix(EncodedRow("1", (7, 8, 9), 2, ((0, 1),)), (5, 6))
     EncodedRow(id='1', token_ids=(5, 6, 7, 8, 9), completion_start=4, earlier_completions=((2, 3),), is_replay=False)
@@ -168,14 +180,14 @@ def with_prefix(row: EncodedRow, prefix_ids: tuple[int, ...]) -> EncodedRow:
 
 
 MAX_PADDING_TOKENS = 768
-"""Tokens of padding that a micro-batch may have; another forward pass costs about as much as so many tokens."""
+"""Padding tokens allowed in a micro-batch; computing this many costs about as much as another forward pass."""
 
 
 @dataclass(frozen=True)
 class Collator:
-    """How rows become micro-batches: in packed lines or padded, `batch_rows` and `batch_tokens` at most in each.
+    """Divides rows into micro-batches, packed or padded, of at most `batch_rows` rows and `batch_tokens` tokens.
 
-    A row that is longer than `batch_tokens` is alone.
+    A row longer than `batch_tokens` gets a micro-batch of its own.
     """
 
     batch_rows: int
@@ -186,12 +198,13 @@ class Collator:
     """Token ids to put before each row, such as the virtual tokens of prompt tuning."""
 
     def batches(self, rows: Iterable[EncodedRow]) -> list[Batch]:
-        """Return the micro-batches of rows, those of similar length together."""
+        """Return the micro-batches of rows, grouped by similar length."""
         rows = (with_prefix(row, self.prefix_ids) for row in rows)
         return [pack_rows(group) if self.packed else pad_rows(group, self.pad_token_id) for group in self._groups(rows)]
 
     def _groups(self, rows: Iterable[EncodedRow]) -> Iterator[list[EncodedRow]]:
         group: list[EncodedRow] = []
+        # Neighbours in length pad least, and packed rows of similar length share one attention call.
         for row in sorted(rows, key=lambda row: len(row.token_ids)):
             if group and (len(group) == self.batch_rows or not self._fits(group, row)):
                 yield group

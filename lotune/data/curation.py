@@ -1,7 +1,6 @@
-"""Honest rows: no duplicates, a draw and a split that a seed fixes, and no question of an evaluation set in training.
+"""Curation of examples: deduplication, sampling, splits, and removal of training rows that contaminate an evaluation.
 
-All draws depend on the seed and on the order of the examples only: they use `random.Random(text).random()`, whose
-sequence Python keeps the same on all machines and in all versions.
+Samples and splits depend on the seed and on the order of the examples only.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from lotune.errors import DataError, SettingsError
 
 @dataclass(frozen=True)
 class Contamination:
-    """How training met one evaluation set.
+    """Overlap of the training rows with one evaluation set, in rows.
 
-    `exact` training rows have a prompt of the set, `normalised` ones only one of its `forms`; `rows` is the size of the
-    set and `seen` how many of its rows stood in training, one way or the other.
+    `exact` training rows have a prompt of the set, `normalised` ones only have one of its `forms` in common. `seen` is
+    the number of rows of the set that were in the training data either way, and `rows` is the size of the set.
     """
 
     exact: int
@@ -42,7 +41,10 @@ class Contamination:
 
 @dataclass(frozen=True)
 class ContaminationReport:
-    """The overlap by evaluation set, and how many training rows left (one that meets two sets counts in both)."""
+    """Contamination by evaluation set, and the number of training rows removed.
+
+    A training row in two sets counts in both of them, but is removed once.
+    """
 
     sets: dict[str, Contamination]
     removed: int
@@ -50,13 +52,15 @@ class ContaminationReport:
 
 @dataclass(frozen=True)
 class DataCounts:
-    """What became of the rows of a training file, as data/counts.json holds it.
+    """Number of training rows after each step of curation, as stored in data/counts.json.
 
-    `read` rows could be read and `malformed` ones could not (`malformed_rows`: "file:line reason"); of those read,
-    `duplicates` were removed, `not_sampled` ones not sampled, `validation` and `test` ones split off, `overlap.removed`
-    ones taken away because an evaluation set asks them, and `kept` ones are trained on, `kinds` of them by kind.
-    Malformed rows of a validation file are counted too. `validation_removed` validation rows were taken away because
-    the test asks them: checkpoints are chosen by validation, which would choose by the test.
+    `read` rows were read and `malformed` ones could not be (`malformed_rows`: "file:line reason"; those of a validation
+    file are included). Of the rows read, `duplicates` were removed, `not_sampled` ones left out of the sample,
+    `validation` and `test` ones split off, and `overlap.removed` ones removed as contaminated. `kept` rows remain to
+    train on, `kinds` of them by category.
+
+    `validation_removed` validation rows were removed because the test has the same prompt: validation chooses the
+    checkpoint, so these rows would let the test choose it.
     """
 
     read: int
@@ -73,20 +77,22 @@ class DataCounts:
 
 
 def remove_duplicates(examples: Sequence[Example]) -> tuple[Sequence[Example], int]:
-    """The examples without exact repetitions of prompt, target and answers (the first stays), and how many went.
+    """Return the examples without exact duplicates, and the number of duplicates removed.
 
-    Only a digest of 16 bytes of each is held.
+    Duplicates have the same prompt, target and references; the first one remains. Memory: a digest of 16 bytes per
+    example, at which two of 10⁹ different examples collide with a chance below 10⁻²⁰.
     """
-    held = bytearray()
+    # Sorting an array of digests takes 16 bytes and an index per row; a set of digests would take about 100 bytes.
+    buffer = bytearray()
     for example in examples:
         key = orjson.dumps([example.prompt, example.target, example.references])
-        held += blake2b(key, digest_size=16).digest()
-    digests = np.frombuffer(held, dtype=np.uint64).reshape(-1, 2)
-    order = np.lexsort(digests.T)  # stable: of equal ones the first comes first
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    first = np.sort(order[new])
-    return select(examples, first), len(examples) - len(first)
+        buffer += blake2b(key, digest_size=16).digest()
+    digests = np.frombuffer(buffer, dtype=np.uint64).reshape(-1, 2)  # (examples, 2)
+    order = np.lexsort(digests.T)  # (examples,); stable, so the first of equal ones comes first
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    remaining = np.sort(order[is_first])  # (remaining,) indices in the original order
+    return select(examples, remaining), len(examples) - len(remaining)
 
 
 def sample_examples(
@@ -96,177 +102,186 @@ def sample_examples(
     stratify: Literal["none", "equal"] = "none",
     kinds: Collection[str] | None = None,
 ) -> Sequence[Example]:
-    """Draw examples without replacement, in their order; all of them where `rows` is None or larger.
+    """Sample examples without replacement; return them in their original order.
 
-    With `stratify="none"` every row has the same probability. "equal" draws the same number of each kind: a kind with
-    fewer rows gives all of them, the other kinds divide the rest, and numbers differ by one where they do not divide.
-    Where `rows` is None, "equal" draws as many of each kind as the rarest has. With `kinds`, only rows of these kinds
-    are drawn. With the same seed a larger unstratified draw holds the smaller one.
+    All examples are returned if `rows` is None or larger than their number. With `kinds`, only rows of these kinds are
+    sampled. `stratify="none"` gives every row the same probability, and with the same seed a larger sample contains the
+    smaller one. `stratify="equal"` samples the same number of each kind (see `stratified_quotas`); if `rows` is None,
+    as many of each as the rarest kind has.
 
-    Raises: DataError for a kind in `kinds` that no row has; SettingsError for "equal" where no row has a kind.
+    Raises: DataError for a kind in `kinds` that no row has; SettingsError for "equal" if no row has a kind.
     """
     if kinds is None and stratify == "none" and (rows is None or rows >= len(examples)):
         return examples
+    # Interned, as the examples of a DiskList are decoded one by one, each with a string of its own.
     kind_of = [sys.intern(example.category) for example in examples] if kinds is not None or stratify == "equal" else []
-    places = np.arange(len(examples))
+    indices = np.arange(len(examples))  # (examples,)
     if kinds is not None:
-        places = np.flatnonzero([kind in kinds for kind in kind_of])
+        indices = np.flatnonzero([kind in kinds for kind in kind_of])  # (examples of these kinds,)
         unknown = sorted(set(kinds) - set(kind_of))
         if unknown:
-            there = ", ".join(sorted(set(kind_of)))
-            raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {there}")
-    available = Counter(kind_of[place] for place in places) if kind_of else Counter()
+            present = ", ".join(sorted(set(kind_of)))
+            raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {present}")
+    available = Counter(kind_of[index] for index in indices) if kind_of else Counter()
     if stratify == "equal":
         if not any(available):
             raise SettingsError("data.sample.stratify", "is equal, but no row has a kind", "none, or rows with kinds")
         rows = min(available.values()) * len(available) if rows is None else rows
-    if rows is None or rows >= len(places):
-        return select(examples, places)
-    drawn = places[_shuffled(len(places), f"sample:{seed}")]
+    if rows is None or rows >= len(indices):
+        return select(examples, indices)
+    shuffled = indices[_shuffled(len(indices), f"sample:{seed}")]
     if stratify == "none":
-        return select(examples, np.sort(drawn[:rows]))
-    left = stratified_quotas(available, rows)
-    chosen = []
-    for place in drawn:
-        kind = kind_of[place]
-        if left[kind]:
-            left[kind] -= 1
-            chosen.append(place)
-    return select(examples, sorted(chosen))
+        return select(examples, np.sort(shuffled[:rows]))
+    remaining = stratified_quotas(available, rows)
+    sampled = []
+    for index in shuffled:
+        kind = kind_of[index]
+        if remaining[kind]:
+            remaining[kind] -= 1
+            sampled.append(index)
+    return select(examples, sorted(sampled))
 
 
 def stratified_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
-    """How many rows of each kind an equal draw takes: as equal as the available ones allow, `rows` together if they do.
+    """Return the number of rows to sample of each kind, as equal as the available rows allow, `rows` in total.
+
+    A kind with fewer rows contributes all of them, and the other kinds divide the difference.
 
     >>> stratified_quotas({"sum": 100, "root": 3, "mean": 100}, 24)
     {'root': 3, 'mean': 10, 'sum': 11}
     """
     quotas: dict[str, int] = {}
+    # Rarest first: what a kind cannot contribute is divided among those after it.
     for kind, count in sorted(available.items(), key=lambda item: (item[1], item[0])):
-        share = (rows - sum(quotas.values())) // (len(available) - len(quotas))
-        quotas[kind] = min(count, share)
+        quota = (rows - sum(quotas.values())) // (len(available) - len(quotas))
+        quotas[kind] = min(count, quota)
     return quotas
 
 
 def split(
     examples: Sequence[Example], rows: int, seed: int, name: str = "validation"
 ) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training examples and those of an evaluation set; every example is in one of the two.
+    """Split `rows` examples off for an evaluation set; return the training examples and those of the set.
 
-    Both are in the order given, augmented copies last: they are trained on only, and go where their row is taken out.
-    Two examples with the same prompt can come to different sides: `overlap` finds them.
-    Raises: DataError where no example would be left to train on.
+    Both are in the original order. Augmented copies are for training only: they come last, and are dropped if their
+    original is in the evaluation set. Two examples with the same prompt can end up on different sides;
+    `remove_contaminated` finds them.
+
+    Raises: DataError if no example would remain to train on.
     """
-    copied = np.fromiter((bool(one.augmented_from) for one in examples), dtype=bool, count=len(examples))
-    rest = np.flatnonzero(~copied)
-    if rows >= len(rest):
+    is_copy = np.fromiter((bool(example.augmented_from) for example in examples), dtype=bool, count=len(examples))
+    originals = np.flatnonzero(~is_copy)  # (originals,)
+    if rows >= len(originals):
         raise DataError(
             f"data.{name}_rows",
-            f"{rows} rows split off {len(rest)} leave none to train on",
-            f"at most {max(len(rest) - 1, 0)}",
+            f"{rows} rows split off {len(originals)} leave none to train on",
+            f"at most {max(len(originals) - 1, 0)}",
             f"lower it, or name a file with data.{name}",
         )
-    order = _shuffled(len(rest), f"split:{seed}")
-    chosen, left = np.sort(rest[order[:rows]]), np.sort(rest[order[rows:]])
-    train = select(examples, np.concatenate([left, np.flatnonzero(copied)]))
-    return drop_orphaned_copies(train, select(examples, left)), select(examples, chosen)
+    # Another text than `sample_examples` uses: with the same one, a sample would not be random in respect of the split.
+    order = _shuffled(len(originals), f"split:{seed}")
+    evaluation, remaining = np.sort(originals[order[:rows]]), np.sort(originals[order[rows:]])
+    train = select(examples, np.concatenate([remaining, np.flatnonzero(is_copy)]))
+    return drop_orphaned_copies(train, select(examples, remaining)), select(examples, evaluation)
 
 
 def drop_orphaned_copies(examples: Sequence[Example], originals: Iterable[Example]) -> Sequence[Example]:
-    """The examples without those that are copies of a row that is not among `originals`."""
-    copies = {example.augmented_from for example in examples if example.augmented_from}
-    if not copies:
+    """Return the examples without augmented copies of rows that are not among `originals`."""
+    copied = {example.augmented_from for example in examples if example.augmented_from}
+    if not copied:
         return examples
-    there = {example.id for example in originals if example.id in copies}
-    return select(
-        examples, (p for p, one in enumerate(examples) if not one.augmented_from or one.augmented_from in there)
-    )
+    present = {example.id for example in originals if example.id in copied} | {""}  # "" marks an original
+    return select(examples, (index for index, example in enumerate(examples) if example.augmented_from in present))
 
 
 def remove_contaminated(
     train: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
 ) -> tuple[Sequence[Example], ContaminationReport]:
-    """The training examples whose prompt is in no evaluation set, and what was found, by set.
+    """Return the training examples whose prompt is in no evaluation set, and a report by set.
 
-    Prompts are compared as they are, then by their `forms`; of a conversation, what stands before each answer that is
-    trained on.
+    Prompts are compared verbatim and by their `forms`. Of a conversation, the text before each answer in the loss is
+    compared.
     """
-    prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
-    known = {name: set().union(*map(forms, examples)) for name, examples in evaluation.items()}
+    eval_prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
+    eval_forms = {name: set().union(*map(forms, examples)) for name, examples in evaluation.items()}
     exact: Counter[str] = Counter()
-    close: Counter[str] = Counter()
-    met: set[Form] = set()
-    kept = array("q")
-    for place, example in enumerate(train):
-        asked = set(example.trained_prompts)
-        close_to = forms(example)
-        sets = [name for name in evaluation if not close_to.isdisjoint(known[name])]
+    normalised: Counter[str] = Counter()
+    removed_forms: set[Form] = set()
+    remaining = array("q")
+    for index, example in enumerate(train):
+        # Equal prompts have equal forms, so the forms alone tell whether a row is removed.
+        example_forms = forms(example)
+        sets = [name for name in evaluation if not example_forms.isdisjoint(eval_forms[name])]
         if not sets:
-            kept.append(place)
+            remaining.append(index)
             continue
-        met |= close_to
+        removed_forms |= example_forms
         for name in sets:
-            (close if asked.isdisjoint(prompts[name]) else exact)[name] += 1
-    report = {
-        name: Contamination(exact[name], close[name], sum(not met.isdisjoint(forms(row)) for row in rows), len(rows))
-        for name, rows in evaluation.items()
-    }
-    return select(train, kept), ContaminationReport(report, len(train) - len(kept))
+            is_exact = not eval_prompts[name].isdisjoint(example.trained_prompts)
+            (exact if is_exact else normalised)[name] += 1
+    by_set = {}
+    for name, rows in evaluation.items():
+        seen = sum(not removed_forms.isdisjoint(forms(row)) for row in rows)
+        by_set[name] = Contamination(exact[name], normalised[name], seen, len(rows))
+    return select(train, remaining), ContaminationReport(by_set, len(train) - len(remaining))
 
 
 Form = str | tuple[str, tuple[str, ...]]
-"""What two wordings of the same question share: the normalised prompt, or the stem and the options of a choice."""
+"""Key under which two wordings of a question are the same: the normalised prompt, or a choice's stem and options."""
 
 
 def forms(example: Example) -> set[Form]:
-    """Return the forms of an example: each normalised prompt that it is trained on, and its question with options.
+    """Return the forms of an example: each of its normalised prompts, and the stem and options of a choice.
 
-    The options of a choice are normalised and sorted, so that their order and their letters do not count.
+    The options are normalised and sorted, so that their order and their letters do not matter.
 
-    >>> one = Example("1", "Peak? A.Etna B.K2", "B", choices=("Etna", "K2"), stem="Peak?")
-    >>> other = Example("2", "Peak? A.K2 B.Etna", "A", choices=("K2", "Etna"), stem="Peak?")
-    >>> forms(one) & forms(other)
+    >>> first = Example("1", "Peak? A.Etna B.K2", "B", choices=("Etna", "K2"), stem="Peak?")
+    >>> second = Example("2", "Peak? A.K2 B.Etna", "A", choices=("K2", "Etna"), stem="Peak?")
+    >>> forms(first) & forms(second)
     {('Peak?', ('Etna', 'K2'))}
     """
-    found: set[Form] = {normalise_prompt(prompt) for prompt in example.trained_prompts}
-    if example.stem:
-        found.add(
-            (normalise_prompt(example.stem), tuple(sorted({normalise_prompt(option) for option in example.choices})))
-        )
-    return found
+    prompts: set[Form] = {normalise_prompt(prompt) for prompt in example.trained_prompts}
+    if not example.stem:
+        return prompts
+    options = tuple(sorted({normalise_prompt(option) for option in example.choices}))
+    return {*prompts, (normalise_prompt(example.stem), options)}
 
 
 def normalise_prompt(text: str) -> str:
-    r"""Return a text after NFKC, without format characters, with each run of blanks and line ends as one blank.
+    r"""Return a text in NFKC, without format characters, and with each run of whitespace as one space.
 
-    Format characters (category Cf) are zero-width characters, soft hyphens, byte-order marks and bidirectional marks.
+    Format characters (category Cf) include zero-width characters, soft hyphens, byte-order marks and bidirectional
+    marks.
 
     >>> normalise_prompt("  计算　１２ +\n 3\u200b ")
     '计算 12 + 3'
     """
-    text = _collapsed(unicodedata.normalize("NFKC", text))
-    if text.isprintable():  # the quick way to find that there is no format character
+    text = _collapse_whitespace(unicodedata.normalize("NFKC", text))
+    if text.isprintable():  # no character of category Cf is printable, and this is much faster than the pattern
         return text
-    return _collapsed(unicodedata.normalize("NFKC", _format_characters().sub("", text)))
+    # A format character between a letter and a combining mark keeps NFKC from composing them, hence once more.
+    return _collapse_whitespace(unicodedata.normalize("NFKC", _format_characters().sub("", text)))
 
 
-def _collapsed(text: str) -> str:
+def _collapse_whitespace(text: str) -> str:
     return " ".join(text.split())
 
 
 @cache
 def _format_characters() -> re.Pattern[str]:
-    found = (chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf")
-    return re.compile(f"[{''.join(found)}]+")
+    # Python's re has no \p{Cf}. Built on first use: going through all of Unicode would delay the import.
+    characters = (chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf")
+    return re.compile(f"[{''.join(characters)}]+")
 
 
 def count_kinds(examples: Iterable[Example]) -> dict[str, int]:
-    """The number of examples of each kind, by name."""
+    """Return the number of examples of each kind, sorted by name."""
     return dict(sorted(Counter(example.category for example in examples).items()))
 
 
 def _shuffled(count: int, seed: str) -> np.ndarray:
-    """The numbers from 0 in an order that the seed fixes."""
+    """Return the numbers from 0 to `count` in an order that follows from the seed, (count,) int64."""
+    # Python promises that the sequence of `random()` stays the same in later versions, but not that of `shuffle`.
     generator = random.Random(seed)
     keys = np.fromiter((generator.random() for _ in range(count)), dtype=np.float64, count=count)
     return np.argsort(keys, kind="stable")

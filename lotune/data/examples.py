@@ -1,4 +1,4 @@
-"""One question of a task, as it travels from rows to batches, predictions and verdicts."""
+"""Examples: the questions of a task, as passed from rows to batches, predictions and scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lotune.data.disk_list import DiskList
 
 @dataclass(frozen=True)
 class Turn:
-    """An earlier question of a conversation with its answer, which is trained on where it is `scored`."""
+    """An earlier question of a conversation with its answer, which is in the loss if `scored`."""
 
     prompt: str
     answer: str
@@ -22,11 +22,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Example:
-    """One question of a task: what the model is shown and what counts as right.
+    """One question of a task: its prompt, the answer to train on, and the answers that count as correct.
 
-    `prompt` is the whole text before the answer, template included; `target` the answer to train on (with written
-    working where the task has any, without an end-of-text token), empty where the row has no key; `references` the keys
-    that the judge accepts; `category` the group it is reported under.
+    `prompt` is the whole text before the answer, including the template. `target` is the answer to train on, with a
+    scratchpad if the task has one and without the end-of-text token; it is empty if the row has no answer. `references`
+    are the answers that the scorer accepts, `category` is the group of the row in reports.
     """
 
     id: str
@@ -36,20 +36,20 @@ class Example:
     category: str = ""
     choices: tuple[str, ...] = ()
     prompt_parts: tuple[str, str, str] | None = None
-    """Head, middle and tail of `prompt` where only the middle (a passage) may be cut to fit the context."""
+    """Start, middle and end of `prompt` if only the middle (a passage) may be truncated to fit the context."""
     earlier_turns: tuple[Turn, ...] = ()
     """Earlier questions and answers of a conversation; `prompt` begins with their text."""
     augmented_from: str = ""
-    """Of an augmented copy of a training row: the id of that row's own example."""
+    """Id of the example that this one is an augmented copy of; empty for an original."""
     stem: str = ""
-    """Of a single choice: the question without its options."""
+    """Question of a multiple-choice row without its options."""
     turn_end: str = ""
-    """Of a conversation in the tokeniser's chat template: the special token that ends an answer, in place of the
-    end-of-text. Special tokens in the text of such prompts are special tokens."""
+    """Special token that ends an answer, instead of end-of-text, if the tokeniser's chat template rendered the prompt.
+    Only in such prompts are the names of special tokens encoded as special tokens."""
 
     @property
     def question(self) -> str:
-        """The part of the prompt that follows the earlier turns.
+        """The part of the prompt after the earlier turns.
 
         >>> Example("1", "a?b.c?", "d.", earlier_turns=(Turn("a?", "b."),)).question
         'c?'
@@ -58,26 +58,26 @@ class Example:
 
     @property
     def trained_prompts(self) -> tuple[str, ...]:
-        """The whole text before each answer that is trained on; the prompt itself is the last.
+        """The whole text before each answer in the loss; the last one is the prompt itself.
 
         >>> Example("1", "a?b.c?", "d.", earlier_turns=(Turn("a?", "b."),)).trained_prompts
         ('a?', 'a?b.c?')
         """
-        found, before = [], ""
+        prompts, before = [], ""
         for turn in self.earlier_turns:
             if turn.scored:
-                found.append(before + turn.prompt)
+                prompts.append(before + turn.prompt)
             before += turn.prompt + turn.answer
-        return (*found, self.prompt)
+        return (*prompts, self.prompt)
 
 
 def as_record(example: Example) -> dict[str, Any]:
-    """An example as one JSON line."""
+    """Return the fields of an example as a JSON object, one line of validation.jsonl or test.jsonl."""
     return asdict(example)
 
 
 def from_record(record: Mapping[str, Any]) -> Example:
-    """The example of one JSON line.
+    """Return the example of a record that `as_record` made.
 
     >>> example = Example("1", "1+1=", "2", ("2",), "add")
     >>> from_record(as_record(example)) == example
@@ -93,5 +93,6 @@ def from_record(record: Mapping[str, Any]) -> Example:
 
 
 def examples_on_disk(examples: Iterable[Example]) -> DiskList[Example]:
-    """Examples on disk, as they come."""
+    """Write examples to a DiskList as the iterable yields them."""
+    # JSON rather than pickle: three fields are tuples, which `from_record` restores.
     return DiskList(examples, orjson.dumps, lambda content: from_record(orjson.loads(content)))

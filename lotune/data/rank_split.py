@@ -1,4 +1,4 @@
-"""Rows divided among processes, so that each has about as many tokens to compute."""
+"""Division of the rows of a step among processes, with about the same number of tokens for each."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RankSplit:
-    """The part of each step that one of `size` processes computes, `rank` counted from 0."""
+    """The part of each step that process `rank` (from 0) of `size` processes computes."""
 
     rank: int = 0
     size: int = 1
 
-    def of(self, places: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Those of some places, in their order, that fall to this process; `lengths` are the tokens of each.
+    def of(self, rows: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Return the row indices that this process computes, in their order; `lengths` are the tokens of each row.
 
         >>> RankSplit(0, 2).of([7, 8, 9], [5, 3, 1]), RankSplit(1, 2).of([7, 8, 9], [5, 3, 1])
         ([7], [8, 9])
         """
+        # Every process computes all owners: the assignment follows from the lengths, so nothing is communicated.
         owners = balance_by_tokens(lengths, self.size)
-        return [place for place, owner in zip(places, owners, strict=True) if owner == self.rank]
+        return [row for row, owner in zip(rows, owners, strict=True) if owner == self.rank]
 
 
 SINGLE_RANK = RankSplit()
-"""The share of a process that is alone."""
+"""The split of a run with a single process: all rows."""
 
 
 def balance_by_tokens(lengths: Sequence[int], parts: int) -> list[int]:
-    """The part, from 0, that each row falls to: longest first, each to the part with the fewest tokens so far.
+    """Return the part (from 0) of each row, given the rows' lengths in tokens.
 
-    The result depends on the lengths alone. Every part gets a row where there are as many as parts.
+    The longest row is assigned first, and each row goes to the part with the fewest tokens so far. The result depends
+    on the lengths only. Every part gets a row if there are at least as many rows as parts.
 
     >>> balance_by_tokens([5, 1, 4, 2], 2)
     [0, 0, 1, 1]
@@ -41,5 +43,6 @@ def balance_by_tokens(lengths: Sequence[int], parts: int) -> list[int]:
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
         load, part = loads[0]
         owners[row] = part
+        # An empty row counts as one token. With zero its part would stay the smallest and get the next row, too.
         heapq.heapreplace(loads, (load + max(1, lengths[row]), part))
     return owners

@@ -1,4 +1,8 @@
-"""The order of the rows: which of them each step of tuning and of pre-training draws."""
+"""Samplers: the rows of each step of tuning and pre-training.
+
+The rows of step n follow from the seed and n alone, not from the number of processes. So a training resumes at any step
+without a stored position, and with more or fewer processes.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
-    """The order of the rows in one epoch, the same on every machine.
+    """Return the row indices of one epoch in random order; the order is the same on every machine.
 
     >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
     True
     """
+    # torch's generators give other numbers on another device and, without promise, in another version.
     order = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
@@ -29,25 +34,26 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
 
 def tuning_batches(
     rows: TokenFile,
-    layout: Collator,
+    collator: Collator,
     *,
     step_rows: int,
     steps: int,
     seed: int,
     first_step: int = 1,
-    share: RankSplit = SINGLE_RANK,
+    rank_split: RankSplit = SINGLE_RANK,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each step from `first_step` to `steps`, or of one process's share of its rows.
+    """Yield the micro-batches of each step from `first_step` to `steps`, of the rows that `rank_split` selects.
 
-    Epochs follow one another without a remainder: every row is drawn once before any is drawn again.
+    Epochs follow one another without a gap: a step may hold the last rows of one epoch and the first of the next.
     """
-    drawn, lengths = _rows_by_step(len(rows), step_rows, seed, first_step), rows.lengths()
-    for places in islice(drawn, steps + 1 - first_step):
-        yield layout.batches(rows[place] for place in share.of(places, lengths[places].tolist()))
+    by_step, lengths = _rows_by_step(len(rows), step_rows, seed, first_step), rows.lengths()
+    for indices in islice(by_step, steps + 1 - first_step):
+        own = rank_split.of(indices, lengths[indices].tolist())
+        yield collator.batches(rows[index] for index in own)
 
 
 def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
-    """The places of the rows that `tuning_batches` draws for a step (from 1).
+    """Return the indices of the rows that `tuning_batches` draws for a step (from 1).
 
     >>> sorted(rows_of_step(4, 2, 7, 1) + rows_of_step(4, 2, 7, 2))
     [0, 1, 2, 3]
@@ -56,7 +62,7 @@ def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
 
 
 SamplingOrder = Literal["epochs", "with_replacement"]
-"""How pre-training comes by its rows: every one once an epoch, or each step's by chance."""
+"""How pre-training draws its rows: each once per epoch, or at random with replacement."""
 
 
 def pretraining_batches(
@@ -67,78 +73,80 @@ def pretraining_batches(
     seed: int,
     sampling: SamplingOrder = "epochs",
     first_step: int = 1,
-    share: RankSplit = SINGLE_RANK,
+    rank_split: RankSplit = SINGLE_RANK,
     pad_token_id: int | None = None,
     micro_batch_tokens: int | None = None,
 ) -> Iterator[list[Batch]]:
-    """For each step from `first_step` to `steps`, one line of packed rows, as many as `batch_tokens` has room for.
+    """Yield the micro-batches of each step from `first_step` to `steps`, of the rows that `rank_split` selects.
 
-    In padded lines where `pad_token_id` is given, in several where `micro_batch_tokens` is less. Of a process's share
-    of them where it is not alone: nothing where there are fewer rows than processes.
+    A step has as many rows as fit `batch_tokens`, in packed lines of at most `micro_batch_tokens` (default: one).
+    With `pad_token_id` the rows are padded instead. A step with fewer rows than processes leaves some without a batch.
     """
     micro_batch_tokens = min(micro_batch_tokens or batch_tokens, batch_tokens)
     lengths = rows.lengths()
-    drawn = islice(
+    # How many rows a step takes depends on their lengths, so the steps before `first_step` are drawn again and skipped.
+    by_step = islice(
         _group_by_token_budget(_row_order(len(rows), seed, sampling), lengths, batch_tokens), first_step - 1, steps
     )
-    for places in drawn:
-        own = share.of(places, lengths[places].tolist())
+    for indices in by_step:
+        own = rank_split.of(indices, lengths[indices].tolist())
         if pad_token_id is None:
             yield [
-                pack_rows([rows[place] for place in line])
+                pack_rows([rows[index] for index in line])
                 for line in _group_by_token_budget(iter(own), lengths, micro_batch_tokens)
             ]
         else:
-            layout = Collator(len(places), micro_batch_tokens, pad_token_id, packed=False)
-            yield layout.batches(rows[place] for place in own)
+            collator = Collator(len(indices), micro_batch_tokens, pad_token_id, packed=False)
+            yield collator.batches(rows[index] for index in own)
 
 
 def steps_for_epochs(
     rows: TokenFile, *, batch_tokens: int, seed: int, sampling: SamplingOrder = "epochs", epochs: float = 1.0
 ) -> int:
-    """The steps in which `pretraining_batches` goes through as many rows as there are, `epochs` times; one at least."""
-    wanted, drawn = max(1, round(epochs * len(rows))), _row_order(len(rows), seed, sampling)
-    return sum(1 for _ in _group_by_token_budget(islice(drawn, wanted), rows.lengths(), batch_tokens))
+    """Return the number of steps in which `pretraining_batches` draws `epochs` times the number of rows, at least 1."""
+    num_rows, order = max(1, round(epochs * len(rows))), _row_order(len(rows), seed, sampling)
+    return sum(1 for _ in _group_by_token_budget(islice(order, num_rows), rows.lengths(), batch_tokens))
 
 
 def pretraining_rows_of_step(
     rows: TokenFile, *, batch_tokens: int, seed: int, step: int, sampling: SamplingOrder = "epochs"
 ) -> list[int]:
-    """The places of the rows that `pretraining_batches` draws for a step (from 1)."""
-    drawn = _group_by_token_budget(_row_order(len(rows), seed, sampling), rows.lengths(), batch_tokens)
-    return next(islice(drawn, step - 1, None))
+    """Return the indices of the rows that `pretraining_batches` draws for a step (from 1)."""
+    by_step = _group_by_token_budget(_row_order(len(rows), seed, sampling), rows.lengths(), batch_tokens)
+    return next(islice(by_step, step - 1, None))
 
 
 def _row_order(rows: int, seed: int, sampling: SamplingOrder) -> Iterator[int]:
-    """Rows without end: all of them in one order after the other, or each by chance from all."""
+    """Yield row indices without end: epoch after epoch, or drawn with replacement."""
     if sampling == "epochs":
         yield from _shuffled_epochs(rows, seed)
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     while True:
-        yield int(chance.random() * rows)
+        yield int(generator.random() * rows)
 
 
-def _group_by_token_budget(drawn: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
-    """Rows in the order in which they are drawn, at least one at a time, together `batch_tokens` tokens at most."""
+def _group_by_token_budget(order: Iterator[int], lengths: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
+    """Yield groups of row indices in their order, of at most `batch_tokens` tokens but at least one row each."""
     group: list[int] = []
-    room = batch_tokens
-    for place in drawn:
-        needed = int(lengths[place]) - 1
-        if group and needed > room:
+    remaining = batch_tokens
+    for index in order:
+        needed = int(lengths[index]) - 1  # a row's last token is a target only
+        if group and needed > remaining:
             yield group
-            group, room = [], batch_tokens
-        group.append(place)
-        room -= needed
+            group, remaining = [], batch_tokens
+        group.append(index)
+        remaining -= needed
     if group:
         yield group
 
 
 def _rows_by_step(rows: int, step_rows: int, seed: int, first_step: int) -> Iterator[list[int]]:
-    """The places of the rows of each step from `first_step` on, without end."""
+    """Yield the row indices of each step from `first_step` on, without end."""
+    # More rows per step than there are would train on the same row twice in one step.
     step_rows = min(step_rows, rows)
-    drawn = islice(_shuffled_epochs(rows, seed), (first_step - 1) * step_rows, None)
+    order = islice(_shuffled_epochs(rows, seed), (first_step - 1) * step_rows, None)
     while True:
-        yield list(islice(drawn, step_rows))
+        yield list(islice(order, step_rows))
 
 
 def _shuffled_epochs(rows: int, seed: int) -> Iterator[int]:

@@ -210,7 +210,7 @@ def _course(
 
     def batches(first_step: int) -> Iterator[list[Batch]]:
         return pretraining_batches(
-            rows, **sampling, steps=steps, first_step=first_step, share=RankSplit(world.rank, world.size),
+            rows, **sampling, steps=steps, first_step=first_step, rank_split=RankSplit(world.rank, world.size),
             pad_token_id=pad_token_id, micro_batch_tokens=settings.micro_batch_tokens,
         )  # fmt: skip
 

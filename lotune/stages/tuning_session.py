@@ -138,7 +138,7 @@ def _course(recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, wor
     def batches(first_step: int) -> Iterator[list[Batch]]:
         return tuning_batches(
             rows, collator, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
-            first_step=first_step, share=RankSplit(world.rank, world.size),
+            first_step=first_step, rank_split=RankSplit(world.rank, world.size),
         )  # fmt: skip
 
     row_ids = partial(_row_ids, rows, plan, recipe.seed)

@@ -103,7 +103,7 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
         steps=STEPS,
         seed=SEED,
         first_step=done + 1,
-        share=RankSplit(world.rank, world.size),
+        rank_split=RankSplit(world.rank, world.size),
     )
     shares = [1.0] * STEPS
     steps = train(trained, batches, optimizers, shares, max_grad_norm=0.5, first_step=done + 1, world=world)
