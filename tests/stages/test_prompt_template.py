@@ -89,7 +89,8 @@ def test_prepare_refuses_another_template(tmp_path: Path, key: str) -> None:
     assert f"{tmp_path / 'trained'}: was trained with the template 'qa', but 'alpaca' was asked for" in refused
     assert "task.force_template=true" in refused
     assert not (tmp_path / "runs" / "run" / "data").exists()
-    assert "template 'qa'" not in call(*words, "task.force_template=true", status=2).stderr  # the folder holds no model
+    forced = call(*words, "task.force_template=true", status=2).stderr  # the folder holds no model
+    assert "was trained with the template" not in forced
 
 
 @pytest.mark.parametrize(
