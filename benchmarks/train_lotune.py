@@ -20,10 +20,11 @@ from lotune.data.token_files import TokenFile, write_token_file
 from lotune.data.tokenized import EncodedRow
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 from lotune.model.adapters import add_adapter
-from lotune.model.attention import enable_packing, register_packed_attention
+from lotune.model.attention import register_packed_attention
 from lotune.model.checkpoints import init_adapter, save_adapter
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.packing import enable_packing
 from lotune.model.settings import BaseSettings
 from lotune.train.loop import train
 from lotune.train.loss import CausalLoss

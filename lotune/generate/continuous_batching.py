@@ -12,7 +12,7 @@ from math import ceil
 
 import torch
 
-from lotune.generate.llama_forward import ForwardInput, logits_close
+from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.prefix_sharing import common_prefix_length, group_by_prefix
 from lotune.generate.prompt_lookup import MAX_HISTORY, MAX_MATCH, NgramIndex
 from lotune.generate.requests import Completion, Request
@@ -21,6 +21,7 @@ from lotune.generate.slot_model import SlotModel
 from lotune.model.attention import KeySpan
 from lotune.model.eval_mode import eval_mode
 from lotune.model.logits import largest_logits
+from lotune.model.probes import PROBE_ROWS, is_close
 
 PREFILL_TOKENS = 4096
 """The most tokens of prompts, with padding, in one forward pass."""
@@ -34,8 +35,6 @@ MAX_STEP_TOKENS = {"cpu": 64, "cuda": 256}
 """Tokens of a step, drafts included: more of them make a step longer on a processor, where a few cost like one."""
 MAX_MASK_ELEMENTS = 2**24
 """Pairs of a query and a key: where there are more, a short shared prefix is not used."""
-_PROBE = ((5, 3, 7, 2, 9, 4, 8, 6, 2), (6, 3, 2, 8, 4))
-"""Rows of token ids that every vocabulary has."""
 
 
 class ContinuousBatcher:
@@ -59,8 +58,8 @@ class ContinuousBatcher:
         """Whether the model bears slots: rows side by side get the logits that each gets alone and without a cache."""
         try:
             with eval_mode(self.slots.model):
-                logits, expected = self._probe_logits(), [self._uncached_logits(row) for row in _PROBE]
-            return logits_close(logits, torch.cat(expected), self.slots.dtype)
+                logits, expected = self._probe_logits(), [self._uncached_logits(row) for row in PROBE_ROWS]
+            return is_close(logits, torch.cat(expected), self.slots.dtype)
         except Exception:  # each architecture fails in its own way
             return False
         finally:
@@ -69,12 +68,12 @@ class ContinuousBatcher:
 
     def _probe_logits(self) -> torch.Tensor:
         """Return logits (n, V) after the probe's rows, read in three parts: a prompt, one token, and three."""
-        self._resize(len(_PROBE), max(map(len, _PROBE)))
-        self.prefill([RunningRequest(number, Request(row[:-3], 4)) for number, row in enumerate(_PROBE)])
-        self._decode_step([[] for _ in _PROBE])
-        ids = torch.tensor([row[-3:] for row in _PROBE], device=self.device)  # (n, 3)
-        positions = torch.tensor([range(len(row) - 3, len(row)) for row in _PROBE], device=self.device)
-        return self._forward(self.running, ForwardInput(0, ids, positions, max(map(len, _PROBE))))
+        self._resize(len(PROBE_ROWS), max(map(len, PROBE_ROWS)))
+        self.prefill([RunningRequest(number, Request(row[:-3], 4)) for number, row in enumerate(PROBE_ROWS)])
+        self._decode_step([[] for _ in PROBE_ROWS])
+        ids = torch.tensor([row[-3:] for row in PROBE_ROWS], device=self.device)  # (n, 3)
+        positions = torch.tensor([range(len(row) - 3, len(row)) for row in PROBE_ROWS], device=self.device)
+        return self._forward(self.running, ForwardInput(0, ids, positions, max(map(len, PROBE_ROWS))))
 
     def _uncached_logits(self, row: Sequence[int]) -> torch.Tensor:
         """Return logits (1, V) after a row that is read alone and without a cache."""

@@ -9,7 +9,6 @@ E head size, S slots, C capacity of a slot, W attended length, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,16 +20,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from lotune.generate.kv_cache import SlotCache
 from lotune.generate.packed_linear import PackedLinears
 from lotune.model.attention import KeySpan, bucketed_decode_attention
-from lotune.model.eval_mode import PROBE_TOKEN_IDS, eval_mode
+from lotune.model.eval_mode import eval_mode
 from lotune.model.methods.registry import needs_wrapper
+from lotune.model.probes import PROBE_ROWS, is_close
 
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Types of model (`model_type` in config.json) whose formula this is."""
-BF16_TOLERANCE = 5e-2
 MAX_GROUPED_QUERIES = 32
 """Tokens of a row for which copying the mask for each head takes less than copying the keys."""
-LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: BF16_TOLERANCE}
-"""How far logits may be from those of transformers, relative to their norm."""
+SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,11 @@ class LlamaForward:
             return None
         if any(map(_has_hooks, model.modules())):
             return None
-        ids = torch.tensor([PROBE_TOKEN_IDS], device=base.device)  # (1, T)
-        positions, last = torch.arange(len(PROBE_TOKEN_IDS), device=base.device)[None], len(PROBE_TOKEN_IDS) - 1
+        ids = torch.tensor([PROBE_ROWS[0]], device=base.device)  # (1, T)
+        positions, last = torch.arange(len(PROBE_ROWS[0]), device=base.device)[None], len(PROBE_ROWS[0]) - 1
         try:
             with eval_mode(model):
-                fast, cache = LlamaForward(base), SlotCache(1, len(PROBE_TOKEN_IDS))
+                fast, cache = LlamaForward(base), SlotCache(1, len(PROBE_ROWS[0]))
                 packs, fast.linears.enabled = fast.linears.enabled, False  # until there is something to answer
                 fast.forward(ForwardInput(0, ids[:, :last], positions[:, :last], last, fresh=True), None, cache)
                 hidden = fast.forward(ForwardInput(0, ids[:, last:], positions[:, last:], last + 1), None, cache)
@@ -99,7 +97,7 @@ class LlamaForward:
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return None
         fast.linears.enabled = packs
-        return fast if base.dtype in LOGIT_TOLERANCE and logits_close(logits, expected, base.dtype) else None
+        return fast if base.dtype in SUPPORTED_DTYPES and is_close(logits, expected, base.dtype) else None
 
     def forward(self, inputs: ForwardInput, mask: Tensor | None, cache: SlotCache) -> Tensor:
         """Return hidden states (L, D), before the last norm, of the real tokens; the cache gets keys and values.
@@ -191,15 +189,6 @@ class LlamaForward:
         # (n, G, H / G * T, E) -> (n, G, H / G, T, E) -> (n, T, H, E)
         grouped: Tensor = attended.unflatten(2, (repeats, length))
         return grouped.permute(0, 3, 1, 2, 4).flatten(2, 3)
-
-
-def logits_close(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits are those expected of weights of a dtype, but for rounding; masked tokens (-inf) stay masked."""
-    masked = expected == -math.inf
-    if not torch.equal(logits == -math.inf, masked):
-        return False
-    logits, expected = logits.masked_fill(masked, 0), expected.masked_fill(masked, 0)
-    return bool((logits - expected).norm() <= LOGIT_TOLERANCE.get(dtype, BF16_TOLERANCE) * expected.norm())
 
 
 def _has_hooks(module: nn.Module) -> bool:

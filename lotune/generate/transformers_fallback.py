@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from lotune.errors import ModelError
-from lotune.generate.llama_forward import logits_close
 from lotune.generate.requests import Request
 from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.eval_mode import eval_mode
+from lotune.model.probes import PROBE_ROWS, is_close
 
-_PROBE = ((5, 3, 7, 2, 9, 4), (6, 3, 2, 8, 4, 4))
-"""Rows of token ids that every vocabulary has; the logits of the last half of each are compared."""
+_PROBE = tuple(row[-6:] for row in PROBE_ROWS)
+"""Rows of one length; the logits of the last half of each are compared."""
 
 
 class TransformersBatcher:
@@ -54,7 +54,7 @@ class TransformersBatcher:
                 raise ModelError("model", found, "one that it loads for causal language modelling") from error
             for self.batched, self.use_cache in ((True, True), (False, True), (False, False)):
                 try:
-                    if logits_close(self._probe_logits(), expected, base.dtype):
+                    if is_close(self._probe_logits(), expected, base.dtype):
                         break
                 except Exception:  # a way that this model does not bear
                     continue

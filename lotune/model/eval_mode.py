@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-PROBE_TOKEN_IDS = (5, 3, 7, 2, 9, 4, 8, 6)
-"""Token ids that every vocabulary has, to ask a model with."""
-
 REDUCED_DTYPES = (torch.bfloat16, torch.float16)
 """Number formats of weights that round more than float32."""
 

@@ -102,7 +102,7 @@ def enable_packing_or_warn(model: Any, rows: TokenFile) -> bool:
 
     Raises: ModelError if it is not causal.
     """
-    from lotune.model.attention import check_causal, enable_packing
+    from lotune.model.packing import check_causal, enable_packing
 
     check_causal(model)
     packed = enable_packing(model, int(rows.lengths().max()) + len(virtual_ids(model)))

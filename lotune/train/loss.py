@@ -19,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from lotune.data.collate import IGNORE_INDEX, Batch
 from lotune.distributed import is_sharded
 from lotune.model.attention import packed_attention_kwargs
-from lotune.model.eval_mode import PROBE_TOKEN_IDS, eval_mode
+from lotune.model.eval_mode import eval_mode
 from lotune.model.parts import decoder_of
+from lotune.model.probes import PROBE_ROWS, is_close
 
 MAX_LOGITS_PER_CHUNK = {"cpu": 2**22, "cuda": 2**26}
 """Logits of a chunk: 16 MiB in float32, which fit into a processor's caches; 256 MiB on a GPU, whose kernels are large.
@@ -38,8 +39,6 @@ def max_logits_per_chunk(weight: Tensor) -> int:
 
 LogitsPath = Literal["plain", "own", "whole"]
 """What turns hidden states into logits: the head alone, the model's own code around it, or only the whole model."""
-_TOLERANCE = 1e-3
-"""Largest difference, relative to their norm, between logits of single hidden states and those of the whole model."""
 
 
 class CausalLoss:
@@ -127,7 +126,7 @@ class CausalLoss:
             head_calls.append((args[0], large.view(logits.shape).to(logits.dtype)))  # (1, T, D), (1, T, V)
             return head_calls[-1][1]
 
-        ids = torch.tensor([PROBE_TOKEN_IDS], device=next(self._inner.parameters()).device)
+        ids = torch.tensor([PROBE_ROWS[0]], device=next(self._inner.parameters()).device)
         with eval_mode(self._inner):
             hook = self._decoder.register_forward_hook(lambda module, args, output: decoder_outputs.append(output))
             with hook, self._output.register_forward_hook(replace_logits):
@@ -147,7 +146,7 @@ class CausalLoss:
         expected = self._inner(input_ids=ids, use_cache=False).logits[0].float()
         try:
             logits = self._own_logits(self._output, hidden.flip(0)).flip(0).float()
-            return bool((logits - expected).norm() <= _TOLERANCE * expected.norm())
+            return is_close(logits, expected, hidden.dtype)
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
             return False
 

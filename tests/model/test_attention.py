@@ -10,20 +10,18 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lotune.model.attention import (
-    _attention,
-    _bucketed_attention,
-    _packed_attention_cpu,
-    _varlen_attention,
-    _widest_head,
-    enable_packing,
-    length_buckets,
-    packed_attention_kwargs,
-    register_packed_attention,
-    varlen_arguments,
-)
+from lotune.model.attention import _attention, packed_attention_kwargs, register_packed_attention
+from lotune.model.packed_attention import bucketed_attention, length_buckets, packed_attention
+from lotune.model.packing import enable_packing
+from lotune.model.varlen_attention import max_head_size, varlen_arguments, varlen_attention
 
 CPU = torch.device("cpu")
+
+
+def packed_on_cpu(*tensors: Any) -> torch.Tensor:
+    """What the operation for processors returns, without its log-sum-exp."""
+    output: torch.Tensor = packed_attention(*tensors)[0]
+    return output
 
 
 def reference(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -42,9 +40,9 @@ ROWS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
 BLOCKS = st.builds(lambda count, length: [length] * count, st.integers(1, 9), st.integers(1, 40))
 
 
-@given(st.integers(0, 12), st.one_of(ROWS, BLOCKS), st.sampled_from([_packed_attention_cpu, _bucketed_attention]))
-@example(0, [7, 7, 7], _packed_attention_cpu)
-@example(0, [7, 7, 7], _bucketed_attention)
+@given(st.integers(0, 12), st.one_of(ROWS, BLOCKS), st.sampled_from([packed_on_cpu, bucketed_attention]))
+@example(0, [7, 7, 7], packed_on_cpu)
+@example(0, [7, 7, 7], bucketed_attention)
 @settings(max_examples=30)
 def test_rows_attend_to_themselves_and_what_they_share(shared: int, own: list[int], attend: Any) -> None:
     """Queries, keys and values may be parts of one tensor, as where one matrix gives all three, in any layout."""
@@ -151,18 +149,18 @@ def test_the_kernel_of_a_gpu_is_told_of_the_same_rows(kernel: list[int], shared:
     weights = torch.randn(sum(lengths), 4, 8)
     parts = joint.split((4, 2, 2), 1) if len(own) % 2 else joint.mT.contiguous().mT.split((4, 2, 2), 1)
     query, key, value = parts
-    expected = _bucketed_attention(
+    expected = bucketed_attention(
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), torch.tensor(lengths), 0.3
     )
     wanted = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = _varlen_attention(query, key, value, varlen_arguments(lengths, CPU, 64), 0.3)
+    found = varlen_attention(query, key, value, varlen_arguments(lengths, CPU, 64), 0.3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "widest", "called"), [("bfloat16", 8, 2), ("bfloat16", 7, 0), ("float32", 8, 0)])
+@pytest.mark.parametrize(("dtype", "head_size", "called"), [("bfloat16", 8, 2), ("bfloat16", 7, 0), ("float32", 8, 0)])
 def test_a_model_calls_the_kernel_where_it_takes_its_heads(
-    tiny_llama: Any, kernel: list[int], dtype: str, widest: int, called: int
+    tiny_llama: Any, kernel: list[int], dtype: str, head_size: int, called: int
 ) -> None:
     model, lengths = tiny_llama.to(getattr(torch, dtype)), [3, 9, 2, 5]
     register_packed_attention(model)
@@ -170,7 +168,7 @@ def test_a_model_calls_the_kernel_where_it_takes_its_heads(
     words = {"input_ids": ids, "position_ids": places[None], **packed_attention_kwargs(torch.tensor(lengths))}
     expected = model(**words).logits
     assert not kernel
-    found = model(**words, segments=varlen_arguments(lengths, CPU, widest)).logits
+    found = model(**words, segments=varlen_arguments(lengths, CPU, head_size)).logits
     assert kernel == [19] * called
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
@@ -184,10 +182,10 @@ def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.Monkey
     gpu, found = torch.device("cuda"), []
     for capability in ((7, 5), (8, 0), (8, 6), (9, 0), (12, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
-        found.append(_widest_head(gpu))
+        found.append(max_head_size(gpu))
     assert found == [0, 256, 192, 256, 192]
     monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, is_causal: query)  # as in torch 2.10
-    assert _widest_head(gpu) == _widest_head(CPU) == 0
+    assert max_head_size(gpu) == max_head_size(CPU) == 0
     assert "segments" not in packed_attention_kwargs(torch.tensor([0, 3]))
 
 
@@ -197,16 +195,16 @@ def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.Monkey
 def test_on_a_gpu_the_kernel_gives_what_rows_in_groups_give(shared: int, size: int) -> None:
     torch.manual_seed(0)
     lengths, gpu = [shared, 70, 3, 129, 1, 70], torch.device("cuda")
-    widest = _widest_head(gpu)
-    if not widest:
+    head_size = max_head_size(gpu)
+    if not head_size:
         pytest.skip("this GPU or torch has no kernel for rows of varied lengths")
     joint = torch.randn(sum(lengths), 16, size, device=gpu, dtype=torch.bfloat16, requires_grad=True)
     query, key, value = joint.split((8, 4, 4), 1)
     row_lengths, weights = torch.tensor(lengths), torch.randn(sum(lengths), 8, size, device=gpu)
     wide = (part.float() for part in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
-    expected = _bucketed_attention(*wide, row_lengths, 0.1)
+    expected = bucketed_attention(*wide, row_lengths, 0.1)
     [wanted] = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = _varlen_attention(query, key, value, varlen_arguments(lengths, gpu, widest), 0.1).float()
+    found = varlen_attention(query, key, value, varlen_arguments(lengths, gpu, head_size), 0.1).float()
     [gradient] = torch.autograd.grad((found * weights).sum(), joint)
     assert (found - expected).norm() <= 1e-2 * expected.norm()
     assert (gradient.float() - wanted.float()).norm() <= 2e-2 * wanted.float().norm()
@@ -219,7 +217,7 @@ def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
     shape = {"vocab_size": 300, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
     config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2)
     model = LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval()
-    if not _widest_head(torch.device("cuda")):
+    if not max_head_size(torch.device("cuda")):
         pytest.skip("this GPU or torch has no kernel for rows of varied lengths")
     assert enable_packing(model, 64)
     compiled = torch.compile(model.model, fullgraph=True)
@@ -233,7 +231,7 @@ def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
 @given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
 def test_every_token_is_some_row_s_own_once(shared: int, own: list[int]) -> None:
     found = length_buckets((shared, *own))
-    places = torch.cat([group.places.flatten()[group.own] for group in found])
+    places = torch.cat([group.indices.flatten()[group.own] for group in found])
     assert places.sort().values.tolist() == list(range(shared + sum(own)))
     real = sum(len(group.real) for group in found)
     assert real == sum(own) + shared * len(own)

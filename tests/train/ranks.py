@@ -31,9 +31,9 @@ from lotune.data.tokenized import EncodedRow
 from lotune.distributed import ProcessGroup, init_process_group
 from lotune.errors import LotuneError
 from lotune.model.adapters import add_adapter
-from lotune.model.attention import enable_packing
 from lotune.model.loading import new_llama
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.packing import enable_packing
 from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK

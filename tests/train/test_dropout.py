@@ -13,8 +13,8 @@ from steps import PAD, assert_same, some_rows, step_of
 from lotune.data.collate import Batch, Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.model.adapters import add_adapter
-from lotune.model.attention import enable_packing
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.packing import enable_packing
 from lotune.train.dropout import TextDropout, drop_by_text, dropped, text_keys
 from lotune.train.loop import enable_gradient_checkpointing, train
 from lotune.train.optimizers import adamw

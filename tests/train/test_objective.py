@@ -16,8 +16,9 @@ from torch.nn.functional import kl_div
 
 from lotune.data.collate import IGNORE_INDEX, Batch, Collator, pack_rows, pad_rows
 from lotune.model.adapters import add_adapter
-from lotune.model.attention import enable_packing, packed_attention_kwargs
+from lotune.model.attention import packed_attention_kwargs
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.packing import enable_packing
 from lotune.train.loop import train
 from lotune.train.loss import CausalLoss
 from lotune.train.optimizers import adamw

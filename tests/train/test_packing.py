@@ -14,9 +14,10 @@ from tiny_models import causal_lm
 from lotune.data.collate import Collator
 from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import add_adapter
-from lotune.model.attention import ATTENTION_NAME, check_causal, enable_packing
+from lotune.model.attention import ATTENTION_NAME
 from lotune.model.loading import new_from_config_json
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.packing import check_causal, enable_packing
 from lotune.train.loop import enable_gradient_checkpointing, evaluate_loss, train
 from lotune.train.optimizers import adamw
 from lotune.train.resource_estimate import estimate

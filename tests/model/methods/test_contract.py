@@ -21,13 +21,13 @@ from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.transformers_fallback import TransformersBatcher
 from lotune.model.adapters import add_adapter, has_adapter, trainable_count
-from lotune.model.attention import enable_packing
 from lotune.model.checkpoints import init_adapter, load_adapter, merge, save_adapter
 from lotune.model.loading import LoadedModel, context_length, declared_context_length, load_model, meta_model
 from lotune.model.methods.lora import LoraSettings
 from lotune.model.methods.method import Method
 from lotune.model.methods.prompt_tuning import PromptTuningSettings
 from lotune.model.methods.registry import METHODS
+from lotune.model.packing import enable_packing
 from lotune.model.parts import token_reader, virtual_ids
 from lotune.model.settings import AdapterSettings, BaseSettings
 from lotune.train.loop import train

@@ -1,0 +1,103 @@
+"""Whether a model takes packed rows, and whether it is causal: probes that call its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lotune.errors import ModelError
+from lotune.model.attention import ATTENTION_NAME, packed_attention_kwargs, register_packed_attention
+from lotune.model.eval_mode import eval_mode, in_training
+from lotune.model.parts import decoder_of
+from lotune.model.probes import (
+    PROBE_ROWS,
+    REDUCED_ROUNDING,
+    SHARED_PROBE_IDS,
+    Finding,
+    compare,
+    failed,
+    relative_difference,
+)
+
+
+def enable_packing(model: Any, longest: int) -> bool:
+    """Let a model take packed rows of at most `longest` tokens, if it then computes each row as if it were alone.
+
+    Otherwise the model stays as it was, and the result is False.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes_packed_rows = probe_packing(inner, longest).holds
+    if takes_packed_rows:
+        register_packed_attention(inner)
+    return takes_packed_rows
+
+
+def probe_packing(model: Any, longest: int) -> Finding:
+    """Return whether a model can take packed rows of at most `longest` tokens, with and without a shared beginning.
+
+    It cannot with attention of its own kind or with dropout, with a window shorter than the rows, or with positions
+    that depend on the whole line. The model keeps its attention.
+    """
+    name, config = "packed rows", model.config.get_text_config()
+    before, window = config._attn_implementation, getattr(config, "sliding_window", None) or longest
+    if before not in ("sdpa", ATTENTION_NAME):
+        return Finding(name, False, reason=f"its attention is {before}")
+    if window < longest:
+        return Finding(name, False, reason=f"its window of {window} tokens is shorter than the rows")
+    if any(kind in str(getattr(config, "rope_parameters", "")) for kind in ("dynamic", "longrope")):
+        return Finding(name, False, reason="its positions depend on the longest row")
+    with eval_mode(model):
+        alone = [_last_hidden(model, row) for row in PROBE_ROWS]
+    try:
+        register_packed_attention(model)
+        findings = [_compare_packed(model, alone, shared) for shared in (0, SHARED_PROBE_IDS)]
+        with in_training(model):  # dropout of attention weights shows in no other mode, and has many names in configs
+            _last_hidden(model, *PROBE_ROWS)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return failed(name, error)
+    finally:
+        model.set_attn_implementation(before)
+    worst = max(findings, key=lambda finding: (not finding.holds, finding.difference or 0.0))
+    return Finding(name, worst.holds, worst.difference, worst.reason)
+
+
+def probe_causal(model: Any) -> Finding:
+    """Return whether tokens of a model do not see those after them. Bounded roughly, as what does see them shows."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    row = torch.tensor([PROBE_ROWS[0]], device=next(inner.parameters()).device)  # (1, T)
+    with torch.no_grad(), eval_mode(inner):
+        whole, start = (decoder_of(inner)(ids, use_cache=False).last_hidden_state for ids in (row, row[:, :3]))
+    difference = relative_difference(whole[:, :3], start)
+    return Finding("causal", difference <= REDUCED_ROUNDING, difference)
+
+
+def check_causal(model: Any) -> None:
+    """Raise ModelError for a model whose tokens see those after them: it can neither learn nor score answers."""
+    if not probe_causal(model).holds:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        where = f"a {inner.config.model_type} model"
+        raise ModelError(where, "a token sees those after it", "a causal model", "is_decoder: true in its config.json")
+
+
+def _compare_packed(model: Any, alone: Sequence[Tensor], shared: int) -> Finding:
+    """Compare the probe's rows in a packed line, `shared` tokens of which stand there once, with each row alone."""
+    expected = torch.cat([alone[0], *(hidden[:, shared:] for hidden in alone[1:])], 1)  # (1, T, D)
+    with eval_mode(model):
+        return compare(
+            "packed rows", lambda: (_last_hidden(model, *PROBE_ROWS, shared=shared), expected), alone[0].dtype
+        )
+
+
+@torch.no_grad()
+def _last_hidden(model: Any, *rows: tuple[int, ...], shared: int = 0) -> Tensor:
+    """Return the last hidden states (1, T, D) of rows that are alone or packed."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([[*rows[0][:shared], *(token for row in rows for token in row[shared:])]], device=device)
+    positions = torch.cat([torch.arange(shared), *(torch.arange(shared, len(row)) for row in rows)])[None].to(device)
+    lengths = torch.tensor([shared, *(len(row) - shared for row in rows)], device=device)
+    kwargs = {} if len(rows) == 1 else packed_attention_kwargs(lengths)
+    hidden: Tensor = decoder_of(model)(ids, position_ids=positions, use_cache=False, **kwargs).last_hidden_state
+    return hidden
