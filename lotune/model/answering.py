@@ -1,4 +1,4 @@
-"""The number format that a model answers in, so that its answers do not depend on what they are asked with."""
+"""The dtype that a model generates in, chosen so that an answer does not depend on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from lotune.model.loading import count_parameters, meta_model, resolve_dtype
 from lotune.model.settings import BaseSettings, Dtype
 
 MEMORY_HEADROOM = 1.2
-"""Memory that a model takes while it answers, as a multiple of its weights."""
+"""Memory that a model takes while it generates, as a multiple of its weights."""
 
 
 TOO_LARGE = "float32 needs"
-"""What the reason of a format begins with where float32 has no room."""
+"""Beginning of the reason for a dtype if float32 does not fit into memory."""
 
 
 class Format(NamedTuple):
-    """A number format by its name, and what decided it."""
+    """A dtype by its name, and what decided it."""
 
     dtype: Dtype
     why: str
 
 
 def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Format:
-    """Return the format in which a model answers on a device; `wanted` is what the settings name.
+    """Return the dtype in which a model generates on a device; `wanted` is what the settings name.
 
-    "auto" is float32 on a processor, as long as the weights fit into the free memory in it: there a verdict does not
-    depend on what is asked beside it. On a GPU it is the format in which the GPU is faster.
+    "auto" is float32 on a processor, if the weights fit into the free memory in it: then a verdict does not depend on
+    the rest of the batch. On a GPU it is the dtype in which the GPU is faster.
     Raises: ModelError as `load_model`.
     """
     if wanted != "auto":
@@ -54,15 +54,15 @@ def _faster(device: str) -> Dtype:
 
 @contextmanager
 def placed(model: Any, device: str) -> Iterator[None]:
-    """A block in which a model is on a device that has room for it, on the processor else; it is there afterwards."""
+    """Move a model, within the block, to a device if that has room for it; afterwards it is on the processor."""
     import torch
 
     weights = list(model.parameters())
     needed = MEMORY_HEADROOM * sum(weight.nbytes for weight in weights)
     fits = not device.startswith("cuda") or (free_memory_bytes(torch.device(device)) or 0) >= needed
-    known = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
+    is_supported = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
     try:
-        yield model.to(device if fits and known else "cpu")
+        yield model.to(device if fits and is_supported else "cpu")
     finally:
         model.to("cpu")
         release_memory()

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: adapters in PEFT's format, complete models in Hugging Face's; a folder is whole or not there."""
+"""Checkpoints on disk: adapters in PEFT's format, complete models in Hugging Face's. A folder appears whole."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_DIGEST = "lotune_base_weights"
-"""Name, in the metadata of an adapter's weights, of the digest of the base's weights that it was made for."""
+"""Key of the base's digest in the metadata of an adapter's weights."""
 
 
 def save_adapter(
     model: PeftModel, folder: Path, template_json: str | None = None, base: LoadedModel | None = None
 ) -> None:
-    """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template where given.
+    """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template if given.
 
-    With `base`, the metadata of the weights has the digest of the base's weights.
+    With `base`, the metadata of the weights holds the digest of the base's weights.
     """
     from peft import get_peft_model_state_dict
 
@@ -49,17 +49,17 @@ def save_adapter(
     config.inference_mode = True
     if isinstance(targets := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _atomic_folder(folder, _bytes(kept.values())) as temporary:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with _atomic_folder(folder, _bytes(contiguous.values())) as temporary:
         digest = {BASE_DIGEST: weights_digest(base.weights)} if base is not None and base.weights else {}
-        save_file(kept, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
+        save_file(contiguous, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
         _sort_metadata(temporary / ADAPTER_WEIGHTS)
         config.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
 
 
 def _sort_metadata(file: Path) -> None:
-    """Sort the metadata in a safetensors header, written in any order, so that equal adapters are equal files."""
+    """Sort the metadata in a safetensors header, whose order varies, so that equal adapters are equal files."""
     with file.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = orjson.loads(stream.read(size))
@@ -69,7 +69,7 @@ def _sort_metadata(file: Path) -> None:
 
 
 def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -> PeftModel:
-    """The base with a saved adapter, in evaluation mode, nothing trainable; `base.model` itself carries it afterwards.
+    """Return the base with a saved adapter, in evaluation mode, nothing trainable; `base.model` itself carries it then.
 
     Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, one whose tensors do
     not fit the base, or, unless it is forced, one that was made for a base of other weights.
@@ -80,12 +80,12 @@ def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -
 
 
 def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool = False) -> None:
-    """Nothing, where a saved adapter was made for the base `name` with such weights, or does not say for which.
+    """Raise ModelError if a saved adapter was made for other weights than those of the base `name`, unless forced.
 
-    Raises: ModelError where it was made for others, unless that is forced.
+    An adapter that names no weights passes.
     """
-    its = base_digest(folder)
-    if not force and its is not None and weights and its != weights_digest(weights):
+    digest = base_digest(folder)
+    if not force and digest is not None and weights and digest != weights_digest(weights):
         found = f"was made for a base of other weights than those of {name}"
         remedy = "name its own base (--base, base.model), or force this one with adapter.force_base=true"
         raise ModelError(str(folder), found, "the base that it was made for", remedy)
@@ -94,8 +94,8 @@ def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool 
 def base_digest(folder: Path) -> str | None:
     """Return the digest of the base's weights that a saved adapter has; None for one that lotune did not write."""
     with _opened(folder / ADAPTER_WEIGHTS) as file:
-        found: str | None = (file.metadata() or {}).get(BASE_DIGEST)
-    return found
+        digest: str | None = (file.metadata() or {}).get(BASE_DIGEST)
+    return digest
 
 
 def init_adapter(base: LoadedModel, settings: AdapterSettings, seed: int) -> PeftModel:
@@ -146,7 +146,7 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
 
     if has_adapter(base.model):
         raise ModelError(base.name, "already has an adapter", "a base model", "load the base again")
-    found, method = _tensor_names(folder / ADAPTER_WEIGHTS), METHODS[method_name(config)]
+    saved, method = _tensor_names(folder / ADAPTER_WEIGHTS), METHODS[method_name(config)]
     peft_unfreezes, device = trainable and method.unfreeze is None, _device(base.model)
     try:
         with warnings.catch_warnings():
@@ -160,10 +160,10 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
             str(folder), f"does not fit {base.name}: {reason}", remedy="give the base it was made for"
         ) from error
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if found != expected:
-        odd = sorted(found ^ expected)
-        text = f"{len(odd)} tensors do not fit {base.name}, such as {odd[0]}"
-        raise ModelError(str(folder), text, "one tensor for each adapted module", "give the base it was made for")
+    if saved != expected:
+        odd = sorted(saved ^ expected)
+        found = f"{len(odd)} tensors do not fit {base.name}, such as {odd[0]}"
+        raise ModelError(str(folder), found, "one tensor for each adapted module", "give the base it was made for")
     method.attach(model)
     if trainable and method.unfreeze is not None:
         method.unfreeze(model)
@@ -171,7 +171,7 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
 
 
 def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
-    """A new float32 model with the adapter added into the weights; the base is left as it is.
+    """Return a new float32 model with the adapter added into the weights; the base stays as it is.
 
     The sum is computed in float32, so that saving rounds once.
     Raises: ModelError as `load_adapter`, and where the method cannot be merged or a merged weight is not finite.
@@ -239,9 +239,9 @@ def _write_template(folder: Path, template_json: str | None) -> None:
 
 @contextmanager
 def _atomic_folder(folder: Path, needed: int) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends well, and is gone when it does not.
+    """Yield a temporary folder that replaces `folder` if the block succeeds and is removed if it fails.
 
-    Raises: RunError where there is no room for the `needed` bytes; `folder` is then as it was.
+    Raises: RunError if the disk has no room for the `needed` bytes; `folder` is then as it was.
     """
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)  # of a crash
@@ -265,7 +265,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _flush(path: Path) -> None:
-    """Have the file on the disk before its folder gets its name."""
+    """Flush a file to the disk before its folder gets its name."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

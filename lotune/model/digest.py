@@ -1,10 +1,10 @@
 """A digest of a base's weights, by which an adapter knows the base that it was made for.
 
-It is the sha256 over the name, the number format and the shape of each tensor in the safetensors files, in the order of
-the names, and over the sha256 of its bytes: all of them up to WHOLE, of larger tensors PIECES pieces of PIECE bytes at
-even distances, the first and the last byte among them. So it is the same however the tensors are divided into files,
-wherever these lie, and whatever number format the model is loaded in; a base of billions of weights takes seconds. What
-is changed between the pieces of a large tensor, and nowhere else, is not seen.
+It is the sha256 of the name, the dtype, the shape and the sha256 of the bytes of each tensor in the safetensors files,
+in the order of the names. Of tensors of more than WHOLE bytes, PIECES evenly spaced pieces of PIECE bytes count, with
+the first and the last byte. So it does not depend on how tensors are divided into files, where these lie, or in which
+dtype the model is loaded, and a base of billions of weights takes seconds. A change between the pieces of a large
+tensor, and nowhere else, does not show.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WHOLE = 16 * 2**20
 """Bytes up to which all of a tensor counts."""
 PIECES, PIECE = 256, 2**16
 LONGEST_HEADER = 100 * 2**20
-"""Bytes of a header that safetensors itself refuses to exceed."""
+"""Largest header in bytes that safetensors itself accepts."""
 
 
 def weights_digest(files: Sequence[Path]) -> str:
@@ -32,7 +32,7 @@ def weights_digest(files: Sequence[Path]) -> str:
 
 @lru_cache(maxsize=8)
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """The digest of files of this size and age, which are read once a process."""
+    """Return the digest of files of this size and age, which are read once a process."""
     parts: dict[str, bytes] = {}
     for file, *_ in files:
         with file.open("rb") as stream:
@@ -48,28 +48,28 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _tensors(stream: BinaryIO) -> list[tuple[str, bytes, int, int]]:
-    """(name, number format and shape, first byte, byte after the last) of each tensor, by the file's header."""
+    """Return (name, dtype and shape, first byte, byte after the last) of each tensor, from the file's header."""
     size = int.from_bytes(stream.read(8), "little")
     if size > LONGEST_HEADER:
         raise ValueError("its header is too long")
     header: dict[str, Any] = json.loads(stream.read(size))
-    found = []
+    tensors = []
     for name, about in header.items():
         if name != "__metadata__":
             first, last = about["data_offsets"]
             what = json.dumps([about["dtype"], about["shape"]]).encode()
-            found.append((name, what, 8 + size + first, 8 + size + last))
-    return found
+            tensors.append((name, what, 8 + size + first, 8 + size + last))
+    return tensors
 
 
 def _bytes_digest(stream: BinaryIO, first: int, last: int) -> bytes:
-    """The sha256 of what counts of the bytes from `first` to before `last`."""
-    found = hashlib.sha256()
+    """Return the sha256 of what counts of the bytes from `first` to before `last`."""
+    digest = hashlib.sha256()
     spans = [(first, last - first)]
     if last - first > WHOLE:
-        room = last - first - PIECE
-        spans = [(first + room * number // (PIECES - 1), PIECE) for number in range(PIECES)]
+        last_offset = last - first - PIECE
+        spans = [(first + last_offset * number // (PIECES - 1), PIECE) for number in range(PIECES)]
     for start, length in spans:
         stream.seek(start)
-        found.update(stream.read(length))
-    return found.digest()
+        digest.update(stream.read(length))
+    return digest.digest()

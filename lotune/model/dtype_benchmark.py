@@ -1,7 +1,7 @@
-"""Which number format is the faster one: for a GPU by one large product, for a processor by those of the work itself.
+"""Which dtype is faster: measured on a GPU with one large product, on a processor with the products of the work itself.
 
-What was measured first holds, for a machine, a version of torch and the shapes of the products, as long as its file is
-there, so that processes of one machine decide alike.
+The first measurement holds for a machine, a version of torch and the shapes of the products as long as its file exists,
+so that all processes of a machine decide alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MIN_SPEEDUP = 1.5
-"""A device is faster in bfloat16 where it is so many times faster."""
+"""bfloat16 counts as faster from this ratio on."""
 GPU_SIZE, GPU_TIMES = 4096, 5
 """Square matrices of this size are multiplied on a GPU, so many times."""
 MAX_TIMED_ROWS, MAX_TIMED_STEPS = 256, 2**27
@@ -38,14 +38,14 @@ BUDGET_SECONDS, MIN_ROUNDS, MAX_ROUNDS = 0.3, 3, 9
 
 
 class MatmulSeconds(NamedTuple):
-    """What products take in each number format; infinite where the device does not compute in it."""
+    """Seconds that products take in each dtype; infinite if the device does not compute in it."""
 
     float32: float
     bfloat16: float
 
     @property
     def ratio(self) -> float:
-        """How many times faster bfloat16 is."""
+        """The speed of bfloat16 as a multiple of that of float32."""
         return self.float32 / self.bfloat16
 
 

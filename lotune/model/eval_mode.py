@@ -1,4 +1,4 @@
-"""Models at rest or in training for a moment, in the middle of a training or not."""
+"""Switching a model to evaluation or training mode, or to float32, for the length of a block."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 REDUCED_DTYPES = (torch.bfloat16, torch.float16)
-"""Number formats of weights that round more than float32."""
+"""Dtypes of weights that round more than float32."""
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """A block in which no module of a model is in training mode."""
+    """Switch all modules of a model to evaluation mode within the block."""
     with _in_mode(model, training=False):
         yield
 
 
 @contextmanager
 def in_training(model: nn.Module) -> Iterator[None]:
-    """A block in which all modules of a model are in training mode; it draws no random numbers of those outside."""
+    """Switch all modules of a model to training mode within the block; the random state outside stays as it was."""
     device = next(model.parameters()).device
     with _in_mode(model, training=True), torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
@@ -29,19 +29,19 @@ def in_training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    others = [module for module in model.modules() if module.training != training]
-    for module in others:
+    switched = [module for module in model.modules() if module.training != training]
+    for module in switched:
         module.training = training
     try:
         yield
     finally:
-        for module in others:
+        for module in switched:
             module.training = not training
 
 
 @contextmanager
 def in_float32_for_now(model: nn.Module) -> Iterator[None]:
-    """A block in which weights in a reduced number format are float32; they are afterwards the very same tensors."""
+    """Hold weights of a reduced dtype in float32 within the block; afterwards they are the very same tensors."""
     reduced = [(weight, weight.data) for weight in model.parameters() if weight.dtype in REDUCED_DTYPES]
     try:
         for weight, data in reduced:

@@ -1,4 +1,4 @@
-"""Where the numbers of a model stop being finite: found by a second pass, once something is known to be wrong."""
+"""Finding the layer where numbers stop being finite, by a second pass once a result is not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def noting_faults(model: nn.Module) -> Iterator[list[str]]:
-    """A block that collects names, in the order of computation: of modules whose output is not finite, and of
-    parameters whose gradient is not.
+    """Collect, within the block, modules whose output is not finite and parameters whose gradient is not, by name.
 
-    A module comes before those that contain it, so the first name is the innermost place.
+    They come in the order of computation. A module precedes those that contain it, so the first name is the innermost.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> with noting_faults(model) as faults:
@@ -53,7 +52,7 @@ def _note_gradient(faults: list[str], name: str, parameter: Tensor) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all tensors in a value, which may be nested, are finite; of one in shards, the own part."""
+    """Return whether all tensors in a nested value are finite; of a sharded one, the shard of this process."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, tuple | list):

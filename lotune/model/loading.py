@@ -1,4 +1,4 @@
-"""A base model, ready to be tuned or asked: from safetensors only, no foreign code is run and no pickle opened."""
+"""Loading a base model: from safetensors only; no remote code runs and no pickle is opened."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LoadedModel:
 
 
 def load_model(settings: BaseSettings, device: str, quantization: Any = None) -> LoadedModel:
-    """The base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
+    """Return the base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
 
     `quantization` is a configuration of transformers for how linear weights are held.
 
@@ -84,7 +84,7 @@ def load_model(settings: BaseSettings, device: str, quantization: Any = None) ->
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for: cuda, else mps, else cpu; another name is checked and given back.
+    """Return the device that "auto" stands for: cuda, else mps, else cpu; other names are checked and returned.
 
     Raises: SettingsError where the device is unknown or not there.
 
@@ -96,18 +96,18 @@ def resolve_device(device: str) -> str:
     import torch
 
     kind = device.partition(":")[0]
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return next(name for name, available in there.items() if available)
-    if kind not in there:
+        return next(name for name, is_available in available.items() if is_available)
+    if kind not in available:
         raise SettingsError("device", f"{device!r} is unknown", "auto, cpu, cuda or mps")
-    if not there[kind]:
+    if not available[kind]:
         raise SettingsError("device", f"{device} is not available here", remedy="device=auto, or install its PyTorch")
     return device
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
-    """The number format of the weights: "auto" takes bfloat16 where a GPU is faster in it, else float32.
+    """Return the dtype of the weights: "auto" takes bfloat16 where a GPU is faster in it, else float32.
 
     >>> resolve_dtype("bfloat16", "cpu")
     torch.bfloat16
@@ -122,7 +122,7 @@ def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a number format as settings and files have it.
+    """Return the name of a dtype as settings and files have it.
 
     >>> import torch
     >>> dtype_name(torch.bfloat16)
@@ -132,7 +132,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, tied ones once, adapters included where there are any; two in a byte count as two.
+    """Return the number of parameters, tied ones once, with those of adapters; two in a byte count as two.
 
     >>> from torch import nn
     >>> count_parameters(nn.Linear(3, 2))
@@ -142,7 +142,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _elements(parameter: Any) -> int:
-    """Numbers that a parameter stands for: those in 4 bit (bitsandbytes) are packed."""
+    """Return the number of weights in a parameter: bitsandbytes packs those in 4 bit."""
     packed = getattr(parameter, "quant_state", None)
     return int(parameter.numel()) if packed is None else prod(packed.shape)
 
@@ -156,7 +156,7 @@ def context_length(model: PreTrainedModel) -> int:
 
 
 def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:
-    """The tokeniser of a base model and its context in tokens; no weights are read.
+    """Return the tokeniser of a base model and its context in tokens; no weights are read.
 
     Raises: ModelError as `load_model` does.
     """
@@ -174,7 +174,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
 
 
 def meta_model(settings: BaseSettings) -> PreTrainedModel:
-    """A base model without its weights, on the meta device: enough to name and count its parts.
+    """Return a base model without its weights, on the meta device: enough to name and count its parts.
 
     Raises: ModelError as `load_model` does.
     """
@@ -190,12 +190,12 @@ def meta_model(settings: BaseSettings) -> PreTrainedModel:
 
 
 def base_folder(settings: BaseSettings) -> Path | None:
-    """The folder of a base model's files, None for one of the hub. Raises: ModelError where it is missing."""
+    """Return the folder of a base model's files, None for one of the hub. Raises: ModelError if it is missing."""
     return _folder(settings.model)
 
 
 def declared_context_length(config: Any) -> int | None:
-    """The number of tokens that a configuration of transformers lets a model read; None where it does not say."""
+    """Return the number of tokens that a configuration of transformers lets a model read; None if it has none."""
     text = config.get_text_config(decoder=True)
     lengths = (getattr(text, name, None) for name in CONTEXT_LENGTH_FIELDS)
     return next((length for length in lengths if isinstance(length, int)), None)
@@ -207,7 +207,7 @@ def _context_of(config: Any) -> int:
 
 
 def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
-    """A Llama model with fresh float32 weights, drawn from torch's current random state; its parameters are trainable.
+    """Return a Llama model with fresh, trainable float32 weights, drawn from torch's current random state.
 
     `shape` holds LlamaConfig's names (vocab_size, hidden_size, num_hidden_layers, ...), `rope_theta` too.
     Under `torch.device("meta")` no memory is taken, which is enough to count.
@@ -215,8 +215,7 @@ def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    known = set(LlamaConfig().to_dict()) | {"rope_theta"}
-    unknown = sorted(set(shape) - known)
+    unknown = sorted(set(shape) - set(LlamaConfig().to_dict()) - {"rope_theta"})
     if unknown:
         raise ModelError("model shape", f"unknown names: {', '.join(unknown)}", "names of LlamaConfig")
     values = dict(shape)
@@ -231,7 +230,7 @@ def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
 
 
 def new_from_config_json(path: Path, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """A model of the configuration in a config.json, or in the folder of one, with fresh, trainable float32 weights.
+    """Return a model of the configuration in a config.json or its folder, with fresh, trainable float32 weights.
 
     The weights are drawn from torch's current random state; `changes` are laid over the configuration.
     Raises: ModelError where it is none of an architecture that transformers knows.
@@ -258,7 +257,7 @@ def float32_copy(base: LoadedModel) -> LoadedModel:
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of the model with its parameters in `dtype`, as reading it from a file of that dtype gives.
+    """Return a copy of the model with its parameters in `dtype`, as if read from a file of that dtype.
 
     Buffers stay: `model.to(dtype)` would round the frequencies of the position encoding, too, which no file holds.
     """
@@ -285,7 +284,7 @@ def silence_transformers() -> Iterator[None]:
 
 
 def _folder(name: str) -> Path | None:
-    """The folder a base model's name stands for; None for a name on the hub.
+    """Return the folder that a base model's name stands for; None for a name on the hub.
 
     Raises: ModelError where the name looks like a path and nothing is there.
     """
@@ -345,7 +344,7 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
 
 
 def _fuse_activations(model: nn.Module) -> None:
-    """Put torch's one kernel in the place of the GELU that transformers computes in eight passes (GPT-2's)."""
+    """Replace the GELU that transformers computes in eight passes (GPT-2's) by torch's kernel."""
     from torch import nn
     from transformers.activations import FastGELUActivation, NewGELUActivation
 

@@ -1,4 +1,4 @@
-"""Logits that are not finite: noticed where tokens are chosen or weighed, and traced to the layer that they come from.
+"""Logits that are not finite: detected where tokens are chosen or scored, and traced to the layer that causes them.
 
 A logit of -inf marks a token that must not be chosen. NaN, +inf, and a row that is -inf throughout decide nothing.
 
@@ -65,8 +65,8 @@ def largest_logits(logits: Tensor) -> list[float]:
     >>> largest_logits(torch.tensor([[1.0, 3.0, -math.inf], [1.0, math.nan, 3.0]]))
     [3.0, nan]
     """
-    found: list[float] = logits.amax(-1).tolist()
-    return found
+    largest: list[float] = logits.amax(-1).tolist()
+    return largest
 
 
 def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) -> str:
@@ -76,10 +76,10 @@ def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) 
     from lotune.model.eval_mode import eval_mode
     from lotune.model.finite import noting_faults
 
-    words = {} if adapter is None else {"adapter_names": [adapter]}
+    kwargs = {} if adapter is None else {"adapter_names": [adapter]}
     model = token_reader(model)
     read = torch.tensor([list(ids)], device=model.device)
     with eval_mode(model), torch.no_grad(), noting_faults(model) as faults:
         with suppress(RuntimeError, ValueError, TypeError):  # the layer is only a hint: the error is raised either way
-            model(input_ids=read, use_cache=False, **words)
+            model(input_ids=read, use_cache=False, **kwargs)
         return faults[0].removeprefix("base_model.model.") if faults else ""

@@ -1,6 +1,6 @@
-"""Libraries that transformers and PEFT import only to ask whether a model is theirs: a command keeps them out.
+"""Keeping out libraries that transformers and PEFT import only to check whether a model is theirs.
 
-They cost a second or more. `let_in` undoes `hold_back` once weights in 8 or 4 bit are asked for.
+Importing them costs a second or more. `let_in` undoes `hold_back` once weights in 8 or 4 bit are needed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ ASKED = {
         *("is_torchao_available", "is_torchao_ge_v0_18_0"),
     ),
 }
-"""Functions, by module, that remember whether a library is there."""
+"""Functions, by module, that cache whether a library is installed."""
 BUILT_ON_IT = (
     "transformers.quantizers.quantizer_torchao",
     "transformers.integrations.torchao",
     "transformers.integrations.bitsandbytes",
 )
-"""Modules that have names of the libraries only if these are there while the module is imported."""
+"""Modules that use the libraries only if these can be imported along with the module."""
 
 
 def hold_back() -> None:
-    """Make the libraries that are not imported yet look as if they were not installed, unless transformers is there.
+    """Make libraries that are not imported yet look as if they were not installed, unless transformers is imported.
 
-    transformers and PEFT remember from their import on what is installed.
+    transformers and PEFT cache what is installed when they are imported.
     """
     if "transformers" in sys.modules:
         return
@@ -38,7 +38,7 @@ def hold_back() -> None:
 
 
 def let_in() -> None:
-    """Undo `hold_back`, for modules that are imported already, too."""
+    """Undo `hold_back`, also for modules that are already imported."""
     held = [name for name in PROBED if name in sys.modules and sys.modules[name] is None]
     if not held:
         return

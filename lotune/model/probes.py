@@ -19,7 +19,7 @@ SHARED_PROBE_IDS = 2
 ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Largest difference that rounding explains, relative to the norm of the expected numbers."""
 REDUCED_ROUNDING = 5e-2
-"""The same in a reduced dtype. What differs by more differs in kind, whatever the dtype."""
+"""The same in a reduced dtype."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ QUANTIZATION_LIBRARIES = {"8bit": "torchao", "4bit": "bitsandbytes"}
 
 
 def check_quantize(kind: Quantization, device: str) -> None:
-    """Nothing, where weights can be held like this here. Raises: SettingsError where library or device cannot."""
+    """Raise SettingsError if library or device cannot hold weights in this way."""
     if kind == "none":
         return
     let_in()
@@ -42,7 +42,7 @@ def check_quantize(kind: Quantization, device: str) -> None:
 
 
 def load_quantized(settings: BaseSettings, device: str, kind: Quantization) -> LoadedModel:
-    """The base as `load_model` gives it, its linear layers (not the output head) in 8 or 4 bit.
+    """Return the base as `load_model` does, its linear layers (not the output head) in 8 or 4 bit.
 
     Raises: as `load_model` and `check_quantize`.
     """
@@ -50,14 +50,14 @@ def load_quantized(settings: BaseSettings, device: str, kind: Quantization) -> L
     dtype = resolve_dtype(settings.dtype, resolve_device(device))
     base = load_model(settings, device, None if kind == "none" else _config(kind, dtype))
     for module in base.model.modules():
-        # bitsandbytes would lay weights out anew for asking in bfloat16, in which they cannot be trained any further
+        # bitsandbytes would lay weights out anew for inference in bfloat16, and they could not be trained further
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # for the type, it is a module's
     return base
 
 
 def load_dequantized(settings: BaseSettings, device: str, kind: Quantization) -> LoadedModel:
-    """A plain base with the weights that `load_quantized` computes with, rounded to its own dtype."""
+    """Return a plain base with the weights that `load_quantized` computes with, rounded to its own dtype."""
     plain = load_model(settings, device)
     if kind == "none":
         return plain
@@ -71,7 +71,7 @@ def load_dequantized(settings: BaseSettings, device: str, kind: Quantization) ->
 
 
 def is_quantized(weight: Any) -> bool:
-    """Whether a weight is held in 8 or 4 bit."""
+    """Return whether a weight is held in 8 or 4 bit."""
     return hasattr(weight, "quant_state") or _is_torchao(weight)
 
 
@@ -85,8 +85,8 @@ def _plain_weight(weight: Any) -> torch.Tensor:
         return plain
     from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-untyped,unused-ignore]
 
-    found: torch.Tensor = dequantize_4bit(weight.data, weight.quant_state)
-    return found
+    dequantized: torch.Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return dequantized
 
 
 def _config(kind: Quantization, dtype: torch.dtype) -> Any:

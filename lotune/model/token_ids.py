@@ -16,10 +16,9 @@ NO_PADDING = -1
 
 
 def check_token_ids(folder: Path, name: str) -> None:
-    """Nothing, where the special tokens in a model's configurations are tokens of its vocabulary.
+    """Check that the special tokens in a model's configurations are tokens of its vocabulary.
 
-    A number beyond the vocabulary that is the architecture's default, which a smaller vocabulary left behind, ends
-    nothing and is no fault.
+    A number beyond the vocabulary is no fault if it is the architecture's default: a smaller vocabulary left it behind.
     Raises: ModelError naming file and key.
     """
     config = read_object(folder / CONFIG, name)
@@ -52,7 +51,7 @@ def _check(where: str, value: Any, vocabulary: int | None, defaults: set[Any]) -
 
 
 def _defaults(config: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> set[Any]:
-    """What the architectures of a configuration have for a key where nothing is said."""
+    """Return the defaults of a configuration's architectures for a key."""
     from transformers import CONFIG_MAPPING
 
     kinds = (str(one.get("model_type")) for one in (config, inner))

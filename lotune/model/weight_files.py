@@ -65,7 +65,7 @@ def weight_files_of_hub(name: str) -> tuple[Path, ...]:
 
 
 def _named_weights(config: Any) -> Iterator[str]:
-    """What a configuration, or a part of it, names as the file of its weights."""
+    """Yield what a configuration, or a part of it, names as the file of its weights."""
     for key, value in config.items():
         if key == "transformers_weights" and value is not None:
             yield str(value)
@@ -74,7 +74,7 @@ def _named_weights(config: Any) -> Iterator[str]:
 
 
 def _indexed(index: Path, name: str) -> list[str]:
-    """The names of the files that an index names, all of them safetensors."""
+    """Return the files that an index names, all of them safetensors. Raises: ModelError for others."""
     weights, where = read_object(index, name).get("weight_map"), f"{name}/{index.name}"
     if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) for file in weights.values()):
         raise ModelError(where, "names no files", "weight_map: the file of each weight")
@@ -95,18 +95,18 @@ def _check_kind(file: str, where: str) -> None:
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
-    """Whether a file lies, links followed, in a folder or in the blobs of the hub's cache that the folder is in."""
-    home, place = folder.resolve(), file.resolve()
+    """Return whether a file, links resolved, lies in a folder or in the blobs of the hub's cache around the folder."""
+    home, target = folder.resolve(), file.resolve()
     blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
-    return any(place.is_relative_to(inside) for inside in (home, *blobs))
+    return any(target.is_relative_to(inside) for inside in (home, *blobs))
 
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
     """Return the object in a json file of the model `name`. Raises: ModelError where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name}/{path.name}", f"cannot be read: {error}", "JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ModelError(f"{name}/{path.name}", "holds no object", "JSON as in Hugging Face's layout")
-    return found
+    return content
