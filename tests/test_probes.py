@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from lotune.generate.engine import continuous_batcher_for
+from lotune.generate.backends import slot_batcher
 from lotune.generate.transformers_fallback import TransformersBatcher
 from lotune.model.packing import probe_causal, probe_packing
 from lotune.model.probes import Finding, compare, format_table, relative_difference
@@ -37,13 +37,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", SIZE | HEADS | {"is_decoder": False, "initializer_range": 0.2}),
 }
 EXPECTED = {
-    #          causal packed head slots batched cached
-    "llama": "yes yes yes yes yes yes",
-    "window": "yes no yes yes yes yes",
-    "gemma2": "yes no no yes yes yes",
-    "gpt2": "yes no yes yes yes yes",
-    "mamba": "yes no yes no yes yes",
-    "bert": "no no no no no no",
+    #          causal packed head slots fast batched cached
+    "llama": "yes yes yes yes yes yes yes",
+    "window": "yes no yes yes no yes yes",
+    "gemma2": "yes no no yes no yes yes",
+    "gpt2": "yes no yes yes no yes yes",
+    "mamba": "yes no yes no no yes yes",
+    "bert": "no no no no no no no",
 }
 
 
@@ -54,7 +54,9 @@ def findings(model: Any) -> Iterator[Finding]:
     path = CausalLoss(model)._probe_logits_path()
     yield Finding("logits of the head alone", path == "plain", reason=path)
     with torch.inference_mode():
-        yield Finding("rows in slots of one cache", continuous_batcher_for(model) is not None)
+        batcher = slot_batcher(model)
+        yield Finding("rows in slots of one cache", batcher is not None)
+        yield Finding("fast forward pass", batcher is not None and batcher.slots.fast is not None)
         fallback = TransformersBatcher(model, model)
     yield Finding("generate with batches", fallback.batched)
     yield Finding("generate with a cache", fallback.use_cache)
