@@ -1,4 +1,8 @@
-"""Text of files in bounded pieces: lines, and items of a json array; one that is too long is never held."""
+"""Read lines of a file, or items of a JSON array, in bounded memory.
+
+A row longer than the limit is skipped piece by piece, so that a bad file, such as one without newlines, cannot fill the
+memory.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +13,60 @@ from functools import partial
 from pathlib import Path
 
 MAX_ROW_BYTES = 4_000_000
-"""Bytes that a row may have where the settings do not say."""
+"""Default limit of a row in bytes."""
 MARK = b"\xef\xbb\xbf"
 """UTF-8's byte-order mark."""
 _CHUNK = 1 << 20
+# The longest token that the decoder reports at its start is -Infinity, with 9 characters; escapes have up to 12.
 _NEAR_END = 16
-"""Characters before the end of a text within which a token may be cut off."""
+"""Characters before the end of the text in which a JSON error may only mean that a token is cut off."""
 _AFTER_ITEM = tuple(" \t\r\n,]")
 _NO_BLANK = re.compile(r"[^ \t\r\n]")
 _QUOTED, _OUTSIDE, _INSIDE = re.compile(r'"|\\.', re.DOTALL), re.compile(r'["\[\]{},]'), re.compile(r'["\[\]{}]')
 
 
-def too_long(most: int) -> str:
-    """The reason why a row of more than `most` bytes is not read.
+def too_long(limit: int) -> str:
+    """Return the reason why a row of more than `limit` bytes is not read.
 
     >>> too_long(4_000_000)
     'more than 4,000,000 bytes'
     """
-    return f"more than {most:,} bytes"
+    return f"more than {limit:,} bytes"
 
 
 def bounded_lines(
-    path: Path, most: int, on_piece: Callable[[bytes], None] = lambda _: None
+    path: Path, limit: int, on_piece: Callable[[bytes], None] = lambda _: None
 ) -> Iterator[tuple[int, int, bytes, int]]:
-    """Number (from 1), byte offset, bytes and length in bytes of each line, without line end and byte-order mark.
+    """Yield number (from 1), byte offset, content and length in bytes of each line.
 
-    A line of more than `most` bytes comes as no bytes with its true length; its pieces, line end included, are given to
-    `on_piece` before that.
+    Content and length exclude the line end and the byte-order mark. The content of a line of more than `limit` bytes is
+    empty, its length the true one; before it is yielded, its pieces, including the line end, are passed to `on_piece`.
     """
-    offset, ending = 0, most + len(MARK) + 2
+    # Room for the mark and "\r\n", so that a line of exactly `limit` bytes arrives whole.
+    offset, read_size = 0, limit + len(MARK) + 2
     with path.open("rb") as file:
-        for number, line in enumerate(iter(partial(file.readline, ending), b""), 1):
+        for number, line in enumerate(iter(partial(file.readline, read_size), b""), 1):
             mark = len(MARK) if number == 1 and line.startswith(MARK) else 0
-            size, end, whole = len(line), line[-2:], line.endswith(b"\n") or len(line) < ending
+            size, end, whole = len(line), line[-2:], line.endswith(b"\n") or len(line) < read_size
             if whole:
                 content = line[mark:].removesuffix(b"\n").removesuffix(b"\r")
-                if len(content) > most:
+                if len(content) > limit:
                     on_piece(line[mark:])
             else:
                 on_piece(line[mark:])
                 while not end.endswith(b"\n") and (piece := file.readline(_CHUNK)):
                     on_piece(piece)
+                    # Two bytes across pieces, as "\r" and "\n" may be in different ones.
                     size, end = size + len(piece), (end + piece)[-2:]
-            bare = size - mark - (2 if end == b"\r\n" else end.endswith(b"\n"))
-            yield number, offset + mark, content if whole and bare <= most else b"", bare
+            length = size - mark - (2 if end == b"\r\n" else end.endswith(b"\n"))
+            yield number, offset + mark, content if whole and length <= limit else b"", length
             offset += size
 
 
 class Quotes:
-    """Whether a cell of csv is open, within quotes, where a line ends; nothing of the line is held.
+    """State of CSV quoting after part of a line: whether a quoted cell is open. It stores nothing of the line.
 
-    `within`: the line begins inside of quotes.
+    With `within`, the line begins inside a quoted cell. The rules are those of csv.reader with `strict=True`.
 
     >>> line = Quotes(within=False)
     >>> line.read(b'1,"a ""word"",')
@@ -73,20 +80,21 @@ class Quotes:
 
     @property
     def open(self) -> bool:
-        """Whether what was read ends within quotes."""
+        """Whether the text read so far ends inside a quoted cell."""
         return self._state == "quoted"
 
     def read(self, piece: bytes) -> None:
-        """Read on, in a piece of the line."""
-        place = 0
-        while place < len(piece) and self._state != "broken":
+        """Read the next piece of the line."""
+        index = 0
+        while index < len(piece) and self._state != "broken":
             if self._state in ("plain", "quoted"):
-                found = piece.find(b"," if self._state == "plain" else b'"', place)
-                if found < 0:
+                # Nearly all of a long line is the text of cells, which `find` skips much faster than a loop.
+                end = piece.find(b"," if self._state == "plain" else b'"', index)
+                if end < 0:
                     return
-                self._state, place = "start" if self._state == "plain" else "closed", found + 1
+                self._state, index = "start" if self._state == "plain" else "closed", end + 1
                 continue
-            character, place = piece[place : place + 1], place + 1
+            character, index = piece[index : index + 1], index + 1
             if character == b'"':
                 self._state = "quoted"
             elif character == b",":
@@ -97,108 +105,113 @@ class Quotes:
                 self._state = "broken"
 
     def shortest(self) -> str:
-        """Return the shortest line after which as much is open, or broken."""
+        """Return the shortest line that leaves csv.reader in the same state, to give it in place of the long one."""
         if self._state == "broken":
             return '"x' if self._within else '""x'
         return '"' if self.open != self._within else "x"
 
 
-def array_items(path: Path, size: int = _CHUNK, most: int = MAX_ROW_BYTES) -> Iterator[str | None]:
-    """The text of each item of an array, a few of `size` characters held at a time; None where it has more than `most`
-    bytes.
+def array_items(path: Path, size: int = _CHUNK, limit: int = MAX_ROW_BYTES) -> Iterator[str | None]:
+    """Yield the text of each item of a JSON array, or None for an item of more than `limit` bytes.
 
-    Raises: ValueError or RecursionError where the file is no array, or broken.
+    The file is read `size` characters at a time; memory holds one item and a few such pieces.
+
+    Raises: ValueError or RecursionError if the file is not an array, or is malformed.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        array = _Array(partial(file.read), size, most)
-        if array.mark() != "[":
+        array = _ArrayReader(partial(file.read), size, limit)
+        if array.next_symbol() != "[":
             raise ValueError("no array")
-        following = array.mark()
-        while following != "]":
-            array.place -= 1
+        symbol = array.next_symbol()
+        while symbol != "]":
+            array.index -= 1  # the symbol is the first character of the item
             yield array.item()
-            if (following := array.mark()) == ",":
-                following = array.mark()
-                if following == "]":
+            if (symbol := array.next_symbol()) == ",":
+                symbol = array.next_symbol()
+                if symbol == "]":
                     raise ValueError("a comma before the end")
-            elif following != "]":
+            elif symbol != "]":
                 raise ValueError("no comma between items")
-        if array.mark():
+        if array.next_symbol():
             raise ValueError("something after the array")
 
 
-class _Array:
-    """The text of a json array as it is gone through: `text` is held, and `place` is how far it was read."""
+class _ArrayReader:
+    """Reads a JSON array piece by piece: `text` is the part in memory, `index` the position of the next character."""
 
-    def __init__(self, read: Callable[[int], str], size: int, most: int) -> None:
-        self._read, self._size, self._most = read, size, most
+    def __init__(self, read: Callable[[int], str], size: int, limit: int) -> None:
+        self._read, self._size, self._limit = read, size, limit
         self._scan = json.JSONDecoder().raw_decode
-        self.text, self.place = read(size), 0
+        self.text, self.index = read(size), 0
 
-    def more(self) -> bool:
-        """Read on and let go of what was gone past; False at the end."""
-        found = self._read(max(self._size, len(self.text) - self.place))
-        self.text, self.place = self.text[self.place :] + found, 0
-        return bool(found)
+    def read_more(self) -> bool:
+        """Read the next piece and drop the text before `index`; return False at the end of the file."""
+        # At least doubles the text: an item is parsed anew after each piece, which takes linear time only in this way.
+        piece = self._read(max(self._size, len(self.text) - self.index))
+        self.text, self.index = self.text[self.index :] + piece, 0
+        return bool(piece)
 
-    def mark(self) -> str:
-        """The next character that is no blank, empty at the end; it is gone past."""
+    def next_symbol(self) -> str:
+        """Consume whitespace and the character after it, and return that; empty at the end of the file."""
         while True:
-            found = _NO_BLANK.search(self.text, self.place)
-            if found:
-                self.place = found.end()
-                return found.group()
-            self.place = len(self.text)
-            if not self.more():
+            match = _NO_BLANK.search(self.text, self.index)
+            if match:
+                self.index = match.end()
+                return match.group()
+            self.index = len(self.text)
+            if not self.read_more():
                 return ""
 
     def item(self) -> str | None:
-        """The text of the item that begins here, which is gone past; None where it is too long.
+        """Consume the item at `index` and return its text, or None if it is too long.
 
-        Raises: ValueError where it is broken.
+        Raises: ValueError if it is malformed.
         """
-        end = self._end()
-        if end is not None and len((text := self.text[self.place : end]).encode()) <= self._most:
-            self.place = end
+        end = self._item_end()
+        if end is not None and len((text := self.text[self.index : end]).encode()) <= self._limit:
+            self.index = end
             return text
-        self._pass_item()
+        self._skip_item()
         return None
 
-    def _end(self) -> int | None:
-        """Where the item ends, None where that is too far away."""
+    def _item_end(self) -> int | None:
+        """Return the position after the item, or None if it is too long."""
         while True:
             near = len(self.text) - _NEAR_END
             try:
-                end = self._scan(self.text, self.place)[1]
+                end = self._scan(self.text, self.index)[1]
+                # Without what follows it, a number may go on in the next piece.
                 if self.text[end : end + 1] in _AFTER_ITEM:
                     return end
-                cut = end > near
+                is_cut = end > near
             except json.JSONDecodeError as error:
-                cut = error.pos > near or error.msg.startswith("Unterminated string")
-            if not cut:
+                # An unterminated string is reported at its opening quote, however far back that is.
+                is_cut = error.pos > near or error.msg.startswith("Unterminated string")
+            if not is_cut:
                 raise ValueError("an item is broken")
-            if len(self.text) - self.place > self._most:
+            if len(self.text) - self.index > self._limit:
                 return None
-            if not self.more():
+            if not self.read_more():
                 raise ValueError("an item is cut off")
 
-    def _pass_item(self) -> None:
-        """Go past the item by its brackets and quotes alone."""
+    def _skip_item(self) -> None:
+        """Consume the item, looking at its brackets and quotes only."""
         depth, quoted = 0, False
         while True:
-            found = (_QUOTED if quoted else _INSIDE if depth else _OUTSIDE).search(self.text, self.place)
-            if found is None:
-                self.place = max(self.place, len(self.text) - self.text.endswith("\\"))
-                if not self.more():
+            match = (_QUOTED if quoted else _INSIDE if depth else _OUTSIDE).search(self.text, self.index)
+            if match is None:
+                # A backslash at the end of a piece stays, as it escapes the first character of the next.
+                self.index = max(self.index, len(self.text) - self.text.endswith("\\"))
+                if not self.read_more():
                     raise ValueError("an item is cut off")
                 continue
-            self.place = found.end()
-            if found.group() == '"':
+            self.index = match.end()
+            if match.group() == '"':
                 quoted = not quoted
-            elif not quoted and found.group() in "[{":
+            elif not quoted and match.group() in "[{":
                 depth += 1
             elif not quoted and not depth:
-                self.place -= 1
+                self.index -= 1  # the comma or bracket after the item
                 return
             elif not quoted:
                 depth -= 1

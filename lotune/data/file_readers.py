@@ -1,4 +1,4 @@
-"""Files of rows: json, jsonl, csv, tsv and parquet, read as (id, row) pairs or the reason why a row cannot be read."""
+"""Read rows from json, jsonl, csv, tsv and parquet files, with a reason for each row that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from lotune.data.tables import HeaderRule, Records, table_rows
 from lotune.errors import DataError
 
 WHOLE_BYTES = 1 << 26
-"""Bytes of a json file up to which it is read whole to say where its fault is."""
+"""Largest json file, in bytes, that is read whole to locate a fault in it."""
 MAX_NESTING = 250
-"""Objects and arrays within one another that a row may have: about what orjson writes."""
+"""Levels of nested objects and arrays allowed in a row; orjson, which stores rows on disk, writes little more."""
 TOO_DEEP = f"nested deeper than {MAX_NESTING} levels"
+# orjson reads integers beyond 64 bits as floats. 2⁶³ has 19 digits, so such rows are parsed again with json.
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19,}|^\s*-?\d{19,}")
-_Found = Iterator[tuple[str, dict[str, Any] | str]]
-"""Pairs of a row's id and the row, or the reason why it cannot be read."""
+_ReadRows = Iterator[tuple[str, dict[str, Any] | str]]
+"""Pairs of a row's id and the row, or the reason why the row cannot be read."""
 
 
 def read_json_document(path: Path) -> Any:
-    """The one value that a json file holds, of any layout (SQuAD's, for one).
+    """Return the value of a json file of any layout, such as SQuAD's.
 
-    Raises: DataError where the file is missing, empty, not UTF-8 (with line and byte offset) or not JSON (with line and
+    Raises: DataError if the file is missing, empty, not UTF-8 (with line and byte offset) or not JSON (with line and
     column).
     """
     check_file(path)
@@ -47,24 +48,24 @@ def read_json_document(path: Path) -> Any:
 
 
 def begins_with_object(path: Path) -> bool:
-    """Return whether the first thing in a json file is an object; nothing else of it is read."""
+    """Return whether a json file begins with an object; only its first 4 KiB are read."""
     with path.open("rb") as file:
         return file.read(1 << 12).removeprefix(MARK).lstrip().startswith(b"{")
 
 
 class _NotJsonError(Exception):
-    """Arguments: line (from 1) and reason."""
+    """A line is not JSON; the arguments are its number (from 1) and the reason."""
 
 
 def check_name(path: Path) -> None:
-    """Return if the name of a file is UTF-8, as ids of rows and the files of a run need it. Raises: DataError."""
+    """Raise DataError if the name of a file is not UTF-8: ids of rows contain it, and are written to JSON."""
     if not is_text(str(path)):
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise DataError(f"'{shown}'", "its name is not UTF-8", "UTF-8", "rename it")
 
 
 def check_file(path: Path) -> None:
-    """Raises: DataError where there is no file with something in it, its name is not UTF-8, or it is UTF-16."""
+    """Raise DataError if a file is missing, a folder, unreadable, empty or UTF-16, or if its name is not UTF-8."""
     check_name(path)
     try:
         if path.is_dir():
@@ -79,14 +80,15 @@ def check_file(path: Path) -> None:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     if not start.removeprefix(MARK):
         raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
+    # Windows' programs save "Unicode" as UTF-16; without this check every line of it would be reported as malformed.
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")
 
 
-def _read_jsonl(path: Path, headed: HeaderRule, most: int) -> _Found:
-    for number, offset, line, size in bounded_lines(path, most):
-        if size > most:
-            yield f"{path.name}:{number}", too_long(most)
+def _read_jsonl(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
+    for number, offset, line, size in bounded_lines(path, limit):
+        if size > limit:
+            yield f"{path.name}:{number}", too_long(limit)
         if not line.strip():
             continue
         try:
@@ -95,34 +97,37 @@ def _read_jsonl(path: Path, headed: HeaderRule, most: int) -> _Found:
             yield f"{path.name}:{number}", error.args[1]
 
 
-def _read_json(path: Path, headed: HeaderRule, most: int) -> _Found:
+def _read_json(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
+    # Items are parsed one by one to bound the memory. A file on which that fails is parsed whole if it is small enough,
+    # since only then does the parser know line and column of the fault.
     count = 0
     try:
-        for item in array_items(path, most=most):
-            yield f"{path.name}[{count}]", too_long(most) if item is None else _as_row(_parse_json(item.encode()))
+        for item in array_items(path, limit=limit):
+            yield f"{path.name}[{count}]", too_long(limit) if item is None else _as_row(_parse_json(item.encode()))
             count += 1
         return
     except (_NotJsonError, ValueError, RecursionError) as error:
         if path.stat().st_size > WHOLE_BYTES:
-            found = TOO_DEEP if isinstance(error, RecursionError) else f"not JSON: {error.args[-1]}"
+            reason = TOO_DEEP if isinstance(error, RecursionError) else f"not JSON: {error.args[-1]}"
             where, remedy = f"{path.name}[{count}]", "save it as jsonl, and the fault is named with its line"
-            raise DataError(where, found, "an array of objects, in UTF-8", remedy) from None
-        value = read_json_document(path)  # says where the fault is
+            raise DataError(where, reason, "an array of objects, in UTF-8", remedy) from None
+        value = read_json_document(path)  # raises DataError with the place of the fault
     if not isinstance(value, list):
         squad = isinstance(value, dict) and isinstance(value.get("data"), list)
         remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
         raise DataError(str(path), f"holds {_json_type(value)}", "an array of objects", remedy)
-    for index, item in enumerate(value[count:], start=count):  # nested deeper than items are found one by one
+    # Valid JSON after all: an item was too deep for the incremental reader. Earlier items have been yielded.
+    for index, item in enumerate(value[count:], start=count):
         row = _as_row(item)
-        yield f"{path.name}[{index}]", too_long(most) if len(_text_of(row)) > most else row
+        yield f"{path.name}[{index}]", too_long(limit) if len(_text_of(row)) > limit else row
 
 
-def _read_tsv(path: Path, headed: HeaderRule, most: int) -> _Found:
+def _read_tsv(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
     def records() -> Records:
-        for number, offset, line, size in bounded_lines(path, most):
+        for number, offset, line, size in bounded_lines(path, limit):
             text = _decoded(line, offset)
-            if size > most:
-                yield number, too_long(most)
+            if size > limit:
+                yield number, too_long(limit)
             elif isinstance(text, _NotJsonError):
                 yield number, text.args[1]
             elif text:
@@ -131,20 +136,17 @@ def _read_tsv(path: Path, headed: HeaderRule, most: int) -> _Found:
     return table_rows(path, records(), headed)
 
 
-def _read_txt(path: Path, headed: HeaderRule, most: int) -> _Found:
-    """A text file with tabs is tsv. Raises: DataError for another one."""
-    if not any("\t" in line.decode(errors="replace") for _, _, line, _ in islice(bounded_lines(path, most), 10)):
-        found, remedy = (
-            "is a text without tabs",
-            "rename it after its format, or learn it as an article (pretrain.corpus)",
-        )
-        raise DataError(str(path), found, "a table with tabs between its cells", remedy)
-    return _read_tsv(path, headed, most)
+def _read_txt(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
+    """Read a text file with tabs as tsv. Raises: DataError for any other text."""
+    if not any("\t" in line.decode(errors="replace") for _, _, line, _ in islice(bounded_lines(path, limit), 10)):
+        remedy = "rename it after its format, or learn it as an article (pretrain.corpus)"
+        raise DataError(str(path), "is a text without tabs", "a table with tabs between its cells", remedy)
+    return _read_tsv(path, headed, limit)
 
 
-def _read_csv(path: Path, headed: HeaderRule, most: int) -> _Found:
+def _read_csv(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
     def records() -> Records:
-        lines = _CsvLines(path, most)
+        lines = _CsvLines(path, limit)
         reader = csv.reader(lines, strict=True)
         while True:
             number = reader.line_num + 1
@@ -159,14 +161,15 @@ def _read_csv(path: Path, headed: HeaderRule, most: int) -> _Found:
             if lines.fault or record:
                 yield number, lines.fault or record
 
-    limit = csv.field_size_limit(1 << 30)
+    # csv's own limit of a cell (131,072 characters) holds for the whole process; ours is bounded_lines.
+    default = csv.field_size_limit(1 << 30)
     try:
         yield from table_rows(path, records(), headed)
     finally:
-        csv.field_size_limit(limit)
+        csv.field_size_limit(default)
 
 
-def _read_parquet(path: Path, headed: HeaderRule, most: int) -> _Found:
+def _read_parquet(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -174,25 +177,28 @@ def _read_parquet(path: Path, headed: HeaderRule, most: int) -> _Found:
         raise DataError(str(path), "parquet cannot be read here", "the package pyarrow", remedy) from None
     try:
         batches = parquet.ParquetFile(path).iter_batches()
-        rows = (row for batch in batches for row in _bounded_rows(batch, most))
+        rows = (row for batch in batches for row in _bounded_rows(batch, limit))
         yield from ((f"{path.name}[{i}]", row) for i, row in enumerate(rows))
     except (OSError, ValueError) as error:
         raise DataError(str(path), f"is not parquet: {truncate_text(str(error))}") from None
 
 
-def _bounded_rows(batch: Any, most: int) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch of pyarrow, of which one that may be too long is weighed alone."""
-    if batch.nbytes <= most:
+def _bounded_rows(batch: Any, limit: int) -> Iterator[dict[str, Any] | str]:
+    """Yield the rows of a pyarrow batch, or the reason why one is too long.
+
+    A large batch is halved until a row that may be too long is alone, so that Python objects are made of few rows.
+    """
+    if batch.nbytes <= limit:
         yield from batch.to_pylist()
     elif len(batch) > 1:
         half = len(batch) // 2
-        yield from _bounded_rows(batch.slice(0, half), most)
-        yield from _bounded_rows(batch.slice(half), most)
-    else:  # columns that share a dictionary weigh more than the row does
-        yield from (row if len(_text_of(row)) <= most else too_long(most) for row in batch.to_pylist())
+        yield from _bounded_rows(batch.slice(0, half), limit)
+        yield from _bounded_rows(batch.slice(half), limit)
+    else:  # dictionary-encoded columns count with their whole dictionary, so the row itself is measured
+        yield from (row if len(_text_of(row)) <= limit else too_long(limit) for row in batch.to_pylist())
 
 
-READERS: dict[str, Callable[[Path, HeaderRule, int], _Found]] = {
+READERS: dict[str, Callable[[Path, HeaderRule, int], _ReadRows]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -203,14 +209,18 @@ READERS: dict[str, Callable[[Path, HeaderRule, int], _Found]] = {
 
 
 class _CsvLines:
-    """Lines for csv.reader with a plain line end (a quoted cell may hold one); `fault` is that of the record."""
+    """Iterator of lines for csv.reader, which bounds the size of a record; `fault` is the reason against the record.
 
-    def __init__(self, path: Path, most: int) -> None:
-        self._lines, self._most = bounded_lines(path, most, lambda piece: self._quotes.read(piece)), most
+    A record has several lines if a quoted cell contains line ends. In place of a line that is too long, csv.reader gets
+    a short one that leaves its quoting in the same state, so that the next record begins where it should.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._lines, self._limit = bounded_lines(path, limit, lambda piece: self._quotes.read(piece)), limit
         self.begin()
 
     def begin(self) -> None:
-        """A new record begins."""
+        """Begin a new record."""
         self._size, self._count, self.fault = 0, 0, ""
 
     def __iter__(self) -> _CsvLines:
@@ -221,8 +231,8 @@ class _CsvLines:
         _, offset, line, size = next(self._lines)
         self._size += size
         self._count += 1
-        if self._size > self._most:
-            self.fault = too_long(self._most) + (": perhaps a quote is never closed" if self._count > 1 else "")
+        if self._size > self._limit:
+            self.fault = too_long(self._limit) + (": perhaps a quote is never closed" if self._count > 1 else "")
             self._quotes.read(line)
             return self._quotes.shortest() + "\n"
         text = _decoded(line, offset)
@@ -243,7 +253,7 @@ def _decoded(line: bytes, offset: int) -> str | _NotJsonError:
 
 
 def _parse_json(content: bytes, offset: int = 0) -> Any:
-    """The value of JSON bytes that begin at a byte offset of their file. Raises: _NotJsonError."""
+    """Return the value of JSON bytes that begin at a byte offset of their file. Raises: _NotJsonError."""
     try:
         value = orjson.loads(content)
         return json.loads(content) if _LONG_INTEGER.search(content) else value
@@ -260,7 +270,7 @@ def _parse_json(content: bytes, offset: int = 0) -> Any:
 
 
 def _text_of(value: Any) -> bytes:
-    """A value as JSON again."""
+    """Return a value as JSON, to measure its length."""
     try:
         return orjson.dumps(value, default=str)
     except TypeError:  # integers beyond 64 bits
@@ -274,10 +284,11 @@ def _as_row(value: Any) -> dict[str, Any] | str:
 
 
 def _is_too_deep(row: dict[str, Any]) -> bool:
+    # Level by level, not recursively: the recursion itself could fail on such a row.
     level: list[Any] = [row]
     for _ in range(MAX_NESTING):
-        held = [value.values() if isinstance(value, dict) else value for value in level]
-        level = [value for values in held for value in values if isinstance(value, dict | list)]
+        members = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in members for value in values if isinstance(value, dict | list)]
         if not level:
             return False
     return True
@@ -289,7 +300,7 @@ def _json_type(value: Any) -> str:
 
 
 def is_text(text: str) -> bool:
-    r"""Whether a text can be written as UTF-8; bytes that were none come from outside as lone surrogates.
+    r"""Return whether a text can be written as UTF-8; Python decodes other bytes of file names as lone surrogates.
 
     >>> is_text("naïve 算"), is_text("\udcff")
     (True, False)
@@ -302,6 +313,6 @@ def is_text(text: str) -> bool:
 
 
 def truncate_text(text: str, most: int = 120) -> str:
-    """A text on one line of `most` characters at most."""
+    """Return a text on one line, truncated to `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,7 +1,7 @@
-"""Rows in files: json, jsonl, csv, tsv and parquet in, jsonl out, and the conversation form of question and answer.
+"""Rows of files: read json, jsonl, csv, tsv and parquet, write json and jsonl, and convert to and from conversations.
 
-Rows are dictionaries; each has an id that says where it stands: "train.jsonl:12" is line 12 (from 1), "train.json[3]"
-item 3 (from 0) of an array. Text is UTF-8, with or without a byte-order mark, with LF or CRLF line ends.
+Rows are dictionaries. The id of a row is its position: "train.jsonl:12" is line 12 (from 1), "train.json[3]" is item 3
+(from 0) of an array. Text is UTF-8, with or without a byte-order mark, with LF or CRLF line ends.
 """
 
 from __future__ import annotations
@@ -28,21 +28,19 @@ from lotune.errors import DataError
 from lotune.files import write_atomically, write_json
 
 OnError = Literal["stop", "skip"]
-"""What malformed rows do: stop with an error that lists them, or be skipped and counted."""
+"""Handling of malformed rows: stop with an error that lists them, or skip and count them."""
 FIX_ROWS_HINT = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
-"""What helps where rows cannot be read or used; rows to test on are never skipped."""
+"""Remedy for rows that cannot be read or used; test rows are never skipped."""
 SHORTEN_ROWS = (
     "shorten these rows, or raise data.max_row_bytes (data.on_error=skip counts and skips rows to train or validate on)"
 )
-"""What helps where rows are too long to be read."""
-
-
+"""Remedy for rows that are too long to be read."""
 _TOO_LONG = too_long(0).partition("0")[0]
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A row that cannot be read: where it stands ("train.jsonl:12"), what is wrong with it and what mends it."""
+    """A row that cannot be read: its position ("train.jsonl:12"), the reason, and the remedy if there is one."""
 
     where: str
     reason: str
@@ -51,7 +49,7 @@ class Malformed:
 
 @dataclass(frozen=True)
 class RowFile:
-    """The rows of a file or folder as (id, row) pairs, those that could not be read, and the sha256 of its bytes."""
+    """The rows of a file or folder as (id, row) pairs, its malformed rows, and the sha256 of its bytes."""
 
     path: Path
     rows: Sequence[tuple[str, dict[str, Any]]]
@@ -60,25 +58,25 @@ class RowFile:
 
 
 MAX_LISTED = 10
-"""Malformed rows that a message lists; where there are more, all stand in a file (see `log_all_malformed`)."""
+"""Number of malformed rows in a message; if there are more, `log_all_malformed` writes all of them to a file."""
 
 
 def summarise_malformed(malformed: Sequence[Malformed], most: int = MAX_LISTED) -> str:
-    """The first of the malformed rows on one line, those of one reason together, and how many more there are.
+    """Return the first malformed rows on one line, grouped by reason, with the number of further ones.
 
     >>> rows = [Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")]
     >>> summarise_malformed(rows, most=2)
     'a:1, a:4 no JSON; and 1 more'
     """
-    places: dict[str, list[str]] = {}
+    ids_by_reason: dict[str, list[str]] = {}
     for row in malformed[:most]:
-        places.setdefault(truncate_text(row.reason, 240), []).append(row.where)
+        ids_by_reason.setdefault(truncate_text(row.reason, 240), []).append(row.where)
     more = [f"and {len(malformed) - most} more"] if len(malformed) > most else []
-    return "; ".join([*(f"{', '.join(wheres)} {reason}" for reason, wheres in places.items()), *more])
+    return "; ".join([*(f"{', '.join(ids)} {reason}" for reason, ids in ids_by_reason.items()), *more])
 
 
 class MalformedRowsError(DataError):
-    """Rows of a file cannot be read or used: the message shows the first ten, `malformed` holds all."""
+    """Rows of a file cannot be read or used; the message shows the first ten, `malformed` has all."""
 
     def __init__(
         self, path: Path, malformed: Sequence[Malformed], total: int, fault: str = "cannot be read", expected: str = ""
@@ -90,9 +88,9 @@ class MalformedRowsError(DataError):
 
 @contextmanager
 def log_all_malformed(path: Path) -> Iterator[None]:
-    """A block in which malformed rows that are too many for a message are all written to a file, one a line.
+    """Write the malformed rows of an error in this context to `path`, one per line, if a message cannot list them all.
 
-    Raises: DataError naming that file.
+    Raises: DataError that names the file.
     """
     try:
         yield
@@ -111,20 +109,19 @@ def read_rows(
     headed: HeaderRule = looks_like_header,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> RowFile:
-    """The rows of a file, or of all files of a folder, whose formats are told by their suffixes.
+    """Read the rows of a file, or of all files of a folder; the suffix of a file determines its format.
 
-    `columns` gives columns the names that the task wants: {wanted: name in the file}. In csv and tsv files a name is
-    looked up in the first line, unless all names are numbers: then there is no header line and "1" is the first column.
-    Without `columns` the first line of a table is taken for a header where `headed` says so (where it looks like one);
-    otherwise, or where a header cell is empty, columns are called by their numbers. Cells of csv and tsv files are
-    texts; a tsv file has no quoting, and a .txt file is one. Integers of any size are kept exactly. Blank lines are
-    passed over. A row of more than `max_row_bytes` is malformed; it is never held in memory, except for parquet's own
-    pages.
+    `columns` renames columns: {name for the task: name in the file}. If all names in the file are numbers, a csv or tsv
+    file has no header, and "1" is its first column; otherwise its first line is the header. Without `columns`, `headed`
+    decides whether the first line is a header. Columns without a name are called by their numbers.
 
-    Raises: DataError for a file that is missing, empty, without a single row or of an unknown format, for a folder
-    whose files have other columns than one another (see `lotune.data.folders`), HeaderError for a header that names
-    more or fewer columns than the rows have;
-    MalformedRowsError, with all of them, for rows that cannot be read unless `on_error` is "skip".
+    Cells of csv and tsv files are texts. A tsv file has no quoting, and a .txt file is read as tsv. Integers of any
+    size are exact. Blank lines are skipped. A row of more than `max_row_bytes` is malformed, and is never held in
+    memory, except in the pages of parquet.
+
+    Raises: DataError for a file that is missing, empty, without rows or of an unknown format, and for a folder whose
+    files have different columns; HeaderError for a header with more or fewer columns than the rows;
+    MalformedRowsError for rows that cannot be read, unless `on_error` is "skip".
     """
     files = row_files(path)
     if columns:
@@ -132,22 +129,24 @@ def read_rows(
         headed = no_header if numbered else lambda *_: True
     check_alike(files, headed, max_row_bytes)
     malformed: list[Malformed] = []
-    there: dict[str, None] = {}
+    present: dict[str, None] = {}  # a dict keeps the order of the columns for the message
 
     def readable() -> Iterator[tuple[str, dict[str, Any]]]:
-        found_rows = (READERS[file.suffix.lower()](file, headed, max_row_bytes) for file in files)
-        for where, found_row in chain.from_iterable(found_rows):
-            if columns and not isinstance(found_row, str):
-                there.update(dict.fromkeys(found_row))
-            row = found_row if isinstance(found_row, str) or not columns else _renamed(found_row, columns)
+        readers = (READERS[file.suffix.lower()](file, headed, max_row_bytes) for file in files)
+        for where, read_row in chain.from_iterable(readers):
+            if columns and not isinstance(read_row, str):
+                present.update(dict.fromkeys(read_row))
+            row = read_row if isinstance(read_row, str) or not columns else _renamed(read_row, columns)
             if isinstance(row, str):
                 malformed.append(Malformed(where, row))
             else:
                 yield where, row
 
+    # `malformed` and `present` are complete only once all rows are on disk. A column that no row has is one error then,
+    # not an error of each row.
     rows = rows_on_disk(readable())
     if columns:
-        _check_columns(path, columns, there)
+        _check_columns(path, columns, present)
     if malformed and on_error == "stop":
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
@@ -158,12 +157,12 @@ def read_rows(
 
 
 def rows_on_disk(rows: Iterable[tuple[str, dict[str, Any]]]) -> DiskList[tuple[str, dict[str, Any]]]:
-    """Rows with their ids on disk, as they come."""
-    return DiskList(rows, _dumped_row, _loaded_row)
+    """Write rows with their ids to a DiskList as the iterable yields them."""
+    return DiskList(rows, _dump_row, _load_row)
 
 
 def remedy_for(malformed: Sequence[Malformed]) -> str:
-    """Return what helps against the faults of these rows: settings that mend them, where there are any."""
+    """Return the remedy for these rows: their own remedies if they have any, else one for their reasons."""
     named = list(dict.fromkeys(row.remedy for row in malformed if row.remedy))
     if named:
         return f"{'; '.join(named[:2])}; or {FIX_ROWS_HINT}"
@@ -172,20 +171,21 @@ def remedy_for(malformed: Sequence[Malformed]) -> str:
     return "save the file as UTF-8" if any("is not UTF-8" in row.reason for row in malformed) else FIX_ROWS_HINT
 
 
-def _dumped_row(found: tuple[str, dict[str, Any]]) -> bytes:
+def _dump_row(row: tuple[str, dict[str, Any]]) -> bytes:
     try:
-        return orjson.dumps(found, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
-    except TypeError:  # integers beyond 64 bits; marked, as orjson would read them as floats
-        return b" " + json.dumps(found, default=str).encode()
+        # Dates of parquet become texts as `str` writes them, not in orjson's own format.
+        return orjson.dumps(row, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
+    except TypeError:  # integers beyond 64 bits; the space marks them, as orjson would read them as floats
+        return b" " + json.dumps(row, default=str).encode()
 
 
-def _loaded_row(content: bytes) -> tuple[str, dict[str, Any]]:
+def _load_row(content: bytes) -> tuple[str, dict[str, Any]]:
     where, row = (json.loads if content.startswith(b" ") else orjson.loads)(content)
     return where, row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as they are: as one array to a .json file, as one object a line to any other."""
+    """Write rows: as one array to a .json file, as one object per line to any other."""
     if path.suffix == ".json":
         write_json(path, list(rows))
     else:
@@ -193,9 +193,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows as one JSON object a line and return their number; the name never stands on half a file.
+    """Write rows as one JSON object per line and return their number.
 
-    Rows are written as they come, so memory stays flat however many there are.
+    The file is written under a temporary name and renamed, one row at a time.
+
     Raises: DataError for a row that has no form in JSON, with its number.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,6 +207,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             for number, row in enumerate(rows, 1):
                 file.write(_line(row, f"row {number} for {path}"))
             file.flush()
+            # Before the rename: after a power failure, the name could otherwise point to an empty file.
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -214,9 +216,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def from_conversation(row: Mapping[str, Any], where: str = "") -> tuple[str, str]:
-    """Prompt and answer of a row in the conversation form: one turn from "human", then one from "gpt".
+    """Return prompt and answer of a row in ShareGPT's form: one turn from "human", then one from "gpt".
 
-    Raises: DataError naming the row (`where`, else its id) where it has other turns.
+    Raises: DataError for other turns; it names the row by `where`, or else by its id.
 
     >>> from_conversation(to_conversation("1", "2 + 2?", "4"))
     ('2 + 2?', '4')
@@ -236,7 +238,7 @@ def from_conversation(row: Mapping[str, Any], where: str = "") -> tuple[str, str
 
 
 def to_conversation(id: str, prompt: str, answer: str) -> dict[str, Any]:
-    """A question and its answer in the conversation form; `from_conversation` gives them back.
+    """Return a question and its answer as a row in ShareGPT's form, the inverse of `from_conversation`.
 
     >>> to_conversation("1", "2 + 2?", "4")["conversations"][1]
     {'from': 'gpt', 'value': '4'}
@@ -244,26 +246,27 @@ def to_conversation(id: str, prompt: str, answer: str) -> dict[str, Any]:
     return {"id": id, "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]}
 
 
-def closest_columns_hint(wanted: Iterable[str], there: Iterable[str]) -> str:
-    """The clause that names, for each wanted column that is not there, the nearest one; empty where none is near.
+def closest_columns_hint(names: Iterable[str], columns: Iterable[str]) -> str:
+    """Return a clause with the closest of the columns for each missing name; empty if none is close.
 
     >>> closest_columns_hint(["problem", "solution"], ["Problems", "solution", "id"])
     "; nearest to 'problem' is 'Problems'"
     """
-    plain = {name.strip().lower(): name for name in there}
-    found = []
-    for name in wanted:
-        close = [] if name in plain.values() else difflib.get_close_matches(name.lower(), plain, 1)
-        found += [f"; nearest to {name!r} is {plain[one]!r}" for one in close]
-    return "".join(found)
+    by_lower_case = {column.strip().lower(): column for column in columns}
+    clauses = []
+    for name in names:
+        is_present = name in by_lower_case.values()
+        matches = [] if is_present else difflib.get_close_matches(name.lower(), by_lower_case, 1)
+        clauses += [f"; nearest to {name!r} is {by_lower_case[match]!r}" for match in matches]
+    return "".join(clauses)
 
 
-def _check_columns(path: Path, columns: Mapping[str, str], there: Collection[str]) -> None:
-    """Raises: DataError for a wanted column that no row has, with the nearest one."""
-    missing = [name for name in columns.values() if name not in there]
-    if there and missing:
-        found = f"has no column {', '.join(map(repr, missing))}{closest_columns_hint(missing, there)}"
-        raise DataError(str(path), found, f"one of {', '.join(there)}", "correct the names in task.columns")
+def _check_columns(path: Path, columns: Mapping[str, str], present: Collection[str]) -> None:
+    """Raise DataError for a column that no row has, with the closest one."""
+    missing = [name for name in columns.values() if name not in present]
+    if present and missing:
+        found = f"has no column {', '.join(map(repr, missing))}{closest_columns_hint(missing, present)}"
+        raise DataError(str(path), found, f"one of {', '.join(present)}", "correct the names in task.columns")
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:
@@ -271,8 +274,9 @@ def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] 
     if missing:
         near = closest_columns_hint(missing, row)
         return f"no column {', '.join(map(repr, missing))} among {', '.join(map(repr, row))}{near}"
-    rest = {name: value for name, value in row.items() if name not in columns.values()}
-    return {**rest, **{wanted: row[name] for wanted, name in columns.items()}}
+    others = {name: value for name, value in row.items() if name not in columns.values()}
+    # Renamed columns come last, so that they win over another column that already has the name.
+    return {**others, **{task_name: row[name] for task_name, name in columns.items()}}
 
 
 def _line(row: Mapping[str, Any], where: str) -> bytes:
