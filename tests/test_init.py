@@ -235,8 +235,8 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
     [
         ("articles.jsonl", b'{"id": "1", "title": "T", "text": "T\\n\\nBody."}\n', "pretrain: {corpus: "),
         ("results.jsonl", b'{"id": "1", "raw_answer": "x", "label": "y", "F1": 1.0}\n',
-         "task: {name: custom, prompt: '{raw_answer}', answer: label}"),
-        ("odd.csv", b"height,width\n1,2\n", "task: {name: custom, prompt: '{COLUMN}', answer: COLUMN}"),
+         "task: {name: custom, prompt: '{raw_answer}', answer_column: label}"),
+        ("odd.csv", b"height,width\n1,2\n", "task: {name: custom, prompt: '{COLUMN}', answer_column: COLUMN}"),
         ("bare.tsv", b"1\t2\n3\t4\n", "its columns have no names: 1 '1', 2 '2'"),
         ("plain.txt", b"First Citizen:\n", "pretrain.corpus"),
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left.", "ab1\t*\tShe leave."]), "has no label to train on"),

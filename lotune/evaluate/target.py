@@ -45,7 +45,7 @@ def measure_target(
     pairs = _pairs(base, tuned, score)
     judged = [pair for _, pair in pairs if pair is not None]
     if not judged:
-        raise DataError("evaluation", f"none of {len(pairs)} rows has a key that can be judged")
+        raise DataError("evaluation", f"none of {len(pairs)} rows has a reference that can be scored")
     before, after = [old for old, _ in judged], [new for _, new in judged]
     test = _paired_test(before, after, score)
     return Target(

@@ -1,4 +1,7 @@
-"""The rows of a run, honestly: without duplicates, drawn, split, and no test question among the training rows."""
+"""Build the training, validation and test examples of a run.
+
+Rows are deduplicated, then split, then sampled. Training rows whose question is in an evaluation set are removed.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,18 @@ from lotune.tasks.task import Row, SeveralRules, Task
 from lotune.tasks.user_rows import generating
 
 TEST_SEED = 1_000_003
-"""Generated test rows have a seed this far from that of the training rows; overlap is removed all the same."""
+"""Offset of the seed of generated test rows from that of the training rows. Overlap is removed nevertheless."""
 RETENTION_SEED = 2_000_003
-"""The same for generated retention rows."""
+"""Offset of the seed of generated retention rows."""
 REPLAY_SEED = 3_000_017
-"""The same for rows that replay the retained task."""
+"""Offset of the seed of replay rows of the retained task."""
 MAX_CHECKED_ANSWERS = 10_000
-"""Most training answers that are judged themselves, under each rule: some two seconds."""
+"""Maximum number of training answers that are scored under each rule, which takes some two seconds."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Rows that are asked, of a file or not; `file_rows` is how many the file has, None without one."""
+    """Examples to evaluate on. `file_rows` is the number of rows of their file, None if they have no file."""
 
     examples: Sequence[Example]
     file_rows: int | None = None
@@ -44,9 +47,9 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Datasets:
-    """Training, validation and test examples of a run, and what became of the rows.
+    """Training, validation and test examples of a run, with counts of the rows that were read and removed.
 
-    `file_rows` has, of each evaluation set that is a file of its own, how many rows the file has.
+    `file_rows` maps each evaluation set with a file of its own to the number of rows of that file.
     """
 
     train: Sequence[Example]
@@ -62,8 +65,10 @@ class _Source:
     malformed: tuple[str, ...] = ()
 
 
-def build_datasets(task: Task, settings: DataSettings, seed: int, others: Mapping[str, Sequence[Example]]) -> Datasets:
-    """The examples of a run; `others` are evaluation sets (retention) that training must not meet either.
+def build_datasets(
+    task: Task, settings: DataSettings, seed: int, held_out: Mapping[str, Sequence[Example]]
+) -> Datasets:
+    """Return the examples of a run. `held_out` are further evaluation sets (retention) to keep out of training.
 
     Raises: DataError for rows that cannot be used, naming each.
     """
@@ -73,60 +78,65 @@ def build_datasets(task: Task, settings: DataSettings, seed: int, others: Mappin
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
     train, duplicates = remove_duplicates(source.examples)
     train = drop_orphaned_copies(train, train)
-    train, asked = _test_rows(task, settings, seed, train)
-    train, found, validation_file_rows = _validation_rows(task, settings, seed, train)
-    test = asked.examples
-    validation, met = remove_contaminated(found.examples, {"test": test})
+    # The test rows are split off before the validation rows, so that `data.validation_rows` does not change the test.
+    train, test_set = _test_rows(task, settings, seed, train)
+    train, validation_source, validation_file_rows = _validation_rows(task, settings, seed, train)
+    test = test_set.examples
+    validation, validation_overlap = remove_contaminated(validation_source.examples, {"test": test})
     if not validation:
         raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
-    drawn = sample_examples(train, settings.sample.rows, _default(settings.sample.seed, seed), settings.sample.stratify)
-    evaluation = {"validation": validation, "test": test, **others}
-    kept, report = remove_contaminated(drawn, evaluation)
-    if any(example.augmented_from for example in kept):  # a copy's prompt is another one than that of its row
-        kept = drop_orphaned_copies(kept, remove_contaminated(train, evaluation)[0])
-    if not kept:
+    sampled = sample_examples(
+        train, settings.sample.rows, _default(settings.sample.seed, seed), settings.sample.stratify
+    )
+    evaluation = {"validation": validation, "test": test, **held_out}
+    remaining, overlap = remove_contaminated(sampled, evaluation)
+    # The prompt of an augmented copy differs from that of its row, so it must go when its row has gone.
+    if any(example.augmented_from for example in remaining):
+        remaining = drop_orphaned_copies(remaining, remove_contaminated(train, evaluation)[0])
+    if not remaining:
         raise DataError("data", "no training row is left", "rows outside the evaluation sets", "use other test rows")
-    malformed = (*source.malformed, *found.malformed)
-    split_off = 0 if settings.validation else len(found.examples)
+    malformed = (*source.malformed, *validation_source.malformed)
+    split_off = 0 if settings.validation else len(validation_source.examples)
     split_test = len(test) if settings.test is None and settings.train is not None else 0
     counts = DataCounts(
-        read=len(source.examples), kept=len(kept), malformed=len(malformed), malformed_rows=malformed,
-        duplicates=duplicates, not_sampled=len(train) - len(drawn), overlap=report, kinds=count_kinds(kept),
-        validation=split_off, validation_removed=met.removed, test=split_test,
+        read=len(source.examples), kept=len(remaining), malformed=len(malformed), malformed_rows=malformed,
+        duplicates=duplicates, not_sampled=len(train) - len(sampled), overlap=overlap, kinds=count_kinds(remaining),
+        validation=split_off, validation_removed=validation_overlap.removed, test=split_test,
     )  # fmt: skip
-    file_rows = {"validation": validation_file_rows, "test": asked.file_rows}
-    return Datasets(kept, validation, test, counts, {name: n for name, n in file_rows.items() if n is not None})
+    file_rows = {"validation": validation_file_rows, "test": test_set.file_rows}
+    return Datasets(remaining, validation, test, counts, {name: n for name, n in file_rows.items() if n is not None})
 
 
 def right_by_rule(
     task: Task, examples: Sequence[Example], max_rows: int = MAX_CHECKED_ANSWERS
 ) -> dict[str, dict[str, int]]:
-    """Return, for each judging rule of a task with several, how many training answers are right among how many rows.
+    """Return, for each rule of a task with several, the number of correct training targets ("right") and of "rows".
 
-    Of more than `max_rows` rows as many are judged, evenly spaced. An answer may end where its written working ends,
-    before its key does, and be wrong under a strict rule.
+    At most `max_rows` targets are scored, evenly spaced over the rows. A target can be wrong under a strict rule: its
+    scratchpad may reach fewer digits than the reference has.
     """
-    shares: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     if not isinstance(task, SeveralRules):
-        return shares
+        return counts
     rows = min(max_rows, len(examples))
     for example in (examples[number * len(examples) // rows] for number in range(rows)):
-        for rule, right in task.verdicts(example, example.target).items():
-            if right is not None:
-                share = shares.setdefault(rule, {"right": 0, "rows": 0})
-                share["right"] += right
-                share["rows"] += 1
-    return shares
+        for rule, correct in task.verdicts(example, example.target).items():
+            if correct is not None:
+                count = counts.setdefault(rule, {"right": 0, "rows": 0})
+                count["right"] += correct
+                count["rows"] += 1
+    return counts
 
 
 def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> Sequence[Example]:
-    """Generated examples of a retained task to mix into the training rows, none of which the evaluation asks."""
+    """Return generated examples of a retained task to mix into the training rows; none is an evaluation question."""
     if not rows:
         return []
     numbered = (
         (f"replay:{number}", row)
         for number, row in enumerate(generating(task).generate_training_rows(rows, seed + REPLAY_SEED), start=1)
     )
+    # A row of the task may give several examples, so the limit applies to examples and not to rows alone.
     examples, _ = remove_duplicates(examples_on_disk(islice(task.examples(numbered, training=True), rows)))
     return remove_contaminated(examples, {"retention": evaluation})[0]
 
@@ -134,19 +144,19 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
 def evaluation_rows(
     task: Task, path: Path | None, rows: int | None, seed: int, max_row_bytes: int = MAX_ROW_BYTES
 ) -> list[Example]:
-    """The examples of `evaluation_set`."""
+    """Return the examples of `evaluation_set` as a list."""
     return list(evaluation_set(task, path, rows, seed, max_row_bytes).examples)
 
 
 def evaluation_set(
     task: Task, path: Path | None, rows: int | None, seed: int, max_row_bytes: int = MAX_ROW_BYTES
 ) -> EvaluationSet:
-    """Rows to test on: those of a file (drawn by seed where it has more than `rows`), or generated ones.
+    """Return the test rows of a file, or generated ones if `path` is None.
 
-    Raises: DataError for rows that cannot be used, naming each.
+    A file with more than `rows` rows is sampled by seed. Raises: DataError for rows that cannot be used, naming each.
     """
-    how = DataSettings(on_error="stop", max_row_bytes=max_row_bytes)
-    source = _source(task, how, path, rows or TEST_ROWS, seed, training=False)
+    data_settings = DataSettings(on_error="stop", max_row_bytes=max_row_bytes)
+    source = _source(task, data_settings, path, rows or TEST_ROWS, seed, training=False)
     if not source.examples:
         raise DataError(str(path), "holds no rows", "rows to test on", "check the path")
     file_rows = None if path is None else len(source.examples)
@@ -159,6 +169,7 @@ def _test_rows(
     if settings.test is not None:
         return train, evaluation_set(task, settings.test, settings.test_rows, seed, settings.max_row_bytes)
     rows = settings.test_rows or TEST_ROWS
+    # Generated test rows cost nothing, so training rows are given up only if they come from a file.
     if settings.train is not None:
         train, test = split(train, rows, seed + TEST_SEED, "test")
         return train, EvaluationSet(test)
@@ -168,11 +179,12 @@ def _test_rows(
 def _validation_rows(
     task: Task, settings: DataSettings, seed: int, train: Sequence[Example]
 ) -> tuple[Sequence[Example], _Source, int | None]:
-    """The rest of the training rows, the validation rows, and how many rows their file has."""
+    """Return the remaining training rows, the validation rows, and the number of rows of the validation file."""
     if settings.validation is None:
         train, validation = split(train, settings.validation_rows or VALIDATION_ROWS, seed)
         return train, _Source(validation), None
     source = _source(task, settings, settings.validation, 0, seed, training=True)
+    # Augmented copies would count a validation question several times.
     rows = [example for example in source.examples if not example.augmented_from]
     return train, _Source(sample_examples(rows, settings.validation_rows, seed), source.malformed), len(rows)
 
@@ -185,22 +197,23 @@ def _source(task: Task, settings: DataSettings, path: Path | None, rows: int, se
         )
         return _Source(examples_on_disk(task.examples(generated, training=training)))
     file = task.read(path, settings.on_error, settings.max_row_bytes)
-    wrong: list[Malformed] = []
-    examples = examples_on_disk(_valid_examples(task, file.rows, training, wrong))
-    if wrong and settings.on_error == "stop":
-        raise MalformedRowsError(path, wrong, len(file.rows), "cannot be used", f"rows of the task {task.name}")
-    return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *wrong)))
+    invalid: list[Malformed] = []
+    examples = examples_on_disk(_valid_examples(task, file.rows, training, invalid))
+    if invalid and settings.on_error == "stop":
+        raise MalformedRowsError(path, invalid, len(file.rows), "cannot be used", f"rows of the task {task.name}")
+    return _Source(examples, tuple(f"{row.where} {row.reason}" for row in (*file.malformed, *invalid)))
 
 
 def _valid_examples(
-    task: Task, rows: Sequence[tuple[str, Row]], training: bool, wrong: list[Malformed]
+    task: Task, rows: Sequence[tuple[str, Row]], training: bool, invalid: list[Malformed]
 ) -> Iterator[Example]:
-    """The examples of the rows that can be used; what is wrong with the others is put into `wrong`."""
+    """Yield the examples of valid rows; append the faults of the others to `invalid`."""
     for row in rows:
         try:
+            # A list first: a row that fails half-way must not leave some of its examples behind.
             yield from list(task.examples([row], training=training))
         except DataError as error:
-            wrong.append(Malformed(error.where, error.found, error.remedy))
+            invalid.append(Malformed(error.where, error.found, error.remedy))
 
 
 def _default(value: int | None, default: int) -> int:

@@ -13,15 +13,18 @@ from lotune.tasks.task import Task
 
 
 def require_references(task: Task, settings: TaskSettings, examples: Sequence[Example], data: Path | None) -> None:
-    """Nothing, where a row at least has a key that can be judged. Raises: DataError, with the nearest column."""
+    """Raise DataError, with the nearest column, unless at least one row has a reference that can be scored."""
+    # Any answer will do: `correct` is None exactly if the reference cannot be used.
     if any(task.judge(example, "").correct is not None for example in examples):
         return
-    found = f"none of {len(examples)} rows has a key that can be judged"
+    message = f"none of {len(examples)} rows has a reference that can be scored"
     if data is None:
-        raise DataError(task.name, found)
+        raise DataError(task.name, message)
     rows = [row for _, row in task.read(data, on_error="skip").rows]
-    row, near = rows[0], ""
-    there = f" (the first has {', '.join(row)})"
-    if (key := settings.key_column) is not None and not any(key in one for one in rows):
-        found, near = f"no row has the column {key!r} of task.answer_column", closest_columns_hint([key], row)
-    raise DataError(str(data), found + there + near, "rows with their keys", "`lotune generate` answers without keys")
+    first_row, near = rows[0], ""
+    columns = f" (the first has {', '.join(first_row)})"
+    if (column := settings.key_column) is not None and not any(column in row for row in rows):
+        message = f"no row has the column {column!r} of task.answer_column"
+        near = closest_columns_hint([column], first_row)
+    remedy = "use `lotune generate`, which needs no reference answers"
+    raise DataError(str(data), message + columns + near, "rows with reference answers", remedy)

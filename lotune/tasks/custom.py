@@ -1,4 +1,4 @@
-"""A task of one's own in a recipe alone: rows of any columns, a prompt with their names in it, an answer, a scorer.
+"""A task that a recipe defines without code: a prompt with column names in braces, an answer column, a scorer.
 
 task: {name: custom, prompt: "Translate: {source}", answer_column: target, scorer: rouge-l}
 """
@@ -23,7 +23,7 @@ _NAMES = re.compile(r"\{([^{}]+)\}")
 
 
 class CustomSettings(PromptSettings):
-    """What a task of one's own asks, and how it is judged."""
+    """Prompt, answer column and scorer of a task of the user's own."""
 
     prompt_fields: ClassVar[tuple[str, ...]] = ("prompt", "labels")
 
@@ -42,62 +42,66 @@ class CustomSettings(PromptSettings):
 
     @property
     def scorer_changes_targets(self) -> bool:
-        """Whether the answers that are trained on are the words of labels."""
+        """Whether the training targets are the words of labels."""
         return self.scorer == "label"
 
     @property
     def key_column(self) -> str:
-        """The column of the answer."""
+        """The column of the reference answer."""
         return self.answer_column
 
 
 @dataclass(frozen=True)
 class CustomTask(TextScored):
-    """What the settings say: `prompt` with the names of columns in braces, `answer` the column of the key, a scorer.
+    """A task that consists of its settings: a prompt with column names in braces, an answer column and a scorer.
 
-    A row whose answer is missing or empty has no target and is unjudgeable.
+    A row whose answer is missing or empty has no target and cannot be scored.
     """
 
     settings: CustomSettings = field(default_factory=CustomSettings)
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a scorer that lacks its labels, or a pattern that is none."""
+        """Raise SettingsError for an invalid pattern, or for the scorer `label` with fewer than two labels."""
         if self.scorer.startswith("regex:"):
             compile_pattern(self.scorer.removeprefix("regex:"))
         if self.scorer == "label" and len(self.settings.labels) < 2:
             raise SettingsError("task.labels", f"{len(self.settings.labels)} labels", "two at least for scorer: label")
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example a row.
+        """Yield one example per row.
 
-        Raises: DataError for a row that lacks a column of the prompt, whose label is none, or that, with `training`,
-        lacks the answer.
+        Raises: DataError for a row that lacks a column of the prompt, has an unknown label or, with `training`, has no
+        answer.
         """
         template = self.settings.prompt_template
         for id, row in rows:
-            key = text_or_empty(row.get(self.settings.answer_column))
-            if training and not key.strip():
+            reference = text_or_empty(row.get(self.settings.answer_column))
+            if training and not reference.strip():
                 near = closest_columns_hint([self.settings.answer_column], row)
-                found = f"has no {self.settings.answer_column} to train on (it has {', '.join(row)}{near})"
-                raise DataError(id, found, "an answer", "name its column in task.answer_column")
-            word = label_word(id, key.strip(), self.settings.labels) if self.scorer == "label" else key
-            target = word if training else reference_as_answer(self.scorer, word)
-            yield Example(id, template.render(self._filled(id, row)), target, (word,) if word.strip() else ())
+                message = f"has no {self.settings.answer_column} to train on (it has {', '.join(row)}{near})"
+                raise DataError(id, message, "an answer", "name its column in task.answer_column")
+            if self.scorer == "label":
+                reference = label_word(id, reference.strip(), self.settings.labels)
+            # A few-shot example shows the target, so outside training it is an answer that the scorer accepts.
+            target = reference if training else reference_as_answer(self.scorer, reference)
+            references = (reference,) if reference.strip() else ()
+            yield Example(id, template.render(self._fill_prompt(id, row)), target, references)
 
-    def _filled(self, id: str, row: Row) -> str:
+    def _fill_prompt(self, id: str, row: Row) -> str:
         names = _NAMES.findall(self.settings.prompt)
         missing = [name for name in names if row.get(name) is None]
         if missing:
-            found = f"has no {', '.join(missing)} (it has {', '.join(row)}{closest_columns_hint(missing, row)})"
+            message = f"has no {', '.join(missing)} (it has {', '.join(row)}{closest_columns_hint(missing, row)})"
             raise DataError(
-                id, found, "the columns that task.prompt names", "write the file's own names into task.prompt"
+                id, message, "the columns that task.prompt names", "write the file's own names into task.prompt"
             )
+        # str.format would fail on other braces in the prompt, such as JSON.
         return _NAMES.sub(lambda match: str(row[match.group(1)]), self.settings.prompt)
 
     def judge(self, example: Example, text: str) -> Score:
-        """The verdict of the settings' scorer; None without a key."""
-        words = tuple(self.settings.labels.values())
+        """Return the score under the settings' scorer; `correct` is None without a reference."""
+        labels = tuple(self.settings.labels.values())
         if not example.references:
-            return replace(score_text(self.scorer, text, "", words), reference="", correct=None, scores={})
-        return score_text(self.scorer, text, example.references[0], words)
+            return replace(score_text(self.scorer, text, "", labels), reference="", correct=None, scores={})
+        return score_text(self.scorer, text, example.references[0], labels)

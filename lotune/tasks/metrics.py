@@ -1,4 +1,7 @@
-"""Figures over many verdicts: pure functions that any task's `metrics` may be made of."""
+"""Metrics over the scores of a test set: pure functions that the `metrics` of any task may combine.
+
+A score whose `correct` is None has no usable reference; every metric leaves it out.
+"""
 
 from __future__ import annotations
 
@@ -11,87 +14,93 @@ from lotune.tasks.task import Score
 
 
 def accuracy(judged: Sequence[Score]) -> float:
-    """The share, 0 to 1, of right verdicts among those that can be judged.
+    """Return the fraction, 0 to 1, of correct answers among those that can be scored.
 
-    Raises: DataError where none can be judged.
+    Raises: DataError if no answer can be scored.
 
     >>> accuracy([Score("3", "3", True), Score("4", "3", False), Score(None, "yes", None)])
     0.5
     """
-    verdicts = [one.correct for one in judged if one.correct is not None]
+    verdicts = [score.correct for score in judged if score.correct is not None]
     if not verdicts:
-        raise DataError("evaluation", f"none of {len(judged)} rows has a key that can be judged")
+        raise DataError("evaluation", f"none of {len(judged)} rows has a reference that can be scored")
     return sum(verdicts) / len(verdicts)
 
 
 def num_without_reference(judged: Sequence[Score]) -> int:
-    """How many rows have a key that cannot be judged; they are left out of the accuracy.
+    """Return the number of rows without a reference that can be scored; the accuracy leaves them out.
 
     >>> num_without_reference([Score(None, "yes", None), Score("3", "3", True)])
     1
     """
-    return sum(one.correct is None for one in judged)
+    return sum(score.correct is None for score in judged)
 
 
 def mean_score(judged: Sequence[Score], name: str) -> float:
-    """The mean of one per-example figure over the rows that can be judged, in the figure's own unit.
+    """Return the mean of a per-example score over the rows that can be scored, in the unit of that score.
 
-    Raises: DataError where none can be judged, or one lacks the figure.
+    Raises: DataError if no row can be scored, or if a row lacks the score.
 
     >>> mean_score([Score("a", "a", True, {"f1": 100.0}), Score("b", "a", False, {"f1": 0.0})], "f1")
     50.0
     """
-    scores = [one.scores.get(name) for one in judged if one.correct is not None]
-    known = [score for score in scores if score is not None]
-    if len(known) < len(scores):
-        raise DataError("evaluation", f"{len(scores) - len(known)} of {len(scores)} verdicts have no {name}")
-    if not known:
-        raise DataError("evaluation", f"none of {len(judged)} rows has a key that can be judged")
-    return sum(known) / len(known)
+    scores = [score.scores.get(name) for score in judged if score.correct is not None]
+    values = [value for value in scores if value is not None]
+    if len(values) < len(scores):
+        raise DataError("evaluation", f"{len(scores) - len(values)} of {len(scores)} answers have no score {name}")
+    if not values:
+        raise DataError("evaluation", f"none of {len(judged)} rows has a reference that can be scored")
+    return sum(values) / len(values)
 
 
 def balanced_accuracy(judged: Sequence[Score]) -> float:
-    """The mean, 0 to 1, of each key's share of right verdicts; an answer that names no label is wrong.
+    """Return the mean recall of all labels, 0 to 1; an answer that names no label is wrong.
 
     >>> balanced_accuracy([Score("1", "1", True), Score("1", "1", True), Score("1", "0", False)])
     0.5
     """
-    right, all_of = _by_key(judged)
-    return sum(right[key] / count for key, count in all_of.items()) / len(all_of)
+    correct, total = _count_by_reference(judged)
+    return sum(correct[label] / count for label, count in total.items()) / len(total)
 
 
 def f1(judged: Sequence[Score], positive: str) -> float:
-    """F1, 0 to 1, of one label: the harmonic mean of precision and recall; 0 where it is neither asked nor answered.
+    """Return F1 of one label, 0 to 1: the harmonic mean of precision and recall.
+
+    It is 0 if the label is neither a reference nor an answer.
 
     >>> f1([Score("1", "1", True), Score("1", "0", False), Score("0", "1", False)], "1")
     0.5
     """
-    pairs = [(one.extracted, one.reference) for one in judged if one.correct is not None]
-    hits = sum(read == key == positive for read, key in pairs)
-    named = sum((read == positive) + (key == positive) for read, key in pairs)
-    return 2 * hits / named if named else 0.0
+    pairs = [(score.extracted, score.reference) for score in judged if score.correct is not None]
+    true_positives = sum(extracted == reference == positive for extracted, reference in pairs)
+    # 2TP + FP + FN: predicted positives plus actual ones
+    positives = sum((extracted == positive) + (reference == positive) for extracted, reference in pairs)
+    return 2 * true_positives / positives if positives else 0.0
 
 
 def matthews(judged: Sequence[Score]) -> float:
-    """Matthews' correlation of keys and answers, -1 to 1, for any number of labels (Gorodkin, 2004).
+    """Return Matthews' correlation of references and answers, -1 to 1, for any number of labels (Gorodkin, 2004).
 
-    An answer that names no label is a label of its own; where all keys or all answers are alike the figure is 0.
+    An answer that names no label counts as a label of its own. The value is 0 if all references or all answers are
+    alike.
 
     >>> round(matthews([Score("1", "1", True), Score("1", "0", False), Score("0", "0", True)]), 4)
     0.5
     """
-    pairs = [(one.extracted, one.reference) for one in judged if one.correct is not None]
-    asked, named = Counter(key for _, key in pairs), Counter(read for read, _ in pairs)
-    right, total = sum(read == key for read, key in pairs), len(pairs)
-    chance = sum(count * named[key] for key, count in asked.items())
-    spread = (total**2 - sum(n * n for n in asked.values())) * (total**2 - sum(n * n for n in named.values()))
-    return (right * total - chance) / sqrt(spread) if spread else 0.0
+    pairs = [(score.extracted, score.reference) for score in judged if score.correct is not None]
+    actual, predicted = Counter(reference for _, reference in pairs), Counter(extracted for extracted, _ in pairs)
+    correct, total = sum(extracted == reference for extracted, reference in pairs), len(pairs)
+    # R_K of Gorodkin: the covariance of the confusion matrix over the root of both variances, all times total²
+    expected = sum(count * predicted[label] for label, count in actual.items())
+    variances = (total**2 - sum(n * n for n in actual.values())) * (total**2 - sum(n * n for n in predicted.values()))
+    return (correct * total - expected) / sqrt(variances) if variances else 0.0
 
 
 def rouge_l(answer: Sequence[str], reference: Sequence[str], beta: float = 1.0) -> float:
-    """ROUGE-L, 0 to 1, of two texts cut into segments: F of the longest common subsequence (Lin, 2004).
+    """Return ROUGE-L of two token sequences, 0 to 1: the F-score of their longest common subsequence (Lin, 2004).
 
-    F = (1 + β²)RP / (R + β²P), R its share of the reference, P that of the answer; 0 where either is empty.
+    F = (1 + β²)RP / (R + β²P). R is its length over that of the reference, P over that of the answer. F is 0 if
+    either is empty.
 
     >>> rouge_l("羊侃的字是公祖。", "羊侃的字是祖忻。")
     0.875
@@ -104,23 +113,24 @@ def rouge_l(answer: Sequence[str], reference: Sequence[str], beta: float = 1.0) 
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """The length of the longest sequence that both have in this order, with anything between its elements.
+    """Return the length of the longest common subsequence; its elements need not be adjacent.
 
     >>> longest_common_subsequence("abcbdab", "bdcaba")
     4
     """
-    before = [0] * (len(second) + 1)
-    for element in first:
+    # Two rows of the dynamic programme are enough, as only the length is returned.
+    previous = [0] * (len(second) + 1)
+    for a in first:
         lengths = [0]
-        for column, other in enumerate(second):
-            lengths.append(before[column] + 1 if element == other else max(before[column + 1], lengths[column]))
-        before = lengths
-    return before[-1]
+        for column, b in enumerate(second):
+            lengths.append(previous[column] + 1 if a == b else max(previous[column + 1], lengths[column]))
+        previous = lengths
+    return previous[-1]
 
 
-def _by_key(judged: Sequence[Score]) -> tuple[Counter[str | None], Counter[str | None]]:
-    """Right verdicts and all verdicts of each key. Raises: DataError where none can be judged."""
-    judgeable = [one for one in judged if one.correct is not None]
-    if not judgeable:
-        raise DataError("evaluation", f"none of {len(judged)} rows has a key that can be judged")
-    return Counter(one.reference for one in judgeable if one.correct), Counter(one.reference for one in judgeable)
+def _count_by_reference(judged: Sequence[Score]) -> tuple[Counter[str], Counter[str]]:
+    """Return correct answers and all answers by reference. Raises: DataError if none can be scored."""
+    scored = [score for score in judged if score.correct is not None]
+    if not scored:
+        raise DataError("evaluation", f"none of {len(judged)} rows has a reference that can be scored")
+    return Counter(score.reference for score in scored if score.correct), Counter(score.reference for score in scored)

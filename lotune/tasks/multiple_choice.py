@@ -1,9 +1,9 @@
-"""Single choice: a question with lettered options, answered by a letter.
+"""Multiple choice: a question with lettered options, answered by a letter.
 
-Rows are the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question, four options, and the
-letter where there are keys), CMMLU's (a header with Question, A to D, Answer), or one's own: `question`, `options` as a
-list or one column a letter, and `answer` as a letter, as the option's text or as its number from 0. All are asked in
-the contest's words.
+Four layouts of rows are read: the contest's (`instruction`, `input`, `output`), MMLU's csv files (no header: question,
+four options and, if it has references, the letter), CMMLU's (a header with Question, A to D, Answer), and a user's own:
+`question`, `options` as a list or one column per letter, and `answer` as a letter, the text of an option or its index
+from 0. All are rendered in the contest's wording.
 """
 
 from __future__ import annotations
@@ -32,44 +32,51 @@ INSTRUCTION = (
     "Here is a question{about}, the correct answer is one of the options {letters}. Please select the correct option "
     "and answer the question with 'The right option is'."
 )
-"""The contest's words; its own rows have "A/B/C/D" and a domain."""
+"""The contest's wording. Its own rows have the letters "A/B/C/D" and always a domain."""
 PLAIN_INSTRUCTION = "Choose the right option of this question{about}: {letters}."
-"""Another wording of it."""
+"""A shorter wording of the instruction."""
 STEP_BY_STEP_PREFIX = "Let's think step by step. "
 CHOICE_FIELDS = ("question", "options", "answer", "domain", "instruction", "input", "output", *LETTERS)
-_CONTEST = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
+# `input` of a contest row: "Question: … " and the options on lines of their own; both blanks are optional.
+_CONTEST_INPUT = re.compile(r"Question: ?(.*?) ?\nA\.(.*)", re.DOTALL)
 _DOMAIN = re.compile(r"about (.+?), the correct answer is")
-_KEY = re.compile(r"\s*[A-D]?\s*")
+# The last cell of a row of MMLU: a letter, or nothing in a file without references.
+_MMLU_ANSWER = re.compile(r"\s*[A-D]?\s*")
+# The phrases after which an answer in the contest's form names its letter.
 _ANNOUNCED = re.compile(r"option is|answer is|答案(?:是|为|：)", re.IGNORECASE)
-_WORD = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]|I(?:'| (?!(?:is|was|or|and)\b)[a-z])")
-"""The article "A" and the pronoun "I", which are no letters of options."""
+_ENGLISH_WORD = re.compile(r"A (?!(?:is|was|or|and)\b)[a-z]|I(?:'| (?!(?:is|was|or|and)\b)[a-z])")
+"""The article "A" and the pronoun "I", which are not letters of options.
+
+Before is, was, or, and they are: "A is right", "A or B".
+"""
 
 
 @dataclass(frozen=True)
 class MultipleChoiceQuestion:
-    """A question with its options; `letter` of the right one, empty where the row has no key."""
+    """A question with its options. `letter` is that of the correct option, empty if the row has no reference."""
 
     text: str
     options: tuple[str, ...]
     letter: str
     domain: str
 
-    def shuffled(self, draw: random.Random) -> MultipleChoiceQuestion:
-        """The same question with its options in another order."""
-        places = list(range(len(self.options)))
-        draw.shuffle(places)
-        letter = LETTERS[places.index(LETTERS.index(self.letter))] if self.letter else ""
-        return replace(self, options=tuple(self.options[place] for place in places), letter=letter)
+    def shuffled(self, rng: random.Random) -> MultipleChoiceQuestion:
+        """Return the same question with its options in a random order."""
+        order = list(range(len(self.options)))
+        rng.shuffle(order)
+        letter = LETTERS[order.index(LETTERS.index(self.letter))] if self.letter else ""
+        return replace(self, options=tuple(self.options[index] for index in order), letter=letter)
 
     @property
-    def shown(self) -> str:
-        """Question and options as the contest shows them."""
+    def text_with_options(self) -> str:
+        """Question and options in the layout of the contest's `input`."""
         lines = [f"{letter}.{option}" for letter, option in zip(LETTERS, self.options, strict=False)]
+        # The blank before the line end is the contest's.
         return "\n".join([f"Question: {self.text} ", *lines])
 
 
 class ChoiceSettings(RowSettings):
-    """How choices are asked, judged and multiplied."""
+    """Wording, scorer and augmentation of multiple choice."""
 
     prompt_fields: ClassVar[tuple[str, ...]] = ("instruction_style",)
 
@@ -90,16 +97,16 @@ class ChoiceSettings(RowSettings):
 
     @property
     def chooses_by_likelihood(self) -> bool:
-        """Whether the model chooses the likeliest option."""
+        """Whether the model ranks the options by likelihood."""
         return (self.scorer or "").startswith("likelihood")
 
 
 @dataclass(frozen=True)
 class MultipleChoiceTask(Task):
-    """Single choice in the contest's form, judged by the letter that an answer names.
+    """Multiple choice in the contest's form, scored by the letter in an answer.
 
-    Training rows may be augmented as the contestants did it: extra copies with shuffled options, the right option's
-    text in the answer, another wording of the instruction, "Let's think step by step" before the answer.
+    Training rows may be augmented as the contestants did: extra copies with shuffled options, the text of the correct
+    option in the answer, another wording of the instruction, "Let's think step by step" before the answer.
     """
 
     settings: ChoiceSettings = field(default_factory=ChoiceSettings)
@@ -107,26 +114,28 @@ class MultipleChoiceTask(Task):
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a column that the task does not have."""
+        """Raise SettingsError for a column that the task does not have."""
         check_columns(self.settings, CHOICE_FIELDS)
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
+        """Return the rows of a json, jsonl, csv, tsv or parquet file, with columns renamed as the settings say.
 
-        A table of five columns without a header is MMLU's without its keys, unless letters alone stand in the last one.
+        A table of five columns without a header is one of MMLU without references, unless its last column has letters
+        only.
         """
         columns = self.settings.columns
         file = read_rows(path, on_error=on_error, columns=columns, headed=names_columns, max_row_bytes=max_row_bytes)
         if list(file.rows[0][1]) != [*"12345"]:
             return file
-        if all(_KEY.fullmatch(row["5"]) for _, row in file.rows):
+        # Three options and their letter are five columns, too; only the cells tell the two layouts apart.
+        if all(_MMLU_ANSWER.fullmatch(row["5"]) for _, row in file.rows):
             return file
         return replace(file, rows=rows_on_disk((id, {**row, "6": ""}) for id, row in file.rows))
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example a row, and with `training` its extra copies.
+        """Yield one example per row and, with `training`, its augmented copies.
 
-        Raises: DataError for a row of no known layout, and, with `training`, for one without a key.
+        Raises: DataError for a row in none of the layouts and, with `training`, for one without a reference.
         """
         template = self.settings.prompt_template
         for id, row in rows:
@@ -135,6 +144,7 @@ class MultipleChoiceTask(Task):
                 raise DataError(id, "has no answer to train on", "the right option's letter", named_columns("answer"))
             yield self._example(id, question, template, training)
             for copy in range(1, self.settings.augmented_copies + 1 if training else 1):
+                # Seeded by the row, so that a copy does not depend on which other rows there are.
                 shuffled = question.shuffled(random.Random(f"{id}/{copy}"))
                 yield replace(self._example(f"{id}#{copy}", shuffled, template, training), augmented_from=id)
 
@@ -142,11 +152,11 @@ class MultipleChoiceTask(Task):
         form = PLAIN_INSTRUCTION if self.settings.instruction_style == "plain" else INSTRUCTION
         about = f" about {question.domain}" if question.domain else ""
         letters = "/".join(LETTERS[: len(question.options)])
-        prompt = template.render(form.format(about=about, letters=letters), question.shown)
-        key = (question.letter,) if question.letter else ()
+        prompt = template.render(form.format(about=about, letters=letters), question.text_with_options)
+        references = (question.letter,) if question.letter else ()
         return Example(
-            id, prompt, self._target(question, training), key, category=question.domain, choices=question.options,
-            stem=question.text,
+            id, prompt, self._target(question, training), references, category=question.domain,
+            choices=question.options, stem=question.text,
         )  # fmt: skip
 
     def _target(self, question: MultipleChoiceQuestion, training: bool) -> str:
@@ -160,42 +170,49 @@ class MultipleChoiceTask(Task):
         return (STEP_BY_STEP_PREFIX if self.settings.step_by_step_prefix else "") + text
 
     def judge(self, example: Example, text: str) -> Score:
-        """Whether the answer names the key's letter; None without a key."""
-        read = extract_letter(text, len(example.choices))
+        """Return the score; `correct` is whether the answer names the reference letter, or None without one."""
+        letter = extract_letter(text, len(example.choices))
         if not example.references:
-            return Score(read, "", None)
-        return Score(read, example.references[0], read == example.references[0])
+            return Score(letter, "", None)
+        return Score(letter, example.references[0], letter == example.references[0])
 
     @property
     def by_likelihood(self) -> bool:
-        """Whether the likeliest option counts, and nothing is written."""
+        """Whether the options are ranked by likelihood and no answer is generated."""
         return self.settings.chooses_by_likelihood
 
     def continuations(self, example: Example) -> tuple[str, ...]:
-        """The sentence with each letter, or the options' texts."""
+        """Return the contest's sentence with each letter, or the texts of the options."""
         if self.scorer == "likelihood:letter":
-            return tuple(self.answer_text(example, place) for place in range(len(example.choices)))
+            return tuple(self.answer_text(example, index) for index in range(len(example.choices)))
         return example.choices
 
     def normalise(self, continuation: str, log_probability: float) -> float:
-        """The log-probability, of a normalised text by its bytes, so that short options have no advantage."""
+        """Return the log-probability in nats, or, for `likelihood:text-normalised`, the same per byte.
+
+        Without it, short options have an advantage: each further token lowers the sum.
+        """
         normalised = self.scorer == "likelihood:text-normalised"
         return log_probability / max(1, len(continuation.encode())) if normalised else log_probability
 
-    def answer_text(self, example: Example, place: int) -> str:
-        """The contest's sentence with the letter of that place."""
-        return f"The right option is {LETTERS[place]}."
+    def answer_text(self, example: Example, index: int) -> str:
+        """Return the contest's sentence with the letter of that option."""
+        return f"The right option is {LETTERS[index]}."
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """`accuracy`, 0 to 1, and `unjudgeable`, how many rows have no key. Raises: DataError where none has one."""
+        """Return `accuracy`, 0 to 1, and `unjudgeable`, the number of rows without a reference.
+
+        Raises: DataError if no row has a reference.
+        """
         return {"accuracy": accuracy(judged), "unjudgeable": float(num_without_reference(judged))}
 
 
 def extract_letter(text: str, options: int = 4) -> str | None:
-    """The letter that an answer names, None where it names none.
+    """Return the letter that an answer names, None if it names none.
 
-    It is the first one with no letter or digit beside it after "option is", "answer is", 答案是, 答案为 or 答案：, else
-    the first that stands alone and is not the article "A" (before a small word other than is, was, or, and).
+    The rule fits the answers that the contest published. It takes the first letter with no letter or digit beside it
+    after "option is", "answer is", 答案是, 答案为 or 答案：. Without such a letter it takes the first one that
+    stands alone and is not the article "A", an A before a lower-case word other than is, was, or, and.
 
     >>> texts = ("The right option is C.iant.uv.uv", "A cat sat: B", "I do not know")
     >>> [extract_letter(text) for text in texts]
@@ -205,23 +222,23 @@ def extract_letter(text: str, options: int = 4) -> str | None:
     announced = _ANNOUNCED.search(text)
     if announced and (after := alone.search(text, announced.end())):
         return after.group()
-    for found in alone.finditer(text):
-        if not _WORD.match(text, found.start()):
-            return found.group()
+    for match in alone.finditer(text):
+        if not _ENGLISH_WORD.match(text, match.start()):
+            return match.group()
     return None
 
 
 def parse_question(id: str, row: Row) -> MultipleChoiceQuestion:
-    """The question of a row in any of the layouts.
+    """Return the question of a row in any of the layouts.
 
-    Raises: DataError for a row in none of them, or whose answer is none of its options.
+    Raises: DataError for a row in none of them, or with an answer that is none of its options.
     """
     if isinstance(row.get("input"), str) and isinstance(row.get("instruction"), str):
-        text, options = _of_contest(id, row["input"])
+        text, options = _parse_contest_input(id, row["input"])
         domain = _DOMAIN.search(row["instruction"])
         answer, about = row.get("output", ""), domain.group(1) if domain else ""
     else:
-        text, options, answer = _of_columns(id, row)
+        text, options, answer = _parse_columns(id, row)
         about = text_or_empty(row.get("domain")) or (_domain_of_file(id) if _is_benchmark(row) else "")
     if len(options) < 2 or not str(text).strip():
         remedy = f"{named_columns('question', *'AB', 'answer')}, or options for a list"
@@ -234,34 +251,38 @@ def parse_question(id: str, row: Row) -> MultipleChoiceQuestion:
 _EXPECTED = "question, options and answer; question, A, B, C, D and answer; or the contest's instruction, input, output"
 
 
-_ANSWER = "name the column of the key (a letter, a number from 0, or an option's text): task.columns={answer: COLUMN}"
+_ANSWER_REMEDY = (
+    "name the column of the answer (a letter, a number from 0, or an option's text): task.columns={answer: COLUMN}"
+)
 
 
-def _of_contest(id: str, text: str) -> tuple[str, tuple[str, ...]]:
-    found = _CONTEST.fullmatch(text)
-    if found is None:
+def _parse_contest_input(id: str, text: str) -> tuple[str, tuple[str, ...]]:
+    match = _CONTEST_INPUT.fullmatch(text)
+    if match is None:
         raise DataError(id, "its input is no question with options", "Question: … then A.…, B.… on lines of their own")
-    parts, rest = [], found.group(2)
+    options, remaining = [], match.group(2)
+    # An option may have several lines: it ends only before the next letter.
     for letter in LETTERS[1:]:
-        head, mark, tail = rest.partition(f"\n{letter}.")
-        parts.append(head)
-        if not mark:
+        option, separator, remaining = remaining.partition(f"\n{letter}.")
+        options.append(option)
+        if not separator:
             break
-        rest = tail
-    return found.group(1), tuple(parts)
+    return match.group(1), tuple(options)
 
 
-def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
+def _parse_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     by_name = {name.strip().lower(): value for name, value in row.items()}
     numbered = [str(number) for number in range(1, len(row) + 1)]
-    if list(row) == numbered and len(row) >= 4:  # a table without a header, as MMLU's
+    # Readers number the columns of a table without a header, such as MMLU's.
+    if list(row) == numbered and len(row) >= 4:
         question, *options, answer = row.values()
         return question, tuple(text_or_empty(option).strip() for option in options), answer
     listed = by_name.get("options", by_name.get("choices"))
     if not isinstance(listed, list | tuple):
         listed = [by_name[letter.lower()] for letter in LETTERS if letter.lower() in by_name]
     options = [text_or_empty(option).strip() for option in listed]
-    while options and not options[-1]:  # a table has a column for the most options that a question of it has
+    # A table has as many option columns as its longest question needs; the others leave some empty.
+    while options and not options[-1]:
         options.pop()
     if "" in options:
         raise DataError(id, f"its option {LETTERS[options.index('')]} is empty", "a text for each option")
@@ -269,14 +290,15 @@ def _of_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
 
 
 def names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line of a table is a header, and no row of MMLU's: six cells, the last of which is a key.
+    """Return whether the first line of a table is a header, and not a row of MMLU: six cells, the last one a letter.
 
     >>> names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
     False
     >>> names_columns(["id", "Question", "A", "B", "C", "D"], [])
     True
     """
-    is_row = len(first) == 6 and _KEY.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]
+    # The last cell of a header can be D, which looks like an answer; the cells before it are then A, B, C.
+    is_row = len(first) == 6 and _MMLU_ANSWER.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]
     return not is_row and looks_like_header(first, others)
 
 
@@ -287,23 +309,26 @@ def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return letters[answer]
     text = str(answer).strip()
-    if found := re.fullmatch(rf"\(?([{letters}])\)?[.．]?", text):
-        return found.group(1)
+    # "(B)", "B." and "B．" are letters; the text of an option comes before its index, as options may be numbers.
+    if match := re.fullmatch(rf"\(?([{letters}])\)?[.．]?", text):
+        return match.group(1)
     if list(options).count(text) == 1:
         return letters[list(options).index(text)]
     if text.isdecimal() and int(text) < len(options):
         return letters[int(text)]
     if _ANNOUNCED.search(text) and (named := extract_letter(text, len(options))):
         return named
-    raise DataError(id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}", _ANSWER)
+    raise DataError(
+        id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}", _ANSWER_REMEDY
+    )
 
 
 def _is_benchmark(row: Row) -> bool:
-    """Whether a row is of MMLU's columns or of CMMLU's, whose files are named after what they ask about."""
+    """Return whether a row has the columns of MMLU or CMMLU, whose files are named after their subject."""
     return list(row) == [*"123456"] or list(row) == ["1", "Question", *"ABCD", "Answer"]
 
 
 def _domain_of_file(id: str) -> str:
-    """What the questions of an MMLU or CMMLU file are about, from its name: "abstract_algebra_dev.csv:3"."""
+    """Return the subject of an MMLU or CMMLU file from the id of a row, such as "abstract_algebra_dev.csv:3"."""
     name = re.match(r"(.+)\.csv:\d+", id)
     return re.sub(r"_(dev|val|test)$", "", name.group(1)).replace("_", " ") if name else ""

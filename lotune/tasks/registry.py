@@ -1,4 +1,4 @@
-"""The tasks by name: one row makes a task known to recipes and to the command line."""
+"""The table of tasks: a row makes a task available to recipes and to the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lotune.tasks.task import Task
 
 
 class TaskEntry(NamedTuple):
-    """What a name stands for: the settings of the task, and what makes the task from them."""
+    """A task in the table: the model of its settings and the factory that builds it from them."""
 
     settings: type[TaskSettings]
     make: Callable[[Any], Task]
@@ -38,23 +38,24 @@ TASKS: Mapping[str, TaskEntry] = {
 }
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"
-"""The task of settings that name none."""
+"""The task of a recipe without `task.name`."""
 
+# mypy cannot evaluate a union that is computed from a table; pydantic needs the members to discriminate by name.
 if TYPE_CHECKING:
     AnyTaskSettings = TaskSettings
 else:
     AnyTaskSettings = Annotated[reduce(or_, (entry.settings for entry in TASKS.values())), Field(discriminator="name")]
-"""The settings of one of the tasks: `name` decides which one's."""
+"""The settings of a task, discriminated by `name`."""
 
 
 TEXT = "text"
-"""How well articles are foretold (`lotune.stages.evaluate_perplexity`): no task of questions and answers."""
+"""Name of the perplexity evaluation (`lotune.stages.evaluate_perplexity`), which has no questions and answers."""
 
 
 def task_settings(name: str, **values: Any) -> TaskSettings:
-    """Return the settings of the task of that name; values that it has no setting for are left out.
+    """Return the settings of the named task. Values for which it has no setting are ignored.
 
-    Raises: SettingsError where there is no such task, with the nearest name.
+    Raises: SettingsError with the nearest name if there is no such task.
 
     >>> task_settings("reading", language="en", scratchpad=False)
     ReadingSettings(name='reading', max_new_tokens=None, language='en', questions_per_passage='first')
@@ -64,7 +65,7 @@ def task_settings(name: str, **values: Any) -> TaskSettings:
 
 
 def build_task(settings: TaskSettings) -> Task:
-    """Return the task that these settings are for.
+    """Return the task with these settings.
 
     >>> build_task(ArithmeticSettings()).metric
     'accuracy'
@@ -73,9 +74,10 @@ def build_task(settings: TaskSettings) -> Task:
 
 
 def entry_named(name: str) -> TaskEntry:
-    """Return the entry of a task. Raises: SettingsError where there is none, with the nearest name."""
+    """Return the entry of a task. Raises: SettingsError with the nearest name if there is none."""
     if entry := TASKS.get(name):
         return entry
+    # `text` is a valid name elsewhere: no other name must be suggested for it.
     near = [] if name == TEXT else get_close_matches(name, (*TASKS, TEXT), 1)
     remedy = f"did you mean {near[0]}?" if near else ""
     expected = f"one of {', '.join(TASKS)}; and {TEXT}, which `evaluate --model` alone has"

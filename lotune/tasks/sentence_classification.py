@@ -1,8 +1,8 @@
-"""Sentences and pairs of sentences, labelled: CoLA, QQP, MRPC, and one's own tables.
+"""Classification of sentences and sentence pairs: CoLA, QQP, MRPC, and a user's own tables.
 
-The columns of the well-known files are found by themselves: CoLA's four without a header (its dev file lacks the
-label), QQP's and MRPC's by their headers. Of any other file `task.columns` says which column is `sentence`, or `first`
-and `second`, and which is `label`. Rows {"instruction", "input", "output"} are read, too.
+The columns of these three files are recognised: QQP's and MRPC's by their headers, CoLA's four by having none (its dev
+file has no label). For any other file `task.columns` maps columns to `sentence`, or to `first` and `second`, and to
+`label`. Rows with `instruction`, `input` and `output` are read, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lotune.tasks.user_rows import label_word, named_columns, text_or_empty
 
 SENTENCE_FIELDS = ("sentence", "first", "second", "label", "instruction", "input", "output")
 DEFAULT_LABELS = {"0": "0", "1": "1"}
-"""Each label and the word that stands for it, where the settings name none; the last is the positive one."""
+"""Words by label for settings without labels; the last is the positive one."""
 SINGLE_SENTENCE_PROMPT = "Is this sentence grammatically acceptable? Answer {labels}."
 SENTENCE_PAIR_PROMPT = "Do these two sentences mean the same? Answer {labels}."
 LAYOUTS: Sequence[tuple[tuple[str, ...], Mapping[str, str]]] = (
@@ -35,11 +35,11 @@ LAYOUTS: Sequence[tuple[tuple[str, ...], Mapping[str, str]]] = (
     (("1", "2", "3", "4"), {"sentence": "4", "label": "2"}),
     (("1", "2", "3"), {"sentence": "3"}),
 )
-"""Columns by which a file is known, and what they hold: QQP, MRPC, CoLA with and without labels."""
+"""Columns of a known file, and the column of each field: QQP, MRPC, CoLA with and without labels."""
 
 
 class SentencesSettings(RowSettings):
-    """How sentences are asked, and their labels."""
+    """Labels and instruction of sentence classification."""
 
     prompt_fields: ClassVar[tuple[str, ...]] = ("instruction", "labels")
 
@@ -54,10 +54,10 @@ class SentencesSettings(RowSettings):
 
 @dataclass(frozen=True)
 class SentenceClassificationTask(Task):
-    """A label for a sentence or for a pair, named by its word.
+    """Classify a sentence or a sentence pair; the answer is the word of a label.
 
-    A row without a label has no target and is unjudgeable; one with a label that is none is refused. The label's word
-    is the kind that a row is reported under.
+    A row without a label has no target and cannot be scored. A row with an unknown label is refused. Results are
+    reported by the word of the label.
     """
 
     settings: SentencesSettings = field(default_factory=SentencesSettings)
@@ -65,37 +65,37 @@ class SentenceClassificationTask(Task):
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a column that the task does not have, or fewer than two labels."""
+        """Raise SettingsError for a column that the task does not have, or for fewer than two words."""
         check_columns(self.settings, SENTENCE_FIELDS)
         if len(set(self.labels.values())) < 2:
             raise SettingsError("task.labels", f"{len(set(self.labels.values()))} words", "two different ones at least")
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Each label of the file, and the word that stands for it."""
+        """Words by label of the file."""
         return self.settings.labels or DEFAULT_LABELS
 
     @property
     def scorer(self) -> str:
-        """How an answer is compared with the key."""
+        """Name of the only scorer, shown beside the results."""
         return "label"
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a table or of json, their columns named as the task wants them."""
+        """Return the rows of a table or of json, with their columns renamed to the task's fields."""
         file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
-        return replace(file, rows=rows_on_disk((id, dict(_named(row))) for id, row in file.rows))
+        return replace(file, rows=rows_on_disk((id, dict(_with_task_fields(row))) for id, row in file.rows))
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example a row.
+        """Yield one example per row.
 
-        Raises: DataError for a row without a sentence, with a label that is none, or, with `training`, without one.
+        Raises: DataError for a row without a sentence, with an unknown label or, with `training`, without a label.
         """
         template = self.settings.prompt_template
         for id, row in rows:
             yield self._example(id, row, template, training)
 
     def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
-        instruction, text, label = self._asked(id, row)
+        instruction, text, label = self._parse_row(id, row)
         word = label_word(id, label, self.labels)
         if training and not label:
             raise DataError(
@@ -103,36 +103,46 @@ class SentenceClassificationTask(Task):
             )
         return Example(id, template.render(instruction, text), word, (word,) if word else (), category=word)
 
-    def _asked(self, id: str, row: Row) -> tuple[str, str, str]:
-        """Instruction, text and label of a row. Raises: DataError where it has no sentence."""
-        row = _named(row)
-        words = " or ".join(dict.fromkeys(self.labels.values()))
+    def _parse_row(self, id: str, row: Row) -> tuple[str, str, str]:
+        """Return instruction, text and label of a row. Raises: DataError if it has no sentence."""
+        row = _with_task_fields(row)
+        # Several labels may share a word; the instruction names each word once.
+        label_words = " or ".join(dict.fromkeys(self.labels.values()))
         label, sentence, first, second = (
             text_or_empty(row.get(name)).strip()
             for name in ("label" if "label" in row else "output", "sentence", "first", "second")
         )
+        # Rows that the exam's preparation step wrote carry their own instruction.
         if isinstance(row.get("instruction"), str) and isinstance(row.get("input"), str):
             return row["instruction"], row["input"], label
         if sentence:
-            return (self.settings.instruction or SINGLE_SENTENCE_PROMPT).replace("{labels}", words), sentence, label
+            instruction = self.settings.instruction or SINGLE_SENTENCE_PROMPT
+            return instruction.replace("{labels}", label_words), sentence, label
         if first and second:
             text = f"Sentence 1: {first}\nSentence 2: {second}"
-            return (self.settings.instruction or SENTENCE_PAIR_PROMPT).replace("{labels}", words), text, label
+            instruction = self.settings.instruction or SENTENCE_PAIR_PROMPT
+            return instruction.replace("{labels}", label_words), text, label
         remedy = f"{named_columns('sentence', 'label')}, or first and second for a pair"
         raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second", remedy)
 
     def judge(self, example: Example, text: str) -> Score:
-        """Whether the first label word that stands alone in the answer is the key's; None without a key."""
-        read = extract_label(text, tuple(self.labels.values()))
+        """Return the score: `correct` is whether the first label word in the answer is the reference.
+
+        It is None without a reference.
+        """
+        label = extract_label(text, tuple(self.labels.values()))
         if not example.references:
-            return Score(read, "", None)
-        return Score(read, example.references[0], read == example.references[0])
+            return Score(label, "", None)
+        return Score(label, example.references[0], label == example.references[0])
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """`accuracy`, `balanced_accuracy` and `f1` of the last label, 0 to 1; `matthews`, -1 to 1; `unjudgeable` rows.
+        """Return `accuracy`, `balanced_accuracy`, `f1` of the last label, `matthews` and `unjudgeable`.
 
-        Raises: DataError where no row has a key.
+        All are 0 to 1, except `matthews`, -1 to 1, and `unjudgeable`, the number of rows without a reference.
+
+        Raises: DataError if no row has a reference.
         """
+        # GLUE reports Matthews' correlation for CoLA, and F1 of the positive label for QQP and MRPC.
         return {
             "accuracy": accuracy(judged), "balanced_accuracy": balanced_accuracy(judged),
             "f1": f1(judged, list(self.labels.values())[-1]), "matthews": matthews(judged),
@@ -141,27 +151,30 @@ class SentenceClassificationTask(Task):
 
 
 def extract_label(text: str, words: Sequence[str]) -> str | None:
-    """The first of the words that stands alone in a text, whatever its case; None where there is none.
+    """Return the word that comes first in a text and stands alone, in any case; None if there is none.
 
     >>> extract_label("The answer is 1.", ("0", "1")), extract_label("10", ("0", "1"))
     ('1', None)
     >>> extract_label("Yes!", ("no", "yes"))
     'yes'
     """
-    found = [
+    # Of two words with the same start the longer one counts: "not" and "not entailment". \b would not do, as it sees no
+    # boundary between a Chinese character and a digit.
+    matches = [
         (match.start(), -len(word), word)
         for word in words
         if (match := re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text, re.IGNORECASE))
     ]
-    return min(found)[2] if found else None
+    return min(matches)[2] if matches else None
 
 
-def _named(row: Row) -> Row:
-    """A row with the task's names beside its own, where its columns are those of a known file."""
+def _with_task_fields(row: Row) -> Row:
+    """Return a row of a known file with the task's fields as its columns, any other row unchanged."""
     if any(name in row for name in ("sentence", "first")):
         return row
-    for known, names in LAYOUTS:
-        exact = known[0] != "1" or list(row) == list(known)
-        if exact and all(name in row for name in known):
-            return {name: row[column] for name, column in names.items() if column in row}
+    for layout, column_by_field in LAYOUTS:
+        # Numbers are no names: a table without a header matches only if it has exactly these columns.
+        exact = layout[0] != "1" or list(row) == list(layout)
+        if exact and all(name in row for name in layout):
+            return {field: row[column] for field, column in column_by_field.items() if column in row}
     return row

@@ -1,4 +1,4 @@
-"""Settings of a task: which one, in which form it is asked, and how it is scored."""
+"""Settings that all tasks share: name, prompt template, columns and scorer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from lotune.errors import SettingsError
 from lotune.settings import Settings
 
 AUTO = "auto"
-"""The prompt template that the model decides."""
+"""The value of `template` that takes the prompt template of the checkpoint."""
+# Patterns of the names of scorers: the settings check them, and `one_of` turns them into the list that an error shows.
 NUMBER_SCORERS = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
 TEXT_SCORERS = r"exact|contains|number|rouge-l|f1"
 LIKELIHOOD_SCORERS = r"likelihood:(letter|text|text-normalised)"
@@ -24,12 +25,12 @@ CUSTOM_SCORERS = rf"{TEXT_SCORERS}|{OTHER_SCORERS}"
 
 
 class TaskSettings(Settings):
-    """The settings that every task has; each task adds its own."""
+    """The settings that all tasks have; each task adds its own."""
 
     own_template: ClassVar[str] = ""
-    """Name of the prompt form of a task that is not put into a prompt template."""
+    """Name of the fixed prompt of a task that has no choice of prompt templates."""
     prompt_fields: ClassVar[tuple[str, ...]] = ()
-    """The settings that word the questions of the task, beside the template."""
+    """Names of the settings, besides the template, that change the wording of a prompt."""
 
     name: str
     """Name of the task."""
@@ -38,38 +39,38 @@ class TaskSettings(Settings):
 
     @property
     def judging_rule(self) -> str:
-        """Name of the rule that compares answers with references; empty for a task that has only one."""
+        """Name of the scorer; empty for a task that has only one."""
         return getattr(self, "scorer", "")
 
     @property
     def prompt_template(self) -> Template:
-        """The prompt template that a checkpoint of the task carries."""
+        """The prompt template to store with a checkpoint of the task."""
         return TEMPLATES["alpaca"]
 
     @property
     def prompt_settings(self) -> dict[str, Any]:
-        """The task's name and the settings that word its questions; empty where it has no such settings."""
+        """The task's name and the settings that change the wording of a prompt; empty if it has no such settings."""
         names = self.prompt_fields
         return {"name": self.name, **{name: getattr(self, name) for name in names}} if names else {}
 
     @property
     def chooses_by_likelihood(self) -> bool:
-        """Whether the answer is chosen among given ones, so that the scorer decides what the model answers."""
+        """Whether the model ranks given answers, so that the scorer determines the prediction."""
         return False
 
     @property
     def scorer_changes_targets(self) -> bool:
-        """Whether the scorer decides what the answers are that are trained on."""
+        """Whether the training targets depend on the scorer."""
         return False
 
     @property
     def key_column(self) -> str | None:
-        """The column of the key, where the settings name it."""
+        """The column of the reference answer if the settings name it."""
         return None
 
 
 class PromptSettings(TaskSettings):
-    """The settings of a task whose questions are put into a prompt template."""
+    """The settings of a task that renders its questions in a prompt template."""
 
     template: str = "alpaca"
     """Prompt template: alpaca, plain, qa or retention."""
@@ -80,7 +81,7 @@ class PromptSettings(TaskSettings):
 
     @property
     def prompt_template(self) -> Template:
-        """The prompt template with the instruction prefix. Raises: SettingsError where there is none of that name."""
+        """The prompt template with the instruction prefix. Raises: SettingsError if no template has that name."""
         return replace(template_named(self.template), instruction_prefix=self.instruction_prefix)
 
 
@@ -92,7 +93,8 @@ class RowSettings(PromptSettings):
 
 
 def one_of(scorers: str) -> AfterValidator:
-    """Return the check of a setting that names a scorer; `scorers` is the pattern of those that there are."""
+    """Return the validator of a setting that names a scorer; `scorers` is the pattern of valid names."""
+    # The pattern is shown as names: `:.+` becomes :PATTERN, any other argument :NUMBER.
     names = scorers.replace(LIKELIHOOD_SCORERS, "likelihood:letter|likelihood:text|likelihood:text-normalised")
     names = re.sub(r":(?!letter|text)[^|]*", lambda match: ":PATTERN" if match[0] == ":.+" else ":NUMBER", names)
 
@@ -105,9 +107,9 @@ def one_of(scorers: str) -> AfterValidator:
 
 
 def check_columns(settings: RowSettings, fields: Collection[str]) -> None:
-    """Raise SettingsError, with the nearest field, for a column that stands for no field of the task's rows."""
+    """Raise SettingsError with the nearest field if a column is mapped to no field of the task's rows."""
     unknown = [name for name in settings.columns if name not in fields]
     if unknown:
         near = [f"did you mean {close[0]}?" for name in unknown if (close := get_close_matches(name, fields, 1))]
-        found = f"{', '.join(unknown)} is no field of {settings.name}"
-        raise SettingsError("task.columns", found, f"of {', '.join(fields) or 'none'}", " ".join(near))
+        message = f"{', '.join(unknown)} is no field of {settings.name}"
+        raise SettingsError("task.columns", message, f"of {', '.join(fields) or 'none'}", " ".join(near))

@@ -1,4 +1,7 @@
-"""What a task is: it reads rows, asks, and judges. One row in TASKS (see `lotune.tasks.registry`) makes it known."""
+"""The protocol of a task: it reads rows, renders prompts and scores answers.
+
+A row of TASKS (see `lotune.tasks.registry`) makes a task available to recipes and to the command line.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lotune.data.examples import Example
 from lotune.data.rows import OnError, RowFile, read_rows, write_rows
 from lotune.tasks.settings import TaskSettings
 
+# `Example` is exported again: every task module needs it beside `Row` and `Score`.
 __all__ = ["Conversational", "Example", "Generating", "MultipleChoice", "Row", "Score", "SeveralRules", "Task"]
 
 Row = Mapping[str, Any]
@@ -20,7 +24,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Score:
-    """A verdict on one answer. `correct` is None where the key cannot be judged; `scores` are per-example figures."""
+    """The score of one answer.
+
+    `correct` is None if the row has no reference that the scorer can use. `scores` holds per-example scores, 0 to 100.
+    """
 
     extracted: str | None
     reference: str
@@ -29,7 +36,7 @@ class Score:
 
 
 class Task(Protocol):
-    """A task: read rows, ask, judge.
+    """A task: read rows, render prompts, score answers.
 
     Implementations are frozen dataclasses that derive from it and hold their settings. They define `name`, `metric`,
     `examples`, `judge` and `metrics`; the rest has defaults. Further abilities are protocols of their own:
@@ -40,7 +47,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in TASKS."""
+        """Name of the task in TASKS."""
 
     @property
     def metric(self) -> str:
@@ -48,17 +55,18 @@ class Task(Protocol):
 
     @property
     def scorer(self) -> str:
-        """Name of the judging rule; empty for a task that has only one."""
+        """Name of the scorer; empty for a task that has only one."""
         return self.settings.judging_rule
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer in tokens."""
+        """Maximum length of an answer in tokens."""
         return self.settings.max_new_tokens
 
     @property
     def min_new_tokens(self) -> int:
-        """Shortest answer in tokens."""
+        """Minimum length of an answer in tokens."""
+        # Some base models emit end-of-text at once and would score near zero; the contestants set the same minimum.
         return 1
 
     @property
@@ -68,12 +76,12 @@ class Task(Protocol):
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Texts that end an answer and are cut off: by default, the template's tag of the next question."""
+        """Stop strings, which are cut off the answer: by default, the template's tag of the next question."""
         return self.settings.prompt_template.stop
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
-        """For each metric that is a mean of a per-example score: the name of that score. The others are accuracies."""
+        """The score behind each metric that is the mean of a per-example score. The other metrics are accuracies."""
         return {}
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
@@ -88,7 +96,7 @@ class Task(Protocol):
         write_rows(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
-        """Yield examples of (row id, row) pairs. With `training`, their targets are what is trained on.
+        """Yield examples of (row id, row) pairs. With `training`, their targets are training targets.
 
         Raises: DataError for a row without the task's fields.
         """
@@ -97,9 +105,10 @@ class Task(Protocol):
         """Return the score of a generated answer."""
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """Return figures over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
+        """Return metrics over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
 
 
+# `runtime_checkable` lets a verb test for an ability with isinstance, so that no task's name stands outside this room.
 @runtime_checkable
 class Conversational(Protocol):
     """A task whose rows are conversations, which the chat template of a tokeniser can render."""
@@ -110,36 +119,36 @@ class Conversational(Protocol):
 
 @runtime_checkable
 class Generating(Protocol):
-    """A task that can generate rows, in its file layout; the same rows for the same seed."""
+    """A task that can generate rows in its file layout. The same seed gives the same rows."""
 
     def generate_rows(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generate rows to test on."""
+        """Generate test rows."""
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generate rows to train on, with other names than `generate_rows` gives where names are drawn."""
+        """Generate training rows. Their invented names never occur in the rows of `generate_rows`."""
 
 
 @runtime_checkable
 class MultipleChoice(Protocol):
-    """A task that can have the model choose by likelihood among given answers, instead of writing one."""
+    """A task that can rank given answers by likelihood instead of generating one."""
 
     @property
     def by_likelihood(self) -> bool:
-        """Whether its settings want that."""
+        """Whether the settings ask for ranking by likelihood."""
 
     def continuations(self, example: Example) -> Sequence[str]:
-        """The texts to compare, one at least."""
+        """Return the continuations to compare, at least one."""
 
     def normalise(self, continuation: str, log_probability: float) -> float:
-        """What is compared: the log-probability of a continuation, or that by its length."""
+        """Return the value to compare: the log-probability in nats, or the same divided by a length."""
 
-    def answer_text(self, example: Example, place: int) -> str:
-        """The answer to be judged where the continuation at this place is the likeliest."""
+    def answer_text(self, example: Example, index: int) -> str:
+        """Return the answer to score if the continuation at this index is the most likely."""
 
 
 @runtime_checkable
 class SeveralRules(Protocol):
-    """A task whose answers can be judged by one rule or another."""
+    """A task whose answers can be scored by several rules."""
 
     def verdicts(self, example: Example, text: str) -> Mapping[str, bool | None]:
-        """Return the verdict on an answer under each rule; None where the key cannot be judged."""
+        """Return whether an answer is correct under each rule; None if the reference cannot be used."""

@@ -1,4 +1,4 @@
-"""What tasks on one's own rows have in common: how rows are written and labels read."""
+"""Helpers of tasks that read a user's own rows: labels, missing fields and remedies of errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lotune.tasks.task import Generating, Task
 
 
 class NoGeneratorError(SettingsError):
-    """A task whose rows are one's own was to generate some; `where` names what takes a file of them."""
+    """Rows were requested from a task without a generator; `where` names the setting that takes a file of rows."""
 
     def __init__(self, task: str, where: str = "data.train") -> None:
         self.task = task
@@ -18,7 +18,7 @@ class NoGeneratorError(SettingsError):
 
 
 def generating(task: Task) -> Generating:
-    """Return the task as one that generates rows. Raises: NoGeneratorError where it has no generator."""
+    """Return the task as one that generates rows. Raises: NoGeneratorError if it has no generator."""
     if isinstance(task, Generating):
         return task
     raise NoGeneratorError(task.name)
@@ -26,19 +26,20 @@ def generating(task: Task) -> Generating:
 
 @contextmanager
 def blame_setting(where: str) -> Iterator[None]:
-    """A block that may generate rows for something else than data.train, which is what an error then names."""
+    """Name this setting, instead of data.train, in a NoGeneratorError that the block raises."""
     try:
         yield
     except NoGeneratorError as error:
+        # `generating` does not know for which setting the rows are; the caller does.
         raise NoGeneratorError(error.task, where) from None
 
 
 LABELS_REMEDY = "name every label of the file in task.labels, with its word, such as {neg: bad, pos: good}"
-"""What helps where a label of a file is none of those that the task has."""
+"""Remedy for a label of a file that the task does not have."""
 
 
 def named_columns(*fields: str) -> str:
-    """Return the remedy where a file has these fields of a task's rows under other names.
+    """Return the remedy for a file whose columns have other names than these fields.
 
     >>> named_columns("sentence", "label")
     "name the file's columns: task.columns={sentence: COLUMN, label: COLUMN}"
@@ -47,9 +48,9 @@ def named_columns(*fields: str) -> str:
 
 
 def label_word(id: str, label: str, labels: Mapping[str, str]) -> str:
-    """The word that stands for a label of a file, which may be the word itself; empty where there is no label.
+    """Return the word for a label of a file, or an empty string if there is no label.
 
-    Raises: DataError for a label that is none of `labels`.
+    Raises: DataError if the label is neither a key nor a word of `labels`.
 
     >>> label_word("row 1", "1", {"0": "no", "1": "yes"})
     'yes'
@@ -61,7 +62,7 @@ def label_word(id: str, label: str, labels: Mapping[str, str]) -> str:
 
 
 def text_or_empty(value: object) -> str:
-    """A field as text; empty where it is missing or null, and nowhere else: 0 and false are values.
+    """Return a field as text: empty if it is missing or null. 0 and false are values.
 
     >>> text_or_empty(0), text_or_empty(None)
     ('0', '')

@@ -128,8 +128,8 @@ class Picking(Echo):
     def normalise(self, continuation: str, log_probability: float) -> float:
         return log_probability
 
-    def answer_text(self, example: Example, place: int) -> str:
-        return "AB"[place]
+    def answer_text(self, example: Example, index: int) -> str:
+        return "AB"[index]
 
 
 def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,8 +167,8 @@ def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
 @pytest.mark.parametrize(("words", "said"), [
     (["--task", "custom", "task.answer_column=anwser"], "no row has the column 'anwser' of task.answer_column"),
     (["--task", "custom", "task.answer_column=anwser"], "nearest to 'anwser' is 'answer'"),
-    (["--task", "custom", "task.answer_column=nothing"], "none of 3 rows has a key that can be judged (the first has"),
-    (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a key that can be judged"),
+    (["--task", "custom", "task.answer_column=nothing"], "none of 3 rows has a reference that can be scored (the"),
+    (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a reference that can be scored"),
 ])  # fmt: skip
 def test_rows_without_keys_are_refused_before_they_are_asked(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
@@ -206,4 +206,4 @@ def test_test_rows_without_keys_stop_a_run_before_it_trains(small_base: Path, tm
         f"data: {{train: {tmp_path / 'train.jsonl'}, test: {tmp_path / 'test.jsonl'}, validation_rows: 2}}\n"
     )
     said = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr
-    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a key that can be judged" in said
+    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a reference that can be scored" in said
