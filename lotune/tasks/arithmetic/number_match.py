@@ -1,7 +1,7 @@
-r"""The judge of arithmetic answers: the number that a text ends on, and rules that compare it with the key's.
+r"""Match arithmetic answers: extract the number of an answer and compare it with that of the reference.
 
-What counts as the number: the last one inside the last `\boxed{}`, else after the last `final`, else of the whole text.
-All comparisons are exact (decimal or fraction arithmetic); reading takes time linear in the text.
+The number that counts is the last one inside the last `\boxed{}`, else after the last `final`, else in the whole text.
+All comparisons are exact (decimal arithmetic). Parsing takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from functools import cache
 from lotune.errors import SettingsError
 
 MAX_EXPONENT_DIGITS = 9
-"""A number with more digits in its exponent is taken for none: nobody's answer is that large."""
+"""Maximum number of digits in an exponent; a longer one makes the text no number."""
 MAX_DIGITS = 100
-"""The most digits that a rule may ask for."""
+"""Maximum argument of `significant` and `decimals`."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number as read: a decimal, or, where there is a denominator, a fraction of integers (the sign on top)."""
+    """An extracted number: a decimal or, with a denominator, a fraction of integers with its sign in the numerator."""
 
     numerator: Decimal
     denominator: Decimal | None = None
@@ -32,16 +32,21 @@ class Number:
 
 
 Rule = Callable[[Number, Decimal], bool]
-"""Whether an answer matches a key that is no fraction."""
+"""Whether an answer matches a reference that is not a fraction."""
 
-# Each to its plain form, one character for one, so that places in the text stay the same. A dash (—) is no minus sign.
+# One character for one: `_decimal` and the sign rules see the same neighbours as in the text. A dash (—) is no minus.
 _PLAIN = str.maketrans(
     dict(zip("０１２３４５６７８９", "0123456789", strict=True))
     | dict(zip("．＋／（）｛｝＝：＾Ｅｅ", ".+/(){}=:^Ee", strict=True))
     | dict.fromkeys("−－﹣‐‑‒–", "-")
 )
 
+# Thousands separators count only between groups of three: "3,14" is two numbers. Atomic groups and possessive
+# quantifiers keep a long run of digits from being tried at every shorter length.
 _INTEGER = r"(?>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+# A minus sign belongs to the number unless a digit or ")" stands before it, where it is a subtraction. With blanks
+# after it, it counts only at the start of a term: "x = - 5". Three forms follow: \frac{}{}, integer/integer without
+# blanks (so that an echoed "12.50 / 3.10" is not its own quotient), and a decimal, perhaps with an exponent.
 _NUMBER = rf"""
     (?:(?P<minus>(?<![0-9)])-) | (?:[=≈({{\[:]|\A)[ ]*+(?P<apart>-)[ ]++)?
     (?:
@@ -61,11 +66,11 @@ def _expression() -> re.Pattern[str]:
 
 
 def read_number(text: str) -> Number | None:
-    r"""The number that counts in a text, None where there is none.
+    r"""Return the number that counts in a text, None if there is none.
 
-    Integers, decimals, thousands separators, full-width digits, 2.7E+34, 2.7×10^34 and 2.7 \times 10^{34} are read; a
-    fraction is integer/integer without blanks, or \frac{}{}. Any minus sign counts, but after a digit or ")" it is
-    subtraction. A marker (`\boxed{}`, `final`) with no number behind it leaves none.
+    Integers, decimals, thousands separators, full-width digits, 2.7E+34, 2.7×10^34 and 2.7 \times 10^{34} are read. A
+    fraction is integer/integer without blanks, or \frac{}{}. Any minus sign counts, but after a digit or ")" it is a
+    subtraction. If no number follows a marker (`\boxed{}`, `final`), the text has none.
 
     >>> str(read_number(r"6 - 2 = 4, final, 12.50 / -3.10 = −4.032")), str(read_number(r"so \boxed{\frac{3}{4}} of 8"))
     ('-4.032', '3/4')
@@ -74,7 +79,8 @@ def read_number(text: str) -> Number | None:
     """
     region = _counted_part(_plain(text))
     end = len(region)
-    while end >= 0:  # no number goes over a line end, so lines are looked at from the last on
+    # No number continues over a line end, so the lines are searched from the last one, which mostly has the number.
+    while end >= 0:
         start = region.rfind("\n", 0, end)
         last = None
         for match in _expression().finditer(region[max(start, 0) : end]):
@@ -86,6 +92,8 @@ def read_number(text: str) -> Number | None:
 
 
 def _plain(text: str) -> str:
+    # A full-width comma separates thousands only between full-width digits; elsewhere it is Chinese punctuation. LaTeX
+    # writes thousands as 1{,}000 or 1,\!000.
     text = re.sub("(?<=[０-９])，(?=[０-９])", ",", text).translate(_PLAIN)
     return text.replace("{,}", ",").replace(",\\!", ",")
 
@@ -129,23 +137,25 @@ def _decimal(mantissa: str, exponent: str, negative: bool) -> Number | None:
         return None
     try:
         value = Decimal(f"{mantissa.replace(',', '')}E{exponent}")
-    except InvalidOperation:  # beyond what this platform's decimals hold
+    except InvalidOperation:  # beyond the range of this platform's decimals
         return None
     return Number(value.copy_negate() if negative else value)
 
 
-def within(answer: Number, key: Decimal, tolerance: Decimal) -> bool:
-    """Whether |answer − key| ≤ tolerance, exactly, and without ever writing a huge number out.
+def within(answer: Number, reference: Decimal, tolerance: Decimal) -> bool:
+    """Return whether |answer − reference| ≤ tolerance, computed exactly and without expanding a huge exponent.
 
     >>> within(Number(Decimal("0.35")), Decimal("0.345"), Decimal("0.005"))
     True
     """
+    # Both sides are multiplied by the denominator, as a quotient may have no finite decimal.
     numerator, scale = answer.numerator, answer.denominator or Decimal(1)
-    product = _product(key, scale)
+    product = _product(reference, scale)
     bound = _product(tolerance, scale)
-    # The smallest decimal of so few digits that is not below the distance; the bound is one of them.
-    upwards = _context(len(bound.as_tuple().digits), ROUND_UP)
-    return upwards.subtract(numerator, product).copy_abs() <= bound
+    # Rounding the distance up to as many digits as the bound has keeps the comparison exact: the bound is itself such a
+    # decimal, so a distance above it stays above. A full subtraction of 1E+999999999 − 1 would need that many digits.
+    round_up = _context(len(bound.as_tuple().digits), ROUND_UP)
+    return round_up.subtract(numerator, product).copy_abs() <= bound
 
 
 def _product(a: Decimal, b: Decimal) -> Decimal:
@@ -160,49 +170,51 @@ def _context(digits: int, rounding: str | None = None) -> Context:
     return Context(prec=max(digits, 1), rounding=rounding, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 
 
-def exact(answer: Number, key: Decimal) -> bool:
-    """Equal as numbers.
+def exact(answer: Number, reference: Decimal) -> bool:
+    """Return whether both are equal as numbers.
 
     >>> exact(Number(Decimal("2.50")), Decimal("2.5")), exact(Number(Decimal(5), Decimal(2)), Decimal("2.5"))
     (True, True)
     """
-    return within(answer, key, Decimal(0))
+    return within(answer, reference, Decimal(0))
 
 
 def significant(digits: int) -> Rule:
-    """A key of at most `digits` significant digits, trailing zeros not counted, must be equal; a longer one within half
-    a unit of its last counted digit.
+    """Return the rule that compares `digits` significant digits.
+
+    A reference of at most that many digits, trailing zeros not counted, must be equal. For a longer one the answer may
+    differ by half a unit of the last digit that counts.
 
     >>> rule = significant(5)
     >>> rule(Number(Decimal("0.46389")), Decimal("0.46388957")), rule(Number(Decimal("12.341")), Decimal("12.34"))
     (True, False)
     """
 
-    def matches(answer: Number, key: Decimal) -> bool:
-        counted = len("".join(map(str, key.as_tuple().digits)).strip("0"))
-        if counted <= digits:
-            return exact(answer, key)
-        return within(answer, key, Decimal((0, (5,), key.adjusted() - digits)))
+    def matches(answer: Number, reference: Decimal) -> bool:
+        num_digits = len("".join(map(str, reference.as_tuple().digits)).strip("0"))
+        if num_digits <= digits:
+            return exact(answer, reference)
+        return within(answer, reference, Decimal((0, (5,), reference.adjusted() - digits)))
 
     return matches
 
 
-def decimals(places: int) -> Rule:
-    """Within half a unit of the `places`-th decimal.
+def decimals(count: int) -> Rule:
+    """Return the rule that allows a difference of half a unit of the decimal with this number.
 
     >>> decimals(2)(Number(Decimal("0.35")), Decimal("0.345")), decimals(2)(Number(Decimal("0.351")), Decimal("0.345"))
     (True, False)
     """
-    return lambda answer, key: within(answer, key, Decimal((0, (5,), -places - 1)))
+    return lambda answer, reference: within(answer, reference, Decimal((0, (5,), -count - 1)))
 
 
 def relative(tolerance: Decimal) -> Rule:
-    """Within `tolerance` times the key's magnitude.
+    """Return the rule that allows a difference of `tolerance` times the magnitude of the reference.
 
     >>> relative(Decimal("1e-4"))(Number(Decimal("10001")), Decimal("10000"))
     True
     """
-    return lambda answer, key: within(answer, key, _product(tolerance, key.copy_abs()))
+    return lambda answer, reference: within(answer, reference, _product(tolerance, reference.copy_abs()))
 
 
 def _no_argument(text: str) -> Rule:
@@ -211,13 +223,13 @@ def _no_argument(text: str) -> Rule:
     return exact
 
 
-def _count(make: Callable[[int], Rule], least: int) -> Callable[[str], Rule]:
-    def read(text: str) -> Rule:
-        if not re.fullmatch("[0-9]{1,4}", text) or not least <= int(text) <= MAX_DIGITS:
+def _count(make: Callable[[int], Rule], minimum: int) -> Callable[[str], Rule]:
+    def parse(text: str) -> Rule:
+        if not re.fullmatch("[0-9]{1,4}", text) or not minimum <= int(text) <= MAX_DIGITS:
             raise ValueError
         return make(int(text))
 
-    return read
+    return parse
 
 
 def _tolerance(text: str) -> Rule:
@@ -232,18 +244,18 @@ NUMBER_RULES: Mapping[str, Callable[[str], Rule]] = {
     "decimals": _count(decimals, 0),
     "relative": _tolerance,
 }
-"""Rules by the part of their name before the colon: each reads the part after it."""
+"""Parser of the argument, the part after the colon, by the name of the rule before it."""
 
 
 USUAL_RULES = ("exact", "significant:5", "decimals:2", "relative:1e-4")
-"""One rule of each kind, under which training answers are judged."""
+"""One rule of each kind, under which training targets are scored."""
 
 
 @cache
 def rule_named(rule: str) -> Rule:
-    """The rule of a name such as `exact`, `significant:5`, `decimals:2` or `relative:1e-4`.
+    """Return the rule of a name such as `exact`, `significant:5`, `decimals:2` or `relative:1e-4`.
 
-    Raises: SettingsError where there is none, with the choices.
+    Raises: SettingsError with the choices if there is no such rule.
     """
     name, _, argument = rule.partition(":")
     try:
@@ -251,43 +263,46 @@ def rule_named(rule: str) -> Rule:
     except (KeyError, ValueError):
         choices = f"exact, significant:1 to {MAX_DIGITS}, decimals:0 to {MAX_DIGITS}, relative:TOLERANCE below 1"
         raise SettingsError(
-            "task.scorer", f"{rule!r} is not a judging rule", choices, "such as significant:5"
+            "task.scorer", f"{rule!r} is not a scorer of numbers", choices, "such as significant:5"
         ) from None
 
 
-def match_numbers(answer_text: str, key_text: str, rule: str) -> tuple[str | None, str, bool | None]:
-    """What was read in the answer, the key's number (its text where it is none), and the verdict.
+def match_numbers(answer_text: str, reference_text: str, rule: str) -> tuple[str | None, str, bool | None]:
+    """Return the number of the answer, that of the reference (or its text), and whether they match.
 
-    A fraction as key wants the same numerator and denominator under every rule. The verdict is None where the key is no
-    number.
+    A reference that is a fraction requires the same numerator and denominator under every rule. The last value is None
+    if the reference is not a number.
 
-    Raises: SettingsError for a rule that does not exist.
+    Raises: SettingsError if there is no such rule.
 
     >>> match_numbers("final, 3 * 4 = 12", "3 * 4 = 12", "exact"), match_numbers("2/8", "最简化的形式为：1/4", "exact")
     (('12', '12', True), ('2/8', '1/4', False))
     """
+    # A rule that does not exist is an error even if the reference is not a number and no rule is needed.
     rule_named(rule)
-    answer, key = read_number(answer_text), read_number(key_text)
-    read = None if answer is None else str(answer)
-    return read, key_text if key is None else str(key), _is_right(answer, key, rule)
+    answer, reference = read_number(answer_text), read_number(reference_text)
+    extracted = None if answer is None else str(answer)
+    expected = reference_text if reference is None else str(reference)
+    return extracted, expected, _matches(answer, reference, rule)
 
 
-def verdicts(answer_text: str, key_text: str, rules: Iterable[str]) -> dict[str, bool | None]:
-    """Return the verdict under each rule; None where the key is no number.
+def verdicts(answer_text: str, reference_text: str, rules: Iterable[str]) -> dict[str, bool | None]:
+    """Return whether the answer is correct under each rule; None if the reference is not a number.
 
-    Raises: SettingsError for a rule that does not exist.
+    Raises: SettingsError if there is no such rule.
 
     >>> verdicts("1 / 3 = 0.333333", "1 / 3 = 0.3333333333333333333333333333", ["exact", "significant:5"])
     {'exact': False, 'significant:5': True}
     """
-    answer, key = read_number(answer_text), read_number(key_text)
-    return {rule: _is_right(answer, key, rule) for rule in rules}
+    answer, reference = read_number(answer_text), read_number(reference_text)
+    return {rule: _matches(answer, reference, rule) for rule in rules}
 
 
-def _is_right(answer: Number | None, key: Number | None, rule: str) -> bool | None:
+def _matches(answer: Number | None, reference: Number | None, rule: str) -> bool | None:
     matches = rule_named(rule)
-    if key is None:
+    if reference is None:
         return None
     if answer is None:
         return False
-    return answer == key if key.denominator is not None else matches(answer, key.numerator)
+    # A fraction is asked for in lowest terms, so 2/8 is not 1/4.
+    return answer == reference if reference.denominator is not None else matches(answer, reference.numerator)

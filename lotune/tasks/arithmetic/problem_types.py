@@ -1,8 +1,8 @@
-"""The fourteen kinds of question of the contest's first phase: drawn, worded, answered and recognised.
+"""The fourteen problem types of the contest's first phase: drawn, worded, solved and recognised.
 
 The Chinese wording and the form of each solution are the contest's own; the English wording is ours. `Decimal` results
-carry 28 significant digits, Python's default precision, whatever the context of the caller; `float` results are
-Python's shortest repr.
+have 28 significant digits, Python's default precision, in any context of the caller; `float` results are Python's
+shortest repr. 1,948 real rows of the contest are reproduced exactly by these rules.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Mixture = Literal["deduplicated", "raw"]
 Language = Literal["zh", "en", "both"]
 
 ENGLISH_CATEGORY = "english"
-"""Kind of a question that is none of the fourteen and is not Chinese: the contest's rows from the MATH collection."""
+"""Category of other problems that are not Chinese: the contest's rows from the MATH collection."""
 OTHER_CATEGORY = "other"
-"""Kind of a Chinese question that is none of the fourteen."""
+"""Category of other problems in Chinese."""
 
 _CONTEXT = Context(prec=28, rounding=ROUND_HALF_EVEN)
 
-# What an operand looks like in a question; the lengths are bounds far beyond what is drawn.
+# Operands as printed in a problem. Their lengths are bounded, so that arithmetic on any text that matches is fast.
 _DECIMAL = r"-?[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _MAGNITUDE = r"[0-9]{1,12}(?:\.[0-9]{1,12})?"
 _INTEGER = r"-?[0-9]{1,12}"
@@ -42,39 +42,39 @@ _LIST = r"[0-9]{1,9}(?:, [0-9]{1,9}){0,99}"
 
 @dataclass(frozen=True)
 class ProblemType:
-    """One kind of question. In its texts {0}, {1} … are operands, {all} all of them, {result} the number asked for."""
+    """A problem type. In its texts {0}, {1}, … stand for operands, {all} for all of them, {result} for the result."""
 
     draw: Callable[[Random], Operands]
-    """Operands, as printed in the question."""
+    """Draws the operands as they are printed in the problem."""
     distinct: int
-    """How many different questions can be drawn."""
+    """Number of distinct problems."""
     result: Callable[..., str]
-    """The number asked for, from the operands, in the contest's notation."""
+    """Computes the result from the operands, in the contest's notation."""
     zh: str
     zh_solution: str
     en: str
     en_solution: str
     patterns: tuple[str, ...]
-    """Regular expression of each operand; of the whole list for {all}."""
+    """Regular expression of each operand, or of the whole list for {all}."""
 
     def problem_zh(self, operands: Operands) -> str:
-        """The question in the contest's words."""
+        """Return the problem in the contest's wording."""
         return self.zh.format(*operands, all=", ".join(operands))
 
     def problem_en(self, operands: Operands) -> str:
-        """The question in English."""
+        """Return the problem in English."""
         return self.en.format(*operands, all=", ".join(operands))
 
     def solution(self, operands: Operands, language: Literal["zh", "en"] = "zh") -> str:
-        """The solution; in Chinese it is exactly the contest's.
+        """Return the solution; in Chinese it is exactly the contest's.
 
-        Raises: ArithmeticError where there is none (a division by zero, the root of a negative number).
+        Raises: ArithmeticError if there is none (a division by zero, the root of a negative number).
         """
         text = self.zh_solution if language == "zh" else self.en_solution
         return text.format(*operands, result=self.result(*operands))
 
     def parse(self, problem: str) -> Operands | None:
-        """The operands of a question of this kind in either language, None for any other text."""
+        """Return the operands of a problem of this type in either language, None for any other text."""
         for text in (self.zh, self.en):
             if match := _expression(text, self.patterns).fullmatch(problem):
                 return tuple(match[1].split(", ")) if "{all}" in text else self._in_order(text, match)
@@ -82,18 +82,19 @@ class ProblemType:
 
     @staticmethod
     def _in_order(text: str, match: re.Match[str]) -> Operands:
-        places = [int(place) for place in re.findall(r"\{(\d)\}", text)]
-        return tuple(match[1 + places.index(i)] for i in range(len(places)))
+        # A wording may name its operands in another order: the English one of `mass` has {1} before {0}.
+        order = [int(number) for number in re.findall(r"\{(\d)\}", text)]
+        return tuple(match[1 + order.index(operand)] for operand in range(len(order)))
 
 
 @cache
 def _expression(text: str, patterns: tuple[str, ...]) -> re.Pattern[str]:
     escaped = re.escape(text).replace(r"\{all\}", f"({patterns[0]})")
-    return re.compile(re.sub(r"\\\{(\d)\\\}", lambda place: f"({patterns[int(place[1])]})", escaped))
+    return re.compile(re.sub(r"\\\{(\d)\\\}", lambda slot: f"({patterns[int(slot[1])]})", escaped))
 
 
 def _between(random: Random, low: int, high: int) -> int:
-    # Of the methods of Random only random() gives the same numbers in every version of Python.
+    # random() is the only method of Random that gives the same numbers in every version of Python.
     return low + int(random.random() * (high - low + 1))
 
 
@@ -121,6 +122,7 @@ def _line(random: Random) -> Operands:
 
 
 def _power_operands(random: Random) -> Operands:
+    # 0 to the power of 0 is undefined for Decimal, and the contest has no such row.
     while (operands := (_hundredths(random, -99_999, 99_999), str(_between(random, 0, 5)))) == ("0.00", "0"):
         pass
     return operands
@@ -154,10 +156,11 @@ def _mean(*numbers: str) -> str:
 
 
 def _function_value(x: str, a: str, n: str) -> str:
+    # The order is a * x**n, as the contest computed it: another order rounds the 28th digit differently.
     return str(_CONTEXT.multiply(Decimal(a), _CONTEXT.power(Decimal(x), Decimal(n))))
 
 
-_OPERANDS = 2 * 999_999 + 1
+_OPERANDS = 2 * 999_999 + 1  # from -9999.99 to 9999.99 in hundredths
 
 PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "add": ProblemType(
@@ -301,9 +304,10 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         patterns=(_NATURAL, _NATURAL),
     ),
 }
-"""The kinds by name."""
+"""Problem types by name."""
 
 _NAMES = tuple(PROBLEM_TYPES)
+# Per cent, in the order of the table above. Those of the raw file are inferred from how often its rows repeat.
 _DEDUPLICATED = (16.7, 16.6, 16.7, 16.7, 7.4, 7.3, 7.3, 3.7, 3.7, 1.6, 1.2, 1.2, 0.02, 0.01)
 _RAW = (11.25, 11.25, 11.25, 11.25, 30.0, 5.0, 5.0, 2.5, 2.5, 2.5, 1.25, 1.25, 2.5, 2.5)
 
@@ -311,36 +315,40 @@ MIXTURES: Mapping[Mixture, Mapping[str, float]] = {
     "deduplicated": dict(zip(_NAMES, _DEDUPLICATED, strict=True)),
     "raw": dict(zip(_NAMES, _RAW, strict=True)),
 }
-"""Mixture of the kinds, to be normalised: among the contest's Chinese rows without duplicates, and in its raw file."""
+"""Weights of the problem types: in the contest's Chinese rows without duplicates, and in its raw file."""
 
-_SHORTFALL = 0.001
+_MAX_SHORTFALL = 0.001  # of all rows, for one problem type
 
 
 def distinct_limit(mixture: Mixture, language: Language = "zh") -> int:
-    """The most distinct rows that a mix can have.
+    """Return the maximum number of distinct rows of a mixture.
 
-    Small kinds are used up early (there are 45 fractions); a mix counts as kept while the rows that one kind falls
-    short by are a thousandth of all rows at most.
+    Small problem types are used up early (there are 45 fractions). The mixture counts as preserved while no type lacks
+    more than a thousandth of all rows.
 
     >>> distinct_limit("deduplicated"), distinct_limit("raw")
     (551410, 1875)
     """
     total = sum(MIXTURES[mixture].values())
     copies = 2 if language == "both" else 1
-    portions = ((PROBLEM_TYPES[name].distinct, share / total) for name, share in MIXTURES[mixture].items())
-    return min(int(copies * distinct / (share - _SHORTFALL)) for distinct, share in portions if share > _SHORTFALL)
+    fractions = ((PROBLEM_TYPES[name].distinct, weight / total) for name, weight in MIXTURES[mixture].items())
+    return min(
+        int(copies * distinct / (fraction - _MAX_SHORTFALL))
+        for distinct, fraction in fractions
+        if fraction > _MAX_SHORTFALL
+    )
 
 
 def generate_rows(
     rows: int, seed: int, mixture: Mixture = "deduplicated", language: Language = "zh", distinct: bool = True
 ) -> Iterator[dict[str, str]]:
-    """Rows {"problem", "solution"} in the given mix, one at a time, the same for the same arguments everywhere.
+    """Yield rows {"problem", "solution"} of a mixture. The same arguments give the same rows on every machine.
 
-    With `distinct` no question comes twice; a kind whose questions are used up leaves its share to the others. The
-    contest's raw file, full of repetitions, is the mix `raw` without `distinct`. Language `both` words half of the
-    rows in each language.
+    With `distinct` no problem occurs twice; the other types replace one whose problems are used up. The contest's raw
+    file, which has many repetitions, is the mixture `raw` without `distinct`. With the language `both`, half of the
+    rows are in each language.
 
-    Raises: SettingsError for more distinct rows than the mix has (see `distinct_limit`).
+    Raises: SettingsError for more distinct rows than the mixture has (see `distinct_limit`).
 
     >>> next(generate_rows(1, seed=1))
     {'problem': '计算 ...', 'solution': '...'}
@@ -350,7 +358,7 @@ def generate_rows(
             "rows",
             f"{rows:,} distinct rows",
             f"{limit:,} at most in the mixture {mixture}",
-            "take fewer, or task.mixture=raw",
+            "request fewer rows, or use task.mixture=raw",
         )
     return _rows(rows, Random(seed), mixture, language, distinct)
 
@@ -358,39 +366,41 @@ def generate_rows(
 def _rows(rows: int, random: Random, mixture: Mixture, language: Language, distinct: bool) -> Iterator[dict[str, str]]:
     names = list(MIXTURES[mixture])
     bounds = list(accumulate(MIXTURES[mixture].values()))
-    left = {name: PROBLEM_TYPES[name].distinct * (2 if language == "both" else 1) for name in names}
+    num_unused = {name: PROBLEM_TYPES[name].distinct * (2 if language == "both" else 1) for name in names}
     seen: set[str] = set()
     for _ in range(rows):
-        while not left[name := names[bisect(bounds, random.random() * bounds[-1], hi=len(names) - 1)]]:
+        # bisect on random() and not random.choices, which may draw other names in another version of Python
+        while not num_unused[name := names[bisect(bounds, random.random() * bounds[-1], hi=len(names) - 1)]]:
             pass
         row = _row(PROBLEM_TYPES[name], random, language)
         if distinct:
             while row["problem"] in seen:
                 row = _row(PROBLEM_TYPES[name], random, language)
             seen.add(row["problem"])
-            left[name] -= 1
+            num_unused[name] -= 1
         yield row
 
 
-def _row(kind: ProblemType, random: Random, language: Language) -> dict[str, str]:
-    operands = kind.draw(random)
+def _row(problem_type: ProblemType, random: Random, language: Language) -> dict[str, str]:
+    operands = problem_type.draw(random)
     if language == "zh" or (language == "both" and random.random() < 0.5):
-        return {"problem": kind.problem_zh(operands), "solution": kind.solution(operands)}
-    return {"problem": kind.problem_en(operands), "solution": kind.solution(operands, "en")}
+        return {"problem": problem_type.problem_zh(operands), "solution": problem_type.solution(operands)}
+    return {"problem": problem_type.problem_en(operands), "solution": problem_type.solution(operands, "en")}
 
 
 def recognise(problem: str) -> tuple[str, Operands] | None:
-    """Kind and operands of a question of the fourteen kinds, in either language; None for any other text.
+    """Return type and operands of a problem in either language; None if it is none of the fourteen types.
 
     >>> recognise("解方程 82x + -45 = 0"), recognise("What is 1.50 / 0.00?")
     (('equation', ('82', '-45')), None)
     """
     problem = problem.strip()
-    for name, kind in PROBLEM_TYPES.items():
-        operands = kind.parse(problem)
+    for name, problem_type in PROBLEM_TYPES.items():
+        operands = problem_type.parse(problem)
         if operands is not None:
+            # A problem without a solution, such as a division by zero, has no scratchpad either.
             try:
-                kind.result(*operands)
+                problem_type.result(*operands)
             except ArithmeticError:
                 return None
             return name, operands
@@ -398,11 +408,11 @@ def recognise(problem: str) -> tuple[str, Operands] | None:
 
 
 def problem_type_of(problem: str) -> str:
-    """The name under which a question is reported: one of PROBLEM_TYPES, `english` or `other`.
+    """Return the category under which a problem is reported: a name in PROBLEM_TYPES, `english` or `other`.
 
     >>> problem_type_of("What is 2.00 to the power of 3?"), problem_type_of("Find $x$."), problem_type_of("鸡兔同笼")
     ('power', 'english', 'other')
     """
-    if found := recognise(problem):
-        return found[0]
+    if recognised := recognise(problem):
+        return recognised[0]
     return OTHER_CATEGORY if re.search(r"[\u4e00-\u9fff]", problem) else ENGLISH_CATEGORY

@@ -1,4 +1,4 @@
-"""Arithmetic, the contest's first phase: a problem in words, an answer whose number counts."""
+"""Arithmetic, the first phase of the contest: a problem in words, and an answer that is scored by its number."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lotune.tasks.settings import NUMBER_SCORERS, RowSettings, check_columns, on
 from lotune.tasks.task import Example, Row, Score, Task
 
 EXPERT_PREFIX = "You are an expert in mathematics, accurately calculating the following problem. "
-"""What a contestant put before every problem; rows that carry it are recognised all the same."""
+"""A prefix that a contestant put before every problem; rows with it are recognised, too."""
 
 
 class ArithmeticSettings(RowSettings):
-    """How arithmetic is generated, asked and judged."""
+    """Generation, prompt and scorer of arithmetic."""
 
     name: Literal["arithmetic"] = "arithmetic"
     """Name of the task."""
@@ -42,26 +42,26 @@ class ArithmeticSettings(RowSettings):
 
 @dataclass(frozen=True)
 class ArithmeticTask(Task):
-    """The contest's arithmetic: its rows {"problem", "solution"}, or the conversation form of them.
+    """The contest's arithmetic: rows {"problem", "solution"}, or the same as a conversation.
 
-    Training answers carry the written working before the solution where the settings want it and there is any. A row
-    without a key has no target and is unjudgeable.
+    Training targets have a scratchpad before the solution if the settings ask for it and the problem type has one. A
+    row without a solution has no target and cannot be scored.
     """
 
     settings: ArithmeticSettings = field(default_factory=ArithmeticSettings)
     name: str = "arithmetic"
     metric: str = "accuracy"
     is_contest_task: bool = True
-    min_new_tokens: int = 0
+    min_new_tokens: int = 0  # the contest set a minimum only for reading
     stop: tuple[str, ...] = ("\n###",)
-    """A new turn of the prompt ends an answer."""
+    """The next tag of the prompt template ends an answer."""
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a column that the task does not have."""
+        """Raise SettingsError for a column that the task does not have."""
         check_columns(self.settings, ("problem", "solution", "conversations"))
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a json, jsonl, csv or tsv file."""
+        """Return the rows of a json, jsonl, csv or tsv file."""
         return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
@@ -71,9 +71,9 @@ class ArithmeticTask(Task):
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
         """Yield one example per row, its problem after the instruction prefix.
 
-        With `training`, targets begin with a scratchpad where the settings have it.
+        With `training`, targets begin with a scratchpad if the settings ask for it.
 
-        Raises: DataError for a row in neither form, and, with `training`, for one without a solution.
+        Raises: DataError for a row in neither form and, with `training`, for one without a solution.
         """
         template = self.settings.prompt_template
         for id, row in rows:
@@ -83,44 +83,45 @@ class ArithmeticTask(Task):
         problem, solution = problem_and_solution(row, id)
         if training and not solution:
             raise DataError(id, "has no solution to train on", "problem and solution", _NO_SOLUTION)
+        # The template adds the prefix: a row that has it already must not get it twice.
         problem = problem.removeprefix(self.settings.instruction_prefix)
         bare = problem.removeprefix(EXPERT_PREFIX)
         target = solution
-        if training and self.settings.scratchpad and (found := recognise(bare)):
-            target = scratchpad_target(*found, solution)
-        answers = (solution,) if solution else ()
-        return Example(id, template.render(problem), target, answers, category=problem_type_of(bare))
+        if training and self.settings.scratchpad and (recognised := recognise(bare)):
+            target = scratchpad_target(*recognised, solution)
+        references = (solution,) if solution else ()
+        return Example(id, template.render(problem), target, references, category=problem_type_of(bare))
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterator[Row]:
-        """Generate rows as `generate_rows` does: no names are drawn."""
+        """Generate rows as `generate_rows` does; arithmetic has no invented names to keep apart."""
         return self.generate_rows(rows, seed)
 
     def generate_rows(self, rows: int, seed: int) -> Iterator[Row]:
-        """Generate rows one at a time, in the settings' mix and language, the same for the same seed.
+        """Generate rows one at a time in the mixture and language of the settings. The same seed gives the same rows.
 
-        The mix `deduplicated` has distinct rows as long as there are as many (about 551,000 in Chinese), beyond that
-        it keeps its shares and repeats rows; the mix `raw` has repetitions, like the contest's file.
+        The rows of the mixture `deduplicated` are distinct up to `distinct_limit` (about 551,000 in Chinese). Beyond
+        it the mixture keeps its proportions and repeats rows. The mixture `raw` repeats rows, like the contest's file.
         """
         mixture, language = self.settings.mixture, self.settings.language
         distinct = mixture == "deduplicated" and rows <= distinct_limit(mixture, language)
         return generate_rows(rows, seed, mixture, language, distinct)
 
     def judge(self, example: Example, text: str) -> Score:
-        """Whether the answer's number is the key's under the settings' rule; None where the key is no number.
+        """Return the score under the settings' rule; `correct` is None if the reference is not a number.
 
-        Raises: SettingsError for a rule that does not exist.
+        Raises: SettingsError if there is no such rule.
         """
         return Score(*match_numbers(text, example.references[0] if example.references else "", self.scorer))
 
     def verdicts(self, example: Example, text: str) -> dict[str, bool | None]:
-        """Return the verdict on an answer under the rule of the settings and under one of each other kind."""
-        key = example.references[0] if example.references else ""
-        return verdicts(text, key, dict.fromkeys((self.scorer, *USUAL_RULES)))
+        """Return whether an answer is correct under the rule of the settings and under one rule of each other kind."""
+        reference = example.references[0] if example.references else ""
+        return verdicts(text, reference, dict.fromkeys((self.scorer, *USUAL_RULES)))
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """`accuracy`, 0 to 1, of the rows that can be judged, and `unjudgeable`, how many cannot.
+        """Return `accuracy`, 0 to 1, of the rows that can be scored, and `unjudgeable`, the number of others.
 
-        Raises: DataError where none can be judged.
+        Raises: DataError if no row can be scored.
         """
         return {"accuracy": accuracy(judged), "unjudgeable": float(num_without_reference(judged))}
 
@@ -130,9 +131,10 @@ _NO_SOLUTION = "name the column of the solution: task.columns={solution: COLUMN}
 
 
 def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
-    """Problem and solution of a row in the contest's or in the conversation form; the solution may be missing, "".
+    """Return problem and solution of a row in the contest's or in the conversation form.
 
-    The problem of a conversation is taken out of the alpaca prompt where it stands in one.
+    The solution is an empty string if the row has none. If the problem of a conversation is an alpaca prompt, its
+    instruction is extracted.
 
     Raises: DataError for a row in neither form.
 
@@ -151,23 +153,24 @@ def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
 
 
 def _out_of_prompt(prompt: str) -> str:
-    head, tail = TEMPLATES["alpaca"].without_input.split("{instruction}")
+    # Contestants wrote whole prompts into conversations; a second template around them would be a prompt in a prompt.
+    prefix, suffix = TEMPLATES["alpaca"].without_input.split("{instruction}")
     stripped = prompt.rstrip()
-    if stripped.startswith(head) and stripped.endswith(tail):
-        return stripped[len(head) : len(stripped) - len(tail)]
+    if stripped.startswith(prefix) and stripped.endswith(suffix):
+        return stripped[len(prefix) : len(stripped) - len(suffix)]
     return prompt
 
 
 def by_kind(judged: Sequence[Score], examples: Sequence[Example]) -> dict[str, dict[str, float]]:
-    """Accuracy (0 to 1), right ones and number of judged rows of each kind, kinds in alphabetical order.
+    """Return accuracy (0 to 1), number of correct answers and of scored rows by category, in alphabetical order.
 
-    A kind of which no row can be judged is left out; `judged` and `examples` run side by side.
+    A category without a row that can be scored is left out. `judged` and `examples` have the same order.
     """
-    verdicts: dict[str, list[bool]] = {}
-    for verdict, example in zip(judged, examples, strict=True):
-        if verdict.correct is not None:
-            verdicts.setdefault(example.category, []).append(verdict.correct)
+    by_category: dict[str, list[bool]] = {}
+    for score, example in zip(judged, examples, strict=True):
+        if score.correct is not None:
+            by_category.setdefault(example.category, []).append(score.correct)
     return {
-        kind: {"accuracy": sum(rights) / len(rights), "right": sum(rights), "n": len(rights)}
-        for kind, rights in sorted(verdicts.items())
+        category: {"accuracy": sum(correct) / len(correct), "right": sum(correct), "n": len(correct)}
+        for category, correct in sorted(by_category.items())
     }

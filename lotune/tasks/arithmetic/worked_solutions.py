@@ -1,4 +1,4 @@
-"""The answer that an arithmetic row is trained on: the working of its kind of question, then its solution."""
+"""Training targets of arithmetic rows: a scratchpad for the type of the problem, then the solution."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from lotune.tasks.arithmetic.scratchpad import (
 )
 
 LONGEST_FUNCTION = 3
-"""Largest exponent of a function whose value is worked out: one product more than of a power."""
+"""Largest exponent of a function with a scratchpad; the coefficient takes one product more than a power."""
 Worked = tuple[str, str]
-"""Working, ending with a line break, and the result that it reaches; both empty where there is none."""
+"""Scratchpad, ending with a line break, and its result; both are empty if there is none."""
 
 
 def _equation(a: str, b: str) -> Worked:
+    # ax + b = 0 is solved as -b / a, and b is written beside its opposite, so that only a sign has to change.
     opposite = "0" if b == "0" else b[1:] if b.startswith("-") else f"-{b}"
     text, result = quotient_block(opposite, a)
     return f"{b}:{opposite}\n{text}", result
@@ -40,20 +41,22 @@ def _function(x: str, a: str, n: str) -> Worked:
     if int(n) > LONGEST_FUNCTION or scaled(x)[0] == 0:
         return "", ""
     text, result = power_blocks(x, int(n))
-    further, total = (product_block if int(n) <= 2 else rounded_product_block)(result, a)
-    return f"{a}*{x}^{n}=?\n{text}{further}", total
+    # From the third power on the result is a mantissa with an exponent, which only the rounded product takes.
+    coefficient_block, total = (product_block if int(n) <= 2 else rounded_product_block)(result, a)
+    return f"{a}*{x}^{n}=?\n{text}{coefficient_block}", total
 
 
 def _mean(*numbers: str) -> Worked:
     text, total = total_blocks(numbers)
-    further, result = quotient_block(total, str(len(numbers)))
-    return text + further, result
+    division, result = quotient_block(total, str(len(numbers)))
+    return text + division, result
 
 
 def _discount(a: str, b: str) -> Worked:
     text, difference = sum_block(a, "-", b)
-    further, result = quotient_block(f"{difference}00" if difference != "0" else "0", a)
-    return text + further, result
+    # Two zeros make per cent of the difference, and the division gives the percentage directly.
+    division, result = quotient_block(f"{difference}00" if difference != "0" else "0", a)
+    return text + division, result
 
 
 def _fraction(a: str, b: str) -> Worked:
@@ -73,27 +76,29 @@ WORKING: Mapping[str, Callable[..., Worked]] = {
     "mean": _mean,
     "area": product_block,
     "discount": _discount,
+    # p % more is the product with 1 + p / 100, which has two decimals.
     "sales": lambda a, p: product_block(a, unscaled(100 + int(p), 2)),
     "mass": product_block,
     "fraction": _fraction,
 }
-"""Working by kind of question; the operands are as printed in the question."""
+"""Scratchpad by problem type; the operands are as printed in the problem."""
 
 
-def scratchpad_target(kind: str, operands: tuple[str, ...], solution: str) -> str:
-    """The answer to train on: the working, then the solution in its own form, with the number that the working reaches.
+def scratchpad_target(problem_type: str, operands: tuple[str, ...], solution: str) -> str:
+    """Return the training target: the scratchpad, then the solution with the number that the scratchpad reaches.
 
-    A solution may have 28 digits that no working on paper reaches; where its number is not exactly the working's, it is
-    written as far as the working goes, or rounded where there is none.
+    A solution may have 28 digits, more than any scratchpad reaches. If its number is not exactly that of the
+    scratchpad, it is replaced by that one, or rounded to SHOWN_DIGITS digits if there is no scratchpad.
 
     >>> scratchpad_target("divide", ("1", "3"), "1 / 3 = 0.3333333333333333333333333333").splitlines()[-1]
     '1 / 3 = 0.333333'
     """
-    text, result = WORKING[kind](*operands) if kind in WORKING else ("", "")
+    text, result = WORKING[problem_type](*operands) if problem_type in WORKING else ("", "")
     numbers = list(_NUMBER.finditer(solution))
+    # The scratchpad of a fraction has no single result: its solution stays as it is.
     if not numbers or (not result and text):
         return text + solution
-    last = numbers[-1]
+    last = numbers[-1]  # the solution of a sum repeats the operands before the result
     shown = result or rounded(last.group())
     if Decimal(last.group()) == Decimal(shown):
         return text + solution
@@ -104,7 +109,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:E[+-]?\d+)?")
 
 
 def rounded(number: str) -> str:
-    """A number of more than SHOWN_DIGITS digits, rounded to as many.
+    """Return a number rounded to SHOWN_DIGITS significant digits if it has more.
 
     >>> rounded("2148437500.000000000000000000"), rounded("81"), rounded("2.769155521409239378157128235E+34")
     ('2.14844E+9', '81', '2.76916E+34')
@@ -116,4 +121,4 @@ def rounded(number: str) -> str:
 
 
 SHOWN_DIGITS = 6
-"""Digits of a number that is written without working."""
+"""Significant digits of a number without a scratchpad."""
