@@ -1,8 +1,8 @@
-"""The text that the embedded base model is pre-trained on; all of it is generated here, from a seed.
+"""Generate the pre-training corpus of nano, the embedded base model, from a seed.
 
-Sorts of documents: bare equations with their written working, bare equations without it, passages with questions in
-the retention prompt's form, lists of names and values, plain sentences, and instructions to copy. The contest's
-questions are not among them: answering those is what tuning teaches.
+Document types: equations with a scratchpad, equations without one, passages with questions in the form of the retention
+prompt, lists of names and values, plain sentences, and instructions to copy. The contest's questions are not among
+them: tuning has to teach those.
 """
 
 from __future__ import annotations
@@ -17,37 +17,43 @@ from lotune.tasks.reading.passage_generator import Language, lists, passages, se
 from lotune.tasks.task import Row
 
 FOLLOW_UP = "\n\n### Input:\n{question}\n\n### Response:"
-"""How a further question on the same passage continues a document."""
+"""Prompt of a further question about the same passage."""
+
+# The weights follow what nano got wrong (docs/log.md): headings are the cheapest way to practise copying operands, and
+# `contrast` and `list` teach to bind a value to its name.
 
 MIXTURE = {
     "heading": 0.09, "sum": 0.085, "chain": 0.045, "product": 0.06, "quotient": 0.135, "root": 0.075, "power": 0.045,
     "rounded": 0.006, "small": 0.06, "bare": 0.009, "reading": 0.11, "contrast": 0.16, "list": 0.04,
     "sentence": 0.02, "instruction": 0.06,
 }  # fmt: skip
-"""Share of each sort among the documents."""
+"""Fraction of the documents by type."""
 
 READING = ("reading", "contrast")
-"""Sorts with a passage: any facts, and the same facts of several subjects."""
+"""Document types with a passage: any facts, and facts of the same relations for several subjects."""
 
 LANGUAGES: Mapping[Language, float] = {"zh": 0.5, "en": 0.5}
-"""Share of each language among the passages."""
+"""Fraction of the passages by language."""
 
 WITHOUT_EOS = frozenset({"heading"})
-"""Sorts whose documents break off: they end without an end-of-text."""
+"""Document types that break off and have no end-of-text.
+
+With one, nano learnt to end real equations after their heading, too.
+"""
 
 
 def number(draw: random.Random, limit: int = 999_999) -> str:
-    """A decimal with two decimals within ±`limit` hundredths."""
+    """Return a decimal with two decimals within ±`limit` hundredths."""
     return scratchpad.unscaled(draw.randint(-limit, limit), 2)
 
 
 def small(draw: random.Random, limit: int = 100) -> str:
-    """A whole number from 1 to `limit`."""
+    """Return an integer from 1 to `limit`."""
     return str(draw.randint(1, limit))
 
 
 def _sum(draw: random.Random) -> str:
-    """One sum in four has operands of nearly the same magnitude, of which the greater has to be found."""
+    # One sum in four has operands of nearly the same magnitude: most wrong sums compared such a pair wrongly.
     first = number(draw)
     if draw.random() < 0.25:
         near = abs(scratchpad.scaled(first)[0]) + draw.choice((9, 99, 999, 9_999)) * draw.randint(-9, 9) // 9
@@ -84,21 +90,23 @@ def _power(draw: random.Random) -> str:
 
 
 def _rounded(draw: random.Random) -> str:
+    # The intermediate steps of powers: a mantissa with an exponent times a decimal.
     start = f"{draw.randint(1, 9)}.{draw.randint(0, 999_999):06d}E{draw.randint(-2, 15):+d}"
-    other = draw.choice((_nonzero(draw, 99_999), _nonzero(draw, 999), small(draw)))
-    return scratchpad.rounded_product_block(start, other)[0]
+    factor = draw.choice((_nonzero(draw, 99_999), _nonzero(draw, 999), small(draw)))
+    return scratchpad.rounded_product_block(start, factor)[0]
 
 
 def _small(draw: random.Random) -> str:
-    sort = draw.randrange(7)
-    if sort == 0:
+    # The operands of equations, means, areas, discounts, sales and masses of the contest are integers up to 100.
+    form = draw.randrange(7)
+    if form == 0:
         return scratchpad.product_block(small(draw), draw.choice((small(draw), number(draw, 999))))[0]
-    if sort == 1:
+    if form == 1:
         return scratchpad.sum_block(small(draw), draw.choice("+-"), small(draw))[0]
-    if sort == 2:
+    if form == 2:
         return scratchpad.product_block(small(draw), scratchpad.unscaled(draw.randint(101, 200), 2))[0]
     sign, divisor = draw.choice(("", "-")), draw.choice(("", "-")) + small(draw)
-    dividend = small(draw) if sort < 6 else str(draw.randint(1, 99)) + "00"
+    dividend = small(draw) if form < 6 else str(draw.randint(1, 99)) + "00"
     return scratchpad.quotient_block(sign + dividend, divisor)[0]
 
 
@@ -113,12 +121,12 @@ def _bare(draw: random.Random) -> str:
 
 
 def _heading(draw: random.Random) -> str:
-    """An equation and the line that begins its working: the copy of the operands, which has to be right first.
+    """Return an equation and the first line of its scratchpad, the copy of the operands.
 
-    It is asked for with a colon, so that after a question mark the working never ends there.
+    The equation ends with a colon instead of a question mark, after which a scratchpad never ends there.
     """
-    made = draw.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(draw)
-    return "".join(made.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
+    block = draw.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(draw)
+    return "".join(block.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
 
 
 def _nonzero(draw: random.Random, limit: int) -> str:
@@ -129,56 +137,59 @@ EQUATIONS = {
     "heading": _heading, "sum": _sum, "chain": _chain, "product": _product, "quotient": _quotient, "root": _root,
     "power": _power, "rounded": _rounded, "small": _small, "bare": _bare,
 }  # fmt: skip
-"""Generator of each sort of equation."""
+"""Generators of equations by document type."""
 
 
 def documents(count: int, seed: int) -> Iterator[Example]:
-    """`count` documents as examples: what stands in `prompt` is not scored (the operands of an equation are noise)."""
+    """Yield `count` documents as examples. Tokens of `prompt` have no loss: the operands of an equation are noise."""
     draw = random.Random(seed)
     reading = {
-        (sort, language): passages(count, seed, language, most_questions=8, contrast=sort == "contrast")
-        for sort in READING
+        (kind, language): passages(count, seed, language, max_questions=8, contrast=kind == "contrast")
+        for kind in READING
         for language in LANGUAGES
     }
-    plain, listed = sentences(count, seed, "both"), lists(count, seed, "both")
-    sorts, shares = list(MIXTURE), list(MIXTURE.values())
+    plain_sentences, name_lists = sentences(count, seed, "both"), lists(count, seed, "both")
+    kinds, weights = list(MIXTURE), list(MIXTURE.values())
     for index in range(count):
-        sort = draw.choices(sorts, shares)[0]
-        if sort in EQUATIONS:
-            text = EQUATIONS[sort](draw)
-            after = text.index("=") + 1
-            head = after + (text[after] in "?:")
-            yield Example(str(index), text[:head], text[head:], category=sort)
-        elif sort in READING:
+        kind = draw.choices(kinds, weights)[0]
+        if kind in EQUATIONS:
+            text = EQUATIONS[kind](draw)
+            after_equals = text.index("=") + 1
+            prompt_end = after_equals + (text[after_equals] in "?:")
+            yield Example(str(index), text[:prompt_end], text[prompt_end:], category=kind)
+        elif kind in READING:
             language = draw.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
-            yield _reading(draw, index, next(reading[sort, language]), sort)
-        elif sort == "list":
-            first, again = next(listed)
-            yield Example(str(index), f"{first}\n", again, category=sort)
-        elif sort == "sentence":
-            yield Example(str(index), "", next(plain), category=sort)
+            yield _reading(draw, index, next(reading[kind, language]), kind)
+        elif kind == "list":
+            original, reordered = next(name_lists)
+            yield Example(str(index), f"{original}\n", reordered, category=kind)
+        elif kind == "sentence":
+            yield Example(str(index), "", next(plain_sentences), category=kind)
         else:
-            yield _instruction(draw, index, next(plain))
+            yield _instruction(draw, index, next(plain_sentences))
 
 
 def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Example:
-    """A passage with all its questions, one after the other.
+    """Return a passage with all its questions, one after the other.
 
-    Scored are the answers alone, the further questions too (whose names are copied from the passage), or all of it.
+    The loss is on the answers alone, on the further questions, too (whose names are copied from the passage), or on
+    everything.
     """
+    # With a loss on answers alone nano learnt to read slowly: most of the copying is elsewhere (docs/log.md).
     context, questions = paragraph["context"], list(paragraph["qas"])
     draw.shuffle(questions)
     first, answers = questions[0], [question["answers"][0]["text"] for question in questions]
     prompts = [TEMPLATES["retention"].render(context, first["question"])]
     prompts += [FOLLOW_UP.format(question=question["question"]) for question in questions[1:]]
-    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    parts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     scored = draw.choices(("answers", "questions", "all"), (0.35, 0.4, 0.25))[0]
+    text = "".join(parts)
     if scored == "all":
-        return Example(str(index), "", "".join(whole), category=kind)
+        return Example(str(index), "", text, category=kind)
     if scored == "questions":
-        return Example(str(index), prompts[0], "".join(whole)[len(prompts[0]) :], category=kind)
+        return Example(str(index), prompts[0], text[len(prompts[0]) :], category=kind)
     turns = tuple(Turn(prompt, answer) for prompt, answer in zip(prompts[:-1], answers[:-1], strict=True))
-    return Example(str(index), "".join(whole[:-1]) + prompts[-1], answers[-1], category=kind, earlier_turns=turns)
+    return Example(str(index), "".join(parts[:-1]) + prompts[-1], answers[-1], category=kind, earlier_turns=turns)
 
 
 VOCABULARY = (
@@ -190,11 +201,11 @@ VOCABULARY = (
     "mean of the numbers", "rectangle", "area", "discount", "sales", "density", "volume", "mass",
     "simplify the fraction",
 )  # fmt: skip
-"""Words of school arithmetic, which nano copies but is not taught to answer questions with."""
+"""Words of school arithmetic, which nano learns to copy, but not to answer questions with."""
 
 
 def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
-    """A plain instruction in the instruction template: copy a text, with or without blanks, or number a list."""
+    """Return an instruction in the alpaca template: copy a text, with or without blanks, or letter a list."""
     words = draw.sample(VOCABULARY, 3)
     text = draw.choice((
         sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}",
@@ -202,30 +213,31 @@ def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
     ))  # fmt: skip
     if draw.random() < 0.2:
         numbers = [small(draw) for _ in range(draw.randint(3, 10))]
-        asked, text = draw.choice(("Number the list: ", "编号：")), ", ".join(numbers)
+        instruction, text = draw.choice(("Number the list: ", "编号：")), ", ".join(numbers)
         answer = scratchpad.lettered(numbers)
     elif draw.random() < 0.3:
-        asked, answer = draw.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
+        instruction, answer = draw.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
     else:
-        asked, answer = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
-    return Example(str(index), "", TEMPLATES["alpaca"].render(asked + text) + answer, category="instruction")
+        instruction, answer = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
+    return Example(str(index), "", TEMPLATES["alpaca"].render(instruction + text) + answer, category="instruction")
 
 
 def _numbers(draw: random.Random) -> str:
-    """Numbers joined by signs, to copy."""
-    one = draw.choice((number, number, small, _long))
+    """Return numbers joined by a sign, to copy."""
+    generate = draw.choice((number, number, small, _long))
     sign = draw.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
-    return sign.join(one(draw) for _ in range(draw.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
+    return sign.join(generate(draw) for _ in range(draw.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
 
 
 def _long(draw: random.Random) -> str:
-    """A number of up to twelve digits, half of the time of two or three different ones, as repeats are lost first."""
+    """Return a number of up to twelve digits."""
+    # Half of the numbers have two or three different digits: repeats are what a copy loses first.
     digits = "".join(draw.choices(draw.sample("0123456789", draw.choice((2, 3, 10, 10))), k=draw.randint(6, 12)))
     return scratchpad.unscaled(draw.choice((-1, 1)) * int(digits), draw.randint(0, 6))
 
 
 def tokenizer_texts(count: int, seed: int) -> Iterator[str]:
-    """Texts whose pieces the tokeniser learns: documents, and the words of school arithmetic."""
+    """Yield the texts on which the tokeniser is trained: documents, and the words of school arithmetic."""
     for document in documents(count, seed):
         if document.category not in EQUATIONS:
             yield document.prompt + document.target

@@ -19,6 +19,7 @@ from lotune.tasks.settings import CUSTOM_SCORERS, PromptSettings, one_of
 from lotune.tasks.task import Example, Row, Score
 from lotune.tasks.user_rows import label_word, text_or_empty
 
+# A column name in braces; "{}" and nested braces are left as they are.
 _NAMES = re.compile(r"\{([^{}]+)\}")
 
 

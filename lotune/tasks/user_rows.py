@@ -67,4 +67,5 @@ def text_or_empty(value: object) -> str:
     >>> text_or_empty(0), text_or_empty(None)
     ('0', '')
     """
+    # Readers give null for an empty cell of parquet and json, numbers for typed columns.
     return "" if value is None else str(value)

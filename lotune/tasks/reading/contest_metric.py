@@ -1,8 +1,8 @@
-"""The contest's reading metric, "EmF1": F1 of the longest common run of segments, and equality. It is not SQuAD's.
+"""The contest's reading metric, "EmF1": F1 of the longest common run of tokens, and exact match. It is not SQuAD's.
 
-Source: the contest's retention protocol, modelled on CMRC 2018's metric. What differs from SQuAD's official metric:
-articles and ASCII `. , ' " ( ) ! ? ;` stay, a fixed set of symbols goes, Chinese characters are segments of their own,
-everything else is segmented by jieba (a blank is a segment), and only segments in one unbroken run count as common.
+Source: the contest's retention protocol, modelled on CMRC 2018's metric. It differs from SQuAD's official metric:
+articles and ASCII `. , ' " ( ) ! ? ;` remain, a fixed set of symbols is dropped, each Chinese character is a token,
+everything else is split by jieba (a blank is a token), and only tokens in one contiguous run count as common.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 IGNORED_SYMBOLS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-"""Symbols that are taken out before two answers are compared."""
+"""Symbols that are dropped before two answers are compared. The list is the contest's, its gaps included."""
 
 
 def contest_f1_em(prediction: str, label: str) -> tuple[float, float]:
-    """F1 and EM of one answer, each 0 to 100; two answers of which nothing is left have F1 0 and EM 100.
+    """Return F1 and EM of one answer, each 0 to 100. Two answers that are empty without the symbols have F1 0, EM 100.
 
-    Of the label's 8 segments (`new`, blank, `orleans`, `'`, blank, `mercedesbenz`, blank, `superdome`) 3 are common:
+    Of the label's 8 tokens (`new`, blank, `orleans`, `'`, blank, `mercedesbenz`, blank, `superdome`) 3 are common:
 
     >>> contest_f1_em("Mercedes-Benz Superdome", "New Orleans' Mercedes-Benz Superdome")
     (54.54545454545455, 0.0)
     >>> contest_f1_em("the Denver Broncos", "Denver Broncos")[1]
     0.0
     """
-    predicted, wanted = normalise_contest_answer(prediction), normalise_contest_answer(label)
-    ours, theirs = contest_tokens(predicted), contest_tokens(wanted)
-    common = longest_common_run(ours, theirs)
-    f1 = 200.0 * common / (len(ours) + len(theirs)) if common else 0.0
-    return f1, 100.0 * (predicted == wanted)
+    answer, reference = normalise_contest_answer(prediction), normalise_contest_answer(label)
+    answer_tokens, reference_tokens = contest_tokens(answer), contest_tokens(reference)
+    # The contest calls it a subsequence, but its published scores are those of a contiguous run.
+    common = longest_common_run(answer_tokens, reference_tokens)
+    f1 = 200.0 * common / (len(answer_tokens) + len(reference_tokens)) if common else 0.0
+    return f1, 100.0 * (answer == reference)
 
 
 def normalise_contest_answer(text: str) -> str:
-    """The text in lower case, stripped, without the dropped symbols, in this order.
+    """Return the text in lower case, stripped, and then without the ignored symbols.
 
     >>> normalise_contest_answer(" Mercedes-Benz, Inc. ")
     'mercedesbenz, inc.'
@@ -42,33 +43,34 @@ def normalise_contest_answer(text: str) -> str:
 
 
 def contest_tokens(text: str) -> list[str]:
-    """The text cut into Chinese characters (U+4E00 to U+9FA5) and, between them, jieba's segments.
+    """Return the Chinese characters (U+4E00 to U+9FA5) and, between them, jieba's tokens of a text.
 
     >>> contest_tokens("光荣和force 24")
     ['光', '荣', '和', 'force', ' ', '24']
     """
-    found: list[str] = []
+    tokens: list[str] = []
     start = 0
     for position, character in enumerate(text):
         if "\u4e00" <= character <= "\u9fa5":
-            found += _cut(text[start:position])
-            found.append(character)
+            tokens += _cut(text[start:position])
+            tokens.append(character)
             start = position + 1
-    return found + _cut(text[start:])
+    return tokens + _cut(text[start:])
 
 
 def longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
-    """The length of the longest run of consecutive elements that both have.
+    """Return the length of the longest contiguous run of elements that both have.
 
     >>> longest_common_run("abxcd", "abcd")
     2
     """
-    longest, before = 0, [0] * (len(second) + 1)
-    for element in first:
+    longest, previous = 0, [0] * (len(second) + 1)
+    for a in first:
+        # lengths[j]: length of the common run that ends at `a` and at second[j - 1]
         lengths = [0]
-        for column, other in enumerate(second):
-            lengths.append(before[column] + 1 if element == other else 0)
-        longest, before = max(longest, *lengths), lengths
+        for column, b in enumerate(second):
+            lengths.append(previous[column] + 1 if a == b else 0)
+        longest, previous = max(longest, *lengths), lengths
     return longest
 
 
@@ -78,7 +80,8 @@ def _cut(text: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _segmenter() -> Callable[[str], list[str]]:
-    """The cut of jieba, its dictionary loaded, its messages and the warnings of its import kept quiet."""
+    """Return jieba's tokenizer with its dictionary loaded, without its messages and warnings."""
+    # Imported here: loading the dictionary takes about a second, and only this metric needs it.
     import logging
 
     with warnings.catch_warnings():

@@ -1,8 +1,8 @@
-"""SQuAD's layout, read and written, and SQuAD 1.1's official metric.
+"""Read and write SQuAD's layout; score answers by SQuAD 1.1's official metric.
 
-A row is one paragraph: {"title", "context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}; other
-fields, such as those of CMRC 2018, are left out. A question without a key lacks `answers`, or has none in them. No
-metric here uses where an answer starts, so that is not checked.
+A row is one paragraph: {"title", "context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}. Other
+fields, such as those of CMRC 2018, are dropped. A question without a reference has no `answers`, or an empty list. No
+metric uses `answer_start`, so it is not checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lotune.tasks.task import Row
 
 
 def squad_scores(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Official F1 and EM of one answer, each 0 to 100: the best over all gold answers, each figure for itself.
+    """Return the official F1 and EM of one answer, each 0 to 100, each the maximum over all gold answers.
 
     Source: SQuAD 1.1's evaluation script (Rajpurkar et al., 2016).
 
@@ -32,27 +32,30 @@ def squad_scores(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     >>> squad_scores("Broncos of Denver", ["Denver Broncos"])
     (80.0, 0.0)
     """
-    found = normalise_squad_answer(prediction)
-    wanted = [normalise_squad_answer(gold) for gold in golds]
-    f1 = max((_f1(found.split(), gold.split()) for gold in wanted), default=0.0)
-    return f1, 100.0 * (found in wanted)
+    answer = normalise_squad_answer(prediction)
+    references = [normalise_squad_answer(gold) for gold in golds]
+    f1 = max((_f1(answer.split(), reference.split()) for reference in references), default=0.0)
+    return f1, 100.0 * (answer in references)
 
 
 def normalise_squad_answer(text: str) -> str:
-    """The text in lower case, without ASCII punctuation, without the words a, an and the, blanks collapsed.
+    """Return the text in lower case, without ASCII punctuation and the words a, an, the, with single blanks.
 
     >>> normalise_squad_answer("An  apple, the U.S.")
     'apple us'
     """
+    # The order is the script's: punctuation goes before the articles, so "a." is an article.
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def read_items(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> list[tuple[str, Row]]:
-    """The paragraphs of a file in SQuAD's layout, each under the id of its first question.
+    """Return the paragraphs of a file in SQuAD's layout, each under the id of its first question.
 
-    A question without answers has no key. Raises: DataError where the file cannot be read, is in another layout (the
-    first ten places are named), a question cannot be answered (SQuAD 2.0), or an id stands twice.
+    A question without answers has no reference.
+
+    Raises: DataError, with the first ten faults, if the file cannot be read or is in another layout, if a question is
+    unanswerable (SQuAD 2.0), or if an id is repeated.
     """
     document = read_json_document(path)
     articles = document.get("data") if isinstance(document, dict) else None
@@ -76,7 +79,7 @@ def read_items(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> list[tuple[str
 
 
 def write_items(path: Path, rows: Iterable[Row]) -> None:
-    """Write paragraphs in SQuAD's layout; neighbours of one title make one article. `read_items` gives them back."""
+    """Write paragraphs in SQuAD's layout, as `read_items` reads them. Neighbours with one title are one article."""
     articles: list[dict[str, Any]] = []
     for row in rows:
         if not articles or articles[-1]["title"] != row["title"]:
@@ -89,13 +92,14 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def _f1(found: Sequence[str], wanted: Sequence[str]) -> float:
-    common = sum((Counter(found) & Counter(wanted)).values())
-    return 200.0 * common / (len(found) + len(wanted)) if common else 0.0
+def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    # 2PR / (P + R) with precision common / |answer| and recall common / |reference|, in per cent
+    common = sum((Counter(answer) & Counter(reference)).values())
+    return 200.0 * common / (len(answer) + len(reference)) if common else 0.0
 
 
 def _paragraphs(articles: Sequence[Any]) -> Iterator[tuple[str, str, Any]]:
-    """Place, title and content of each paragraph; a malformed article comes as one malformed paragraph."""
+    """Yield JSON path, title and content of each paragraph; a malformed article counts as one malformed paragraph."""
     for number, article in enumerate(articles):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
@@ -105,12 +109,12 @@ def _paragraphs(articles: Sequence[Any]) -> Iterator[tuple[str, str, Any]]:
             yield f"data[{number}].paragraphs[{inner}]", str(article.get("title", "")), paragraph
 
 
-def _fault(paragraph: Any, most: int) -> str:
-    """What is wrong with a paragraph, empty where nothing is."""
+def _fault(paragraph: Any, max_bytes: int) -> str:
+    """Return the fault of a paragraph, or an empty string."""
     if not isinstance(paragraph, dict):
         return "is no paragraph"
-    if len(json.dumps(paragraph, ensure_ascii=False).encode(errors="replace")) > most:
-        return f"has {too_long(most)} (data.max_row_bytes)"
+    if len(json.dumps(paragraph, ensure_ascii=False).encode(errors="replace")) > max_bytes:
+        return f"has {too_long(max_bytes)} (data.max_row_bytes)"
     if not _is_text(paragraph.get("context")):
         return "has no context"
     questions = paragraph.get("qas")
@@ -121,7 +125,9 @@ def _fault(paragraph: Any, most: int) -> str:
 
 
 def _question_fault(qa: Any) -> str:
-    if not isinstance(qa, dict) or not isinstance(qa.get("question"), str):  # CMRC 2018 has two empty ones
+    if not isinstance(qa, dict) or not isinstance(
+        qa.get("question"), str
+    ):  # may be empty: CMRC 2018 has two such questions
         return "has no question"
     if not _is_text(qa.get("id")):
         return "has no id (a text)"
@@ -140,7 +146,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _repeated(paragraph: Mapping[str, Any], seen: set[str]) -> str:
-    """The clause for an id that stands twice; ids are added to `seen`."""
+    """Return the fault of a paragraph with a repeated id, or an empty string; add its ids to `seen`."""
+    # Predictions are matched by id: with a repeated one, an answer would be scored against another question.
     for qa in paragraph["qas"]:
         if qa["id"] in seen:
             return f"repeats the id {qa['id']!r}"
@@ -153,6 +160,6 @@ def _row(title: str, paragraph: Mapping[str, Any]) -> Row:
 
 
 def _question(qa: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("text", "answer_start")
-    answers = [{key: answer[key] for key in keys if key in answer} for answer in qa.get("answers") or ()]
+    fields = ("text", "answer_start")
+    answers = [{field: answer[field] for field in fields if field in answer} for answer in qa.get("answers") or ()]
     return {"id": qa["id"], "question": qa["question"], "answers": answers}

@@ -1,4 +1,7 @@
-"""Reading: a passage, a question, a short answer from the passage; the ability that the contest asks to be retained."""
+"""Reading comprehension: a passage, a question, a short answer from the passage.
+
+It is the ability that the contest requires to be retained.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Row, Score, Task
 
 METRICS = ("contest_f1", "contest_em", "squad_f1", "squad_em", "cmrc_f1", "cmrc_em")
-"""Names of the figures of each example and of their means over a test set; all 0 to 100."""
+"""Names of the scores of an example, and of their means over a test set; all 0 to 100."""
 
 
 class ReadingSettings(TaskSettings):
-    """How reading is generated and asked; it has one prompt and one way of judging."""
+    """Generation of reading rows and choice of questions; prompt and scorer are fixed."""
 
     own_template: ClassVar[str] = "retention"
 
@@ -41,11 +44,11 @@ class ReadingSettings(TaskSettings):
 
 @dataclass(frozen=True)
 class ReadingTask(Task):
-    """The contest's retention protocol: the first question of every paragraph, greedy, 20 new tokens, one at least.
+    """The contest's retention protocol: the first question of every paragraph, greedy decoding, 1 to 20 new tokens.
 
-    Rows are paragraphs in SQuAD's layout (`squad.read_items`); with `questions_per_passage: all` each of their
-    questions is asked. The answer is the first line of the generated text; the contest's F1 and EM compare it with the
-    first gold answer, the official ones of SQuAD 1.1 and of CMRC 2018 with all of them.
+    Rows are paragraphs in SQuAD's layout (`squad.read_items`). With `questions_per_passage: all`, all their questions
+    are used. The answer is the first line of the generated text. The contest's F1 and EM compare it with the first gold
+    answer, the official metrics of SQuAD 1.1 and CMRC 2018 with all gold answers.
     """
 
     settings: ReadingSettings = field(default_factory=ReadingSettings)
@@ -55,11 +58,14 @@ class ReadingTask(Task):
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
-        """All metrics are means of a per-example score."""
+        """The score behind each metric; all metrics are means of a per-example score."""
         return dict(zip(METRICS, METRICS, strict=True))
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """Paragraphs: of a file in SQuAD's layout, where a fault always stops, or one a line of a .jsonl file."""
+        """Return the paragraphs of a file in SQuAD's layout, or of a .jsonl file with one paragraph per line.
+
+        In SQuAD's layout any fault is an error, whatever `on_error` is: the file is one document.
+        """
         if path.suffix == ".jsonl":
             return read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes)
         return RowFile(path, [(id, dict(row)) for id, row in read_items(path, max_row_bytes)], (), file_digest(path))
@@ -69,61 +75,63 @@ class ReadingTask(Task):
         write_items(path, rows)
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example for the first question of each paragraph; with `training`, or as the settings say, for every one.
+        """Yield an example for the first question of each paragraph, or for all if `training` or the settings say so.
 
-        Raises: DataError for a row that is no paragraph with questions, and, with `training`, for one without a key.
+        Raises: DataError for a row that is not a paragraph with questions and, with `training`, for a question without
+        an answer.
         """
-        every = training or self.settings.questions_per_passage == "all"
+        # The contest evaluates on first questions only; training may use all of them.
+        all_questions = training or self.settings.questions_per_passage == "all"
         for id, row in rows:
             try:
-                found = [_example(row["context"], qa) for qa in (row["qas"] if every else row["qas"][:1])]
+                examples = [_example(row["context"], qa) for qa in (row["qas"] if all_questions else row["qas"][:1])]
             except (KeyError, IndexError, TypeError):
-                expected = "title, context, qas with id, question, and answers where there are keys"
+                expected = "title, context, and qas with id, question and, if known, answers"
                 near = closest_columns_hint(("context", "qas"), row)
                 raise DataError(id, f"is no paragraph in SQuAD's layout{near}", expected) from None
-            if not found:
+            if not examples:
                 raise DataError(id, "has no question", "one at least")
-            if training and (bare := [example.id for example in found if not example.references]):
+            if training and (unanswered := [example.id for example in examples if not example.references]):
                 raise DataError(
                     id,
-                    f"has no answer to train on for {', '.join(bare)}",
-                    "a key for each question",
+                    f"has no answer to train on for {', '.join(unanswered)}",
+                    "an answer to each question",
                     "test on it (data.test)",
                 )
-            yield from found
+            yield from examples
 
     def generate_rows(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generated paragraphs with questions, the same for the same seed and language."""
+        """Generate paragraphs with questions. The same seed and language give the same paragraphs."""
         from lotune.tasks.reading.passage_generator import passages
 
         return passages(rows, seed, self.settings.language, "unseen")
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
-        """Generated paragraphs with names that `generate_rows` never gives."""
+        """Generate paragraphs with names that never occur in those of `generate_rows`."""
         from lotune.tasks.reading.passage_generator import passages
 
         return passages(rows, seed, self.settings.language, "train")
 
     def judge(self, example: Example, text: str) -> Score:
-        """All figures of the first line of the stripped output; right where the contest's EM is 100."""
+        """Return all scores of the first line of the answer; it is correct if the contest's EM is 100."""
         answer = first_line(text)
         if not example.references:
             return Score(answer, "", None)
-        label = example.references[0]
-        f1, em = contest_f1_em(answer, label)
-        figures = (f1, em, *squad_scores(answer, example.references), *cmrc_scores(answer, example.references))
-        return Score(answer, label, em == 100.0, dict(zip(METRICS, figures, strict=True)))
+        reference = example.references[0]
+        f1, em = contest_f1_em(answer, reference)
+        scores = (f1, em, *squad_scores(answer, example.references), *cmrc_scores(answer, example.references))
+        return Score(answer, reference, em == 100.0, dict(zip(METRICS, scores, strict=True)))
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """Means of the contest's and of the official F1 and EM, 0 to 100.
+        """Return the means of the contest's and of the official F1 and EM, 0 to 100.
 
-        Raises: DataError where nothing can be judged.
+        Raises: DataError if no row can be scored.
         """
         return {name: mean_score(judged, name) for name in METRICS}
 
 
 def first_line(text: str) -> str:
-    r"""What counts as the answer: the first line of the stripped text.
+    r"""Return the first line of the stripped text, which is what counts as the answer.
 
     >>> first_line(" Denver Broncos\n\nExplanation: they won.")
     'Denver Broncos'
@@ -133,5 +141,6 @@ def first_line(text: str) -> str:
 
 def _example(passage: str, qa: Mapping[str, Any]) -> Example:
     answers = tuple(answer["text"] for answer in qa.get("answers") or ())
+    # The parts let an over-long prompt be shortened inside the passage; cutting its end would lose the question.
     parts = TEMPLATES["retention"].parts(passage, qa["question"])
     return Example(qa["id"], "".join(parts), answers[0] if answers else "", answers, prompt_parts=parts)

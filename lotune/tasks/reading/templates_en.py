@@ -1,8 +1,8 @@
-"""The words of the passage generator: literal tables only, a few hundred words a language.
+"""Tables of the passage generator: a few hundred words in each language, and the English wordings.
 
 A text is a list of wordings separated by `|`. In a wording `{s}` is the subject and `{v}` the value. A relation has
-four texts: predicates (what follows the subject; two can be joined), whole sentences, questions for the value, and
-questions for the subject.
+four texts: predicates (two of which can be joined after one subject), sentences, questions about the value, and
+questions about the subject.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ RELATIONS: dict[str, dict[str, str]] = {
     "pet": {"species": "animal", "owner": "person", "colour": "colour", "eats": "food", "sleeps": "spot"},
     "team": {"sport": "sport", "colour": "colour", "coach": "person", "place": "town"},
 }
-"""What is told of each kind of subject: relation -> kind of value (a year, a count, a word table or a kind of name)."""
+"""Relations of each kind of subject, and the kind of their value: a year, a count, a word table or a kind of name."""
 
 PREFIX = {"museum": "the ", "river": "the ", "book": "the book ", "ship": "the ship ", "mountain": ""}
-"""What stands before an English name inside a sentence."""
+"""Text before an English name inside a sentence. Answers do without it: the contest's EM does not drop articles."""
 
 SHAPES: dict[str, dict[str, str]] = {
     "en": {
@@ -52,8 +52,9 @@ SHAPES: dict[str, dict[str, str]] = {
         "team": "{a}队",
     },
 }
-"""How a name of each kind is made: `{a}`, `{b}` coined parts, `{f}` a family name."""
+"""Patterns of names by kind: `{a}` and `{b}` are invented parts, `{f}` is a family name."""
 
+# Invented names cannot be known from pre-training, so an answer has to come from its passage.
 SYLLABLES = (
     "ba be bo da de do fa fe ga go ha ho ja jo ka ke ko la le lo ma me mo na ne no pa pe po ra re ro sa se so ta te to "
     "va ve vo wa we za zo bel bur cal cor dan del dor fen gar gil han hol kar kel kin lan len lin lor mar mel min mor "
@@ -127,7 +128,7 @@ EVERYDAY: dict[str, str] = {
     "如果天气暖和，{person_noun}就走路去市场。|出门以前请关好{thing}。|住在这里的{person_noun}喜欢{food}。|"
     "{thing}和{thing2}中间有一条小路。",
 }
-"""Sentences that state none of the facts; the ones without `{` fit into any passage."""
+"""Sentences that state no fact. Those without `{` fit into any passage: they name nothing that could be an answer."""
 
 Texts = tuple[str, str, str, str]
 

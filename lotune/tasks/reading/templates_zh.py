@@ -1,4 +1,4 @@
-"""The Chinese wordings of the relations in `lotune.tasks.reading.templates_en`, in the same four texts."""
+"""Chinese wordings of the relations in `lotune.tasks.reading.templates_en`, in the same four texts."""
 
 from __future__ import annotations
 
