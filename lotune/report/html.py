@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lotune.report import sections
+from lotune.report import provenance, sections
 from lotune.report.plots import (
     NARROW,
     WIDE,
@@ -46,7 +46,8 @@ def render_page(report: Report) -> str:
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
     return environment.get_template("report.html.jinja").render(
         report=report,
-        words=sections,
+        sections=sections,
+        provenance=provenance,
         style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
         kept=list(zip(sections.kept_table(report.card.retention).rows, kept_strips(report), strict=True)),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from lotune.evaluate.predict import Prediction
-from lotune.report import sections
+from lotune.report import provenance, sections
 from lotune.report.report_data import ExamplePair, Report
 from lotune.report.sections import Table
 from lotune.text_display import show_control_characters
@@ -40,8 +40,8 @@ def _section(report: Report, anchor: str) -> list[str]:
             return [*table_lines(sections.kept_table(card.retention)), escape_markdown(sections.KEPT_NOTE)]
         case "training":
             return [
-                *table_lines(sections.losses_table(report)),
-                escape_markdown(sections.training_note(report.training)),
+                *table_lines(provenance.losses_table(report)),
+                escape_markdown(provenance.training_note(report.training)),
             ]
         case "checkpoints":
             return [*table_lines(sections.checkpoints_table(card)), escape_markdown(sections.checkpoints_note(card))]
@@ -50,13 +50,13 @@ def _section(report: Report, anchor: str) -> list[str]:
         case "data":
             return _data(report)
         case "settings":
-            return [*table_lines(sections.settings_table(report)), *_folded("The whole recipe", report.recipe)]
+            return [*table_lines(provenance.settings_table(report)), *_folded("The whole recipe", report.recipe)]
         case "checks":
             return table_lines(sections.checks_table(card))
         case "environment":
-            return table_lines(sections.environment_table(report.environment))
+            return table_lines(provenance.environment_table(report.environment))
         case _:
-            return [*fenced(report.command), "", sections.REPEAT_NOTE]
+            return [*fenced(report.command), "", provenance.REPEAT_NOTE]
 
 
 def _examples(report: Report) -> Iterator[str]:
@@ -85,8 +85,8 @@ def _summary(title: str, one: Prediction) -> str:
 
 
 def _data(report: Report) -> list[str]:
-    rows, kinds = report.counts["rows"], sections.kind_counts(report.counts)
-    lines = table_lines(sections.counts_table(report.counts))
+    rows, kinds = report.counts["rows"], provenance.kind_counts(report.counts)
+    lines = table_lines(provenance.counts_table(report.counts))
     if kinds:
         lines += [escape_markdown(f"Training rows by kind: {kinds}."), ""]
     lines += _folded("The first row as it is trained on", report.counts["tokens"]["first"])

@@ -1,18 +1,19 @@
-"""The words and tables of a report: what the page and the Markdown text both say stands here once.
+"""Sections of a report: the verdict, and texts and tables of the results.
 
-Texts are plain: whoever writes them into a page or into Markdown escapes them.
+HTML page and Markdown have the same texts. They are plain here: each renderer escapes them in its own way.
+`provenance.py` has the sections about training, data, settings and environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lotune.evaluate.retention import RetentionMetric, min_retained
-from lotune.evaluate.scorecard import AskedRows, CategoryResult, Checkpoint, Scorecard, Target
+from lotune.evaluate.scorecard import CategoryResult, Checkpoint, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
-from lotune.report.report_data import Examples, Report, TrainingSummary
+from lotune.report.report_data import Examples
 from lotune.report.terminal import (
     format_interval,
     format_metric,
@@ -34,18 +35,18 @@ SECTIONS = {
     "environment": "Environment",
     "repeat": "Repeat it",
 }
-"""The titles of the sections by their anchors, in their order."""
+"""Titles of the sections in the order of the report, by anchor."""
 
 EXAMPLE_GROUPS = {
     "won": "Won: right only after tuning",
     "lost": "Lost: right only before",
     "unsolved": "Right neither before nor after",
 }
-"""The titles of the groups of examples."""
+"""Titles of the groups of examples, by name."""
 
 
 class Figure(NamedTuple):
-    """A key figure: what it is, its value, what to know beside it."""
+    """A key figure: its name, its value, and a note on how to read it."""
 
     label: str
     value: str
@@ -54,7 +55,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under a head; `numeric` tables have figures in all columns but the first."""
+    """A table of texts; all columns of a `numeric` table but the first have figures."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -62,9 +63,9 @@ class Table:
 
 
 class KindLine(NamedTuple):
-    """A group of questions before and after, with 95 % intervals; no figures where nothing can be judged.
+    """Metric of a group of questions for base and tuned model, with 95 % intervals.
 
-    An interval of None beside a figure is not estimable.
+    `base` and `tuned` are None if no row of the group can be judged; an interval is None if it is not estimable.
     """
 
     name: str
@@ -76,12 +77,12 @@ class KindLine(NamedTuple):
 
 
 def verdict_headline(card: Scorecard) -> str:
-    """The verdict in one sentence."""
+    """Return the verdict in one sentence."""
     return f"{'Valid' if card.valid else 'Not valid'}: {summary_sentence(card)}"
 
 
 def summary_sentence(card: Scorecard) -> str:
-    """What changed by how little training, and what speaks for it or against it."""
+    """Return a sentence on the change of the target metric, the trained parameters, and why the run is valid or not."""
     target = card.target
     change = "rose" if target.value > target.base_value else "fell" if target.value < target.base_value else "stayed"
     course = f"from {format_metric(target.base_value, target)} to" if change != "stayed" else "at"
@@ -95,33 +96,33 @@ def summary_sentence(card: Scorecard) -> str:
     return f"{sentence}, but {against}."
 
 
-def kept_text(kept: float | None) -> str:
-    """A share kept, for people.
+def kept_text(retained: float | None) -> str:
+    """Return a retained fraction as text.
 
     >>> kept_text(0.9512), kept_text(None)
     ('95.1 %', 'not measurable')
     """
-    return "not measurable" if kept is None else percent(kept)
+    return "not measurable" if retained is None else percent(retained)
 
 
-def kept_clause(kept: float | None) -> str:
-    """What was kept of a metric, for people.
+def kept_clause(retained: float | None) -> str:
+    """Return a retained fraction as a clause.
 
     >>> kept_clause(0.9512), kept_clause(None)
     ('95.1 % kept', 'what was kept is not measurable')
     """
-    return "what was kept is not measurable" if kept is None else f"{percent(kept)} kept"
+    return "what was kept is not measurable" if retained is None else f"{percent(retained)} kept"
 
 
 def altered_note(altered: Sequence[str]) -> str:
-    """The warning that files of the run have changed since; empty where none has."""
+    """Return a warning that names the files changed since the run was finished; empty if there are none."""
     if not altered:
         return ""
     return f"Changed since the run was finished, so the figures may not be its own: {'; '.join(altered)}."
 
 
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:
-    """The four figures at the head: target, kept, ratio, score."""
+    """Return the four figures at the top of a report: target, retention, parameter ratio, score."""
     target, parameters, score = card.target, card.parameters, card.score
     gating = [line for line in card.retention if line.is_gated]
     needed = f"; {percent(gating[0].threshold, 0)} needed" if gating else ""
@@ -147,7 +148,7 @@ def _names(lines: Sequence[RetentionMetric]) -> str:
 
 
 def kind_lines(target: Target) -> Iterator[KindLine]:
-    """All rows together, then each kind, the most frequent first."""
+    """Yield a line for all rows, then one for each kind, the most frequent first."""
     rows = _rows_text(target.n, target.unjudgeable)
     yield KindLine("all rows", rows, target.base_value, target.base_interval, target.value, target.interval)
     for name, kind in sorted(target.by_category.items(), key=lambda item: (-item[1].n, item[0])):
@@ -160,30 +161,30 @@ def _rows_text(n: int, unjudgeable: int) -> str:
 
 
 def _base_interval(kind: CategoryResult) -> Interval | None:
-    """Wilson's interval of the base's accuracy, which an older scorecard does not hold for kinds."""
+    """Return Wilson's interval of the base's accuracy, for scorecards that have none for kinds."""
     return None if kind.base_value is None else wilson(round(kind.base_value * kind.n), kind.n)
 
 
 def kinds_table(target: Target) -> Table:
-    """Figures by kind with their intervals."""
+    """Return the metric of each kind with its interval, for base and tuned model."""
     rows = []
     for line in kind_lines(target):
-        cells = [*_figure_and_span(line.base, line.base_interval, target)]
-        cells += [*_figure_and_span(line.tuned, line.interval, target)]
+        cells = [*_metric_and_interval(line.base, line.base_interval, target)]
+        cells += [*_metric_and_interval(line.tuned, line.interval, target)]
         rows.append((line.name, line.rows, *cells))
     return Table(("kind", "rows", "base", "95 % interval", "tuned", "95 % interval"), tuple(rows), numeric=True)
 
 
-def _figure_and_span(value: float | None, interval: Interval | None, target: Target) -> tuple[str, str]:
+def _metric_and_interval(value: float | None, interval: Interval | None, target: Target) -> tuple[str, str]:
     return ("–", "–") if value is None else (format_metric(value, target), format_interval(interval, target))
 
 
-def _figure(value: float | None, target: Target, interval: Interval | None) -> str:
+def _metric_with_interval(value: float | None, target: Target, interval: Interval | None) -> str:
     return "–" if value is None else with_span(value, interval, target)
 
 
 def kinds_note(target: Target) -> str:
-    """What the figures by kind rest on: the intervals and the paired test."""
+    """Return a note on the intervals, the paired test and the scorer behind the figures by kind."""
     kind = "Bootstrap" if target.in_points else "Wilson"
     scorer = f" Judged by the rule {target.scorer}." if target.scorer else ""
     return (
@@ -193,12 +194,12 @@ def kinds_note(target: Target) -> str:
 
 
 def paired_text(target: Target) -> str:
-    """What the paired test found."""
+    """Return the result of the paired test."""
     return f"{target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
 
 
 def kept_table(lines: Sequence[RetentionMetric]) -> Table:
-    """The retained metrics before and after, against the gate."""
+    """Return the retained metrics of base and tuned model, with the result of the gate."""
     rows = tuple(
         (
             f"{line.task}: {line.metric}",
@@ -223,65 +224,37 @@ KEPT_NOTE = (
 )
 
 
-def training_note(training: TrainingSummary) -> str:
-    """The course of the tuning in numbers."""
-    rate = f", {training.tokens / training.seconds:,.0f} tokens a second" if training.seconds else ""
-    return f"{training.steps} steps, {training.tokens:,} tokens, {duration(training.seconds)} of training{rate}."
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> duration(42.3), duration(754), duration(9000)
-    ('42 s', '12 min 34 s', '2 h 30 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def losses_table(report: Report) -> Table:
-    """Loss at the checkpoints: training (mean of the steps since the one before) and validation."""
-    rows, before = [], 0
-    for point in report.card.checkpoints:
-        since = [loss for step, loss in report.training.losses if before < step <= point.step]
-        mean = f"{sum(since) / len(since):.4f}" if since else "–"
-        rows.append((point.name, mean, _digits(point.validation_loss)))
-        before = point.step
-    return Table(("checkpoint", "training loss", "validation loss"), tuple(rows), numeric=True)
-
-
 def checkpoints_table(card: Scorecard) -> Table:
-    """The checkpoints on the validation rows and, where they were tested, on the test."""
+    """Return validation and test metrics of the checkpoints; a dash for those that were not tested."""
     rows = []
     for point in card.checkpoints:
-        gate = "–" if point.gate_passed is None else "passed" if point.gate_passed else "failed"
-        kept = "–" if point.gate_passed is None else kept_text(_kept(card, point.name))
+        gate = "–" if point.gate_passed is None else _result(point.gate_passed)
+        retained = "–" if point.gate_passed is None else kept_text(_retained(card, point.name))
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         figures = (
-            _figure(point.validation_value, card.target, point.validation_interval),
-            _figure(point.value, card.target, point.interval),
+            _metric_with_interval(point.validation_value, card.target, point.validation_interval),
+            _metric_with_interval(point.value, card.target, point.interval),
         )
-        rows.append((point.name + chosen, *figures, kept, gate, _digits(point.score)))
+        rows.append((point.name + chosen, *figures, retained, gate, format_optional(point.score)))
     return Table(("checkpoint", "validation", "test", "kept", "gate", "score"), tuple(rows), numeric=True)
 
 
-def _kept(card: Scorecard, name: str) -> float | None:
-    """The least share that a checkpoint kept; the chosen one's is known from the card's own lines."""
+def _retained(card: Scorecard, name: str) -> float | None:
+    """Return the lowest retained fraction of a checkpoint's gated metrics."""
+    # The scorecard has all retained metrics of the chosen checkpoint, but only the lowest of the others.
     if name == card.chosen_checkpoint:
         return min_retained(card.retention)
     return next(point.retained for point in card.checkpoints if point.name == name)
 
 
 def tested_checkpoints(card: Scorecard) -> list[tuple[Checkpoint, float, float]]:
-    """Each checkpoint for which both are known: the share that it kept and its figure on the test."""
-    found = ((point, _kept(card, point.name), point.value) for point in card.checkpoints)
-    return [(point, kept, value) for point, kept, value in found if kept is not None and value is not None]
+    """Return the checkpoints that were tested, each with its retained fraction and its test metric."""
+    points = ((point, _retained(card, point.name), point.value) for point in card.checkpoints)
+    return [(point, retained, value) for point, retained, value in points if retained is not None and value is not None]
 
 
 def checkpoints_note(card: Scorecard) -> str:
-    """How the checkpoint was chosen, and which were tested."""
+    """Return a note on how the checkpoint was chosen and which ones were tested."""
     chosen = f"{card.chosen_checkpoint} was chosen on the validation rows."
     tested = [point for point in card.checkpoints if point.value is not None]
     if len(tested) < len(card.checkpoints):
@@ -296,7 +269,7 @@ def checkpoints_note(card: Scorecard) -> str:
 
 
 def examples_note(examples: Examples) -> str:
-    """How many rows tuning won and lost."""
+    """Return the number of rows that tuning won and lost."""
     numbers = examples.numbers
     return (
         f"{numbers['won']} rows won, {numbers['lost']} lost, {numbers['kept']} right before and after, "
@@ -305,67 +278,15 @@ def examples_note(examples: Examples) -> str:
     )
 
 
-def counts_table(counts: Mapping[str, Any]) -> Table:
-    """What became of the rows."""
-    rows, tokens = counts["rows"], counts["tokens"]
-    share = tokens["supervised"] / tokens["tokens"] if tokens["tokens"] else 0.0
-    lines = [
-        ("rows read", f"{rows['read']:,}"),
-        ("malformed, left out", f"{rows['malformed']:,}"),
-        ("duplicates removed", f"{rows['duplicates']:,}"),
-        ("not drawn", f"{rows['not_sampled']:,}"),
-        ("split off to validation", f"{rows['validation']:,}"),
-        ("removed from validation because the test asks them", f"{rows.get('validation_removed', 0):,}"),
-        ("split off to the test", f"{rows['test']:,}"),
-        *(
-            (f"in training and in {name} ({found['rows']:,} rows)", f"{found['seen']:,}")
-            for name, found in rows["overlap"]["sets"].items()
-        ),
-        ("removed because an evaluation set asks them", f"{rows['overlap']['removed']:,}"),
-        ("kept to train on", f"{rows['kept']:,}"),
-        ("rows of the retained task mixed in", f"{counts.get('replay', 0):,}"),
-        ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
-        *((f"left out of {name}, too long to be asked", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
-        *_asked_lines([AskedRows(**one) for one in counts.get("asked", ())]),
-        ("tokens", f"{tokens['tokens']:,} in {tokens['rows']:,} rows; longest row {tokens['longest']:,}"),
-        ("trained on, of these tokens", f"{tokens['supervised']:,} ({percent(share)})"),
-        ("retention prompts cut to fit", f"{tokens['retention_cut']:,}"),
-    ]
-    return Table(("count", "number"), tuple(lines), numeric=True)
-
-
-def _asked_lines(asked: Sequence[AskedRows]) -> Iterator[tuple[str, str]]:
-    """What became of the rows of the evaluation sets."""
-    for one in asked:
-        of = "" if one.file_rows is None else f" of {one.file_rows:,} in {one.file}"
-        yield f"{one.name} rows", f"{one.rows:,}{of}"
-        if one.too_long:
-            yield f"{one.name} rows too long to be asked, counted as wrong", f"{one.too_long:,}"
-        if one.cut:
-            yield f"{one.name} prompts cut to fit", f"{one.cut:,}"
-
-
-def kind_counts(counts: Mapping[str, Any]) -> str:
-    """The training rows by kind, the most frequent first; empty where they have none."""
-    kinds = sorted(counts["rows"]["kinds"].items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name or 'none'} {number:,}" for name, number in kinds)
-
-
-def settings_table(report: Report) -> Table:
-    """The settings that differ from the defaults."""
-    rows = tuple((one.key, one.value, one.default, one.sentence) for one in report.settings)
-    return Table(("setting", "value", "default", "meaning"), rows)
-
-
 def checks_table(card: Scorecard) -> Table:
-    """Everything that validity needs, each with its evidence."""
+    """Return every condition of a valid run with its result and the evidence."""
     target = card.target
     better = f"{paired_text(target)}, below {SIGNIFICANCE} needed"
     rows = [("better than the base", _result(target.better), better)]
     for line in card.retention:
         if line.is_gated:
-            share = f"{kept_clause(line.retained)}, {percent(line.threshold, 0)} needed"
-            evidence = f"{line.base:.2f} → {line.tuned:.2f}, {share}"
+            gate = f"{kept_clause(line.retained)}, {percent(line.threshold, 0)} needed"
+            evidence = f"{line.base:.2f} → {line.tuned:.2f}, {gate}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
     rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]
     return Table(("check", "result", "evidence"), tuple(rows))
@@ -375,32 +296,10 @@ def _result(passed: bool) -> str:
     return "passed" if passed else "failed"
 
 
-def environment_table(environment: Mapping[str, Any]) -> Table:
-    """Versions and hardware."""
-    memory = environment.get("memory_bytes")
-    packages: Mapping[str, Any] = environment.get("packages") or {}
-    lines = [
-        ("lotune", _known(environment.get("lotune"))),
-        ("git revision", _known(environment.get("git_revision"))),
-        ("python", _known(environment.get("python"))),
-        ("packages", ", ".join(f"{name} {_known(version)}" for name, version in packages.items()) or "–"),
-        ("system", _known(environment.get("system"))),
-        ("processor", f"{_known(environment.get('processor'))}, {_known(environment.get('cores'))} cores"),
-        ("memory", f"{memory / 2**30:.1f} GiB" if isinstance(memory, int) else "–"),
-        ("accelerators", ", ".join(map(str, environment.get("accelerators") or ())) or "none"),
-    ]
-    return Table(("part", "what it was"), tuple(lines))
+def format_optional(value: float | None) -> str:
+    """Return a loss or score with four decimals; a dash for None.
 
-
-def _known(value: Any) -> str:
-    return "–" if value is None else str(value)
-
-
-def _digits(value: float | None) -> str:
+    >>> format_optional(0.25), format_optional(None)
+    ('0.2500', '–')
+    """
     return "–" if value is None else f"{value:.4f}"
-
-
-REPEAT_NOTE = (
-    "Written into a new folder from the recipe of this one, with the same seed. Given in the folder in which the "
-    "run was started, with the versions above, on the same machine, it gives the same figures."
-)
