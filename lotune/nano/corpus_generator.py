@@ -42,95 +42,95 @@ With one, nano learnt to end real equations after their heading, too.
 """
 
 
-def number(draw: random.Random, limit: int = 999_999) -> str:
+def number(rng: random.Random, limit: int = 999_999) -> str:
     """Return a decimal with two decimals within ±`limit` hundredths."""
-    return scratchpad.unscaled(draw.randint(-limit, limit), 2)
+    return scratchpad.unscaled(rng.randint(-limit, limit), 2)
 
 
-def small(draw: random.Random, limit: int = 100) -> str:
+def small(rng: random.Random, limit: int = 100) -> str:
     """Return an integer from 1 to `limit`."""
-    return str(draw.randint(1, limit))
+    return str(rng.randint(1, limit))
 
 
-def _sum(draw: random.Random) -> str:
+def _sum(rng: random.Random) -> str:
     # One sum in four has operands of nearly the same magnitude: most wrong sums compared such a pair wrongly.
-    first = number(draw)
-    if draw.random() < 0.25:
-        near = abs(scratchpad.scaled(first)[0]) + draw.choice((9, 99, 999, 9_999)) * draw.randint(-9, 9) // 9
-        second = scratchpad.unscaled(draw.choice((-1, 1)) * near, 2)
+    a = number(rng)
+    if rng.random() < 0.25:
+        near = abs(scratchpad.scaled(a)[0]) + rng.choice((9, 99, 999, 9_999)) * rng.randint(-9, 9) // 9
+        b = scratchpad.unscaled(rng.choice((-1, 1)) * near, 2)
     else:
-        second = number(draw)
-    return scratchpad.sum_block(first, draw.choice("+-"), second)[0]
+        b = number(rng)
+    return scratchpad.sum_block(a, rng.choice("+-"), b)[0]
 
 
-def _chain(draw: random.Random) -> str:
-    numbers = tuple(small(draw) for _ in range(draw.randint(3, 10)))
+def _chain(rng: random.Random) -> str:
+    numbers = tuple(small(rng) for _ in range(rng.randint(3, 10)))
     text, total = scratchpad.total_blocks(numbers)
-    return text + (scratchpad.quotient_block(total, str(len(numbers)))[0] if draw.random() < 0.7 else "")
+    return text + (scratchpad.quotient_block(total, str(len(numbers)))[0] if rng.random() < 0.7 else "")
 
 
-def _product(draw: random.Random) -> str:
-    first, second = draw.choice(((999_999, 999_999), (999_999, 999_999), (9_999, 9_999), (9_999, 999)))
-    return scratchpad.product_block(number(draw, first), number(draw, second))[0]
+def _product(rng: random.Random) -> str:
+    a_limit, b_limit = rng.choice(((999_999, 999_999), (999_999, 999_999), (9_999, 9_999), (9_999, 999)))
+    return scratchpad.product_block(number(rng, a_limit), number(rng, b_limit))[0]
 
 
-def _quotient(draw: random.Random) -> str:
-    limit = draw.choice((999_999, 999_999, 999_999, 9_999))
-    return scratchpad.quotient_block(number(draw, limit), _nonzero(draw, limit))[0]
+def _quotient(rng: random.Random) -> str:
+    limit = rng.choice((999_999, 999_999, 999_999, 9_999))
+    return scratchpad.quotient_block(number(rng, limit), _nonzero(rng, limit))[0]
 
 
-def _root(draw: random.Random) -> str:
-    return scratchpad.root_block(scratchpad.unscaled(draw.randint(0, 999_999), 2))[0]
+def _root(rng: random.Random) -> str:
+    return scratchpad.root_block(scratchpad.unscaled(rng.randint(0, 999_999), 2))[0]
 
 
-def _power(draw: random.Random) -> str:
+def _power(rng: random.Random) -> str:
     return scratchpad.power_blocks(
-        number(draw, draw.choice((99_999, 99_999, 999))), draw.randint(0, scratchpad.LONGEST_POWER)
+        number(rng, rng.choice((99_999, 99_999, 999))), rng.randint(0, scratchpad.LONGEST_POWER)
     )[0]
 
 
-def _rounded(draw: random.Random) -> str:
+def _rounded(rng: random.Random) -> str:
     # The intermediate steps of powers: a mantissa with an exponent times a decimal.
-    start = f"{draw.randint(1, 9)}.{draw.randint(0, 999_999):06d}E{draw.randint(-2, 15):+d}"
-    factor = draw.choice((_nonzero(draw, 99_999), _nonzero(draw, 999), small(draw)))
+    start = f"{rng.randint(1, 9)}.{rng.randint(0, 999_999):06d}E{rng.randint(-2, 15):+d}"
+    factor = rng.choice((_nonzero(rng, 99_999), _nonzero(rng, 999), small(rng)))
     return scratchpad.rounded_product_block(start, factor)[0]
 
 
-def _small(draw: random.Random) -> str:
+def _small(rng: random.Random) -> str:
     # The operands of equations, means, areas, discounts, sales and masses of the contest are integers up to 100.
-    form = draw.randrange(7)
+    form = rng.randrange(7)
     if form == 0:
-        return scratchpad.product_block(small(draw), draw.choice((small(draw), number(draw, 999))))[0]
+        return scratchpad.product_block(small(rng), rng.choice((small(rng), number(rng, 999))))[0]
     if form == 1:
-        return scratchpad.sum_block(small(draw), draw.choice("+-"), small(draw))[0]
+        return scratchpad.sum_block(small(rng), rng.choice("+-"), small(rng))[0]
     if form == 2:
-        return scratchpad.product_block(small(draw), scratchpad.unscaled(draw.randint(101, 200), 2))[0]
-    sign, divisor = draw.choice(("", "-")), draw.choice(("", "-")) + small(draw)
-    dividend = small(draw) if form < 6 else str(draw.randint(1, 99)) + "00"
+        return scratchpad.product_block(small(rng), scratchpad.unscaled(rng.randint(101, 200), 2))[0]
+    sign, divisor = rng.choice(("", "-")), rng.choice(("", "-")) + small(rng)
+    dividend = small(rng) if form < 6 else str(rng.randint(1, 99)) + "00"
     return scratchpad.quotient_block(sign + dividend, divisor)[0]
 
 
-def _bare(draw: random.Random) -> str:
-    block, result = draw.choice(
+def _bare(rng: random.Random) -> str:
+    block, result = rng.choice(
         (
-            scratchpad.sum_block(small(draw), "+", small(draw)),
-            scratchpad.product_block(small(draw, 12), small(draw, 12)),
+            scratchpad.sum_block(small(rng), "+", small(rng)),
+            scratchpad.product_block(small(rng, 12), small(rng, 12)),
         )
     )
     return block.partition("?")[0] + result + "\n"
 
 
-def _heading(draw: random.Random) -> str:
+def _heading(rng: random.Random) -> str:
     """Return an equation and the first line of its scratchpad, the copy of the operands.
 
     The equation ends with a colon instead of a question mark, after which a scratchpad never ends there.
     """
-    block = draw.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(draw)
+    block = rng.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(rng)
     return "".join(block.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
 
 
-def _nonzero(draw: random.Random, limit: int) -> str:
-    return scratchpad.unscaled(draw.choice((-1, 1)) * draw.randint(1, limit), 2)
+def _nonzero(rng: random.Random, limit: int) -> str:
+    return scratchpad.unscaled(rng.choice((-1, 1)) * rng.randint(1, limit), 2)
 
 
 EQUATIONS = {
@@ -142,7 +142,7 @@ EQUATIONS = {
 
 def documents(count: int, seed: int) -> Iterator[Example]:
     """Yield `count` documents as examples. Tokens of `prompt` have no loss: the operands of an equation are noise."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     reading = {
         (kind, language): passages(count, seed, language, max_questions=8, contrast=kind == "contrast")
         for kind in READING
@@ -151,25 +151,25 @@ def documents(count: int, seed: int) -> Iterator[Example]:
     plain_sentences, name_lists = sentences(count, seed, "both"), lists(count, seed, "both")
     kinds, weights = list(MIXTURE), list(MIXTURE.values())
     for index in range(count):
-        kind = draw.choices(kinds, weights)[0]
+        kind = rng.choices(kinds, weights)[0]
         if kind in EQUATIONS:
-            text = EQUATIONS[kind](draw)
+            text = EQUATIONS[kind](rng)
             after_equals = text.index("=") + 1
             prompt_end = after_equals + (text[after_equals] in "?:")
             yield Example(str(index), text[:prompt_end], text[prompt_end:], category=kind)
         elif kind in READING:
-            language = draw.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
-            yield _reading(draw, index, next(reading[kind, language]), kind)
+            language = rng.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
+            yield _reading(rng, index, next(reading[kind, language]), kind)
         elif kind == "list":
             original, reordered = next(name_lists)
             yield Example(str(index), f"{original}\n", reordered, category=kind)
         elif kind == "sentence":
             yield Example(str(index), "", next(plain_sentences), category=kind)
         else:
-            yield _instruction(draw, index, next(plain_sentences))
+            yield _instruction(rng, index, next(plain_sentences))
 
 
-def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Example:
+def _reading(rng: random.Random, index: int, paragraph: Row, kind: str) -> Example:
     """Return a passage with all its questions, one after the other.
 
     The loss is on the answers alone, on the further questions, too (whose names are copied from the passage), or on
@@ -177,12 +177,12 @@ def _reading(draw: random.Random, index: int, paragraph: Row, kind: str) -> Exam
     """
     # With a loss on answers alone nano learnt to read slowly: most of the copying is elsewhere (docs/log.md).
     context, questions = paragraph["context"], list(paragraph["qas"])
-    draw.shuffle(questions)
-    first, answers = questions[0], [question["answers"][0]["text"] for question in questions]
-    prompts = [TEMPLATES["retention"].render(context, first["question"])]
+    rng.shuffle(questions)
+    answers = [question["answers"][0]["text"] for question in questions]
+    prompts = [TEMPLATES["retention"].render(context, questions[0]["question"])]
     prompts += [FOLLOW_UP.format(question=question["question"]) for question in questions[1:]]
     parts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    scored = draw.choices(("answers", "questions", "all"), (0.35, 0.4, 0.25))[0]
+    scored = rng.choices(("answers", "questions", "all"), (0.35, 0.4, 0.25))[0]
     text = "".join(parts)
     if scored == "all":
         return Example(str(index), "", text, category=kind)
@@ -204,36 +204,36 @@ VOCABULARY = (
 """Words of school arithmetic, which nano learns to copy, but not to answer questions with."""
 
 
-def _instruction(draw: random.Random, index: int, sentence: str) -> Example:
+def _instruction(rng: random.Random, index: int, sentence: str) -> Example:
     """Return an instruction in the alpaca template: copy a text, with or without blanks, or letter a list."""
-    words = draw.sample(VOCABULARY, 3)
-    text = draw.choice((
-        sentence, " ".join(words), f"{words[0]} {number(draw)} {words[1]} {small(draw)} {words[2]}",
-        _numbers(draw), _numbers(draw), f"{words[0]} {_numbers(draw)} {words[1]}",
+    terms = rng.sample(VOCABULARY, 3)
+    text = rng.choice((
+        sentence, " ".join(terms), f"{terms[0]} {number(rng)} {terms[1]} {small(rng)} {terms[2]}",
+        _numbers(rng), _numbers(rng), f"{terms[0]} {_numbers(rng)} {terms[1]}",
     ))  # fmt: skip
-    if draw.random() < 0.2:
-        numbers = [small(draw) for _ in range(draw.randint(3, 10))]
-        instruction, text = draw.choice(("Number the list: ", "编号：")), ", ".join(numbers)
+    if rng.random() < 0.2:
+        numbers = [small(rng) for _ in range(rng.randint(3, 10))]
+        instruction, text = rng.choice(("Number the list: ", "编号：")), ", ".join(numbers)
         answer = scratchpad.lettered(numbers)
-    elif draw.random() < 0.3:
-        instruction, answer = draw.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
+    elif rng.random() < 0.3:
+        instruction, answer = rng.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
     else:
-        instruction, answer = draw.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
+        instruction, answer = rng.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
     return Example(str(index), "", TEMPLATES["alpaca"].render(instruction + text) + answer, category="instruction")
 
 
-def _numbers(draw: random.Random) -> str:
+def _numbers(rng: random.Random) -> str:
     """Return numbers joined by a sign, to copy."""
-    generate = draw.choice((number, number, small, _long))
-    sign = draw.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
-    return sign.join(generate(draw) for _ in range(draw.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
+    generate = rng.choice((number, number, small, _long))
+    sign = rng.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
+    return sign.join(generate(rng) for _ in range(rng.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
 
 
-def _long(draw: random.Random) -> str:
+def _long(rng: random.Random) -> str:
     """Return a number of up to twelve digits."""
     # Half of the numbers have two or three different digits: repeats are what a copy loses first.
-    digits = "".join(draw.choices(draw.sample("0123456789", draw.choice((2, 3, 10, 10))), k=draw.randint(6, 12)))
-    return scratchpad.unscaled(draw.choice((-1, 1)) * int(digits), draw.randint(0, 6))
+    digits = "".join(rng.choices(rng.sample("0123456789", rng.choice((2, 3, 10, 10))), k=rng.randint(6, 12)))
+    return scratchpad.unscaled(rng.choice((-1, 1)) * int(digits), rng.randint(0, 6))
 
 
 def tokenizer_texts(count: int, seed: int) -> Iterator[str]:

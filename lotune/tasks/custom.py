@@ -32,7 +32,7 @@ class CustomSettings(PromptSettings):
     """Name of the task."""
     max_new_tokens: int = Field(256, ge=1)
     prompt: str = "{question}"
-    """What is asked, with the names of the file's columns in braces."""
+    """Text of the prompt, with names of the file's columns in braces."""
     answer_column: str = "answer"
     """Column of the reference answer."""
     scorer: Annotated[str, one_of(CUSTOM_SCORERS)] = "exact"

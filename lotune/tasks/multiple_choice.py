@@ -277,10 +277,10 @@ def _parse_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     if list(row) == numbered and len(row) >= 4:
         question, *options, answer = row.values()
         return question, tuple(text_or_empty(option).strip() for option in options), answer
-    listed = by_name.get("options", by_name.get("choices"))
-    if not isinstance(listed, list | tuple):
-        listed = [by_name[letter.lower()] for letter in LETTERS if letter.lower() in by_name]
-    options = [text_or_empty(option).strip() for option in listed]
+    values = by_name.get("options", by_name.get("choices"))
+    if not isinstance(values, list | tuple):
+        values = [by_name[letter.lower()] for letter in LETTERS if letter.lower() in by_name]
+    options = [text_or_empty(option).strip() for option in values]
     # A table has as many option columns as its longest question needs; the others leave some empty.
     while options and not options[-1]:
         options.pop()
@@ -289,7 +289,7 @@ def _parse_columns(id: str, row: Row) -> tuple[Any, tuple[str, ...], Any]:
     return by_name.get("question", ""), tuple(options), by_name.get("answer", "")
 
 
-def names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+def names_columns(first_row: Sequence[str], other_rows: Sequence[Sequence[str]]) -> bool:
     """Return whether the first line of a table is a header, and not a row of MMLU: six cells, the last one a letter.
 
     >>> names_columns(["Capital of Peru", "Lima", "Cusco", "Ica", "Puno", "A"], [])
@@ -298,8 +298,8 @@ def names_columns(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool
     True
     """
     # The last cell of a header can be D, which looks like an answer; the cells before it are then A, B, C.
-    is_row = len(first) == 6 and _MMLU_ANSWER.fullmatch(first[5]) and [*first[2:5]] != [*"ABC"]
-    return not is_row and looks_like_header(first, others)
+    is_row = len(first_row) == 6 and _MMLU_ANSWER.fullmatch(first_row[5]) and [*first_row[2:5]] != [*"ABC"]
+    return not is_row and looks_like_header(first_row, other_rows)
 
 
 def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
@@ -316,8 +316,8 @@ def _letter(id: str, answer: Any, options: Sequence[str]) -> str:
         return letters[list(options).index(text)]
     if text.isdecimal() and int(text) < len(options):
         return letters[int(text)]
-    if _ANNOUNCED.search(text) and (named := extract_letter(text, len(options))):
-        return named
+    if _ANNOUNCED.search(text) and (letter := extract_letter(text, len(options))):
+        return letter
     raise DataError(
         id, f"its answer {text[:40]!r} is none of its options", f"one of {', '.join(letters)}", _ANSWER_REMEDY
     )

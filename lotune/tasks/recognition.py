@@ -122,12 +122,12 @@ def _holds_passages(path: Path) -> bool:
 
 def _settings(sample: Sequence[Row], rows: Iterable[Row]) -> TaskSettings | None:
     """Return the settings of the task of these rows, which begin with the sample; None if no task reads them."""
-    first = sample[0]
+    first_row = sample[0]
     for columns, settings in KNOWN_COLUMNS.items():
-        if set(columns) <= set(first):
+        if set(columns) <= set(first_row):
             choices = isinstance(settings, ChoiceSettings)
             # MMLU on the Hugging Face Hub calls the domain `subject`.
-            subject = choices and "domain" not in first and all("subject" in row for row in sample)
+            subject = choices and "domain" not in first_row and all("subject" in row for row in sample)
             return settings.model_copy(update={"columns": {"domain": "subject"}}) if subject else settings
     if _are_choices(sample):
         return ChoiceSettings()

@@ -49,7 +49,7 @@ class SentencesSettings(RowSettings):
     labels: dict[str, str] = Field(default_factory=dict)
     """The word of each label, the positive one last; {} means 0, 1."""
     instruction: str | None = None
-    """What is asked of the sentences; {labels} stands for the words. null takes the task's own."""
+    """Instruction for the sentences; {labels} stands for the words of the labels. null takes the task's own."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class RowSettings(PromptSettings):
     """The settings of a task that reads rows with named fields."""
 
     columns: dict[str, str] = Field(default_factory=dict)
-    """Names of the file's columns, where they are not the task's: {instruction: question, output: answer}."""
+    """Names of the file's columns if they differ from the task's: {instruction: question, output: answer}."""
 
 
 def one_of(scorers: str) -> AfterValidator:

@@ -34,7 +34,7 @@ class Number:
 Rule = Callable[[Number, Decimal], bool]
 """Whether an answer matches a reference that is not a fraction."""
 
-# One character for one: `_decimal` and the sign rules see the same neighbours as in the text. A dash (—) is no minus.
+# Plain forms, one character for one: the rules of signs look at the neighbours. A dash (—) is not a minus sign.
 _PLAIN = str.maketrans(
     dict(zip("０１２３４５６７８９", "0123456789", strict=True))
     | dict(zip("．＋／（）｛｝＝：＾Ｅｅ", ".+/(){}=:^Ee", strict=True))
@@ -42,7 +42,7 @@ _PLAIN = str.maketrans(
 )
 
 # Thousands separators count only between groups of three: "3,14" is two numbers. Atomic groups and possessive
-# quantifiers keep a long run of digits from being tried at every shorter length.
+# quantifiers keep the engine from trying a long run of digits at every shorter length.
 _INTEGER = r"(?>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 # A minus sign belongs to the number unless a digit or ")" stands before it, where it is a subtraction. With blanks
 # after it, it counts only at the start of a term: "x = - 5". Three forms follow: \frac{}{}, integer/integer without
@@ -278,7 +278,6 @@ def match_numbers(answer_text: str, reference_text: str, rule: str) -> tuple[str
     >>> match_numbers("final, 3 * 4 = 12", "3 * 4 = 12", "exact"), match_numbers("2/8", "最简化的形式为：1/4", "exact")
     (('12', '12', True), ('2/8', '1/4', False))
     """
-    # A rule that does not exist is an error even if the reference is not a number and no rule is needed.
     rule_named(rule)
     answer, reference = read_number(answer_text), read_number(reference_text)
     extracted = None if answer is None else str(answer)
@@ -304,5 +303,5 @@ def _matches(answer: Number | None, reference: Number | None, rule: str) -> bool
         return None
     if answer is None:
         return False
-    # A fraction is asked for in lowest terms, so 2/8 is not 1/4.
+    # The problem asks for lowest terms, so 2/8 is not 1/4.
     return answer == reference if reference.denominator is not None else matches(answer, reference.numerator)

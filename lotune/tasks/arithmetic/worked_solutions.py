@@ -98,7 +98,7 @@ def scratchpad_target(problem_type: str, operands: tuple[str, ...], solution: st
     # The scratchpad of a fraction has no single result: its solution stays as it is.
     if not numbers or (not result and text):
         return text + solution
-    last = numbers[-1]  # the solution of a sum repeats the operands before the result
+    last = numbers[-1]
     shown = result or rounded(last.group())
     if Decimal(last.group()) == Decimal(shown):
         return text + solution

@@ -39,7 +39,7 @@ class ReadingSettings(TaskSettings):
     language: Literal["zh", "en", "both"] = "zh"
     """Language of the generated rows."""
     questions_per_passage: Literal["first", "all"] = "first"
-    """Questions asked about each passage: the first, as in the contest, or all, as in SQuAD."""
+    """Questions of each passage to use: the first, as in the contest, or all, as in SQuAD."""
 
 
 @dataclass(frozen=True)
