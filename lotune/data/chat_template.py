@@ -1,8 +1,8 @@
-"""The chat template of a tokeniser: how its model was taught to read conversations.
+"""Chat templates of tokenisers: the format in which a model was trained on conversations.
 
-The template is a Jinja program that comes with the model. transformers renders it in a sandbox, in which it can neither
-read files nor change objects. Which part of the text is an answer follows from rendering the conversation up to the
-question and up to the answer: the first text has to begin the second one.
+A chat template is a Jinja program that comes with the model. transformers renders it in a sandbox, in which it can
+neither read files nor change objects. To find out which part of the text is an answer, the conversation is rendered up
+to the question and again up to the answer; the second text must begin with the first.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from lotune.data.conversation import Conversation
 from lotune.errors import DataError, ModelError
 
 CHAT = "chat"
-"""The name of the tokeniser's chat template among the prompt templates."""
+"""Name of the tokeniser's chat template among the prompt templates."""
 OTHER_TEMPLATE = "set task.template=alpaca"
 _PROBE = Conversation(("question",), ("the answer of a probe",))
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template, rendered by its tokeniser; `turn_end` is the special token that closes an answer.
+    """A chat template with its tokeniser; `turn_end` is the special token that ends an answer.
 
-    `instruction_prefix` is put before the first question.
+    `instruction_prefix` is prepended to the first question.
     """
 
     tokenizer: Any
@@ -33,19 +33,19 @@ class ChatTemplate:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """The texts that end an answer."""
+        """Stop strings of an answer."""
         return (self.turn_end,)
 
     def render_conversation(self, conversation: Conversation, where: str) -> list[tuple[str, str]]:
-        """Return the text before each answer, from the end of the answer before it, and the text of the answer.
+        """Return prompt and answer of each turn; a prompt begins where the answer before it ends.
 
-        Raises: DataError for a conversation that the template refuses, or whose texts hold a special token; ModelError
-        for a template that fails, or whose text up to an answer depends on what follows.
+        Raises: DataError for a conversation that the template refuses, or that has a special token in its texts;
+        ModelError for a template that fails, or that renders a turn differently once others follow.
         """
         self._check_texts(conversation, where)
         if self.instruction_prefix:
-            first, *rest = conversation.questions
-            conversation = replace(conversation, questions=(self.instruction_prefix + first, *rest))
+            first, *further = conversation.questions
+            conversation = replace(conversation, questions=(self.instruction_prefix + first, *further))
         turns, before = [], ""
         for number in range(1, len(conversation.questions) + 1):
             asked = replace(
@@ -74,6 +74,7 @@ class ChatTemplate:
         )  # fmt: skip
 
     def _check_texts(self, conversation: Conversation, where: str) -> None:
+        # The rendered text is encoded with its special tokens, so a row could otherwise write turns of its own.
         special = special_tokens(self.tokenizer)
         for message in conversation.messages:
             if token := next((token for token in special if token in message["content"]), ""):
@@ -84,7 +85,7 @@ class ChatTemplate:
 def chat_template_of(tokenizer: Any, instruction_prefix: str = "") -> ChatTemplate:
     """Return the chat template of a tokeniser.
 
-    Raises: ModelError where it has none, or one that cannot be trained on: answers have to end with a special token.
+    Raises: ModelError if it has none, or one that does not end answers with a special token.
     """
     if tokenizer.chat_template is None:
         raise ModelError("tokeniser", "has no chat template", "chat_template.jinja", OTHER_TEMPLATE)
@@ -92,6 +93,7 @@ def chat_template_of(tokenizer: Any, instruction_prefix: str = "") -> ChatTempla
         source = tokenizer.get_chat_template()
     except ValueError as error:  # several templates without a default
         raise _unusable(str(error)) from None
+    # Of the special tokens after a rendered answer, the first ends it.
     [answer] = _PROBE.answers
     before, _, after = render_messages(tokenizer, source, _PROBE.messages, "probe", generate=False).rpartition(answer)
     positions = {token: after.find(token) for token in special_tokens(tokenizer)}
@@ -107,9 +109,9 @@ def special_tokens(tokenizer: Any) -> list[str]:
 
 
 def render_messages(tokenizer: Any, source: str, messages: list[dict[str, str]], where: str, *, generate: bool) -> str:
-    """Return the text of messages; with `generate`, up to where the model begins to answer.
+    """Return the text of messages; with `generate`, including the header of the answer to generate.
 
-    Raises: DataError, with `where`, where the template refuses the messages; ModelError where it fails.
+    Raises: DataError that names `where` if the template refuses the messages; ModelError if it fails.
     """
     from jinja2.exceptions import SecurityError, TemplateError, TemplateRuntimeError, TemplateSyntaxError
 
@@ -130,7 +132,7 @@ def render_messages(tokenizer: Any, source: str, messages: list[dict[str, str]],
 
 
 def _after(beginning: str, text: str) -> str:
-    """Return what follows the beginning of a text. Raises: ModelError where the text begins in another way."""
+    """Return a text without its beginning. Raises: ModelError if it does not begin so."""
     if not text.startswith(beginning):
         raise _unusable("renders a turn in another way once others follow, so its answers cannot be told apart")
     return text[len(beginning) :]

@@ -1,4 +1,4 @@
-"""Settings of the rows: where they come from, how many, and what happens to those that cannot be used."""
+"""Settings of the data: source and number of rows, and handling of rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lotune.settings import Settings
 
 
 class SampleSettings(Settings):
-    """Which of the training rows are used."""
+    """Sample of the training rows."""
 
     rows: int | None = Field(None, ge=1)
     """How many training rows to draw; null takes all."""
@@ -24,13 +24,13 @@ class SampleSettings(Settings):
 
 
 VALIDATION_ROWS = 100
-"""How many validation rows are split off, where the settings do not say."""
+"""Default number of validation rows split off the training rows."""
 TEST_ROWS = 500
-"""How many test rows are generated or split off, where the settings do not say."""
+"""Default number of test rows generated or split off."""
 
 
 def most_rows(rows: int | None, file: Path | None, default: int) -> int | None:
-    """How many rows of an evaluation set are asked at most; None asks a whole file.
+    """Return the largest number of rows of an evaluation set; None stands for all rows of its file.
 
     >>> most_rows(None, Path("test.jsonl"), 500), most_rows(None, None, 500), most_rows(20, Path("test.jsonl"), 500)
     (None, 500, 20)

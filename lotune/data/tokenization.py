@@ -1,8 +1,8 @@
-"""Many examples to tokens: chunk by chunk, with the same result as one by one, and much faster.
+"""Tokenization of many examples, with the results of `encode_row`, but much faster.
 
-A tokeniser that lotune trained never merges across certain characters (`PRETOKEN_SPLITS`), so a text's tokens are those
-of its pieces one after the other, and most pieces, digits and words, have been met before: they are remembered. For any
-other fast tokeniser the texts of a chunk are encoded together, on all its threads. A slow one encodes text by text.
+A tokeniser that lotune trained never merges across certain characters (`PRETOKEN_SPLITS`). So the tokens of a text are
+those of its pre-tokens one after the other, and a cache has most pre-tokens: digits and words repeat. Any other fast
+tokeniser encodes the texts of a chunk together, on all its threads. A slow tokeniser encodes one text at a time.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from lotune.data.tokenized import EncodedRow, chunks, encode_row, encode_text, e
 from lotune.data.tokenizer_training import PRETOKEN_SPLITS, splits_at_pretokens
 
 EXAMPLES_PER_CALL = 2048
-"""Examples whose texts are encoded together."""
+"""Number of examples whose texts are encoded together."""
 MAX_CACHED_PRETOKENS = 2**18
-"""Pieces of text that are remembered at most: some 60 MiB."""
+"""Size limit of the cache of pre-tokens, about 60 MiB."""
 TOKENIZATION_VERSION = 1
-"""Goes up whenever the same examples become other tokens, so that what was encoded before is not taken for it."""
+"""Increased whenever the same examples would get other tokens, so that token files of earlier versions are not used."""
 
 
 def encode_rows(
     tokenizer: Any, examples: Iterable[Example], chunk_rows: int = EXAMPLES_PER_CALL
 ) -> Iterator[EncodedRow]:
-    """The examples as `encode_row` encodes them, in their order; no more than `chunk_rows` are held at a time."""
+    """Yield the examples as `encode_row` encodes them, in their order; at most `chunk_rows` are in memory."""
+    # In further processes the cache gained nothing: sending the rows takes as long as encoding them (docs/log.md).
     if splits_at_pretokens(tokenizer):
-        pieces = _PretokenCache(tokenizer)
+        cache = _PretokenCache(tokenizer)
         return (
             encode_row(tokenizer, example)
             if example.turn_end
-            else encode_with(pieces.encode, example, tokenizer.eos_token_id)
+            else encode_with(cache.encode, example, tokenizer.eos_token_id)
             for example in examples
         )
     if getattr(tokenizer, "is_fast", False):
@@ -47,61 +48,67 @@ def encode_rows(
 
 
 class _PretokenCache(dict[str, tuple[int, ...]]):
-    """The token ids of pieces of text, found as they are asked for; all are forgotten when they become too many."""
+    """Token ids by pre-token, encoded on first access; emptied when it is full.
+
+    Emptying is simpler than evicting the least recently used ones, and frequent pre-tokens return at once.
+    """
 
     def __init__(self, tokenizer: Any, most: int = MAX_CACHED_PRETOKENS) -> None:
         super().__init__()
         self._tokenizer, self._most = tokenizer, most
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
+    def __missing__(self, pretoken: str) -> tuple[int, ...]:
         if len(self) >= self._most:
             self.clear()
-        ids = self[piece] = tuple(encode_text(self._tokenizer, piece))
+        ids = self[pretoken] = tuple(encode_text(self._tokenizer, pretoken))
         return ids
 
     def encode(self, text: str, first: bool) -> list[int]:
-        """Token ids of a text; a tokeniser with seams puts nothing before one."""
+        """Return the token ids of a text; `first` has no effect, as these tokenisers add no begin-of-text."""
         return list(chain.from_iterable(map(self.__getitem__, PRETOKEN_SPLITS.findall(text))))
 
 
 def _encode_together(tokenizer: Any, examples: Sequence[Example]) -> Iterator[EncodedRow]:
-    """The rows of a chunk: their texts are gathered, encoded at once, and handed out in the same order."""
+    """Yield the rows of a chunk, whose texts are collected, encoded at once, and distributed in the same order."""
     end = tokenizer.eos_token_id
-    asked: list[tuple[str, bool]] = []
+    # A dry run of `encode_with` collects the texts, so that their order is stated in that function only.
+    texts: list[tuple[str, bool]] = []
     for example in examples:
         if not example.turn_end:
-            encode_with(_record_texts(asked), example, end)
-    found = {first: iter(_encode_texts(tokenizer, [text for text, is_first in asked if is_first is first], first))
-             for first in (True, False)}  # fmt: skip
+            encode_with(_record_texts(texts), example, end)
+    ids = {first: iter(_encode_texts(tokenizer, [text for text, is_first in texts if is_first is first], first))
+           for first in (True, False)}  # fmt: skip
     return (
         encode_row(tokenizer, example)
         if example.turn_end
-        else encode_with(lambda text, first: next(found[first]), example, end)
+        else encode_with(lambda text, first: next(ids[first]), example, end)
         for example in examples
     )
 
 
-def _record_texts(asked: list[tuple[str, bool]]) -> Callable[[str, bool], Sequence[int]]:
-    def note(text: str, first: bool) -> Sequence[int]:
-        asked.append((text, first))
+def _record_texts(texts: list[tuple[str, bool]]) -> Callable[[str, bool], Sequence[int]]:
+    """Return a function in place of an encoder that appends each text to `texts`."""
+
+    def record(text: str, first: bool) -> Sequence[int]:
+        texts.append((text, first))
         return ()
 
-    return note
+    return record
 
 
 def _encode_texts(tokenizer: Any, texts: list[str], first: bool) -> list[list[int]]:
-    """Token ids of each text, as `encode_text` gives them."""
+    """Return the token ids of each text, the same as those of `encode_text`."""
     if not texts:
         return []
-    found: list[list[int]] = tokenizer(
+    ids: list[list[int]] = tokenizer(
         texts, add_special_tokens=first, split_special_tokens=True, verbose=False,
         return_attention_mask=False, return_token_type_ids=False,
     )["input_ids"]  # fmt: skip
-    return [strip_eos(ids, tokenizer.eos_token_id) for ids in found] if first else found
+    return [strip_eos(row, tokenizer.eos_token_id) for row in ids] if first else ids
 
 
 def rows_digest(tokenizer: Any, examples: Iterable[Example], settings: Any = None) -> str:
-    """The sha256 of all that decides the tokens of examples: their texts and ids, the tokeniser and settings."""
+    """Return the sha256 of everything that determines encoded rows: texts and ids, tokeniser, settings, version."""
     digest = hashlib.sha256(orjson.dumps([TOKENIZATION_VERSION, _tokenizer_digest(tokenizer), settings]))
     for example in examples:
         turns = [astuple(turn) for turn in example.earlier_turns]
@@ -114,7 +121,8 @@ def rows_digest(tokenizer: Any, examples: Iterable[Example], settings: Any = Non
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """The sha256 of a tokeniser's files, in the form in which transformers writes them."""
+    """Return the sha256 of the files that transformers writes for a tokeniser."""
+    # Not of the files it was read from: a tokeniser may be changed after loading, or come from several formats.
     digest = hashlib.sha256()
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokeniser in which every digit and every sign is a token of its own."""
+"""Train a byte-level BPE tokeniser in which each digit and each symbol is a token of its own, and check tokenisers."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ if TYPE_CHECKING:
 
 EOS_TOKEN, PAD_TOKEN = "<|endoftext|>", "<|pad|>"
 CONTEXT = 1024
-"""Tokens that the trained tokeniser declares as its longest text."""
+"""Longest text in tokens that a trained tokeniser declares (`model_max_length`)."""
 LETTER = r"[^\P{L}\p{Han}]"
 PRETOKEN_PATTERN = rf"\p{{Han}}| ?(?=[^\p{{Lu}}\p{{Lt}}]){LETTER}+|{LETTER}+|#+|[\s\S]"
-"""What is never merged across: a Chinese character; a word of other letters, with the blank before it where it begins
-small; `###`; any other one character (digit, sign, blank, newline). So a name has the same tokens inside a sentence as
-at the start of an answer, in both languages: with merged Chinese runs and blanks before capitals, 14 % of the Chinese
-and 69 % of the English answers had other tokens than in their passage, and could not simply be copied."""
+"""Pre-tokens, which BPE never merges: a Chinese character; a word of other letters, with the space before it if its
+first letter is small; a run of `#`; any other single character (digit, symbol, space, newline).
+
+So a name has the same tokens inside a sentence as at the start of an answer, and can be copied. With Chinese runs and
+spaces before capitals merged, 14 % of the Chinese and 69 % of the English answers had other tokens than in their
+passage (docs/log.md)."""
 SINGLE_CHARACTER_PRETOKENS = r"\x00-\x1f!-\"$-@\[-`{-\x7f\u4e00-\u9fa5"
-"""Characters that PRETOKEN_PATTERN makes a piece of their own wherever they stand: ASCII other than letters, blanks and
-`#`, and the Chinese characters that every version of Unicode has."""
+"""Characters that are always a pre-token of their own: ASCII other than letters, spaces and `#`, and the Chinese
+characters that every version of Unicode has."""
 PRETOKEN_SPLITS = re.compile(rf"[{SINGLE_CHARACTER_PRETOKENS}]| ?[^ {SINGLE_CHARACTER_PRETOKENS}]+| ")
-"""Parts of a text between which PRETOKEN_PATTERN always divides it: around a character that stands alone, and
-before a blank."""
+"""Parts between which PRETOKEN_PATTERN always splits a text: around single-character pre-tokens, and before a space.
+Python's re has no `\\p{Han}`, so these parts may hold several pre-tokens, but never a part of one."""
 FORCED_SYMBOLS = "×÷√°，。、；：？！（）《》“”‘’…—·￥"
-"""Signs of more than one byte that are always to be one token."""
+"""Symbols of more than one byte that are always a single token."""
+# BPE merges frequent pairs first, so the symbols are repeated in the training texts until their bytes are merged.
 SIGN_WEIGHT = 3000
+# Two special tokens, all bytes, and up to two merges for each symbol of three bytes.
 SMALLEST_VOCABULARY = 2 + 256 + 2 * len(FORCED_SYMBOLS)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
-    """A tokeniser trained on `texts`, saved to `folder` as Hugging Face reads it; the same for the same texts.
+    """Train a tokeniser on texts, and save it to `folder` in Hugging Face's format; the result is deterministic.
 
-    Any text can be encoded, and decoding gives it back. Id 0 ends a text, id 1 pads; nothing is added to a text. The
-    vocabulary is smaller than `vocab_size` where the texts hold too few words.
+    It encodes any text without loss, and adds no special tokens. Id 0 is end-of-text, id 1 padding. The vocabulary is
+    smaller than `vocab_size` if the texts have too few words.
 
-    Raises: SettingsError where `vocab_size` cannot hold the bytes and signs that are always in it.
+    Raises: SettingsError if `vocab_size` is too small for all bytes and symbols.
     """
     from tokenizers import trainers
 
@@ -64,9 +68,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> PreT
 
 
 class LightTokenizer:
-    """A saved tokeniser as `encode_row` and `marked` use one, read without importing transformers.
+    """A saved tokeniser with the interface that `encode_row` and `render_supervision` use, without transformers.
 
-    Raises: ModelError where a file is missing or damaged, or no token ends a text.
+    `lotune init` uses it to encode an example without the seconds that importing transformers takes.
+
+    Raises: ModelError if a file is missing or damaged, or if there is no end-of-text token.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,20 +103,19 @@ class LightTokenizer:
 
 
 MAX_EMBEDDING_RATIO = 4
-"""Rows of an embedding for each token of its tokeniser, at most: with more it is another model's."""
+"""Largest ratio of embedding rows to tokens; above it, the tokeniser belongs to another model."""
 SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, embedding_rows: int, name: str, special: Mapping[str, Any] | None = None
 ) -> None:
-    """Nothing, where the tokeniser suits the model `name`, whose embedding has `embedding_rows` rows.
+    """Check that a tokeniser belongs to the model `name`, whose embedding has `embedding_rows` rows.
 
-    `special` is the model's own configuration, with eos_token_id and others, of which each is one number, several or
-    None; a number without a row, such as an architecture's default, says nothing. One that differs may be meant: models
-    tuned for chats end with a token of their own, and some distilled ones begin with one.
-    Raises: ModelError where it has no token, one without a row in the embedding, tokens for less than a quarter of the
-    rows, none that ends a text, or where of several special tokens all are others to the model.
+    `special` is the model's configuration, with `eos_token_id` and others; each is a number, a list of numbers or None.
+
+    Raises: ModelError if the tokeniser has no tokens, a token without a row in the embedding, tokens for less than a
+    quarter of the rows, or no end-of-text token, or if all of several special tokens differ from the model's.
     """
     tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if not tokens:
@@ -124,30 +129,32 @@ def check_tokenizer(
     if tokenizer.eos_token_id is None:
         raise ModelError(name, "its tokeniser has no end-of-text token", "eos_token in tokenizer_config.json")
     ids = [(key, getattr(tokenizer, key), (special or {}).get(key)) for key in SPECIAL]
-    known = [
-        (f"{key} is {ours} in its tokeniser, {theirs} in its config.json", ours in _several(theirs))
+    # Ids without an embedding row, such as an architecture's defaults, are ignored. A single id may differ on purpose:
+    # chat models end with a token of their own, and some distilled ones begin with one.
+    comparisons = [
+        (f"{key} is {ours} in its tokeniser, {theirs} in its config.json", ours in _as_list(theirs))
         for key, ours, theirs in ids
-        if ours is not None and any(one in range(embedding_rows) for one in _several(theirs))
+        if ours is not None and any(id in range(embedding_rows) for id in _as_list(theirs))
     ]
-    if len(known) > 1 and not any(agrees for _, agrees in known):
-        found = ", ".join(text for text, _ in known)
+    if len(comparisons) > 1 and not any(agrees for _, agrees in comparisons):
+        found = ", ".join(text for text, _ in comparisons)
         raise ModelError(name, found, "the same tokens in both", "take the tokeniser that belongs to the model")
 
 
-def _several(ids: Any) -> list[Any]:
+def _as_list(ids: Any) -> list[Any]:
     return ids if isinstance(ids, list) else [ids]
 
 
 def padding_id(tokenizer: Any) -> int:
-    """The id that fills up lines; it is never scored and never attended to."""
+    """Return the id for padding, which is neither in the loss nor attended to: end-of-text if there is no other."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
 def splits_at_pretokens(tokenizer: Any) -> bool:
-    """Whether a text's tokens are, for this tokeniser, those of its parts (`PRETOKEN_SPLITS`) one after the other.
+    """Return whether a tokeniser encodes a text as its parts (`PRETOKEN_SPLITS`), one after the other.
 
-    It is so where it divides texts as `train_tokenizer` has it, changes and adds nothing before or after that, and
-    looks for no words of its own in a text.
+    It does if it has the pre-tokenizer of `train_tokenizer`, no normalizer, no dropout, no special tokens around a
+    text, and no added words.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -182,7 +189,7 @@ def _untrained() -> Tokenizer:
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
-    """The tokeniser in transformers' form, written to `folder` file by file, each atomically."""
+    """Convert a tokeniser to transformers' class and write its files to `folder`, each atomically."""
     from transformers import PreTrainedTokenizerFast
 
     trained = PreTrainedTokenizerFast(
