@@ -14,11 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lotune.report import provenance, sections
+from lotune.report.canvas import LabelledPoint, Point
 from lotune.report.plots import (
     NARROW,
     WIDE,
-    LabelledPoint,
-    Point,
     interval_strip,
     legend_swatch,
     loss_plot,

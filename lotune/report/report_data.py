@@ -15,7 +15,7 @@ from lotune.errors import RunError
 from lotune.evaluate.predict import Prediction, read_predictions
 from lotune.evaluate.scorecard import Scorecard, Target, read_scorecard
 from lotune.files import read_json
-from lotune.report.plots import Point
+from lotune.report.canvas import Point
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.scorers import SCORES
 

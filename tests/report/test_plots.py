@@ -11,23 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.evaluate.statistics import Interval
+from lotune.report.canvas import Box, Canvas, LabelledPoint, Point, log_ticks, ticks
 from lotune.report.plots import (
     MAX_POINTS,
     NARROW,
     WIDE,
-    Box,
-    Canvas,
-    LabelledPoint,
-    Point,
     downsample,
     interval_strip,
     legend_swatch,
-    log_ticks,
     loss_plot,
     retention_bar,
     smoothed,
     target_vs_retention_plot,
-    ticks,
     validation_plot,
 )
 
@@ -96,7 +91,7 @@ def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]]
     marks = [LabelledPoint(Point(kept, value), f"step-{number:06d}") for number, (kept, value) in enumerate(places)]
     svg = target_vs_retention_plot(marks, 0.9, "test accuracy", True, width)
     boxes = label_boxes(svg)
-    assert not [pair for pair in combinations(boxes, 2) if pair[0].meets(pair[1])]
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
     assert all(box.left >= Canvas.LEFT and box.right <= width for box in boxes)
     assert len(list(parsed(svg).iter("rect"))) == len(places)
 
