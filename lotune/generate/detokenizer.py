@@ -1,4 +1,4 @@
-"""The text of a growing answer, piece by piece: no character is shown half, and no stop text that is under way."""
+"""The text of a growing answer in pieces: no piece ends within a character or within a stop text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT_CHARACTER = "\ufffd"
-"""What a tokeniser gives for the bytes of a character that is not whole yet."""
+"""What a tokeniser returns for the bytes of an incomplete character."""
 
 
 class StreamingDetokenizer:
-    """The pieces of one answer, from its tokens; joined, they are its whole text."""
+    """Turns the tokens of one answer into pieces of text; joined, the pieces are the whole text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(filter(None, stop))
@@ -23,25 +23,27 @@ class StreamingDetokenizer:
         self._shown = ""
 
     def add_token(self, token: int) -> str:
-        """What can be shown after one more token; empty where it is not certain yet."""
+        """Return the text that can be shown after one more token; empty if it is not certain yet."""
         self._ids.append(token)
+        # all tokens again: the text of a token depends on those before it
         decoded = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(decoded, str)
         text, stopped = cut_at_stop(decoded.rstrip(REPLACEMENT_CHARACTER), self._stop)
-        return self._up_to(text if stopped else text[: len(text) - self._held(text)])
+        return self._show(text if stopped else text[: len(text) - self._partial_stop_length(text)])
 
     def finalize(self, text: str) -> str:
-        """The rest, once the answer has ended with this text."""
-        return self._up_to(text)
+        """Return the rest of the finished answer `text`."""
+        return self._show(text)
 
-    def _up_to(self, text: str) -> str:
+    def _show(self, text: str) -> str:
+        """Return what a text adds to the pieces shown so far."""
         if not text.startswith(self._shown):
             return ""
         piece, self._shown = text[len(self._shown) :], text
         return piece
 
-    def _held(self, text: str) -> int:
-        """How much of the end of a text may be the beginning of a stop text."""
+    def _partial_stop_length(self, text: str) -> int:
+        """Return the number of characters at the end of a text that may begin a stop text."""
         for length in range(max(map(len, self._stop), default=0), 0, -1):
             if any(stop.startswith(text[len(text) - length :]) for stop in self._stop if len(text) >= length):
                 return length

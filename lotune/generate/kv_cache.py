@@ -1,7 +1,10 @@
-"""The keys and values of running answers: slots of one length, written in place.
+"""The keys and values of running answers: slots of one capacity, written in place.
 
-Shapes: S slots, n rows of a pass, H key heads, C capacity in tokens, D head width, T tokens a row in a pass. Every row
-begins at place 0 of its slot and has a length of its own, so a new row can enter beside running ones without padding.
+Every row begins at position 0 of its slot and has a length of its own, so a new row can enter beside running ones
+without padding.
+
+Shapes: S slots, n rows of a pass, G key heads, C capacity in tokens, E head size, T tokens of a row in a pass, L real
+tokens of all rows, W attended length.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _Slots:
-    """What all layers share: the size of the buffers, and where the next forward pass writes."""
+    """The state that all layers share: the size of the buffers, and where the next forward pass writes.
+
+    `position_ids` (n, T) is None if the next pass reads prompts from their beginning.
+    """
 
     def __init__(self, slots: int, capacity: int) -> None:
         self.slots, self.capacity = slots, capacity
-        self.first = 0
-        self.places: torch.Tensor | None = None
-        self.width = 0
+        self.first_slot = 0
+        self.position_ids: torch.Tensor | None = None
+        self.attended_length = 0
 
 
 class _SlotLayer(CacheLayerMixin):
-    """Buffers (S, H, C, D) of one layer."""
+    """The buffers (S, G, C, E) of one layer."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -34,49 +40,58 @@ class _SlotLayer(CacheLayerMixin):
         self.shared = shared
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        # (n, G, T, E) -> (S, G, C, E); some models have keys and values of different sizes
         shape = (self.shared.slots, key_states.shape[1], self.shared.capacity)
         self.keys = key_states.new_zeros((*shape, key_states.shape[3]))
         self.values = value_states.new_zeros((*shape, value_states.shape[3]))
         self.is_initialized = True
 
     def write(
-        self, slots: torch.Tensor, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self, slots: torch.Tensor, position_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store keys and values (N, H, D) at places (N,) of slots (N,); all that is stored, (S, H, C, D) each."""
+        """Store keys and values (L, G, E) at positions (L,) of slots (L,).
+
+        Return the whole buffers of keys and of values, (S, G, C, E) each.
+        """
         if not self.is_initialized:
+            # (L, G, E) -> (1, G, L, E)
             self.lazy_initialization(keys[None].transpose(1, 2), values[None].transpose(1, 2))
-        self.keys[slots, :, places] = keys
-        self.values[slots, :, places] = values
+        self.keys[slots, :, position_ids] = keys
+        self.values[slots, :, position_ids] = values
         return self.keys, self.values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (n, H, T, D) and give back what the queries attend to: the prompts themselves, or their slots."""
+        """Store keys and values (n, G, T, E), and return those that the queries attend to.
+
+        These are the arguments themselves for prompts, and (n, G, W, E) of the slots for later tokens.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         shared = self.shared
-        slots = slice(shared.first, shared.first + len(key_states))
-        if shared.places is None:
+        slots = slice(shared.first_slot, shared.first_slot + len(key_states))
+        if shared.position_ids is None:
             self.keys[slots, :, : key_states.shape[2]] = key_states
             self.values[slots, :, : value_states.shape[2]] = value_states
             return key_states, value_states
-        rows = torch.arange(slots.start, slots.stop, device=key_states.device)[:, None]
-        self.keys[rows, :, shared.places] = key_states.transpose(1, 2)
-        self.values[rows, :, shared.places] = value_states.transpose(1, 2)
-        return self.keys[slots, :, : shared.width], self.values[slots, :, : shared.width]
+        slot_indices = torch.arange(slots.start, slots.stop, device=key_states.device)[:, None]  # (n, 1)
+        # the two indices enclose a slice, so PyTorch puts their shape first: (n, T, G, E)
+        self.keys[slot_indices, :, shared.position_ids] = key_states.transpose(1, 2)
+        self.values[slot_indices, :, shared.position_ids] = value_states.transpose(1, 2)
+        return self.keys[slots, :, : shared.attended_length], self.values[slots, :, : shared.attended_length]
 
-    def resize(self, kept_rows: int, kept_width: int) -> None:
-        """New buffers of the shared size with the running rows copied."""
+    def resize(self, remaining_rows: int, remaining_length: int) -> None:
+        """Allocate buffers of the shared size, and copy the first tokens of the first rows into them."""
         if not self.is_initialized:
             return
         old_keys, old_values = self.keys, self.values
         self.lazy_initialization(old_keys, old_values)
-        self.keys[:kept_rows, :, :kept_width] = old_keys[:kept_rows, :, :kept_width]
-        self.values[:kept_rows, :, :kept_width] = old_values[:kept_rows, :, :kept_width]
+        self.keys[:remaining_rows, :, :remaining_length] = old_keys[:remaining_rows, :, :remaining_length]
+        self.values[:remaining_rows, :, :remaining_length] = old_values[:remaining_rows, :, :remaining_length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """A prompt attends to itself only; where a slot is attended to the caller passes the finished mask."""
+        """Return the sizes for prompts, which attend to themselves only; other passes bring a finished mask."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
@@ -87,36 +102,43 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A transformers cache of `slots` rows of at most `capacity` tokens, told what each of its passes is for."""
+    """A transformers cache of `slots` rows with a capacity of `capacity` tokens each.
+
+    Call `fill_from` or `write_at` before each pass of a transformers model.
+    """
 
     def __init__(self, slots: int, capacity: int) -> None:
         self.shared = _Slots(slots, capacity)
-        make: Any = lambda: _SlotLayer(self.shared)  # noqa: E731 - transformers asks for a class, and calls it
-        super().__init__(layer_class_to_replicate=make)
+        make_layer: Any = lambda: _SlotLayer(self.shared)  # noqa: E731 - transformers expects a class, and calls it
+        super().__init__(layer_class_to_replicate=make_layer)
 
     def fill_from(self, slot: int) -> None:
-        """The next pass reads prompts (n, T), one a slot from `slot` on, padded at the end to one length."""
-        self.shared.first, self.shared.places = slot, None
+        """Let the next pass read prompts (n, T), one for each slot from `slot` on, padded at the end to one length."""
+        self.shared.first_slot, self.shared.position_ids = slot, None
 
-    def write_at(self, slot: int, places: torch.Tensor, width: int) -> None:
-        """The next pass reads tokens at places (n, T) int64 of the slots from `slot` on; width: the largest, + 1."""
-        self.shared.first, self.shared.places, self.shared.width = slot, places, width
+    def write_at(self, slot: int, position_ids: torch.Tensor, attended_length: int) -> None:
+        """Let the next pass read tokens at positions (n, T) int64 of the slots from `slot` on.
+
+        `attended_length` is the largest position + 1.
+        """
+        self.shared.first_slot, self.shared.position_ids = slot, position_ids
+        self.shared.attended_length = attended_length
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` places of one slot to another."""
+        """Copy the first `length` tokens of one slot to another."""
         for layer in self._slot_layers():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
-    def resize(self, slots: int, capacity: int, kept_rows: int) -> None:
-        """Other numbers of slots and of places; the first `kept_rows` rows stay."""
-        kept_width = min(capacity, self.shared.capacity)
+    def resize(self, slots: int, capacity: int, remaining_rows: int) -> None:
+        """Change the number of slots and their capacity; the first `remaining_rows` rows stay."""
+        remaining_length = min(capacity, self.shared.capacity)
         self.shared.slots, self.shared.capacity = slots, capacity
         for layer in self._slot_layers():
-            layer.resize(kept_rows, kept_width)
+            layer.resize(remaining_rows, remaining_length)
 
     def at(self, number: int) -> _SlotLayer:
-        """The buffers of a layer."""
+        """Return the buffers of a layer."""
         while len(self.layers) <= number:
             self.layers.append(_SlotLayer(self.shared))
         layer = self.layers[number]
