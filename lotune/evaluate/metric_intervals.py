@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lotune.evaluate.statistics import Interval, bootstrap_mean, limits, wilson
 from lotune.tasks.task import Score, Task
 
+# A tenth of the draws of a mean: a metric without counts is computed again for each draw.
 DRAWS = 1_000
 """Resamples for a metric that is not a mean."""
 COUNT = "unjudgeable"
@@ -26,27 +27,29 @@ def metric_intervals(task: Task, judged: Sequence[Score], seed: int = 0) -> dict
     Accuracies have Wilson's interval, means of scores a bootstrap of the mean, others 1,000 resamples of the rows. An
     interval is None if the resamples do not vary.
     """
-    known = [one for one in judged if one.correct is not None]
-    return {name: _interval(task, name, known, seed) for name in task.metrics(judged) if name != COUNT}
+    judgeable = [score for score in judged if score.correct is not None]
+    return {name: _interval(task, name, judgeable, seed) for name in task.metrics(judged) if name != COUNT}
 
 
 def primary_metric_interval(task: Task, judged: Sequence[Score]) -> Interval | None:
     """Return the 95 % interval of the task's primary metric."""
-    return _interval(task, task.metric, [one for one in judged if one.correct is not None], 0)
+    return _interval(task, task.metric, [score for score in judged if score.correct is not None], 0)
 
 
-def _interval(task: Task, name: str, known: Sequence[Score], seed: int) -> Interval | None:
+def _interval(task: Task, name: str, judgeable: Sequence[Score], seed: int) -> Interval | None:
     if name in task.score_name_by_metric:
-        return bootstrap_mean([one.scores[task.score_name_by_metric[name]] for one in known])
+        return bootstrap_mean([score.scores[task.score_name_by_metric[name]] for score in judgeable])
+    # Without a per-row score, the primary metric is the fraction of correct verdicts under a name of its own.
     if name in ("accuracy", task.metric):
-        return wilson(sum(bool(one.correct) for one in known), len(known))
+        return wilson(sum(bool(score.correct) for score in judgeable), len(judgeable))
     generator = numpy.random.default_rng(seed)
     if name in FROM_COUNTS:
         labels = list(getattr(task, "labels", {}).values())
-        figures = FROM_COUNTS[name](*drawn_counts(known, labels[-1] if labels else "", generator))
+        # A task names the positive label last.
+        figures = FROM_COUNTS[name](*drawn_counts(judgeable, labels[-1] if labels else "", generator))
     else:  # a metric that only its task can compute
-        draws = generator.integers(0, len(known), (DRAWS, len(known)))
-        figures = numpy.asarray([task.metrics([known[row] for row in draw])[name] for draw in draws])
+        draws = generator.integers(0, len(judgeable), (DRAWS, len(judgeable)))
+        figures = numpy.asarray([task.metrics([judgeable[row] for row in draw])[name] for draw in draws])
     return limits(figures)
 
 
@@ -57,37 +60,43 @@ def drawn_counts(
 
     Rows are references, columns answers; K is the number of distinct labels in both (no label counts as one).
     """
-    pairs = Counter((one.reference, one.extracted) for one in judged)
-    names = list(dict.fromkeys([positive, *(name for pair in pairs for name in pair)]))
-    shares = numpy.asarray([count / len(judged) for count in pairs.values()])
-    counts = numpy.zeros((draws, len(names), len(names)), dtype=numpy.int64)
-    keys, reads = zip(*((names.index(key), names.index(read)) for key, read in pairs), strict=True)
-    counts[:, keys, reads] = generator.multinomial(len(judged), shares / shares.sum(), draws)
-    return counts, names.index(positive)
+    pairs = Counter((score.reference, score.extracted) for score in judged)
+    labels = list(dict.fromkeys([positive, *(label for pair in pairs for label in pair)]))
+    fractions = numpy.asarray([count / len(judged) for count in pairs.values()])
+    counts = numpy.zeros((draws, len(labels), len(labels)), dtype=numpy.int64)
+    references, answers = zip(*((labels.index(key), labels.index(answer)) for key, answer in pairs), strict=True)
+    # Rows with the same pair are interchangeable, so drawing rows with replacement is one multinomial draw of counts.
+    # The division by the sum keeps rounding from raising in `multinomial`, which rejects a sum above 1.
+    counts[:, references, answers] = generator.multinomial(len(judged), fractions / fractions.sum(), draws)
+    return counts, labels.index(positive)
 
 
 def _balanced_accuracy(counts: _Counts, _: int) -> _Counts:
-    asked = counts.sum(2)
-    right = numpy.diagonal(counts, axis1=1, axis2=2)
-    shares = numpy.divide(right, asked, out=numpy.zeros(right.shape), where=asked > 0)
-    found: _Counts = shares.sum(1) / (asked > 0).sum(1)
-    return found
+    actual = counts.sum(2)  # (draws, K)
+    correct = numpy.diagonal(counts, axis1=1, axis2=2)  # (draws, K)
+    recall = numpy.divide(correct, actual, out=numpy.zeros(correct.shape), where=actual > 0)
+    # A rare label may be missing from a draw; the mean is then over the labels that were drawn.
+    mean_recall: _Counts = recall.sum(1) / (actual > 0).sum(1)
+    return mean_recall
 
 
 def _f1(counts: _Counts, positive: int) -> _Counts:
-    named = counts[:, positive].sum(1) + counts[:, :, positive].sum(1)
-    hits = 2.0 * counts[:, positive, positive]
-    found: _Counts = numpy.divide(hits, named, out=numpy.zeros(len(counts)), where=named > 0)
-    return found
+    total = counts[:, positive].sum(1) + counts[:, :, positive].sum(1)  # (draws,): references plus answers
+    overlap = 2.0 * counts[:, positive, positive]
+    f1: _Counts = numpy.divide(overlap, total, out=numpy.zeros(len(counts)), where=total > 0)
+    return f1
 
 
 def _matthews(counts: _Counts, _: int) -> _Counts:
-    asked, named = counts.sum(2).astype(float), counts.sum(1).astype(float)
-    right, total = numpy.trace(counts, axis1=1, axis2=2), asked.sum(1)
-    spread = (total**2 - (asked**2).sum(1)) * (total**2 - (named**2).sum(1))
-    top = right * total - (asked * named).sum(1)
-    found: _Counts = numpy.divide(top, numpy.sqrt(spread), out=numpy.zeros(len(counts)), where=spread > 0)
-    return found
+    # Gorodkin's form for K labels (2004), which for two labels is Matthews'. Floats, as the product
+    # of squares overflows int64 beyond 55,000 rows.
+    actual, predicted = counts.sum(2).astype(float), counts.sum(1).astype(float)  # (draws, K)
+    correct, total = numpy.trace(counts, axis1=1, axis2=2), actual.sum(1)
+    variance = (total**2 - (actual**2).sum(1)) * (total**2 - (predicted**2).sum(1))
+    covariance = correct * total - (actual * predicted).sum(1)
+    # All answers the same: the coefficient is 0 by convention, as in scikit-learn.
+    matthews: _Counts = numpy.divide(covariance, numpy.sqrt(variance), out=numpy.zeros(len(counts)), where=variance > 0)
+    return matthews
 
 
 FROM_COUNTS: Mapping[str, Callable[[_Counts, int], _Counts]] = {
@@ -95,4 +104,4 @@ FROM_COUNTS: Mapping[str, Callable[[_Counts, int], _Counts]] = {
     "f1": _f1,
     "matthews": _matthews,
 }
-"""The metrics of `lotune.tasks.metrics` that are made of the counts of keys and answers, for all draws at once."""
+"""Metrics of `lotune.tasks.metrics` as functions of confusion matrices, for all draws at once."""

@@ -1,4 +1,8 @@
-"""The parameter ratio, measured: what an adapter file holds against what the base has."""
+"""The parameter ratio: trained parameters in an adapter file over parameters of the base.
+
+The count is read from the saved tensors: a configuration can name a rank that was not trained, and two configurations
+can have the same count.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +28,28 @@ class AdapterTensor:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """What was trained, tensor by tensor."""
+    """The tensors of an adapter file."""
 
     tensors: tuple[AdapterTensor, ...]
 
     @property
     def trainable(self) -> int:
-        """How many parameters were trained."""
+        """Number of trained parameters."""
         return sum(tensor.size for tensor in self.tensors if tensor.counted)
 
 
 def count_adapter(folder: Path) -> ParameterCount:
-    """What a saved adapter trained, from the names and shapes in its adapter_model.safetensors; no weights are loaded.
+    """Return the tensors of a saved adapter, from the names and shapes in its adapter_model.safetensors.
 
     Embeddings and output layers that PEFT stores beside an adapter without having trained them (they are not named in
     `modules_to_save`) are listed, but not counted.
-    Raises: ModelError where there is no such file, it cannot be read, or it holds no trained tensor.
+    Raises: ModelError if the file is missing, cannot be read, or holds no trained tensor.
     """
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
@@ -54,6 +58,7 @@ def count_adapter(folder: Path) -> ParameterCount:
 
     trained = _modules_to_save(folder)
     try:
+        # `get_slice` reads the header only: no weights are loaded, and bfloat16, which NumPy lacks, is no obstacle.
         with safe_open(str(path), framework="numpy") as file:
             tensors = tuple(_tensor(name, file.get_slice(name), trained) for name in sorted(file.keys()))
     except SafetensorError as error:
@@ -64,9 +69,9 @@ def count_adapter(folder: Path) -> ParameterCount:
 
 
 def ratio(trainable: int, total: int, convention: str = "measured") -> float:
-    """Trained parameters over the base's (0 to 1 for an adapter), the divisor taken by the named convention.
+    """Return trained parameters over those of the base, by the named convention; 0 to 1 for an adapter.
 
-    Raises: SettingsError for an unknown convention, or where the divisor is not positive.
+    Raises: SettingsError for an unknown convention, or a divisor that is not positive.
 
     >>> round(ratio(3_407_872, 8_030_261_248, "llama3-8b"), 9)
     0.000424393
@@ -78,7 +83,7 @@ def ratio(trainable: int, total: int, convention: str = "measured") -> float:
 
 
 def ratio_denominator(total: int, convention: str) -> int:
-    """The number of parameters that the convention divides by.
+    """Return the number of parameters that a convention divides by.
 
     Raises: SettingsError for an unknown convention.
 
@@ -90,6 +95,8 @@ def ratio_denominator(total: int, convention: str) -> int:
     return BASE_TOTALS[convention] or total
 
 
+# PEFT saves a copy of the embeddings if, say, the vocabulary was resized. The names are those of Llama, GPT-2, GPT-NeoX
+# and BLOOM; `base_layer` is the original weight of a module that PEFT wraps.
 _UNTRAINED_COPIES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "base_layer")
 
 
@@ -100,9 +107,9 @@ def _tensor(name: str, content: Any, trained: frozenset[str]) -> AdapterTensor:
 
 
 def _modules_to_save(folder: Path) -> frozenset[str]:
-    """Last names of the modules that were trained whole.
+    """Return the last names of the modules that were trained in full.
 
-    Raises: ModelError where adapter_config.json is damaged.
+    Raises: ModelError if adapter_config.json is damaged.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():

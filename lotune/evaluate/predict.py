@@ -1,4 +1,4 @@
-"""A task's questions put to a model, and the verdicts on its answers, one line a question on disk as they come."""
+"""Predictions: answers of a model to the rows of a task, with their verdicts, appended to a file as they come."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
     from lotune.generate.sampling import Sampling
 
 TOO_LONG = "too_long"
-"""What ended an answer (`finish_reason`) that nobody was asked for, as the prompt is too long for the model."""
+"""The `finish_reason` of the empty answer to a prompt that is too long for the model."""
+# Bounds the memory that a large file takes; the engine batches rows and shares their prefixes within a window.
 REQUEST_WINDOW = 4096
-"""Questions whose tokens are held at once."""
+"""Maximum number of rows whose token ids are held at once."""
+# The scores of a window come back together, so a crash loses at most this many rows.
 LIKELIHOOD_WINDOW = 64
-"""Questions whose continuations are compared before the first of their predictions is written."""
+"""Number of rows whose options are scored before the first of their predictions is written."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One answer and its verdict.
 
-    `prompt_truncated`: the prompt was shortened to fit. `finish_reason`: eos, stop or length; the judging rule where
-    the likeliest option was chosen; too_long where the prompt was too long to be asked, so that the empty answer counts
-    as wrong. `fingerprint` is the fingerprint of the model and of the settings that gave the answer, where no run binds
-    a file to them.
+    `prompt_truncated` tells whether the prompt was shortened to fit. `finish_reason` is eos, stop or length; the scorer
+    if the most likely option was chosen; too_long if the prompt was too long, so that the empty answer counts as wrong.
+    `fingerprint` is that of the model and the generation settings, empty if the file belongs to a run.
     """
 
     example_id: str
@@ -52,10 +53,11 @@ class Prediction:
     finish_reason: str = ""
     fingerprint: str = ""
     facts: Facts | None = None
-    """How it was asked for and judged; None where the file does not say."""
+    """How the answer was generated and judged; None if the file does not tell."""
 
     def record(self) -> dict[str, Any]:
-        """The prediction as a line of a predictions file."""
+        """Return the prediction as a line of a predictions file."""
+        # "kind" stays the JSON key of the category, as in scorecard.json.
         return {
             "id": self.example_id,
             "prompt": self.prompt,
@@ -73,14 +75,14 @@ class Prediction:
 
 
 class Fitted(NamedTuple):
-    """The token ids of a prompt that fits the model, and whether it had to be cut."""
+    """The token ids of a prompt that fits the model, and whether it was truncated."""
 
     ids: tuple[int, ...]
     prompt_truncated: bool
 
 
 class Answered(NamedTuple):
-    """An answer that is not judged yet; the fields are those of Prediction."""
+    """An answer without a verdict; the fields are those of Prediction."""
 
     text: str
     prompt_truncated: bool
@@ -101,37 +103,36 @@ def predict(
     facts: Facts | None = None,
     on_too_long: OnTooLong = "wrong",
 ) -> Iterator[Prediction]:
-    """A verdict for each example, as the answers come; those that `out` already holds come first.
+    """Yield a prediction for each example in order of completion; those that `out` already holds come first.
 
-    An example of `out` with the same id and prompt is not asked again, but its answer is judged again, unless it was
-    chosen in another way; rows of `out` that are not asked now stay as they are. `context` is the longest prompt and
-    answer together, in tokens; where they are longer the passage is cut, and `on_too_long` decides about a prompt that
-    has none. `stop` are texts that end an answer beside the task's own, `fingerprint` the fingerprint of model and
-    settings to note with each answer, `facts` how it is asked for and judged. Tokens are the best ones, or drawn with a
-    seed that follows from that of `sampling` and the example's id.
-    Raises: PromptTooLongError for a prompt that is too long where that stops; DataError where `out` is damaged;
-    SettingsError where answers leave no room for any prompt.
+    A stored answer with the same id and prompt is not generated again but judged again, unless it was chosen in another
+    way; lines of `out` for other rows stay as they are. `context` is the maximum number of tokens of prompt and answer
+    together. A longer prompt loses the end of its passage; `on_too_long` decides about a prompt without one. `stop` are
+    texts that end an answer, in addition to the task's own. `fingerprint` (of model and settings) and `facts` are
+    stored with each prediction. Decoding is greedy, or samples with a seed derived from `sampling` and the example id.
+    Raises: PromptTooLongError if a prompt is too long and `on_too_long` is "stop"; DataError if `out` is damaged;
+    SettingsError if answers leave no room for any prompt.
     """
-    kept = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
-    yield from kept.values()
-    asked = [example for place, example in enumerate(examples) if place not in kept]
-    for start in range(0, len(asked), REQUEST_WINDOW):
-        group = asked[start : start + REQUEST_WINDOW]
+    resumed = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
+    yield from resumed.values()
+    remaining = [example for index, example in enumerate(examples) if index not in resumed]
+    for start in range(0, len(remaining), REQUEST_WINDOW):
+        group = remaining[start : start + REQUEST_WINDOW]
         fitted = [fit(task, example, answering.tokenizer, context, on_too_long) for example in group]
-        there = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
-        long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
-        for found in chain(long, _answer(task, there, answering, batch_tokens, stop, sampling)):
-            prediction = replace(found, fingerprint=fingerprint, facts=facts)
+        fitting = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
+        too_long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
+        for answer in chain(too_long, _answer(task, fitting, answering, batch_tokens, stop, sampling)):
+            prediction = replace(answer, fingerprint=fingerprint, facts=facts)
             if out is not None:
-                append_record(out, prediction.record())
+                append_record(out, prediction.record())  # before the yield, so that a crash of the caller loses nothing
             yield prediction
-        answering.reset()  # no answer depends on what was read for others
+        answering.reset()  # no answer of the next window depends on what this one cached
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions in a file; a last line that a crash left unfinished is left out.
+    """Return the predictions in a file, without a torn last line.
 
-    Raises: DataError for a file that is not there or a line that is no prediction.
+    Raises: DataError if the file cannot be read or a line is not a prediction.
     """
     try:
         data = path.read_bytes()
@@ -141,9 +142,9 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def parse_predictions(data: bytes, where: str) -> list[Prediction]:
-    """Predictions from lines of JSON; what follows the last line break is left out.
+    """Parse predictions from lines of JSON, ignoring text after the last line break.
 
-    Raises: DataError for a line that is no prediction.
+    Raises: DataError if a line is not a prediction.
     """
     return [_parse(line, f"{where}:{number}") for number, line in record_lines(data)]
 
@@ -152,8 +153,9 @@ def _parse(line: bytes, where: str) -> Prediction:
     try:
         row: Mapping[str, Any] = orjson.loads(line)
         judged = Score(row["extracted"], row["reference"], row["correct"], dict(row["scores"]))
-        more = bool(row.get("prompt_truncated", False)), row.get("finish_reason", ""), row.get("fingerprint", "")
-        return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *more, read_facts(row))
+        # A fingerprint is written only where no run binds the file to a model.
+        origin = bool(row.get("prompt_truncated", False)), row.get("finish_reason", ""), row.get("fingerprint", "")
+        return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *origin, read_facts(row))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         expected = "JSON with id, prompt, answer, extracted, reference, correct, scores, kind"
         raise DataError(where, "is no prediction", expected, "delete the line") from None
@@ -162,32 +164,35 @@ def _parse(line: bytes, where: str) -> Prediction:
 def keep_predictions(
     task: Task, examples: Sequence[Example], out: Path, facts: Facts | None, on_too_long: OnTooLong = "wrong"
 ) -> dict[int, Prediction]:
-    """Predictions already made, by place of their example, judged again.
+    """Return the stored predictions of the examples, judged again, by index of the example.
 
-    `out` then holds these and what is not asked now, but no answer to a row that reads otherwise by now.
+    Rewrite `out` with these and the lines of other rows; answers to prompts that have changed are dropped.
     """
     stored = read_predictions(out) if out.exists() else []
-    known = {(old.example_id, old.prompt): old for old in stored}
-    wanted = task.scorer if isinstance(task, MultipleChoice) and task.by_likelihood else ""
-    kept = {}
-    for place, example in enumerate(examples):
-        old = known.get((example.id, example.prompt))
+    by_prompt = {(old.example_id, old.prompt): old for old in stored}
+    likelihood_scorer = task.scorer if isinstance(task, MultipleChoice) and task.by_likelihood else ""
+    resumed = {}
+    for index, example in enumerate(examples):
+        old = by_prompt.get((example.id, example.prompt))
         if old is None:
             continue
         if old.finish_reason == TOO_LONG:
+            # With "stop" or "truncate" the row has to be fitted again: it raises, or gets an answer.
             if on_too_long == "wrong":
-                kept[place] = replace(_too_long(task, example), fingerprint=old.fingerprint, facts=facts)
-        elif wanted == (old.finish_reason if old.finish_reason.startswith("likelihood") else ""):
-            kept[place] = replace(_judge(task, example, old), fingerprint=old.fingerprint, facts=facts)
+                resumed[index] = replace(_too_long(task, example), fingerprint=old.fingerprint, facts=facts)
+        # A scorer by likelihood decides which option is the answer, so its answers serve no other scorer; generated
+        # texts can be judged by any.
+        elif likelihood_scorer == (old.finish_reason if old.finish_reason.startswith("likelihood") else ""):
+            resumed[index] = replace(_judge(task, example, old), fingerprint=old.fingerprint, facts=facts)
     if stored:
-        asked = {example.id for example in examples}
-        rest = {old.example_id: old for old in stored if old.example_id not in asked}
-        write_records(out, (prediction.record() for prediction in (*rest.values(), *kept.values())))
-    return kept
+        ids = {example.id for example in examples}
+        unrelated = {old.example_id: old for old in stored if old.example_id not in ids}
+        write_records(out, (prediction.record() for prediction in (*unrelated.values(), *resumed.values())))
+    return resumed
 
 
 def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
-    """Nothing, where the longest answer leaves room for a prompt in the model's context. Raises: SettingsError."""
+    """Raise SettingsError unless the longest answer leaves room for a prompt in the context (tokens)."""
     if max_new_tokens >= context:
         found = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
         raise SettingsError(where, found, f"{context - 1} at most", "lower it, or take a model with a longer context")
@@ -196,43 +201,44 @@ def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tok
 def fit(
     task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, context: int, on_too_long: OnTooLong
 ) -> Fitted | None:
-    """The tokens of a prompt that leave room for an answer, and whether it was cut; None where it counts as wrong.
+    """Return the token ids of a prompt that leaves room for an answer; None if it is too long and counts as wrong.
 
-    Raises: PromptTooLongError where it is too long and that stops; SettingsError where there is no room for any prompt.
+    Raises: PromptTooLongError if it is too long and `on_too_long` is "stop"; SettingsError if no prompt has room.
     """
     needed = answer_token_budget(task, example, tokenizer)
+    # The length of options is no setting: if they fill the context, the row alone is at fault.
     if not (isinstance(task, MultipleChoice) and task.by_likelihood):
         check_room(needed, context)
     try:
-        ids, cut = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
+        ids, is_truncated = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
     except PromptTooLongError:
         if on_too_long == "stop":
             raise
         return None
-    return Fitted(tuple(ids), cut)
+    return Fitted(tuple(ids), is_truncated)
 
 
 def _answer(
     task: Task,
-    asked: Sequence[tuple[Example, Fitted]],
+    rows: Sequence[tuple[Example, Fitted]],
     answering: AnsweringModel,
     batch_tokens: int,
     stop: tuple[str, ...],
     sampling: Sampling | None,
 ) -> Iterator[Prediction]:
     if isinstance(task, MultipleChoice) and task.by_likelihood:
-        for start in range(0, len(asked), LIKELIHOOD_WINDOW):
-            group = asked[start : start + LIKELIHOOD_WINDOW]
+        for start in range(0, len(rows), LIKELIHOOD_WINDOW):
+            group = rows[start : start + LIKELIHOOD_WINDOW]
             yield from _choose(task, group, answering, batch_tokens)
         return
-    requests = [_request(task, example, prompt, stop, sampling) for example, prompt in asked]
-    for place, answer in answering.engine.stream(requests, batch_tokens=batch_tokens):
-        example, prompt = asked[place]
+    requests = [_request(task, example, prompt, stop, sampling) for example, prompt in rows]
+    for index, answer in answering.engine.stream(requests, batch_tokens=batch_tokens):
+        example, prompt = rows[index]
         yield _judge(task, example, Answered(answer.text, prompt.prompt_truncated, answer.finish_reason))
 
 
 def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The tokens that an answer needs beside its prompt: the longest that is allowed, or of those to choose from."""
+    """Return the number of tokens of the longest answer: the allowed maximum, or the longest option."""
     if isinstance(task, MultipleChoice) and task.by_likelihood:
         return max(len(encode_text(tokenizer, text)) for text in task.continuations(example))
     return int(task.max_new_tokens)
@@ -240,33 +246,36 @@ def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokeni
 
 def _choose(
     task: Any,
-    asked: Sequence[tuple[Example, Fitted]],
+    rows: Sequence[tuple[Example, Fitted]],
     answering: AnsweringModel,
     batch_tokens: int,
 ) -> Iterator[Prediction]:
-    """The likeliest of each example's continuations; of equally likely ones the first."""
+    """Yield the most likely option of each example; of equally likely options the first."""
     from lotune.generate.loglikelihood import Continuation
 
-    rows, texts = [], []
-    for example, prompt in asked:
-        texts.append(task.continuations(example))
-        encoded = [encode_text(answering.tokenizer, text) for text in texts[-1]]
-        rows += [Continuation(prompt.ids, tuple(one), f"row {example.id}") for one in encoded]
-    values = iter(answering.loglikelihood.score(rows, batch_tokens=batch_tokens))
-    for (example, prompt), options in zip(asked, texts, strict=True):
-        weights = [task.normalise(option, sum(next(values))) for option in options]
-        place = max(range(len(weights)), key=lambda place: (weights[place], -place))
-        yield _judge(task, example, Answered(task.answer_text(example, place), prompt.prompt_truncated, task.scorer))
+    continuations, options_of_rows = [], []
+    for example, prompt in rows:
+        options = task.continuations(example)
+        options_of_rows.append(options)
+        encoded = [encode_text(answering.tokenizer, text) for text in options]
+        continuations += [Continuation(prompt.ids, tuple(ids), f"row {example.id}") for ids in encoded]
+    log_probabilities = iter(answering.loglikelihood.score(continuations, batch_tokens=batch_tokens))
+    for (example, prompt), options in zip(rows, options_of_rows, strict=True):
+        scores = [task.normalise(option, sum(next(log_probabilities))) for option in options]
+        best = max(range(len(scores)), key=lambda index: (scores[index], -index))
+        # The scorer as finish_reason lets a resumed evaluation tell a chosen answer from a generated one.
+        yield _judge(task, example, Answered(task.answer_text(example, best), prompt.prompt_truncated, task.scorer))
 
 
 def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...], sampling: Sampling | None) -> Request:
-    """What is asked of the engine."""
+    """Return the request to the engine for an example."""
     from lotune.generate.requests import Request
     from lotune.generate.sampling import GREEDY
 
-    ends = (example.turn_end,) if example.turn_end else ()
+    # A chat template closes a turn with a special token of its own, which need not be the end-of-text token.
+    turn_end = (example.turn_end,) if example.turn_end else ()
     return Request(
-        prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop, *ends), f"row {example.id}",
+        prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop, *turn_end), f"row {example.id}",
         sampling=sampling.with_row_seed(example.id) if sampling else GREEDY,
     )  # fmt: skip
 
@@ -285,8 +294,8 @@ def _judge(task: Task, example: Example, answer: Answered | Prediction) -> Predi
 
 
 def _too_long(task: Task, example: Example) -> Prediction:
-    """A question that nobody is asked: its empty answer is wrong, whatever the task thinks of an empty answer."""
+    """Return the prediction for a prompt that is too long: its empty answer is wrong, even if the task accepts one."""
     judged = task.judge(example, "")
-    right = None if judged.correct is None else False
-    verdict = Score(None, judged.reference, right, dict.fromkeys(judged.scores, 0.0))
+    correct = None if judged.correct is None else False  # an unjudgeable row stays out of the accuracy
+    verdict = Score(None, judged.reference, correct, dict.fromkeys(judged.scores, 0.0))
     return Prediction(example.id, example.prompt, "", verdict, example.category, finish_reason=TOO_LONG)

@@ -4,6 +4,9 @@ All intervals are two-sided. Proportions are 0 to 1; means have the unit of thei
 (not estimable) if the resamples do not vary: a single row, equal scores, equal ratios.
 """
 
+# SciPy has all of these, but its import takes up to four seconds, and `lotune compare` and `lotune report` are to
+# answer within one. The tests compare each function with SciPy's.
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -63,10 +66,12 @@ def wilson(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     if n == 0:
         return Interval(0.0, 1.0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half)
+    # Not the normal approximation, whose interval leaves 0 to 1, and has no width if all rows are right.
+    fraction = right / n
+    middle = (fraction + z * z / (2 * n)) / (1 + z * z / n)
+    margin = z / (1 + z * z / n) * sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
+    # At the ends the limits are 0 and 1 exactly; rounding would miss them by a bit.
+    return Interval(0.0 if right == 0 else middle - margin, 1.0 if right == n else middle + margin)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
@@ -78,6 +83,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
     _check_pairs(before, after)
     gained = sum(new and not old for old, new in zip(before, after, strict=True))
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
+    # The exact binomial test, not the chi-square one, which needs about 25 changed verdicts.
     two_sided = min(1.0, 2 * _binomial_tail(max(gained, lost), gained + lost))
     return PairedTest(gained, lost, two_sided, _binomial_tail(gained, gained + lost))
 
@@ -96,15 +102,17 @@ def paired_permutation_test(
     import numpy
 
     changes = numpy.subtract(after, before, dtype=float)
-    total, slack = changes.sum(), 1e-9 * abs(changes).sum()
-    changed = changes[changes != 0]
+    # Draws whose sum equals the observed one in another order of summation must count as at least as extreme.
+    total, tolerance = changes.sum(), 1e-9 * abs(changes).sum()
+    changed = changes[changes != 0]  # the sign of a difference of 0 is without effect
     generator = numpy.random.default_rng(seed)
     sums = numpy.concatenate(
         [generator.choice((-1.0, 1.0), (size, len(changed))) @ changed for size in _chunk_sizes(rounds, len(changed))]
     )
-    above = int((sums >= total - slack).sum())
-    beyond = int((abs(sums) >= abs(total) - slack).sum())
+    above = int((sums >= total - tolerance).sum())
+    beyond = int((abs(sums) >= abs(total) - tolerance).sum())
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
+    # The observed signs count as one more draw, so that p is never 0 (Phipson and Smyth, 2010).
     return PairedTest(gained, lost, (beyond + 1) / (rounds + 1), (above + 1) / (rounds + 1))
 
 
@@ -197,6 +205,7 @@ def _binomial_tail(heads: int, tosses: int) -> float:
     >>> _binomial_tail(8, 9)
     0.01953125
     """
+    # Integers of any size: 2 to the power of 2,067 rows is beyond a float.
     return sum(comb(tosses, number) for number in range(heads, tosses + 1)) / (1 << tosses)
 
 
