@@ -58,7 +58,7 @@ def task_settings(name: str, **values: Any) -> TaskSettings:
     Raises: SettingsError with the nearest name if there is no such task.
 
     >>> task_settings("reading", language="en", scratchpad=False)
-    ReadingSettings(name='reading', max_new_tokens=None, language='en', questions_per_passage='first')
+    ReadingSettings(name='reading', max_new_tokens=20, language='en', questions_per_passage='first')
     """
     model = entry_named(name).settings
     return model(**{key: value for key, value in values.items() if key in model.model_fields})

@@ -52,7 +52,12 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
     monkeypatch.setattr(tune, "_validate", checkpoint)
     decides(monkeypatch, "float32")
     ask = tune.run_predictions
-    monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: asked.append(what.model.dtype) or ask(what, *rest))
+
+    def requested(job: Any, *rest: Any) -> Any:
+        asked.append(job.answering.model.dtype)
+        return ask(job, *rest)
+
+    monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: requested(what, *rest))
     gone_on = call("run", *words)
     assert "tuning computes in bfloat16, in which this run began" in gone_on.stderr
     assert "going on after step" in gone_on.stderr
