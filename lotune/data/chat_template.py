@@ -48,13 +48,13 @@ class ChatTemplate:
             conversation = replace(conversation, questions=(self.instruction_prefix + first, *further))
         turns, before = [], ""
         for number in range(1, len(conversation.questions) + 1):
-            asked = replace(
+            question = replace(
                 conversation, questions=conversation.questions[:number], answers=conversation.answers[: number - 1]
             )
-            prompt = _after(before, self._render(asked, where))
-            answered = replace(asked, answers=conversation.answers[:number])
+            prompt = _after(before, self._render(question, where))
+            answered = replace(question, answers=conversation.answers[:number])
             answer = ""
-            if len(answered.messages) > len(asked.messages):
+            if len(answered.messages) > len(question.messages):
                 answer = self._answer(_after(before + prompt, self._render(answered, where)), answered.answers[-1])
             turns.append((prompt, answer))
             before += prompt + answer + self.turn_end

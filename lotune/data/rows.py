@@ -115,9 +115,8 @@ def read_rows(
     file has no header, and "1" is its first column; otherwise its first line is the header. Without `columns`, `headed`
     decides whether the first line is a header. Columns without a name are called by their numbers.
 
-    Cells of csv and tsv files are texts. A tsv file has no quoting, and a .txt file is read as tsv. Integers of any
-    size are exact. Blank lines are skipped. A row of more than `max_row_bytes` is malformed, and is never held in
-    memory, except in the pages of parquet.
+    Cells of csv and tsv files are texts; a tsv file has no quoting. Integers of any size are exact. Blank lines are
+    skipped. A row of more than `max_row_bytes` is malformed, and only parquet ever holds it in memory.
 
     Raises: DataError for a file that is missing, empty, without rows or of an unknown format, and for a folder whose
     files have different columns; HeaderError for a header with more or fewer columns than the rows;
@@ -142,8 +141,7 @@ def read_rows(
             else:
                 yield where, row
 
-    # `malformed` and `present` are complete only once all rows are on disk. A column that no row has is one error then,
-    # not an error of each row.
+    # Only now are `malformed` and `present` complete; a column that no row has is one error, not one of each row.
     rows = rows_on_disk(readable())
     if columns:
         _check_columns(path, columns, present)

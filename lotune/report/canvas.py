@@ -121,6 +121,7 @@ class Canvas:
         """Add a point in the shape of its kind."""
         x, y = self._pixels(point)
         self._parts.append(marker(kind, x, y))
+        # The size of the largest marker, the diamond of the chosen checkpoint.
         self._taken.append(Box(x - 7, y - 7, x + 7, y + 7))
 
     def labelled_points(self, points: Sequence[LabelledPoint]) -> None:
@@ -134,6 +135,7 @@ class Canvas:
     def _label(self, labelled: LabelledPoint) -> None:
         x, y = self._pixels(labelled.point)
         size = len(labelled.label) * self.GLYPH
+        # Beside the point if possible, else above or below it, and near an edge aligned with that edge.
         beside = [("", x + 10, y - 8), ("end", x - 10, y - 8)]
         over = [("middle", x, y - 26), ("middle", x, y + 10)]
         if x - size < self.LEFT:
@@ -157,6 +159,7 @@ class Canvas:
 
     def svg(self, title: str, description: str) -> str:
         """Return the finished plot as an SVG element, with title and description for screen readers."""
+        # SVG paints in order of appearance, so curves and points cover the grid.
         body = "".join([*self._axes(), *self._parts])
         return (
             f'<svg class="plot" viewBox="0 0 {self.width} {self.height}" role="img" '
@@ -183,6 +186,7 @@ class Canvas:
             y = self._pixels(Point(self.x.low, value))[1]
             parts.append(f'<line class="grid" x1="{self.LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick end" x="{self.LEFT - 8}" y="{y + 4:.1f}">{self.y.shown(value)}</text>')
+        # On a phone the texts of eight ticks would run into one another.
         for value in self.x.ticks(8 if self.width >= 600 else 4):
             x = self._pixels(Point(value, self.y.low))[0]
             parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{self._floor}" y2="{self._floor + 4}"/>')

@@ -1,8 +1,8 @@
-"""A report as one HTML page that needs nothing else: styles and plots stand in it, and it runs no script.
+"""Render a report as one self-contained HTML page, with styles and plots inside and without scripts.
 
-Whatever a person or a model wrote is escaped by the template, its hidden characters are shown as marks, and it has a
-direction of its own (`bdi`, or `dir="auto"` on blocks), so that it reorders nothing around it. Only the plots are put
-in as they are, and these escape their own labels.
+The template escapes every text, shows hidden characters as marks, and isolates its direction (`bdi`, or `dir="auto"` on
+blocks), so that a right-to-left answer reorders nothing around it. Only the plots are inserted unescaped; they escape
+their own labels.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ HTML_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_page(report: Report) -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     loader = FileSystemLoader(HTML_TEMPLATES)
+    # StrictUndefined makes a misspelt name in the template an error instead of an empty text.
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = show_control_characters
-    environment.filters["written"] = _isolated
-    environment.filters["said"] = lambda text: _isolated(text.replace(" %", "\N{NO-BREAK SPACE}%"))
+    environment.filters["isolated"] = _isolated
+    environment.filters["unbroken"] = lambda text: _isolated(text.replace(" %", "\N{NO-BREAK SPACE}%"))
     environment.filters["stacked"] = _stacked
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
     return environment.get_template("report.html.jinja").render(
@@ -55,19 +56,20 @@ def render_page(report: Report) -> str:
 
 
 def _isolated(text: str) -> Markup:
-    """A text from outside, or one that holds such, with its hidden characters as marks and a direction of its own."""
+    """Return a text with its hidden characters as marks, isolated from the text direction around it."""
     return Markup("<bdi>{}</bdi>").format(show_control_characters(text))
 
 
 def _stacked(text: str) -> Markup:
-    """A figure with what stands in brackets after it below."""
+    """Return a figure with the text in brackets after it on a line below."""
     figure, _, span = text.replace(" %", "\N{NO-BREAK SPACE}%").partition(" (")
     return Markup("{}<small>{}</small>").format(_isolated(figure), show_control_characters(span.removesuffix(")")))
 
 
 def kind_strips(report: Report) -> list[Markup]:
-    """For each line of the table of kinds, a picture of it; nothing where nothing can be judged."""
+    """Return a strip for each line of the table of kinds; an empty one if no row can be judged."""
     target = report.card.target
+    # The strips' scale ends at 1; scores have 100 points.
     scale = 100 if target.in_points else 1
     strips = []
     for line in sections.kind_lines(target):
@@ -75,7 +77,8 @@ def kind_strips(report: Report) -> list[Markup]:
             strips.append(Markup(""))
             continue
         intervals = [
-            one and type(one)(one.low / scale, one.high / scale) for one in (line.base_interval, line.interval)
+            interval and type(interval)(interval.low / scale, interval.high / scale)
+            for interval in (line.base_interval, line.interval)
         ]
         label = show_control_characters(
             f"{line.name}: {format_metric(line.base, target)} before, {format_metric(line.tuned, target)} after"
@@ -86,7 +89,7 @@ def kind_strips(report: Report) -> list[Markup]:
 
 
 def kept_strips(report: Report) -> list[Markup]:
-    """For each retained metric, a bar of what was kept."""
+    """Return a bar of the retained fraction for each retained metric."""
     lines = report.card.retention
     labels = [
         show_control_characters(f"{line.metric}: {sections.kept_clause(line.retained)}, {line.threshold:.0%} needed")
@@ -99,7 +102,8 @@ def kept_strips(report: Report) -> list[Markup]:
 
 
 def plots(report: Report) -> dict[str, Markup]:
-    """The plots by name, each for a desk and for a phone; empty where there is nothing to plot."""
+    """Return the plots by name, each for desktop and phone; empty if there is nothing to plot."""
+    # CSS shows the one that fits the screen: text in a scaled SVG would be too small to read on a phone.
     return {
         "loss": _both(lambda width: _loss(report, width)),
         "validation": _both(lambda width: _validation(report, width)),
@@ -114,26 +118,26 @@ def _both(draw: Callable[[int], str]) -> Markup:
 
 def _loss(report: Report, width: int) -> str:
     points = report.card.checkpoints
-    validation = [Point(one.step, one.validation_loss) for one in points if one.validation_loss is not None]
+    validation = [Point(point.step, point.validation_loss) for point in points if point.validation_loss is not None]
     return loss_plot(report.training.losses, validation, width) if report.training.losses else ""
 
 
 def _validation(report: Report, width: int) -> str:
-    """The validation figures, where not all checkpoints were tested."""
+    """Plot the validation metrics, unless all checkpoints were tested: then the plot of the test shows more."""
     card = report.card
-    marks = [
+    points = [
         LabelledPoint(
-            Point(one.step, one.validation_value),
-            format_metric(one.validation_value, card.target),
-            "chosen" if one.name == card.chosen_checkpoint else "tuned",
+            Point(checkpoint.step, checkpoint.validation_value),
+            format_metric(checkpoint.validation_value, card.target),
+            "chosen" if checkpoint.name == card.chosen_checkpoint else "tuned",
         )
-        for one in card.checkpoints
-        if one.validation_value is not None
+        for checkpoint in card.checkpoints
+        if checkpoint.validation_value is not None
     ]
-    if not marks or all(one.value is not None for one in card.checkpoints):
+    if not points or all(checkpoint.value is not None for checkpoint in card.checkpoints):
         return ""
     name = f"validation {card.target.metric}"
-    return validation_plot(marks, name, not card.target.in_points, width)
+    return validation_plot(points, name, not card.target.in_points, width)
 
 
 def _trade(report: Report, width: int) -> str:
@@ -141,9 +145,9 @@ def _trade(report: Report, width: int) -> str:
     tested = sections.tested_checkpoints(card)
     if not tested:
         return ""
-    marks = [LabelledPoint(Point(1.0, card.target.base_value), "base", "base")]
-    for one, kept, value in tested:
-        kind = "chosen" if one.name == card.chosen_checkpoint else "tuned"
-        marks.append(LabelledPoint(Point(kept, value), f"step {one.step}", kind))
+    points = [LabelledPoint(Point(1.0, card.target.base_value), "base", "base")]
+    for checkpoint, retained, value in tested:
+        kind = "chosen" if checkpoint.name == card.chosen_checkpoint else "tuned"
+        points.append(LabelledPoint(Point(retained, value), f"step {checkpoint.step}", kind))
     threshold = max(line.threshold for line in card.retention if line.is_gated)
-    return target_vs_retention_plot(marks, threshold, f"test {card.target.metric}", not card.target.in_points, width)
+    return target_vs_retention_plot(points, threshold, f"test {card.target.metric}", not card.target.in_points, width)

@@ -1,4 +1,4 @@
-"""A report as Markdown: the same words and tables as the page, without its plots."""
+"""Render a report as Markdown, with the texts and tables of the page, but without its plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lotune.text_display import show_control_characters
 
 
 def render_markdown(report: Report) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     card = report.card
     lines = [f"# {escape_markdown(report.name)}", "", f"**{escape_markdown(sections.verdict_headline(card))}**", ""]
     if report.altered:
@@ -80,8 +80,8 @@ def _example(row: ExamplePair) -> Iterator[str]:
     yield from _folded(_summary("Tuned", row.tuned), row.tuned.text)
 
 
-def _summary(title: str, one: Prediction) -> str:
-    return f"{title}: {one.score.extracted or 'nothing'} ({'right' if one.score.correct else 'wrong'})"
+def _summary(title: str, answer: Prediction) -> str:
+    return f"{title}: {answer.score.extracted or 'nothing'} ({'right' if answer.score.correct else 'wrong'})"
 
 
 def _data(report: Report) -> list[str]:
@@ -100,7 +100,7 @@ def _folded(title: str, text: str) -> list[str]:
 
 
 def table_lines(content: Table) -> list[str]:
-    """A table, every text in it escaped, and an empty line."""
+    """Return the lines of a table with its texts escaped, and an empty line."""
     sides = [":--", *(["--:" if content.numeric else ":--"] * (len(content.head) - 1))]
     rows = [[escape_markdown(cell) for cell in row] for row in (content.head, *content.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -108,7 +108,7 @@ def table_lines(content: Table) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    r"""A written text on one line, so that nothing in it is read as Markdown or HTML.
+    r"""Return a text on one line, escaped so that nothing in it is read as Markdown or HTML.
 
     >>> escape_markdown("a|b <b> *c*\n[d](e) x_1")
     'a\\|b &lt;b&gt; \\*c\\* \\[d\\](e) x\\_1'
@@ -120,11 +120,12 @@ def escape_markdown(text: str) -> str:
 
 
 def fenced(text: str) -> list[str]:
-    r"""A written text as a block of code, whatever fences stand in it.
+    r"""Return the lines of a text as a block of code, even if the text contains fences.
 
     >>> fenced("a\n```")
     ['````', 'a\n```', '````']
     """
+    # A block ends at a fence at least as long as its own, so one more backtick than in the text is safe.
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, show_control_characters(text.rstrip("\n")), fence]

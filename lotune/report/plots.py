@@ -51,6 +51,7 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     plot = Canvas(width, _axis("step", [0.0, *(point.x for point in training)]), _loss_axis(losses))
     curve = downsample(training)
     plot.line(curve, "train raw")
+    # Downsampled first, so that the window is 1/25 of the curve for any number of steps.
     plot.line(smoothed(curve, max(1, len(curve) // 25)), "train")
     plot.line(validation, "validation")
     for point in validation:
@@ -141,6 +142,7 @@ def _percent(fraction: float) -> str:
 
 
 def _axis(name: str, values: Sequence[float]) -> Axis:
+    # At least one unit long: a training of one step would have an axis of length zero, by which `fraction` divides.
     return Axis(name, min(values), max(max(values), min(values) + 1))
 
 

@@ -16,6 +16,7 @@ from lotune.report.terminal import percent
 
 def training_note(training: TrainingSummary) -> str:
     """Return steps, tokens, time and speed of the training in a sentence."""
+    # Records without times add up to 0 seconds.
     rate = f", {training.tokens / training.seconds:,.0f} tokens a second" if training.seconds else ""
     return f"{training.steps} steps, {training.tokens:,} tokens, {duration(training.seconds)} of training{rate}."
 
@@ -26,6 +27,7 @@ def duration(seconds: float) -> str:
     >>> duration(42.3), duration(754), duration(9000)
     ('42 s', '12 min 34 s', '2 h 30 min')
     """
+    # Rounded first: 59.6 s are 1 min 0 s, not 60 s.
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What a report shows, gathered once from a run folder; the HTML page and the Markdown text are made from it alone."""
+"""Data of a report, read once from a run folder; HTML page and Markdown are rendered from it alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.scorers import SCORES
 
 SHOWN_EXAMPLES = 6
-"""Rows that are shown of those that were won, of those lost, and of those right neither before nor after."""
+"""Number of examples shown of each group: won, lost, and correct neither before nor after."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that differs from its default; both as JSON."""
+    """A setting that differs from its default, both as JSON, and the first sentence of its help."""
 
     key: str
     value: str
@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """The course of the tuning: loss at each step, steps, tokens, seconds."""
+    """Summary of a training: loss of each step, number of steps, tokens and seconds."""
 
     losses: tuple[Point, ...]
     steps: int
@@ -45,7 +45,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """One test row, answered by the base and by the tuned model; `question` is the prompt without what all share."""
+    """A test row with the answers of base and tuned model; `question` is the prompt without its template."""
 
     question: str
     base: Prediction
@@ -54,10 +54,10 @@ class ExamplePair:
 
 @dataclass(frozen=True)
 class Examples:
-    """Test rows by what tuning did to them: how many, and some of them to read."""
+    """Test rows grouped by the effect of tuning: the size of each group, and some of its rows."""
 
     numbers: Mapping[str, int]
-    """How many rows are won, lost, right or equal in both (`kept`), wrong in both (`unsolved`)."""
+    """Number of rows that are won, lost, equal and correct in both (`kept`), or correct in neither (`unsolved`)."""
     won: tuple[ExamplePair, ...]
     lost: tuple[ExamplePair, ...]
     unsolved: tuple[ExamplePair, ...]
@@ -65,7 +65,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Report:
-    """All that both forms of a report say."""
+    """Data of a report in any format."""
 
     name: str
     card: Scorecard
@@ -74,18 +74,18 @@ class Report:
     counts: Mapping[str, Any]
     settings: tuple[Setting, ...]
     recipe: str
-    """recipe.yaml as it stands."""
+    """Content of recipe.yaml."""
     environment: Mapping[str, Any]
     command: str
-    """What repeats the run."""
+    """Command that repeats the run."""
     altered: tuple[str, ...] = ()
-    """Files that are no longer what the run wrote, each with what happened to it."""
+    """Files that have changed since the run wrote them, each with the change."""
 
 
 def collect_report(folder: Path, name: str, settings: Sequence[Setting], command: str) -> Report:
-    """The report of a finished run, from its folder alone.
+    """Return the report of a finished run, from its folder alone.
 
-    Raises: RunError where a file of the folder is missing or damaged, DataError for a damaged line of predictions.
+    Raises: RunError if a file of the folder is missing or damaged; DataError for a damaged line of predictions.
     """
     card = read_scorecard(folder / "scorecard.json")
     return Report(
@@ -102,7 +102,7 @@ def collect_report(folder: Path, name: str, settings: Sequence[Setting], command
 
 
 def needed_files(folder: Path) -> list[str]:
-    """The files, relative to a run folder, that a report is made from and that are not there."""
+    """Return the files of a report that are missing, relative to the run folder."""
     names = ["recipe.yaml", "environment.json", "stages.json", "data/counts.json", "metrics.jsonl", "scorecard.json"]
     if (folder / "scorecard.json").is_file():
         card = read_scorecard(folder / "scorecard.json")
@@ -111,12 +111,13 @@ def needed_files(folder: Path) -> list[str]:
 
 
 def read_training(path: Path) -> TrainingSummary:
-    """The steps in a metrics file; of a step that was done again after a crash, the last record counts.
+    """Return the summary of a metrics file; of a step repeated after a crash, the last record counts.
 
-    Raises: RunError naming a line that is no record.
+    Raises: RunError that names a line without a record.
     """
     steps: dict[int, Mapping[str, Any]] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is cut off
+    # A process killed while it appends leaves half a line without a newline, which is ignored.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             record = orjson.loads(line)
             if "loss" in record:
@@ -125,14 +126,15 @@ def read_training(path: Path) -> TrainingSummary:
             remedy = "delete the line, and the report is made without it"
             raise RunError(f"{path}:{number}", "is no record of the training", "a JSON object", remedy) from None
     records = [steps[number] for number in sorted(steps)]
-    losses = [Point(one["number"], one["loss"]) for one in records if one["loss"] is not None]
-    tokens, seconds = (sum(one.get(key, 0) for one in records) for key in ("tokens", "seconds"))
+    losses = [Point(record["number"], record["loss"]) for record in records if record["loss"] is not None]
+    tokens, seconds = (sum(record.get(key, 0) for record in records) for key in ("tokens", "seconds"))
     return TrainingSummary(tuple(losses), len(records), tokens, seconds)
 
 
 def _counts(path: Path) -> Mapping[str, Any]:
-    """Raises: RunError where a count is missing."""
+    """Return the counts of a run. Raises: RunError if one is missing."""
     counts: Mapping[str, Any] = read_json(path)
+    # Checked here, so that the counts of another version fail with a remedy, not inside the template.
     needed = {
         "rows": ("read", "kept", "malformed", "duplicates", "not_sampled", "validation", "test", "overlap", "kinds"),
         "tokens": ("tokens", "rows", "supervised", "longest", "limit", "dropped_too_long", "first", "retention_cut"),
@@ -144,8 +146,9 @@ def _counts(path: Path) -> Mapping[str, Any]:
 
 
 def _examples(folder: Path, card: Scorecard) -> Examples:
-    base = {one.example_id: one for one in read_predictions(folder / "base.jsonl")}
-    tuned = {one.example_id: one for one in read_predictions(folder / f"{card.chosen_checkpoint}.jsonl")}
+    base = {answer.example_id: answer for answer in read_predictions(folder / "base.jsonl")}
+    tuned = {answer.example_id: answer for answer in read_predictions(folder / f"{card.chosen_checkpoint}.jsonl")}
+    # Ids end in numbers without leading zeros, so shorter ones come first: test.jsonl:9 before test.jsonl:10.
     ids = sorted(base.keys() & tuned.keys(), key=lambda id: (len(id), id))
     questions = without_shared([base[id].prompt for id in ids])
     groups: dict[str, list[ExamplePair]] = {"won": [], "lost": [], "kept": [], "unsolved": []}
@@ -158,7 +161,7 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
 
 
 def _score_name(target: Target) -> str | None:
-    """The per-example score that the target's metric is a mean of, None for an accuracy."""
+    """Return the name of the score of which the target's metric is the mean; None for an accuracy."""
     if not target.in_points or target.score is not None:
         return target.score
     if target.metric in SCORES.values():
@@ -169,9 +172,10 @@ def _score_name(target: Target) -> str | None:
 
 
 def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:
-    """What tuning did to a row: won, lost, or nothing."""
+    """Return the group of a row: won, lost, kept or unsolved."""
     before, after = (
-        float(bool(one.score.correct)) if score is None else one.score.scores.get(score, 0.0) for one in (base, tuned)
+        float(bool(answer.score.correct)) if score is None else answer.score.scores.get(score, 0.0)
+        for answer in (base, tuned)
     )
     if after != before:
         return "won" if after > before else "lost"
@@ -179,7 +183,7 @@ def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:
 
 
 def spread(rows: Sequence[ExamplePair], most: int) -> list[ExamplePair]:
-    """The first so many rows when each kind gives one in turn, the most frequent kind first."""
+    """Return `most` rows, one of each kind in turn, beginning with the most frequent kind."""
     kinds = Counter(row.tuned.category for row in rows)
     by_kind = [[row for row in rows if row.tuned.category == kind] for kind, _ in kinds.most_common()]
     in_turn = chain.from_iterable(zip_longest(*by_kind))
@@ -187,7 +191,7 @@ def spread(rows: Sequence[ExamplePair], most: int) -> list[ExamplePair]:
 
 
 def without_shared(prompts: Sequence[str]) -> list[str]:
-    r"""The prompts without the lines with which all begin and all end: what is left is the question.
+    r"""Return the prompts without the lines that all begin with and all end with, which leaves the questions.
 
     >>> without_shared(["Solve:\n1 + 1\nAnswer:", "Solve:\n1 + 2\nAnswer:"])
     ['1 + 1', '1 + 2']
@@ -198,12 +202,13 @@ def without_shared(prompts: Sequence[str]) -> list[str]:
         return list(prompts)
     lines = [prompt.split("\n") for prompt in prompts]
     start = _shared_lines(lines)
-    end = _shared_lines([other[start:][::-1] for other in lines])
-    return ["\n".join(other[start : len(other) - end]).strip() for other in lines]
+    # Without the shared start: in a short prompt, a line could otherwise count for both ends.
+    end = _shared_lines([prompt[start:][::-1] for prompt in lines])
+    return ["\n".join(prompt[start : len(prompt) - end]).strip() for prompt in lines]
 
 
 def _shared_lines(texts: Sequence[Sequence[str]]) -> int:
-    """How many first lines all texts have in common.
+    """Return the number of first lines that all texts have in common.
 
     >>> _shared_lines([["a", "b", "c"], ["a", "b"], ["a", "b", "d"]])
     2

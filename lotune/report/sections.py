@@ -84,6 +84,7 @@ def verdict_headline(card: Scorecard) -> str:
 def summary_sentence(card: Scorecard) -> str:
     """Return a sentence on the change of the target metric, the trained parameters, and why the run is valid or not."""
     target = card.target
+    # Lower case: "Valid: " precedes it in Markdown; the page shows the verdict as a badge and capitalises the sentence.
     change = "rose" if target.value > target.base_value else "fell" if target.value < target.base_value else "stayed"
     course = f"from {format_metric(target.base_value, target)} to" if change != "stayed" else "at"
     trained = f"{percent(card.parameters.ratio, 3)} of the parameters trained"
@@ -152,6 +153,7 @@ def kind_lines(target: Target) -> Iterator[KindLine]:
     rows = _rows_text(target.n, target.unjudgeable)
     yield KindLine("all rows", rows, target.base_value, target.base_interval, target.value, target.interval)
     for name, kind in sorted(target.by_category.items(), key=lambda item: (-item[1].n, item[0])):
+        # The interval of an accuracy follows from its counts; that of a mean would need the rows.
         base = kind.base_interval or (None if target.in_points else _base_interval(kind))
         yield KindLine(name, _rows_text(kind.n, kind.unjudgeable), kind.base_value, base, kind.value, kind.interval)
 
@@ -283,6 +285,7 @@ def checks_table(card: Scorecard) -> Table:
     target = card.target
     better = f"{paired_text(target)}, below {SIGNIFICANCE} needed"
     rows = [("better than the base", _result(target.better), better)]
+    # Metrics that are only reported decide nothing, so they are not in this table.
     for line in card.retention:
         if line.is_gated:
             gate = f"{kept_clause(line.retained)}, {percent(line.threshold, 0)} needed"

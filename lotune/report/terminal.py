@@ -1,4 +1,4 @@
-"""The scorecard for people, in a terminal of 80 columns: percent, one verdict sentence first.
+"""Print a scorecard in a terminal of 80 columns: the verdict in one sentence, then tables, with percentages.
 
 Of the intervals those that a verdict hangs on are shown; the report has all of them.
 """
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def show_scorecard(card: Scorecard, console: Console) -> None:
-    """Print the whole card: verdict, target, kinds, retention, parameters, score, checkpoints, checks."""
+    """Print a scorecard: verdict, target, kinds, retention, parameters, score, checkpoints and checks."""
+    # Importing rich at the top would slow down every command that only formats figures with this module.
     from rich.rule import Rule
     from rich.text import Text
 
@@ -34,7 +35,7 @@ def show_scorecard(card: Scorecard, console: Console) -> None:
 
 
 def verdict_sentence(card: Scorecard) -> str:
-    """One sentence: what was trained, what was gained, whether it counts. Plain text."""
+    """Return a sentence with validity, target metric and fraction of trained parameters, as plain text."""
     target = card.target
     gain = f"{target.task} {format_metric(target.base_value, target)} -> {format_metric(target.value, target)}"
     trained = f"{percent(card.parameters.ratio, 3)} of the parameters trained"
@@ -42,12 +43,12 @@ def verdict_sentence(card: Scorecard) -> str:
 
 
 def format_metric(value: float, target: Target) -> str:
-    """A figure of the target's metric for people: percent for an accuracy, points for a mean of scores."""
+    """Return a value of the target's metric as text: percent for an accuracy, points for a mean of scores."""
     return f"{value:.2f}" if target.in_points else percent(value)
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction for people.
+    """Return a fraction as a percentage.
 
     >>> percent(0.4321), percent(0.00679028, 3)
     ('43.2 %', '0.679 %')
@@ -72,6 +73,7 @@ def _figures(card: Scorecard) -> Table:
 
 
 def _kinds(target: Target) -> Table | None:
+    # A single kind would repeat the figures of the target.
     if len(target.by_category) < 2:
         return None
     table = _table("kind", "rows", "base", "tuned", "95 % interval")
@@ -94,15 +96,16 @@ def _retention(card: Scorecard) -> Table | None:
         return None
     table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
     for line in card.retention:
-        kept = "not measurable" if line.retained is None else percent(line.retained)
+        retained = "not measurable" if line.retained is None else percent(line.retained)
         interval = "-" if line.retained is None else share_span(line.retained_interval)
         result = f"{'passed' if line.passed else 'failed'}, {percent(line.threshold, 0)}"
-        figures = f"{line.base:.2f}", f"{line.tuned:.2f}", kept, interval
+        figures = f"{line.base:.2f}", f"{line.tuned:.2f}", retained, interval
         _add(table, f"{line.task}: {line.metric}", *figures, result if line.is_gated else "reported")
     return table
 
 
 def _checkpoints(card: Scorecard) -> Table | None:
+    # A single checkpoint is the chosen one, which the other tables show.
     if len(card.checkpoints) < 2:
         return None
     table = _table("checkpoint", "validation", "loss", "test, 95 % interval", "score")
@@ -117,7 +120,7 @@ def _checkpoints(card: Scorecard) -> Table | None:
 
 
 def _closing(card: Scorecard) -> list[str]:
-    """The lines under the tables, plain text."""
+    """Return the lines below the tables as plain text."""
     target = card.target
     lines = [
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
@@ -142,11 +145,11 @@ def _detail(detail: str) -> str:
 
 
 NOT_ESTIMABLE = "not estimable"
-"""What stands in the place of an interval where the rows leave nothing to draw from."""
+"""Text in place of an interval that the bootstrap cannot estimate, as all rows are alike."""
 
 
 def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1.0) -> str:
-    """Return an interval for people, its limits in the number format `form` and multiplied by `unit`.
+    """Return an interval as text, with its limits multiplied by `unit` and formatted by `form`.
 
     >>> limits_text(Interval(0.25, 0.5), ".1f", 100), limits_text(None, ".1f")
     ('25.0 to 50.0', 'not estimable')
@@ -158,17 +161,17 @@ def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1
 
 
 def format_interval(interval: Interval | None, target: Target) -> str:
-    """An interval of the target's metric for people."""
+    """Return an interval of the target's metric as text."""
     return limits_text(interval, ".2f") if target.in_points else share_span(interval)
 
 
 def with_span(value: float, interval: Interval | None, target: Target) -> str:
-    """A figure of the target's metric with its interval."""
+    """Return a value of the target's metric with its interval as text."""
     return f"{format_metric(value, target)} ({format_interval(interval, target)})"
 
 
 def line_figure(points: float, interval: Interval | None) -> str:
-    """A retained metric in points, with its interval.
+    """Return a retained metric in points with its interval as text.
 
     >>> line_figure(90.0, Interval(85.0, 94.25)), line_figure(90.0, None)
     ('90.00 (85.0 to 94.2)', '90.00 (not estimable)')
@@ -177,7 +180,7 @@ def line_figure(points: float, interval: Interval | None) -> str:
 
 
 def share_span(interval: Interval | None) -> str:
-    """An interval of a share, 0 to 1, for people.
+    """Return an interval of a fraction as text, in percent.
 
     >>> share_span(Interval(0.9, 1.0125)), share_span(None)
     ('90.0 to 101.2 %', 'not estimable')
@@ -196,7 +199,8 @@ def _table(*columns: str) -> Table:
 
 
 def _add(table: Table, *cells: str) -> None:
-    """Add a row of plain texts: nothing in them is read as markup."""
+    """Add a row of plain texts."""
+    # rich would read "[red]" or "[/]" in a model's answer as markup; a Text object is shown as it is.
     from rich.text import Text
 
     table.add_row(*(Text(show_control_characters(cell)) for cell in cells))
