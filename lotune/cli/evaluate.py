@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from lotune.cli.execution import expand_user, recipe_from_options, run_options, run_recipe_verb, run_verb
 from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json
 from lotune.errors import SettingsError
+from lotune.recipe import RunOptions
 
 
 def evaluate(
@@ -42,41 +44,51 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Test base and tuned model of a run, or one model (--model)."""
-    first, *others = words or [""]
+    recipe_file, *overrides = words or [""]
     if model is None:
-        alone = {
+        model_options = {
             "--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--shots-data": shots_data,
             "--out": out, "--base": base,
         }  # fmt: skip
-        run_verb(lambda: _need_recipe(first, alone), json=False, debug=debug)
-        run_recipe_verb("evaluate", Path(first), others, dry_run, json, debug)
+        run_verb(lambda: _require_recipe(recipe_file, model_options), json=False, debug=debug)
+        run_recipe_verb("evaluate", Path(recipe_file), overrides, dry_run, json, debug)
     else:
-        options, overrides = run_options(dry_run, json, debug), list(words or [])
-        data, shots_data, out = expand_user(data), expand_user(shots_data), expand_user(out)
-
-        def work() -> Any:
-            from lotune.tasks.registry import DEFAULT_TASK, TEXT
-
-            is_task = task != TEXT  # perplexity of texts needs no task
-            recipe = recipe_from_options("evaluate", task if is_task else DEFAULT_TASK, overrides, base)
-            if not is_task:
-                if shots:
-                    raise SettingsError("--shots", "--task text has no questions", remedy="leave it out")
-                from lotune.stages.evaluate_perplexity import evaluate_texts
-
-                return evaluate_texts(recipe, model, data, limit, out, options)
-            from lotune.stages.evaluate_model import EvaluationData, evaluate_model
-
-            test = EvaluationData(data, limit, shots, shots_data)
-            return evaluate_model(recipe, model, test, out, force_template, options)
-
-        run_verb(work, json=json, debug=debug, resumes=out is not None)
+        rows = {"data": expand_user(data), "limit": limit, "shots": shots, "shots_data": expand_user(shots_data)}
+        options = run_options(dry_run, json, debug)
+        work = partial(_evaluate_model, model, task, base, list(words or []), rows, expand_user(out), force_template)
+        run_verb(lambda: work(options), json=json, debug=debug, resumes=out is not None)
 
 
-def _need_recipe(first: str, alone: dict[str, Any]) -> None:
+def _evaluate_model(
+    model: str,
+    task: str | None,
+    base: str | None,
+    overrides: list[str],
+    rows: dict[str, Any],
+    out: Path | None,
+    force_template: bool,
+    options: RunOptions,
+) -> Any:
+    """Return the figures of one model on a task, or on articles; `rows` are the fields of EvaluationData."""
+    from lotune.tasks.registry import DEFAULT_TASK, TEXT
+
+    # Perplexity needs no task, but a recipe cannot be built without one.
+    recipe = recipe_from_options("evaluate", DEFAULT_TASK if task == TEXT else task, overrides, base)
+    if task == TEXT:
+        if rows["shots"]:
+            raise SettingsError("--shots", "--task text has no questions", remedy="leave it out")
+        from lotune.stages.evaluate_perplexity import evaluate_texts
+
+        return evaluate_texts(recipe, model, rows["data"], rows["limit"], out, options)
+    from lotune.stages.evaluate_model import EvaluationData, evaluate_model
+
+    return evaluate_model(recipe, model, EvaluationData(**rows), out, force_template, options)
+
+
+def _require_recipe(recipe_file: str, model_options: dict[str, Any]) -> None:
     """Raise SettingsError if there is no recipe, or an option that only --model takes."""
-    given = [name for name, value in alone.items() if value is not None]
+    given = [name for name, value in model_options.items() if value is not None]
     if given:
         raise SettingsError("evaluate", f"{', '.join(given)} without --model", remedy="add --model")
-    if not first or "=" in first:
+    if not recipe_file or "=" in recipe_file:
         raise SettingsError("evaluate", "no recipe and no --model", "RECIPE.yaml, or --model FOLDER --task NAME")

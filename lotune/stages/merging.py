@@ -1,8 +1,8 @@
-"""Checkpoints are merged into complete models, and each is compared with its adapter on real rows."""
+"""Merging of checkpoints into complete models, and the comparison of each with its adapter on real rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -57,56 +57,58 @@ class Checked:
 
 
 def template_text(recipe: Recipe) -> str:
-    """The prompt template, and the task's wording, that a checkpoint carries, as JSON."""
+    """Return the prompt template and the task's prompt settings, which a checkpoint carries, as JSON."""
     record = template_record(recipe.task.prompt_template, recipe.task.prompt_settings)
     return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
 def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
-    """The checks of the merged checkpoints (merging.json), by their names."""
+    """Return the checks of the merged checkpoints (merging.json), by their names; merge what is missing or outdated."""
     from lotune.evaluate.merge_check import judged_again, read_check
 
-    names = [one["name"] for one in tuning["checkpoints"]]
-    wanted = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.merged_checkpoints]
+    names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
+    merged = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.merged_checkpoints]
     path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.merge_check_rows)
-    trained = {"checkpoints": wanted, "training": run.folder / "training.json"}
+    trained = {"checkpoints": merged, "training": run.folder / "training.json"}
     rows = {f"{file.stem}.rows": file for file in files}
     inputs = {**stage_inputs(recipe, "merge"), **trained, **rows}
     if run.stage_state("merge", inputs) != "done":
         run.invalidate_stage("merge")
         checks = {}
-        for name in wanted:
+        for name in merged:
             print_status(f"merging {name} and comparing it with the adapted model")
             check = merge_and_check(recipe, run.folder / "checkpoints" / name, list(rows_of(recipe, files)))
             _require_passed(name, check)
             checks[name] = asdict(check)
         write_json(path, checks)
-        run.mark_stage_done("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in wanted)])
-    judge, found = _judge_of(recipe, files), {}
+        run.mark_stage_done("merge", inputs, [path, *(run.folder / "checkpoints" / name / "merged" for name in merged)])
+    # A new scorer invalidates no merge: the stored texts are judged again, and no model is loaded.
+    judge, checks = _judge_of(recipe, files), {}
     for name, stored in read_json(path).items():
         check = judged_again(read_check(stored), judge)
         _require_passed(name, check)
-        found[name] = asdict(check)
-    return found
+        checks[name] = asdict(check)
+    return checks
 
 
 def _judge_of(recipe: Recipe, files: Iterable[Path]) -> Callable[[int, str], bool | None]:
-    """Return the judge of a text that answers one of the rows that are compared, by its number."""
+    """Return a function that judges a text as the answer to a compared row, given by its index."""
 
+    # Loaded on the first text to judge: usually the scorer is the same and none is.
     @cache
     def compared() -> list[Checked]:
         tokenizer, context = load_tokenizer(recipe.base)
         return _first(recipe, rows_of(recipe, files), tokenizer, context)
 
     def judge(row: int, text: str) -> bool | None:
-        one = compared()[row]
-        return one.task.judge(one.example, text).correct
+        checked_row = compared()[row]
+        return checked_row.task.judge(checked_row.example, text).correct
 
     return judge
 
 
 def _require_passed(name: str, check: MergeCheck) -> None:
-    """Raises: CheckError where rounding changes too many verdicts."""
+    """Raise CheckError if rounding changes too many verdicts."""
     if not check.passed:
         raise CheckError(
             f"checkpoints/{name}/merged",
@@ -118,20 +120,17 @@ def _require_passed(name: str, check: MergeCheck) -> None:
 def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example]]) -> MergeCheck:
     """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
 
-    Weights wait in the processor's memory, two float32 models at most, and go to the device one model at a time, where
-    it has room for one.
+    The CPU's memory holds at most two float32 models; one at a time moves to the device if it fits there.
 
-    Raises: CheckError where they differ.
+    Raises: CheckError if they differ.
     """
     from lotune.evaluate.merge_check import check_saved, compare_merged
-    from lotune.generate.engine import generate_completions
-    from lotune.generate.requests import Request
     from lotune.model.answering import placed
     from lotune.model.checkpoints import load_adapter, merge, save_merged
 
     device = resolve_device(recipe.device)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
-    quantized = recipe.tune.quantization != "none"  # by kernels that may need the device
+    quantized = recipe.tune.quantization != "none"  # the kernels that dequantise may need the device
     base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantization)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
@@ -140,60 +139,83 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     if merged.generation_config is not None:
         merged.generation_config.eos_token_id = _answer_end_ids(recipe, merged, tokenizer)
     save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
+    # `merge` leaves the base as it is, so its copy can carry the adapter; the original goes, to hold two models only.
     adapted = load_adapter(float32_copy(base), folder / "adapter")
     del base
     context = context_length(merged)
-    asked_rows = _first(recipe, rows, tokenizer, context)
-    questions = [one.question for one in asked_rows]
-
-    def greedy(model: Any, prompts: Any, max_new_tokens: int) -> list[list[int]]:
-        requests = [
-            Request(
-                tuple(prompt),
-                min(one.task.max_new_tokens, context - len(prompt)),
-                one.task.min_new_tokens,
-                stop_ids=(answer_end_id(tokenizer, one.example),),
-            )
-            for prompt, one in zip(prompts, asked_rows, strict=False)  # the adapted model answers the first ones
-        ]
-        done = generate_completions(model, tokenizer, requests, batch_tokens=recipe.evaluate.max_batch_tokens)
-        return [list(completion.token_ids) for completion in done]
+    compared = _first(recipe, rows, tokenizer, context)
+    questions = [row.question for row in compared]
 
     def judge(row: int, ids: Any) -> tuple[str, bool | None]:
         text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text, asked_rows[row].task.judge(asked_rows[row].example, text).correct
+        return text, compared[row].task.judge(compared[row].example, text).correct
 
-    most = max((one.task.max_new_tokens for one in asked_rows), default=0)
-    asked: dict[str, Any] = {"greedy": greedy, "max_new_tokens": most, "on_device": on_device}
-    agreement = compare_merged(adapted, merged, questions, **asked)
-    del adapted
+    protocol: dict[str, Any] = {
+        "greedy": partial(_greedy_answers, compared, tokenizer, context, recipe.evaluate.max_batch_tokens),
+        "max_new_tokens": max((row.task.max_new_tokens for row in compared), default=0),
+        "on_device": on_device,
+    }
+    agreement = compare_merged(adapted, merged, questions, **protocol)
+    del adapted  # makes room for the saved model: two float32 models at most
     written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
     saved = load_model(written, "cpu").model
-    asked["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
-    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **asked)
+    protocol["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
+    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **protocol)
 
 
-def checked_files(folder: Path, wanted: int) -> list[Path]:
-    """Return the files of a run folder that have the first `wanted` rows to compare, fewer rows where there are none.
+def _greedy_answers(
+    rows: Sequence[Checked],
+    tokenizer: Any,
+    context: int,
+    batch_tokens: int,
+    model: Any,
+    prompts: Iterable[Sequence[int]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Return the token ids of a model's greedy answers to the prompts of the first rows.
 
-    The validation rows come first, then those of the test and the retained ones.
+    Each row keeps the limit of its own task, so `max_new_tokens` is not used.
+    """
+    from lotune.generate.engine import generate_completions
+    from lotune.generate.requests import Request
+
+    requests = [
+        Request(
+            tuple(prompt),
+            min(row.task.max_new_tokens, context - len(prompt)),
+            row.task.min_new_tokens,
+            stop_ids=(answer_end_id(tokenizer, row.example),),
+        )
+        for prompt, row in zip(prompts, rows, strict=False)  # the adapted model answers the first rows only
+    ]
+    completions = generate_completions(model, tokenizer, requests, batch_tokens=batch_tokens)
+    return [list(completion.token_ids) for completion in completions]
+
+
+def checked_files(folder: Path, num_rows: int) -> list[Path]:
+    """Return the files of a run folder that hold the first `num_rows` rows to compare, or all files if there are fewer.
+
+    The validation rows come first, then the test rows, then the retention rows.
     """
     counts = read_json(folder / "data" / "counts.json")
-    rows = {one["name"]: one["rows"] - one["too_long"] for one in counts["asked"]}
-    before = [0, *accumulate(rows[name] for name in SETS)]
-    return [folder / "data" / f"{name}.jsonl" for name, known in zip(SETS, before, strict=False) if known < wanted]
+    rows = {evaluation["name"]: evaluation["rows"] - evaluation["too_long"] for evaluation in counts["asked"]}
+    preceding = [0, *accumulate(rows[name] for name in SETS)]
+    # A set beyond the last compared row is no input of the stage, so its changes leave the merges valid.
+    return [
+        folder / "data" / f"{name}.jsonl" for name, before in zip(SETS, preceding, strict=False) if before < num_rows
+    ]
 
 
 def rows_of(recipe: Recipe, files: Iterable[Path]) -> Iterator[tuple[Task, Example]]:
-    """Yield the examples of these files, each with the task that asks it."""
+    """Yield the examples of these files, each with its task."""
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     for file in files:
-        asker = retained if file.stem == "retention" else task
-        yield from ((asker, example) for example in read_examples(file))
+        file_task = retained if file.stem == "retention" else task
+        yield from ((file_task, example) for example in read_examples(file))
 
 
 def checked(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any, context: int) -> Iterator[Checked]:
-    """Yield the rows as they are asked; those that are too long for the model are left out."""
+    """Yield the rows with the tokens of their prompts and answers; leave out those that are too long for the model."""
     from lotune.evaluate.merge_check import MergeCheckRow
 
     for task, example in rows:
@@ -220,7 +242,7 @@ def _first(recipe: Recipe, rows: Iterable[tuple[Task, Example]], tokenizer: Any,
 def unchecked_notes(
     checks: Mapping[str, Mapping[str, Any]], tested: Iterable[str], check_rows: int, method: str = DEFAULT_METHOD
 ) -> list[str]:
-    """Return what the merge checks of a run, by checkpoint, leave open about the checkpoints that were tested.
+    """Return notes on tested checkpoints that the merge checks of a run, given by checkpoint, do not cover fully.
 
     >>> unchecked_notes({}, ["step-2"], 200)
     ['merge of step-2: not compared with its adapter, as checkpoints.merged leaves it out']
@@ -238,9 +260,9 @@ def unchecked_notes(
         for name in tested
         if name not in checks
     ]
-    for name, found in checks.items():
-        if found["judged"] < VERDICT_ROWS:
-            why = "checkpoints.merge_check_rows" if found["rows"] >= check_rows else "all that there are"
-            rows = f"{found['rows']} rows compared ({why})"
+    for name, check in checks.items():
+        if check["judged"] < VERDICT_ROWS:
+            why = "checkpoints.merge_check_rows" if check["rows"] >= check_rows else "all that there are"
+            rows = f"{check['rows']} rows compared ({why})"
             notes.append(f"merge of {name}: {rows}; the rule on changed verdicts needs {VERDICT_ROWS}")
     return notes

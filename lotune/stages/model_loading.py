@@ -1,4 +1,4 @@
-"""Loading the model that a verb asks: a complete one, or an adapter with its base, in the number format that suits."""
+"""Loading of the model that answers: a complete one, or an adapter with its base, in the dtype of its answers."""
 
 from __future__ import annotations
 
@@ -29,56 +29,55 @@ if TYPE_CHECKING:
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
-    """Nothing, where the engine of the settings can ask a task. Raises: SettingsError where vLLM cannot."""
+    """Raise SettingsError if the engine of the settings is vLLM and cannot answer a task."""
     if recipe.evaluate.engine == "lotune":
         return
-    found = "several processes under torchrun" if world_size() > 1 else ""
+    unsupported = "several processes under torchrun" if world_size() > 1 else ""
     if isinstance(task, MultipleChoice) and task.by_likelihood:
-        found = "choosing by likelihood"
-    if found:
-        raise _not_with_vllm(found)
+        unsupported = "choosing by likelihood"
+    if unsupported:
+        raise _not_with_vllm(unsupported)
 
 
-def _not_with_vllm(found: str) -> SettingsError:
-    return SettingsError("evaluate.engine", f"vllm does not do this: {found}", remedy="evaluate.engine=lotune")
+def _not_with_vllm(feature: str) -> SettingsError:
+    return SettingsError("evaluate.engine", f"vllm does not do this: {feature}", remedy="evaluate.engine=lotune")
 
 
 def answering_with(recipe: Recipe, settings: BaseSettings) -> Format:
-    """Return the number format that a model answers in, by the settings, and what decided it."""
-    wanted = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
-    return answering_format(wanted, settings, resolve_device(recipe.device))
+    """Return the dtype that a model answers in, by the settings, and what decided it."""
+    dtype = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
+    return answering_format(dtype, settings, resolve_device(recipe.device))
 
 
-def too_large(found: Format) -> bool:
-    """Whether weights that are too large for the free memory decided a format."""
-    return found.why.startswith(TOO_LARGE)
+def too_large(decision: Format) -> bool:
+    """Return whether a dtype was chosen because the weights are too large for the free memory."""
+    return decision.why.startswith(TOO_LARGE)
 
 
 def settled(recipe: Recipe, model: str) -> Recipe:
-    """Return the recipe with the number format that `model` answers in as `evaluate.dtype`; say it if memory decides.
-
-    The free memory is looked at once, so that all that is said and done in a command agrees.
-    """
-    found = answering_with(recipe, resolve_weights(recipe, model)[0])
-    if too_large(found):
-        print_status(f"{model} answers in {found.dtype}: {found.why}")
-    return answering_in(recipe, found.dtype)
+    """Return the recipe with the dtype that `model` answers in as `evaluate.dtype`; log it if memory decides."""
+    # The free memory changes while a command runs: measured once, it cannot give the report another dtype.
+    decision = answering_with(recipe, resolve_weights(recipe, model)[0])
+    if too_large(decision):
+        print_status(f"{model} answers in {decision.dtype}: {decision.why}")
+    return answering_in(recipe, decision.dtype)
 
 
 def answering_in(recipe: Recipe, dtype: str) -> Recipe:
-    """Return the recipe with a number format as its `evaluate.dtype`."""
+    """Return the recipe with a dtype as its `evaluate.dtype`."""
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
 
 
 def asked_settings(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
-    """Return the settings of a model that is loaded to be asked: its weights are in `evaluate.dtype`."""
+    """Return the settings of a model that is loaded to answer: its weights are in `evaluate.dtype`."""
     return settings.model_copy(update={"dtype": answering_with(recipe, settings).dtype})
 
 
 def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
-    """The complete model that `model` names, or the base of the adapter that it names and the adapter's folder.
+    """Return the settings of a complete model and None, or those of an adapter's base and the adapter's folder.
 
-    The base is the one of the settings where they name one (--base), else the one that the adapter was made for.
+    The base is the one that the settings name (--base), else the one that the adapter was made for.
+
     Raises: ModelError for a folder that is missing, or an adapter that names no base; SettingsError for a base beside a
     complete model.
     """
@@ -89,20 +88,20 @@ def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | No
             raise SettingsError("--base", f"{model} is a complete model, and no adapter", remedy="leave it out")
         return settings, None
     config = read_json(folder / ADAPTER_CONFIG)
-    its = recipe.base.model if named else config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(its, str) or not its:
+    base = recipe.base.model if named else config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base:
         raise ModelError(model, "is an adapter that names no base", remedy="name it with --base")
-    return settings.model_copy(update={"model": its}), folder
+    return settings.model_copy(update={"model": base}), folder
 
 
 def folders_of(recipe: Recipe, model: str) -> tuple[Path | None, ...]:
-    """The folders that a model is read from."""
+    """Return the folders that a model is read from: that of a complete model, and that of an adapter."""
     settings, adapter = resolve_weights(recipe, model)
     return base_folder(settings) if adapter is None else None, adapter
 
 
 def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
-    """The model that `model` names; an adapter stands beside the weights of its base.
+    """Load the model that `model` names; an adapter stays unmerged beside the weights of its base.
 
     Raises: ModelError as `resolve_weights`, `load_model` and `load_adapter`.
     """
@@ -118,7 +117,7 @@ def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
         raise ModelError(model, found, "the model that it was made for", "name it with --base") from error
     if adapter is None:
         return base
-    if base_digest(adapter) is None:
+    if base_digest(adapter) is None:  # PEFT itself records no digest
         print_status(f"{model} does not say for which weights it was made: those of {base.name} may be others")
     adapted: Any = load_adapter(base, adapter, force_base=recipe.adapter.force_base)
     adapted.name_or_path = model
@@ -126,7 +125,7 @@ def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
 
 
 def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractContextManager[None]:
-    """Return a block in which a model answers in float32, if the evaluation does and its whole weights have room."""
+    """Return a context in which a model answers in float32, if the evaluation does and its whole weights fit."""
     from lotune.model.eval_mode import REDUCED_DTYPES, in_float32_for_now
 
     weights = [weight for weight in model.parameters() if weight.dtype in REDUCED_DTYPES]
@@ -134,14 +133,14 @@ def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractCont
         free_memory_bytes(weights[0].device) if weights else None,
         sum(4 * weight.numel() for weight in weights),
     )
-    wanted = answering_with(recipe, recipe.base).dtype == "float32"
-    return in_float32_for_now(model) if wanted and not in_shards and needed < (free or 0) else nullcontext()
+    is_float32 = answering_with(recipe, recipe.base).dtype == "float32" and not in_shards
+    return in_float32_for_now(model) if is_float32 and needed < (free or 0) else nullcontext()
 
 
 def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
-    """Load what `model` names into the engine of the settings.
+    """Load the model that `model` names into the engine of the settings.
 
-    Raises: ModelError as `load_model_or_adapter` and VllmModel do; SettingsError where vLLM cannot hold it.
+    Raises: ModelError as `load_model_or_adapter` and VllmModel do; SettingsError for an adapter with vLLM.
     """
     from lotune.generate.answering_model import AnsweringModel
 
@@ -158,5 +157,5 @@ def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
 
 
 def device_and_dtype(recipe: Recipe) -> dict[str, str]:
-    """The device and the number format that a model answers in, by the settings."""
+    """Return the device and the dtype that a model answers in, by the settings."""
     return {"device": resolve_device(recipe.device), "dtype": answering_with(recipe, recipe.base).dtype}

@@ -1,4 +1,4 @@
-"""Files that a verb writes a line at a time: no input is written over, no valid line is lost, processes share one.
+"""Output files that grow by one line at a time: they never overwrite an input or lose a valid line on resuming.
 
 A line is a JSON object with an `id`, and the `fingerprint` of all that its content depends on.
 """
@@ -18,47 +18,45 @@ from lotune.record_files import record_lines, require_fingerprint, stored_record
 
 
 def refuse_overwriting_inputs(out: Path | None, *inputs: Path | None, option: str = "--out") -> None:
-    """Nothing, where writing `out` leaves every input as it is. Raises: SettingsError where it is one, or in one."""
+    """Raise SettingsError if `out` is one of the inputs, or lies in one."""
     if out is None:
         return
-    place = out.resolve()
-    for one in inputs:
-        if one is None or not one.exists():
+    out_path = out.resolve()
+    for source in inputs:
+        if source is None or not source.exists():
             continue
-        there = one.resolve()
-        same = out.exists() and out.samefile(one)
-        if same or place == there or (one.is_dir() and place.is_relative_to(there)):
-            found = f"lies in {one}, which is read" if one.is_dir() else "is read, and would be written over"
+        source_path = source.resolve()
+        # A hard link has another path, and so has a file on a file system that ignores case.
+        same = out.exists() and out.samefile(source)
+        if same or out_path == source_path or (source.is_dir() and out_path.is_relative_to(source_path)):
+            found = f"lies in {source}, which is read" if source.is_dir() else "is read, and would be written over"
             raise SettingsError(option, f"{out} {found}", "a file of its own", "name another one")
 
 
 def check_new(out: Path, force: bool) -> None:
-    """Nothing, where `out` may be written. Raises: SettingsError where it is there already, unless `force` is given."""
+    """Raise SettingsError if `out` exists already, unless `force` is given."""
     if out.exists() and not force:
         raise SettingsError(str(out), "is there already", remedy="name another file with --out, or give --force")
 
 
 def check_fingerprints(out: Path, fingerprint: str) -> None:
-    """Accept a file all of whose lines, and those of its parts, have this fingerprint.
-
-    Raises: RunError where they hold something else, which stays as it is.
-    """
+    """Raise RunError if a line of a file or of its parts has another fingerprint; the files stay as they are."""
     for file in (out, *_parts(out)):
         require_fingerprint(file, fingerprint)
 
 
 def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Path | None], bytes]) -> list[bytes]:
-    """The lines that `work` finds in each process, by rank; all have all of them.
+    """Return the lines that `work` returns in each process, by rank; all processes have all of them.
 
-    Each process has a file of its own beside `out` to add its lines to; at the end `out` holds everything and the
-    others are gone. What was written before, by however many processes, stands in the file that `work` is given, and
-    what of it was not found again stays in `out`.
+    Each process appends to a part of its own beside `out`. At the end `out` holds all lines, and the parts are deleted.
+    The file that `work` receives holds the lines of earlier calls, whatever their number of processes. Earlier lines
+    that `work` does not return again stay in `out`.
     """
     if out is None:
         return world.all_gather_bytes(_quiet_followers(world, work, None))
     parts = _parts(out)
     stored = stored_records((out, *parts))
-    world.all_gather(0.0)  # everybody has read before anybody writes
+    world.all_gather(0.0)  # a barrier: a process that writes its part must not hide lines that another still reads
     own = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
     if parts or own != out:
         write_records(own, stored.values())
@@ -67,6 +65,7 @@ def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Pa
         new = [orjson.loads(line) for part in everyone for _, line in record_lines(part)]
         ids = {record["id"] for record in new}
         write_records(out, [*(record for record in stored.values() if record.get("id") not in ids), *new])
+    # After `out` is complete: a crash between the two leaves each line in a part, in `out` or in both.
     if world.is_main_process:
         for part in _parts(out):
             part.unlink()
@@ -74,13 +73,13 @@ def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Pa
 
 
 def require_single_process(verb: str) -> None:
-    """Nothing in one process. Raises: SettingsError where torchrun has started several."""
+    """Raise SettingsError if torchrun has started several processes."""
     if world_size() > 1:
         raise SettingsError("torchrun", f"{verb} works in one process", remedy="start lotune itself")
 
 
 def _quiet_followers(world: ProcessGroup, work: Callable[[Path | None], bytes], own: Path | None) -> bytes:
-    """What `work` finds; of several processes the first one speaks."""
+    """Return the result of `work`; only the main process writes to stderr."""
     with nullcontext() if world.is_main_process else redirect_stderr(StringIO()):
         return work(own)
 
