@@ -161,3 +161,16 @@ def test_an_upward_arrow_is_found(source: str) -> None:
 )
 def test_a_downward_arrow_passes(source: str) -> None:
     assert upward_arrows(source, PACKAGE / "model" / "loading.py") == []
+
+
+def test_no_task_is_named_outside_its_room() -> None:
+    from lotune.tasks.registry import TASKS
+
+    named = [
+        f"{module.relative_to(PACKAGE)}:{node.lineno}"
+        for module in MODULES
+        if room_of(module) not in ("tasks", "nano", "data", "train")  # the last three have other things of these names
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in TASKS
+    ]
+    assert named == []

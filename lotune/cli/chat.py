@@ -28,9 +28,10 @@ def chat(
     def work() -> None:
         from lotune.generate.sampling import sampling_from_options
         from lotune.stages.chat import chat
+        from lotune.tasks.registry import CONVERSATION_TASK
 
         sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
-        recipe = recipe_from_options("chat", "instructions", overrides or [], base)
+        recipe = recipe_from_options("chat", CONVERSATION_TASK, overrides or [], base)
         chat(recipe, model, sampling, max_new_tokens, force_template)
 
     run_verb(work, json=False, debug=debug)

@@ -49,13 +49,14 @@ def generate(
     def work() -> Any:
         from lotune.generate.sampling import sampling_from_options
         from lotune.stages import generate
+        from lotune.tasks.registry import CONVERSATION_TASK
 
         options = run_options(dry_run, json, debug)
         sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
         if prompt is not None:
             if data is not None or out is not None:
                 raise SettingsError("generate", "--prompt together with --data or --out", remedy="give one of them")
-            recipe = recipe_from_options("generate", task or "instructions", overrides or [], base)
+            recipe = recipe_from_options("generate", task or CONVERSATION_TASK, overrides or [], base)
             return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
         if samples > 1:
             raise SettingsError(

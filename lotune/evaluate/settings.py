@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lotune.model.settings import Dtype
 from lotune.settings import Settings
+from lotune.tasks.registry import RETENTION_TASK
 
 OnTooLong = Literal["wrong", "stop", "truncate"]
 """How to treat a row whose prompt is too long for the model."""
@@ -44,7 +45,7 @@ class ReplaySettings(Settings):
 class RetentionSettings(Settings):
     """The ability that the model must not lose."""
 
-    task: str = "reading"
+    task: str = RETENTION_TASK
     """Task that measures what the model retains."""
     data: Path | None = None
     """File of retention rows (for reading: SQuAD's layout); null: generate them."""

@@ -39,6 +39,10 @@ TASKS: Mapping[str, TaskEntry] = {
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"
 """The task of a recipe without `task.name`."""
+RETENTION_TASK = "reading"
+"""The task that measures retention unless `retention.task` names another."""
+CONVERSATION_TASK = "instructions"
+"""The task of prompts and conversations that are typed on the command line."""
 
 # mypy cannot evaluate a union that is computed from a table; pydantic needs the members to discriminate by name.
 if TYPE_CHECKING:
