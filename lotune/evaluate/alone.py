@@ -18,8 +18,10 @@ from lotune.evaluate.retention import RetentionMetric
 from lotune.evaluate.scorecard import Alone, CategoryResult, Target
 from lotune.evaluate.statistics import Interval
 
+# One changed verdict of 100 widens an interval by a point; generation one row at a time is slow.
 ALONE_ROWS = 100
 """Maximum number of rows of an evaluation set to generate again alone."""
+# The offset keeps this sample independent of other draws with the seed of the run.
 ALONE_SEED = 7_000
 """Offset of the seed that selects these rows."""
 
@@ -38,8 +40,8 @@ def compare_alone(together: Sequence[Prediction], alone: Sequence[Prediction], d
     return Alone(
         dtype=dtype,
         rows=len(pairs),
-        texts=sum(first.text != second.text for first, second in pairs),
-        verdicts=sum(_verdict(first) != _verdict(second) for first, second in pairs),
+        texts=sum(batch.text != single.text for batch, single in pairs),
+        verdicts=sum(_verdict(batch) != _verdict(single) for batch, single in pairs),
     )
 
 
@@ -56,15 +58,18 @@ def wider(interval: Interval | None, margin: float, lower: float = 0.0, upper: f
 
 def wider_target(target: Target, base: float, tuned: float) -> Target:
     """Widen the target's intervals by the fractions of differing verdicts of base and tuned model."""
+    # Means of scores are points of 100, accuracies fractions; a changed verdict can move either by its whole range.
     scale = 100.0 if target.in_points else 1.0
+    # Both models can err, in opposite directions: their margins add up in the difference.
     difference = wider(target.difference_interval, scale * (base + tuned), -scale, scale)
-    kinds = {name: _wider_kind(kind, base, tuned, scale) for name, kind in target.by_category.items()}
-    both: dict[str, Any] = _both(target, base, tuned, scale)
-    return target.model_copy(update={**both, "difference_interval": difference, "by_category": kinds})
+    categories = {name: _wider_category(result, base, tuned, scale) for name, result in target.by_category.items()}
+    intervals: dict[str, Any] = _wider_intervals(target, base, tuned, scale)
+    return target.model_copy(update={**intervals, "difference_interval": difference, "by_category": categories})
 
 
 def wider_line(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
     """Widen a metric's intervals by the fractions of differing verdicts, that of `retained` accordingly."""
+    # retained = tuned / base, so to first order its error is (d_tuned + retained * d_base) / base.
     margin = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
     return replace(
         line,
@@ -78,11 +83,13 @@ def _verdict(prediction: Prediction) -> tuple[bool | None, dict[str, float]]:
     return prediction.score.correct, dict(prediction.score.scores)
 
 
-def _wider_kind(kind: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
-    return kind.model_copy(update=_both(kind, base, tuned, scale))
+def _wider_category(result: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
+    return result.model_copy(update=_wider_intervals(result, base, tuned, scale))
 
 
-def _both(result: Target | CategoryResult, base: float, tuned: float, scale: float) -> dict[str, Interval | None]:
+def _wider_intervals(
+    result: Target | CategoryResult, base: float, tuned: float, scale: float
+) -> dict[str, Interval | None]:
     return {
         "interval": wider(result.interval, scale * tuned, upper=scale),
         "base_interval": wider(result.base_interval, scale * base, upper=scale),

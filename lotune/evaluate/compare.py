@@ -95,6 +95,7 @@ def compare_predictions(
     pairs, unmatched = _paired(a, b)
     score = score or metric_of([prediction for pair in pairs for prediction in pair])
     before, after = ([_value(prediction, score) for prediction in side] for side in zip(*pairs, strict=True))
+    # McNemar's test looks at the changed verdicts alone; graded scores need the size of each change, too.
     if score == ACCURACY:
         test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
         intervals: list[Interval | None] = [
@@ -160,19 +161,21 @@ def required_sample_size(before: Sequence[float], after: Sequence[float]) -> int
         return None
     squares = sum(change * change for change in changes) / len(changes)
     normal = NormalDist()
-    apart = normal.inv_cdf(1 - SIGNIFICANCE / 2) * sqrt(squares) + normal.inv_cdf(POWER) * sqrt(squares - mean**2)
-    return ceil(apart**2 / mean**2)
+    distance = normal.inv_cdf(1 - SIGNIFICANCE / 2) * sqrt(squares) + normal.inv_cdf(POWER) * sqrt(squares - mean**2)
+    return ceil(distance**2 / mean**2)
 
 
 def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tuple[Prediction, Prediction]], int]:
     """Return the judgeable items of both sets, in A's order, and the number of items that only one set has."""
+    # By id, not by line: predictions are written as they come, in another order for each model.
     in_b: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in b}
     both = [(first, in_b[first.example_id]) for first in a if first.example_id in in_b]
     _check_prompts(both)
     for first, second in both:
         if first.score.reference != second.score.reference:
-            found = f"the key is {first.score.reference!r} in A and {second.score.reference!r} in B"
-            raise DataError(f"item {first.example_id}", found, "predictions on the same items, judged alike")
+            references = f"the key is {first.score.reference!r} in A and {second.score.reference!r} in B"
+            raise DataError(f"item {first.example_id}", references, "predictions on the same items, judged alike")
+    # A row is left out of both sides if one of them cannot be judged, or the test would not be paired.
     pairs = [pair for pair in both if None not in (pair[0].score.correct, pair[1].score.correct)]
     if not pairs:
         raise DataError(
@@ -196,13 +199,14 @@ def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple
 def _facts_of(side: Sequence[Prediction], name: str) -> Facts:
     repeated = [id for id, count in Counter(prediction.example_id for prediction in side).items() if count > 1]
     if repeated:
-        found = f"{len(repeated)} ids occur more than once, the first is {repeated[0]}"
-        raise DataError(name, found, "one line per item", "delete the lines that should not count")
+        # Which of them is meant cannot be told, and a random choice would change the verdict.
+        fault = f"{len(repeated)} ids occur more than once, the first is {repeated[0]}"
+        raise DataError(name, fault, "one line per item", "delete the lines that should not count")
     facts = side[0].facts
     for prediction in side:
         if facts is None or prediction.facts is None:
-            found = f"item {prediction.example_id} lacks task, scorer, template or protocol"
-            raise DataError(name, found, "predictions of this version of lotune", "evaluate the model again")
+            fault = f"item {prediction.example_id} lacks task, scorer, template or protocol"
+            raise DataError(name, fault, "predictions of this version of lotune", "evaluate the model again")
         items = f"item {side[0].example_id}", f"item {prediction.example_id}"
         if different := differences(facts, prediction.facts, items):
             raise DataError(name, "; ".join(different), "one way of asking and judging", "evaluate all its rows again")
@@ -214,13 +218,14 @@ def _check_prompts(pairs: Sequence[tuple[Prediction, Prediction]]) -> None:
     if changed:
         first, second = changed[0]
         digests = f"sha256 {_digest(first.prompt)[:12]} in A, {_digest(second.prompt)[:12]} in B"
-        found = (
+        fault = (
             f"{len(changed)} of {len(pairs)} items have different prompts in A and B, the first is {first.example_id}"
         )
-        raise DataError("compare", f"{found} ({digests})", "the same prompts")
+        raise DataError("compare", f"{fault} ({digests})", "the same prompts")
 
 
 def _digest(prompt: str) -> str:
+    # Data files may hold lone surrogates, which strict UTF-8 refuses.
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -49,11 +49,14 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
         if settings.instruction_prefix:
             template += f", instruction prefix {fingerprint(settings.instruction_prefix)[:12]}"
     if isinstance(task, MultipleChoice) and task.by_likelihood:
+        # No text is generated, so the maximum length of an answer is no part of the protocol.
         protocol = "the likeliest option"
     else:
         protocol = f"greedy, {task.max_new_tokens} new tokens at most"
     protocol += f", {shots} shots" if shots else ""
+    # "wrong" and "stop" put no other prompt to the model, so they need no word.
     protocol += ", long prompts cut" if on_too_long == "truncate" else ""
+    # The model is to answer with these words, so other words make another task.
     if labels := settings.prompt_settings.get("labels"):
         protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in labels.items())
     return Facts(task.name, task.scorer, template, protocol)
@@ -65,6 +68,7 @@ def read_facts(row: Mapping[str, Any]) -> Facts | None:
     >>> read_facts({"task": "reading", "scorer": "", "template": "retention"})
     """
     values = [value for field in fields(Facts) if isinstance(value := row.get(field.name), str)]
+    # All or none: facts that are known in part would make two different protocols look equal.
     return Facts(*values) if len(values) == len(fields(Facts)) else None
 
 
@@ -75,9 +79,9 @@ def differences(a: Facts, b: Facts, names: tuple[str, str] = ("A", "B")) -> list
     >>> differences(facts, Facts("arithmetic", "relative:0.1", "alpaca", "greedy"))
     ["scorer: 'exact' in A, 'relative:0.1' in B"]
     """
-    second = b.record()
+    b_record = b.record()
     return [
-        f"{name}: {value!r} in {names[0]}, {second[name]!r} in {names[1]}"
+        f"{name}: {value!r} in {names[0]}, {b_record[name]!r} in {names[1]}"
         for name, value in a.record().items()
-        if value != second[name]
+        if value != b_record[name]
     ]

@@ -22,27 +22,30 @@ def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Exampl
     """
     if any(example.earlier_turns or example.turn_end for example in (*examples, *shots)):
         raise SettingsError("--shots", "the rows are conversations", remedy="leave --shots out")
-    head = "".join(shot.prompt + _shown(task, shot) + SHOT_SEPARATOR for shot in shots)
+    # The same examples for every row: the engine computes their keys and values once (prefix sharing).
+    prefix = "".join(shot.prompt + _answer_text(task, shot) + SHOT_SEPARATOR for shot in shots)
     return [
-        replace(example, prompt=head + example.prompt, prompt_parts=_after(head, example.prompt_parts))
+        replace(example, prompt=prefix + example.prompt, prompt_parts=_prepend(prefix, example.prompt_parts))
         for example in examples
     ]
 
 
-def _shown(task: Task, shot: Example) -> str:
+def _answer_text(task: Task, shot: Example) -> str:
     """Return the answer to show for a shot: its target, or the correct option if options are compared by likelihood."""
     if not shot.references:
         raise DataError(shot.id, "has no answer to show", "rows with answers", "name another file with --shots-data")
     if isinstance(task, MultipleChoice) and task.by_likelihood:
         options = enumerate(task.continuations(shot))
         return next(text for index, text in options if task.judge(shot, task.answer_text(shot, index)).correct)
+    # A wrong example teaches a wrong answer, silently. Graded metrics such as ROUGE-L have no verdict to check.
     if not task.score_name_by_metric and task.judge(shot, shot.target).correct is False:
-        found = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
+        fault = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
         raise DataError(
-            shot.id, found, f"an answer that {task.scorer} finds right", "change task.scorer, or the answers"
+            shot.id, fault, f"an answer that {task.scorer} finds right", "change task.scorer, or the answers"
         )
     return shot.target
 
 
-def _after(head: str, parts: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
-    return None if parts is None else (head + parts[0], parts[1], parts[2])
+def _prepend(prefix: str, parts: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
+    """Return the parts of a prompt with a prefix, which is never cut: only the middle part, the passage, is."""
+    return None if parts is None else (prefix + parts[0], parts[1], parts[2])

@@ -39,8 +39,8 @@ def largest_difference(
     Rows of a batch with a difference above the tolerance are appended to `exceeding`.
     """
     largest = torch.zeros((), dtype=torch.float64)
-    for batch, logits, other_logits in _logits(first, second, rows, batch_tokens, on_device):
-        difference = (logits - other_logits).abs().max().double()
+    for batch, logits, second_logits in _logits(first, second, rows, batch_tokens, on_device):
+        difference = (logits - second_logits).abs().max().double()
         largest = torch.maximum(largest, difference)  # maximum and max propagate a NaN
         if exceeding is not None and not difference <= tolerance:
             exceeding += batch
@@ -50,8 +50,8 @@ def largest_difference(
 def relative_difference(first: nn.Module, second: nn.Module, rows: Sequence[Row], on_device: OnDevice) -> float:
     """Return the norm of the difference of all logits, relative to the norm of the first model's logits."""
     difference = norm = 0.0
-    for _, logits, other_logits in _logits(first, second, rows, BATCH_TOKENS, on_device):
-        difference += float((other_logits - logits).square().sum())
+    for _, logits, second_logits in _logits(first, second, rows, BATCH_TOKENS, on_device):
+        difference += float((second_logits - logits).square().sum())
         norm += float(logits.square().sum())
     return (difference / norm) ** 0.5 if norm else difference
 
@@ -67,6 +67,7 @@ def best_two_gap(model: nn.Module, tokens: Row, on_device: OnDevice = nullcontex
 @contextmanager
 def in_float64(model: nn.Module, on_device: OnDevice) -> Iterator[None]:
     """Let a float32 model compute in float64 in this block; its weights are the same afterwards."""
+    # float32 to float64 and back is exact, so the model need not be copied.
     try:
         with on_device(model.double()):
             yield
@@ -79,6 +80,7 @@ def _logits(
     first: nn.Module, second: nn.Module, rows: Sequence[Row], batch_tokens: int, on_device: OnDevice
 ) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
     """Yield the rows of a batch and their logits (N, V) from both models, 0 for tokens that both mask."""
+    # Many batches of the first model before the second one: moving a model to the device for each would dominate.
     batches = deque(_batches(rows, batch_tokens))
     while batches:
         held: list[tuple[list[Row], torch.Tensor]] = []
@@ -88,13 +90,15 @@ def _logits(
                 held.append((batch, _unpadded_logits(first, batch).cpu()))
         with on_device(second):
             for batch, logits in held:
-                other_logits = _unpadded_logits(second, batch).cpu()  # (N, V)
-                masked = (logits == -math.inf) & (other_logits == -math.inf)
-                yield batch, logits.masked_fill(masked, 0.0), other_logits.masked_fill(masked, 0.0)
+                second_logits = _unpadded_logits(second, batch).cpu()  # (N, V)
+                # Some models set the logits of unused ids to -inf, and -inf minus -inf is NaN.
+                masked = (logits == -math.inf) & (second_logits == -math.inf)
+                yield batch, logits.masked_fill(masked, 0.0), second_logits.masked_fill(masked, 0.0)
 
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Yield batches of rows of similar length, each of at most `batch_tokens` tokens with padding or a single row."""
+    # Sorted by length, so that the last row of a batch is its longest, and padding is short.
     batch: list[Row] = []
     for row in sorted((row for row in rows if len(row)), key=len):
         if batch and (len(batch) + 1) * len(row) > batch_tokens:

@@ -27,14 +27,18 @@ from lotune.evaluate.logit_comparison import (
 )
 from lotune.model.loading import dtype_name
 
+# Rounding alone comes near it: nano's logits reach 43, and computed in float32 they differ from float64 by 7e-5
+# (docs/log.md). So an excess in float32 is no verdict yet.
 TOLERANCE = 1e-4
 """Maximum difference of a logit between merged and adapted model, and of the two best logits at a tie."""
 MAX_CHANGED_VERDICTS = 0.01
 """Maximum fraction of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
 """... if at least this many rows are judged."""
+# Answers of the adapted model serve this comparison alone; those of the merged one are compared with the saved one's.
 ANSWERED = 100
 """Number of rows that the adapted model answers, too; the logits of all rows are compared."""
+# bfloat16 has 8 bits, so a product rounds by 0.4 %; a tenth of the norm is more than that explains.
 MAX_REDUCED_DIFFERENCE = 0.1
 """Maximum relative difference (in norm) of the logits in a reduced dtype from those in float32."""
 
@@ -126,16 +130,18 @@ def compare_merged(
     difference = largest_difference(adapted, merged, rows, batch_tokens, on_device, TOLERANCE, exceeding)
     exact = None
     if not difference <= TOLERANCE:  # a NaN fails, too
+        # Only the rows in excess: float64 takes twice the memory and, on most GPUs, many times the time.
         exact = largest_difference(adapted, merged, exceeding, batch_tokens, partial(in_float64, on_device=on_device))
     decisive = difference if exact is None else exact
     if not decisive <= TOLERANCE:
-        found = f"merged and adapted logits differ by {decisive:.3g} on {len(questions)} rows"
-        raise CheckError("merge check", found, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
+        fault = f"merged and adapted logits differ by {decisive:.3g} on {len(questions)} rows"
+        raise CheckError("merge check", fault, f"at most {TOLERANCE:g}", "merge again; do not use this merged model")
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     with on_device(adapted):
         adapted_answers = greedy(adapted, prompts[:ANSWERED], max_new_tokens)
     with on_device(merged):
         answers = greedy(merged, prompts, max_new_tokens)
+    # Two candidates each move by up to `difference`, in opposite directions, so a gap of twice that can change sign.
     tie = TOLERANCE if exact is None else 2 * difference
     merged_answers = answers[: len(adapted_answers)]
     differences = _compare_answers((adapted, merged), prompts, adapted_answers, merged_answers, tie, on_device)
@@ -162,6 +168,7 @@ def check_saved(
     Raises: CheckError if the saved weights are not the merged ones rounded, or compute something else in `asked_dtype`.
     """
     _require_comparable("saved", saved)
+    # Exactly, weight by weight, before any answer: it takes seconds, and answers could hide one damaged tensor.
     _require_rounded(merged, saved, saved_dtype)
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     if saved_dtype == torch.float32:
@@ -196,12 +203,14 @@ def _reduced(
     Raises: CheckError if the logits change by more than rounding explains.
     """
     merged, saved = models
+    # The parameters only, as `Module.to` would round buffers such as rotary frequencies, which evaluation keeps in
+    # float32.
     for parameter in saved.parameters():
         parameter.data = parameter.data.to(dtype)
     difference = relative_difference(merged, saved, rows, on_device)
     if not difference <= MAX_REDUCED_DIFFERENCE:  # a NaN fails, too
-        found = f"in {dtype_name(dtype)} the logits differ by {difference:.2g} of their norm from those in float32"
-        raise CheckError("merge check", found, f"at most {MAX_REDUCED_DIFFERENCE:g}", "evaluate.dtype=float32")
+        fault = f"in {dtype_name(dtype)} the logits differ by {difference:.2g} of their norm from those in float32"
+        raise CheckError("merge check", fault, f"at most {MAX_REDUCED_DIFFERENCE:g}", "evaluate.dtype=float32")
     with on_device(saved):
         after = [judge(row, answer) for row, answer in enumerate(generate(saved))]
     changed, verdicts = _changed(before, after), sum(old[1] != new[1] for old, new in zip(before, after, strict=True))
@@ -280,11 +289,12 @@ def _compare_answers(
         if list(adapted) == list(merged):
             continue
         count += 1
+        # After the first difference the two answers have different prompts, so only that token can be compared.
         token = first_difference(adapted, merged)
         gap = min(best_two_gap(model, [*prompts[row], *adapted[:token]], on_device) for model in models)
         if not gap <= tie:
-            found = f"row {row}: the answers differ at token {token}, where the two best logits differ by {gap:.3g}"
-            raise CheckError("merge check", found, f"equal answers, or a tie within {tie:g}", "merge again")
+            fault = f"row {row}: the answers differ at token {token}, where the two best logits differ by {gap:.3g}"
+            raise CheckError("merge check", fault, f"equal answers, or a tie within {tie:g}", "merge again")
     return count
 
 
@@ -302,15 +312,15 @@ def first_difference(first: Sequence[int], second: Sequence[int]) -> int:
 
 def _require_rounded(merged: nn.Module, saved: nn.Module, dtype: torch.dtype) -> None:
     """Raise CheckError if the saved weights are not the merged ones, rounded once."""
-    written = dict(saved.named_parameters())
+    saved_weights = dict(saved.named_parameters())
     for name, weight in merged.named_parameters():
-        if name not in written or not torch.equal(weight.to(dtype).float(), written[name]):
-            found = f"{name} is not the merged weight rounded to {str(dtype).removeprefix('torch.')}"
-            raise CheckError("merge check", found, "the merged weights", "write the merged model again")
+        if name not in saved_weights or not torch.equal(weight.to(dtype).float(), saved_weights[name]):
+            fault = f"{name} is not the merged weight rounded to {str(dtype).removeprefix('torch.')}"
+            raise CheckError("merge check", fault, "the merged weights", "write the merged model again")
 
 
 def _require_comparable(name: str, model: nn.Module) -> None:
-    if model.training:
+    if model.training:  # dropout would make a model differ from itself
         raise CheckError("merge check", f"the {name} model is in training mode", "evaluation mode")
     wrong = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if wrong:

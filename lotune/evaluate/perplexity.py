@@ -20,6 +20,7 @@ from lotune.evaluate.statistics import Interval, bootstrap_ratio
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.record_files import record_lines
 
+# Enough to fill batches with windows of similar length; a crash loses the losses of one group.
 ARTICLES_AT_ONCE = 64
 """Articles that are tokenised and scored together."""
 
@@ -45,6 +46,7 @@ def score_texts(
 
     Raises: DataError for a tokeniser with neither token, or a context below four tokens; NotFiniteLogitsError.
     """
+    # Qwen's tokeniser, for one, has no begin-of-text token; in training, end-of-text stood between its documents.
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
@@ -78,15 +80,17 @@ def sliding_windows(ids: Sequence[int], first: int, context: int, where: str = "
 
     `where` names them in messages.
 
-    >>> [(row.prompt_ids, row.ids) for row in sliding_windows([11, 12, 13, 14, 15, 16], 1, 4)]
+    >>> [(window.prompt_ids, window.ids) for window in sliding_windows([11, 12, 13, 14, 15, 16], 1, 4)]
     [((1,), (11, 12, 13)), ((12, 13), (14, 15)), ((14, 15), (16,))]
     """
-    whole, half, rows, done = (first, *ids), context // 2, [], 1
-    while done < len(whole):
+    tokens, half, windows, done = (first, *ids), context // 2, [], 1
+    # A stride of half a context costs two passes over a text; a stride of one token, the most exact, would cost
+    # `context` times as many tokens.
+    while done < len(tokens):
         start = max(0, done - half)
-        rows.append(Continuation(whole[start:done], whole[done : start + context], where))
+        windows.append(Continuation(tokens[start:done], tokens[done : start + context], where))
         done = start + context
-    return rows
+    return windows
 
 
 def summarise(texts: Sequence[TextLoss]) -> dict[str, Any]:
@@ -97,12 +101,14 @@ def summarise(texts: Sequence[TextLoss]) -> dict[str, Any]:
     """
     if not any(text.tokens for text in texts):
         raise DataError("texts", "have no token", "articles with text", "check the file and the cleaning")
+    # Totals rather than means over texts: every token weighs the same, as in the loss of the training.
     nats, tokens, sizes = ([getattr(text, name) for text in texts] for name in ("nats", "tokens", "bytes"))
     loss, bits = math.fsum(nats) / sum(tokens), math.fsum(nats) / math.log(2)
     interval = bootstrap_ratio(nats, tokens)
     return {
         "perplexity": math.exp(loss),
         "perplexity_interval": interval and Interval(*map(math.exp, interval)),
+        # Comparable between tokenisers, which perplexity per token is not.
         "bits_per_byte": bits / sum(sizes),
         "bits_per_byte_interval": bootstrap_ratio([nat / math.log(2) for nat in nats], sizes),
         "texts": len(texts),

@@ -55,9 +55,10 @@ def gate(
     [('contest_f1', 0.9003, True), ('contest_em', 0.8988, False)]
     """
     if set(base_metrics) != set(tuned_metrics):
-        found = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
-        raise DataError("retention", found, ", ".join(sorted(base_metrics)))
+        measured = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
+        raise DataError("retention", measured, ", ".join(sorted(base_metrics)))
     settings = settings or RetentionSettings()
+    # Official metrics beside the contest's are only reported; a task without the contest's has to keep all of its own.
     gated = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
     return [
         _compare(settings, metric, base, tuned_metrics[metric], metric in gated)
@@ -84,6 +85,7 @@ def add_intervals(
 def _of_points(points: Sequence[float], is_accuracy: bool) -> Interval | None:
     if not is_accuracy:
         return bootstrap_mean(points)
+    # A bootstrap has no width if all rows have the same verdict; Wilson's interval does.
     low, high = wilson(sum(value == 100 for value in points), len(points))
     return Interval(100 * low, 100 * high)
 
@@ -94,6 +96,7 @@ def gate_passed(lines: Sequence[RetentionMetric]) -> bool:
     >>> gate_passed([])
     False
     """
+    # `all` of nothing is true, but a gate that measured nothing has shown nothing.
     gated = [line for line in lines if line.is_gated]
     return bool(gated) and all(line.passed for line in gated)
 

@@ -19,6 +19,7 @@ from lotune.files import read_json, write_json
 
 
 class _Record(BaseModel):
+    # By alias: scorecard.json keeps `by_kind`, which the code calls by_category.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True,
         serialize_by_alias=True, validate_by_name=True,
@@ -162,8 +163,8 @@ class Alone(_Record):
         '100 rows asked again alone in bfloat16: 3 texts and 1 verdicts differ; intervals are 1.0 points wider each way'
         """
         wider = f"; intervals are {100 * self.share:.1f} points wider each way" if self.verdicts else ""
-        found = f"{self.texts} texts and {self.verdicts} verdicts differ"
-        return f"{self.rows} rows asked again alone in {self.dtype}: {found}{wider}"
+        counts = f"{self.texts} texts and {self.verdicts} verdicts differ"
+        return f"{self.rows} rows asked again alone in {self.dtype}: {counts}{wider}"
 
 
 class Scorecard(_Record):
@@ -243,23 +244,25 @@ def asked_notes(asked: Sequence[AskedRows]) -> list[str]:
     ['test: 500 of 2,000 rows of choice.json', 'test: 1 of 500 prompts too long for the model: not asked, wrong']
     """
     notes = []
-    for one in asked:
-        if one.limited:
-            notes.append(f"{one.name}: {one.rows:,} of {one.file_rows:,} rows of {one.file}")
-        if one.too_long:
+    for rows in asked:
+        if rows.limited:
+            notes.append(f"{rows.name}: {rows.rows:,} of {rows.file_rows:,} rows of {rows.file}")
+        if rows.too_long:
             notes.append(
-                f"{one.name}: {one.too_long:,} of {one.rows:,} prompts too long for the model: not asked, wrong"
+                f"{rows.name}: {rows.too_long:,} of {rows.rows:,} prompts too long for the model: not asked, wrong"
             )
-        if one.cut:
-            notes.append(f"{one.name}: {one.cut:,} of {one.rows:,} prompts cut to fit the context")
+        if rows.cut:
+            notes.append(f"{rows.name}: {rows.cut:,} of {rows.rows:,} prompts cut to fit the context")
     return notes
 
 
 def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: Sequence[Check]) -> list[str]:
     """Return the reasons against a result, empty if it is valid."""
     reasons = [_retention_reason(line) for line in retention if line.is_gated and not line.passed]
+    # A gate without any metric fails without a line that says why.
     if not gate_passed(retention) and not reasons:
         reasons.append("retention was not measured")
+    # By the paired test, not by the figures alone: with few rows, an accuracy rises by chance half of the time.
     if not target.better:
         chance = f"p = {target.p_value:.2g}, below {SIGNIFICANCE} needed"
         reasons.append(f"{target.task} is not better than the base beyond chance ({chance})")
@@ -273,6 +276,7 @@ def best_on_test(checkpoints: Sequence[Checkpoint]) -> BestOnTest | None:
     BestOnTest(checkpoint='step-1', value=0.5, score=None)
     >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2)])
     """
+    # The contest counted the best of a team's checkpoints on the test; the best of some would be another choice.
     tested = [(point.value, point) for point in checkpoints if point.value is not None]
     if not tested or len(tested) < len(checkpoints):
         return None

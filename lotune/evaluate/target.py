@@ -60,6 +60,7 @@ def measure_target(
         by_category=_by_category(pairs, score),
         gained=test.gained,
         lost=test.lost,
+        # One-sided: the contest asks whether the model became better, not whether it changed.
         p_value=test.p_better,
         better=test.better,
         difference_interval=bootstrap_difference(before, after) if score else None,
@@ -78,14 +79,16 @@ def _pairs(
     """Return category and values of each row, None if it cannot be judged."""
     before: Mapping[str, Score] = {example.id: example.score for example in base}
     after_ids = {example.id for example in tuned}
+    # The lengths, too: a row that occurs twice leaves the sets of ids equal, and would count twice.
     if set(before) != after_ids or not len(before) == len(base) == len(tuned):
         unpaired = len(set(before) ^ after_ids)
-        found = f"{len(base)} verdicts before and {len(tuned)} after, {unpaired} of them on other rows"
-        raise DataError("evaluation", found, "one verdict per row, the same rows before and after")
+        counts = f"{len(base)} verdicts before and {len(tuned)} after, {unpaired} of them on other rows"
+        raise DataError("evaluation", counts, "one verdict per row, the same rows before and after")
     return [(example.category, _pair(before[example.id], example.score, score)) for example in tuned]
 
 
 def _pair(before: Score, after: Score, score: str | None) -> _Pair | None:
+    # Left out on both sides, so that both figures are of the same rows.
     if before.correct is None or after.correct is None:
         return None
     if score is None:
