@@ -68,11 +68,12 @@ def propose_draft(own: NgramIndex, past: NgramIndex, max_length: int) -> list[in
     [4]
     """
     matches = [(*index.look_up(own.ids), index) for index in (own, past)]
+    # of equal matches max takes the first, the row's own: what it copies now it most likely goes on copying
     match_length, position, index = max(matches, key=lambda match: match[0])
     if not match_length or max_length < 1:
         return []
     draft = index.ids[position : position + max_length]
-    period = len(index.ids) - position
+    period = len(index.ids) - position  # the distance at which the row repeats itself
     while index is own and len(draft) < max_length:
         draft.append(draft[-period])
     return draft

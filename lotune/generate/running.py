@@ -1,4 +1,4 @@
-"""Requests under way: the state of each, the choice of its next token, and where its answer ends.
+"""Running requests: the state of each, the choice of its next token, and the end of its answer.
 
 Shapes: n rows, V vocabulary.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request under way; it `began` when it was submitted.
+    """A request and its answer so far; it `began` when it was submitted, in seconds of the monotonic clock.
 
-    `outcome` is its answer, or the error that ended it, once there is one; `on_end` is called with the row at that
-    moment. A `cancelled` row ends before the next step. `draft_budget` is the longest draft that may be tried next; 0
-    means none until the answer has `draft_cooldown_until` tokens.
+    `outcome` is the answer, or the error that ended the request; it is None until then. `on_end` is called with the row
+    when the outcome is set. A `cancelled` row ends before the next step. `draft_budget` is the longest draft to try
+    next; 0 means none until the answer has `draft_cooldown_until` tokens.
     """
 
     index: int
@@ -37,7 +37,7 @@ class RunningRequest:
     logprobs: list[float] = field(default_factory=list)
     generator: torch.Generator = field(default_factory=torch.Generator)
     began: float = field(default_factory=lambda: time.monotonic())
-    trail: NgramIndex = field(default_factory=NgramIndex)
+    ngrams: NgramIndex = field(default_factory=NgramIndex)
     draft_budget: int = DEFAULT_DRAFT_LENGTH
     draft_cooldown_until: int = 0
     on_token: OnToken | None = None
@@ -75,23 +75,27 @@ class RunningRequest:
 
     @property
     def max_length(self) -> int:
-        """The most tokens that are ever read; the last one of an answer is not."""
+        """The largest number of tokens that are read; the last one of an answer never is."""
         return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
 
-    def draft(self, past: NgramIndex, room: int) -> list[int]:
-        """Return a guess of the next tokens, from the row itself or `past` ones, `room` at most and never the last."""
+    def draft(self, past: NgramIndex, max_tokens: int) -> list[int]:
+        """Return at most `max_tokens` tokens that may come next, guessed from the row itself or `past` rows.
+
+        The draft never holds the last token that the answer may have.
+        """
         if self.draft_budget == 0 and len(self.ids) >= self.draft_cooldown_until:
             self.draft_budget = 1
-        length = min(room, self.draft_budget, self.request.max_new_tokens - len(self.ids) - 1)
+        length = min(max_tokens, self.draft_budget, self.request.max_new_tokens - len(self.ids) - 1)
         if length < 1:
             return []
-        indexed = len(self.trail.ids) - len(self.request.prompt_ids)
-        self.trail.extend(self.request.prompt_ids if indexed < 0 else ())
-        self.trail.extend(self.ids[max(0, indexed) :])
-        return propose_draft(self.trail, past, length)
+        # the index is filled when a draft is first tried, so a row without drafts does not pay for it
+        indexed = len(self.ngrams.ids) - len(self.request.prompt_ids)
+        self.ngrams.extend(self.request.prompt_ids if indexed < 0 else ())
+        self.ngrams.extend(self.ids[max(0, indexed) :])
+        return propose_draft(self.ngrams, past, length)
 
     def update_draft_budget(self, drafted: int, accepted: int) -> None:
-        """Double the budget where a whole draft was accepted; halve it where nothing of it was."""
+        """Double the budget if a whole draft was accepted, halve it if none of it was, and reset it otherwise."""
         if drafted and accepted == drafted:
             self.draft_budget = min(2 * self.draft_budget, MAX_DRAFT_LENGTH)
         elif drafted:
@@ -107,7 +111,7 @@ class TokenSelector:
     eos_token_ids: tuple[int, ...]
 
     def end_if_late(self, row: RunningRequest) -> bool:
-        """End a row, with the answer as it is, whose time is up; return whether it was."""
+        """End a row with the answer as it is if its time is up; return whether it was."""
         seconds = row.request.timeout_seconds
         if seconds is None or time.monotonic() - row.began < seconds:
             return False
@@ -115,7 +119,7 @@ class TokenSelector:
         return True
 
     def finish(self, row: RunningRequest, finish_reason: FinishReason) -> None:
-        """End a row with the answer as it is; a stop text in it is a reason of its own."""
+        """End a row with the answer as it is; the reason is `stop` if the answer holds a stop text."""
         row.finish(self._completion(row, finish_reason))
 
     def advance(
@@ -123,9 +127,9 @@ class TokenSelector:
     ) -> list[int]:
         """Choose the next token of each row from logits (n, V), add it, and end the rows that are complete.
 
-        `largest` are the rows' largest logits, where they are known. No end-of-text is chosen where a row must not end
-        yet. A row whose logits are not finite ends with an error, and so does one whose own settings or callback fail;
-        the others go on. Return the tokens, -1 for a row without one.
+        `largest` are the largest logits of the rows, if the caller has them. No end-of-text is chosen if a row must not
+        end yet. A row whose logits are not finite, or whose settings or callback fail, ends with an error; the other
+        rows continue. Return the tokens, -1 for a row without one.
         """
         masked, chosen = self._greedy(logits, rows)
         for index, value in enumerate(largest_logits(logits) if largest is None else largest):
@@ -147,24 +151,25 @@ class TokenSelector:
         return chosen
 
     def _greedy(self, logits: torch.Tensor, rows: Sequence[RunningRequest]) -> tuple[torch.Tensor, list[int]]:
-        """Return logits (n, V) without the ends of rows that must not end yet, and the best token of each row."""
+        """Return logits (n, V) with the ends of rows that must not end yet at -inf, and the best token of each row."""
         early = [index for index, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
         if early:
-            logits = logits.clone()
+            logits = logits.clone()  # the log-probabilities need them unchanged
             for index in early:
                 ends = (*self.eos_token_ids, *rows[index].request.stop_ids)
                 logits[index, [id for id in ends if id < logits.shape[-1]]] = float("-inf")
-        best: list[int] = logits.argmax(-1).tolist()
+        best: list[int] = logits.argmax(-1).tolist()  # (n, V) -> (n,), moved to the CPU at once for all rows
         return logits, best
 
     def _append(self, row: RunningRequest, token: int) -> None:
-        """Add a token to an answer, and end it where it is complete."""
+        """Add a token to an answer, and end the answer if it is complete."""
         if token in self.eos_token_ids or token in row.request.stop_ids:
             return self.finish(row, "eos")
         row.ids.append(token)
         if row.on_token is not None and row.on_token(token):
             return self.finish(row, "cancelled")
         stop = row.request.stop
+        # the last tokens first, as decoding the whole answer at each token would take quadratic time
         if stop and cut_at_stop(self._text(row.ids[-stop_lookback_tokens(stop) :]), stop)[1]:
             completion = self._completion(row, "length")
             if completion.finish_reason == "stop":

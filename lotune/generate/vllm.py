@@ -1,6 +1,6 @@
-"""vLLM as the backend of an engine, for the GPUs that it runs on; it is the optional dependency `vllm`.
+"""vLLM as the backend of an engine, for the GPUs that it supports; it is the optional dependency `vllm`.
 
-It reads the model's folder itself, its weights from safetensors only and without any code of the folder.
+vLLM reads the model's folder itself: weights from safetensors only, and no code of the folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REQUESTS_PER_CALL = 1024
-"""Requests that vLLM is given at once; their answers come together."""
+"""Requests of one call to vLLM, which returns their answers together."""
 
 
 class VllmModel:
-    """A model that vLLM holds and answers with, by continuous batching and paged attention of its own.
+    """A model loaded by vLLM, which brings its own continuous batching and paged attention.
 
-    Raises: ModelError where vLLM is not installed or cannot hold the model.
+    Raises: ModelError if vLLM is not installed or cannot load the model.
     """
 
     def __init__(self, settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -54,7 +54,7 @@ class VllmModel:
 
 
 class VllmBackend:
-    """Waiting requests are given to vLLM a thousand at a time; vLLM itself budgets the memory."""
+    """Answers waiting requests with vLLM, REQUESTS_PER_CALL at a time; vLLM itself budgets the memory."""
 
     def __init__(self, model: VllmModel) -> None:
         self.model = model
@@ -63,21 +63,21 @@ class VllmBackend:
         self.whole_answers = False
 
     def check(self, request: Request) -> None:
-        """Raise ModelError for a request with an adapter or a deadline, which this backend does not have."""
+        """Raise ModelError for a request with an adapter or a deadline, which this backend does not support."""
         if request.adapter is not None or request.timeout_seconds is not None:
-            found = "has adapters and deadlines a request with lotune's own engine only"
-            raise ModelError("evaluate.engine", f"vllm {found}", remedy="evaluate.engine=lotune")
+            found = "vllm supports no adapter and no deadline of a single request"
+            raise ModelError("evaluate.engine", found, remedy="evaluate.engine=lotune")
 
     def session(self) -> AbstractContextManager[None]:
         """Do nothing: vLLM's model is always ready."""
         return nullcontext()
 
     def add(self, rows: list[RunningRequest]) -> None:
-        """Let rows wait."""
+        """Add rows to those that wait."""
         self.waiting += rows
 
     def remove_ended(self) -> None:
-        """Take out the waiting rows that have an outcome; no row runs between steps."""
+        """Remove the waiting rows that have an outcome; no row runs between steps."""
         self.waiting = [row for row in self.waiting if row.outcome is None]
 
     def reset(self) -> None:
@@ -85,7 +85,7 @@ class VllmBackend:
         self.running = []
 
     def step(self, selector: TokenSelector, batch_tokens: int) -> None:
-        """Answer the next rows together."""
+        """Answer the next rows in one call to vLLM."""
         self.running, self.waiting = self.waiting[:REQUESTS_PER_CALL], self.waiting[REQUESTS_PER_CALL:]
         prompts = [{"prompt_token_ids": list(row.request.prompt_ids)} for row in self.running]
         parameters = [self._sampling_params(row.request, selector) for row in self.running]
@@ -106,34 +106,31 @@ class VllmBackend:
         )  # fmt: skip
 
     def _finish(self, row: RunningRequest, output: Any, selector: TokenSelector) -> None:
-        """End a row in our terms: vLLM's ids hold the token that ended it, and its text is cut by other rules."""
+        """End a row by the rules of lotune's own engine, from the token ids that vLLM returned."""
         ids = list(output.token_ids)
+        # vLLM keeps the token that ended the answer; its text is not used, as vLLM cuts it by other rules
         ended = bool(ids) and output.finish_reason == "stop"
         ended = ended and ids[-1] in (*selector.eos_token_ids, *row.request.stop_ids)
         ids = ids[:-1] if ended else ids
-        values = [step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False)]
-        row.logprobs += values
+        row.logprobs += [step[token].logprob for step, token in zip(output.logprobs or (), ids, strict=False)]
         row.ids += ids
         cancelled = row.on_token is not None and any(list(map(row.on_token, ids)))
         selector.finish(row, "cancelled" if cancelled else "eos" if ended else "length")
 
 
 def _library() -> Any:
+    """Import vLLM. Raises: ModelError if it cannot be imported."""
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for results
     try:
         return importlib.import_module("vllm")
     except ImportError as error:
-        found = f"vllm cannot be imported: {error}"
-        raise ModelError(
-            "evaluate.engine",
-            found,
-            remedy=f"{install_extra('vllm')}, or evaluate.engine=lotune",
-        ) from None
+        remedy = f"{install_extra('vllm')}, or evaluate.engine=lotune"
+        raise ModelError("evaluate.engine", f"vllm cannot be imported: {error}", remedy=remedy) from None
 
 
 @contextmanager
 def as_model_error(model: str) -> Iterator[None]:
-    """A block in which vLLM's own errors become one that names the model and the way out."""
+    """Turn any error of vLLM in the block into a ModelError that names the model and the remedy."""
     try:
         yield
     except Exception as error:  # its engine has errors of its own, without a common root
