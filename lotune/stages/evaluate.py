@@ -1,4 +1,4 @@
-"""`lotune evaluate`: base and tuned model on the test and on what must be kept, and the scorecard of both."""
+"""`lotune evaluate`: base and tuned model on the test and retention rows, and the scorecard of both."""
 
 from __future__ import annotations
 
@@ -52,36 +52,34 @@ from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
 BASE = "base"
-"""Name under which the untuned model's predictions stand."""
+"""Name of the untuned model's predictions."""
 RETENTION_FOLDER = "retention"
-"""Folder of the predictions on what is kept, where that is the tuned task itself."""
-
-
+"""Folder of the predictions on the retention rows if the retention task is the tuned task itself."""
 RESCORE_ONLY_SETTINGS = (
     *("score.", "retention.min_retained", "evaluate.checkpoints", "task.scorer"),
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
-"""Settings whose change asks no question again: the answers that are there are judged anew."""
+"""Prefixes of settings whose change keeps the stored answers: they are scored again, and none is generated again."""
 
 
 @dataclass(frozen=True)
 class ModelPredictions:
     """A model's predictions on the test rows and on the retention rows.
 
-    `alone` is what asking some rows of both again alone found, empty where the model answers in float32.
+    `alone` compares answers with those to the same rows one by one; it is empty if the model answers in float32.
     """
 
     target: list[Prediction]
     retained: list[Prediction]
     alone: tuple[Alone, ...] = ()
 
-    def share(self, number: int) -> float:
-        """Return the share of verdicts that differ alone, on the test rows (0) or the retention rows (1)."""
-        return self.alone[number].share if self.alone else 0.0
+    def changed_verdicts(self, index: int) -> float:
+        """Return the fraction of verdicts that batching changes, on the test rows (0) or the retention rows (1)."""
+        return self.alone[index].share if self.alone else 0.0
 
 
 def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
-    """The scorecard of a run, made where it is missing or what it depends on changed; earlier stages first."""
+    """Return the scorecard of a run, or the estimates of a dry run; do the earlier stages first if they are due."""
     with open_prepared_run(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
         from lotune.stages.tune import ensure_tuned
@@ -104,7 +102,7 @@ def show(card: Scorecard) -> None:
 
 
 def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
-    """The scorecard in the run folder, made anew where it is missing or what it depends on changed."""
+    """Return the scorecard in the run folder; make it if it is missing or an input has changed."""
     folder = run.folder
     inputs = {
         **stage_inputs(recipe, "evaluate"),
@@ -115,6 +113,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }
     if run.stage_state("evaluate", inputs) != "done":
+        # Before the stage is invalidated: only its record says which files have changed since.
         _drop_altered_predictions(run)
         run.invalidate_stage("evaluate")
         _forget_predictions_of_other_inputs(run, inputs)
@@ -125,7 +124,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
 
 
 def _drop_altered_predictions(run: Run) -> None:
-    """Delete the predictions that are no longer what a finished evaluation wrote: their rows are asked again."""
+    """Delete the prediction files that were edited after a finished evaluation: their rows are answered again."""
     for path, text in run.altered(["evaluate"]).items():
         if path.startswith("predictions/") and text != "missing":
             print_status(f"{path} has changed since it was written: its rows are asked again")
@@ -133,17 +132,19 @@ def _drop_altered_predictions(run: Run) -> None:
 
 
 def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
-    """Predictions left by an interrupted evaluation are used on only where everything they depend on is the same."""
+    """Delete the predictions of an interrupted evaluation unless they depend on the same inputs."""
     relevant = {key: value for key, value in inputs.items() if not key.startswith(RESCORE_ONLY_SETTINGS)}
-    for name in ("test.rows", "retention.rows.file"):  # an answer depends on what is asked, and not on its key
-        relevant[name] = [[one.id, one.prompt] for one in read_examples(inputs[name])]
-    fingerprint, memory = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
-    if not memory.exists() or read_json(memory) != fingerprint:
+    for name in ("test.rows", "retention.rows.file"):  # an answer depends on its prompt, and not on the reference
+        relevant[name] = [[example.id, example.prompt] for example in read_examples(inputs[name])]
+    fingerprint, path = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
+    if not path.exists() or read_json(path) != fingerprint:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
-        write_json(memory, fingerprint)
+        # Before the first answer: without it, a stopped evaluation could not tell that its answers still count.
+        write_json(path, fingerprint)
 
 
 def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
+    # Base and tuned model must answer in one dtype, or rounding would count as an effect of the tuning.
     recipe = answering_in(recipe, answering_with(recipe, recipe.base).dtype)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
@@ -151,11 +152,12 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     total = count_parameters(base.model)
     before = _test(run, recipe, BASE, base, (task, retained), rows)
     chosen = tuning["chosen"]
-    names = [one["name"] for one in tuning["checkpoints"]] if recipe.evaluate.checkpoints == "all" else [chosen]
+    all_names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
+    names = all_names if recipe.evaluate.checkpoints == "all" else [chosen]
     after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
     lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
-    alone = [one for tested in (before, *after.values()) for one in tested.alone]
+    alone = [effect for tested in (before, *after.values()) for effect in tested.alone]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)
     scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
@@ -165,14 +167,14 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         parameters=parameters,
         score=_score(recipe, scores[chosen]),
         chosen_checkpoint=chosen,
-        checkpoints=[_point(one, targets, lines, scores) for one in tuning["checkpoints"]],
+        checkpoints=[_point(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
         asked_alone=alone,
         notes=[
             f"tuned in {recipe.base.dtype}",
             "asked on {device} in {dtype}".format(**device_and_dtype(recipe)),
-            *(f"{one.model}, {one.set}: {one.describe()}" for one in alone),
+            *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in alone),
             *_notes(counts),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
@@ -183,7 +185,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
 def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
     """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory.
 
-    An adapter that cannot be merged stays beside its base.
+    An adapter of a method that cannot be merged stays beside its base.
     """
     from lotune.model.checkpoints import load_adapter, merge
 
@@ -200,7 +202,9 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
         return LoadedModel(name, adapted, base.tokenizer, None, answers_in)
     merged = merge(base, folder / "adapter")
     for parameter in merged.parameters():
-        parameter.data = parameter.data.to(dtype).to(answers_in)  # what a merged folder holds, read in the format asked
+        parameter.data = parameter.data.to(dtype).to(
+            answers_in
+        )  # rounded as in a merged folder, then read in the dtype of answers
     return LoadedModel(name, merged, base.tokenizer, None, answers_in)
 
 
@@ -211,43 +215,44 @@ def _test(
     from lotune.model.eval_mode import REDUCED_DTYPES
 
     answering = AnsweringModel(model.model, model.tokenizer)
-    found, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
+    predictions, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
-    for task, its, examples, asked in parts:
-        folder = asked if task.name == target else task.name  # one task may be both: its answers stay apart
+    for task, task_settings, examples, part in parts:
+        folder = part if task.name == target else task.name  # one task may be both: its answers stay apart
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.max_batch_tokens
         on_too_long = recipe.evaluate.on_too_long
-        facts = facts_of(its, task, on_too_long=on_too_long)
-        asking = PredictionJob(title, answering, batch_tokens, facts=facts, on_too_long=on_too_long)
-        found.append(run_predictions(asking, task, examples, out))
+        facts = facts_of(task_settings, task, on_too_long=on_too_long)
+        job = PredictionJob(title, answering, batch_tokens, facts=facts, on_too_long=on_too_long)
+        predictions.append(run_predictions(job, task, examples, out))
+        # In a reduced dtype an answer may depend on its batch; float32 showed no such answer (docs/log.md).
         if model.dtype in REDUCED_DTYPES:
-            again = replace(asking, title=f"{title}, alone")
-            kept = run.folder / "predictions" / "alone" / folder / out.name
-            answers = ask_alone(again, task, rows_alone(examples, recipe.seed), kept)
-            what = {"set": "test" if asked == target else RETENTION_FOLDER, "model": name}
-            alone.append(compare_alone(found[-1], answers, dtype_name(model.dtype)).model_copy(update=what))
-    return ModelPredictions(found[0], found[1], tuple(alone))
+            job_alone = replace(job, title=f"{title}, alone")
+            out_alone = run.folder / "predictions" / "alone" / folder / out.name
+            answers = ask_alone(job_alone, task, rows_alone(examples, recipe.seed), out_alone)
+            names = {"set": "test" if part == target else RETENTION_FOLDER, "model": name}
+            alone.append(compare_alone(predictions[-1], answers, dtype_name(model.dtype)).model_copy(update=names))
+    return ModelPredictions(predictions[0], predictions[1], tuple(alone))
 
 
 def _asked(counts: dict[str, Any], before: ModelPredictions) -> list[AskedRows]:
-    """The rows of each evaluation set; of those that are tested, what their answers say."""
-    sets = [AskedRows(**one) for one in counts["asked"]]
+    """Return the counts of each evaluation set; those of test and retention rows are taken from the answers."""
+    sets = [AskedRows(**record) for record in counts["asked"]]
     answers = {"test": before.target, "retention": before.retained}
-    return [measured_rows(one, answers[one.name]) if one.name in answers else one for one in sets]
+    return [measured_rows(rows, answers[rows.name]) if rows.name in answers else rows for rows in sets]
 
 
 def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
-    """What the scorecard needs of predictions."""
-    return [ScoredExample(one.example_id, one.category, one.score) for one in predictions]
+    """Return the ids, categories and scores of predictions."""
+    return [ScoredExample(prediction.example_id, prediction.category, prediction.score) for prediction in predictions]
 
 
 def _gate(recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions) -> list[RetentionMetric]:
     figures = [_points(task, tested.retained) for tested in (before, after)]
     lines = gate(figures[0], figures[1], recipe.retention)
     lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
-    return [wider_line(line, before.share(1), after.share(1)) for line in lines]
+    return [wider_line(line, before.changed_verdicts(1), after.changed_verdicts(1)) for line in lines]
 
 
 def _with_intervals(
@@ -256,9 +261,9 @@ def _with_intervals(
     score = task.score_name_by_metric.get(line.metric)
     base, tuned = (
         {
-            one.example_id: 100.0 * bool(one.score.correct) if score is None else one.score.scores[score]
-            for one in predictions
-            if one.score.correct is not None
+            row.example_id: 100.0 * bool(row.score.correct) if score is None else row.score.scores[score]
+            for row in predictions
+            if row.score.correct is not None
         }
         for predictions in (before, after)
     )
@@ -266,21 +271,21 @@ def _with_intervals(
 
 
 def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """The retained metrics in points, 0 to 100: all means of scores, else the accuracy."""
-    found = task.metrics([one.score for one in predictions])
-    return {name: found[name] for name in task.score_name_by_metric} or {task.metric: 100 * found[task.metric]}
+    """Return the metrics in points, 0 to 100: all means of scores, or the main metric of a task without them."""
+    metrics = task.metrics([prediction.score for prediction in predictions])
+    return {name: metrics[name] for name in task.score_name_by_metric} or {task.metric: 100 * metrics[task.metric]}
 
 
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
     rows = scored_examples(before.target), scored_examples(after.target)
-    found = measure_target(
+    target = measure_target(
         task.name, task.metric, *rows, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
-    return wider_target(found, before.share(0), after.share(0))
+    return wider_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
 
 
 def _fraction(target: Target) -> float:
-    """The target's figure as 0 to 1: a mean of scores is 0 to 100."""
+    """Return the target's value as a fraction, 0 to 1; a mean of scores is 0 to 100."""
     return target.value / 100 if target.in_points else target.value
 
 
@@ -290,13 +295,17 @@ def _score(recipe: Recipe, value: float) -> ContestScore:
 
 
 def _point(
-    one: dict[str, Any], targets: dict[str, Target], lines: dict[str, list[RetentionMetric]], scores: dict[str, float]
+    checkpoint: dict[str, Any],
+    targets: dict[str, Target],
+    lines: dict[str, list[RetentionMetric]],
+    scores: dict[str, float],
 ) -> Checkpoint:
-    name = one["name"]
+    name = checkpoint["name"]
     tested = name in targets
     return Checkpoint(
-        name=name, step=one["step"], validation_value=one["value"], validation_interval=one.get("interval"),
-        validation_loss=one["loss"], value=targets[name].value if tested else None,
+        name=name, step=checkpoint["step"], validation_value=checkpoint["value"],
+        validation_interval=checkpoint.get("interval"), validation_loss=checkpoint["loss"],
+        value=targets[name].value if tested else None,
         interval=targets[name].interval if tested else None, score=scores[name] if tested else None,
         retained=min_retained(lines[name]) if tested else None,
         gate_passed=gate_passed(lines[name]) if tested else None,
@@ -314,24 +323,24 @@ def _checks(tuning: dict[str, Any], trainable: int, counts: dict[str, Any]) -> l
             detail=f"{counts['tokens']['supervised']:,} of {counts['tokens']['tokens']:,} tokens are trained on",
         ),
     ]  # fmt: skip
-    for name, found in tuning["merge_checks"].items():
-        double = found.get("max_logit_difference_float64")
+    for name, check in tuning["merge_checks"].items():
+        double = check.get("max_logit_difference_float64")
         exact = "" if double is None else f" ({double:.1e} in float64)"
         detail = (
-            f"{name}: {found['rows']} rows, logits within {found['max_logit_difference']:.1e}{exact}, "
-            f"{found['greedy_differences']} greedy answers differ at ties; rounding to {found['saved_dtype']} changes "
-            f"{found['texts_changed']} texts and {found['verdicts_changed']} verdicts{_reduced(found.get('asked'))}"
+            f"{name}: {check['rows']} rows, logits within {check['max_logit_difference']:.1e}{exact}, "
+            f"{check['greedy_differences']} greedy answers differ at ties; rounding to {check['saved_dtype']} changes "
+            f"{check['texts_changed']} texts and {check['verdicts_changed']} verdicts{_reduced(check.get('asked'))}"
         )
-        checks.append(Check(name="merge", passed=found["passed"], detail=detail))
+        checks.append(Check(name="merge", passed=check["passed"], detail=detail))
     return checks
 
 
-def _reduced(asked: dict[str, Any] | None) -> str:
-    """What a merge check found of the reduced number format that the evaluation asks in; empty for float32."""
-    if asked is None:
+def _reduced(check: dict[str, Any] | None) -> str:
+    """Return the clause on the reduced dtype of the answers, as a merge check measured it; empty for float32."""
+    if check is None:
         return ""
-    texts = f"{asked['texts_changed']} texts and {asked['verdicts_changed']} verdicts"
-    return f"; answering in {asked['dtype']} changes {texts} (logits: {asked['logit_difference']:.1e} of their norm)"
+    texts = f"{check['texts_changed']} texts and {check['verdicts_changed']} verdicts"
+    return f"; answering in {check['dtype']} changes {texts} (logits: {check['logit_difference']:.1e} of their norm)"
 
 
 def _notes(counts: dict[str, Any]) -> list[str]:
@@ -339,6 +348,6 @@ def _notes(counts: dict[str, Any]) -> list[str]:
     removed = counts["rows"]["overlap"]["removed"]
     if removed:
         notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
-    if shares := counts.get("right_by_rule"):
-        notes.append(right_clause(shares))
+    if right_counts := counts.get("right_by_rule"):
+        notes.append(right_clause(right_counts))
     return notes

@@ -1,4 +1,4 @@
-"""One model tested on the rows of one task (`evaluate --model`)."""
+"""`lotune evaluate --model`: one model on the rows of one task."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ from lotune.text_display import print_visible
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Rows to test a model on: of a file or generated, `limit` at most, each after `shots` answered examples.
+    """Rows to test a model on, from a file or generated: at most `limit`, each after `shots` solved examples.
 
-    The examples are rows of `shots_data`, drawn by seed; without it they are generated.
+    The examples are sampled from `shots_data`, or generated if it is None.
     """
 
     data: Path | None = None
@@ -60,42 +60,48 @@ class EvaluationData:
     shots_data: Path | None = None
 
     def inputs(self, seed: int) -> dict[str, Any]:
-        """What an answer depends on by the examples that are shown."""
+        """Return the settings of the few-shot examples that an answer depends on."""
         shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
         return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
 
     def read(self, task: Task, seed: int, max_row_bytes: int = MAX_ROW_BYTES) -> EvaluationSet:
-        """The examples. Raises: SettingsError, DataError where there are none, or too few to show."""
+        """Return the test rows.
+
+        Raises: SettingsError if a file of rows has no `shots_data`; DataError without rows, or with too few examples.
+        """
         with blame_setting("--data"):
-            found = evaluation_set(task, self.data, self.limit, seed, max_row_bytes)
+            test_set = evaluation_set(task, self.data, self.limit, seed, max_row_bytes)
         if not self.shots:
-            return found
-        return replace(found, examples=self._after_shots(task, seed, found.examples, max_row_bytes))
+            return test_set
+        return replace(test_set, examples=self._after_shots(task, seed, test_set.examples, max_row_bytes))
 
     def _after_shots(self, task: Task, seed: int, examples: Sequence[Example], max_row_bytes: int) -> list[Example]:
         if self.data is not None and self.shots_data is None:
             raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
-        asked = {example.prompt for example in examples}
-        drawn = None if self.shots_data else 4 * self.shots
-        found = evaluation_rows(task, self.shots_data, drawn, seed + SHOTS_SEED, max_row_bytes)
-        others = [example for example in found if example.prompt not in asked]
-        if len(others) < self.shots:
+        prompts = {example.prompt for example in examples}
+        # More than are shown, as some of the generated rows may be test rows.
+        generated = None if self.shots_data else 4 * self.shots
+        rows = evaluation_rows(task, self.shots_data, generated, seed + SHOTS_SEED, max_row_bytes)
+        candidates = [example for example in rows if example.prompt not in prompts]
+        if len(candidates) < self.shots:
             where = str(self.shots_data or "--shots")
-            raise DataError(where, f"has {len(others)} rows that are not tested", f"{self.shots} of them")
-        return add_few_shot(task, examples, Random(seed + SHOTS_SEED).sample(others, self.shots))
+            raise DataError(where, f"has {len(candidates)} rows that are not tested", f"{self.shots} of them")
+        return add_few_shot(task, examples, Random(seed + SHOTS_SEED).sample(candidates, self.shots))
 
 
 SHOTS_SEED = 9_000
-"""Added to the seed for the rows that are shown as examples."""
+"""Added to the seed for the few-shot examples."""
 
 
 def evaluate_model(
     recipe: Recipe, model: str, test: EvaluationData, out: Path | None, force: bool, options: RunOptions
 ) -> dict[str, Any] | None:
-    """Figures of one model on one task: the metrics, each with its interval, and those of each kind.
+    """Return the metrics of one model on one task, each with its interval, and the main metric by category.
 
-    Of several processes under torchrun each asks its part, and the first has the figures; the others have None.
-    Raises: SettingsError where `out` is read, too; DataError where no row has a key.
+    Each of several processes under torchrun answers its part of the rows; the first one returns the figures, and the
+    others return None.
+
+    Raises: SettingsError if `out` is an input; DataError if no row has a reference.
     """
     weights, _ = resolve_weights(recipe, model)
     settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
@@ -111,75 +117,79 @@ def evaluate_model(
     title, batch_tokens, fingerprint = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens, ""
     if out is not None:
         fingerprint = answers_fingerprint(recipe, model, settings, **test.inputs(recipe.seed))
-        check_fingerprints(out, fingerprint)
+        check_fingerprints(out, fingerprint)  # refused before the weights are loaded
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         answering = load_for_generation(recipe, model)
         on_too_long = recipe.evaluate.on_too_long
         stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
-        asking = PredictionJob(title, answering, batch_tokens, stop, fingerprint, facts=facts, on_too_long=on_too_long)
-        found = run_predictions_distributed(asking, task, examples, out, world)
-        alone = _ask_again(recipe, asking, task, examples, found, world)
+        job = PredictionJob(title, answering, batch_tokens, stop, fingerprint, facts=facts, on_too_long=on_too_long)
+        predictions = run_predictions_distributed(job, task, examples, out, world)
+        alone = _compare_alone(recipe, job, task, examples, predictions, world)
     if not world.is_main_process:
         return None
     file = test.data.name if test.data else ""
-    rows = AskedRows(name="test", rows=len(found), file=file, file_rows=tested.file_rows)
-    asked = {"asked": measured_rows(rows, found)}
-    figures = {"model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, found, alone), **asked}
+    rows = AskedRows(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
+    figures = {
+        "model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, predictions, alone),
+        "asked": measured_rows(rows, predictions),
+    }  # fmt: skip
     if not options.json:
         _show(figures)
     return figures
 
 
-def _ask_again(
+def _compare_alone(
     recipe: Recipe,
-    asking: PredictionJob,
+    job: PredictionJob,
     task: Task,
     examples: Sequence[Example],
-    found: Sequence[Prediction],
+    predictions: Sequence[Prediction],
     world: ProcessGroup,
 ) -> Alone | None:
-    """What asking some rows again alone finds, in every process; None where the model answers in float32."""
+    """Return the effect of batching on some rows, in every process; None if the model answers in float32."""
     dtype = recipe.evaluate.dtype
     if dtype == "float32":
         return None
-    again, rows = replace(asking, title=f"{asking.title}, alone"), rows_alone(examples, recipe.seed)
-    return compare_alone(found, run_predictions_distributed(again, task, rows, None, world, ask_alone), dtype)
+    job_alone, rows = replace(job, title=f"{job.title}, alone"), rows_alone(examples, recipe.seed)
+    return compare_alone(predictions, run_predictions_distributed(job_alone, task, rows, None, world, ask_alone), dtype)
 
 
-def _figures(task: Task, found: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
+def _figures(task: Task, predictions: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
     from lotune.evaluate.metric_intervals import metric_intervals
     from lotune.evaluate.target import ScoredExample, measure_target
 
-    seen = [ScoredExample(one.example_id, one.category, one.score) for one in found]
+    scored = [ScoredExample(row.example_id, row.category, row.score) for row in predictions]
+    # One model stands for base and tuned model: only the tuned side of the target is read.
     target = measure_target(
-        task.name, task.metric, seen, seen, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
+        task.name, task.metric, scored, scored, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
-    judged, share = [one.score for one in found], alone.share if alone else 0.0
-    target = wider_target(target, share, share)
+    scores, changed = [row.score for row in predictions], alone.share if alone else 0.0
+    target = wider_target(target, changed, changed)
     intervals = {
         name: wider(
-            interval, *(100 * share, 0, 100) if name in task.score_name_by_metric else (share, LEAST.get(name, 0))
+            interval,
+            *(100 * changed, 0, 100) if name in task.score_name_by_metric else (changed, MIN_VALUES.get(name, 0)),
         )
-        for name, interval in metric_intervals(task, judged).items()
+        for name, interval in metric_intervals(task, scores).items()
     }
     by_kind = {
         name: {"n": kind.n, "value": kind.value, "interval": kind.interval} for name, kind in target.by_category.items()
     }
     return {
         "scorer": task.scorer, **({"rouge_l": ROUGE_L} if task.scorer == "rouge-l" else {}),
-        "metrics": task.metrics(judged), "intervals": intervals, "interval": target.interval,
+        "metrics": task.metrics(scores), "intervals": intervals, "interval": target.interval,
         "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
         **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),
     }  # fmt: skip
 
 
-LEAST = {"matthews": -1}
-"""The least value of metrics that are not 0 at least."""
+MIN_VALUES = {"matthews": -1}
+"""Lower bounds of metrics that can be negative."""
 ROUGE_L = {
     "beta": signature(rouge_l).parameters["beta"].default,
     "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
 }
-"""How the scorer rouge-l weighs recall against precision, and what it compares."""
+"""Parameters of the scorer rouge-l: the weight of recall against precision, and the segments that it compares."""
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -194,9 +204,9 @@ def _show(figures: dict[str, Any]) -> None:
         print_visible(f"{name}: {value:.4g}{interval}")
     if "asked_alone" in figures:
         print_visible(Alone(**figures["asked_alone"]).describe())
-    for kind, found in figures["by_kind"].items():
-        shown = "not judgeable" if found["value"] is None else f"{found['value']:.4g}{_span(found['interval'])}"
-        print_visible(f"  {kind}: {shown}, {found['n']} rows")
+    for kind, result in figures["by_kind"].items():
+        shown = "not judgeable" if result["value"] is None else f"{result['value']:.4g}{_span(result['interval'])}"
+        print_visible(f"  {kind}: {shown}, {result['n']} rows")
 
 
 def _span(interval: Interval | None) -> str:

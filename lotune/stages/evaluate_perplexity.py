@@ -1,4 +1,4 @@
-"""`lotune evaluate --task text`: how well a model foretells articles."""
+"""`lotune evaluate --task text`: perplexity of a model on articles."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from lotune.text_display import print_visible
 def evaluate_texts(
     recipe: Recipe, model: str, data: Path | None, limit: int | None, out: Path | None, options: RunOptions
 ) -> dict[str, Any] | None:
-    """Perplexity and bits a byte of the articles of a file or folder, cleaned as `pretrain.cleaning` says.
+    """Return perplexity and bits per byte of the articles of a file or folder, cleaned by `pretrain.cleaning`.
 
-    The figures of each article are written to `out` as they come, and those that stand there are kept. Of several
-    processes under torchrun each reads its part, and the first has the figures; the others have None.
-    Raises: SettingsError without `data`, or where `out` is read; DataError for what is no article.
+    The figures of each article are appended to `out` as they come; articles that `out` has already are skipped. Each of
+    several processes under torchrun scores its part; the first one returns the figures, and the others return None.
+
+    Raises: SettingsError without `data`, or if `out` is an input; DataError for a row that is no article.
     """
     if data is None:
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")
     refuse_overwriting_inputs(out, data, *folders_of(recipe, model))
     cleaning = recipe.pretrain.cleaning if recipe.pretrain else "none"
+    # One more than the limit tells whether it left any out.
     articles = list(islice(Corpus(data, cleaning, recipe.data.max_row_bytes).articles(), limit and limit + 1))
     limited = limit is not None and len(articles) > limit
     articles = articles[:limit]
@@ -48,16 +50,16 @@ def evaluate_texts(
         fingerprint = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
         check_fingerprints(out, fingerprint)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
-        base, its = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
-        everyone = merge_rank_outputs(
-            out, world, lambda own: _read(base, its, recipe.evaluate.max_batch_tokens, own, fingerprint)
+        base, rank_articles = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
+        parts = merge_rank_outputs(
+            out, world, lambda own: _score(base, rank_articles, recipe.evaluate.max_batch_tokens, own, fingerprint)
         )
     if not world.is_main_process:
         return None
-    found = {one.id: one for part in everyone for one in parse_texts(part)}
+    losses = {text.id: text for part in parts for text in parse_texts(part)}
     figures = {
         "model": model, "task": "text", **device_and_dtype(recipe), "perplexity_unit": "per token",
-        **summarise([found[article.id] for article in articles]),
+        **summarise([losses[article.id] for article in articles]),
         **({"limited_to_first": limit} if limited else {}),
     }  # fmt: skip
     if not options.json:
@@ -65,22 +67,23 @@ def evaluate_texts(
     return figures
 
 
-def _read(
+def _score(
     base: LoadedModel, articles: Sequence[Example], batch_tokens: int, out: Path | None, fingerprint: str
 ) -> bytes:
-    """The figures of articles as lines; written to `out` as they come, those that stand there are kept."""
-    stored = {one.id: one for one in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
-    found = [stored[article.id] for article in articles if article.id in stored]
-    left = [article for article in articles if article.id not in stored]
+    """Return the losses of articles as lines; append each new one to `out`, and take those that it has from there."""
+    stored = {text.id: text for text in parse_texts(out.read_bytes())} if out is not None and out.exists() else {}
+    losses = [stored[article.id] for article in articles if article.id in stored]
+    remaining = [article for article in articles if article.id not in stored]
     model: Any = base.model
     with Progress(f"{base.name}, text", len(articles)) as progress, naming_the_model(base.name):
-        progress.advance(len(found))
-        for text in score_texts(model, base.tokenizer, left, context=context_length(model), batch_tokens=batch_tokens):
-            found.append(text)
-            if out is not None:
+        progress.advance(len(losses))
+        context = context_length(model)
+        for text in score_texts(model, base.tokenizer, remaining, context=context, batch_tokens=batch_tokens):
+            losses.append(text)
+            if out is not None:  # at once: a stopped command resumes after the last article written
                 append_record(out, _record(text, fingerprint))
-            progress.advance(len(found))
-    return encode_records(_record(text, fingerprint) for text in found)
+            progress.advance(len(losses))
+    return encode_records(_record(text, fingerprint) for text in losses)
 
 
 def _record(text: TextLoss, fingerprint: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""A model asked all examples of a task, with a bar: validating a checkpoint, testing a run, testing a model alone."""
+"""Answers of a model to all examples of a task, with a progress bar: for validation, tests of a run and of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """A model that is asked, and how.
+    """A model and its protocol of answering.
 
-    `title` is that of the bar, `stop` ends an answer beside the task's own texts, `fingerprint` is
-    that of `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
+    `title` is that of the progress bar; the texts of `stop` end an answer as those of the task do; `fingerprint` is the
+    result of `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
     """
 
     title: str
@@ -52,41 +53,39 @@ class PredictionJob:
 
 
 Ask = Callable[[PredictionJob, Task, Sequence[Example], Path | None], list[Prediction]]
-"""How examples are asked: `run_predictions`, or `ask_alone`."""
+"""Type of `run_predictions` and `ask_alone`."""
 
 
 def run_predictions(
-    asking: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
+    job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
 ) -> list[Prediction]:
-    """Predictions on all examples; written one a line to `out` as they come, those that stand there are kept.
+    """Return the predictions on all examples; append each to `out` as it comes, and reuse those that `out` has already.
 
     Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_room`.
     """
-    context, done = context_length(asking.answering.model), []
+    context, done = context_length(job.answering.model), []
     if not (isinstance(task, MultipleChoice) and task.by_likelihood):
         check_room(task.max_new_tokens, context)
-    with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
+    with Progress(job.title, len(examples)) as progress, naming_the_model(job.title):
         for prediction in predict(
-            task, examples, asking.answering, batch_tokens=asking.batch_tokens, out=out, context=context,
-            stop=asking.stop, fingerprint=asking.fingerprint, sampling=asking.sampling, facts=asking.facts,
-            on_too_long=asking.on_too_long,
+            task, examples, job.answering, batch_tokens=job.batch_tokens, out=out, context=context,
+            stop=job.stop, fingerprint=job.fingerprint, sampling=job.sampling, facts=job.facts,
+            on_too_long=job.on_too_long,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))
     return done
 
 
-def ask_alone(
-    asking: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
-) -> list[Prediction]:
-    """Predictions on all examples as `run_predictions` gives them, but each is asked by itself."""
-    context, done = context_length(asking.answering.model), list[Prediction]()
-    with Progress(asking.title, len(examples)) as progress, naming_the_model(asking.title):
+def ask_alone(job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
+    """Return the predictions on all examples as `run_predictions` does, but with each example in a batch of its own."""
+    context, done = context_length(job.answering.model), list[Prediction]()
+    with Progress(job.title, len(examples)) as progress, naming_the_model(job.title):
         for example in examples:
             done += predict(
-                task, [example], asking.answering, batch_tokens=1, out=out, context=context,
-                stop=asking.stop, fingerprint=asking.fingerprint, sampling=asking.sampling, facts=asking.facts,
-                on_too_long=asking.on_too_long,
+                task, [example], job.answering, batch_tokens=1, out=out, context=context,
+                stop=job.stop, fingerprint=job.fingerprint, sampling=job.sampling, facts=job.facts,
+                on_too_long=job.on_too_long,
             )  # fmt: skip
             progress.advance(len(done))
     return done
@@ -94,7 +93,7 @@ def ask_alone(
 
 @contextmanager
 def naming_the_model(title: str) -> Iterator[None]:
-    """Put the title in the place of the model's name where its logits are not finite."""
+    """Return a context in which an error about logits that are not finite names the title as the model."""
     try:
         yield
     except NotFiniteLogitsError as error:
@@ -102,45 +101,51 @@ def naming_the_model(title: str) -> Iterator[None]:
 
 
 def run_predictions_distributed(
-    asking: PredictionJob,
+    job: PredictionJob,
     task: Task,
     examples: Sequence[Example],
     out: Path | None,
     world: ProcessGroup,
-    how: Ask = run_predictions,
+    ask: Ask = run_predictions,
 ) -> list[Prediction]:
-    """The same by several processes, each of which asks every so many-th example; all have all, in the examples' order.
+    """Return the predictions on all examples, in their order, from several processes with every n-th example each.
 
-    `out` is written as `merge_rank_outputs` does it; `how` is `run_predictions` or `ask_alone`.
-    Raises: PromptTooLongError where a prompt is too long and that stops, in each process and before one is asked.
+    `merge_rank_outputs` writes `out`; `ask` is `run_predictions` or `ask_alone`.
+
+    Raises: PromptTooLongError, in each process and before the first answer, if a prompt is too long and that stops.
     """
-    if asking.on_too_long == "stop":
+    # Every process checks all prompts, so that all of them stop with the same error.
+    if job.on_too_long == "stop":
         for example in examples:
-            fit(task, example, asking.answering.tokenizer, context_length(asking.answering.model), "stop")
+            fit(task, example, job.answering.tokenizer, context_length(job.answering.model), "stop")
 
     def work(own: Path | None) -> bytes:
-        found = how(asking, task, examples[world.rank :: world.size], own)
-        return encode_records(prediction.record() for prediction in found)
+        # Strided, so that a file sorted by length is divided evenly.
+        predictions = ask(job, task, examples[world.rank :: world.size], own)
+        return encode_records(prediction.record() for prediction in predictions)
 
-    everyone = merge_rank_outputs(out, world, work)
-    places = {example.id: place for place, example in enumerate(examples)}
-    found = [one for rank, part in enumerate(everyone, start=1) for one in parse_predictions(part, f"process {rank}")]
-    return sorted(found, key=lambda one: places[one.example_id])
+    parts = merge_rank_outputs(out, world, work)
+    index = {example.id: number for number, example in enumerate(examples)}
+    predictions = chain.from_iterable(
+        parse_predictions(part, f"process {rank}") for rank, part in enumerate(parts, start=1)
+    )
+    return sorted(predictions, key=lambda prediction: index[prediction.example_id])
 
 
 def measured_rows(rows: AskedRows, answers: Sequence[Prediction]) -> AskedRows:
-    """The rows with the number of prompts that were too long, and of those that were cut, as their answers say."""
-    too_long = sum(one.finish_reason == TOO_LONG for one in answers)
-    return rows.model_copy(update={"too_long": too_long, "cut": sum(one.prompt_truncated for one in answers)})
+    """Return the counts of a set with the numbers of too long and of truncated prompts among its answers."""
+    too_long = sum(answer.finish_reason == TOO_LONG for answer in answers)
+    return rows.model_copy(update={"too_long": too_long, "cut": sum(answer.prompt_truncated for answer in answers)})
 
 
 def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: Any) -> str:
-    """The fingerprint of all that an answer depends on beside its prompt: weights, number format, engine, settings.
+    """Return the fingerprint of all that an answer depends on beside its prompt: weights, dtype, engine, settings.
 
-    How an answer is judged is not among it, unless it is chosen in that way; `more` counts, a Path by its content.
+    `more` holds further inputs; a Path counts by its content.
     """
     settings, adapter = resolve_weights(recipe, model)
     dtype = answering_with(recipe, settings).dtype
+    # A scorer does not change an answer, except where the answer is chosen by comparing likelihoods.
     inputs = {
         "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,
         "engine": recipe.evaluate.engine, "on_too_long": recipe.evaluate.on_too_long,

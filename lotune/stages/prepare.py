@@ -1,4 +1,4 @@
-"""`lotune prepare`: rows become examples, examples become tokens, and everything that was left out is counted."""
+"""`lotune prepare`: turns rows into examples and examples into tokens, and counts everything that it drops."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
-"""Rows whose tokens tell how much room all take."""
+"""Number of rows from whose tokens the disk space of all is estimated."""
 FEW_BYTES = 2**22
-"""Size of files of rows up to which the rows are looked at before the model."""
+"""Size of the files of rows up to which the rows are checked before the model."""
 ROW_BYTES = 48
-"""What a row takes besides its tokens: 16 bytes say where it lies, the others hold its id."""
+"""Bytes of a row beside its tokens: 16 for its offsets, the others for its id."""
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What encoding found: rows and tokens to train on, the longest row, rows dropped for their length."""
+    """Counts of the encoding: rows and tokens to train on, the longest row, rows dropped for their length."""
 
     rows: int
     tokens: int
@@ -56,9 +56,9 @@ class TokenCounts:
     limit: int
     dropped_too_long: int
     first: str
-    """The first row as it is trained on: what is scored stands between ⟦ and ⟧."""
+    """The first row; the tokens that the loss counts are between ⟦ and ⟧."""
     retention_cut: int
-    """Retention prompts that had to be cut to fit the context."""
+    """Retention prompts that were truncated to fit the context."""
 
 
 def prepare(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def prepare(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
 
 @contextmanager
 def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run, Recipe]]:
-    """The run of a recipe and the recipe, once it is said what has changed.
+    """Return a context with the run of a recipe and the recipe, after logging which settings have changed.
 
-    A dry run whose rows are other ones than those of the finished run in the folder leaves these alone: its own are
-    prepared in a folder beside it, which goes with the block. Malformed rows that stop either are listed in
-    malformed_rows.txt.
-    Raises: DataError or SettingsError, before there is a folder, for a task that cannot be built or a missing file.
+    A dry run with changed data leaves the finished run in the folder alone: it prepares its rows in a temporary folder,
+    deleted at the end of the context. malformed_rows.txt lists the malformed rows that stop a run.
+
+    Raises: DataError or SettingsError, before a folder is made, for a task that cannot be built or a missing file.
     """
     require_input_files(recipe)
     build_task(recipe.task)
@@ -88,12 +88,12 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
         print_status("dry run: the rows are prepared in a folder of their own, the run stays as it is")
         with TemporaryDirectory(prefix=".dry-run-", dir=recipe.runs) as folder:
             recipe = recipe.model_copy(update={"runs": Path(folder)})
-            with open_run(recipe.folder, recipe) as other:
-                yield other, recipe
+            with open_run(recipe.folder, recipe) as dry_run:
+                yield dry_run, recipe
 
 
 def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """The counts of the prepared data, made anew where it is missing or its settings changed."""
+    """Return the counts of the prepared data; prepare it if it is missing or an input has changed."""
     inputs = prepare_inputs(recipe)
     if run.stage_state("prepare", inputs) != "done":
         print_status("preparing the rows")
@@ -105,7 +105,7 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What the prepared data depend on: settings, and the file that decides how rows become tokens, if it is here."""
+    """Return what the prepared data depends on: settings, and the tokenizer.json of a base in a folder."""
     folder = base_folder(recipe.base)
     file = folder / "tokenizer.json" if folder is not None else None
     tokenizer = {"base.tokenizer": file} if file is not None and file.exists() else {}
@@ -113,12 +113,12 @@ def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def retention_task_settings(recipe: Recipe) -> TaskSettings:
-    """The settings of the task that measures what is kept: its protocol, in the recipe's language."""
+    """Return the settings of the retention task: its defaults, in the recipe's language."""
     return task_settings(recipe.retention.task, language=recipe.retention.language)
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Examples from one of the run's files."""
+    """Return the examples of one of the run's files."""
     import orjson
 
     with path.open("rb") as file:
@@ -126,10 +126,11 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _write(run: Run, recipe: Recipe) -> None:
-    """Write the data; what is refused is refused before anything in the run is changed."""
+    """Write the data; raise all errors about the input before anything in the run changes."""
     task, retained = build_prompted_task(recipe.task, recipe.base), build_task(retention_task_settings(recipe))
     for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
+    # The quicker check comes first, so that its errors do not wait for the longer one.
     loaded = None if _few_rows(recipe) else _check_model(recipe)
     with blame_setting("retention.data"):
         rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
@@ -143,15 +144,16 @@ def _write(run: Run, recipe: Recipe) -> None:
     with blame_setting("retention.replay.rows"):
         replay = replay_rows(retained, recipe.retention.replay.rows, recipe.seed, retention)
     folder = run.folder / "data"
-    others = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
+    candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
     asked, too_long = _measured(recipe, sets, (task, retained), file_rows, tokenizer, context)
     needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
     file = _train_tokens(
-        folder / "train", tokenizer, (data.train, replay), limit, recipe.data.on_too_long, needed, others
+        folder / "train", tokenizer, (data.train, replay), limit, recipe.data.on_too_long, needed, candidates
     )
+    # From here on no row can be refused. A token file that a crash leaves behind is found again by its digest.
     run.invalidate_stage("prepare")
     for name, examples in sets.items():
         _write_examples(folder / f"{name}.jsonl", examples)
@@ -161,7 +163,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     )  # fmt: skip
     write_json(folder / "counts.json", {
         "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
-        "asked": [one.model_dump() for one in asked], "too_long": too_long,
+        "asked": [counts.model_dump() for counts in asked], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
     })  # fmt: skip
 
@@ -174,31 +176,28 @@ def _measured(
     tokenizer: Any,
     context: int,
 ) -> tuple[list[AskedRows], dict[str, int]]:
-    """What is known of each evaluation set, and how many of its prompts are too long as they are, by its name."""
+    """Return the counts of each evaluation set, and how many of its prompts are too long as they are."""
     files = {"validation": recipe.data.validation, "test": recipe.data.test, "retention": recipe.retention.data}
-    mode, asked, found = recipe.evaluate.on_too_long, [], {}
+    mode, asked, too_long = recipe.evaluate.on_too_long, [], {}
     for name, examples in sets.items():
         task, file = tasks[name == "retention"], files[name]
         long, cut = _count_long(tokenizer, examples, task, context, name, mode)
-        found[name] = long
+        too_long[name] = long
         wrong, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
         where = {"file": file.name if file else "", "file_rows": file_rows.get(name)}
         asked.append(AskedRows(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
-    return asked, found
+    return asked, too_long
 
 
 def _few_rows(recipe: Recipe) -> bool:
-    """Whether the files of rows are read sooner than the libraries that look at the model are imported."""
+    """Return whether reading the rows takes less time than importing the libraries that check the model."""
     named = [path for path in (recipe.data.train, recipe.data.validation, recipe.data.test) if path is not None]
     files = chain.from_iterable([path, *path.rglob("*")] for path in named)
     return bool(named) and sum(file.stat().st_size for file in files) <= FEW_BYTES
 
 
 def _check_start_base(recipe: Recipe, start: Path) -> None:
-    """Nothing, where an adapter to start with was made for the base, or that is forced; it is said where it is unknown.
-
-    Raises: ModelError where it was made for another one.
-    """
+    """Raise ModelError if an adapter to start with was made for another base, unless forced; warn if it is unknown."""
     from lotune.model.checkpoints import base_digest, check_base
     from lotune.model.weight_files import weight_files
 
@@ -210,9 +209,9 @@ def _check_start_base(recipe: Recipe, start: Path) -> None:
 
 
 def _check_model(recipe: Recipe) -> tuple[Any, int]:
-    """Return the tokeniser and the context that the adapter leaves, once device and model can do what the recipe asks.
+    """Return the tokeniser and the number of context tokens that the adapter leaves for a row.
 
-    Raises: SettingsError or ModelError where they cannot.
+    Raises: SettingsError or ModelError if the device or the model cannot do what the recipe requests.
     """
     resolve_device(recipe.device)
     adapter, method = recipe.adapter, METHODS[recipe.adapter.method]
@@ -234,9 +233,9 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
 
 
 def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:
-    """About the bytes of the prepared data: tokens, places and ids of the rows, and the rows that are asked.
+    """Return an estimate of the bytes of the prepared data: tokens, offsets and ids of the rows, and evaluation rows.
 
-    The tokens are those of the first rows, so many times as there are rows.
+    The tokens of the first MEASURED_ROWS rows are extrapolated to all rows.
     """
     import orjson
 
@@ -261,19 +260,19 @@ def _train_tokens(
     limit: int,
     too_long: str,
     needed: int = 0,
-    others: Iterable[Path] = (),
+    candidates: Iterable[Path] = (),
 ) -> TokenFile:
-    """Examples, then replay rows, as a token file: this run's or another's made from the same, else a new one."""
+    """Return examples, then replay rows, as a token file: an existing one of the same rows in any run, or a new one."""
     replay_from = len(parts[0])
     settings = {"limit": limit, "too_long": too_long, "replay_from": replay_from}
     digest = rows_digest(tokenizer, chain.from_iterable(parts), settings)
-    known = find_token_file(stem, digest)
-    if known is not None:
+    existing = find_token_file(stem, digest)
+    if existing is not None:
         print_status(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
-        return known
-    if (known := link_token_file(stem, others, digest)) is not None:
+        return existing
+    if (linked := link_token_file(stem, candidates, digest)) is not None:
         print_status("another run has made tokens of the same training rows: they are taken from there")
-        return known
+        return linked
     notes = {"digest": digest, "dropped_too_long": 0}
     encoded = encode_rows(tokenizer, chain.from_iterable(parts))
     end_ids = {answer_end_id(tokenizer, example) for part in parts for example in part[:1]}
@@ -284,26 +283,27 @@ def _train_tokens(
 def _drop_too_long(
     rows: Iterable[EncodedRow], limit: int, too_long: str, end_ids: set[int], notes: dict[str, Any], replay_from: int
 ) -> Iterator[EncodedRow]:
-    """Rows within `limit` tokens, each checked; `notes` count the longer ones as `dropped_too_long`.
+    """Yield the rows of at most `limit` tokens, and count the longer ones in `notes` as `dropped_too_long`.
 
-    Rows from number `replay_from` on replay the retained task: the index of the first that is left is noted.
+    Rows from number `replay_from` on replay the retention task; `notes` gets the index of the first remaining one.
 
-    Raises: DataError where a row is longer and that stops the run, none is left, or one would teach nothing.
+    Raises: DataError if a row is longer and that stops the run, if none remains, or if one has no token to train on.
     """
-    kept, long = 0, []
+    remaining, long = 0, []
     for number, row in enumerate(rows):
         if number == replay_from:
-            notes[FIRST_REPLAY_ROW] = kept
+            notes[FIRST_REPLAY_ROW] = remaining
         if len(row.token_ids) > limit:
             long.append(row.id)
             continue
         check_scored_tokens(row, end_ids)
-        kept += 1
+        remaining += 1
         yield row
+    # At the end and not at the first one, so that the error counts them all.
     if long and too_long == "stop":
         found = f"{len(long)} rows are too long: {', '.join(long[:10])}"
         raise DataError("data.train", found, f"{limit} tokens", "data.on_too_long=drop")
-    if not kept:
+    if not remaining:
         raise DataError("data.train", f"every row is longer than {limit} tokens", remedy="raise data.max_length")
     notes["dropped_too_long"] = len(long)
 
@@ -311,68 +311,69 @@ def _drop_too_long(
 def _count_long(
     tokenizer: Any, examples: Sequence[Example], task: Task, context: int, name: str, mode: OnTooLong
 ) -> tuple[int, int]:
-    """How many prompts are too long to be asked as they are, and of how many others the passage is cut.
+    """Return how many prompts are too long even with a truncated passage, and how many others are truncated.
 
-    Raises: DataError where one is too long and that stops the run, where all are and count as wrong, or where no
-    validation row fits into the context together with its answer, as the loss is measured on these.
+    Raises: DataError if one is too long and that stops the run, if all are and count as wrong, or if no validation row
+    fits into the context together with its reference.
     """
     long: list[str] = []
     cut = 0
     for example in examples:
-        found = fit(task, example, tokenizer, context, "wrong")
-        if found is None:
+        prompt = fit(task, example, tokenizer, context, "wrong")
+        if prompt is None:
             long.append(example.id)
-        cut += found is not None and found.prompt_truncated
+        cut += prompt is not None and prompt.prompt_truncated
     remedy = "shorten them, lower task.max_new_tokens, or take a base with a longer context"
     if long and mode == "stop":
         some = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
         raise DataError(f"{name} rows", some, f"{context} tokens with the answer", remedy)
+    # A checkpoint's loss is measured on validation rows with their references, so one must fit.
     measured = name != "validation" or any(len(row.token_ids) <= context for row in encode_rows(tokenizer, examples))
     if (len(long) == len(examples) and mode != "truncate") or not measured:
         raise DataError(f"{name} rows", "all are too long to be asked", f"{context} tokens with the answer", remedy)
     return len(long), cut
 
 
-def right_clause(shares: Mapping[str, Mapping[str, int]]) -> str:
-    """Return the sentence that says under which rules the training answers themselves are right.
+def right_clause(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return a clause with the percentage of training references that each rule of scoring accepts.
 
     >>> right_clause({"significant:5": {"right": 40, "rows": 40}, "exact": {"right": 25, "rows": 40}})
     'training answers that are right themselves: significant:5 100 %, exact 62.5 % (of 40 rows)'
     """
-    rows = max(share["rows"] for share in shares.values())
-    named = (
-        f"{rule} 100 %" if share["right"] == share["rows"] else f"{rule} {min(99.9, 100 * share['right'] / rows):.1f} %"
-        for rule, share in shares.items()
+    rows = max(count["rows"] for count in counts.values())
+    named = (  # at most 99.9 if one is wrong: rounding must not claim that all are right
+        f"{rule} 100 %" if count["right"] == count["rows"] else f"{rule} {min(99.9, 100 * count['right'] / rows):.1f} %"
+        for rule, count in counts.items()
     )
     return f"training answers that are right themselves: {', '.join(named)} (of {rows:,} rows)"
 
 
 def describe_counts(counts: dict[str, Any]) -> str:
-    """The counts for a person."""
-    rows, tokens, asked = counts["rows"], counts["tokens"], [AskedRows(**one) for one in counts["asked"]]
-    share = tokens["supervised"] / tokens["tokens"]
+    """Return the counts as lines for a person to read."""
+    rows, tokens, asked = counts["rows"], counts["tokens"], [AskedRows(**record) for record in counts["asked"]]
+    fraction = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
         f"{rows['not_sampled']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, "
         f"{rows['kept']} kept",
         *(
-            f"overlap with {name}: {found['exact']} exact, {found['normalised']} after normalising "
+            f"overlap with {name}: {overlap['exact']} exact, {overlap['normalised']} after normalising "
             "(removed from training)"
-            for name, found in rows["overlap"]["sets"].items()
+            for name, overlap in rows["overlap"]["sets"].items()
         ),
-        f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {share:.0%} supervised, longest {tokens['longest']}, "
-        f"{tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
+        f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {fraction:.0%} supervised, "
+        f"longest {tokens['longest']}, {tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
         *(
-            [f"validation rows removed, as the test asks them: {met}"]
-            if (met := rows.get("validation_removed"))
+            [f"validation rows removed, as the test asks them: {removed}"]
+            if (removed := rows.get("validation_removed"))
             else []
         ),
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
-        *([right_clause(shares)] if (shares := counts.get("right_by_rule")) else []),
+        *([right_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
         *asked_notes(asked),
         "to be asked: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
-            *(f"{one.rows - one.too_long:,}" for one in asked)
+            *(f"{evaluation.rows - evaluation.too_long:,}" for evaluation in asked)
         ),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],

@@ -1,7 +1,7 @@
-"""The choice of a checkpoint: stored answers to the validation rows are judged, and the best checkpoint is chosen.
+"""The choice of a checkpoint: its answers to the validation rows are scored, and the best checkpoint is chosen.
 
-The answers come from the training, which asks each checkpoint once. Another scorer judges them again; where they are of
-another protocol, or lost, the checkpoint is asked again. No weight changes.
+The training stores the answers of each checkpoint. A new scorer scores them again; if they are lost or of another
+protocol, the checkpoint answers again. No weight changes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ANSWERS = "validation"
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """A checkpoint on the validation rows: the task's own metric with its interval, and the loss of the answers.
+    """A checkpoint on the validation rows: the task's metric with its interval, and the loss of the references.
 
-    An interval of None is not estimable.
+    The interval is None if it cannot be estimated.
     """
 
     name: str
@@ -47,21 +47,22 @@ class CheckpointResult:
 
 
 def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Return training.json with the figures of each checkpoint and the chosen one, judged anew where that is due."""
+    """Return training.json with the figures of each checkpoint and the chosen one; score again if an input changed."""
     path, training = run.folder / "tuning.json", run.folder / "training.json"
     rows = run.folder / "data" / "validation.jsonl"
     inputs = {**stage_inputs(recipe, "validate"), "training": training, "validation.rows": rows}
     if run.stage_state("validate", inputs) != "done":
-        for lost in run.altered(["validate"]):
-            if lost.startswith(f"{ANSWERS}/"):
-                (run.folder / lost).unlink(missing_ok=True)
+        # Before the stage is invalidated: only its record tells edited answers from those that lotune wrote.
+        for altered in run.altered(["validate"]):
+            if altered.startswith(f"{ANSWERS}/"):
+                (run.folder / altered).unlink(missing_ok=True)
         run.invalidate_stage("validate")
         trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
-        found = [_validated(run, recipe, task, examples, one) for one in trained["checkpoints"]]
+        results = [_validated(run, recipe, task, examples, checkpoint) for checkpoint in trained["checkpoints"]]
         release_memory()
-        chosen = best_checkpoint(found)
+        chosen = best_checkpoint(results)
         print_status(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
-        figures = {"checkpoints": [asdict(one) for one in found], "chosen": chosen.name, "metric": task.metric}
+        figures = {"checkpoints": [asdict(result) for result in results], "chosen": chosen.name, "metric": task.metric}
         write_json(path, {**trained, **figures})
         run.mark_stage_done("validate", inputs, [path, *(run.folder / ANSWERS).glob("*.jsonl")])
     tuning: dict[str, Any] = read_json(path)
@@ -70,10 +71,10 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 def measured(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> CheckpointResult:
     """Return the figures of a checkpoint from its answers to the validation rows."""
-    judged = [one.score for one in answers]
-    interval = primary_metric_interval(task, judged)
+    scores = [answer.score for answer in answers]
+    interval = primary_metric_interval(task, scores)
     limits = None if interval is None else (interval.low, interval.high)
-    return CheckpointResult(name, step, task.metrics(judged)[task.metric], loss, limits)
+    return CheckpointResult(name, step, task.metrics(scores)[task.metric], loss, limits)
 
 
 def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
@@ -83,32 +84,34 @@ def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: 
     write_records(folder / ANSWERS / f"{name}.jsonl", records)
 
 
-def best_checkpoint(found: list[CheckpointResult]) -> CheckpointResult:
-    """The checkpoint with the best validation metric; of equals the one with the lower loss.
+def best_checkpoint(results: list[CheckpointResult]) -> CheckpointResult:
+    """Return the checkpoint with the best validation metric; the lower loss breaks ties.
 
     >>> best_checkpoint([CheckpointResult("a", 1, 0.5, 1.0), CheckpointResult("b", 2, 0.5, 0.9)]).name
     'b'
     """
-    return max(found, key=lambda one: (one.value, -one.loss))
+    return max(results, key=lambda result: (result.value, -result.loss))
 
 
-def _validated(run: Run, recipe: Recipe, task: Task, examples: list[Example], one: dict[str, Any]) -> CheckpointResult:
-    file, facts = (
-        run.folder / ANSWERS / f"{one['name']}.jsonl",
-        facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long),
-    )
+def _validated(
+    run: Run, recipe: Recipe, task: Task, examples: list[Example], checkpoint: dict[str, Any]
+) -> CheckpointResult:
+    name = checkpoint["name"]
+    file = run.folder / ANSWERS / f"{name}.jsonl"
+    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     stored = read_predictions(file) if file.exists() else []
+    # The scorer is the one fact that does not change an answer.
     if any(old.facts is None or replace(old.facts, scorer=facts.scorer) != facts for old in stored):
         file.unlink()
-    kept = keep_predictions(task, examples, file, facts)
-    if len(kept) == len(examples):
-        answers = [kept[place] for place in range(len(examples))]
+    scored = keep_predictions(task, examples, file, facts)
+    if len(scored) == len(examples):
+        answers = [scored[index] for index in range(len(examples))]
     else:
-        answers = _ask_again(run, recipe, task, examples, one["name"], file)
-    return measured(one["name"], one["step"], one["loss"], task, answers)
+        answers = _answer_again(run, recipe, task, examples, name, file)
+    return measured(name, checkpoint["step"], checkpoint["loss"], task, answers)
 
 
-def _ask_again(
+def _answer_again(
     run: Run, recipe: Recipe, task: Task, examples: list[Example], name: str, file: Path
 ) -> list[Prediction]:
     from lotune.generate.answering_model import AnsweringModel
@@ -121,7 +124,8 @@ def _ask_again(
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
     answering = AnsweringModel(model, base.tokenizer)
-    asking = PredictionJob(title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long)
-    whole = answering_with(recipe, recipe.base).dtype == "float32"
-    with in_float32_for_now(model) if whole else nullcontext():
-        return run_predictions(asking, task, examples, file)
+    job = PredictionJob(title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long)
+    # As during the training: an answer given again must not differ because of the dtype.
+    is_float32 = answering_with(recipe, recipe.base).dtype == "float32"
+    with in_float32_for_now(model) if is_float32 else nullcontext():
+        return run_predictions(job, task, examples, file)
