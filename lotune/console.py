@@ -28,11 +28,13 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
+        # A bar redraws its line, which would fill the log of a job or a pipe with control sequences.
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
+            # Rich would read brackets in a name, such as [red], as markup.
             name = TextColumn("{task.description}", markup=False)
             figures = TextColumn("{task.fields[figures]}", markup=False)
             columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), figures)
@@ -61,5 +63,6 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= LINE_SECONDS or done == self._total:
             self._shown = now
+            # Over the items of this process only: those before a resumption took none of its time.
             left = (now - self._started) / max(1, done - self._before) * (self._total - done)
             print_status(f"{self._name} {done}/{self._total}  {figures}  {left:.0f} s left")

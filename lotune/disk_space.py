@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lotune.errors import LotuneError, RunError
 
+# EDQUOT does not exist on Windows.
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _DISK_FULL_MESSAGES = re.compile(
     r"No space left|File too large|quota exceeded|os error (28|27|122)\b|\d+ requested and \d+ written"
@@ -24,6 +25,7 @@ def require_free_space(folder: Path, needed: int, purpose: str, replaced: Iterab
 
     The contents of `replaced` folders count as free. The message names the purpose, the bytes needed and those free.
     """
+    # Files of an earlier attempt are written again, so the space that they take is available.
     free = free_disk_bytes(folder) + sum(
         file.stat().st_size for old in replaced for file in old.rglob("*") if file.is_file()
     )
@@ -58,6 +60,7 @@ def is_disk_full(error: BaseException) -> bool:
     >>> is_disk_full(OSError(errno.EACCES, "Permission denied")), is_disk_full(ValueError("No, space left out"))
     (False, False)
     """
+    # An errno decides; the text of such an error can hold a file name with any words.
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
     return bool(_DISK_FULL_MESSAGES.search(str(error)))
@@ -84,9 +87,9 @@ def format_bytes(size: int) -> str:
 def disk_full_error(path: Path, error: BaseException, needed: int) -> RunError:
     """Return the error for a path that cannot be written because the disk is full; `needed` bytes, 0 if unknown."""
     reason = getattr(error, "strerror", None) or "no space left"
-    found = f"cannot be written ({reason}): {format_bytes(free_disk_bytes(path))} are free on its disk"
+    fault = f"cannot be written ({reason}): {format_bytes(free_disk_bytes(path))} are free on its disk"
     if needed:
-        found += f", it needs {format_bytes(needed)}"
+        fault += f", it needs {format_bytes(needed)}"
     return RunError(
-        str(path), found, remedy="free some space and run the same command again; files written before are intact"
+        str(path), fault, remedy="free some space and run the same command again; files written before are intact"
     )

@@ -45,6 +45,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Send a message to all followers."""
+        # A key per message: a follower that is late reads all of them, in order.
         self._store.set(f"message/{self._number}", orjson.dumps(message))
         self._number += 1
 
@@ -98,6 +99,7 @@ class ProcessGroup:
         import torch
         import torch.distributed as dist
 
+        # float64 holds numbers of tokens exactly up to 2**53.
         own = torch.tensor(values, dtype=torch.float64)
         gathered = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(gathered, own, group=self.control)
@@ -110,6 +112,7 @@ class ProcessGroup:
         import torch
         import torch.distributed as dist
 
+        # all_gather takes tensors of one size, so the bytes are padded to the longest.
         lengths = [int(length) for (length,) in self.all_gather(len(data))]
         own = torch.zeros(max(*lengths, 1), dtype=torch.uint8)  # (longest,)
         own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
@@ -124,13 +127,15 @@ class ProcessGroup:
         import torch
         import torch.distributed as dist
 
-        whole = [p for p in parameters if not is_sharded(p)]
-        if not whole:
+        # FSDP reduces the gradients of the sharded ones itself.
+        unsharded = [p for p in parameters if not is_sharded(p)]
+        if not unsharded:
             return
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in whole]
+        # A process whose share of rows did not reach a parameter has no gradient; every process must send all the same.
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in unsharded]
         bucket = torch.cat([grad.flatten() for grad in grads])  # (all weights,)
         dist.all_reduce(bucket)
-        for parameter, part in zip(whole, bucket.split([p.numel() for p in whole]), strict=True):
+        for parameter, part in zip(unsharded, bucket.split([p.numel() for p in unsharded]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -162,6 +167,7 @@ def is_sharded(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+# torch has no exception type for it: gloo, NCCL and the store each raise RuntimeError with words of their own.
 _LOST = re.compile(
     r"gloo/|Connection (closed|reset|refused)|Broken pipe|NCCL|TCPStore|[Ss]ocket (Timeout|closed)|failed to recv", re.I
 )
@@ -207,6 +213,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
+    # Prefixes keep torch's keys and the messages of the channel apart in the one store.
     groups = PrefixStore("groups", store)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=groups, rank=rank, world_size=size)
     channel = Channel(PrefixStore("channel", store))
@@ -220,8 +227,8 @@ def _take_gpu(number: int) -> None:
 
     count = torch.cuda.device_count()
     if number >= count:
-        found = f"starts process {number + 1} on a machine with {count} GPUs"
-        raise SettingsError("torchrun", found, "one process per GPU", f"--nproc-per-node {count}")
+        fault = f"starts process {number + 1} on a machine with {count} GPUs"
+        raise SettingsError("torchrun", fault, "one process per GPU", f"--nproc-per-node {count}")
     torch.cuda.set_device(number)
 
 

@@ -46,6 +46,7 @@ def processor() -> str:
     """Return the model name of the CPU."""
     import platform
 
+    # On Linux, `platform.processor` says x86_64 or nothing, which explains no difference in speed.
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():
@@ -75,6 +76,7 @@ def _git_revision() -> str | None:
         except (OSError, subprocess.SubprocessError):
             return None
 
+    # An installed lotune may lie in a virtual environment inside some other project's checkout.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     revision = git("rev-parse", "HEAD")

@@ -24,6 +24,7 @@ class LotuneError(Exception):
 
     def __init__(self, where: str, found: str, expected: str = "", remedy: str = "") -> None:
         self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
+        # The parts stay fields: a caller that knows more of the place raises the error again with them.
         lines = [f"{where}: {found}"]
         if expected:
             lines.append(f"expected: {expected}")

@@ -17,11 +17,14 @@ from lotune.settings import Settings
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file through a temporary one, so that a crash leaves the old or the new content; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename across file systems is a copy; with the process id, so that a later process can
+    # tell the file of a dead one (`open_run` removes it).
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = content.encode() if isinstance(content, str) else content
     try:
         with disk_full_as_run_error(path, len(content)), temporary.open("wb") as file:
             file.write(content)
+            # Without fsync, a power cut after the rename can leave the new name with no content.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -51,6 +51,7 @@ def content_digest(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
 
     The listing is a fingerprint of the names, sizes and modification times of all files.
     """
+    # Sizes and times first, as reading all of a large base for its digest takes long.
     files = [path] if path.is_file() else sorted(_files_below(path))
     stats = {"" if file == path else file.relative_to(path).as_posix(): file.stat() for file in files}
     listing = fingerprint({name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()})
@@ -58,6 +59,7 @@ def content_digest(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
         return dict(before)
     digest = hashlib.sha256()
     for file, (name, stat) in zip(files, stats.items(), strict=True):
+        # A zero byte ends the name; a lone file counts by its content, whatever its name.
         digest.update(name.encode() + b"\0" if name else b"")
         digest.update(_digest(file, stat.st_size, stat.st_mtime_ns))
     return {"sha256": digest.hexdigest(), "listing": listing}
@@ -65,6 +67,7 @@ def content_digest(path: Path, before: Mapping[str, Any]) -> dict[str, Any]:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
+        # Python, editors and file managers leave such files behind; they are no input.
         inner = path.relative_to(folder).parts
         if path.is_file() and "__pycache__" not in inner and not any(part.startswith(".") for part in inner):
             yield path

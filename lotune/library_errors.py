@@ -17,6 +17,7 @@ COMPILER_ERRORS = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler
 def check_words(words: Sequence[str]) -> None:
     """Raise SettingsError naming a word of the command line that is not UTF-8, such as a file name."""
     for word in words:
+        # Python decodes bytes of the command line that are not UTF-8 as these surrogates (PEP 383).
         if any("\udc80" <= character <= "\udcff" for character in word):
             shown = os.fsencode(word).decode(errors="backslashreplace")
             raise SettingsError(f"'{shown}'", "is not UTF-8", "UTF-8", "rename the file, or write the text in UTF-8")
@@ -31,6 +32,7 @@ def translate_error(error: BaseException) -> LotuneError | None:
         return DataError(f"'{shown[:200]}'", "is not UTF-8", "UTF-8", "rename the file, or save its text as UTF-8")
     file_name = getattr(error, "filename", None)
     path = Path(file_name) if isinstance(file_name, str) else None
+    # Before the other errors of the operating system, whose remedy would be another path.
     if is_disk_full(error):
         return disk_full_error(path or Path(), error, 0)
     if is_out_of_memory(error):
@@ -39,9 +41,9 @@ def translate_error(error: BaseException) -> LotuneError | None:
             "memory", f"ran out ({str(error).splitlines()[0] if str(error) else type(error).__name__})", remedy=remedy
         )
     if type(error).__name__ in COMPILER_ERRORS:  # by name, as importing torch takes too long here
-        found = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
+        fault = f"the model cannot be compiled: {' '.join(str(error).split())[:200]}"
         return RunError(
-            "compile", found, remedy="set tune.compile=off or pretrain.compile=off, or install a C++ compiler"
+            "compile", fault, remedy="set tune.compile=off or pretrain.compile=off, or install a C++ compiler"
         )
     if isinstance(error, OSError) and path is not None:
         return RunError(

@@ -54,6 +54,7 @@ def release_memory() -> None:
     """Collect garbage and empty the cache of CUDA memory."""
     import torch
 
+    # Reference cycles keep tensors alive until a collection; the CUDA cache can return only what is free by then.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -55,6 +55,7 @@ class Recipe(Settings):
         """Give settings without a task or method name to the default one."""
         if not isinstance(values, dict):
             return values
+        # pydantic tells the models of a union apart by this field, and requires it even if it has a default.
         defaults = {"task": {"name": DEFAULT_TASK}, "adapter": {"method": DEFAULT_METHOD}}
         named = {key: tag | values[key] for key, tag in defaults.items() if isinstance(values.get(key), dict)}
         return values | named
@@ -121,6 +122,8 @@ def row_limits(recipe: Recipe) -> dict[str, Any]:
 
 def require_input_files(recipe: Recipe) -> None:
     """Raise DataError unless all files and folders of rows in a recipe exist."""
+    # All at once, before any work. Starting points and the corpus are left to the stages that read them: a finished
+    # pre-training no longer needs its corpus.
     faults = [
         f"{key}: {path} is an empty folder" if path.is_dir() else f"{key}: {path} does not exist"
         for key, path in input_files(recipe).items()
@@ -141,12 +144,13 @@ def check_method(recipe: Recipe) -> None:
     """Raise SettingsError if a recipe requires merging with a method that cannot be merged."""
     method = recipe.adapter.method
     if recipe.merged_checkpoints != "none" and not METHODS[method].mergeable:
-        found = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
-        raise SettingsError("checkpoints.merged", found, "auto or none", "use the adapter beside its base")
+        fault = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
+        raise SettingsError("checkpoints.merged", fault, "auto or none", "use the adapter beside its base")
 
 
 def check_extras(recipe: Recipe) -> None:
     """Raise SettingsError if a recipe needs TensorBoard and it is not installed."""
+    # `find_spec` does not import it, which takes seconds.
     if recipe.tune.tensorboard and find_spec("tensorboard") is None:
         raise SettingsError(
             "tune.tensorboard",

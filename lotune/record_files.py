@@ -49,6 +49,7 @@ def record_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     >>> list(record_lines(b'{"id":"1"}\n\n{"id":"2"}\n{"id'))
     [(1, b'{"id":"1"}'), (3, b'{"id":"2"}')]
     """
+    # A record and its line break are written together, so what follows the last break is torn.
     lines = enumerate(data.split(b"\n")[:-1], start=1)
     return ((number, line) for number, line in lines if line.strip())
 
@@ -64,12 +65,12 @@ def stored_records(paths: Iterable[Path]) -> dict[Hashable, Mapping[str, Any]]:
 
 def filter_records(path: Path, keep: Callable[[Any], bool]) -> None:
     """Rewrite a file with only the records for which `keep` is true; lines that are not JSON are left out."""
-    kept = []
+    remaining = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with suppress(orjson.JSONDecodeError):
             if keep(orjson.loads(line)):
-                kept.append(line + b"\n")
-    write_atomically(path, b"".join(kept))
+                remaining.append(line + b"\n")
+    write_atomically(path, b"".join(remaining))
 
 
 def require_fingerprint(path: Path, fingerprint: str) -> None:
@@ -79,12 +80,13 @@ def require_fingerprint(path: Path, fingerprint: str) -> None:
     """
     if not path.exists():
         return
-    data, begin = path.read_bytes(), b'{"id":'
+    data, record_start = path.read_bytes(), b'{"id":'
     torn = data.rpartition(b"\n")[2]
     same = all(_record(line).get("fingerprint") == fingerprint for _, line in record_lines(data))
-    if not same or torn[: len(begin)] != begin[: len(torn)]:
-        found = "holds answers of another model or of other settings, or does not say which gave them"
-        raise RunError(str(path), found, "answers of this one, or a new file", "name another file with --out")
+    # The next append cuts a torn line off, so it must be the start of a record, and not a text of the user's.
+    if not same or torn[: len(record_start)] != record_start[: len(torn)]:
+        fault = "holds answers of another model or of other settings, or does not say which gave them"
+        raise RunError(str(path), fault, "answers of this one, or a new file", "name another file with --out")
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -96,15 +98,16 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _drop_torn_line(file: Any) -> None:
-    end = file.seek(0, os.SEEK_END)
-    remaining = end
-    while remaining:
-        start = max(0, remaining - 65_536)
+    # From the end, in blocks: files are long, and this runs before every record.
+    size = file.seek(0, os.SEEK_END)
+    end = size
+    while end:
+        start = max(0, end - 65_536)
         file.seek(start)
-        newline = file.read(remaining - start).rfind(b"\n")
+        newline = file.read(end - start).rfind(b"\n")
         if newline >= 0:
-            remaining = start + newline + 1
+            end = start + newline + 1
             break
-        remaining = start
-    if remaining != end:
-        file.truncate(remaining)
+        end = start
+    if end != size:
+        file.truncate(end)

@@ -55,6 +55,7 @@ class Run:
         if record is None:
             return []
         before, now = record["inputs"], serialised_inputs(inputs, record["inputs"])
+        # Settings that exist on one side only count as None on the other: a new setting invalidates by its value.
         keys = [*now, *(key for key in before if key not in now)]
         changed = [_change(key, before.get(key), now.get(key)) for key in keys]
         return list(filter(None, changed)) + [f"{path}: {text}" for path, text in self.altered([name]).items()]
@@ -77,6 +78,7 @@ class Run:
 
     def invalidate_stage(self, name: str) -> None:
         """Mark a stage as not done before it starts again, and write the new recipe."""
+        # Before the stage writes anything: after a crash its half-written outputs must not pass as finished.
         self.write_recipe()
         stages = self.stages()
         if stages.pop(name, None) is not None:
@@ -116,12 +118,14 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     Raises: RunError if the folder holds other files, a run of a newer lotune or an unreadable recipe, or if another
     process uses it.
     """
+    # A folder with the lock alone is what a process leaves that was killed before it wrote the recipe.
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if present - {".lock"} and "recipe.yaml" not in present:
         raise RunError(
             str(folder), "holds files but no run", "a run folder or a new one", "choose another name with name=NAME"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    # Everything below reads or changes what another process could be writing.
     with _lock(folder / ".lock"):
         _refuse_newer(folder)
         _remove_stale_temp_files(folder)
@@ -156,10 +160,11 @@ def _refuse_newer(folder: Path) -> None:
 
 def _remove_stale_temp_files(folder: Path) -> None:
     """Remove temporary files of processes that no longer run; the folder must be locked."""
-    for left in folder.rglob(".*.tmp"):
-        process = left.name.rpartition(".tmp")[0].rpartition(".")[2]
-        if left.is_file() and process.isdecimal() and not _is_alive(int(process)):
-            left.unlink(missing_ok=True)
+    for file in folder.rglob(".*.tmp"):
+        # `write_atomically` puts the process id before the suffix.
+        process = file.name.rpartition(".tmp")[0].rpartition(".")[2]
+        if file.is_file() and process.isdecimal() and not _is_alive(int(process)):
+            file.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -169,7 +174,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
+    except PermissionError:  # it exists, and belongs to another user
         return True
     return True
 
@@ -197,6 +202,7 @@ def _recipe_changes(path: Path, text: str) -> tuple[str, ...]:
         raise RunError(
             error.where, error.found, "the recipe of a run", "choose another name with name=NAME, or delete it"
         ) from None
+    # Through YAML, as the stored one was: tuples have become lists, and paths texts.
     now = flatten(load_yaml(text, str(path)))
     common = [key for key in now if key in before and key not in ("name", "runs")]
     return tuple(filter(None, (_change(key, before[key], now[key]) for key in common)))
@@ -228,6 +234,7 @@ def _lock(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             with disk_full_as_run_error(path):
+                # A lock of the operating system, not the existence of a file: it ends with its process in any case.
                 stack.enter_context(FileLock(path, timeout=0, thread_local=False))
         except Timeout:
             remedy = "wait for it to finish, or stop it"

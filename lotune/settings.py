@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from lotune.errors import SettingsError
 from lotune.text_display import escaped
 
+# Beyond it, a typing error would allocate memory or count rows for ever; seeds may be any that torch takes.
 MAX_INT = 10**9
 """Largest integer that a setting accepts; seeds have MAX_SEED."""
 MAX_SEED = 2**63 - 1
@@ -34,6 +35,7 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _bounded(cls, value: Any, information: ValidationInfo) -> Any:
+        # pydantic has no bound for all integers of a model, and one per field would be forgotten somewhere.
         limit = MAX_SEED if information.field_name == "seed" else MAX_INT
         if isinstance(value, int) and value > limit:
             raise ValueError(f"input should be less than or equal to {limit}")
@@ -125,7 +127,7 @@ def load_yaml(text: str, where: str) -> Any:
     try:
         repeated = _repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date such as 2024-13-01
         mark = getattr(error, "problem_mark", None)
         position = f"{where}:{mark.line + 1}" if mark is not None else where
         problem = f"is not YAML: {getattr(error, 'problem', None) or error}"
@@ -165,6 +167,7 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
 
 def _read_value(annotation: Any, value: str, where: str) -> Any:
     """Return the value of an override for a setting of this type."""
+    # A text such as 007, no or a: b is meant as it stands, though YAML would read a number, False or a mapping.
     choices = union_members(annotation)
     if str not in choices and Path not in choices:
         return load_yaml(value, where)
@@ -173,9 +176,9 @@ def _read_value(annotation: Any, value: str, where: str) -> Any:
     except SettingsError:
         return value
     quoted = value.strip()[:1] in ("'", '"') and isinstance(parsed, str)
-    none = parsed is None and type(None) in choices
-    listed = isinstance(parsed, list) and any(typing.get_origin(choice) is list for choice in choices)
-    return parsed if quoted or none or listed else value
+    is_null = parsed is None and type(None) in choices
+    is_list = isinstance(parsed, list) and any(typing.get_origin(choice) is list for choice in choices)
+    return parsed if quoted or is_null or is_list else value
 
 
 def _annotation(model: type[Settings], key: str) -> Any:
@@ -205,7 +208,7 @@ def _set_nested(values: dict[str, Any], key: str, value: Any, where: str) -> Non
             inner = {}
         if not isinstance(inner, dict):
             raise SettingsError(f"command line, {key}", f"{group} is a single value in {where}", "a group of settings")
-        values[group] = dict(inner)
+        values[group] = dict(inner)  # a copy, as YAML anchors can make two groups one object
         values = values[group]
     values[last] = value
 
@@ -228,12 +231,13 @@ def _as_settings_error(
             text = f"{key} is missing"
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(fault["input"], dict) else f" is {fault['input']!r:.60}"
-            text = f"{key}{found}: {message[:1].lower()}{message[1:]}"
+            value = "" if isinstance(fault["input"], dict) else f" is {fault['input']!r:.60}"
+            text = f"{key}{value}: {message[:1].lower()}{message[1:]}"
             if fault["type"] == "string_type" and isinstance(fault["input"], bool):
                 remedy = "quote it: YAML reads a bare yes, no, on and off as truth values"
         if any(name == key or name.startswith(f"{key}.") for name in overridden):
             text += " (command line)"
+        # A union reports one fault per branch; they become alternatives in one clause.
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
     return SettingsError(where, "; ".join(faults.values()), remedy=remedy)
 
@@ -285,6 +289,7 @@ def _nearest(model: type[Settings], key: str) -> str:
     siblings = {
         name.removeprefix(f"{group}.").split(".")[0] for name in keys if not group or name.startswith(f"{group}.")
     }
+    # First in the same group: most unknown keys are misspelt. Then the same name elsewhere: the group was wrong.
     near = difflib.get_close_matches(last, sorted(siblings), n=1)
     if near:
         return f", the nearest is {group + '.' if group else ''}{near[0]}"
@@ -336,5 +341,6 @@ def as_json(result: Any) -> str:
             return value.model_dump(mode="json")
         return list(value) if isinstance(value, tuple) else str(value)
 
+    # orjson leaves hidden characters as they are, and some of them control a terminal.
     content = orjson.dumps(result, default=plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     return escaped(content.decode())

@@ -42,6 +42,7 @@ def describe(model: type[Settings], prefix: str = "") -> list[FieldHelp]:
             default = (
                 "required" if field.is_required() else _format_default(field.get_default(call_default_factory=True))
             )
+            # The docstring below a field serves the reader of the code and the user of --help alike.
             sentence = field.description or _sentence(model, name)
             lines.append(FieldHelp(prefix + name, _type_name(field.annotation), default, sentence))
     return lines
@@ -78,6 +79,7 @@ def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
 
 def _sentence(model: type[Settings], field: str) -> str:
     """Return the docstring under a field, from the class that declares it."""
+    # A field can be declared in a base class, in another module.
     docstrings = (_docstrings(owner.__module__).get((owner.__name__, field)) for owner in model.__mro__)
     return next(filter(None, docstrings), "")
 
@@ -89,6 +91,7 @@ def _docstrings(module: str) -> Mapping[tuple[str, str], str]:
     pydantic would read them at every start, which takes a fifth of the time limit of `--help`.
     """
     source = getattr(sys.modules.get(module), "__file__", None)
+    # Settings that a test or a notebook defines have no file; their help has no sentences.
     if not source or not Path(source).is_file():
         return {}
     sentences: dict[tuple[str, str], str] = {}

@@ -29,6 +29,7 @@ def show_control_characters(text: str) -> str:
     >>> show_control_characters("pay\u200bload \u202etxt.exe \x9b2J")
     'pay‹U+200B›load ‹U+202E›txt.exe ‹U+009B›2J'
     """
+    # Most texts take this way out; looking at each character is much slower.
     if text.isprintable() and _BLANK_LETTERS.isdisjoint(text):
         return text
     return "".join(visible_symbol(character) if is_hidden(character) else character for character in text)
@@ -56,6 +57,7 @@ def escaped(json: str) -> str:
 
 
 def _escape(character: str) -> str:
+    # JSON has escapes of UTF-16 units, so a character beyond U+FFFF becomes two.
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
@@ -78,6 +80,7 @@ def visible_symbol(character: str) -> str:
     ('␡', '‹U+FEFF›', '‹U+E0041›')
     """
     code = ord(character)
+    # Unicode has pictures of the C0 controls, at U+2400 in the same order.
     if code < 0x20:
         return chr(0x2400 + code)
     return "␡" if code == 0x7F else f"‹U+{code:04X}›"

@@ -15,5 +15,6 @@ def share_cores() -> None:
     the setting once, so call this before importing torch. GOMP_SPINCOUNT or OMP_WAIT_POLICY of the user prevail.
     `benchmarks/beside.py` measures the effect.
     """
+    # With OMP_WAIT_POLICY, the user has decided how idle threads wait, and a spin count would override it.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)

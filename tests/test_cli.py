@@ -43,7 +43,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     others = ("sample", "init", "evaluate_model")
     for name in (*VERBS, *others):
         setattr(module, name, stage(name))
-    module.EvaluationData = lambda *given: given
+    module.EvaluationData = lambda data, limit, shots, shots_data: (data, limit, shots, shots_data)
     for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, *others))):
         monkeypatch.setitem(sys.modules, place, module)
     monkeypatch.setattr(lotune, "stages", module, raising=False)

@@ -33,7 +33,7 @@ app = typer.Typer(
     help=PURPOSE,
     add_completion=False,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # they can show local variables, such as secrets
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
@@ -46,12 +46,13 @@ def main() -> None:
 
     from lotune.model.probed import hold_back
 
-    share_cores()
+    share_cores()  # before anything imports torch, which reads the setting once
     gc.set_threshold(10_000, 10, 10)  # imports create objects that stay; scanning them takes half a second
     hold_back()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for developers of peft
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # if installed, they log what they lack
         logging.getLogger(name).setLevel(logging.ERROR)
+    # An error's text can quote a data file, whose hidden characters must not reach the terminal.
     sys.excepthook = show_error
     app(prog_name="lotune")
 

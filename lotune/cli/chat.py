@@ -31,6 +31,7 @@ def chat(
         from lotune.tasks.registry import CONVERSATION_TASK
 
         sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
+        # Any model can chat; the task supplies the template for one without a chat template.
         recipe = recipe_from_options("chat", CONVERSATION_TASK, overrides or [], base)
         chat(recipe, model, sampling, max_new_tokens, force_template)
 

@@ -34,6 +34,7 @@ def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool 
     from contextlib import nullcontext, redirect_stdout
 
     try:
+        # Libraries print, too; under --json stdout must hold the result alone.
         with redirect_stdout(sys.stderr) if json else nullcontext():
             check_words(sys.argv)
             result = work()
@@ -46,7 +47,7 @@ def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool 
     except KeyboardInterrupt:
         hint = f" Resume with: {shlex.join(['lotune', *sys.argv[1:]])}" if resumes else ""
         print_visible(f"\nInterrupted.{hint}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130) from None  # 128 + SIGINT, as in a shell
     if json and result is not None:  # only the main process has a result
         from lotune.settings import as_json
 
@@ -61,6 +62,7 @@ def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run:
 
         recipe = read_recipe(path, overrides or [])
         _use_threads(recipe)
+        # By name, so that a command imports its own stage alone; `import_module` of all would load torch for --help.
         stage: Callable[[Recipe, RunOptions], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
         options = run_options(dry_run, json, debug)
         from lotune.distributed import world_size
@@ -88,8 +90,9 @@ def recipe_from_options(verb: str, task: str | None, overrides: list[str], base:
     from lotune.tasks.registry import entry_named
 
     entry_named(task)  # raises an error with the closest name
-    named = [] if base is None else [f"base.model={base}"]
-    recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}", *named])
+    base_override = [] if base is None else [f"base.model={base}"]
+    # Options come last, so that they win over an override of the same setting.
+    recipe = read_settings(Recipe, None, [*overrides, f"task.name={task}", *base_override])
     _use_threads(recipe)
     return recipe
 

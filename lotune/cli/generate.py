@@ -46,6 +46,7 @@ def generate(
     """Answer one prompt, or each row of a file in order."""
     data, out = expand_user(data), expand_user(out)
 
+    # Imports stand in the functions of commands, so that --help and errors of options do not wait for torch.
     def work() -> Any:
         from lotune.generate.sampling import sampling_from_options
         from lotune.stages import generate
@@ -58,6 +59,7 @@ def generate(
                 raise SettingsError("generate", "--prompt together with --data or --out", remedy="give one of them")
             recipe = recipe_from_options("generate", task or CONVERSATION_TASK, overrides or [], base)
             return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
+        # A file of rows has one line of answer for each; several would break tools that pair the lines.
         if samples > 1:
             raise SettingsError(
                 "--samples", "with --data, each row gets one answer", "1", "leave it out, or use --prompt"

@@ -34,9 +34,10 @@ def sample(
         from lotune.stages.sample import sample
         from lotune.tasks.registry import entry_named
 
-        given = {"mixture": mixture, "language": language}
-        words = [f"{name}={value}" for name, value in given.items() if value is not None]
-        settings = read_settings(entry_named(task).settings, None, words)
+        # As settings of the task: a task without languages then says so, in the words of a recipe's error.
+        options = {"mixture": mixture, "language": language}
+        overrides = [f"{name}={value}" for name, value in options.items() if value is not None]
+        settings = read_settings(entry_named(task).settings, None, overrides)
         return sample(settings, rows, seed, out, form, force, run_options(False, json, debug))
 
     run_verb(work, json=json, debug=debug)
