@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError, install_extra
-from lotune.evaluate.settings import RETENTION_ROWS, EvaluateSettings, RetentionSettings, ScoreSettings
+from lotune.evaluate.retention import RETENTION_ROWS, RetentionSettings
+from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
 from lotune.settings import Settings, Switch, read_settings

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.evaluate.retention import add_intervals, gate, gate_passed
-from lotune.evaluate.settings import RetentionSettings
+from lotune.evaluate.retention import RetentionSettings, add_intervals, gate, gate_passed
 from lotune.evaluate.statistics import wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
