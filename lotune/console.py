@@ -64,5 +64,5 @@ class Progress:
         if now - self._shown >= LINE_SECONDS or done == self._total:
             self._shown = now
             # Over the items of this process only: those before a resumption took none of its time.
-            left = (now - self._started) / max(1, done - self._before) * (self._total - done)
-            print_status(f"{self._name} {done}/{self._total}  {figures}  {left:.0f} s left")
+            seconds_left = (now - self._started) / max(1, done - self._before) * (self._total - done)
+            print_status(f"{self._name} {done}/{self._total}  {figures}  {seconds_left:.0f} s left")

@@ -69,8 +69,8 @@ def _git_revision() -> str | None:
     """Return the git revision that lotune runs from, with "-dirty" if edited; None outside a checkout."""
     import subprocess
 
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):

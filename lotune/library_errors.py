@@ -19,8 +19,10 @@ def check_words(words: Sequence[str]) -> None:
     for word in words:
         # Python decodes bytes of the command line that are not UTF-8 as these surrogates (PEP 383).
         if any("\udc80" <= character <= "\udcff" for character in word):
-            shown = os.fsencode(word).decode(errors="backslashreplace")
-            raise SettingsError(f"'{shown}'", "is not UTF-8", "UTF-8", "rename the file, or write the text in UTF-8")
+            printable = os.fsencode(word).decode(errors="backslashreplace")
+            raise SettingsError(
+                f"'{printable}'", "is not UTF-8", "UTF-8", "rename the file, or write the text in UTF-8"
+            )
 
 
 def translate_error(error: BaseException) -> LotuneError | None:
@@ -28,8 +30,8 @@ def translate_error(error: BaseException) -> LotuneError | None:
     if isinstance(error, LotuneError):
         return error
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        shown = os.fsencode(error.object).decode(errors="backslashreplace")
-        return DataError(f"'{shown[:200]}'", "is not UTF-8", "UTF-8", "rename the file, or save its text as UTF-8")
+        printable = os.fsencode(error.object).decode(errors="backslashreplace")
+        return DataError(f"'{printable[:200]}'", "is not UTF-8", "UTF-8", "rename the file, or save its text as UTF-8")
     file_name = getattr(error, "filename", None)
     path = Path(file_name) if isinstance(file_name, str) else None
     # Before the other errors of the operating system, whose remedy would be another path.

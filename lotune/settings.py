@@ -128,8 +128,8 @@ def load_yaml(text: str, where: str) -> Any:
         repeated = _repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date such as 2024-13-01
-        mark = getattr(error, "problem_mark", None)
-        position = f"{where}:{mark.line + 1}" if mark is not None else where
+        problem_mark = getattr(error, "problem_mark", None)
+        position = f"{where}:{problem_mark.line + 1}" if problem_mark is not None else where
         problem = f"is not YAML: {getattr(error, 'problem', None) or error}"
         raise SettingsError(position, problem, "YAML, as in key: value", "quote texts with : # [ { or %") from None
     if repeated:

@@ -169,19 +169,19 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
     """Return the judgeable items of both sets, in A's order, and the number of items that only one set has."""
     # By id, not by line: predictions are written as they come, in another order for each model.
     in_b: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in b}
-    both = [(first, in_b[first.example_id]) for first in a if first.example_id in in_b]
-    _check_prompts(both)
-    for first, second in both:
+    common = [(first, in_b[first.example_id]) for first in a if first.example_id in in_b]
+    _check_prompts(common)
+    for first, second in common:
         if first.score.reference != second.score.reference:
             references = f"the key is {first.score.reference!r} in A and {second.score.reference!r} in B"
             raise DataError(f"item {first.example_id}", references, "predictions on the same items, judged alike")
     # A row is left out of both sides if one of them cannot be judged, or the test would not be paired.
-    pairs = [pair for pair in both if None not in (pair[0].score.correct, pair[1].score.correct)]
+    pairs = [pair for pair in common if None not in (pair[0].score.correct, pair[1].score.correct)]
     if not pairs:
         raise DataError(
             "compare", f"{len(a)} and {len(b)} predictions share no item that can be judged", "the same items"
         )
-    return pairs, len(a) + len(b) - 2 * len(both)
+    return pairs, len(a) + len(b) - 2 * len(common)
 
 
 def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str]) -> Facts:

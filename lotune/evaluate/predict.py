@@ -194,8 +194,8 @@ def keep_predictions(
 def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
     """Raise SettingsError unless the longest answer leaves room for a prompt in the context (tokens)."""
     if max_new_tokens >= context:
-        found = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
-        raise SettingsError(where, found, f"{context - 1} at most", "lower it, or take a model with a longer context")
+        fault = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
+        raise SettingsError(where, fault, f"{context - 1} at most", "lower it, or take a model with a longer context")
 
 
 def fit(
