@@ -1,4 +1,4 @@
-"""`lotune chat`: a conversation with a model in the terminal, in the template that it was tuned in."""
+"""`lotune chat`: a conversation with a model in the terminal, rendered in its own template."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HELP = (
 
 @dataclass
 class ChatSession:
-    """A model to talk to, how it answers, and the conversation with it."""
+    """A model, its sampling, and the conversation with it."""
 
     base: LoadedModel
     form: Template | ChatTemplate
@@ -44,7 +44,7 @@ class ChatSession:
     conversation: Conversation = field(default_factory=Conversation)
     engine: Engine = field(init=False)
     saved: set[Path] = field(default_factory=set)
-    """Files that the conversation was saved to, and may be saved to again."""
+    """Files that the conversation was saved to; only these may be overwritten."""
 
     def __post_init__(self) -> None:
         tokenizer: Any = self.base.tokenizer
@@ -55,7 +55,7 @@ class ChatSession:
         self.conversation = Conversation(system=system)
 
     def save(self, file: Path) -> None:
-        """Write the conversation as a row of a file. Raises: RunError for a file that it was not saved to before."""
+        """Write the conversation as a row of a file. Raises: RunError if the file exists and was not saved here."""
         path = file.resolve()
         if path.exists() and path not in self.saved:
             raise RunError(str(file), "is there already", "a new file", "name another one")
@@ -63,49 +63,51 @@ class ChatSession:
         self.saved.add(path)
 
     def ask(self, question: str, show: Callable[[str], None]) -> None:
-        """Add a question and its answer to the conversation. Raises: as `answer`; the question is left out then."""
+        """Add a question and its answer to the conversation, or neither if `answer` raises."""
         conversation = self.conversation.ask(question)
         self.conversation = conversation.answer(self.answer(conversation, show))
 
     def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
-        """Return the answer to the last question, shown piece by piece; Ctrl-C ends it where it is.
+        """Return the answer to the last question, and show it as it is generated; Ctrl-C ends it early.
 
-        The oldest turns are left out where all of them do not fit the context.
-        Raises: DataError where the last question alone does not fit, or the chat template refuses the conversation;
-        ModelError where the chat template fails.
+        The oldest turns are dropped if the conversation does not fit into the context.
+
+        Raises: DataError if the last question alone does not fit, or if the chat template refuses the conversation;
+        ModelError if the chat template fails.
         """
         ids, dropped = self._fitting(conversation)
         if dropped:
             show(f"[the first {dropped} turns no longer fit and are left out]\n")
         request = Request(ids, self.max_new_tokens, 1, self.form.stop, "your message", sampling=self.sampling)
-        shown: list[str] = []
+        pieces: list[str] = []
         try:
             for event in self.engine.events(self.engine.submit(request)):
                 if isinstance(event, ErrorEvent):
                     raise event.error
                 if event.text:
-                    shown.append(event.text)
+                    pieces.append(event.text)
                     show(event.text)
         except KeyboardInterrupt:
             show(" [stopped]")
-        return "".join(shown)
+        return "".join(pieces)
 
     def _fitting(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
-        room = context_length(self.base.model) - self.max_new_tokens
+        max_prompt_tokens = context_length(self.base.model) - self.max_new_tokens
+        # Rendered anew for each number of dropped turns: a chat template need not render a turn by itself.
         for dropped in range(len(conversation.questions)):
             example = conversation_example("your message", conversation.drop_first(dropped), self.form)
             ids = encode_prompt(self.base.tokenizer, example, sys.maxsize)[0]
-            if len(ids) <= room:
+            if len(ids) <= max_prompt_tokens:
                 return tuple(ids), dropped
         found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are for the answer"
         raise DataError("your message", found, f"{context_length(self.base.model)} together", "--max-new-tokens")
 
 
 def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
-    """Talk until the input ends or says /exit.
+    """Converse until the input ends or has the command /exit.
 
-    Raises: ModelError where the settings name another template than the model's, unless it is forced; SettingsError in
-    several processes.
+    Raises: ModelError if the settings name another template than the model's, unless forced; SettingsError in several
+    processes.
     """
     require_single_process("chat")
     weights, _ = resolve_weights(recipe, model)
@@ -118,7 +120,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
 
 
 def converse(session: ChatSession, lines: Iterable[str]) -> None:
-    """Answer each line; what begins with a slash is a command."""
+    """Answer each line; a line that begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
         if not is_text(line):
             print_visible("your message: is not UTF-8 text, and is left out", file=sys.stderr)
@@ -135,7 +137,7 @@ def converse(session: ChatSession, lines: Iterable[str]) -> None:
 
 
 def _command(session: ChatSession, line: str) -> bool:
-    """Carry out a command; whether it ends the conversation."""
+    """Run a command, and return whether it ends the conversation."""
     name, _, text = line.partition(" ")
     name = name.lower()
     if name in ("/quit", "/exit"):
@@ -156,20 +158,21 @@ def _command(session: ChatSession, line: str) -> bool:
     elif name == "/help":
         print_visible(HELP, file=sys.stderr)
     else:
-        found = "no file is named" if name == "/save" else "there is no such command"
-        print_visible(f"{name}: {found}; {HELP}", file=sys.stderr)
+        problem = "no file is named" if name == "/save" else "there is no such command"
+        print_visible(f"{name}: {problem}; {HELP}", file=sys.stderr)
     return False
 
 
 def _lines() -> Iterable[str]:
-    """The lines of the input; what is not UTF-8 in one comes as surrogates."""
+    """Yield the lines of the input; bytes that are not UTF-8 become surrogates."""
+    # A strict decoder would end the whole conversation at the first bad byte; `converse` rejects the line alone.
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
-            if sys.stdin.isatty():
+            if sys.stdin.isatty():  # Ctrl-D leaves the cursor behind the prompt
                 print_visible("", file=sys.stderr)
             return
 

@@ -71,6 +71,6 @@ def _how_many(comparison: Comparison) -> str:
     return f": a difference of this size would need about {comparison.required_sample_size:,} items"
 
 
-def _short(text: str, most: int = 60) -> str:
-    last = text.strip().splitlines()[-1] if text.strip() else ""
-    return repr(last if len(last) <= most else last[: most - 1] + "…")
+def _short(text: str, max_length: int = 60) -> str:
+    last = text.strip().splitlines()[-1] if text.strip() else ""  # the last line of a worked solution is its result
+    return repr(last if len(last) <= max_length else last[: max_length - 1] + "…")

@@ -45,10 +45,11 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     ['pretrain', 'seed']
     """
     keys = STAGE_KEYS[stage]
-    without = {*EXECUTION_ONLY_SETTINGS, *UNTRAINED.get(stage, ())}
+    excluded = {*EXECUTION_ONLY_SETTINGS, *UNTRAINED.get(stage, ())}
     if stage == "tune" and recipe.task.scorer_changes_targets:
-        without.discard("task.scorer")
-    inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in without}
+        excluded.discard("task.scorer")
+    inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in excluded}
+    # The rows of a step decide the weights; how they are divided into micro-batches does not.
     if "tune.micro_batch_rows" in inputs:
         inputs["tune.micro_batch_rows"] = recipe.tune.micro_batch_rows * recipe.tune.gradient_accumulation_steps
     inputs |= {key: value for key, value in (input_files(recipe) | row_limits(recipe)).items() if key in inputs}

@@ -1,4 +1,4 @@
-"""A first recipe for a file of rows (`init`)."""
+"""`lotune init`: a first recipe for a file of rows."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from lotune.tasks.settings import RowSettings, TaskSettings
 from lotune.tasks.task import Row, Task
 
 MAX_COUNTED_ROWS = 20_000
-"""Rows in which `init` looks for kinds."""
+"""Number of rows whose categories `init` counts."""
 SMALL_FILE_ROWS = 1_000
-"""Rows up to which `init` counts how many of them differ."""
+"""Number of rows up to which `init` counts distinct prompts."""
 
 
 def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict[str, Any]:
     """Write a first recipe for a file of rows, and show three of them as they would be trained on.
 
-    Raises: DataError where no task reads such rows, SettingsError where the recipe would take the place of the rows, or
-    is there already and `force` is not given.
+    Raises: DataError if no task reads such rows; SettingsError if the recipe would overwrite the rows, or exists
+    already and `force` is not given.
     """
     settings = settings_of(file)
     target = out or Path(f"{file.resolve().name if file.is_dir() else file.stem}.yaml")
@@ -77,45 +77,46 @@ def _nano_tokenizer() -> LightTokenizer:
 
 
 def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Example]:
-    """The first examples that can be trained on.
+    """Return the first examples that can be trained on.
 
-    Raises: DataError, that of the first row, where there is none; with another use of rows without keys.
+    Raises: DataError of the first row if there is none; it suggests `lotune generate` for rows without references.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     faults: list[DataError] = []
     for row in rows:
         try:
-            found += task.examples([row], training=True)
+            examples += task.examples([row], training=True)
         except DataError as error:
             faults.append(error)
-        if len(found) >= number:
+        if len(examples) >= number:
             break
-    if not found:
+    if not examples:
         fault = faults[0]
         without_keys = f"`lotune generate --task {task.name}` answers rows without keys"
         remedies = [fault.remedy, without_keys if "to train on" in fault.found else ""]
         raise DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
-    return found[:number]
+    return examples[:number]
 
 
 def _kinds(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
-    """How many kinds the first rows are of."""
-    found = set()
+    """Return the number of categories in the first MAX_COUNTED_ROWS rows."""
+    categories = set()
     for row in islice(rows, MAX_COUNTED_ROWS):
         with suppress(DataError):
-            found |= {example.category for example in task.examples([row], training=False)}
-    return len(found - {""})
+            categories |= {example.category for example in task.examples([row], training=False)}
+    return len(categories - {""})
 
 
 def _num_distinct(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
-    """How many of the rows differ and can be trained on; where there are many, how many there are."""
+    """Return the number of distinct prompts to train on, or the number of rows if there are many."""
+    # Of a small file, a few duplicates decide whether the checkpoints fit; of a large one, counting only costs time.
     if len(rows) > SMALL_FILE_ROWS:
         return len(rows)
-    known = set()
+    prompts = set()
     for row in rows:
         with suppress(DataError):
-            known |= {example.prompt for example in task.examples([row], training=True)}
-    return min(len(known), len(rows))
+            prompts |= {example.prompt for example in task.examples([row], training=True)}
+    return min(len(prompts), len(rows))
 
 
 REAL_MODEL = """\
@@ -125,7 +126,7 @@ REAL_MODEL = """\
 
 
 def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
-    """The recipe; of a small file a tenth validates, a fifth tests, and steps are so small that checkpoints fit."""
+    """Return the recipe as YAML: a tenth of a small file validates, a fifth tests, and small steps fit checkpoints."""
     import yaml
 
     validation, test = max(1, min(50, rows // 10)), max(1, min(100, rows // 5))
@@ -138,10 +139,11 @@ def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
             "test_rows": test,
         },
     }
-    left, default = max(1, rows - validation - test), Recipe()
+    training_rows, default = max(1, rows - validation - test), Recipe()
     count = default.checkpoints.count
-    if left < 2 * count * default.tune.micro_batch_rows:
-        batch = max(1, left // (2 * count))
-        recipe |= {"tune": {"micro_batch_rows": batch}, "checkpoints": {"count": min(count, left)}}
-    head = f"# Tune nano on {file.name}. `lotune run --help` lists every setting.\n{REAL_MODEL}"
-    return head + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)
+    # A recipe with more checkpoints than steps is refused, and nobody should meet that in the first recipe.
+    if training_rows < 2 * count * default.tune.micro_batch_rows:
+        batch = max(1, training_rows // (2 * count))
+        recipe |= {"tune": {"micro_batch_rows": batch}, "checkpoints": {"count": min(count, training_rows)}}
+    header = f"# Tune nano on {file.name}. `lotune run --help` lists every setting.\n{REAL_MODEL}"
+    return header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

@@ -14,6 +14,7 @@ STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evalu
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
     """Return the stages that each change since a stage was finished, such as "seed: 1 -> 2", invalidates."""
+    # "auto" against a stored dtype would be listed as a change on every call.
     recipe = with_kept_dtypes(recipe, run.folder)
     stages_by_change: dict[str, list[Stage]] = {}
     for stage in STAGE_ORDER:

@@ -83,6 +83,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
             figures = _train(run, recipe, options.world, dtypes)
             write_json(run.folder / "pretraining.json", figures)
             run.mark_stage_done("pretrain", inputs, [model_folder])
+            # After the stage is done: a crash before that resumes from these states.
             shutil.rmtree(run.folder / STATES_FOLDER, ignore_errors=True)
         if settings.export_to is not None and not options.dry_run:
             export_model(model_folder, settings.export_to)
@@ -93,6 +94,7 @@ def export_model(model_folder: Path, target: Path) -> None:
     """Copy a saved model into `target`, over files of the same names; a model card beside them stays."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(model_folder.iterdir()):
+        # Renamed when complete, as the target may be a model that another process loads.
         temporary = target / f".{file.name}.tmp"
         shutil.copyfile(file, temporary)
         temporary.replace(target / file.name)

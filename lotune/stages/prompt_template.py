@@ -1,4 +1,4 @@
-"""A model is asked as it was trained: in the template, and in the words of the task, that its folder holds."""
+"""The prompt template of a model: the one in its folder, which it was tuned in, or the one that suits its tokeniser."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from lotune.tasks.task import Conversational, Task
 
 
 def with_stored_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
-    """Return the settings of a task with the prompt template that a model's folder holds, where they name none.
+    """Return the settings of a task with the prompt template that a model's folder holds, unless they name one.
 
-    The reading task has a prompt of its own and stays as it is; so does everything with `force`. A warning says where
-    the task was worded in another way when the model was tuned.
-    Raises: ModelError where the settings name another template than the one that the model was tuned in.
+    The reading task has a fixed prompt, and its settings stay as they are; so do all with `force`. A warning lists the
+    prompt settings of the task that have changed since the model was tuned.
+
+    Raises: ModelError if the settings name another template than the one that the model was tuned in.
     """
     folder = base_folder(BaseSettings(model=model))
     if not isinstance(settings, PromptSettings) or folder is None or not (folder / TEMPLATE_FILE).exists():
@@ -39,22 +40,23 @@ def with_stored_template(settings: TaskSettings, model: str, force: bool) -> Tas
 
 
 def _in_stored_template(settings: PromptSettings, folder: Path) -> PromptSettings:
-    """Return the settings with the template of a folder. Raises: ModelError for one that the task does not have."""
+    """Return the settings with the template of a folder. Raises: ModelError if the task does not have it."""
     stored = load_template(folder)
-    known = settings.model_copy(update={"template": stored.name, "instruction_prefix": stored.instruction_prefix})
+    updated = settings.model_copy(update={"template": stored.name, "instruction_prefix": stored.instruction_prefix})
+    # The name alone proves nothing: another version of lotune, or a custom task, may word it differently.
     try:
-        same = known.prompt_template == stored
+        same = updated.prompt_template == stored
     except SettingsError:
         same = False
     if not same:
         found = f"was tuned in a wording of the template {stored.name!r} that {settings.name} does not have"
         expected = f"one of {', '.join(TEMPLATES)}"
         raise ModelError(str(folder), found, expected, "--force-template asks in the task's own")
-    return known
+    return updated
 
 
 def resolve_auto(settings: TaskSettings, base: BaseSettings) -> TaskSettings:
-    """Return settings whose template is not "auto": chat where the tokeniser of `base` has a chat template."""
+    """Return settings with a template for "auto": chat if the tokeniser of `base` has a chat template, else alpaca."""
     if not isinstance(settings, PromptSettings) or settings.template != AUTO:
         return settings
     return settings.model_copy(update={"template": CHAT if has_chat_template(base) else "alpaca"})
@@ -77,7 +79,8 @@ def resolve_training_template(recipe: Recipe) -> Recipe:
 
 
 def has_chat_template(base: BaseSettings) -> bool:
-    """Return whether the tokeniser of a base model has a chat template; of a folder, its files alone are read."""
+    """Return whether the tokeniser of a base model has a chat template."""
+    # Of a folder, two small files tell; loading the tokeniser would import transformers.
     folder = base_folder(base)
     if folder is None:
         tokenizer: Any = load_tokenizer(base)[0]
@@ -98,7 +101,7 @@ def conversation_format(settings: TaskSettings, base: BaseSettings) -> Template 
 
 
 def build_prompted_task(settings: TaskSettings, base: BaseSettings) -> Task:
-    """Return the task of the settings, with prompts in the chat template of the base's tokeniser where they want that.
+    """Return the task of the settings, with prompts in the chat template of the base's tokeniser if they name it.
 
     Raises: ModelError for a chat template that is missing or unusable.
     """
@@ -110,14 +113,15 @@ def build_prompted_task(settings: TaskSettings, base: BaseSettings) -> Task:
 
 
 def check_template(settings: TaskSettings, folder: Path | None) -> None:
-    """Raise ModelError where a model to be tuned was trained in another template than the task's, unless forced."""
+    """Raise ModelError if a model to tune was trained in another template than the task's, unless forced."""
     if folder is not None and isinstance(settings, PromptSettings):
         load_template(folder, settings.prompt_template, force=settings.force_template)
 
 
 def _warn_prompt_mismatch(settings: TaskSettings, folder: Path) -> None:
-    trained, asked = load_task_prompt_settings(folder), settings.prompt_settings
-    other = [key for key in trained if key in asked and str(trained[key]) != str(asked[key])]  # order counts, too
-    if other and "name" not in other:
-        before, now = (", ".join(f"task.{key}={words[key]!r}" for key in other) for words in (trained, asked))
+    trained, current = load_task_prompt_settings(folder), settings.prompt_settings
+    # Compared as text, as the order of labels counts, and equal dicts may have different orders.
+    changed = [key for key in trained if key in current and str(trained[key]) != str(current[key])]
+    if changed and "name" not in changed:  # another task has another prompt anyway
+        before, now = (", ".join(f"task.{key}={values[key]!r}" for key in changed) for values in (trained, current))
         print_status(f"{folder} was tuned with {before}, and is asked with {now}")

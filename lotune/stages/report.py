@@ -54,6 +54,7 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
     print_status(f"report: {pages['html']} and {pages['markdown'].name}")
+    # After the report is written: it names the changed files, so that somebody can look at them.
     if altered:
         expected = "the files as the run wrote them"
         raise CheckError(str(folder), f"has changed since it was finished: {'; '.join(altered)}", expected, finish)

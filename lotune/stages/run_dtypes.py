@@ -33,8 +33,8 @@ def with_kept_dtypes(recipe: Recipe, folder: Path) -> Recipe:
 
 def with_dtypes(recipe: Recipe, record: Record) -> Recipe:
     """Return the recipe with the dtypes of a record in place of "auto"."""
-    kept = {name: record.get(name, {}).get("dtype", "auto") for name in SETTINGS}
-    dtypes = {name: dtype if (dtype := _setting(recipe, name)) != "auto" else kept[name] for name in SETTINGS}
+    recorded = {name: record.get(name, {}).get("dtype", "auto") for name in SETTINGS}
+    dtypes = {name: dtype if (dtype := _setting(recipe, name)) != "auto" else recorded[name] for name in SETTINGS}
     for name, key in SETTINGS.items():
         group, _, field = key.partition(".")
         if (settings := getattr(recipe, group)) is not None:
@@ -77,8 +77,9 @@ def settle_dtypes(
     is called if the settings name no dtype and the run keeps none.
     """
     fingerprint = inputs_fingerprint({key: value for key, value in inputs.items() if key not in SETTINGS.values()})
-    kept = _read(run.folder)
-    record = {"inputs": fingerprint, **(kept if kept.get("inputs") == fingerprint else {})}
+    stored = _read(run.folder)
+    # With other inputs everything is trained again, so the dtype of this machine is the better one.
+    record = {"inputs": fingerprint, **(stored if stored.get("inputs") == fingerprint else {})}
     for name, decide in deciders.items():
         dtype = _setting(recipe, name)
         if dtype != "auto":

@@ -1,4 +1,4 @@
-"""Rows of a task's own generator, written to a file (`sample`)."""
+"""`lotune sample`: rows of a task's generator, written to a file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lotune.tasks.task import Generating, Row, Task
 def sample(
     settings: TaskSettings, rows: int, seed: int, out: Path, form: str, force: bool, options: RunOptions
 ) -> dict[str, Any]:
-    """Write rows of a task's own generator, in the task's layout or as conversations of prompt and solution.
+    """Write rows of a task's generator, in the task's format or as conversations of prompt and solution.
 
-    Raises: SettingsError for another form, and for a file that is there already unless `force` is given.
+    Raises: SettingsError for another form, for a task without a generator, or if the file exists without `force`.
     """
     task = build_task(settings)
     if form not in ("rows", "conversation"):
@@ -41,4 +41,4 @@ def _write_sample(task: Task, rows: Iterable[Row], out: Path, form: str) -> None
         return
     pairs = ((str(number), row) for number, row in enumerate(rows, start=1))
     examples = task.examples(pairs, training=False)
-    write_jsonl(out, (to_conversation(one.id, one.prompt, one.target) for one in examples))
+    write_jsonl(out, (to_conversation(example.id, example.prompt, example.target) for example in examples))

@@ -166,6 +166,7 @@ def resume(session: TrainingSession) -> SavedState:
     state = loaded.state or SavedState(0, {})
     if state.step:
         print_status(f"going on after step {state.step}")
+    # Steps after the saved state are computed again, and must not be logged twice.
     filter_records(session.folder / METRICS_FILE, lambda line: _step_of(line) <= state.step)
     sync_followers(session.training, state)
     return state

@@ -126,6 +126,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
         return
     check_extras(settled)
     explain_dtype(run, recipe, dtypes, "tuning")
+    # The leader decides for all: a dtype may depend on a measurement, and the processes must agree.
     options.world.send_to_followers("tune")
     options.world.send_to_followers(dtypes)
     session = set_up_tuning(settled, options.world, inputs_fingerprint(inputs))
@@ -135,12 +136,14 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
     require_free_space(run.folder, forecast.disk_bytes, "tuning", written)
     if options.dry_run:
         return
+    # Only now: a dry run, or a disk without room, leaves the finished tuning as it is.
     run.invalidate_stage("tune")
     keep_dtypes(run, dtypes)
     summary = yield from _train(run, settled, session)
     write_json(path, summary)
     adapters = [_adapter_folder(run, checkpoint["name"]) for checkpoint in summary["checkpoints"]]
     run.mark_stage_done("tune", inputs, [path, *adapters])
+    # After the stage is done: a crash before that resumes from these states.
     shutil.rmtree(run.folder / STATES_FOLDER, ignore_errors=True)
 
 
@@ -148,7 +151,7 @@ def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a tuning that another process leads: compute a part of each step, and write nothing."""
     recipe = resolve_training_template(with_dtypes(recipe, options.world.receive()))
     tuning = set_up_tuning(recipe, options.world)
-    if tuning.session.in_shards:
+    if tuning.session.in_shards:  # the leader's trial step gathers the shards of every process
         estimate_tuning(tuning, recipe)
     if options.dry_run:
         return
@@ -172,7 +175,7 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
     torch.manual_seed(recipe.seed)  # the estimate may have drawn random numbers
     state = resume(tuning.session)
     results = [CheckpointResult(**result) for result in state.notes.get("found", [])]
-    if state.step == 0:
+    if state.step == 0:  # what is there belongs to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
     started = time.monotonic() - state.notes.get("seconds", 0.0)
@@ -237,7 +240,7 @@ def _measure(
 
 @contextmanager
 def _name_row_on_nan(tokenizer: Any, examples: Sequence[Example], model: str) -> Iterator[None]:
-    """A block in which logits that are not finite name the model, and the row by its example's id."""
+    """Return a context in which an error about logits that are not finite names the model and the row."""
     try:
         yield
     except NotFiniteLogitsError as error:
@@ -253,7 +256,7 @@ def _validation_line(result: CheckpointResult, metric: str) -> str:
 
 @contextmanager
 def _curves(folder: Path, enabled: bool) -> Iterator[Callable[[Step], None]]:
-    """A block with a function that adds a step to TensorBoard's curves, where they are enabled."""
+    """Return a context with a function that adds a step to TensorBoard's curves if they are enabled."""
     writers: list[Any] = []
 
     def draw(step: Step) -> None:
