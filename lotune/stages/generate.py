@@ -68,24 +68,20 @@ def generate_answers(
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     recipe = settled(recipe, model)
-    # A seed does not change greedy answers, so these resume under another one.
-    sampled = {} if sampling.is_greedy else {"sampling": asdict(sampling)}
+    sampled = {} if sampling.is_greedy else {"sampling": asdict(sampling)}  # no seed changes a greedy answer
     fingerprint = answers_fingerprint(recipe, model, settings, data=data, **sampled)
     # Other settings have another fingerprint, and begin a file of their own instead of refusing this one's records.
     partial_out = out.with_name(f".{out.name}.{fingerprint}.part.jsonl")
     title, batch_tokens = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         answering, on_too_long = load_for_generation(recipe, model), recipe.evaluate.on_too_long
-        job = PredictionJob(
-            title, answering, batch_tokens, fingerprint=fingerprint, sampling=sampling, on_too_long=on_too_long
-        )
+        job = PredictionJob(title, answering, batch_tokens, (), fingerprint, sampling, on_too_long=on_too_long)
         predictions = run_predictions_distributed(job, task, examples, partial_out, world)
     if not world.is_main_process:
         return None
-    counts = _write_answers(out, predictions)
-    # Only now: if writing `out` fails, the answers must still be there to resume from.
-    partial_out.unlink(missing_ok=True)
-    return {"model": model, "task": task.name, **counts, "out": str(out)}
+    figures = {"model": model, "task": task.name, **_write_answers(out, predictions), "out": str(out)}
+    partial_out.unlink(missing_ok=True)  # last: if writing `out` fails, a new call resumes from these answers
+    return figures
 
 
 def _refuse_sampled_choice(task: Task, sampling: Sampling) -> None:
