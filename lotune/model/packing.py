@@ -68,6 +68,10 @@ def probe_causal(model: Any) -> Finding:
     row = torch.tensor([PROBE_ROWS[0]], device=next(inner.parameters()).device)  # (1, T)
     with torch.no_grad(), eval_mode(inner):
         whole, start = (decoder_of(inner)(ids, use_cache=False).last_hidden_state for ids in (row, row[:, :3]))
+    if (
+        not start.isfinite().all()
+    ):  # damaged weights, not a fault of the architecture: whoever meets them names the layer
+        return Finding("causal", True, reason="its outputs are not finite")
     return compare("causal", lambda: (whole[:, :3], start), start.dtype)
 
 
