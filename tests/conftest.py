@@ -13,7 +13,6 @@ from soak import pytest_addoption, pytest_runtest_makereport, pytest_sessionfini
 from lotune.threads import share_cores
 
 share_cores()  # before torch is imported: the suite also runs on busy machines
-collect_ignore = ["warm.py"]  # what it does is meant for another process
 hypothesis.settings.register_profile("lotune", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000)
 os.environ["HF_HUB_OFFLINE"] = "1"

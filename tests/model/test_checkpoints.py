@@ -5,6 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_models import with_random_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from lotune.data.templates import TEMPLATE_FILE
@@ -22,12 +23,7 @@ def reload(base: LoadedModel) -> LoadedModel:
 
 def shaken(base: LoadedModel, **settings: object) -> PeftModel:
     """The base with an adapter of random weights."""
-    model = add_adapter(base.model, LoraSettings(**settings), seed=0)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    model: PeftModel = with_random_adapter(add_adapter(base.model, LoraSettings(**settings), seed=0), 0.3)  # type: ignore[arg-type]
     return model
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from tiny_models import with_random_adapter
 from transformers import AutoModelForCausalLM
 
 from lotune.data.collate import Collator
@@ -58,12 +59,7 @@ def reload(base: LoadedModel) -> LoadedModel:
 
 def shaken(model: Any) -> Any:
     """The model with other weights in its adapter."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model
+    return with_random_adapter(model, 0.1)
 
 
 def test_every_method_has_settings_of_its_own(method: Method, settings: AdapterSettings) -> None:
