@@ -14,7 +14,7 @@ COMPILER_ERRORS = ("BackendCompilerFailed", "InductorError", "InvalidCxxCompiler
 """Exceptions of `torch.compile` if the compiler is missing or fails."""
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_arguments(words: Sequence[str]) -> None:
     """Raise SettingsError naming a word of the command line that is not UTF-8, such as a file name."""
     for word in words:
         # Python decodes bytes of the command line that are not UTF-8 as these surrogates (PEP 383).

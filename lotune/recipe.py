@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, most_rows
+from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, row_limit
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError, install_extra
 from lotune.evaluate.retention import RETENTION_ROWS, RetentionSettings
@@ -115,9 +115,9 @@ def row_limits(recipe: Recipe) -> dict[str, Any]:
     """Return the maximum number of rows of each evaluation set by dotted key; None stands for the whole file."""
     data, retention = recipe.data, recipe.retention
     return {
-        "data.validation_rows": most_rows(data.validation_rows, data.validation, VALIDATION_ROWS),
-        "data.test_rows": most_rows(data.test_rows, data.test, TEST_ROWS),
-        "retention.rows": most_rows(retention.rows, retention.data, RETENTION_ROWS),
+        "data.validation_rows": row_limit(data.validation_rows, data.validation, VALIDATION_ROWS),
+        "data.test_rows": row_limit(data.test_rows, data.test, TEST_ROWS),
+        "retention.rows": row_limit(retention.rows, retention.data, RETENTION_ROWS),
     }
 
 

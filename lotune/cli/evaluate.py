@@ -15,7 +15,7 @@ from lotune.recipe import RunOptions
 
 
 def evaluate(
-    words: Annotated[
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[RECIPE.yaml] [key=value]...", help="Recipe of the run to test, and settings to change."
@@ -44,7 +44,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Test base and tuned model of a run, or one model (--model)."""
-    recipe_file, *overrides = words or [""]
+    recipe_file, *overrides = arguments or [""]
     if model is None:
         model_options = {
             "--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--shots-data": shots_data,
@@ -55,7 +55,9 @@ def evaluate(
     else:
         rows = {"data": expand_user(data), "limit": limit, "shots": shots, "shots_data": expand_user(shots_data)}
         options = run_options(dry_run, json, debug)
-        work = partial(_evaluate_model, model, task, base, list(words or []), rows, expand_user(out), force_template)
+        work = partial(
+            _evaluate_model, model, task, base, list(arguments or []), rows, expand_user(out), force_template
+        )
         run_verb(lambda: work(options), json=json, debug=debug, resumes=out is not None)
 
 

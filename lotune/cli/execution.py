@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lotune.errors import SettingsError
-from lotune.library_errors import check_words, translate_error
+from lotune.library_errors import check_arguments, translate_error
 from lotune.text_display import print_visible
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool 
     try:
         # Libraries print, too; under --json stdout must hold the result alone.
         with redirect_stdout(sys.stderr) if json else nullcontext():
-            check_words(sys.argv)
+            check_arguments(sys.argv)
             result = work()
     except Exception as error:
         own_error = translate_error(error)

@@ -29,10 +29,10 @@ TEST_ROWS = 500
 """Default number of test rows generated or split off."""
 
 
-def most_rows(rows: int | None, file: Path | None, default: int) -> int | None:
+def row_limit(rows: int | None, file: Path | None, default: int) -> int | None:
     """Return the largest number of rows of an evaluation set; None stands for all rows of its file.
 
-    >>> most_rows(None, Path("test.jsonl"), 500), most_rows(None, None, 500), most_rows(20, Path("test.jsonl"), 500)
+    >>> row_limit(None, Path("test.jsonl"), 500), row_limit(None, None, 500), row_limit(20, Path("test.jsonl"), 500)
     (None, 500, 20)
     """
     return default if rows is None and file is None else rows

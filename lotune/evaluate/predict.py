@@ -191,7 +191,7 @@ def keep_predictions(
     return resumed
 
 
-def check_room(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
+def check_max_new_tokens(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
     """Raise SettingsError unless the longest answer leaves room for a prompt in the context (tokens)."""
     if max_new_tokens >= context:
         fault = f"is {max_new_tokens}, and the model takes {context} tokens, prompt and answer together"
@@ -208,7 +208,7 @@ def fit(
     needed = answer_token_budget(task, example, tokenizer)
     # The length of options is no setting: if they fill the context, the row alone is at fault.
     if not (isinstance(task, MultipleChoice) and task.by_likelihood):
-        check_room(needed, context)
+        check_max_new_tokens(needed, context)
     try:
         ids, is_truncated = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
     except PromptTooLongError:

@@ -111,7 +111,7 @@ class BestOnTest(_Record):
     score: float | None = None
 
 
-class AskedRows(_Record):
+class EvaluationSetCounts(_Record):
     """Numbers of rows of an evaluation set (validation, test or retention).
 
     `rows` are measured; `file` and `file_rows` are the name and size of their file, if any. `too_long` prompts exceed
@@ -139,7 +139,7 @@ class Check(_Record):
     detail: str = ""
 
 
-class Alone(_Record):
+class BatchingEffect(_Record):
     """Effect of batching in a reduced dtype: of `rows` rows generated alone, how many texts and verdicts differ."""
 
     set: str = ""
@@ -152,17 +152,19 @@ class Alone(_Record):
     verdicts: int
 
     @property
-    def share(self) -> float:
+    def changed_verdict_fraction(self) -> float:
         """Fraction of the verdicts that differ."""
         return self.verdicts / self.rows if self.rows else 0.0
 
     def describe(self) -> str:
         """Return the result as a clause.
 
-        >>> Alone(dtype="bfloat16", rows=100, texts=3, verdicts=1).describe()
+        >>> BatchingEffect(dtype="bfloat16", rows=100, texts=3, verdicts=1).describe()
         '100 rows asked again alone in bfloat16: 3 texts and 1 verdicts differ; intervals are 1.0 points wider each way'
         """
-        wider = f"; intervals are {100 * self.share:.1f} points wider each way" if self.verdicts else ""
+        wider = (
+            f"; intervals are {100 * self.changed_verdict_fraction:.1f} points wider each way" if self.verdicts else ""
+        )
         counts = f"{self.texts} texts and {self.verdicts} verdicts differ"
         return f"{self.rows} rows asked again alone in {self.dtype}: {counts}{wider}"
 
@@ -184,11 +186,11 @@ class Scorecard(_Record):
     """The best checkpoint on the test rows, if all were tested."""
     base: str = ""
     """Name of the base model."""
-    asked_alone: tuple[Alone, ...] = ()
+    asked_alone: tuple[BatchingEffect, ...] = ()
     """Rows generated again alone, by model and evaluation set; empty in float32."""
     notes: tuple[str, ...] = ()
     """Remarks: shortened prompts, contamination, rounding, checks that were left out."""
-    asked: tuple[AskedRows, ...] = ()
+    asked: tuple[EvaluationSetCounts, ...] = ()
     """Numbers of rows of each evaluation set."""
 
 
@@ -213,9 +215,9 @@ def make_scorecard(
     checkpoints: Sequence[Checkpoint],
     checks: Sequence[Check] = (),
     base: str = "",
-    asked_alone: Sequence[Alone] = (),
+    asked_alone: Sequence[BatchingEffect] = (),
     notes: Sequence[str] = (),
-    asked: Sequence[AskedRows] = (),
+    asked: Sequence[EvaluationSetCounts] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -232,15 +234,16 @@ def make_scorecard(
         best_on_test=best_on_test(checkpoints),
         base=base,
         asked_alone=tuple(asked_alone),
-        notes=(*notes, *asked_notes(asked)),
+        notes=(*notes, *evaluation_set_notes(asked)),
         asked=tuple(asked),
     )
 
 
-def asked_notes(asked: Sequence[AskedRows]) -> list[str]:
+def evaluation_set_notes(asked: Sequence[EvaluationSetCounts]) -> list[str]:
     """Return remarks on the rows of evaluation sets: limits, prompts that are too long or shortened.
 
-    >>> asked_notes([AskedRows(name="test", rows=500, file="choice.json", file_rows=2000, too_long=1)])
+    >>> counts = EvaluationSetCounts(name="test", rows=500, file="choice.json", file_rows=2000, too_long=1)
+    >>> evaluation_set_notes([counts])
     ['test: 500 of 2,000 rows of choice.json', 'test: 1 of 500 prompts too long for the model: not asked, wrong']
     """
     notes = []

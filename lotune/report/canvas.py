@@ -45,17 +45,17 @@ class Axis:
         )
         return (value - low) / (high - low)
 
-    def ticks(self, most: int) -> list[float]:
-        """Return round values on the axis; a logarithmic axis may have more than `most`."""
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, most)
+    def ticks(self, limit: int) -> list[float]:
+        """Return round values on the axis; a logarithmic axis may have more than `limit`."""
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, limit)
 
     def shown(self, value: float) -> str:
         """Return the text of a tick."""
         return f"{100 * value:.4g} %" if self.percent else f"{value:,.10g}"
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return at most `most` round values in a range, in steps of 1, 2 or 5 times a power of ten.
+def ticks(low: float, high: float, limit: int = 6) -> list[float]:
+    """Return at most `limit` round values in a range, in steps of 1, 2 or 5 times a power of ten.
 
     >>> ticks(0, 1), ticks(3, 740, 4)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [200.0, 400.0, 600.0])
@@ -64,7 +64,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     for step in (size * power for size in (1, 2, 5, 10, 20, 50)):
         # The tolerance keeps a tick at an end that rounding puts just outside, such as 0.6 / 0.2.
         multiples = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-        if len(multiples) <= most:
+        if len(multiples) <= limit:
             return [round(multiple * step, 12) for multiple in multiples]
     return [low, high]
 

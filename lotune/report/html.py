@@ -50,7 +50,7 @@ def render_page(report: Report) -> str:
         provenance=provenance,
         style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
-        kept=list(zip(sections.kept_table(report.card.retention).rows, kept_strips(report), strict=True)),
+        kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
         plots=plots(report),
     )
 
@@ -88,11 +88,13 @@ def kind_strips(report: Report) -> list[Markup]:
     return strips
 
 
-def kept_strips(report: Report) -> list[Markup]:
+def retention_bars(report: Report) -> list[Markup]:
     """Return a bar of the retained fraction for each retained metric."""
     lines = report.card.retention
     labels = [
-        show_control_characters(f"{line.metric}: {sections.kept_clause(line.retained)}, {line.threshold:.0%} needed")
+        show_control_characters(
+            f"{line.metric}: {sections.retained_clause(line.retained)}, {line.threshold:.0%} needed"
+        )
         for line in lines
     ]
     return [

@@ -37,7 +37,7 @@ def _section(report: Report, anchor: str) -> list[str]:
         case "kinds":
             return [*table_lines(sections.kinds_table(card.target)), escape_markdown(sections.kinds_note(card.target))]
         case "kept":
-            return [*table_lines(sections.kept_table(card.retention)), escape_markdown(sections.KEPT_NOTE)]
+            return [*table_lines(sections.retention_table(card.retention)), escape_markdown(sections.RETENTION_NOTE)]
         case "training":
             return [
                 *table_lines(provenance.losses_table(report)),

@@ -19,21 +19,21 @@ WIDE, NARROW = 880, 358
 """Widths of a plot in pixels, for a desktop and for a phone."""
 
 
-def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """Return the means of neighbouring points, at most `most` of them.
+def downsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
+    """Return the means of neighbouring points, at most `limit` of them.
 
-    >>> downsample([Point(1, 2), Point(2, 4), Point(3, 6), Point(4, 8)], most=2)
+    >>> downsample([Point(1, 2), Point(2, 4), Point(3, 6), Point(4, 8)], limit=2)
     [Point(x=1.5, y=3.0), Point(x=3.5, y=7.0)]
     """
-    size = max(1, math.ceil(len(points) / most))
+    size = max(1, math.ceil(len(points) / limit))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [Point(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def smoothed(points: Sequence[Point], window: int) -> list[Point]:
+def moving_average(points: Sequence[Point], window: int) -> list[Point]:
     """Return the moving average of points over a window, which is cut off at the ends.
 
-    >>> [point.y for point in smoothed([Point(0, 0), Point(1, 3), Point(2, 6)], 3)]
+    >>> [point.y for point in moving_average([Point(0, 0), Point(1, 3), Point(2, 6)], 3)]
     [1.5, 3.0, 4.5]
     """
     half = window // 2
@@ -52,7 +52,7 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     curve = downsample(training)
     plot.line(curve, "train raw")
     # Downsampled first, so that the window is 1/25 of the curve for any number of steps.
-    plot.line(smoothed(curve, max(1, len(curve) // 25)), "train")
+    plot.line(moving_average(curve, max(1, len(curve) // 25)), "train")
     plot.line(validation, "validation")
     for point in validation:
         plot.dot(point, "validation")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lotune.evaluate.scorecard import AskedRows
+from lotune.evaluate.scorecard import EvaluationSetCounts
 from lotune.report.report_data import Report, TrainingSummary
 from lotune.report.sections import Table, format_optional
 from lotune.report.terminal import percent
@@ -70,7 +70,7 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ("rows of the retained task mixed in", f"{counts.get('replay', 0):,}"),
         ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
         *((f"left out of {name}, too long to be asked", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
-        *_evaluation_lines([AskedRows(**record) for record in counts.get("asked", ())]),
+        *_evaluation_lines([EvaluationSetCounts(**record) for record in counts.get("asked", ())]),
         ("tokens", f"{tokens['tokens']:,} in {tokens['rows']:,} rows; longest row {tokens['longest']:,}"),
         ("trained on, of these tokens", f"{tokens['supervised']:,} ({percent(scored_fraction)})"),
         ("retention prompts cut to fit", f"{tokens['retention_cut']:,}"),
@@ -78,7 +78,7 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
     return Table(("count", "number"), tuple(lines), numeric=True)
 
 
-def _evaluation_lines(evaluation_sets: Sequence[AskedRows]) -> Iterator[tuple[str, str]]:
+def _evaluation_lines(evaluation_sets: Sequence[EvaluationSetCounts]) -> Iterator[tuple[str, str]]:
     """Yield the counts of each evaluation set; those of long prompts only if there are any."""
     for rows in evaluation_sets:
         of = "" if rows.file_rows is None else f" of {rows.file_rows:,} in {rows.file}"

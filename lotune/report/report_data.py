@@ -150,13 +150,13 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
     tuned = {answer.example_id: answer for answer in read_predictions(folder / f"{card.chosen_checkpoint}.jsonl")}
     # Ids end in numbers without leading zeros, so shorter ones come first: test.jsonl:9 before test.jsonl:10.
     ids = sorted(base.keys() & tuned.keys(), key=lambda id: (len(id), id))
-    questions = without_shared([base[id].prompt for id in ids])
+    questions = strip_shared_lines([base[id].prompt for id in ids])
     groups: dict[str, list[ExamplePair]] = {"won": [], "lost": [], "kept": [], "unsolved": []}
     score = _score_name(card.target)
     for id, question in zip(ids, questions, strict=True):
         if base[id].score.correct is not None:
             groups[_group(base[id], tuned[id], score)].append(ExamplePair(question, base[id], tuned[id]))
-    shown = {name: tuple(spread(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved")}
+    shown = {name: tuple(pick_by_kind(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved")}
     return Examples({name: len(group) for name, group in groups.items()}, **shown)
 
 
@@ -182,20 +182,20 @@ def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:
     return "kept" if tuned.score.correct else "unsolved"
 
 
-def spread(rows: Sequence[ExamplePair], most: int) -> list[ExamplePair]:
-    """Return `most` rows, one of each kind in turn, beginning with the most frequent kind."""
+def pick_by_kind(rows: Sequence[ExamplePair], limit: int) -> list[ExamplePair]:
+    """Return at most `limit` rows, one of each kind in turn, beginning with the most frequent kind."""
     kinds = Counter(row.tuned.category for row in rows)
     by_kind = [[row for row in rows if row.tuned.category == kind] for kind, _ in kinds.most_common()]
     in_turn = chain.from_iterable(zip_longest(*by_kind))
-    return [row for row in in_turn if row is not None][:most]
+    return [row for row in in_turn if row is not None][:limit]
 
 
-def without_shared(prompts: Sequence[str]) -> list[str]:
+def strip_shared_lines(prompts: Sequence[str]) -> list[str]:
     r"""Return the prompts without the lines that all begin with and all end with, which leaves the questions.
 
-    >>> without_shared(["Solve:\n1 + 1\nAnswer:", "Solve:\n1 + 2\nAnswer:"])
+    >>> strip_shared_lines(["Solve:\n1 + 1\nAnswer:", "Solve:\n1 + 2\nAnswer:"])
     ['1 + 1', '1 + 2']
-    >>> without_shared(["only one"])
+    >>> strip_shared_lines(["only one"])
     ['only one']
     """
     if len(set(prompts)) < 2:

@@ -17,10 +17,10 @@ from lotune.report.report_data import Examples
 from lotune.report.terminal import (
     format_interval,
     format_metric,
-    line_figure,
+    format_metric_with_interval,
+    format_percent_interval,
+    format_points,
     percent,
-    share_span,
-    with_span,
 )
 
 SECTIONS = {
@@ -92,24 +92,24 @@ def summary_sentence(card: Scorecard) -> str:
         f"on {target.task}, {target.metric} {change} {course} {format_metric(target.value, target)} with {trained}"
     )
     if card.valid:
-        return f"{sentence}, and every gated metric kept at least {kept_text(min_retained(card.retention))}."
+        return f"{sentence}, and every gated metric kept at least {retained_text(min_retained(card.retention))}."
     against = card.reasons[0] if len(card.reasons) == 1 else f"{len(card.reasons)} conditions are not met"
     return f"{sentence}, but {against}."
 
 
-def kept_text(retained: float | None) -> str:
+def retained_text(retained: float | None) -> str:
     """Return a retained fraction as text.
 
-    >>> kept_text(0.9512), kept_text(None)
+    >>> retained_text(0.9512), retained_text(None)
     ('95.1 %', 'not measurable')
     """
     return "not measurable" if retained is None else percent(retained)
 
 
-def kept_clause(retained: float | None) -> str:
+def retained_clause(retained: float | None) -> str:
     """Return a retained fraction as a clause.
 
-    >>> kept_clause(0.9512), kept_clause(None)
+    >>> retained_clause(0.9512), retained_clause(None)
     ('95.1 % kept', 'what was kept is not measurable')
     """
     return "what was kept is not measurable" if retained is None else f"{percent(retained)} kept"
@@ -134,7 +134,7 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
             f"{format_metric(target.base_value, target).removesuffix(' %')} → {format_metric(target.value, target)}",
             f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}",
         ),
-        Figure("kept", kept_text(min_retained(card.retention)), f"the least of {_names(gating)}{needed}"),
+        Figure("kept", retained_text(min_retained(card.retention)), f"the least of {_names(gating)}{needed}"),
         Figure(
             "parameters trained",
             percent(parameters.ratio, 3),
@@ -182,7 +182,7 @@ def _metric_and_interval(value: float | None, interval: Interval | None, target:
 
 
 def _metric_with_interval(value: float | None, target: Target, interval: Interval | None) -> str:
-    return "–" if value is None else with_span(value, interval, target)
+    return "–" if value is None else format_metric_with_interval(value, interval, target)
 
 
 def kinds_note(target: Target) -> str:
@@ -200,16 +200,16 @@ def paired_text(target: Target) -> str:
     return f"{target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
 
 
-def kept_table(lines: Sequence[RetentionMetric]) -> Table:
+def retention_table(lines: Sequence[RetentionMetric]) -> Table:
     """Return the retained metrics of base and tuned model, with the result of the gate."""
     rows = tuple(
         (
             f"{line.task}: {line.metric}",
             *(
-                line_figure(line.base, line.base_interval),
-                line_figure(line.tuned, line.tuned_interval),
-                kept_text(line.retained)
-                + ("" if line.retained is None else f" ({share_span(line.retained_interval)})"),
+                format_points(line.base, line.base_interval),
+                format_points(line.tuned, line.tuned_interval),
+                retained_text(line.retained)
+                + ("" if line.retained is None else f" ({format_percent_interval(line.retained_interval)})"),
                 percent(line.threshold, 0) if line.is_gated else "–",
             ),
             ("passed" if line.passed else "failed") if line.is_gated else "only reported",
@@ -219,7 +219,7 @@ def kept_table(lines: Sequence[RetentionMetric]) -> Table:
     return Table(("metric", "base", "tuned", "kept", "needed", "gate"), rows, numeric=True)
 
 
-KEPT_NOTE = (
+RETENTION_NOTE = (
     "F1 and EM are 0 to 100. Kept is tuned / base; each gated metric must keep the share needed, others are only "
     "reported. A base below 5 points has nothing to keep: not measurable. In brackets: bootstrap intervals, 95 %; for "
     "what was kept, each row is drawn with both of its figures. Where all rows are alike, none is estimable."
@@ -231,7 +231,7 @@ def checkpoints_table(card: Scorecard) -> Table:
     rows = []
     for point in card.checkpoints:
         gate = "–" if point.gate_passed is None else _result(point.gate_passed)
-        retained = "–" if point.gate_passed is None else kept_text(_retained(card, point.name))
+        retained = "–" if point.gate_passed is None else retained_text(_retained(card, point.name))
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         figures = (
             _metric_with_interval(point.validation_value, card.target, point.validation_interval),
@@ -288,7 +288,7 @@ def checks_table(card: Scorecard) -> Table:
     # Metrics that are only reported decide nothing, so they are not in this table.
     for line in card.retention:
         if line.is_gated:
-            gate = f"{kept_clause(line.retained)}, {percent(line.threshold, 0)} needed"
+            gate = f"{retained_clause(line.retained)}, {percent(line.threshold, 0)} needed"
             evidence = f"{line.base:.2f} → {line.tuned:.2f}, {gate}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
     rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]

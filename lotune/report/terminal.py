@@ -97,7 +97,7 @@ def _retention(card: Scorecard) -> Table | None:
     table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
     for line in card.retention:
         retained = "not measurable" if line.retained is None else percent(line.retained)
-        interval = "-" if line.retained is None else share_span(line.retained_interval)
+        interval = "-" if line.retained is None else format_percent_interval(line.retained_interval)
         result = f"{'passed' if line.passed else 'failed'}, {percent(line.threshold, 0)}"
         figures = f"{line.base:.2f}", f"{line.tuned:.2f}", retained, interval
         _add(table, f"{line.task}: {line.metric}", *figures, result if line.is_gated else "reported")
@@ -112,7 +112,7 @@ def _checkpoints(card: Scorecard) -> Table | None:
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
         validation = "-" if point.validation_value is None else format_metric(point.validation_value, card.target)
-        test = "-" if point.value is None else with_span(point.value, point.interval, card.target)
+        test = "-" if point.value is None else format_metric_with_interval(point.value, point.interval, card.target)
         score = "-" if point.score is None else f"{point.score:.4f}"
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         _add(table, point.name + chosen, validation, loss, test, score)
@@ -148,10 +148,10 @@ NOT_ESTIMABLE = "not estimable"
 """Text in place of an interval that the bootstrap cannot estimate, as all rows are alike."""
 
 
-def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1.0) -> str:
+def format_limits(interval: tuple[float, float] | None, form: str, unit: float = 1.0) -> str:
     """Return an interval as text, with its limits multiplied by `unit` and formatted by `form`.
 
-    >>> limits_text(Interval(0.25, 0.5), ".1f", 100), limits_text(None, ".1f")
+    >>> format_limits(Interval(0.25, 0.5), ".1f", 100), format_limits(None, ".1f")
     ('25.0 to 50.0', 'not estimable')
     """
     if interval is None:
@@ -162,30 +162,30 @@ def limits_text(interval: tuple[float, float] | None, form: str, unit: float = 1
 
 def format_interval(interval: Interval | None, target: Target) -> str:
     """Return an interval of the target's metric as text."""
-    return limits_text(interval, ".2f") if target.in_points else share_span(interval)
+    return format_limits(interval, ".2f") if target.in_points else format_percent_interval(interval)
 
 
-def with_span(value: float, interval: Interval | None, target: Target) -> str:
+def format_metric_with_interval(value: float, interval: Interval | None, target: Target) -> str:
     """Return a value of the target's metric with its interval as text."""
     return f"{format_metric(value, target)} ({format_interval(interval, target)})"
 
 
-def line_figure(points: float, interval: Interval | None) -> str:
+def format_points(points: float, interval: Interval | None) -> str:
     """Return a retained metric in points with its interval as text.
 
-    >>> line_figure(90.0, Interval(85.0, 94.25)), line_figure(90.0, None)
+    >>> format_points(90.0, Interval(85.0, 94.25)), format_points(90.0, None)
     ('90.00 (85.0 to 94.2)', '90.00 (not estimable)')
     """
-    return f"{points:.2f} ({limits_text(interval, '.1f')})"
+    return f"{points:.2f} ({format_limits(interval, '.1f')})"
 
 
-def share_span(interval: Interval | None) -> str:
+def format_percent_interval(interval: Interval | None) -> str:
     """Return an interval of a fraction as text, in percent.
 
-    >>> share_span(Interval(0.9, 1.0125)), share_span(None)
+    >>> format_percent_interval(Interval(0.9, 1.0125)), format_percent_interval(None)
     ('90.0 to 101.2 %', 'not estimable')
     """
-    return limits_text(interval, ".1f", 100) + ("" if interval is None else " %")
+    return format_limits(interval, ".1f", 100) + ("" if interval is None else " %")
 
 
 def _table(*columns: str) -> Table:

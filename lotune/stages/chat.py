@@ -16,13 +16,13 @@ from lotune.data.rows import write_rows
 from lotune.data.templates import Template
 from lotune.data.tokenized import encode_prompt
 from lotune.errors import DataError, LotuneError, RunError
-from lotune.evaluate.predict import check_room
+from lotune.evaluate.predict import check_max_new_tokens
 from lotune.generate.engine import Engine
 from lotune.generate.requests import ErrorEvent, Request
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, context_length
 from lotune.recipe import Recipe
-from lotune.stages.model_loading import load_model_or_adapter, resolve_weights, settled
+from lotune.stages.model_loading import load_model_or_adapter, resolve_weights, with_resolved_dtype
 from lotune.stages.output_files import require_single_process
 from lotune.stages.prompt_template import conversation_format, resolve_auto, with_stored_template
 from lotune.text_display import print_visible
@@ -75,7 +75,7 @@ class ChatSession:
         Raises: DataError if the last question alone does not fit, or if the chat template refuses the conversation;
         ModelError if the chat template fails.
         """
-        ids, dropped = self._fitting(conversation)
+        ids, dropped = self._encode_fitting_turns(conversation)
         if dropped:
             show(f"[the first {dropped} turns no longer fit and are left out]\n")
         request = Request(ids, self.max_new_tokens, 1, self.form.stop, "your message", sampling=self.sampling)
@@ -91,7 +91,7 @@ class ChatSession:
             show(" [stopped]")
         return "".join(pieces)
 
-    def _fitting(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
+    def _encode_fitting_turns(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         max_prompt_tokens = context_length(self.base.model) - self.max_new_tokens
         # Rendered anew for each number of dropped turns: a chat template need not render a turn by itself.
         for dropped in range(len(conversation.questions)):
@@ -113,8 +113,8 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     weights, _ = resolve_weights(recipe, model)
     settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
     form = conversation_format(settings, weights)
-    base = load_model_or_adapter(settled(recipe, model), model)
-    check_room(max_new_tokens, context_length(base.model), "--max-new-tokens")
+    base = load_model_or_adapter(with_resolved_dtype(recipe, model), model)
+    check_max_new_tokens(max_new_tokens, context_length(base.model), "--max-new-tokens")
     print_visible(f"{model}, template {settings.prompt_template.name}. {HELP}.", file=sys.stderr)
     converse(ChatSession(base, form, sampling, max_new_tokens), _lines())
 

@@ -9,7 +9,7 @@ from lotune.evaluate.compare import ACCURACY, Comparison, compare_predictions
 from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
 from lotune.recipe import RunOptions
-from lotune.report.terminal import limits_text
+from lotune.report.terminal import format_limits
 from lotune.text_display import print_visible
 
 SHOWN = 10
@@ -47,9 +47,9 @@ def _show(comparison: Comparison) -> None:
     scorer = f", judged by {facts.scorer}" if facts.scorer else ""
     print_visible(f"{facts.task}{scorer}; template {facts.template}; {facts.protocol}")
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
-        interval = limits_text(side.interval, ".1f", unit)
+        interval = format_limits(side.interval, ".1f", unit)
         print_visible(f"{letter}: {side.name}: {comparison.score} {unit * side.value:.1f}{sign} ({interval})")
-    change = f"{unit * comparison.difference:+.1f}{sign} ({limits_text(comparison.interval, '+.1f', unit)})"
+    change = f"{unit * comparison.difference:+.1f}{sign} ({format_limits(comparison.interval, '+.1f', unit)})"
     print_visible(f"B - A: {change}, p = {comparison.p_value:.3g}, {comparison.n} items")
     print_visible(f"B is better on {comparison.b_better_on} items, A on {comparison.a_better_on}")
     print_visible(f"{comparison.verdict}{_how_many(comparison)}")

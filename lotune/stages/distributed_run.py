@@ -16,8 +16,8 @@ from lotune.stages import pretrain, tune
 from lotune.train.loop import NotFiniteError
 
 FOLLOWER_STAGES: Mapping[str, Callable[[Recipe, RunOptions], None]] = {
-    "tune": tune.run_as_follower,
-    "pretrain": pretrain.run_as_follower,
+    "tune": tune.follow_tuning,
+    "pretrain": pretrain.follow_pretraining,
 }
 """What a follower does when the leader names a training."""
 

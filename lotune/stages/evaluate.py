@@ -10,16 +10,16 @@ from typing import Any
 from lotune.console import print_status
 from lotune.contest.scores import ContestScore, contest_score, score
 from lotune.data.examples import Example
-from lotune.evaluate.alone import compare_alone, rows_alone, wider_line, wider_target
+from lotune.evaluate.batching_effect import measure_batching_effect, sample_unbatched_rows, widen_metric, widen_target
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric, add_intervals, gate, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
-    Alone,
-    AskedRows,
+    BatchingEffect,
     Check,
     Checkpoint,
+    EvaluationSetCounts,
     Scorecard,
     Target,
     make_scorecard,
@@ -38,16 +38,16 @@ from lotune.report.terminal import show_scorecard
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.merging import unchecked_notes
-from lotune.stages.model_loading import answering_in, answering_with, asked_settings, device_and_dtype
-from lotune.stages.predictions import PredictionJob, ask_alone, measured_rows, run_predictions
+from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
+from lotune.stages.predictions import PredictionJob, run_predictions, run_predictions_unbatched, with_long_prompt_counts
 from lotune.stages.prepare import (
+    accepted_references_clause,
     ensure_prepared,
     open_prepared_run,
     read_examples,
     retention_task_settings,
-    right_clause,
 )
-from lotune.stages.run_dtypes import with_kept_dtypes
+from lotune.stages.run_dtypes import with_stored_dtypes
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -71,11 +71,11 @@ class ModelPredictions:
 
     target: list[Prediction]
     retained: list[Prediction]
-    alone: tuple[Alone, ...] = ()
+    alone: tuple[BatchingEffect, ...] = ()
 
     def changed_verdicts(self, index: int) -> float:
         """Return the fraction of verdicts that batching changes, on the test rows (0) or the retention rows (1)."""
-        return self.alone[index].share if self.alone else 0.0
+        return self.alone[index].changed_verdict_fraction if self.alone else 0.0
 
 
 def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
@@ -85,7 +85,7 @@ def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
         from lotune.stages.tune import ensure_tuned
 
         tuning = ensure_tuned(run, recipe, options)
-        recipe = with_kept_dtypes(recipe, run.folder)
+        recipe = with_stored_dtypes(recipe, run.folder)
         if options.dry_run:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)
@@ -116,7 +116,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         # Before the stage is invalidated: only its record says which files have changed since.
         _drop_altered_predictions(run)
         run.invalidate_stage("evaluate")
-        _forget_predictions_of_other_inputs(run, inputs)
+        _drop_predictions_of_other_inputs(run, inputs)
         card = _evaluate(run, recipe, tuning, counts)
         write_scorecard(folder / "scorecard.json", card)
         run.mark_stage_done("evaluate", inputs, [folder / "scorecard.json", *(folder / "predictions").rglob("*.jsonl")])
@@ -131,7 +131,7 @@ def _drop_altered_predictions(run: Run) -> None:
             (run.folder / path).unlink()
 
 
-def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
+def _drop_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Delete the predictions of an interrupted evaluation unless they depend on the same inputs."""
     relevant = {key: value for key, value in inputs.items() if not key.startswith(RESCORE_ONLY_SETTINGS)}
     for name in ("test.rows", "retention.rows.file"):  # an answer depends on its prompt, and not on the reference
@@ -145,10 +145,10 @@ def _forget_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> Non
 
 def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
     # Base and tuned model must answer in one dtype, or rounding would count as an effect of the tuning.
-    recipe = answering_in(recipe, answering_with(recipe, recipe.base).dtype)
+    recipe = with_evaluate_dtype(recipe, resolve_answer_dtype(recipe, recipe.base).dtype)
     task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
     rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
-    base = load_model(asked_settings(recipe, recipe.base), recipe.device)
+    base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
     total = count_parameters(base.model)
     before = _test(run, recipe, BASE, base, (task, retained), rows)
     chosen = tuning["chosen"]
@@ -178,7 +178,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             *_notes(counts),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
-        asked=_asked(counts, before),
+        asked=_evaluation_set_counts(counts, before),
     )
 
 
@@ -189,7 +189,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
     """
     from lotune.model.checkpoints import load_adapter, merge
 
-    folder, settings = run.folder / "checkpoints" / name, asked_settings(recipe, recipe.base)
+    folder, settings = run.folder / "checkpoints" / name, with_answer_dtype(recipe, recipe.base)
     if (folder / "merged").is_dir():
         return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
     base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
@@ -215,7 +215,7 @@ def _test(
     from lotune.model.eval_mode import REDUCED_DTYPES
 
     answering = AnsweringModel(model.model, model.tokenizer)
-    predictions, alone, target = list[list[Prediction]](), list[Alone](), tasks[0].name
+    predictions, alone, target = list[list[Prediction]](), list[BatchingEffect](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
     for task, task_settings, examples, part in parts:
@@ -228,19 +228,23 @@ def _test(
         predictions.append(run_predictions(job, task, examples, out))
         # In a reduced dtype an answer may depend on its batch; float32 showed no such answer (docs/log.md).
         if model.dtype in REDUCED_DTYPES:
-            job_alone = replace(job, title=f"{title}, alone")
-            out_alone = run.folder / "predictions" / "alone" / folder / out.name
-            answers = ask_alone(job_alone, task, rows_alone(examples, recipe.seed), out_alone)
+            unbatched_job = replace(job, title=f"{title}, alone")
+            unbatched_out = run.folder / "predictions" / "alone" / folder / out.name
+            answers = run_predictions_unbatched(
+                unbatched_job, task, sample_unbatched_rows(examples, recipe.seed), unbatched_out
+            )
             names = {"set": "test" if part == target else RETENTION_FOLDER, "model": name}
-            alone.append(compare_alone(predictions[-1], answers, dtype_name(model.dtype)).model_copy(update=names))
+            alone.append(
+                measure_batching_effect(predictions[-1], answers, dtype_name(model.dtype)).model_copy(update=names)
+            )
     return ModelPredictions(predictions[0], predictions[1], tuple(alone))
 
 
-def _asked(counts: dict[str, Any], before: ModelPredictions) -> list[AskedRows]:
+def _evaluation_set_counts(counts: dict[str, Any], before: ModelPredictions) -> list[EvaluationSetCounts]:
     """Return the counts of each evaluation set; those of test and retention rows are taken from the answers."""
-    sets = [AskedRows(**record) for record in counts["asked"]]
+    sets = [EvaluationSetCounts(**record) for record in counts["asked"]]
     answers = {"test": before.target, "retention": before.retained}
-    return [measured_rows(rows, answers[rows.name]) if rows.name in answers else rows for rows in sets]
+    return [with_long_prompt_counts(rows, answers[rows.name]) if rows.name in answers else rows for rows in sets]
 
 
 def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
@@ -252,7 +256,7 @@ def _gate(recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPred
     figures = [_points(task, tested.retained) for tested in (before, after)]
     lines = gate(figures[0], figures[1], recipe.retention)
     lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
-    return [wider_line(line, before.changed_verdicts(1), after.changed_verdicts(1)) for line in lines]
+    return [widen_metric(line, before.changed_verdicts(1), after.changed_verdicts(1)) for line in lines]
 
 
 def _with_intervals(
@@ -281,7 +285,7 @@ def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Ta
     target = measure_target(
         task.name, task.metric, *rows, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
-    return wider_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
+    return widen_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
 
 
 def _fraction(target: Target) -> float:
@@ -349,5 +353,5 @@ def _notes(counts: dict[str, Any]) -> list[str]:
     if removed:
         notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
     if right_counts := counts.get("right_by_rule"):
-        notes.append(right_clause(right_counts))
+        notes.append(accepted_references_clause(right_counts))
     return notes

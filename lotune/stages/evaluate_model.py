@@ -13,30 +13,30 @@ from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.examples import Example
 from lotune.distributed import ProcessGroup, init_process_group, raise_on_lost_process
 from lotune.errors import DataError, SettingsError
-from lotune.evaluate.alone import compare_alone, rows_alone, wider, wider_target
+from lotune.evaluate.batching_effect import measure_batching_effect, sample_unbatched_rows, widen, widen_target
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.few_shot import SHOT_SEPARATOR, add_few_shot
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.scorecard import Alone, AskedRows, asked_notes
+from lotune.evaluate.scorecard import BatchingEffect, EvaluationSetCounts, evaluation_set_notes
 from lotune.evaluate.statistics import Interval
 from lotune.model.loading import resolve_device
 from lotune.recipe import Recipe, RunOptions
-from lotune.report.terminal import limits_text
+from lotune.report.terminal import format_limits
 from lotune.stages.model_loading import (
     check_engine,
     device_and_dtype,
     folders_of,
     load_for_generation,
     resolve_weights,
-    settled,
+    with_resolved_dtype,
 )
 from lotune.stages.output_files import check_fingerprints, refuse_overwriting_inputs
 from lotune.stages.predictions import (
     PredictionJob,
     answers_fingerprint,
-    ask_alone,
-    measured_rows,
     run_predictions_distributed,
+    run_predictions_unbatched,
+    with_long_prompt_counts,
 )
 from lotune.stages.prompt_template import build_prompted_task, resolve_auto, with_stored_template
 from lotune.tasks.build_datasets import EvaluationSet, evaluation_rows, evaluation_set
@@ -113,7 +113,7 @@ def evaluate_model(
     require_references(task, settings, examples, test.data)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    recipe = settled(recipe, model)
+    recipe = with_resolved_dtype(recipe, model)
     title, batch_tokens, fingerprint = f"{model}, {task.name}", recipe.evaluate.max_batch_tokens, ""
     if out is not None:
         fingerprint = answers_fingerprint(recipe, model, settings, **test.inputs(recipe.seed))
@@ -124,37 +124,41 @@ def evaluate_model(
         stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
         job = PredictionJob(title, answering, batch_tokens, stop, fingerprint, facts=facts, on_too_long=on_too_long)
         predictions = run_predictions_distributed(job, task, examples, out, world)
-        alone = _compare_alone(recipe, job, task, examples, predictions, world)
+        alone = _batching_effect(recipe, job, task, examples, predictions, world)
     if not world.is_main_process:
         return None
     file = test.data.name if test.data else ""
-    rows = AskedRows(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
+    rows = EvaluationSetCounts(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
     figures = {
         "model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, predictions, alone),
-        "asked": measured_rows(rows, predictions),
+        "asked": with_long_prompt_counts(rows, predictions),
     }  # fmt: skip
     if not options.json:
         _show(figures)
     return figures
 
 
-def _compare_alone(
+def _batching_effect(
     recipe: Recipe,
     job: PredictionJob,
     task: Task,
     examples: Sequence[Example],
     predictions: Sequence[Prediction],
     world: ProcessGroup,
-) -> Alone | None:
+) -> BatchingEffect | None:
     """Return the effect of batching on some rows, in every process; None if the model answers in float32."""
     dtype = recipe.evaluate.dtype
     if dtype == "float32":
         return None
-    job_alone, rows = replace(job, title=f"{job.title}, alone"), rows_alone(examples, recipe.seed)
-    return compare_alone(predictions, run_predictions_distributed(job_alone, task, rows, None, world, ask_alone), dtype)
+    unbatched_job, rows = replace(job, title=f"{job.title}, alone"), sample_unbatched_rows(examples, recipe.seed)
+    return measure_batching_effect(
+        predictions,
+        run_predictions_distributed(unbatched_job, task, rows, None, world, run_predictions_unbatched),
+        dtype,
+    )
 
 
-def _figures(task: Task, predictions: Sequence[Prediction], alone: Alone | None) -> dict[str, Any]:
+def _figures(task: Task, predictions: Sequence[Prediction], alone: BatchingEffect | None) -> dict[str, Any]:
     from lotune.evaluate.metric_intervals import metric_intervals
     from lotune.evaluate.target import ScoredExample, measure_target
 
@@ -163,10 +167,10 @@ def _figures(task: Task, predictions: Sequence[Prediction], alone: Alone | None)
     target = measure_target(
         task.name, task.metric, scored, scored, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
     )
-    scores, changed = [row.score for row in predictions], alone.share if alone else 0.0
-    target = wider_target(target, changed, changed)
+    scores, changed = [row.score for row in predictions], alone.changed_verdict_fraction if alone else 0.0
+    target = widen_target(target, changed, changed)
     intervals = {
-        name: wider(
+        name: widen(
             interval,
             *(100 * changed, 0, 100) if name in task.score_name_by_metric else (changed, MIN_VALUES.get(name, 0)),
         )
@@ -197,17 +201,17 @@ def _show(figures: dict[str, Any]) -> None:
     if rouge := figures.get("rouge_l"):
         scorer += f" (beta {rouge['beta']:g}; {rouge['segments']})"
     print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}: {figures['n']} rows{scorer}")
-    for note in asked_notes([figures["asked"]]):
+    for note in evaluation_set_notes([figures["asked"]]):
         print_visible(f"note: {note}")
     for name, value in figures["metrics"].items():
         interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
         print_visible(f"{name}: {value:.4g}{interval}")
     if "asked_alone" in figures:
-        print_visible(Alone(**figures["asked_alone"]).describe())
+        print_visible(BatchingEffect(**figures["asked_alone"]).describe())
     for kind, result in figures["by_kind"].items():
         shown = "not judgeable" if result["value"] is None else f"{result['value']:.4g}{_span(result['interval'])}"
         print_visible(f"  {kind}: {shown}, {result['n']} rows")
 
 
 def _span(interval: Interval | None) -> str:
-    return f" (95 % interval {limits_text(interval, '.4g')})"
+    return f" (95 % interval {format_limits(interval, '.4g')})"

@@ -17,10 +17,10 @@ from lotune.evaluate.perplexity import TextLoss, parse_texts, score_texts, summa
 from lotune.model.loading import LoadedModel, context_length, resolve_device
 from lotune.recipe import Recipe, RunOptions
 from lotune.record_files import append_record, encode_records
-from lotune.report.terminal import limits_text
-from lotune.stages.model_loading import device_and_dtype, folders_of, load_model_or_adapter, settled
+from lotune.report.terminal import format_limits
+from lotune.stages.model_loading import device_and_dtype, folders_of, load_model_or_adapter, with_resolved_dtype
 from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, refuse_overwriting_inputs
-from lotune.stages.predictions import answers_fingerprint, naming_the_model
+from lotune.stages.predictions import answers_fingerprint, name_model_in_errors
 from lotune.tasks.settings import TaskSettings
 from lotune.text_display import print_visible
 
@@ -45,14 +45,14 @@ def evaluate_texts(
     articles = articles[:limit]
     if options.dry_run:
         return {"model": model, "task": "text", "rows": len(articles)}
-    recipe, fingerprint = settled(recipe, model), ""
+    recipe, fingerprint = with_resolved_dtype(recipe, model), ""
     if out is not None:
         fingerprint = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
         check_fingerprints(out, fingerprint)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         base, rank_articles = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
         parts = merge_rank_outputs(
-            out, world, lambda own: _score(base, rank_articles, recipe.evaluate.max_batch_tokens, own, fingerprint)
+            out, world, lambda path: _score(base, rank_articles, recipe.evaluate.max_batch_tokens, path, fingerprint)
         )
     if not world.is_main_process:
         return None
@@ -75,7 +75,7 @@ def _score(
     losses = [stored[article.id] for article in articles if article.id in stored]
     remaining = [article for article in articles if article.id not in stored]
     model: Any = base.model
-    with Progress(f"{base.name}, text", len(articles)) as progress, naming_the_model(base.name):
+    with Progress(f"{base.name}, text", len(articles)) as progress, name_model_in_errors(base.name):
         progress.advance(len(losses))
         context = context_length(model)
         for text in score_texts(model, base.tokenizer, remaining, context=context, batch_tokens=batch_tokens):
@@ -93,6 +93,6 @@ def _record(text: TextLoss, fingerprint: str) -> dict[str, Any]:
 def _show(figures: dict[str, Any]) -> None:
     print_visible(f"{figures['model']} on {figures['device']} in {figures['dtype']}")
     for name, unit in (("perplexity", "perplexity per token"), ("bits_per_byte", "bits per byte")):
-        print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {limits_text(figures[f'{name}_interval'], '.4g')}")
+        print_visible(f"{unit}: {figures[name]:.4g}, 95 % interval {format_limits(figures[f'{name}_interval'], '.4g')}")
     first = "the first " if "limited_to_first" in figures else ""
     print_visible(f"{first}{figures['texts']} texts, {figures['tokens']:,} tokens, {figures['bytes']:,} bytes")

@@ -15,14 +15,20 @@ from lotune.data.templates import TEMPLATE_FILE, TEMPLATES
 from lotune.data.tokenized import encode_prompt
 from lotune.distributed import init_process_group, raise_on_lost_process
 from lotune.errors import DataError, SettingsError
-from lotune.evaluate.predict import TOO_LONG, Prediction, check_room
+from lotune.evaluate.predict import TOO_LONG, Prediction, check_max_new_tokens
 from lotune.files import write_atomically
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import base_folder, context_length, resolve_device
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe, RunOptions
-from lotune.stages.model_loading import check_engine, folders_of, load_for_generation, resolve_weights, settled
+from lotune.stages.model_loading import (
+    check_engine,
+    folders_of,
+    load_for_generation,
+    resolve_weights,
+    with_resolved_dtype,
+)
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs, require_single_process
 from lotune.stages.predictions import PredictionJob, answers_fingerprint, run_predictions_distributed
 from lotune.stages.prompt_template import build_prompted_task, conversation_format, resolve_auto, with_stored_template
@@ -67,7 +73,7 @@ def generate_answers(
     examples = list(task.examples(task.read(data, max_row_bytes=recipe.data.max_row_bytes).rows, training=False))
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
-    recipe = settled(recipe, model)
+    recipe = with_resolved_dtype(recipe, model)
     sampled = {} if sampling.is_greedy else {"sampling": asdict(sampling)}  # no seed changes a greedy answer
     fingerprint = answers_fingerprint(recipe, model, settings, data=data, **sampled)
     # Other settings have another fingerprint, and begin a file of their own instead of refusing this one's records.
@@ -130,9 +136,9 @@ def generate_text(
     unencoded = Request((), max_new_tokens, 1, form.stop, "--prompt", sampling=sampling, samples=samples)
     if options.dry_run:
         return {"model": model, "prompt": text}
-    answering = load_for_generation(settled(recipe, model), model)
+    answering = load_for_generation(with_resolved_dtype(recipe, model), model)
     context, truncate = context_length(answering.model), recipe.evaluate.on_too_long == "truncate"
-    check_room(max_new_tokens, context)
+    check_max_new_tokens(max_new_tokens, context)
     ids, _ = encode_prompt(answering.tokenizer, example, context - max_new_tokens, truncate=truncate)
     request = replace(unencoded, prompt_ids=tuple(ids))
     answers = dict(answering.engine.stream([request], batch_tokens=recipe.evaluate.max_batch_tokens))

@@ -34,7 +34,7 @@ from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.model_loading import answering_with
+from lotune.stages.model_loading import resolve_answer_dtype
 from lotune.stages.prepare import read_examples, retention_task_settings
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import PromptSettings
@@ -159,7 +159,7 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     del adapted  # makes room for the saved model: two float32 models at most
     written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
     saved = load_model(written, "cpu").model
-    protocol["asked_dtype"] = resolve_dtype(answering_with(recipe, recipe.base).dtype, device)
+    protocol["asked_dtype"] = resolve_dtype(resolve_answer_dtype(recipe, recipe.base).dtype, device)
     return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **protocol)
 
 

@@ -43,7 +43,7 @@ def _not_with_vllm(feature: str) -> SettingsError:
     return SettingsError("evaluate.engine", f"vllm does not do this: {feature}", remedy="evaluate.engine=lotune")
 
 
-def answering_with(recipe: Recipe, settings: BaseSettings) -> Format:
+def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> Format:
     """Return the dtype that a model answers in, by the settings, and what decided it."""
     dtype = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
     return answering_format(dtype, settings, resolve_device(recipe.device))
@@ -54,23 +54,23 @@ def too_large(decision: Format) -> bool:
     return decision.why.startswith(TOO_LARGE)
 
 
-def settled(recipe: Recipe, model: str) -> Recipe:
+def with_resolved_dtype(recipe: Recipe, model: str) -> Recipe:
     """Return the recipe with the dtype that `model` answers in as `evaluate.dtype`; log it if memory decides."""
     # The free memory changes while a command runs: measured once, it cannot give the report another dtype.
-    decision = answering_with(recipe, resolve_weights(recipe, model)[0])
+    decision = resolve_answer_dtype(recipe, resolve_weights(recipe, model)[0])
     if too_large(decision):
         print_status(f"{model} answers in {decision.dtype}: {decision.why}")
-    return answering_in(recipe, decision.dtype)
+    return with_evaluate_dtype(recipe, decision.dtype)
 
 
-def answering_in(recipe: Recipe, dtype: str) -> Recipe:
+def with_evaluate_dtype(recipe: Recipe, dtype: str) -> Recipe:
     """Return the recipe with a dtype as its `evaluate.dtype`."""
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
 
 
-def asked_settings(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
+def with_answer_dtype(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
     """Return the settings of a model that is loaded to answer: its weights are in `evaluate.dtype`."""
-    return settings.model_copy(update={"dtype": answering_with(recipe, settings).dtype})
+    return settings.model_copy(update={"dtype": resolve_answer_dtype(recipe, settings).dtype})
 
 
 def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
@@ -109,7 +109,7 @@ def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
 
     settings, adapter = resolve_weights(recipe, model)
     try:
-        base = load_model(asked_settings(recipe, settings), recipe.device)
+        base = load_model(with_answer_dtype(recipe, settings), recipe.device)
     except ModelError as error:
         if adapter is None or "model" in recipe.base.model_fields_set:
             raise
@@ -124,7 +124,7 @@ def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
     return replace(base, name=model, model=adapted)
 
 
-def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractContextManager[None]:
+def answer_dtype_context(recipe: Recipe, model: Any, in_shards: bool) -> AbstractContextManager[None]:
     """Return a context in which a model answers in float32, if the evaluation does and its whole weights fit."""
     from lotune.model.eval_mode import REDUCED_DTYPES, in_float32_for_now
 
@@ -133,7 +133,7 @@ def answering_block(recipe: Recipe, model: Any, in_shards: bool) -> AbstractCont
         free_memory_bytes(weights[0].device) if weights else None,
         sum(4 * weight.numel() for weight in weights),
     )
-    is_float32 = answering_with(recipe, recipe.base).dtype == "float32" and not in_shards
+    is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32" and not in_shards
     return in_float32_for_now(model) if is_float32 and needed < (free or 0) else nullcontext()
 
 
@@ -151,11 +151,11 @@ def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
         from lotune.generate.vllm import VllmModel
 
         tokenizer, _ = load_tokenizer(settings)
-        return AnsweringModel(VllmModel(asked_settings(recipe, settings), tokenizer), tokenizer)
+        return AnsweringModel(VllmModel(with_answer_dtype(recipe, settings), tokenizer), tokenizer)
     base = load_model_or_adapter(recipe, model)
     return AnsweringModel(base.model, base.tokenizer)
 
 
 def device_and_dtype(recipe: Recipe) -> dict[str, str]:
     """Return the device and the dtype that a model answers in, by the settings."""
-    return {"device": resolve_device(recipe.device), "dtype": answering_with(recipe, recipe.base).dtype}
+    return {"device": resolve_device(recipe.device), "dtype": resolve_answer_dtype(recipe, recipe.base).dtype}

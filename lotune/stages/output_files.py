@@ -57,19 +57,19 @@ def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Pa
     parts = _parts(out)
     stored = stored_records((out, *parts))
     world.all_gather(0.0)  # a barrier: a process that writes its part must not hide lines that another still reads
-    own = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
-    if parts or own != out:
-        write_records(own, stored.values())
-    everyone = world.all_gather_bytes(_quiet_followers(world, work, own))
+    rank_path = out.with_name(f"{out.name}.{world.rank + 1}-of-{world.size}") if world.size > 1 else out
+    if parts or rank_path != out:
+        write_records(rank_path, stored.values())
+    rank_outputs = world.all_gather_bytes(_quiet_followers(world, work, rank_path))
     if world.is_main_process and world.size > 1:
-        new = [orjson.loads(line) for part in everyone for _, line in record_lines(part)]
+        new = [orjson.loads(line) for part in rank_outputs for _, line in record_lines(part)]
         ids = {record["id"] for record in new}
         write_records(out, [*(record for record in stored.values() if record.get("id") not in ids), *new])
     # After `out` is complete: a crash between the two leaves each line in a part, in `out` or in both.
     if world.is_main_process:
         for part in _parts(out):
             part.unlink()
-    return everyone
+    return rank_outputs
 
 
 def require_single_process(verb: str) -> None:
@@ -78,10 +78,10 @@ def require_single_process(verb: str) -> None:
         raise SettingsError("torchrun", f"{verb} works in one process", remedy="start lotune itself")
 
 
-def _quiet_followers(world: ProcessGroup, work: Callable[[Path | None], bytes], own: Path | None) -> bytes:
+def _quiet_followers(world: ProcessGroup, work: Callable[[Path | None], bytes], rank_path: Path | None) -> bytes:
     """Return the result of `work`; only the main process writes to stderr."""
     with nullcontext() if world.is_main_process else redirect_stderr(StringIO()):
-        return work(own)
+        return work(rank_path)
 
 
 def _parts(out: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from lotune.console import Progress
 from lotune.data.examples import Example
 from lotune.distributed import ProcessGroup
 from lotune.evaluate.facts import Facts
-from lotune.evaluate.predict import TOO_LONG, Prediction, check_room, fit, parse_predictions, predict
-from lotune.evaluate.scorecard import AskedRows
+from lotune.evaluate.predict import TOO_LONG, Prediction, check_max_new_tokens, fit, parse_predictions, predict
+from lotune.evaluate.scorecard import EvaluationSetCounts
 from lotune.evaluate.settings import OnTooLong
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.loading import (
@@ -24,7 +24,7 @@ from lotune.model.loading import (
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe
 from lotune.record_files import encode_records
-from lotune.stages.model_loading import answering_with, resolve_weights
+from lotune.stages.model_loading import resolve_answer_dtype, resolve_weights
 from lotune.stages.output_files import merge_rank_outputs
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import MultipleChoice, Task
@@ -52,8 +52,8 @@ class PredictionJob:
     on_too_long: OnTooLong = "wrong"
 
 
-Ask = Callable[[PredictionJob, Task, Sequence[Example], Path | None], list[Prediction]]
-"""Type of `run_predictions` and `ask_alone`."""
+PredictionRunner = Callable[[PredictionJob, Task, Sequence[Example], Path | None], list[Prediction]]
+"""Type of `run_predictions` and `run_predictions_unbatched`."""
 
 
 def run_predictions(
@@ -61,12 +61,12 @@ def run_predictions(
 ) -> list[Prediction]:
     """Return the predictions on all examples; append each to `out` as it comes, and reuse those that `out` has already.
 
-    Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_room`.
+    Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_max_new_tokens`.
     """
     context, done = context_length(job.answering.model), []
     if not (isinstance(task, MultipleChoice) and task.by_likelihood):
-        check_room(task.max_new_tokens, context)
-    with Progress(job.title, len(examples)) as progress, naming_the_model(job.title):
+        check_max_new_tokens(task.max_new_tokens, context)
+    with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
         for prediction in predict(
             task, examples, job.answering, batch_tokens=job.batch_tokens, out=out, context=context,
             stop=job.stop, fingerprint=job.fingerprint, sampling=job.sampling, facts=job.facts,
@@ -77,10 +77,12 @@ def run_predictions(
     return done
 
 
-def ask_alone(job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None) -> list[Prediction]:
+def run_predictions_unbatched(
+    job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
+) -> list[Prediction]:
     """Return the predictions on all examples as `run_predictions` does, but with each example in a batch of its own."""
     context, done = context_length(job.answering.model), list[Prediction]()
-    with Progress(job.title, len(examples)) as progress, naming_the_model(job.title):
+    with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
         for example in examples:
             done += predict(
                 task, [example], job.answering, batch_tokens=1, out=out, context=context,
@@ -92,7 +94,7 @@ def ask_alone(job: PredictionJob, task: Task, examples: Sequence[Example], out: 
 
 
 @contextmanager
-def naming_the_model(title: str) -> Iterator[None]:
+def name_model_in_errors(title: str) -> Iterator[None]:
     """Return a context in which an error about logits that are not finite names the title as the model."""
     try:
         yield
@@ -106,11 +108,11 @@ def run_predictions_distributed(
     examples: Sequence[Example],
     out: Path | None,
     world: ProcessGroup,
-    ask: Ask = run_predictions,
+    runner: PredictionRunner = run_predictions,
 ) -> list[Prediction]:
     """Return the predictions on all examples, in their order, from several processes with every n-th example each.
 
-    `merge_rank_outputs` writes `out`; `ask` is `run_predictions` or `ask_alone`.
+    `merge_rank_outputs` writes `out`; `runner` is `run_predictions` or `run_predictions_unbatched`.
 
     Raises: PromptTooLongError, in each process and before the first answer, if a prompt is too long and that stops.
     """
@@ -119,9 +121,9 @@ def run_predictions_distributed(
         for example in examples:
             fit(task, example, job.answering.tokenizer, context_length(job.answering.model), "stop")
 
-    def work(own: Path | None) -> bytes:
+    def work(rank_path: Path | None) -> bytes:
         # Strided, so that a file sorted by length is divided evenly.
-        predictions = ask(job, task, examples[world.rank :: world.size], own)
+        predictions = runner(job, task, examples[world.rank :: world.size], rank_path)
         return encode_records(prediction.record() for prediction in predictions)
 
     parts = merge_rank_outputs(out, world, work)
@@ -132,7 +134,7 @@ def run_predictions_distributed(
     return sorted(predictions, key=lambda prediction: index[prediction.example_id])
 
 
-def measured_rows(rows: AskedRows, answers: Sequence[Prediction]) -> AskedRows:
+def with_long_prompt_counts(rows: EvaluationSetCounts, answers: Sequence[Prediction]) -> EvaluationSetCounts:
     """Return the counts of a set with the numbers of too long and of truncated prompts among its answers."""
     too_long = sum(answer.finish_reason == TOO_LONG for answer in answers)
     return rows.model_copy(update={"too_long": too_long, "cut": sum(answer.prompt_truncated for answer in answers)})
@@ -144,7 +146,7 @@ def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: 
     `more` holds further inputs; a Path counts by its content.
     """
     settings, adapter = resolve_weights(recipe, model)
-    dtype = answering_with(recipe, settings).dtype
+    dtype = resolve_answer_dtype(recipe, settings).dtype
     # A scorer does not change an answer, except where the answer is chosen by comparing likelihoods.
     inputs = {
         "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,

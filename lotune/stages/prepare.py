@@ -19,7 +19,7 @@ from lotune.data.tokenized import EncodedRow, answer_end_id, check_scored_tokens
 from lotune.disk_space import require_free_space
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import fit
-from lotune.evaluate.scorecard import AskedRows, asked_notes
+from lotune.evaluate.scorecard import EvaluationSetCounts, evaluation_set_notes
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
 from lotune.model.loading import base_folder, load_tokenizer, meta_model, resolve_device
@@ -147,7 +147,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
-    asked, too_long = _measured(recipe, sets, (task, retained), file_rows, tokenizer, context)
+    asked, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
     needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
     file = _train_tokens(
@@ -168,14 +168,14 @@ def _write(run: Run, recipe: Recipe) -> None:
     })  # fmt: skip
 
 
-def _measured(
+def _count_evaluation_sets(
     recipe: Recipe,
     sets: Mapping[str, Sequence[Example]],
     tasks: tuple[Task, Task],
     file_rows: Mapping[str, int | None],
     tokenizer: Any,
     context: int,
-) -> tuple[list[AskedRows], dict[str, int]]:
+) -> tuple[list[EvaluationSetCounts], dict[str, int]]:
     """Return the counts of each evaluation set, and how many of its prompts are too long as they are."""
     files = {"validation": recipe.data.validation, "test": recipe.data.test, "retention": recipe.retention.data}
     mode, asked, too_long = recipe.evaluate.on_too_long, [], {}
@@ -185,7 +185,7 @@ def _measured(
         too_long[name] = long
         wrong, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
         where = {"file": file.name if file else "", "file_rows": file_rows.get(name)}
-        asked.append(AskedRows(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
+        asked.append(EvaluationSetCounts(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
     return asked, too_long
 
 
@@ -334,10 +334,10 @@ def _count_long(
     return len(long), cut
 
 
-def right_clause(counts: Mapping[str, Mapping[str, int]]) -> str:
+def accepted_references_clause(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return a clause with the percentage of training references that each rule of scoring accepts.
 
-    >>> right_clause({"significant:5": {"right": 40, "rows": 40}, "exact": {"right": 25, "rows": 40}})
+    >>> accepted_references_clause({"significant:5": {"right": 40, "rows": 40}, "exact": {"right": 25, "rows": 40}})
     'training answers that are right themselves: significant:5 100 %, exact 62.5 % (of 40 rows)'
     """
     rows = max(count["rows"] for count in counts.values())
@@ -350,7 +350,11 @@ def right_clause(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 def describe_counts(counts: dict[str, Any]) -> str:
     """Return the counts as lines for a person to read."""
-    rows, tokens, asked = counts["rows"], counts["tokens"], [AskedRows(**record) for record in counts["asked"]]
+    rows, tokens, asked = (
+        counts["rows"],
+        counts["tokens"],
+        [EvaluationSetCounts(**record) for record in counts["asked"]],
+    )
     fraction = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
@@ -370,8 +374,8 @@ def describe_counts(counts: dict[str, Any]) -> str:
         ),
         f"rows of the retained task mixed in: {counts['replay']}",
         f"retention prompts cut to fit: {tokens['retention_cut']}",
-        *([right_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
-        *asked_notes(asked),
+        *([accepted_references_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
+        *evaluation_set_notes(asked),
         "to be asked: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
             *(f"{evaluation.rows - evaluation.too_long:,}" for evaluation in asked)
         ),

@@ -33,7 +33,7 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
-from lotune.stages.run_dtypes import Record, explain_dtype, keep_dtypes, settle_dtypes, with_dtypes
+from lotune.stages.run_dtypes import Record, explain_dtype, settle_dtypes, store_dtypes, with_dtypes
 from lotune.stages.training_session import (
     STATES_FOLDER,
     TrainingCourse,
@@ -46,7 +46,7 @@ from lotune.stages.training_session import (
 )
 from lotune.train.settings import PretrainSettings
 
-REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
+OOM_REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
 """What to do if a pass runs out of memory."""
 TRAINED_BYTES = 16
 """Bytes of a trained weight in float32: itself, its gradient and AdamW's two means."""
@@ -79,7 +79,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
                 return {"documents": documents, "steps": settings.steps, "memory_bytes": memory, "disk_bytes": needed}
             run.invalidate_stage("pretrain")
             explain_dtype(run, given, dtypes, "pre-training")
-            keep_dtypes(run, dtypes)
+            store_dtypes(run, dtypes)
             figures = _train(run, recipe, options.world, dtypes)
             write_json(run.folder / "pretraining.json", figures)
             run.mark_stage_done("pretrain", inputs, [model_folder])
@@ -154,7 +154,7 @@ class PretrainingSession:
         return self.session.training.model
 
 
-def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
+def follow_pretraining(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a pre-training that another process leads: compute a part of each step, and write nothing."""
     recipe = with_dtypes(recipe, options.world.receive())
     assert recipe.pretrain is not None
@@ -220,7 +220,7 @@ def _course(
         indices = pretraining_rows_of_step(rows, **sampling, step=step)
         return [f"document {name}" for name in rows.ids(indices)]
 
-    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, REMEDY)
+    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, OOM_REMEDY)
 
 
 class _Sampling(TypedDict):
@@ -272,7 +272,7 @@ def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: Pretraining
     from lotune.train.loop import evaluate_loss
 
     held_out = TokenFile(recipe.folder / "data" / "validation")
-    loss = evaluate_loss(pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), REMEDY)
+    loss = evaluate_loss(pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), OOM_REMEDY)
     model = pretraining.model
     if pretraining.session.in_shards:
         model = gather_full_model(model, initial_model(settings, pretraining.tokenizer))

@@ -22,7 +22,7 @@ from lotune.settings import flatten
 from lotune.settings_help import describe
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER
-from lotune.stages.run_dtypes import with_kept_dtypes
+from lotune.stages.run_dtypes import with_stored_dtypes
 
 
 def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     unfinished = [stage for stage in STAGE_ORDER if stage not in done]
     if unfinished:
         raise RunError(str(folder), f"is not finished: {', '.join(unfinished)} not done", "a finished run", finish)
-    tested, now = done["evaluate"]["inputs"], stage_inputs(with_kept_dtypes(recipe, folder), "evaluate")
+    tested, now = done["evaluate"]["inputs"], stage_inputs(with_stored_dtypes(recipe, folder), "evaluate")
     changes = [
         f"{key}: {_json(tested[key])} -> {_json(value)}"
         for key, value in now.items()

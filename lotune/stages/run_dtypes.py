@@ -26,7 +26,7 @@ SETTINGS = {"tuning": "base.dtype", "answers": "evaluate.dtype", "pre-training":
 Record = dict[str, Any]
 
 
-def with_kept_dtypes(recipe: Recipe, folder: Path) -> Recipe:
+def with_stored_dtypes(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with the dtypes that a run's folder keeps in place of "auto"."""
     return with_dtypes(recipe, _read(folder))
 
@@ -60,9 +60,9 @@ def _tuning_dtype(recipe: Recipe) -> Record:
 
 
 def _answers_dtype(recipe: Recipe) -> Record:
-    from lotune.stages.model_loading import answering_with, too_large
+    from lotune.stages.model_loading import resolve_answer_dtype, too_large
 
-    decision = answering_with(recipe, recipe.base)
+    decision = resolve_answer_dtype(recipe, recipe.base)
     if too_large(decision):
         print_status(f"models answer in {decision.dtype}: {decision.why}")
     return decision._asdict()
@@ -71,7 +71,7 @@ def _answers_dtype(recipe: Recipe) -> Record:
 def settle_dtypes(
     run: Run, recipe: Recipe, inputs: Mapping[str, Any], deciders: Mapping[str, Callable[[], Record]]
 ) -> tuple[Recipe, Record]:
-    """Return the recipe with its dtypes in place of "auto", and the record for `keep_dtypes`.
+    """Return the recipe with its dtypes in place of "auto", and the record for `store_dtypes`.
 
     `inputs` are those of the training. A decider, by the name of what it decides, returns a dtype and its reasons; it
     is called if the settings name no dtype and the run keeps none.
@@ -89,7 +89,7 @@ def settle_dtypes(
     return with_dtypes(recipe, record), record
 
 
-def keep_dtypes(run: Run, record: Record) -> None:
+def store_dtypes(run: Run, record: Record) -> None:
     """Write the dtypes into the run, once the stage that they are decided for begins."""
     write_json(run.folder / FILE, record)
 

@@ -24,20 +24,20 @@ from lotune.model.loading import count_parameters
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe, RunOptions, check_extras
 from lotune.record_files import append_record
-from lotune.report.terminal import limits_text
+from lotune.report.terminal import format_limits
 from lotune.runs import Run
 from lotune.stages.merging import ensure_merged, template_text
-from lotune.stages.model_loading import answering_block
+from lotune.stages.model_loading import answer_dtype_context
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.prompt_template import resolve_training_template
 from lotune.stages.run_dtypes import (
     explain_dtype,
-    keep_dtypes,
     settle_dtypes,
+    store_dtypes,
     tuning_deciders,
     with_dtypes,
-    with_kept_dtypes,
+    with_stored_dtypes,
 )
 from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume
 from lotune.stages.tuning_session import (
@@ -48,7 +48,7 @@ from lotune.stages.tuning_session import (
     tuning_inputs,
     validation_set,
 )
-from lotune.stages.validate import ANSWERS, CheckpointResult, ensure_validated, measured, store_answers
+from lotune.stages.validate import ANSWERS, CheckpointResult, checkpoint_result, ensure_validated, store_answers
 from lotune.tasks.registry import build_task
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any
     if options.dry_run:
         trained: dict[str, Any] = read_json(run.folder / TRAINING_FILE) if forecast is None else {"estimate": forecast}
         return trained
-    recipe = with_kept_dtypes(recipe, run.folder)
+    recipe = with_stored_dtypes(recipe, run.folder)
     validated = ensure_validated(run, recipe)
     return validated | {"merge_checks": ensure_merged(run, recipe, validated)}
 
@@ -138,7 +138,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
         return
     # Only now: a dry run, or a disk without room, leaves the finished tuning as it is.
     run.invalidate_stage("tune")
-    keep_dtypes(run, dtypes)
+    store_dtypes(run, dtypes)
     summary = yield from _train(run, settled, session)
     write_json(path, summary)
     adapters = [_adapter_folder(run, checkpoint["name"]) for checkpoint in summary["checkpoints"]]
@@ -147,7 +147,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
     shutil.rmtree(run.folder / STATES_FOLDER, ignore_errors=True)
 
 
-def run_as_follower(recipe: Recipe, options: RunOptions) -> None:
+def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
     """Take part in a tuning that another process leads: compute a part of each step, and write nothing."""
     recipe = resolve_training_template(with_dtypes(recipe, options.world.receive()))
     tuning = set_up_tuning(recipe, options.world)
@@ -215,7 +215,7 @@ def _validate(
     """Measure a checkpoint on the validation rows, and store its answers."""
     predictions, loss = _measure(recipe, tuning, validation, checkpoint.name)
     store_answers(recipe.folder, recipe, validation.task, checkpoint.name, predictions)
-    return measured(checkpoint.name, checkpoint.step, loss, validation.task, predictions)
+    return checkpoint_result(checkpoint.name, checkpoint.step, loss, validation.task, predictions)
 
 
 def _measure(
@@ -233,7 +233,7 @@ def _measure(
     job = PredictionJob(title, answering, batch_tokens, on_too_long=recipe.evaluate.on_too_long)
     with (
         oom_names_setting("evaluate.max_batch_tokens", title, f"lower it, it is {batch_tokens}"),
-        answering_block(recipe, tuning.model, tuning.session.in_shards),
+        answer_dtype_context(recipe, tuning.model, tuning.session.in_shards),
     ):
         return run_predictions(job, validation.task, validation.examples), loss
 
@@ -250,7 +250,7 @@ def _name_row_on_nan(tokenizer: Any, examples: Sequence[Example], model: str) ->
 
 
 def _validation_line(result: CheckpointResult, metric: str) -> str:
-    interval = limits_text(result.interval, ".4g")
+    interval = format_limits(result.interval, ".4g")
     return f"{result.name}: validation {metric} {result.value:.4g} ({interval}), loss {result.loss:.4f}"
 
 

@@ -39,7 +39,7 @@ from lotune.train.schedule import checkpoint_steps, tuning_steps
 if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
 
-REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
+OOM_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
 """What to do if a pass runs out of memory."""
 
 
@@ -142,7 +142,7 @@ def _course(recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, wor
         )  # fmt: skip
 
     row_ids = partial(_row_ids, rows, plan, recipe.seed)
-    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, REMEDY)
+    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, OOM_REMEDY)
 
 
 def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:

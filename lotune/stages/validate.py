@@ -22,7 +22,7 @@ from lotune.recipe import Recipe
 from lotune.record_files import write_records
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.model_loading import answering_with
+from lotune.stages.model_loading import resolve_answer_dtype
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import read_examples
 from lotune.tasks.registry import build_task
@@ -58,7 +58,9 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
                 (run.folder / altered).unlink(missing_ok=True)
         run.invalidate_stage("validate")
         trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
-        results = [_validated(run, recipe, task, examples, checkpoint) for checkpoint in trained["checkpoints"]]
+        results = [
+            _validate_checkpoint(run, recipe, task, examples, checkpoint) for checkpoint in trained["checkpoints"]
+        ]
         release_memory()
         chosen = best_checkpoint(results)
         print_status(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
@@ -69,7 +71,7 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
     return tuning
 
 
-def measured(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> CheckpointResult:
+def checkpoint_result(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> CheckpointResult:
     """Return the figures of a checkpoint from its answers to the validation rows."""
     scores = [answer.score for answer in answers]
     interval = primary_metric_interval(task, scores)
@@ -93,7 +95,7 @@ def best_checkpoint(results: list[CheckpointResult]) -> CheckpointResult:
     return max(results, key=lambda result: (result.value, -result.loss))
 
 
-def _validated(
+def _validate_checkpoint(
     run: Run, recipe: Recipe, task: Task, examples: list[Example], checkpoint: dict[str, Any]
 ) -> CheckpointResult:
     name = checkpoint["name"]
@@ -108,7 +110,7 @@ def _validated(
         answers = [scored[index] for index in range(len(examples))]
     else:
         answers = _answer_again(run, recipe, task, examples, name, file)
-    return measured(name, checkpoint["step"], checkpoint["loss"], task, answers)
+    return checkpoint_result(name, checkpoint["step"], checkpoint["loss"], task, answers)
 
 
 def _answer_again(
@@ -126,6 +128,6 @@ def _answer_again(
     answering = AnsweringModel(model, base.tokenizer)
     job = PredictionJob(title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long)
     # As during the training: an answer given again must not differ because of the dtype.
-    is_float32 = answering_with(recipe, recipe.base).dtype == "float32"
+    is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if is_float32 else nullcontext():
         return run_predictions(job, task, examples, file)

@@ -20,8 +20,8 @@ from lotune.report.plots import (
     interval_strip,
     legend_swatch,
     loss_plot,
+    moving_average,
     retention_bar,
-    smoothed,
     target_vs_retention_plot,
     validation_plot,
 )
@@ -126,7 +126,7 @@ def test_thinning_and_smoothing_keep_the_course(losses: list[float]) -> None:
     points = [Point(step, loss) for step, loss in enumerate(losses)]
     few = downsample(points)
     assert len(few) <= MAX_POINTS
-    for curve in (few, smoothed(points, 5)):
+    for curve in (few, moving_average(points, 5)):
         assert min(losses) - 1e-9 <= min(point.y for point in curve)
         assert max(point.y for point in curve) <= max(losses) + 1e-9
         assert all(math.isfinite(point.y) for point in curve)

@@ -16,9 +16,9 @@ from lotune.report.report_data import (
     Report,
     collect_report,
     needed_files,
+    pick_by_kind,
     read_training,
-    spread,
-    without_shared,
+    strip_shared_lines,
 )
 from lotune.tasks.task import Score
 
@@ -114,12 +114,12 @@ def test_kinds_take_turns() -> None:
         return ExamplePair("", prediction, prediction)
 
     rows = [row(number, kind) for number, kind in enumerate("aaaabbc")]
-    assert [one.tuned.category for one in spread(rows, 6)] == ["a", "b", "c", "a", "b", "a"]
-    assert spread([], 6) == []
+    assert [one.tuned.category for one in pick_by_kind(rows, 6)] == ["a", "b", "c", "a", "b", "a"]
+    assert pick_by_kind([], 6) == []
 
 
 def test_questions_that_are_all_the_same_stay_whole() -> None:
-    assert without_shared([]) == []
-    assert without_shared(["a\nb", "a\nb"]) == ["a\nb", "a\nb"]
-    assert without_shared(["a", "b"]) == ["a", "b"]
-    assert without_shared(["p\nx\nq", "p\nx\ny\nq"]) == ["", "y"]
+    assert strip_shared_lines([]) == []
+    assert strip_shared_lines(["a\nb", "a\nb"]) == ["a\nb", "a\nb"]
+    assert strip_shared_lines(["a", "b"]) == ["a", "b"]
+    assert strip_shared_lines(["p\nx\nq", "p\nx\ny\nq"]) == ["", "y"]

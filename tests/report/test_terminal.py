@@ -17,7 +17,7 @@ from lotune.evaluate.scorecard import (
 )
 from lotune.evaluate.statistics import Interval
 from lotune.evaluate.target import ScoredExample, measure_target
-from lotune.report.sections import checkpoints_table, kept_table, key_figures, kinds_table
+from lotune.report.sections import checkpoints_table, key_figures, kinds_table, retention_table
 from lotune.report.terminal import show_scorecard, verdict_sentence
 from lotune.tasks.task import Score
 
@@ -104,7 +104,7 @@ def test_where_nothing_varies_no_interval_is_made_up() -> None:
     assert "reading 40.00 -> 60.00" in text, "a mean stays a mean, in points"
     assert text.count("not estimable") == 1 + 2 + 4 + 2, "the target, its kinds, what was kept, the test's figures"
     assert "60.0 to 60.0" not in text
-    tables = [kinds_table(again.target), kept_table(again.retention), checkpoints_table(again)]
+    tables = [kinds_table(again.target), retention_table(again.retention), checkpoints_table(again)]
     assert [str(table.rows).count("not estimable") for table in tables] == [6, 12, 4]
 
 
@@ -115,6 +115,6 @@ def test_every_figure_has_its_interval_in_the_report_and_what_was_kept_in_the_te
     lines = [replace(plain.retention[0], **spans), *plain.retention[1:]]  # type: ignore[arg-type]
     whole = plain.model_copy(update={"retention": tuple(lines), "checkpoints": tuple(points)})
     assert "100.0 %   95.0 to 101.0 %" in printed(whole, 80)
-    tables = [str(table.rows) for table in (kept_table(whole.retention), checkpoints_table(whole))]
+    tables = [str(table.rows) for table in (retention_table(whole.retention), checkpoints_table(whole))]
     assert "60.00 (55.0 to 65.0)" in tables[0]
     assert "40.0 % (30.0 to 50.0 %)" in tables[1]

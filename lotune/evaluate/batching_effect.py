@@ -15,29 +15,29 @@ from typing import Any
 from lotune.data.examples import Example
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric
-from lotune.evaluate.scorecard import Alone, CategoryResult, Target
+from lotune.evaluate.scorecard import BatchingEffect, CategoryResult, Target
 from lotune.evaluate.statistics import Interval
 
 # One changed verdict of 100 widens an interval by a point; generation one row at a time is slow.
-ALONE_ROWS = 100
+MAX_UNBATCHED_ROWS = 100
 """Maximum number of rows of an evaluation set to generate again alone."""
 # The offset keeps this sample independent of other draws with the seed of the run.
-ALONE_SEED = 7_000
+UNBATCHED_SEED = 7_000
 """Offset of the seed that selects these rows."""
 
 
-def rows_alone(examples: Sequence[Example], seed: int) -> list[Example]:
+def sample_unbatched_rows(examples: Sequence[Example], seed: int) -> list[Example]:
     """Return the examples to generate again alone, sampled by seed, in their order."""
     indices = range(len(examples))
-    sampled = Random(seed + ALONE_SEED).sample(indices, min(ALONE_ROWS, len(indices)))
+    sampled = Random(seed + UNBATCHED_SEED).sample(indices, min(MAX_UNBATCHED_ROWS, len(indices)))
     return [examples[index] for index in sorted(sampled)]
 
 
-def compare_alone(together: Sequence[Prediction], alone: Sequence[Prediction], dtype: str) -> Alone:
+def measure_batching_effect(together: Sequence[Prediction], alone: Sequence[Prediction], dtype: str) -> BatchingEffect:
     """Compare predictions that were generated alone with those of the same rows in a batch."""
     batched: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in together}
     pairs = [(batched[prediction.example_id], prediction) for prediction in alone]
-    return Alone(
+    return BatchingEffect(
         dtype=dtype,
         rows=len(pairs),
         texts=sum(batch.text != single.text for batch, single in pairs),
@@ -45,10 +45,10 @@ def compare_alone(together: Sequence[Prediction], alone: Sequence[Prediction], d
     )
 
 
-def wider(interval: Interval | None, margin: float, lower: float = 0.0, upper: float = 1.0) -> Interval | None:
+def widen(interval: Interval | None, margin: float, lower: float = 0.0, upper: float = 1.0) -> Interval | None:
     """Return an interval widened by a margin at both ends, within the bounds; None stays None.
 
-    >>> wider(Interval(0.5, 0.995), 0.01), wider(Interval(40.0, 50.0), 1.0, upper=100.0)
+    >>> widen(Interval(0.5, 0.995), 0.01), widen(Interval(40.0, 50.0), 1.0, upper=100.0)
     (Interval(low=0.49, high=1.0), Interval(low=39.0, high=51.0))
     """
     if interval is None or margin == 0:
@@ -56,26 +56,26 @@ def wider(interval: Interval | None, margin: float, lower: float = 0.0, upper: f
     return Interval(max(lower, interval.low - margin), min(upper, interval.high + margin))
 
 
-def wider_target(target: Target, base: float, tuned: float) -> Target:
+def widen_target(target: Target, base: float, tuned: float) -> Target:
     """Widen the target's intervals by the fractions of differing verdicts of base and tuned model."""
     # Means of scores are points of 100, accuracies fractions; a changed verdict can move either by its whole range.
     scale = 100.0 if target.in_points else 1.0
     # Both models can err, in opposite directions: their margins add up in the difference.
-    difference = wider(target.difference_interval, scale * (base + tuned), -scale, scale)
-    categories = {name: _wider_category(result, base, tuned, scale) for name, result in target.by_category.items()}
-    intervals: dict[str, Any] = _wider_intervals(target, base, tuned, scale)
+    difference = widen(target.difference_interval, scale * (base + tuned), -scale, scale)
+    categories = {name: _widen_category(result, base, tuned, scale) for name, result in target.by_category.items()}
+    intervals: dict[str, Any] = _widened_intervals(target, base, tuned, scale)
     return target.model_copy(update={**intervals, "difference_interval": difference, "by_category": categories})
 
 
-def wider_line(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
+def widen_metric(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
     """Widen a metric's intervals by the fractions of differing verdicts, that of `retained` accordingly."""
     # retained = tuned / base, so to first order its error is (d_tuned + retained * d_base) / base.
     margin = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
     return replace(
         line,
-        base_interval=wider(line.base_interval, 100.0 * base, upper=100.0),
-        tuned_interval=wider(line.tuned_interval, 100.0 * tuned, upper=100.0),
-        retained_interval=wider(line.retained_interval, margin, upper=float("inf")),
+        base_interval=widen(line.base_interval, 100.0 * base, upper=100.0),
+        tuned_interval=widen(line.tuned_interval, 100.0 * tuned, upper=100.0),
+        retained_interval=widen(line.retained_interval, margin, upper=float("inf")),
     )
 
 
@@ -83,14 +83,14 @@ def _verdict(prediction: Prediction) -> tuple[bool | None, dict[str, float]]:
     return prediction.score.correct, dict(prediction.score.scores)
 
 
-def _wider_category(result: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
-    return result.model_copy(update=_wider_intervals(result, base, tuned, scale))
+def _widen_category(result: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:
+    return result.model_copy(update=_widened_intervals(result, base, tuned, scale))
 
 
-def _wider_intervals(
+def _widened_intervals(
     result: Target | CategoryResult, base: float, tuned: float, scale: float
 ) -> dict[str, Interval | None]:
     return {
-        "interval": wider(result.interval, scale * tuned, upper=scale),
-        "base_interval": wider(result.base_interval, scale * base, upper=scale),
+        "interval": widen(result.interval, scale * tuned, upper=scale),
+        "base_interval": widen(result.base_interval, scale * base, upper=scale),
     }

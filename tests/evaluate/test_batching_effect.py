@@ -9,10 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.data.examples import Example
-from lotune.evaluate.alone import ALONE_ROWS, compare_alone, rows_alone, wider, wider_line, wider_target
+from lotune.evaluate.batching_effect import (
+    MAX_UNBATCHED_ROWS,
+    measure_batching_effect,
+    sample_unbatched_rows,
+    widen,
+    widen_metric,
+    widen_target,
+)
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import add_intervals, gate
-from lotune.evaluate.scorecard import Alone
+from lotune.evaluate.scorecard import BatchingEffect
 from lotune.evaluate.statistics import Interval
 from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.tasks.task import Score
@@ -25,9 +32,9 @@ def prediction(number: int, text: str = "1", right: bool | None = True, score: f
 @given(count=st.integers(0, 250), seed=st.integers(0, 9))
 def test_rows_are_drawn_by_seed_and_stay_in_order(count: int, seed: int) -> None:
     examples = [Example(str(number), "", "") for number in range(count)]
-    found = [int(one.id) for one in rows_alone(examples, seed)]
-    assert len(found) == len(set(found)) == min(count, ALONE_ROWS)
-    assert found == sorted(found) == [int(one.id) for one in rows_alone(examples, seed)]
+    found = [int(one.id) for one in sample_unbatched_rows(examples, seed)]
+    assert len(found) == len(set(found)) == min(count, MAX_UNBATCHED_ROWS)
+    assert found == sorted(found) == [int(one.id) for one in sample_unbatched_rows(examples, seed)]
 
 
 def test_texts_and_verdicts_are_counted() -> None:
@@ -36,20 +43,20 @@ def test_texts_and_verdicts_are_counted() -> None:
         prediction(4), prediction(3, "one"), prediction(2, "2", right=False), prediction(1, score=50.0),
         prediction(0, "?", right=None),
     ]  # fmt: skip
-    found = compare_alone(together, alone, "bfloat16")
-    assert found == Alone(dtype="bfloat16", rows=5, texts=3, verdicts=3)
-    assert found.share == 0.6
-    assert compare_alone(together, [], "bfloat16").share == 0
+    found = measure_batching_effect(together, alone, "bfloat16")
+    assert found == BatchingEffect(dtype="bfloat16", rows=5, texts=3, verdicts=3)
+    assert found.changed_verdict_fraction == 0.6
+    assert measure_batching_effect(together, [], "bfloat16").changed_verdict_fraction == 0
 
 
 @given(low=st.floats(0, 1), width=st.floats(0, 1), by=st.floats(0, 1))
 def test_an_interval_only_grows_and_stays_within_its_scale(low: float, width: float, by: float) -> None:
     interval = Interval(low, min(1.0, low + width))
-    found = wider(interval, by)
+    found = widen(interval, by)
     assert found is not None
     assert 0 <= found.low <= interval.low <= interval.high <= found.high <= 1
     assert found.low == pytest.approx(max(0.0, low - by))
-    assert wider(None, by) is None
+    assert widen(None, by) is None
 
 
 def test_all_figures_of_a_set_become_wider() -> None:
@@ -58,8 +65,8 @@ def test_all_figures_of_a_set_become_wider() -> None:
         return [ScoredExample(str(row), "ab"[row % 2], one) for row, one in judged]
 
     target = measure_target("arithmetic", "accuracy", verdicts(10), verdicts(20))
-    assert wider_target(target, 0, 0) == target
-    found = wider_target(target, 0.02, 0.05)
+    assert widen_target(target, 0, 0) == target
+    found = widen_target(target, 0.02, 0.05)
     assert target.interval is not None
     assert found.interval == Interval(target.interval.low - 0.05, target.interval.high + 0.05)
     for after, before in ((found, target), *zip(found.by_category.values(), target.by_category.values(), strict=True)):
@@ -72,7 +79,7 @@ def test_all_figures_of_a_set_become_wider() -> None:
 def test_a_retained_metric_is_in_points_and_what_is_kept_follows() -> None:
     base, tuned = [80.0, 60.0, 40.0, 100.0] * 5, [70.0, 60.0, 30.0, 90.0] * 5
     line = add_intervals(gate({"f1": 70.0}, {"f1": 62.5})[0], base, tuned)
-    found = wider_line(line, 0.01, 0.02)
+    found = widen_metric(line, 0.01, 0.02)
     assert None not in (line.base_interval, line.tuned_interval, line.retained_interval, line.retained)
     for name, by in (("base", 1.0), ("tuned", 2.0), ("retained", 100 * (0.02 + line.retained * 0.01) / 70)):  # type: ignore[operator]
         before, after = getattr(line, f"{name}_interval"), getattr(found, f"{name}_interval")
