@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lotune.errors import SettingsError
+from lotune.settings_elsewhere import meant_setting
 from lotune.text_display import escaped
 
 # Beyond it, a typing error would allocate memory or count rows for ever; seeds may be any that torch takes.
@@ -221,10 +222,8 @@ def _as_settings_error(
     for fault in error.errors(include_url=False, include_context=False):
         key = _dotted_key(model, fault["loc"])
         variant = _variant(model, fault["loc"])
-        if fault["type"] == "extra_forbidden" and variant is not None:
-            text = f"{key} is not a setting of {tag_of(variant)}, which has {listed([*variant.model_fields][1:])}"
-        elif fault["type"] == "extra_forbidden":
-            text = f"{key} is not a setting{_nearest(model, key)}"
+        if fault["type"] == "extra_forbidden":
+            text = _unknown_setting(model, key, variant)
         elif fault["type"] == "union_tag_invalid":
             text, remedy = _unknown_tag(model, key, fault["input"])
         elif fault["type"] == "missing":
@@ -280,22 +279,40 @@ def _variant(model: type[Settings], location: tuple[int | str, ...]) -> type[Set
     return next((group for group in groups if len(groups) > 1 and tag_of(group) == location[1]), None)
 
 
-def _nearest(model: type[Settings], key: str) -> str:
-    """Return a clause naming the closest key to an unknown one, empty if none is close."""
+def _unknown_setting(model: type[Settings], key: str, variant: type[Settings] | None) -> str:
+    """Return the clause for an unknown key; `variant` is the model of its group if there are several."""
+    if near := _nearest(model, key, variant):
+        return f"{key}: did you mean {near}?"
+    if variant is None:
+        return f"{key} is not a setting"
+    return f"{key} is not a setting of {tag_of(variant)}, which has {listed([*variant.model_fields][1:])}"
+
+
+def _nearest(model: type[Settings], key: str, variant: type[Settings] | None) -> str:
+    """Return the key that is meant by an unknown one; empty if none is close."""
     import difflib
 
     keys = _keys(model) + _group_names(model)
     group, _, last = key.rpartition(".")
-    siblings = {
-        name.removeprefix(f"{group}.").split(".")[0] for name in keys if not group or name.startswith(f"{group}.")
-    }
-    # First in the same group: most unknown keys are misspelt. Then the same name elsewhere: the group was wrong.
-    near = difflib.get_close_matches(last, sorted(siblings), n=1)
-    if near:
-        return f", the nearest is {group + '.' if group else ''}{near[0]}"
+    prefix = f"{group}." if group else ""
+    siblings = {name.removeprefix(prefix).split(".")[0] for name in keys if name.startswith(prefix)}
+    if variant is not None:
+        # A setting of another variant of the group is no misspelling: the message lists what this one has.
+        if last in siblings:
+            return ""
+        siblings = set(variant.model_fields)
+        keys = [name for name in keys if not name.startswith(prefix) or name.removeprefix(prefix) in siblings]
+    if meant := meant_setting(last):
+        here = prefix + meant.rpartition(".")[2]
+        meant = here if here in keys else meant
+    # Another program's name comes first: `lr` is nearer to many settings than to the one that it means.
+    if meant in keys:
+        return meant
+    # Then the same group: most unknown keys are misspelt. Then the same name elsewhere: the group was wrong.
+    if near := difflib.get_close_matches(last, sorted(siblings), n=1):
+        return prefix + near[0]
     elsewhere = [name for name in keys if name.rpartition(".")[2] == last]
-    near = elsewhere or difflib.get_close_matches(key, keys, n=1)
-    return f", the nearest is {near[0]}" if near else ""
+    return next(iter(elsewhere or difflib.get_close_matches(key, keys, n=1)), "")
 
 
 def _group_names(model: type[Settings]) -> list[str]:

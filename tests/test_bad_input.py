@@ -206,8 +206,8 @@ def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
         "retention.min_retained=2",
     ]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
-    assert "tune.lerning_rate is not a setting, the nearest is tune.learning_rate" in said
-    assert "data.generated_rwos is not a setting, the nearest is data.generated_rows" in said
+    assert "tune.lerning_rate: did you mean tune.learning_rate?" in said
+    assert "data.generated_rwos: did you mean data.generated_rows?" in said
     for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.min_retained is 2"):
         assert key in said
     assert len(said.splitlines()) <= 3

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lotune"
 FLOORS = (
-    ("text_display",),
+    ("text_display", "settings_elsewhere"),
     ("errors",),
     ("settings", "memory", "environment", "threads"),
     ("disk_space", "settings_help"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lotune.errors import SettingsError
 from lotune.recipe import Recipe, read_recipe
 from lotune.settings import flatten, read_settings
+from lotune.settings_elsewhere import SETTINGS_ELSEWHERE
 from lotune.settings_help import describe
 from lotune.stages.dependencies import STAGE_KEYS, stage_inputs
 
@@ -53,12 +54,49 @@ def test_all_faults_at_once_in_three_lines(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert len(message.splitlines()) <= 3
-    assert "data.generated_rwos is not a setting, the nearest is data.generated_rows" in message
-    assert "learning_rate is not a setting, the nearest is tune.learning_rate" in message
+    assert "data.generated_rwos: did you mean data.generated_rows?" in message
+    assert "learning_rate: did you mean tune.learning_rate?" in message
     assert "adapter.rank is 0" in message
     assert "task.scorer is 'sometimes'" in message
     assert "tune.epochs is 'many'" in message
-    assert "base.modle is not a setting, the nearest is base.model (command line)" in message
+    assert "base.modle: did you mean base.model? (command line)" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("tune.lr=1", "tune.lr: did you mean tune.learning_rate?"),
+        ("lr=1", "lr: did you mean tune.learning_rate?"),
+        ("pretrain.lr=1", "pretrain.lr: did you mean pretrain.learning_rate?"),
+        ("learning_rate=1", "learning_rate: did you mean tune.learning_rate?"),
+        ("adapter.learning_rate=1", "adapter.learning_rate: did you mean tune.learning_rate?"),
+        ("adapter.r=8", "adapter.r: did you mean adapter.rank?"),
+        ("r=8", "r: did you mean adapter.rank?"),
+        ("adapter.lora_alpha=8", "adapter.lora_alpha: did you mean adapter.alpha?"),
+        ("adapter.rnak=8", "adapter.rnak: did you mean adapter.rank?"),
+        ("tune.num_train_epochs=3", "tune.num_train_epochs: did you mean tune.epochs?"),
+        ("per_device_train_batch_size=8", "per_device_train_batch_size: did you mean tune.micro_batch_rows?"),
+        ("cutoff_len=512", "cutoff_len: did you mean data.max_length?"),
+        ("tune.max-seq-length=512", "tune.max-seq-length: did you mean data.max_length?"),
+        ("lora={r: 8}", "lora: did you mean adapter?"),
+        ("qqqqq=1", "qqqqq is not a setting"),
+        ("task.mixture=raw", "task.mixture is not a setting of custom, which has "),
+    ],
+)
+def test_unknown_settings_are_suggested(override: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(Recipe, None, ["task.name=custom", override])
+    assert meant in caught.value.found
+
+
+def test_names_of_other_programs_stand_for_one_setting_each() -> None:
+    described = {setting.key for setting in describe(Recipe)}
+    known = described | {key.partition(".")[0] for key in described}
+    assert set(SETTINGS_ELSEWHERE) <= known
+    names = [name for others in SETTINGS_ELSEWHERE.values() for name in others]
+    assert len(set(names)) == len(names)
+    # A name that a setting has here as well would never be reached in its own group.
+    assert not set(names) & {key.rpartition(".")[2] for key in described}
 
 
 @pytest.mark.parametrize(
