@@ -168,7 +168,7 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     asked = {one["name"]: (one["rows"], one["file_rows"], one["too_long"], one["cut"]) for one in counts["asked"]}
     in_validation = 1 - counts["tokens"]["dropped_too_long"]
     assert asked == {"validation": (3, None, in_validation, 0), "test": (4, 4, 1, 0), "retention": (2, None, 0, 0)}
-    assert "test: 1 of 4 prompts too long for the model: not asked, wrong" in result.stderr
+    assert "test: 1 of 4 prompts too long for the model: counted as wrong" in result.stderr
     data = tmp_path / "runs" / "talk" / "data"
     assert len((data / "test.jsonl").read_text().splitlines()) == 4
     said = call(

@@ -109,7 +109,7 @@ def test_names_of_other_programs_stand_for_one_setting_each() -> None:
         ("data: 3\n", "data is 3"),
         (
             "pretrain: {llama_config: {hidden_size: 100}}\n",
-            "pretrain.llama_config: hidden_size 100 is no multiple of 6 heads",
+            "pretrain.llama_config: hidden_size 100 is not a multiple of 6 heads",
         ),
         ("? [a, b]\n: 1\n", "mine.yaml"),
     ],

@@ -27,26 +27,28 @@ UNBATCHED_SEED = 7_000
 
 
 def sample_unbatched_rows(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Return the examples to generate again alone, sampled by seed, in their order."""
+    """Return a random sample of the examples, at most MAX_UNBATCHED_ROWS, in their original order."""
     indices = range(len(examples))
     sampled = Random(seed + UNBATCHED_SEED).sample(indices, min(MAX_UNBATCHED_ROWS, len(indices)))
     return [examples[index] for index in sorted(sampled)]
 
 
-def measure_batching_effect(together: Sequence[Prediction], alone: Sequence[Prediction], dtype: str) -> BatchingEffect:
-    """Compare predictions that were generated alone with those of the same rows in a batch."""
-    batched: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in together}
-    pairs = [(batched[prediction.example_id], prediction) for prediction in alone]
+def measure_batching_effect(
+    batched: Sequence[Prediction], unbatched: Sequence[Prediction], dtype: str
+) -> BatchingEffect:
+    """Return how many of the unbatched predictions differ from the batched ones of the same rows."""
+    batched_by_id: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in batched}
+    pairs = [(batched_by_id[prediction.example_id], prediction) for prediction in unbatched]
     return BatchingEffect(
         dtype=dtype,
         rows=len(pairs),
-        texts=sum(batch.text != single.text for batch, single in pairs),
-        verdicts=sum(_verdict(batch) != _verdict(single) for batch, single in pairs),
+        texts=sum(first.text != second.text for first, second in pairs),
+        verdicts=sum(_verdict(first) != _verdict(second) for first, second in pairs),
     )
 
 
 def widen(interval: Interval | None, margin: float, lower: float = 0.0, upper: float = 1.0) -> Interval | None:
-    """Return an interval widened by a margin at both ends, within the bounds; None stays None.
+    """Return an interval widened by a margin at both ends and clipped to the bounds; None stays None.
 
     >>> widen(Interval(0.5, 0.995), 0.01), widen(Interval(40.0, 50.0), 1.0, upper=100.0)
     (Interval(low=0.49, high=1.0), Interval(low=39.0, high=51.0))
@@ -57,7 +59,7 @@ def widen(interval: Interval | None, margin: float, lower: float = 0.0, upper: f
 
 
 def widen_target(target: Target, base: float, tuned: float) -> Target:
-    """Widen the target's intervals by the fractions of differing verdicts of base and tuned model."""
+    """Return the target with its intervals widened by the fractions of changed verdicts of base and tuned model."""
     # Means of scores are points of 100, accuracies fractions; a changed verdict can move either by its whole range.
     scale = 100.0 if target.in_points else 1.0
     # Both models can err, in opposite directions: their margins add up in the difference.
@@ -68,7 +70,7 @@ def widen_target(target: Target, base: float, tuned: float) -> Target:
 
 
 def widen_metric(line: RetentionMetric, base: float, tuned: float) -> RetentionMetric:
-    """Widen a metric's intervals by the fractions of differing verdicts, that of `retained` accordingly."""
+    """Return the metric with its intervals widened by the fractions of changed verdicts of base and tuned model."""
     # retained = tuned / base, so to first order its error is (d_tuned + retained * d_base) / base.
     margin = 0.0 if line.retained is None else 100.0 * (tuned + line.retained * base) / line.base
     return replace(

@@ -19,7 +19,7 @@ from lotune.files import read_json, write_json
 
 
 class _Record(BaseModel):
-    # By alias: scorecard.json keeps `by_kind`, which the code calls by_category.
+    # scorecard.json keeps its keys where the code has plainer names, such as by_category for `by_kind`.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True,
         serialize_by_alias=True, validate_by_name=True,
@@ -27,9 +27,9 @@ class _Record(BaseModel):
 
 
 class CategoryResult(_Record):
-    """Figures of one category: `n` judgeable rows, accuracy or mean before and after tuning; None if n is 0.
+    """Figures of one category: accuracy or mean of its `n` judgeable rows before and after tuning, None if n is 0.
 
-    An interval of None beside a figure is not estimable.
+    An interval is None if it cannot be estimated.
     """
 
     n: int
@@ -86,9 +86,9 @@ class Parameters(_Record):
 
 
 class Checkpoint(_Record):
-    """Figures of a checkpoint; `value`, `score`, `retained` (minimum of the gated metrics) and the gate, if tested.
+    """Figures of a checkpoint: those of the validation, and `value`, `score`, `retained` and the gate if it was tested.
 
-    The intervals (95 %) belong to the two values; None beside a value is not estimable.
+    `retained` is the minimum over the gated metrics. An interval (95 %) is None if it cannot be estimated.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Checkpoint(_Record):
 
 
 class BestOnTest(_Record):
-    """The contest's choice: the best checkpoint *on the test rows*, which is optimistic; shown for comparison."""
+    """The best checkpoint *on the test rows*, as the contest chose it: an optimistic figure, shown for comparison."""
 
     checkpoint: str
     value: float
@@ -112,10 +112,10 @@ class BestOnTest(_Record):
 
 
 class EvaluationSetCounts(_Record):
-    """Numbers of rows of an evaluation set (validation, test or retention).
+    """The numbers of rows of an evaluation set (validation, test or retention).
 
-    `rows` are measured; `file` and `file_rows` are the name and size of their file, if any. `too_long` prompts exceed
-    the context and count as wrong; `cut` prompts were shortened to fit.
+    `rows` is the number of rows measured; `file` and `file_rows` are the name and the size of their file, if any.
+    `too_long` prompts exceed the context and count as wrong; `cut` prompts were shortened to fit.
     """
 
     name: str
@@ -127,7 +127,7 @@ class EvaluationSetCounts(_Record):
 
     @property
     def limited(self) -> bool:
-        """Whether only a part of the file's rows is measured."""
+        """Whether only some of the file's rows are measured."""
         return self.file_rows is not None and self.rows < self.file_rows
 
 
@@ -140,12 +140,12 @@ class Check(_Record):
 
 
 class BatchingEffect(_Record):
-    """Effect of batching in a reduced dtype: of `rows` rows generated alone, how many texts and verdicts differ."""
+    """How many texts and verdicts differ when `rows` rows are generated alone rather than in a batch."""
 
     set: str = ""
     """The evaluation set: test or retention."""
     model: str = ""
-    """Whose answers: base, or a checkpoint's name."""
+    """The model that answers: base, or the name of a checkpoint."""
     dtype: str
     rows: int
     texts: int
@@ -157,20 +157,18 @@ class BatchingEffect(_Record):
         return self.verdicts / self.rows if self.rows else 0.0
 
     def describe(self) -> str:
-        """Return the result as a clause.
+        """Return the effect as a clause for people.
 
         >>> BatchingEffect(dtype="bfloat16", rows=100, texts=3, verdicts=1).describe()
-        '100 rows asked again alone in bfloat16: 3 texts and 1 verdicts differ; intervals are 1.0 points wider each way'
+        '100 rows generated again alone in bfloat16: 3 texts and 1 verdicts differ; intervals are 1.0 points wider'
         """
-        wider = (
-            f"; intervals are {100 * self.changed_verdict_fraction:.1f} points wider each way" if self.verdicts else ""
-        )
+        wider = f"; intervals are {100 * self.changed_verdict_fraction:.1f} points wider" if self.verdicts else ""
         counts = f"{self.texts} texts and {self.verdicts} verdicts differ"
-        return f"{self.rows} rows asked again alone in {self.dtype}: {counts}{wider}"
+        return f"{self.rows} rows generated again alone in {self.dtype}: {counts}{wider}"
 
 
 class Scorecard(_Record):
-    """The result of a run. It is `valid` if the gate and all checks pass and the target is better than the base's."""
+    """The result of a run: `valid` if the gate and all checks pass and the target is better than the base's."""
 
     target: Target
     retention: tuple[RetentionMetric, ...]
@@ -186,11 +184,11 @@ class Scorecard(_Record):
     """The best checkpoint on the test rows, if all were tested."""
     base: str = ""
     """Name of the base model."""
-    asked_alone: tuple[BatchingEffect, ...] = ()
-    """Rows generated again alone, by model and evaluation set; empty in float32."""
+    batching_effects: tuple[BatchingEffect, ...] = Field((), alias="asked_alone")
+    """The effect of batching, by model and evaluation set; empty in float32."""
     notes: tuple[str, ...] = ()
-    """Remarks: shortened prompts, contamination, rounding, checks that were left out."""
-    asked: tuple[EvaluationSetCounts, ...] = ()
+    """Remarks on shortened prompts, contamination, rounding and checks that were left out."""
+    evaluation_sets: tuple[EvaluationSetCounts, ...] = Field((), alias="asked")
     """Numbers of rows of each evaluation set."""
 
 
@@ -215,9 +213,9 @@ def make_scorecard(
     checkpoints: Sequence[Checkpoint],
     checks: Sequence[Check] = (),
     base: str = "",
-    asked_alone: Sequence[BatchingEffect] = (),
+    batching_effects: Sequence[BatchingEffect] = (),
     notes: Sequence[str] = (),
-    asked: Sequence[EvaluationSetCounts] = (),
+    evaluation_sets: Sequence[EvaluationSetCounts] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -233,34 +231,33 @@ def make_scorecard(
         reasons=tuple(reasons),
         best_on_test=best_on_test(checkpoints),
         base=base,
-        asked_alone=tuple(asked_alone),
-        notes=(*notes, *evaluation_set_notes(asked)),
-        asked=tuple(asked),
+        batching_effects=tuple(batching_effects),
+        notes=(*notes, *evaluation_set_notes(evaluation_sets)),
+        evaluation_sets=tuple(evaluation_sets),
     )
 
 
-def evaluation_set_notes(asked: Sequence[EvaluationSetCounts]) -> list[str]:
-    """Return remarks on the rows of evaluation sets: limits, prompts that are too long or shortened.
+def evaluation_set_notes(evaluation_sets: Sequence[EvaluationSetCounts]) -> list[str]:
+    """Return remarks on evaluation sets: rows left out by a limit, prompts that are too long or shortened.
 
     >>> counts = EvaluationSetCounts(name="test", rows=500, file="choice.json", file_rows=2000, too_long=1)
     >>> evaluation_set_notes([counts])
-    ['test: 500 of 2,000 rows of choice.json', 'test: 1 of 500 prompts too long for the model: not asked, wrong']
+    ['test: 500 of 2,000 rows of choice.json', 'test: 1 of 500 prompts too long for the model: counted as wrong']
     """
     notes = []
-    for rows in asked:
-        if rows.limited:
-            notes.append(f"{rows.name}: {rows.rows:,} of {rows.file_rows:,} rows of {rows.file}")
-        if rows.too_long:
-            notes.append(
-                f"{rows.name}: {rows.too_long:,} of {rows.rows:,} prompts too long for the model: not asked, wrong"
-            )
-        if rows.cut:
-            notes.append(f"{rows.name}: {rows.cut:,} of {rows.rows:,} prompts cut to fit the context")
+    for counts in evaluation_sets:
+        if counts.limited:
+            notes.append(f"{counts.name}: {counts.rows:,} of {counts.file_rows:,} rows of {counts.file}")
+        prompts = f"of {counts.rows:,} prompts"
+        if counts.too_long:
+            notes.append(f"{counts.name}: {counts.too_long:,} {prompts} too long for the model: counted as wrong")
+        if counts.cut:
+            notes.append(f"{counts.name}: {counts.cut:,} {prompts} cut to fit the context")
     return notes
 
 
 def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: Sequence[Check]) -> list[str]:
-    """Return the reasons against a result, empty if it is valid."""
+    """Return the reasons why a result is not valid, empty if it is."""
     reasons = [_retention_reason(line) for line in retention if line.is_gated and not line.passed]
     # A gate without any metric fails without a line that says why.
     if not gate_passed(retention) and not reasons:
@@ -279,7 +276,7 @@ def best_on_test(checkpoints: Sequence[Checkpoint]) -> BestOnTest | None:
     BestOnTest(checkpoint='step-1', value=0.5, score=None)
     >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2)])
     """
-    # The contest counted the best of a team's checkpoints on the test; the best of some would be another choice.
+    # The contest took the best of all checkpoints of a team; the best of only some could be a different one.
     tested = [(point.value, point) for point in checkpoints if point.value is not None]
     if not tested or len(tested) < len(checkpoints):
         return None

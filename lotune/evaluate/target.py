@@ -16,7 +16,7 @@ from lotune.evaluate.statistics import (
     paired_permutation_test,
     wilson,
 )
-from lotune.tasks.task import Score
+from lotune.tasks.task import Score, Task
 
 
 class ScoredExample(NamedTuple):
@@ -27,21 +27,15 @@ class ScoredExample(NamedTuple):
     score: Score
 
 
-def measure_target(
-    task: str,
-    metric: str,
-    base: Sequence[ScoredExample],
-    tuned: Sequence[ScoredExample],
-    *,
-    scorer: str = "",
-    score: str | None = None,
-) -> Target:
-    """Return the target's figures from the scores of the same rows before and after tuning.
+def measure_target(task: Task, base: Sequence[ScoredExample], tuned: Sequence[ScoredExample]) -> Target:
+    """Return the figures of the task's main metric from the scores of the same rows before and after tuning.
 
-    Without `score` the figure is the accuracy of the verdicts (0 to 1, McNemar's test); with it, the mean of that
-    per-example score, in its own unit (sign-flip test). Rows that cannot be judged are only counted.
+    An accuracy of verdicts is 0 to 1 (McNemar's test), the mean of a per-example score 0 to 100 (sign-flip test). Rows
+    that cannot be judged are only counted.
+
     Raises: DataError if the two sets are not of the same rows, or no row can be judged.
     """
+    score = task.score_name_by_metric.get(task.metric)
     pairs = _pairs(base, tuned, score)
     judged = [pair for _, pair in pairs if pair is not None]
     if not judged:
@@ -49,8 +43,8 @@ def measure_target(
     before, after = [old for old, _ in judged], [new for _, new in judged]
     test = _paired_test(before, after, score)
     return Target(
-        task=task,
-        metric=metric,
+        task=task.name,
+        metric=task.metric,
         value=sum(after) / len(after),
         base_value=sum(before) / len(before),
         interval=_interval(after, score),
@@ -60,26 +54,26 @@ def measure_target(
         by_category=_by_category(pairs, score),
         gained=test.gained,
         lost=test.lost,
-        # One-sided: the contest asks whether the model became better, not whether it changed.
+        # One-sided, because the contest rewards a model that became better, not one that merely changed.
         p_value=test.p_better,
         better=test.better,
         difference_interval=bootstrap_difference(before, after) if score else None,
-        scorer=scorer,
+        scorer=task.scorer,
         score=score,
     )
 
 
 _Pair = tuple[float, float]
-"""The value of a row before and after tuning."""
+"""The values of a row before and after tuning."""
 
 
 def _pairs(
     base: Sequence[ScoredExample], tuned: Sequence[ScoredExample], score: str | None
 ) -> list[tuple[str, _Pair | None]]:
-    """Return category and values of each row, None if it cannot be judged."""
+    """Return the category of each row with its values, None for a row that cannot be judged."""
     before: Mapping[str, Score] = {example.id: example.score for example in base}
     after_ids = {example.id for example in tuned}
-    # The lengths, too: a row that occurs twice leaves the sets of ids equal, and would count twice.
+    # A row that occurs twice would count twice, and only the lengths show it: the sets of ids stay equal.
     if set(before) != after_ids or not len(before) == len(base) == len(tuned):
         unpaired = len(set(before) ^ after_ids)
         counts = f"{len(base)} verdicts before and {len(tuned)} after, {unpaired} of them on other rows"
@@ -88,7 +82,7 @@ def _pairs(
 
 
 def _pair(before: Score, after: Score, score: str | None) -> _Pair | None:
-    # Left out on both sides, so that both figures are of the same rows.
+    # A row that cannot be judged on one side is left out on both, so that both figures cover the same rows.
     if before.correct is None or after.correct is None:
         return None
     if score is None:

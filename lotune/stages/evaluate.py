@@ -170,7 +170,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_point(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
-        asked_alone=alone,
+        batching_effects=alone,
         notes=[
             f"tuned in {recipe.base.dtype}",
             "asked on {device} in {dtype}".format(**device_and_dtype(recipe)),
@@ -178,7 +178,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             *_notes(counts),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
-        asked=_evaluation_set_counts(counts, before),
+        evaluation_sets=_evaluation_set_counts(counts, before),
     )
 
 
@@ -282,9 +282,7 @@ def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
 
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
     rows = scored_examples(before.target), scored_examples(after.target)
-    target = measure_target(
-        task.name, task.metric, *rows, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
-    )
+    target = measure_target(task, *rows)
     return widen_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
 
 

@@ -164,9 +164,7 @@ def _figures(task: Task, predictions: Sequence[Prediction], alone: BatchingEffec
 
     scored = [ScoredExample(row.example_id, row.category, row.score) for row in predictions]
     # One model stands for base and tuned model: only the tuned side of the target is read.
-    target = measure_target(
-        task.name, task.metric, scored, scored, scorer=task.scorer, score=task.score_name_by_metric.get(task.metric)
-    )
+    target = measure_target(task, scored, scored)
     scores, changed = [row.score for row in predictions], alone.changed_verdict_fraction if alone else 0.0
     target = widen_target(target, changed, changed)
     intervals = {

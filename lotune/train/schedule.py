@@ -1,4 +1,4 @@
-"""Learning rate at a step, and the steps at which checkpoints are due: pure functions."""
+"""Pure functions of a schedule: learning rate of a step, steps of a training, steps at which checkpoints are due."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lotune.train.settings import TrainingSettings
 def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ratio: float = 0.0) -> float:
     """Return the learning rate at a step (counted from 1 to `steps`), as a fraction of the peak.
 
-    It rises linearly over the warm-up and then falls by the schedule to `min_lr_ratio`; a training of one step takes
+    It rises linearly over the warm-up and then falls by the schedule to `min_lr_ratio`. A training of one step uses
     the peak.
 
     >>> [round(lr_factor(s, 10, 2, "linear"), 2) for s in (1, 2, 6, 10)]
@@ -24,8 +24,9 @@ def lr_factor(step: int, steps: int, warmup_steps: int, schedule: str, min_lr_ra
     if schedule == "constant" or steps == 1:
         return 1.0
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    fall = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
-    return min_lr_ratio + (1 - min_lr_ratio) * fall
+    # decay falls from 1 at the end of the warm-up to 0 at the last step.
+    decay = (1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress
+    return min_lr_ratio + (1 - min_lr_ratio) * decay
 
 
 def lr_factors(settings: TrainingSettings, steps: int) -> list[float]:
@@ -39,7 +40,7 @@ def lr_factors(settings: TrainingSettings, steps: int) -> list[float]:
 
 
 def resolve_warmup_steps(steps: int, warmup_steps: int | None, warmup_ratio: float) -> int:
-    """Return the warm-up steps: the number given, else a fraction of all steps; never all of them.
+    """Return the number of warm-up steps: the given one, else a fraction of all steps; always fewer than all steps.
 
     >>> resolve_warmup_steps(100, None, 0.03), resolve_warmup_steps(100, 500, 0.03)
     (3, 99)
@@ -51,7 +52,7 @@ def resolve_warmup_steps(steps: int, warmup_steps: int | None, warmup_ratio: flo
 def checkpoint_steps(steps: int, count: int) -> list[int]:
     """Return the steps after which checkpoints are due: the i-th of `count` after round(i · steps / count).
 
-    The contest's rule: five checkpoints of ten epochs stand after epochs 2, 4, 6, 8 and 10. Halves are rounded up.
+    Halves are rounded up. This is the contest's rule: five checkpoints of ten epochs follow epochs 2, 4, 6, 8 and 10.
 
     >>> checkpoint_steps(10, 5), checkpoint_steps(7, 2)
     ([2, 4, 6, 8, 10], [4, 7])
@@ -60,14 +61,14 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
     """
     if count > steps:
         raise SettingsError(
-            "checkpoints.count", f"{count} checkpoints in {steps} steps", "as many steps at least",
+            "checkpoints.count", f"{count} checkpoints in {steps} steps", "at least as many steps",
             "lower checkpoints.count or train longer",
         )  # fmt: skip
     return [(2 * i * steps + count) // (2 * count) for i in range(1, count + 1)]
 
 
 def tuning_steps(rows: int, step_rows: int, epochs: float, steps: int | None) -> int:
-    """Return the optimiser steps of a training: the number given, else that of the epochs, at least one.
+    """Return the number of optimiser steps of a training: the given one, else that of the epochs, at least one.
 
     >>> tuning_steps(100, 32, 2, None), tuning_steps(100, 32, 2, 5)
     (6, 5)

@@ -11,19 +11,19 @@ from lotune.settings import Settings, Switch
 
 
 class CheckpointSettings(Settings):
-    """Which checkpoints are saved, and how they are merged."""
+    """How many checkpoints are saved, and which of them are merged."""
 
     count: int = Field(5, ge=1)
     """How many checkpoints to save and validate, evenly spaced over the training."""
     merged: Literal["auto", "all", "chosen", "none"] = "auto"
     """Which checkpoints are also saved as complete merged models; auto: the chosen one, if the method can be merged."""
     merge_check_rows: int = Field(200, ge=1)
-    """Real rows on which a merged model is compared with the adapted one: validation rows first, then test and retained
-    ones. Below 200, changed verdicts stop nothing."""
+    """Real rows on which a merged model is compared with the adapted one: validation rows first, then test rows, then
+    retention rows. Below 200 rows, changed verdicts do not stop the run."""
 
 
 class TrainingSettings(Settings):
-    """What tuning and pre-training have in common: length, optimiser, learning rate, and how steps are computed."""
+    """The settings that tuning and pre-training share: length, optimiser, learning rate, and how steps are computed."""
 
     epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""
@@ -49,26 +49,26 @@ class TrainingSettings(Settings):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of AdamW's mean of the squared gradients."""
     adam_epsilon: float = Field(1e-8, gt=0)
-    """Term that keeps AdamW's division finite."""
+    """Constant that AdamW adds to its denominator, so that the division stays finite."""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Norm to which larger gradients are clipped; 0 does not clip."""
+    """Maximum gradient norm; larger gradients are scaled down to it. 0 turns clipping off."""
     compile: Switch = "auto"
     """Whether to compile the model; auto: on a GPU only."""
     gradient_checkpointing: bool = False
-    """Whether to recompute activations in the backward pass: less memory, about a third more time."""
+    """Whether to recompute activations in the backward pass, which saves memory and takes about a third more time."""
 
 
 class TuneSettings(TrainingSettings):
     """How the adapter is trained."""
 
     micro_batch_rows: int = Field(32, ge=1)
-    """Micro-batch size: rows of one forward pass, at most."""
+    """Micro-batch size: maximum number of rows in one forward pass."""
     max_batch_tokens: int = Field(16_384, ge=1)
-    """Tokens of one forward pass, at most; more rows are divided, and the loss stays that of the whole step."""
+    """Maximum number of tokens in one forward pass; a larger micro-batch is split, which does not change the loss."""
     gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes whose gradients make one step; the loss is normalised over the whole step."""
+    """Number of micro-batches whose gradients make up one step; the loss is normalised over the whole step."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Hold the base's frozen linear weights in 8 or 4 bit (needs pip install '.[quantize]')."""
+    """Whether to keep the base's frozen linear weights in 8 or 4 bits (needs pip install '.[quantize]')."""
     tensorboard: bool = False
     """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
 
@@ -93,21 +93,21 @@ class LlamaSettings(Settings):
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary position angles."""
     tie_word_embeddings: bool = True
-    """Whether input and output embeddings are one."""
+    """Whether input and output embeddings share their weights."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> LlamaSettings:
+    def _check_heads(self) -> LlamaSettings:
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads")
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"{self.num_attention_heads} heads are no multiple of {self.num_key_value_heads} key heads"
+                f"{self.num_attention_heads} heads are not a multiple of {self.num_key_value_heads} key heads"
             )
         return self
 
 
 class PretrainSettings(TrainingSettings):
-    """A base model trained on one's own articles, or on text that lotune generates."""
+    """How a base model is trained on your own articles, or on text that lotune generates."""
 
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: float = Field(2e-3, gt=0, le=1)
@@ -122,11 +122,12 @@ class PretrainSettings(TrainingSettings):
     cleaning: Literal["none", "wiki"] = "none"
     """How to clean articles; wiki removes title, line breaks and the empty brackets that extraction leaves."""
     chunking: Literal["first_block", "sentences", "stream"] = "sentences"
-    """How articles become blocks: whole sentences, of the first block only or of all; or one long stream of tokens."""
+    """How articles become blocks: sentences fills them with whole sentences, first_block keeps only the first of an
+    article, stream cuts one long stream of tokens."""
     block_size: int | None = Field(None, ge=8)
-    """Tokens of a block, at most; null takes the model's context."""
+    """Maximum number of tokens in a block; null takes the model's context."""
     sampling: Literal["epochs", "with_replacement"] = "epochs"
-    """Order of the blocks: each one once per epoch, or drawn at random with replacement."""
+    """Order of the blocks: each block once per epoch, or drawn at random with replacement."""
     generated_documents: int = Field(200_000, ge=1)
     """Documents to generate if no corpus is given."""
     tokenizer: Path | None = None
@@ -135,18 +136,18 @@ class PretrainSettings(TrainingSettings):
     """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
     llama_config: LlamaSettings = Field(default_factory=LlamaSettings)
     step_tokens: int = Field(4096, ge=1)
-    """Tokens of one step, at most."""
+    """Maximum number of tokens in one step."""
     micro_batch_tokens: int | None = Field(None, ge=1)
-    """Tokens of one forward pass, at most; null takes the whole step. The loss stays that of the step."""
+    """Maximum number of tokens in one forward pass; null takes the whole step. The loss stays that of the step."""
     autocast_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast dtype of matrix products; weights and optimizer state stay float32. auto: bfloat16 if clearly faster."""
     validation_fraction: float = Field(0.005, gt=0, lt=1)
-    """Fraction of the documents that is held out to measure the loss."""
+    """Fraction of the documents to hold out for the validation loss."""
     export_to: Path | None = None
     """Folder into which the finished model is copied."""
 
     @model_validator(mode="after")
-    def _one_beginning(self) -> PretrainSettings:
+    def _check_init_from(self) -> PretrainSettings:
         given = [name for name in ("tokenizer", "config_file") if getattr(self, name) is not None]
         if self.init_from is not None and given:
             raise ValueError(f"init_from brings its own {given[0]}: give one of the two")

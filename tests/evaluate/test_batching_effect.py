@@ -1,4 +1,4 @@
-"""Rows asked again alone: which, what is compared, and how much wider intervals become."""
+"""The effect of batching: which rows are generated again, what is compared, how much wider intervals become."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lotune.evaluate.retention import add_intervals, gate
 from lotune.evaluate.scorecard import BatchingEffect
 from lotune.evaluate.statistics import Interval
 from lotune.evaluate.target import ScoredExample, measure_target
+from lotune.tasks.arithmetic.task import ArithmeticTask
 from lotune.tasks.task import Score
 
 
@@ -64,7 +65,7 @@ def test_all_figures_of_a_set_become_wider() -> None:
         judged = [(row, Score("", "", row < right)) for row in range(40)]
         return [ScoredExample(str(row), "ab"[row % 2], one) for row, one in judged]
 
-    target = measure_target("arithmetic", "accuracy", verdicts(10), verdicts(20))
+    target = measure_target(ArithmeticTask(), verdicts(10), verdicts(20))
     assert widen_target(target, 0, 0) == target
     found = widen_target(target, 0.02, 0.05)
     assert target.interval is not None

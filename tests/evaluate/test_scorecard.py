@@ -21,6 +21,8 @@ from lotune.evaluate.scorecard import (
     write_scorecard,
 )
 from lotune.evaluate.target import ScoredExample, measure_target
+from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.task import Score
 
 KEPT = gate({"contest_f1": 60.0, "contest_em": 50.0}, {"contest_f1": 59.0, "contest_em": 46.0})
@@ -35,7 +37,7 @@ def verdicts(*right: bool | None) -> list[ScoredExample]:
 def target(gained: int = 10, lost: int = 1) -> Target:
     base = verdicts(*[False] * gained, *[True] * lost, True, None)
     tuned = verdicts(*[True] * gained, *[False] * lost, True, None)
-    return measure_target("arithmetic", "accuracy", base, tuned, scorer="significant:5")
+    return measure_target(ArithmeticTask(), base, tuned)
 
 
 def card(**changes: object) -> Scorecard:
@@ -53,6 +55,7 @@ def card(**changes: object) -> Scorecard:
 
 def test_the_targets_figures() -> None:
     found = target()
+    assert (found.task, found.metric, found.scorer, found.score) == ("arithmetic", "accuracy", "significant:5", None)
     assert (found.n, found.unjudgeable, found.gained, found.lost) == (12, 1, 10, 1)
     assert found.value == pytest.approx(11 / 12)
     assert found.base_value == pytest.approx(2 / 12)
@@ -75,16 +78,16 @@ def test_the_targets_figures() -> None:
 
 def test_rows_are_paired_by_id_not_by_order() -> None:
     base, tuned = verdicts(True, False, False), verdicts(True, True, True)
-    assert measure_target("t", "m", base, tuned[::-1]) == measure_target("t", "m", base[::-1], tuned)
+    task = ArithmeticTask()
+    assert measure_target(task, base, tuned[::-1]) == measure_target(task, base[::-1], tuned)
 
 
 def test_a_mean_of_scores() -> None:
     def scored(*f1: float) -> list[ScoredExample]:
         return [ScoredExample(str(n), "", Score("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
 
-    found = measure_target(
-        "reading", "contest_f1", scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0), score="contest_f1"
-    )
+    found = measure_target(ReadingTask(), scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0))
+    assert (found.task, found.metric, found.score) == ("reading", "contest_f1", "contest_f1")
     assert (found.value, found.base_value, found.better) == (52.5, 0.0, True)
     assert found.difference_interval is not None
     assert found.by_category == {}
@@ -92,11 +95,11 @@ def test_a_mean_of_scores() -> None:
 
 def test_other_rows_are_refused() -> None:
     with pytest.raises(DataError, match="the same rows"):
-        measure_target("t", "m", verdicts(True), verdicts(True, False))
+        measure_target(ArithmeticTask(), verdicts(True), verdicts(True, False))
     with pytest.raises(DataError, match="the same rows"):
-        measure_target("t", "m", verdicts(True) * 2, verdicts(True) * 2)
+        measure_target(ArithmeticTask(), verdicts(True) * 2, verdicts(True) * 2)
     with pytest.raises(DataError, match="none of 1 rows"):
-        measure_target("t", "m", verdicts(None), verdicts(None))
+        measure_target(ArithmeticTask(), verdicts(None), verdicts(None))
 
 
 def test_valid() -> None:

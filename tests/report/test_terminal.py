@@ -19,6 +19,8 @@ from lotune.evaluate.statistics import Interval
 from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.report.sections import checkpoints_table, key_figures, kinds_table, retention_table
 from lotune.report.terminal import show_scorecard, verdict_sentence
+from lotune.tasks.arithmetic.task import ArithmeticTask
+from lotune.tasks.reading.task import ReadingTask
 from lotune.tasks.task import Score
 
 
@@ -28,7 +30,7 @@ def card(tuned_em: float = 49.0, name: str = "step-000020") -> Scorecard:
 
     base = {"contest_f1": 60.0, "contest_em": 50.0, "squad_f1": 61.0, "squad_em": 51.0}
     return make_scorecard(
-        target=measure_target("arithmetic", "accuracy", verdicts(*[False] * 10, None), verdicts(*[True] * 10, None)),
+        target=measure_target(ArithmeticTask(), verdicts(*[False] * 10, None), verdicts(*[True] * 10, None)),
         retention=gate(base, {**base, "contest_em": tuned_em}),
         parameters=measure_parameters(3_407_872, 8_030_261_248, "llama3-8b"),
         score=ContestScore(rule="phase1", value=0.9999, rank=1, published=20),
@@ -92,7 +94,7 @@ def test_where_nothing_varies_no_interval_is_made_up() -> None:
     def verdicts(score: float) -> list[ScoredExample]:
         return [ScoredExample(str(n), "ab"[n % 2], Score("", "", True, {"contest_f1": score})) for n in range(12)]
 
-    target = measure_target("reading", "contest_f1", verdicts(40.0), verdicts(60.0), score="contest_f1")
+    target = measure_target(ReadingTask(), verdicts(40.0), verdicts(60.0))
     kinds = target.by_category.values()
     assert [target.interval, target.base_interval, target.difference_interval] == [None] * 3
     assert [one.interval for one in kinds] == [None] * 2

@@ -91,7 +91,7 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     asked = {one["name"]: (one["rows"], one["file_rows"], one["too_long"], one["cut"]) for one in card["asked"]}
     assert asked == {"validation": (4, 5, 1, 0), "test": (12, 12, 2, 0), "retention": (4, None, 0, 0)}
     assert (card["target"]["n"], card["target"]["unjudgeable"]) == (12, 0)
-    note = "test: 2 of 12 prompts too long for the model: not asked, wrong"
+    note = "test: 2 of 12 prompts too long for the model: counted as wrong"
     assert {note, "validation: 4 of 5 rows of validation.jsonl"} < set(card["notes"])
     for name in ("report.md", "report.html"):
         assert note in (folder / name).read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def test_a_model_alone_answers_a_file_with_rows_that_are_too_long(small_base: Pa
     assert (long["id"], long["answer"], long["correct"]) == ("choice.jsonl:3", "", False)
     out.write_bytes(b"".join(line + b"\n" for line in lines[:2]))
     shown = call("evaluate", *words, "--out", out).stdout
-    assert "note: test: 1 of 4 prompts too long for the model: not asked, wrong" in shown
+    assert "note: test: 1 of 4 prompts too long for the model: counted as wrong" in shown
     assert sorted(out.read_bytes().splitlines()) == lines
     shown = call("evaluate", *words, "--limit", 2, "evaluate.on_too_long=truncate").stdout
     assert "note: test: 2 of 4 rows of choice.jsonl" in shown

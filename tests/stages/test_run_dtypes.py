@@ -90,7 +90,7 @@ def test_a_reduced_format_is_asked_again_alone(recipe: Path, tmp_path: Path, mon
         (name, part, "bfloat16", n) for name in ("base", chosen) for part, n in (("test", 6), ("retention", 4))
     ]
     texts = [one["texts"] for one in card["asked_alone"]]
-    assert f"base, test: 6 rows asked again alone in bfloat16: {texts[0]} texts" in " ".join(card["notes"])
+    assert f"base, test: 6 rows generated again alone in bfloat16: {texts[0]} texts" in " ".join(card["notes"])
     for page in ("report.html", "report.md"):
-        assert "rows asked again alone in bfloat16" in (folder / page).read_text()
+        assert "rows generated again alone in bfloat16" in (folder / page).read_text()
     assert "answering in bfloat16 changes" in next(one["detail"] for one in card["checks"] if one["name"] == "merge")
