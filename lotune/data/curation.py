@@ -159,9 +159,11 @@ def stratified_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]
 
 
 def split(
-    examples: Sequence[Example], rows: int, seed: int, name: str = "validation"
+    examples: Sequence[Example], rows: int, seed: int, name: str = "validation", at_most_one_in: int | None = None
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split `rows` examples off for an evaluation set; return the training examples and those of the set.
+
+    With `at_most_one_in=5`, a small set of examples gives up a fifth of them, and one at least.
 
     Both are in the original order. Augmented copies are for training only: they come last, and are dropped if their
     original is in the evaluation set. Two examples with the same prompt can end up on different sides;
@@ -171,6 +173,8 @@ def split(
     """
     is_copy = np.fromiter((bool(example.augmented_from) for example in examples), dtype=bool, count=len(examples))
     originals = np.flatnonzero(~is_copy)  # (originals,)
+    if at_most_one_in is not None:
+        rows = min(rows, max(1, len(originals) // at_most_one_in))
     if rows >= len(originals):
         raise DataError(
             f"data.{name}_rows",

@@ -24,9 +24,11 @@ class SampleSettings(Settings):
 
 
 VALIDATION_ROWS = 100
-"""Default number of validation rows split off the training rows."""
+"""Default number of validation rows generated or split off the training rows."""
 TEST_ROWS = 500
 """Default number of test rows generated or split off."""
+SPLIT_ONE_IN = 5
+"""Unless the settings name a number, at most one in so many rows of a file is split off for each evaluation set."""
 
 
 def row_limit(rows: int | None, file: Path | None, default: int) -> int | None:
@@ -49,11 +51,13 @@ class DataSettings(Settings):
     validation: Path | None = None
     """File or folder of validation rows; null splits them off the training rows by seed."""
     validation_rows: int | None = Field(None, ge=1)
-    """How many validation rows, drawn by seed; null: all of a validation file, or 100 split off the training rows."""
+    """How many validation rows, drawn by seed; null: all of a validation file, or 100 split off the training rows, a
+    fifth of them at most."""
     test: Path | None = None
     """File or folder of test rows; null lets the generator write fresh ones, or splits them off a training file."""
     test_rows: int | None = Field(None, ge=1)
-    """How many test rows, drawn by seed; null: all rows of a test file, or 500 that are generated or split off."""
+    """How many test rows, drawn by seed; null: all rows of a test file, or 500 that are generated or split off, a
+    fifth of the file at most."""
     on_error: Literal["stop", "skip"] = "stop"
     """Unreadable training and validation rows stop the run, or are skipped and counted."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, ge=1)

@@ -22,7 +22,7 @@ from lotune.data.curation import (
 )
 from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import Malformed, MalformedRowsError
-from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings
+from lotune.data.settings import SPLIT_ONE_IN, TEST_ROWS, VALIDATION_ROWS, DataSettings
 from lotune.errors import DataError
 from lotune.tasks.task import Row, SeveralRules, Task
 from lotune.tasks.user_rows import generating
@@ -171,7 +171,7 @@ def _test_rows(
     rows = settings.test_rows or TEST_ROWS
     # Generated test rows cost nothing, so training rows are given up only if they come from a file.
     if settings.train is not None:
-        train, test = split(train, rows, seed + TEST_SEED, "test")
+        train, test = split(train, rows, seed + TEST_SEED, "test", None if settings.test_rows else SPLIT_ONE_IN)
         return train, EvaluationSet(test)
     return train, evaluation_set(task, None, rows, seed + TEST_SEED)
 
@@ -181,7 +181,8 @@ def _validation_rows(
 ) -> tuple[Sequence[Example], _Source, int | None]:
     """Return the remaining training rows, the validation rows, and the number of rows of the validation file."""
     if settings.validation is None:
-        train, validation = split(train, settings.validation_rows or VALIDATION_ROWS, seed)
+        limit = None if settings.validation_rows or settings.train is None else SPLIT_ONE_IN
+        train, validation = split(train, settings.validation_rows or VALIDATION_ROWS, seed, at_most_one_in=limit)
         return train, _Source(validation), None
     source = _source(task, settings, settings.validation, 0, seed, training=True)
     # Augmented copies would count a validation question several times.

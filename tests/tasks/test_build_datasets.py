@@ -68,6 +68,17 @@ def test_every_row_of_a_file_is_accounted_for(
     assert build_datasets(TASK, how, seed, {}) == data
 
 
+@pytest.mark.parametrize(("rows", "test", "validation"), [(3, 1, 1), (60, 12, 9), (1000, 200, 100), (4000, 500, 100)])
+def test_default_splits_leave_most_rows_to_train_on(rows: int, test: int, validation: int, tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(number) for number in range(rows)])
+    data = build_datasets(TASK, DataSettings(train=file), 0, {})
+    assert (len(data.test), len(data.validation)) == (test, validation)
+    assert data.counts.kept == len(data.train) == rows - test - validation
+    # A number that the settings name is meant.
+    named = build_datasets(TASK, DataSettings(train=file, test_rows=rows - 2, validation_rows=1), 0, {})
+    assert (len(named.train), len(named.test)) == (1, rows - 2)
+
+
 def test_rows_that_an_evaluation_set_asks_leave_the_training_side(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [row(number) for number in range(40)])
     test = write(tmp_path / "test.jsonl", [row(3), row(4, "计算　４ + 1 等于多少？"), row(99)])
