@@ -14,7 +14,7 @@ from pathlib import Path
 
 MAX_ROW_BYTES = 4_000_000
 """Default limit of a row in bytes."""
-MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """UTF-8's byte-order mark."""
 _CHUNK = 1 << 20
 # The longest token that the decoder reports at its start is -Infinity, with 9 characters; escapes have up to 12.
@@ -43,23 +43,23 @@ def bounded_lines(
     empty, its length the true one; before it is yielded, its pieces, including the line end, are passed to `on_piece`.
     """
     # Room for the mark and "\r\n", so that a line of exactly `limit` bytes arrives whole.
-    offset, read_size = 0, limit + len(MARK) + 2
+    offset, read_size = 0, limit + len(BYTE_ORDER_MARK) + 2
     with path.open("rb") as file:
         for number, line in enumerate(iter(partial(file.readline, read_size), b""), 1):
-            mark = len(MARK) if number == 1 and line.startswith(MARK) else 0
-            size, end, whole = len(line), line[-2:], line.endswith(b"\n") or len(line) < read_size
-            if whole:
-                content = line[mark:].removesuffix(b"\n").removesuffix(b"\r")
+            mark_size = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
+            size, end, is_complete = len(line), line[-2:], line.endswith(b"\n") or len(line) < read_size
+            if is_complete:
+                content = line[mark_size:].removesuffix(b"\n").removesuffix(b"\r")
                 if len(content) > limit:
-                    on_piece(line[mark:])
+                    on_piece(line[mark_size:])
             else:
-                on_piece(line[mark:])
+                on_piece(line[mark_size:])
                 while not end.endswith(b"\n") and (piece := file.readline(_CHUNK)):
                     on_piece(piece)
                     # Two bytes across pieces, as "\r" and "\n" may be in different ones.
                     size, end = size + len(piece), (end + piece)[-2:]
-            length = size - mark - (2 if end == b"\r\n" else end.endswith(b"\n"))
-            yield number, offset + mark, content if whole and length <= limit else b"", length
+            length = size - mark_size - (2 if end == b"\r\n" else end.endswith(b"\n"))
+            yield number, offset + mark_size, content if is_complete and length <= limit else b"", length
             offset += size
 
 

@@ -13,7 +13,7 @@ from lotune.data.examples import Example, Turn
 class Conversation:
     """Questions and the answer to each; the answer to the last question may be missing, or empty.
 
-    `system` is the system message, empty where there is none. `input` is further context of the first question.
+    `system` is the system message, empty if there is none. `input` is further context of the first question.
     """
 
     questions: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Conversation:
 
 
 class ConversationFormat(Protocol):
-    """What renders a conversation: a prompt template, or the chat template of a tokeniser."""
+    """Protocol of what renders conversations: a prompt template, or the chat template of a tokeniser."""
 
     @property
     def turn_end(self) -> str:
@@ -67,15 +67,17 @@ class ConversationFormat(Protocol):
 
 
 def conversation_example(
-    id: str, conversation: Conversation, form: ConversationFormat, *, train_on_earlier: bool = True
+    id: str, conversation: Conversation, template: ConversationFormat, *, train_on_earlier: bool = True
 ) -> Example:
-    """Return the example that asks the last question of a conversation, after its earlier turns.
+    """Return the example of the last question of a conversation, with its earlier turns in the prompt.
 
-    `train_on_earlier`: whether the earlier answers are trained on, too.
+    With `train_on_earlier`, the earlier answers are in the loss, too.
     Raises: DataError for a conversation that cannot be rendered.
     """
-    *earlier, (question, target) = form.render_conversation(conversation, id)
+    *earlier, (question, target) = template.render_conversation(conversation, id)
     turns = tuple(Turn(prompt, answer, train_on_earlier) for prompt, answer in earlier)
     prompt = "".join(turn.prompt + turn.answer for turn in turns) + question
     references = conversation.answers[len(conversation.questions) - 1 :] if target.strip() else ()
-    return Example(id, prompt, target if references else "", references, earlier_turns=turns, turn_end=form.turn_end)
+    return Example(
+        id, prompt, target if references else "", references, earlier_turns=turns, turn_end=template.turn_end
+    )

@@ -166,11 +166,11 @@ def _stream(articles: Iterable[EncodedRow], size: int, counts: Counter[str]) -> 
         counts["articles"] += 1
         id = id or article.id
         buffer.extend(article.token_ids)
-        whole = len(buffer) // size * size
-        for start in range(0, whole, size):
+        end = len(buffer) // size * size
+        for start in range(0, end, size):
             yield EncodedRow(id, tuple(buffer[start : start + size]), 0)
             id = article.id
-        buffer = buffer[whole:]
+        buffer = buffer[end:]
     if len(buffer) > 1:
         yield EncodedRow(id, tuple(buffer), 0)
 

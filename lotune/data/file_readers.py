@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from lotune.data.bounded import MARK, Quotes, array_items, bounded_lines, too_long
+from lotune.data.bounded import BYTE_ORDER_MARK, Quotes, array_items, bounded_lines, too_long
 from lotune.data.tables import HeaderRule, Records, table_rows
 from lotune.errors import DataError
 
-WHOLE_BYTES = 1 << 26
+MAX_WHOLE_FILE_BYTES = 1 << 26
 """Largest json file, in bytes, that is read whole to locate a fault in it."""
 MAX_NESTING = 250
 """Levels of nested objects and arrays allowed in a row; orjson, which stores rows on disk, writes little more."""
@@ -37,7 +37,7 @@ def read_json_document(path: Path) -> Any:
     """
     check_file(path)
     try:
-        content = path.read_bytes().removeprefix(MARK)
+        content = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     try:
@@ -50,7 +50,7 @@ def read_json_document(path: Path) -> Any:
 def begins_with_object(path: Path) -> bool:
     """Return whether a json file begins with an object; only its first 4 KiB are read."""
     with path.open("rb") as file:
-        return file.read(1 << 12).removeprefix(MARK).lstrip().startswith(b"{")
+        return file.read(1 << 12).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
 
 
 class _NotJsonError(Exception):
@@ -60,8 +60,8 @@ class _NotJsonError(Exception):
 def check_name(path: Path) -> None:
     """Raise DataError if the name of a file is not UTF-8: ids of rows contain it, and are written to JSON."""
     if not is_text(str(path)):
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise DataError(f"'{shown}'", "its name is not UTF-8", "UTF-8", "rename it")
+        printable_name = os.fsencode(path).decode(errors="backslashreplace")
+        raise DataError(f"'{printable_name}'", "its name is not UTF-8", "UTF-8", "rename it")
 
 
 def check_file(path: Path) -> None:
@@ -78,7 +78,7 @@ def check_file(path: Path) -> None:
         ) from None
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
-    if not start.removeprefix(MARK):
+    if not start.removeprefix(BYTE_ORDER_MARK):
         raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
     # Windows' programs save "Unicode" as UTF-16; without this check every line of it would be reported as malformed.
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -107,11 +107,11 @@ def _read_json(path: Path, headed: HeaderRule, limit: int) -> _ReadRows:
             count += 1
         return
     except (_NotJsonError, ValueError, RecursionError) as error:
-        if path.stat().st_size > WHOLE_BYTES:
+        if path.stat().st_size > MAX_WHOLE_FILE_BYTES:
             reason = TOO_DEEP if isinstance(error, RecursionError) else f"not JSON: {error.args[-1]}"
             where, remedy = f"{path.name}[{count}]", "save it as jsonl, and the fault is named with its line"
             raise DataError(where, reason, "an array of objects, in UTF-8", remedy) from None
-        value = read_json_document(path)  # raises DataError with the place of the fault
+        value = read_json_document(path)  # raises DataError with line and column of the fault
     if not isinstance(value, list):
         squad = isinstance(value, dict) and isinstance(value.get("data"), list)
         remedy = "a file in SQuAD's layout is read by the reading task" if squad else "put the rows into one array"
@@ -312,7 +312,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def truncate_text(text: str, most: int = 120) -> str:
-    """Return a text on one line, truncated to `most` characters."""
+def truncate_text(text: str, max_length: int = 120) -> str:
+    """Return a text on one line, truncated to `max_length` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"

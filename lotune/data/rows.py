@@ -61,17 +61,17 @@ MAX_LISTED = 10
 """Number of malformed rows in a message; if there are more, `log_all_malformed` writes all of them to a file."""
 
 
-def summarise_malformed(malformed: Sequence[Malformed], most: int = MAX_LISTED) -> str:
+def summarise_malformed(malformed: Sequence[Malformed], max_listed: int = MAX_LISTED) -> str:
     """Return the first malformed rows on one line, grouped by reason, with the number of further ones.
 
     >>> rows = [Malformed("a:1", "no JSON"), Malformed("a:4", "no JSON"), Malformed("a:5", "a list")]
-    >>> summarise_malformed(rows, most=2)
+    >>> summarise_malformed(rows, max_listed=2)
     'a:1, a:4 no JSON; and 1 more'
     """
     ids_by_reason: dict[str, list[str]] = {}
-    for row in malformed[:most]:
+    for row in malformed[:max_listed]:
         ids_by_reason.setdefault(truncate_text(row.reason, 240), []).append(row.where)
-    more = [f"and {len(malformed) - most} more"] if len(malformed) > most else []
+    more = [f"and {len(malformed) - max_listed} more"] if len(malformed) > max_listed else []
     return "; ".join([*(f"{', '.join(ids)} {reason}" for reason, ids in ids_by_reason.items()), *more])
 
 
@@ -272,9 +272,9 @@ def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any] 
     if missing:
         near = closest_columns_hint(missing, row)
         return f"no column {', '.join(map(repr, missing))} among {', '.join(map(repr, row))}{near}"
-    others = {name: value for name, value in row.items() if name not in columns.values()}
+    unrenamed = {name: value for name, value in row.items() if name not in columns.values()}
     # Renamed columns come last, so that they win over another column that already has the name.
-    return {**others, **{task_name: row[name] for task_name, name in columns.items()}}
+    return {**unrenamed, **{task_name: row[name] for task_name, name in columns.items()}}
 
 
 def _line(row: Mapping[str, Any], where: str) -> bytes:

@@ -48,8 +48,8 @@ def tuning_batches(
     """
     by_step, lengths = _rows_by_step(len(rows), step_rows, seed, first_step), rows.lengths()
     for indices in islice(by_step, steps + 1 - first_step):
-        own = rank_split.of(indices, lengths[indices].tolist())
-        yield collator.batches(rows[index] for index in own)
+        rank_rows = rank_split.of(indices, lengths[indices].tolist())
+        yield collator.batches(rows[index] for index in rank_rows)
 
 
 def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
@@ -89,15 +89,15 @@ def pretraining_batches(
         _group_by_token_budget(_row_order(len(rows), seed, sampling), lengths, batch_tokens), first_step - 1, steps
     )
     for indices in by_step:
-        own = rank_split.of(indices, lengths[indices].tolist())
+        rank_rows = rank_split.of(indices, lengths[indices].tolist())
         if pad_token_id is None:
             yield [
                 pack_rows([rows[index] for index in line])
-                for line in _group_by_token_budget(iter(own), lengths, micro_batch_tokens)
+                for line in _group_by_token_budget(iter(rank_rows), lengths, micro_batch_tokens)
             ]
         else:
             collator = Collator(len(indices), micro_batch_tokens, pad_token_id, packed=False)
-            yield collator.batches(rows[index] for index in own)
+            yield collator.batches(rows[index] for index in rank_rows)
 
 
 def steps_for_epochs(

@@ -34,7 +34,7 @@ class HeaderError(DataError):
         columns, cells = len(header), len(records[0])
         names = f"its header names {counted(columns, 'column')} ({', '.join(header)})"
         found = names if headed else f"its first line has {counted(columns, 'cell')}"
-        remedy = "mend the first line, or say by number in task.columns which column holds what"
+        remedy = "correct the first line, or map the columns by number in task.columns"
         super().__init__(
             where, f"{found}, the rows below have {counted(cells, 'cell')}", "a name for each column", remedy
         )

@@ -1,11 +1,11 @@
 """Prompt templates: the text around an instruction, the same in training, evaluation and serving.
 
-A template travels with every checkpoint (`lotune_template.json`), so that nobody asks a model in another form than it
-was trained in. Beside it stands the task's own wording, such as the prompt of a custom task, where it has any.
+Every checkpoint has its template beside it (`lotune_template.json`), so that the model gets prompts in the format of
+its training. The file also stores the prompt settings of the task, such as the prompt of a custom task.
 
-A conversation is one text. The system message, where there is one, and an empty line stand first; then the first
-question in the template's whole form, and its answer; then each later question in the form `follow_up`, which has the
-template's tags without its opening sentence, and its answer. Every answer ends with the tokeniser's end-of-text token.
+A conversation is one text: the system message and an empty line, if there is a system message; the first question in
+the full template, and its answer; then each later question in the format `follow_up`, which has the template's tags
+without its opening sentence, and its answer. Every answer ends with the tokeniser's end-of-text token.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TEMPLATE_FILE = "lotune_template.json"
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt's form; `{instruction}` and `{input}` stand for the texts, which are put in as they are.
+    """Format of a prompt; `{instruction}` and `{input}` stand for the texts, which are inserted verbatim.
 
-    `without_input` is used where the input is empty. `truncatable` names the text that may be shortened to fit the
-    context. `instruction_prefix` is put before the instruction. `follow_up` is the form of a later question of a
-    conversation, empty where it is `without_input`.
+    `without_input` is the format if the input is empty. `truncatable` names the text that may be truncated to fit the
+    context. `instruction_prefix` is put before the instruction. `follow_up` is the format of a later question of a
+    conversation; if it is empty, this is `without_input`.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Template:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        r"""What ends an answer of a model that does not stop by itself: the tag of a next question.
+        r"""Stop strings of an answer, for a model that does not stop by itself: the tag of the next question.
 
         >>> TEMPLATES["alpaca"].stop, TEMPLATES["plain"].stop
         (('\n### Instruction:',), ())
@@ -62,14 +62,14 @@ class Template:
         [('Be brief.\n\nWho? ## ', 'I.'), ('Where? ## ', '')]
         """
         head = f"{conversation.system}\n\n" if conversation.system else ""
-        form = self.follow_up or self.without_input
-        first, *later = conversation.questions
-        prompts = [head + self.render(first, conversation.input)]
-        prompts += [form.replace("{instruction}", question) for question in later]
+        follow_up = self.follow_up or self.without_input
+        question, *further = conversation.questions
+        prompts = [head + self.render(question, conversation.input)]
+        prompts += [follow_up.replace("{instruction}", question) for question in further]
         return list(zip_longest(prompts, conversation.answers[: len(prompts)], fillvalue=""))
 
     def render(self, instruction: str, input: str = "") -> str:
-        """The whole prompt.
+        """Return the whole prompt.
 
         >>> TEMPLATES["qa"].render("Where is Kunming?")
         'Where is Kunming? ## '
@@ -77,7 +77,7 @@ class Template:
         return "".join(self.parts(instruction, input))
 
     def parts(self, instruction: str, input: str = "") -> tuple[str, str, str]:
-        r"""Head, middle and tail of the prompt, of which only the middle may be cut; it is empty where nothing may.
+        r"""Return head, middle and tail of the prompt; only the middle may be truncated. It is empty if nothing may.
 
         >>> head, middle, tail = TEMPLATES["retention"].parts("A long passage.", "A question?")
         >>> middle
@@ -87,16 +87,16 @@ class Template:
         """
         form = self.with_input if input else self.without_input
         if self.truncatable:
-            head, found, tail = form.partition("{" + self.truncatable + "}")
-            if found:
-                middle, before = (
+            head, placeholder, tail = form.partition("{" + self.truncatable + "}")
+            if placeholder:
+                middle, prefix = (
                     (instruction, self.instruction_prefix) if self.truncatable == "instruction" else (input, "")
                 )
-                return self._filled(head, instruction, input) + before, middle, self._filled(tail, instruction, input)
-        return self._filled(form, instruction, input), "", ""
+                return self._fill(head, instruction, input) + prefix, middle, self._fill(tail, instruction, input)
+        return self._fill(form, instruction, input), "", ""
 
-    def _filled(self, form: str, instruction: str, input: str) -> str:
-        """A form with its texts; braces inside the texts are left alone."""
+    def _fill(self, form: str, instruction: str, input: str) -> str:
+        # Not str.format: the texts may contain braces.
         filled = [piece.replace("{input}", input) for piece in form.split("{instruction}")]
         return (self.instruction_prefix + instruction).join(filled)
 
@@ -131,15 +131,12 @@ TEMPLATES: dict[str, Template] = {
     "plain": Template(name="plain", without_input="{instruction}", with_input="{instruction}{input}"),
     "qa": Template(name="qa", without_input="{instruction} ## ", with_input="{instruction}{input} ## "),
 }
-"""Stanford Alpaca's form; the contest's retention prompt (instruction: the passage, input: the question); the texts
-alone; and the form of a question-answering GPT."""
+"""Stanford Alpaca's format; the contest's retention prompt (instruction: the passage, input: the question); the texts
+alone; and the format of a question-answering GPT."""
 
 
 def template_named(name: str) -> Template:
-    """The template of that name.
-
-    Raises: SettingsError where there is none, with the nearest name.
-    """
+    """Return the template of that name. Raises: SettingsError with the nearest name if there is none."""
     if name in TEMPLATES:
         return TEMPLATES[name]
     near = difflib.get_close_matches(name, TEMPLATES, 1)
@@ -148,41 +145,40 @@ def template_named(name: str) -> Template:
 
 
 def template_record(template: Template, wording: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint folder holds: the template, and under `wording` the settings in which the task was worded."""
+    """Return the content of a template file: the template and, under `wording`, the prompt settings of the task."""
     return {**asdict(template), **({"wording": dict(wording)} if wording else {})}
 
 
 def load_task_prompt_settings(folder: Path) -> dict[str, Any]:
-    """The wording that a checkpoint was trained in: the task's name and its settings; empty where none is held.
+    """Return the name and the prompt settings of the task that a checkpoint was trained on; empty if none are stored.
 
-    Raises: ModelError where the file is damaged.
+    Raises: ModelError if the file is damaged.
     """
     path = folder / TEMPLATE_FILE
-    return _record(path)[1] if path.exists() else {}
+    return _read_template(path)[1] if path.exists() else {}
 
 
-def load_template(folder: Path, wanted: Template | None = None, *, force: bool = False) -> Template:
-    """The template to use with a checkpoint: its own, which `wanted` must equal in text where it is given.
+def load_template(folder: Path, requested: Template | None = None, *, force: bool = False) -> Template:
+    """Return the template to use with a checkpoint: the stored one, which must have the texts of a requested one.
 
-    A folder without a template, a plain base model, takes the wanted one; with `force` the wanted one is used anyway.
-    Raises: ModelError where the checkpoint was trained with another template than the wanted one, its file is damaged,
-    or neither is there.
+    For a folder without a template, such as a base model, and with `force`, it is the requested one.
+
+    Raises: ModelError if the checkpoint was trained with another template than the requested one, if its file is
+    damaged, or if there is neither a stored nor a requested template.
     """
     path = folder / TEMPLATE_FILE
-    if wanted is not None and (force or not path.exists()):
-        return wanted
+    if requested is not None and (force or not path.exists()):
+        return requested
     if not path.exists():
         raise ModelError(str(folder), "has no prompt template of its own", TEMPLATE_FILE, "name the template to use")
-    stored = _stored(path)
-    if wanted is not None and _texts(stored) != _texts(wanted):
-        found = f"was trained with the template {stored.name!r}, but {wanted.name!r} was asked for"
-        if stored.name == wanted.name:
+    stored, _ = _read_template(path)
+    if requested is not None and _texts(stored) != _texts(requested):
+        found = f"was trained with the template {stored.name!r}, but {requested.name!r} was requested"
+        if stored.name == requested.name:
             found = f"was trained with another wording of the template {stored.name!r}"
-            if stored.instruction_prefix != wanted.instruction_prefix:
-                found += (
-                    f": the instruction prefix {stored.instruction_prefix!r}, and not {wanted.instruction_prefix!r}"
-                )
-        remedy = "name that one, or force the other: --force-template, in a recipe task.force_template=true"
+            if stored.instruction_prefix != requested.instruction_prefix:
+                found += f": the instruction prefix {stored.instruction_prefix!r}, not {requested.instruction_prefix!r}"
+        remedy = "name the template of its training, or use --force-template (in a recipe: task.force_template=true)"
         raise ModelError(str(folder), found, "the same template", remedy)
     return stored
 
@@ -191,31 +187,23 @@ def _texts(template: Template) -> tuple[str, ...]:
     return template.without_input, template.with_input, template.instruction_prefix, template.follow_up
 
 
-def _stored(path: Path) -> Template:
-    return _record(path)[0]
-
-
-def _record(path: Path) -> tuple[Template, dict[str, Any]]:
-    """Template and wording. Raises: ModelError where the file does not hold a template."""
+def _read_template(path: Path) -> tuple[Template, dict[str, Any]]:
+    """Return the template and the task's prompt settings. Raises: ModelError if the file holds no template."""
     try:
-        found = read_json(path)
+        content = read_json(path)
     except RunError as error:
         raise ModelError(str(path), error.found, "a prompt template", "save the checkpoint again") from None
-    texts = dict(found) if isinstance(found, dict) else {}
+    texts = dict(content) if isinstance(content, dict) else {}
     wording = texts.pop("wording", {})
-    known = {one.name for one in fields(Template)}
-    needed = {one.name for one in fields(Template) if one.default is MISSING}
-    whole = isinstance(wording, dict) and needed <= set(texts) <= known
-    if (
-        not whole
-        or not all(isinstance(text, str) for text in texts.values())
-        or not _cuts(texts.get("truncatable", ""))
-    ):
-        raise ModelError(
-            str(path), "is not a template", f"texts for {', '.join(sorted(known))}", "save the checkpoint again"
-        )
+    names = {field.name for field in fields(Template)}
+    required = {field.name for field in fields(Template) if field.default is MISSING}
+    is_template = (
+        isinstance(wording, dict)
+        and required <= set(texts) <= names
+        and all(isinstance(text, str) for text in texts.values())
+        and texts.get("truncatable", "") in ("", "instruction", "input")
+    )
+    if not is_template:
+        expected = f"texts for {', '.join(sorted(names))}"
+        raise ModelError(str(path), "is not a template", expected, "save the checkpoint again")
     return Template(**texts), wording
-
-
-def _cuts(name: str) -> bool:
-    return name in ("", "instruction", "input")

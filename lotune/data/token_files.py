@@ -119,7 +119,7 @@ def write_token_file(
     written = tokens = answers = 0
     with disk_full_as_run_error(_named(stem, TOKEN_FILE_SUFFIXES[0]), needed), ExitStack() as stack:
         files = [stack.enter_context(_AtomicFile(_named(stem, suffix))) for suffix in TOKEN_FILE_SUFFIXES[:-1]]
-        # The shapes are known at the end only. Headers have the same length for any shape, so `keep` replaces them.
+        # The shapes are known at the end only. Headers have the same length for any shape, so `commit` replaces them.
         for file in files[:3]:
             file.write(_header(dtype, (0,)))
         for chunk in chunks(rows, CHUNK_ROWS):
@@ -128,13 +128,13 @@ def write_token_file(
         files[1].write(np.asarray([tokens, 0], dtype=np.int64).tobytes())
         # From here on the old metadata would describe new files.
         _named(stem, TOKEN_FILE_SUFFIXES[-1]).unlink(missing_ok=True)
-        files[0].keep(_header(dtype, (tokens,)))
-        files[1].keep(_header(np.dtype(np.int64), (written + 1, 2)))
+        files[0].commit(_header(dtype, (tokens,)))
+        files[1].commit(_header(np.dtype(np.int64), (written + 1, 2)))
         if answers:
-            files[2].keep(_header(np.dtype(np.int64), (3, answers), by_column=True))
+            files[2].commit(_header(np.dtype(np.int64), (3, answers), by_column=True))
         else:
             files[2].path.unlink(missing_ok=True)
-        files[3].keep()
+        files[3].commit()
     metadata = {"rows": written, "tokens": tokens, "files": _digests(stem), **(notes or {})}
     write_json(_named(stem, TOKEN_FILE_SUFFIXES[-1]), metadata)
     return TokenFile(stem)
@@ -220,7 +220,7 @@ def _named(stem: Path, suffix: str) -> Path:
 
 
 class _AtomicFile:
-    """A file written under a temporary name until `keep` renames it; without `keep` it is deleted on exit.
+    """A file written under a temporary name until `commit` renames it; without `commit` it is deleted on exit.
 
     `lotune.files.write_atomically` takes the whole content at once, which a token file would not fit in memory.
     """
@@ -234,7 +234,7 @@ class _AtomicFile:
         self.write = self._file.write
         return self
 
-    def keep(self, header: bytes = b"") -> None:
+    def commit(self, header: bytes = b"") -> None:
         """Replace the first bytes of the file by `header`, and rename it."""
         self._file.seek(0)
         self._file.write(header)

@@ -43,7 +43,7 @@ def encode_rows(
             for example in examples
         )
     if getattr(tokenizer, "is_fast", False):
-        return chain.from_iterable(_encode_together(tokenizer, chunk) for chunk in chunks(examples, chunk_rows))
+        return chain.from_iterable(_encode_chunk(tokenizer, chunk) for chunk in chunks(examples, chunk_rows))
     return (encode_row(tokenizer, example) for example in examples)
 
 
@@ -53,12 +53,12 @@ class _PretokenCache(dict[str, tuple[int, ...]]):
     Emptying is simpler than evicting the least recently used ones, and frequent pre-tokens return at once.
     """
 
-    def __init__(self, tokenizer: Any, most: int = MAX_CACHED_PRETOKENS) -> None:
+    def __init__(self, tokenizer: Any, max_pretokens: int = MAX_CACHED_PRETOKENS) -> None:
         super().__init__()
-        self._tokenizer, self._most = tokenizer, most
+        self._tokenizer, self._max_pretokens = tokenizer, max_pretokens
 
     def __missing__(self, pretoken: str) -> tuple[int, ...]:
-        if len(self) >= self._most:
+        if len(self) >= self._max_pretokens:
             self.clear()
         ids = self[pretoken] = tuple(encode_text(self._tokenizer, pretoken))
         return ids
@@ -68,7 +68,7 @@ class _PretokenCache(dict[str, tuple[int, ...]]):
         return list(chain.from_iterable(map(self.__getitem__, PRETOKEN_SPLITS.findall(text))))
 
 
-def _encode_together(tokenizer: Any, examples: Sequence[Example]) -> Iterator[EncodedRow]:
+def _encode_chunk(tokenizer: Any, examples: Sequence[Example]) -> Iterator[EncodedRow]:
     """Yield the rows of a chunk, whose texts are collected, encoded at once, and distributed in the same order."""
     end = tokenizer.eos_token_id
     # A dry run of `encode_with` collects the texts, so that their order is stated in that function only.

@@ -1,4 +1,4 @@
-"""Prompt and answer of an example to tokens, and which of them are trained on."""
+"""Encode the prompt and the answer of an example as tokens, and record which of them are in the loss."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from lotune.data.examples import Example
 
 Span = tuple[int, int]
-"""Places of a stretch of tokens: its first one, and the one after its last."""
+"""Indices of the first token of a span, and of the token after its last."""
 Encode = Callable[[str, bool], Sequence[int]]
-"""Gives the token ids of a text; the flag says whether it begins a row, and so gets what the tokeniser puts first."""
+"""Return the token ids of a text; the flag tells whether the text begins a row, and thus gets a begin-of-text token."""
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """Tokens of one row; those from `completion_start` on are the last answer, and are trained on.
+    """Tokens of one row; those from `completion_start` on are the last answer, which is in the loss.
 
-    `earlier_completions` holds start and end of each earlier answer of a conversation that is trained on, too.
-    `is_replay`: the row replays the retained task.
+    `earlier_completions` has start and end of each earlier answer of a conversation that is in the loss, too.
+    `is_replay` tells whether the row replays the retained task.
     """
 
     id: str
@@ -35,7 +35,7 @@ class EncodedRow:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """Start and end of everything that is trained on, in order.
+        """Start and end of each answer in the loss, in order.
 
         >>> EncodedRow("1", (7, 7, 7, 0, 8, 8, 0), 5, ((1, 4),)).spans
         ((1, 4), (5, 7))
@@ -44,7 +44,7 @@ class EncodedRow:
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Items in lists of `size`, the last one of what is left.
+    """Yield the items in lists of `size`; the last list may be shorter.
 
     >>> list(chunks("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
@@ -55,17 +55,17 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 class PromptTooLongError(DataError):
-    """A prompt has more tokens than there is room for, and no passage that may be cut."""
+    """A prompt has more tokens than fit, and no passage that may be truncated."""
 
 
 def encode_prompt(tokenizer: Any, example: Example, budget: int, *, truncate: bool = False) -> tuple[list[int], bool]:
-    """Token ids of a prompt within `budget` tokens, and whether it had to be cut.
+    """Return the token ids of a prompt, `budget` at most, and whether it was truncated.
 
-    Begin-of-text is added where the tokeniser adds one; end-of-text never. A passage is cut at its end, so that the
-    question stays. Each earlier answer of a conversation ends with end-of-text, as in training. With `truncate`, a
-    prompt that is too long without a passage to cut loses its middle: its beginning and its end stay.
+    Begin-of-text is added if the tokeniser adds one, end-of-text never. A passage is truncated at its end, so that the
+    question stays complete. Each earlier answer of a conversation ends with end-of-text, as in training. With
+    `truncate`, a prompt that is too long and has no passage loses its middle.
 
-    Raises: PromptTooLongError where the prompt is too long, nothing of it may be cut, and `truncate` is not given.
+    Raises: PromptTooLongError if the prompt is too long, has no passage to truncate, and `truncate` is False.
     """
     if example.turn_end:
         ids = list(_encode_chat(tokenizer, example)[0])
@@ -78,9 +78,9 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int, *, truncate: bo
         head, middle, tail = example.prompt_parts
         head_ids = encode_text(tokenizer, head, first=True)
         tail_ids = encode_text(tokenizer, tail)
-        room = budget - len(head_ids) - len(tail_ids)
-        if room >= 1:
-            return head_ids + encode_text(tokenizer, middle)[:room] + tail_ids, True
+        remaining = budget - len(head_ids) - len(tail_ids)
+        if remaining >= 1:
+            return head_ids + encode_text(tokenizer, middle)[:remaining] + tail_ids, True
         ids, found = head_ids + tail_ids, "the question alone is longer than the context"
     if truncate and budget >= 1:
         return _without_middle(ids, budget), True
@@ -93,7 +93,7 @@ def encode_prompt(tokenizer: Any, example: Example, budget: int, *, truncate: bo
 
 
 def _without_middle(ids: list[int], budget: int) -> list[int]:
-    """The first and the last of the ids, as many of each, `budget` (1 or more) together.
+    """Return the first and the last ids, about equally many of each and `budget` (1 or more) together.
 
     >>> _without_middle([1, 2, 3, 4, 5], 3), _without_middle([1, 2, 3, 4, 5], 2)
     ([1, 2, 5], [1, 5])
@@ -103,9 +103,9 @@ def _without_middle(ids: list[int], budget: int) -> list[int]:
 
 
 def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
-    """Tokens of prompt, answer and end-of-text; of the prompt only earlier answers can be scored.
+    """Return the tokens of prompt, answer and end-of-text; of the prompt, only earlier answers can be in the loss.
 
-    Prompt and answer are encoded apart, so that training sees the boundary that generation sees.
+    Prompt and answer are encoded separately, as generation, too, encodes the prompt alone.
     """
     if example.turn_end:
         prompt, answer, earlier = _encode_chat(tokenizer, example)
@@ -114,14 +114,14 @@ def encode_row(tokenizer: Any, example: Example) -> EncodedRow:
 
 
 def encode_with(encode: Encode, example: Example, end: int) -> EncodedRow:
-    """The same with another way to encode a text, and `end` for the end-of-text token; texts are asked for in order."""
+    """Encode an example as `encode_row` does, with `encode` for its texts, in their order; `end` is end-of-text."""
     prompt, earlier = _encode_prompt(encode, example, end)
     answer = encode(example.target, False)
     return EncodedRow(example.id, (*prompt, *answer, end), len(prompt), earlier)
 
 
 def _encode_prompt(encode: Encode, example: Example, end: int) -> tuple[list[int], tuple[Span, ...]]:
-    """Token ids of a prompt, and the spans of its earlier answers, with their end-of-text, that are scored."""
+    """Return the token ids of a prompt, and the spans of its earlier answers in the loss, with their end-of-text."""
     ids: list[int] = []
     spans = []
     for turn in example.earlier_turns:
@@ -135,7 +135,7 @@ def _encode_prompt(encode: Encode, example: Example, end: int) -> tuple[list[int
 
 
 def _encode_chat(tokenizer: Any, example: Example) -> tuple[list[int], list[int], tuple[Span, ...]]:
-    """Token ids of a prompt in a chat template and of its answer, and the spans of earlier answers that are scored."""
+    """Return the token ids of a prompt in a chat template, those of its answer, and the spans of earlier answers."""
     ids: list[int] = []
     spans = []
     for turn in example.earlier_turns:
@@ -149,14 +149,14 @@ def _encode_chat(tokenizer: Any, example: Example) -> tuple[list[int], list[int]
 
 
 def _encode_chat_turn(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Token ids of both, as the tokeniser gives them for the text of both where its tokens end at the boundary."""
+    """Return the token ids of prompt and answer, encoded as one text if a token ends where the prompt does."""
 
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"])
 
-    ids, together = encode(prompt), encode(prompt + answer)
-    if together[: len(ids)] == ids:
-        return ids, together[len(ids) :]
+    ids, joint_ids = encode(prompt), encode(prompt + answer)
+    if joint_ids[: len(ids)] == ids:
+        return ids, joint_ids[len(ids) :]
     return ids, encode_text(tokenizer, answer)
 
 
@@ -166,7 +166,7 @@ def answer_end_id(tokenizer: Any, example: Example) -> int:
 
 
 def render_supervision(tokenizer: Any, row: EncodedRow) -> str:
-    """The text of a row as the model sees it, what is trained on between ⟦ and ⟧."""
+    """Return the text of a row as the model sees it, with the parts in the loss between ⟦ and ⟧."""
     text, end = "", 0
     for start, stop in row.spans:
         text += f"{tokenizer.decode(row.token_ids[end:start])}⟦{tokenizer.decode(row.token_ids[start:stop])}⟧"
@@ -175,9 +175,9 @@ def render_supervision(tokenizer: Any, row: EncodedRow) -> str:
 
 
 def check_scored_tokens(row: EncodedRow, end_ids: Collection[int]) -> None:
-    """Refuse a row that would teach nothing, or never to stop; `end_ids` are the tokens that end an answer.
+    """Check that each answer of a row has a token in the loss and ends with one of `end_ids`.
 
-    Raises: DataError naming the row.
+    Without that end, the model would learn never to stop. Raises: DataError that names the row.
     """
     if any(end - start <= 1 for start, end in row.spans):
         raise DataError(
@@ -190,11 +190,12 @@ def check_scored_tokens(row: EncodedRow, end_ids: Collection[int]) -> None:
 
 
 def encode_text(tokenizer: Any, text: str, first: bool = False) -> list[int]:
-    """Token ids of a text; what reads like a special token in it is text, or a row could end its own answer."""
+    """Return the token ids of a text; with `first`, with the begin-of-text token of tokenisers that add one."""
+    # The name of a special token in a text is text, or a row could end its own answer.
     ids = list(tokenizer(text, add_special_tokens=first, split_special_tokens=True, verbose=False)["input_ids"])
     return strip_eos(ids, tokenizer.eos_token_id) if first else ids
 
 
 def strip_eos(ids: list[int], end: int) -> list[int]:
-    """The ids without an end-of-text that some tokenisers put after every text."""
+    """Return the ids without the end-of-text that some tokenisers append to every text."""
     return ids[:-1] if ids and ids[-1] == end else ids

@@ -132,9 +132,12 @@ def check_tokenizer(
     # Ids without an embedding row, such as an architecture's defaults, are ignored. A single id may differ on purpose:
     # chat models end with a token of their own, and some distilled ones begin with one.
     comparisons = [
-        (f"{key} is {ours} in its tokeniser, {theirs} in its config.json", ours in _as_list(theirs))
-        for key, ours, theirs in ids
-        if ours is not None and any(id in range(embedding_rows) for id in _as_list(theirs))
+        (
+            f"{key} is {tokenizer_id} in its tokeniser, {model_ids} in its config.json",
+            tokenizer_id in _as_list(model_ids),
+        )
+        for key, tokenizer_id, model_ids in ids
+        if tokenizer_id is not None and any(id in range(embedding_rows) for id in _as_list(model_ids))
     ]
     if len(comparisons) > 1 and not any(agrees for _, agrees in comparisons):
         found = ", ".join(text for text, _ in comparisons)

@@ -218,11 +218,11 @@ def extract_letter(text: str, options: int = 4) -> str | None:
     >>> [extract_letter(text) for text in texts]
     ['C', 'B', None]
     """
-    alone = re.compile(rf"(?<![A-Za-z0-9])[A-{LETTERS[max(options, 1) - 1]}](?![A-Za-z0-9])")
+    standalone = re.compile(rf"(?<![A-Za-z0-9])[A-{LETTERS[max(options, 1) - 1]}](?![A-Za-z0-9])")
     announced = _ANNOUNCED.search(text)
-    if announced and (after := alone.search(text, announced.end())):
+    if announced and (after := standalone.search(text, announced.end())):
         return after.group()
-    for match in alone.finditer(text):
+    for match in standalone.finditer(text):
         if not _ENGLISH_WORD.match(text, match.start()):
             return match.group()
     return None

@@ -258,7 +258,7 @@ def _is_text(values: Sequence[str]) -> bool:
 
 def _instructions(rows: Sequence[Row]) -> TaskSettings | None:
     """Return the settings of instructions or conversations, with ROUGE-L as the scorer of long answers."""
-    row_format = next(filter(None, map(row_formats.shape_of, rows)), None)
+    row_format = next(filter(None, map(row_formats.format_of, rows)), None)
     columns = row_formats.suggested_columns(rows[0])
     if row_format is None and not columns:
         return None

@@ -1,8 +1,8 @@
-"""Scorers by name: they compare an answer in words with its reference, for any task on a user's own rows.
+"""Scorers by name: they compare the text of an answer with its reference, for any task on a user's own rows.
 
-`exact` and `contains` compare texts, `number` the numbers that they end on. `regex:PATTERN` compares the first group of
-the pattern, or its whole match if it has no group. `letter` and `label` extract a letter or a word. `f1` (of SQuAD) and
-`rouge-l` give a score of 0 to 100.
+`exact` and `contains` compare texts; `number` compares the last numbers of both texts. `regex:PATTERN` compares the
+first group of the pattern, or its whole match if it has no group. `letter` and `label` extract a letter or a word. `f1`
+(of SQuAD) and `rouge-l` give a score of 0 to 100.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lotune.tasks.sentence_classification import extract_label
 from lotune.tasks.task import Score, Task
 
 SCORES: Mapping[str, str] = {"f1": "squad_f1", "rouge-l": "rouge_l"}
-"""Scorers that give a score of 0 to 100, and the metric that is its mean. The metric of all others is the accuracy."""
+"""Scorers that give a score of 0 to 100, and the metric that is its mean. All other scorers give the accuracy."""
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -42,7 +42,7 @@ def score_text(scorer: str, text: str, reference: str, labels: Sequence[str] = (
     if scorer == "number":
         return Score(*match_numbers(text, reference, "exact"))
     if scorer == "letter":
-        # The number of options is not known here, so any letter that a question can have counts.
+        # The scorer does not know the number of options, so it accepts any letter that a question can have.
         letter, expected_letter = (extract_letter(part, len(LETTERS)) for part in (text, reference))
         correct = None if expected_letter is None else letter == expected_letter
         return Score(letter, expected_letter or reference, correct)
@@ -72,7 +72,7 @@ def _extract_pattern(pattern: str, text: str) -> str | None:
     match = compile_pattern(pattern).search(text)
     if match is None:
         return None
-    # An optional group that took no part in the match is None.
+    # An optional group that is not part of the match is None.
     return collapse_whitespace(match.group(1 if match.re.groups else 0) or "")
 
 
@@ -103,7 +103,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise SettingsError("task.scorer", f"{pattern!r} is no pattern: {error}", "the syntax of Python's re") from None
+        raise SettingsError(
+            "task.scorer", f"{pattern!r} is not a valid pattern: {error}", "the syntax of Python's re"
+        ) from None
 
 
 def reference_as_answer(scorer: str, reference: str) -> str:

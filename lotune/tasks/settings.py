@@ -38,7 +38,7 @@ class TaskSettings(Settings):
     """Longest answer in tokens."""
 
     @property
-    def judging_rule(self) -> str:
+    def scorer_name(self) -> str:
         """Name of the scorer; empty for a task that has only one."""
         return getattr(self, "scorer", "")
 

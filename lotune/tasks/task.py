@@ -56,7 +56,7 @@ class Task(Protocol):
     @property
     def scorer(self) -> str:
         """Name of the scorer; empty for a task that has only one."""
-        return self.settings.judging_rule
+        return self.settings.scorer_name
 
     @property
     def max_new_tokens(self) -> int:
@@ -66,7 +66,7 @@ class Task(Protocol):
     @property
     def min_new_tokens(self) -> int:
         """Minimum length of an answer in tokens."""
-        # Some base models emit end-of-text at once and would score near zero; the contestants set the same minimum.
+        # Some base models emit end-of-text at once and would score near zero. Contestants set the same minimum.
         return 1
 
     @property
@@ -108,7 +108,7 @@ class Task(Protocol):
         """Return metrics over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
 
 
-# `runtime_checkable` lets a verb test for an ability with isinstance, so that no task's name stands outside this room.
+# `runtime_checkable` lets a verb test for an ability with isinstance, without the name of a task.
 @runtime_checkable
 class Conversational(Protocol):
     """A task whose rows are conversations, which the chat template of a tokeniser can render."""

@@ -84,7 +84,7 @@ def test_another_template_is_refused_unless_forced(tmp_path: Path) -> None:
         load_template(tmp_path, TEMPLATES["plain"])
     reworded = dataclasses.replace(TEMPLATES["alpaca"], instruction_prefix="Please: ")
     with pytest.raises(
-        ModelError, match="another wording of the template 'alpaca': the instruction prefix '', and not 'Please: '"
+        ModelError, match="another wording of the template 'alpaca': the instruction prefix '', not 'Please: '"
     ):
         load_template(tmp_path, reworded)
     assert load_template(tmp_path, reworded, force=True) == reworded

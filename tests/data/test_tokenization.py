@@ -128,8 +128,8 @@ def test_what_changes_how_texts_are_divided_has_no_seams(nano: Any) -> None:
         assert list(encode_rows(changed(what), rows)) == [encode_row(changed(what), row) for row in rows]
 
 
-def test_pieces_are_forgotten_when_they_become_too_many(nano: Any) -> None:
-    pieces = tokenization._PretokenCache(nano, most=3)
+def test_the_cache_is_emptied_when_it_is_full(nano: Any) -> None:
+    pieces = tokenization._PretokenCache(nano, max_pretokens=3)
     words = ["one", "two", "three", "four", "five", "six", "one", "two"]
     for word in words:
         assert pieces.encode(word, False) == encode_text(nano, word)

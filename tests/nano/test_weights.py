@@ -22,7 +22,7 @@ def known_sentences(language: str) -> list[re.Pattern[str]]:
     patterns = []
     for wording in templates_en.EVERYDAY[language].split("|"):
         parts = re.split(r"{(\w+?)2?}", wording)
-        words = ("|".join(map(re.escape, templates_en.WORDS[language][table].split(" "))) for table in parts[1::2])
+        words = ("|".join(map(re.escape, templates_en.VOCABULARY[language][table].split(" "))) for table in parts[1::2])
         fixed = map(re.escape, parts[::2])
         text = next(fixed) + "".join(f"({slot}){rest}" for slot, rest in zip(words, fixed, strict=True))
         patterns.append(re.compile(text, re.IGNORECASE))

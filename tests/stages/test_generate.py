@@ -83,7 +83,7 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
     out = tmp_path / "answers.jsonl"
     call("generate", *words, "--out", out)
     refused = call("generate", *words, "--out", out, "task.template=alpaca", status=2).stderr
-    assert "was trained with the template 'qa', but 'alpaca' was asked for" in refused
+    assert "was trained with the template 'qa', but 'alpaca' was requested" in refused
     call("generate", *words, "--out", out, "task.template=alpaca", "--force-template", "--force")
     assert "'qa'" in call("evaluate", *words, "task.template=alpaca", status=2).stderr
 

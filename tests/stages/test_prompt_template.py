@@ -86,7 +86,7 @@ def test_prepare_refuses_another_template(tmp_path: Path, key: str) -> None:
     (tmp_path / "run.yaml").write_text("task: {name: arithmetic}\n")
     words = ("prepare", tmp_path / "run.yaml", f"{key}={tmp_path / 'trained'}", f"runs={tmp_path / 'runs'}")
     refused = call(*words, status=2).stderr
-    assert f"{tmp_path / 'trained'}: was trained with the template 'qa', but 'alpaca' was asked for" in refused
+    assert f"{tmp_path / 'trained'}: was trained with the template 'qa', but 'alpaca' was requested" in refused
     assert "task.force_template=true" in refused
     assert not (tmp_path / "runs" / "run" / "data").exists()
     forced = call(*words, "task.force_template=true", status=2).stderr  # the folder holds no model

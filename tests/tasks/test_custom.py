@@ -51,7 +51,7 @@ def test_a_key_that_is_no_label_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("settings", "found"), [
-    ({"scorer": "regex:("}, "is no pattern"),
+    ({"scorer": "regex:("}, "is not a valid pattern"),
     ({"scorer": "label"}, "two at least"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], found: str) -> None:

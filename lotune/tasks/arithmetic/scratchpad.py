@@ -89,17 +89,17 @@ def sum_block(a: str, operator: str, b: str) -> tuple[str, str]:
     # One digit more than the longer operand, for the carry out of the highest column.
     num_digits = max(len(str(abs(x))), len(str(abs(y)))) + 1
     compared = "" if same_sign else _compared(f"{abs(x):0{num_digits - 1}d}", f"{abs(y):0{num_digits - 1}d}")
-    heading = f"{signs_shown(x, signed, num_digits)}{compared}{operation}{'-' if total < 0 else '+'}"
+    heading = f"{pad_with_signs(x, signed, num_digits)}{compared}{operation}{'-' if total < 0 else '+'}"
     upper, lower = sorted((abs(x), abs(y)), reverse=True) if operation == "~" else (abs(x), abs(y))
     columns = sum_columns(upper, lower, num_digits, "+" if same_sign else "-")
     result = unscaled(total, decimals)
     return f"{a}{operator}{b}=?\n{heading}\n{columns}\n={result}\n", result
 
 
-def signs_shown(x: int, y: int, num_digits: int) -> str:
+def pad_with_signs(x: int, y: int, num_digits: int) -> str:
     """Return two signed numbers, each zero-padded to `num_digits` digits, and then both signs side by side.
 
-    >>> signs_shown(-27, 5, 3)
+    >>> pad_with_signs(-27, 5, 3)
     '-027+005-+'
     """
     # The sign of the result is decided in one token, so both signs are repeated right before it (docs/log.md).
@@ -140,7 +140,7 @@ def product_rows(x: int, y: int) -> str:
     3:d412214d206007d000000
     """
     num_digits, running = max(len(str(abs(x))), len(str(abs(y)))) + 1, 0
-    lines = [f"{signs_shown(x, y, num_digits)}*{'-' if (x < 0) != (y < 0) else '+'}"]
+    lines = [f"{pad_with_signs(x, y, num_digits)}*{'-' if (x < 0) != (y < 0) else '+'}"]
     x, y_digits = abs(x), str(abs(y))
     for end in range(len(y_digits), 0, -1):
         digit = int(y_digits[end - 1])
@@ -210,7 +210,7 @@ def quotient_block(a: str, b: str) -> tuple[str, str]:
     shift = len(str(x)) - x_decimals - len(str(y)) + y_decimals
     num_digits = max(len(str(x)), len(str(y)))
     remainder, divisor = int(str(x).ljust(num_digits, "0")), int(str(y).ljust(num_digits, "0"))
-    heading = signs_shown(signs[0] * remainder, signs[1] * divisor, num_digits + 1)
+    heading = pad_with_signs(signs[0] * remainder, signs[1] * divisor, num_digits + 1)
     lines, digits = [f"{heading}/{sign}{shift}"], ""
     while remainder and len(digits) < QUOTIENT_DIGITS:
         digit = remainder // divisor

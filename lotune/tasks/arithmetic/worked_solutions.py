@@ -88,7 +88,7 @@ def scratchpad_target(problem_type: str, operands: tuple[str, ...], solution: st
     """Return the training target: the scratchpad, then the solution with the number that the scratchpad reaches.
 
     A solution may have 28 digits, more than any scratchpad reaches. If its number is not exactly that of the
-    scratchpad, it is replaced by that one, or rounded to SHOWN_DIGITS digits if there is no scratchpad.
+    scratchpad, it is replaced by that one, or rounded to SIGNIFICANT_DIGITS digits if there is no scratchpad.
 
     >>> scratchpad_target("divide", ("1", "3"), "1 / 3 = 0.3333333333333333333333333333").splitlines()[-1]
     '1 / 3 = 0.333333'
@@ -99,26 +99,26 @@ def scratchpad_target(problem_type: str, operands: tuple[str, ...], solution: st
     if not numbers or (not result and text):
         return text + solution
     last = numbers[-1]
-    shown = result or rounded(last.group())
-    if Decimal(last.group()) == Decimal(shown):
+    answer = result or rounded(last.group())
+    if Decimal(last.group()) == Decimal(answer):
         return text + solution
-    return text + solution[: last.start()] + shown + solution[last.end() :]
+    return text + solution[: last.start()] + answer + solution[last.end() :]
 
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:E[+-]?\d+)?")
 
 
 def rounded(number: str) -> str:
-    """Return a number rounded to SHOWN_DIGITS significant digits if it has more.
+    """Return a number rounded to SIGNIFICANT_DIGITS significant digits if it has more.
 
     >>> rounded("2148437500.000000000000000000"), rounded("81"), rounded("2.769155521409239378157128235E+34")
     ('2.14844E+9', '81', '2.76916E+34')
     """
     value = Decimal(number)
-    if len(value.normalize().as_tuple().digits) <= SHOWN_DIGITS:
+    if len(value.normalize().as_tuple().digits) <= SIGNIFICANT_DIGITS:
         return number
-    return f"{value:.{SHOWN_DIGITS - 1}E}"
+    return f"{value:.{SIGNIFICANT_DIGITS - 1}E}"
 
 
-SHOWN_DIGITS = 6
+SIGNIFICANT_DIGITS = 6
 """Significant digits of a number without a scratchpad."""

@@ -1,13 +1,13 @@
-"""The shapes in which people keep instructions and conversations, known by the fields of a row.
+"""Formats of instructions and conversations, recognised by the fields of a row.
 
-| shape | fields of a row |
+| format | fields of a row |
 |---|---|
 | messages | `messages`: turns {"role": system, user or assistant, "content": text} |
-| conversations | `conversations`: turns {"from": system, human or gpt, "value": text}; `system` may stand beside them |
-| alpaca | `instruction`, `output`, and perhaps `input` and `system` |
+| conversations | `conversations`: turns {"from": system, human or gpt, "value": text}; optionally `system` |
+| alpaca | `instruction`, `output`, optionally `input` and `system` |
 | completion | `prompt`, `completion` |
 
-Both names of a speaker and both pairs of a turn's keys are understood in either kind of conversation.
+Turns of either format may use the speakers and the keys of the other.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from lotune.tasks.task import Row
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How rows of one shape are known (`field`), where their answer stands, and what else they may hold."""
+    """A format: the field that identifies its rows, the field of the answer, and optional fields."""
 
     name: str
     field: str
     answer: str = ""
-    others: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """All its fields."""
-        return tuple(filter(None, (self.field, *self.others, self.answer)))
+        return tuple(filter(None, (self.field, *self.optional, self.answer)))
 
 
 ROW_FORMATS = (
     RowFormat("messages", "messages"),
-    RowFormat("conversations", "conversations", others=("system",)),
+    RowFormat("conversations", "conversations", optional=("system",)),
     RowFormat("alpaca", "instruction", "output", ("input", "system", "history")),
     RowFormat("completion", "prompt", "completion"),
 )
-"""The shapes; a row with the fields of two is of the first one."""
-INSTRUCTION_FIELDS = tuple(dict.fromkeys(field for shape in ROW_FORMATS for field in shape.fields))
-"""Every field of every shape."""
+"""The formats; the first one wins if a row has the fields of two."""
+INSTRUCTION_FIELDS = tuple(dict.fromkeys(field for format in ROW_FORMATS for field in format.fields))
+"""The fields of all formats."""
 EXPECTED = "instruction, input, output; messages; conversations; prompt, completion"
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
     "gpt": "assistant",
 }  # fmt: skip
-"""Who speaks, by what the files call it."""
+"""Role of a message by the name of its speaker in the file."""
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "instruction": ("question", "query", "task", "指令", "问题", "问"),
     "input": ("context", "passage", "输入", "背景"),
@@ -61,42 +61,42 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("text",),
     "completion": ("output", "response", "answer"),
 }
-"""Names that files often give to a field."""
+"""Other names that files often use for a field."""
 
 
-def shape_of(row: Row) -> RowFormat | None:
-    """The shape of a row, None where it has the field of none.
+def format_of(row: Row) -> RowFormat | None:
+    """Return the format of a row; None if it has the field of no format.
 
-    >>> shape_of({"instruction": "Add.", "input": "1 and 2", "output": "3"}).name
+    >>> format_of({"instruction": "Add.", "input": "1 and 2", "output": "3"}).name
     'alpaca'
     """
-    return next((shape for shape in ROW_FORMATS if shape.field in row), None)
+    return next((format for format in ROW_FORMATS if format.field in row), None)
 
 
-def check_shapes(file: RowFile) -> None:
-    """Nothing, where the rows that can be recognised are of one shape; the others are refused one by one when used.
+def check_formats(file: RowFile) -> None:
+    """Check that the recognised rows of a file have one format. Unrecognised rows are refused when they are used.
 
-    Raises: DataError for rows of two shapes, or where no row is recognised, with a column map that may mend it.
+    Raises: DataError if rows have two formats, or if no row is recognised; it suggests a column map if there is one.
     """
-    first: dict[str, str] = {}
-    answered = False
+    first_row_by_format: dict[str, str] = {}
+    has_answers = False
     for where, row in file.rows:
-        if shape := shape_of(row):
-            first.setdefault(shape.name, where)
-            answered |= shape.answer in row or not shape.answer
-    if len(first) > 1:
-        found = f"mixes shapes: {', '.join(f'{name} ({where})' for name, where in first.items())}"
-        raise DataError(str(file.path), found, "rows of one shape", "put each shape into a file of its own")
+        if format := format_of(row):
+            first_row_by_format.setdefault(format.name, where)
+            has_answers |= format.answer in row or not format.answer
+    if len(first_row_by_format) > 1:
+        formats = ", ".join(f"{name} ({where})" for name, where in first_row_by_format.items())
+        raise DataError(str(file.path), f"mixes formats: {formats}", "rows of one format", "use one file per format")
     columns = suggested_columns(file.rows[0][1])
-    if not first or (columns and not answered):
+    if not first_row_by_format or (columns and not has_answers):
         refuse(file.path, [row for _, row in file.rows[:100]])
 
 
 def refuse(path: Path, rows: Sequence[Row]) -> None:
-    """Raises: DataError naming the fields of rows of no known shape, and what may mend it."""
+    """Raise DataError with the fields of rows of an unknown format, and with a remedy."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
     columns = suggested_columns(fields)
-    mapped = ", ".join(f"{wanted}: {name}" for wanted, name in columns.items())
+    mapped = ", ".join(f"{field}: {name}" for field, name in columns.items())
     remedy = (
         f"name them in the recipe, task.columns: {{{mapped}}}"
         if mapped
@@ -106,60 +106,59 @@ def refuse(path: Path, rows: Sequence[Row]) -> None:
 
 
 def suggested_columns(fields: Collection[str]) -> dict[str, str]:
-    """The column map that makes fields of other names those of a shape; empty where none does, or none is needed.
+    """Return a column map that turns fields with other names into those of a format; empty if none is needed or fits.
 
     >>> suggested_columns(["id", "question", "answer"])
     {'instruction': 'question', 'output': 'answer'}
     """
-    for shape in ROW_FORMATS:
-        if not shape.answer:
+    for format in ROW_FORMATS:
+        if not format.answer:
             continue
-        free = [name for name in fields if name not in shape.fields]
-        found = {field: name for field in (shape.field, "input", shape.answer) if (name := _meant(field, fields, free))}
-        if {shape.field, shape.answer} <= set(found):
-            return {field: name for field, name in found.items() if field != name and field in shape.fields}
+        free, mapped = [name for name in fields if name not in format.fields], (format.field, "input", format.answer)
+        columns = {field: name for field in mapped if (name := _closest_name(field, fields, free))}
+        if {format.field, format.answer} <= set(columns):
+            return {field: name for field, name in columns.items() if field != name and field in format.fields}
     return {}
 
 
 def conversation_of(where: str, row: Row) -> Conversation:
-    """What a row says.
+    """Return the conversation of a row.
 
-    Raises: DataError naming the row where it is of no shape, or a part of it is missing or no text.
+    Raises: DataError that names the row if its format is unknown, or if a part of it is missing or not a text.
     """
-    shape = shape_of(row)
-    if shape is None:
-        found = f"has the fields {', '.join(row) or '(none)'}"
-        raise DataError(
-            where, found, EXPECTED, "name them in task.columns, such as {instruction: COLUMN, output: COLUMN}"
-        )
-    if not shape.answer:
-        return _from_turns(where, row[shape.field], _text(where, row, "system"))
+    format = format_of(row)
+    if format is None:
+        remedy = "name them in task.columns, such as {instruction: COLUMN, output: COLUMN}"
+        raise DataError(where, f"has the fields {', '.join(row) or '(none)'}", EXPECTED, remedy)
+    if not format.answer:
+        return _from_turns(where, row[format.field], _text(where, row, "system"))
     if row.get("history"):
         raise DataError(where, "has a history", "messages, or conversations", "write the turns as messages")
-    question, answer = _text(where, row, shape.field), _text(where, row, shape.answer)
+    question, answer = _text(where, row, format.field), _text(where, row, format.answer)
     if not question.strip():
-        raise DataError(where, f"has an empty {shape.field}", "a text")
-    system, input = (_text(where, row, name) if name in shape.others else "" for name in ("system", "input"))
+        raise DataError(where, f"has an empty {format.field}", "a text")
+    system, input = (_text(where, row, name) if name in format.optional else "" for name in ("system", "input"))
     return Conversation((question,), (answer,), system, input)
 
 
-def _meant(field: str, fields: Collection[str], free: Sequence[str]) -> str:
-    """The field's own name where it is there, else another name for it, else one spelt nearly like it, else ""."""
+def _closest_name(field: str, fields: Collection[str], free: Sequence[str]) -> str:
+    """Return the field itself if it is present, else one of its other names, else a close spelling, else ""."""
     if field in fields:
         return field
-    plain = {name.strip().lower(): name for name in free}
-    close = [name for name in OTHER_NAMES.get(field, ()) if name in plain] or get_close_matches(field, plain, 1, 0.8)
-    return plain[close[0]] if close else ""
+    by_lower_case = {name.strip().lower(): name for name in free}
+    matches = [name for name in OTHER_NAMES.get(field, ()) if name in by_lower_case]
+    matches = matches or get_close_matches(field, by_lower_case, 1, 0.8)
+    return by_lower_case[matches[0]] if matches else ""
 
 
 def nearest_field(fields: Iterable[str]) -> str:
-    """The clause that names the fields that are spelt nearly like these; empty where none is."""
+    """Return a clause with the closest field of a format for each of these fields; empty if none is close."""
     near = [(name, close[0]) for name in fields if (close := get_close_matches(name.lower(), INSTRUCTION_FIELDS, 1))]
-    return "; ".join(f"did you mean {wanted} by {name}?" for name, wanted in near)
+    return "; ".join(f"did you mean {field} by {name}?" for name, field in near)
 
 
 def _text(where: str, row: Row, field: str) -> str:
-    """A text of a row; one that is missing or null is empty. Raises: DataError for another value."""
+    """Return a text of a row; empty if it is missing or null. Raises: DataError for another value."""
     value = row.get(field)
     if value is not None and not isinstance(value, str):
         raise DataError(where, f"{field} is {type(value).__name__}, not a text", "a text")
@@ -167,26 +166,29 @@ def _text(where: str, row: Row, field: str) -> str:
 
 
 def _from_turns(where: str, turns: Any, system: str) -> Conversation:
-    """Raises: DataError where the turns are not questions and answers by turns, after one system message at most."""
+    """Return a conversation of turns.
+
+    Raises: DataError unless the turns alternate between user and assistant, after at most one system message.
+    """
     if not isinstance(turns, list):
         raise DataError(where, "has no list of turns", "turns of user and assistant")
-    said = [_speaker_and_text(where, number, turn) for number, turn in enumerate(turns, 1)]
-    first = 1 if said and said[0][0] == "system" else 0
-    if first:
-        system = "\n\n".join(filter(None, (system, said[0][1])))
-    for number, (speaker, _) in enumerate(said[first:]):
-        wanted = ("user", "assistant")[number % 2]
-        if speaker != wanted:
-            found = f"turn {first + number + 1} is of {speaker}, not of {wanted}"
+    messages = [_speaker_and_text(where, number, turn) for number, turn in enumerate(turns, 1)]
+    start = 1 if messages and messages[0][0] == "system" else 0
+    if start:
+        system = "\n\n".join(filter(None, (system, messages[0][1])))
+    for number, (speaker, _) in enumerate(messages[start:]):
+        role = ("user", "assistant")[number % 2]
+        if speaker != role:
+            found = f"turn {start + number + 1} is of {speaker}, not of {role}"
             raise DataError(where, found, "user and assistant in turn, after one system message at most")
-    if len(said) == first:
+    if len(messages) == start:
         raise DataError(where, "has no question", "turns of user and assistant")
-    texts = [text for _, text in said[first:]]
+    texts = [text for _, text in messages[start:]]
     return Conversation(tuple(texts[::2]), (*texts[1::2], *[""] * (len(texts) % 2)), system)
 
 
 def _speaker_and_text(where: str, number: int, turn: Any) -> tuple[str, str]:
-    """Raises: DataError for a turn of someone else, or without a text."""
+    """Return role and text of a turn. Raises: DataError for an unknown speaker, a missing text or a weight."""
     parts: Mapping[str, Any] = turn if isinstance(turn, Mapping) else {}
     speaker, text = parts.get("role", parts.get("from")), parts.get("content", parts.get("value"))
     if not isinstance(speaker, str) or speaker not in ROLES:

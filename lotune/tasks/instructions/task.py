@@ -1,4 +1,4 @@
-"""Instructions: a task in words, or a conversation, and the answer that a row gives to it."""
+"""Instructions and conversations with the answer that the model should give."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lotune.data.conversation import conversation_example
 from lotune.data.rows import OnError, RowFile, read_rows
 from lotune.data.templates import Template, template_named
 from lotune.errors import DataError
-from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_shapes, conversation_of
+from lotune.tasks.instructions.row_formats import INSTRUCTION_FIELDS, check_formats, conversation_of
 from lotune.tasks.scorers import TextScored, score_text
 from lotune.tasks.settings import AUTO, TEXT_SCORERS, RowSettings, check_columns, one_of
 from lotune.tasks.task import Example, Row, Score
 
 
 class InstructionsSettings(RowSettings):
-    """How instructions are asked and judged."""
+    """Prompt template, trained turns and scorer of instructions."""
 
     name: Literal["instructions"] = "instructions"
     """Name of the task."""
@@ -30,14 +30,14 @@ class InstructionsSettings(RowSettings):
     scorer: Annotated[str, one_of(TEXT_SCORERS)] = "exact"
     """How to compare an answer with its reference: exact, contains, number, rouge-l or f1."""
     template: str = AUTO
-    """Prompt template: alpaca, plain, qa, retention, or chat, the tokeniser's chat template. auto takes the one that
-    the model was tuned in, else the tokeniser's, else alpaca."""
+    """Prompt template: alpaca, plain, qa, retention, or chat, the tokeniser's chat template. auto takes the template
+    that the model was trained with, else the tokeniser's, else alpaca."""
     train_on_turns: Literal["all", "last"] = "all"
-    """Turns of the assistant that are trained on: all of them, or the last one only."""
+    """Turns of the assistant to train on: all of them, or only the last."""
 
     @property
     def prompt_template(self) -> Template:
-        """The prompt template; of the tokeniser's chat template the name alone."""
+        """The prompt template. For the tokeniser's chat template, it has only the name and the prefix."""
         if self.template == CHAT:
             return Template(CHAT, without_input="", with_input="", instruction_prefix=self.instruction_prefix)
         name = "alpaca" if self.template == AUTO else self.template
@@ -46,37 +46,37 @@ class InstructionsSettings(RowSettings):
 
 @dataclass(frozen=True)
 class InstructionsTask(TextScored):
-    """Rows of one's own: alpaca's, conversations of many turns, prompts with completions (see `shapes`).
+    """Instructions in Alpaca's format, conversations, or prompts with completions (see `row_formats`).
 
-    Every shape is put into the prompt template of the settings. The last answer of a row is the one that is asked for
-    and judged; the earlier ones are trained on too, unless the settings want the last only. A row without an answer has
-    no target and is unjudgeable.
+    The prompt template of the settings renders each format. The model generates the last answer of a row, and this
+    answer is scored. Training includes the earlier answers, unless `train_on_turns` is `last`. A row without an answer
+    has no target and cannot be scored.
     """
 
     settings: InstructionsSettings = field(default_factory=InstructionsSettings)
     chat_template: ChatTemplate | None = None
-    """The tokeniser's chat template, where the rows are rendered in it."""
+    """The tokeniser's chat template; None if the rows are rendered in a template of lotune."""
     name: str = "instructions"
 
     def __post_init__(self) -> None:
-        """Raises: SettingsError for a column that the task does not have."""
+        """Raise SettingsError for a column that the task does not have."""
         check_columns(self.settings, INSTRUCTION_FIELDS)
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """The rows of a json, jsonl, csv, tsv or parquet file, their columns renamed as the settings say.
+        """Return the rows of a json, jsonl, csv, tsv or parquet file, with the columns renamed as the settings say.
 
-        Raises: DataError where they are of no known shape, or of several.
+        Raises: DataError if the rows have an unknown format, or several formats.
         """
         file = read_rows(path, on_error=on_error, max_row_bytes=max_row_bytes, columns=self.settings.columns)
-        check_shapes(file)
+        check_formats(file)
         return file
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
-        """An example a row, its earlier turns before the last question.
+        """Yield one example per row, with its earlier turns before the last question.
 
-        Raises: DataError for a row of no known shape, and, with `training`, for one without an answer.
+        Raises: DataError for a row of an unknown format or, with `training`, for a row without an answer.
         """
-        form = self.chat_template or self.settings.prompt_template
+        template = self.chat_template or self.settings.prompt_template
         all_turns = self.settings.train_on_turns == "all"
         for id, row in rows:
             conversation = conversation_of(id, row)
@@ -85,14 +85,14 @@ class InstructionsTask(TextScored):
                     "name its column in task.columns, such as {output: COLUMN}, or use it as a test row (data.test)"
                 )
                 raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
-            yield conversation_example(id, conversation, form, train_on_earlier=all_turns)
+            yield conversation_example(id, conversation, template, train_on_earlier=all_turns)
 
     def with_chat_template(self, chat_template: ChatTemplate) -> InstructionsTask:
         """Return the task with prompts in a tokeniser's chat template."""
         return replace(self, chat_template=chat_template)
 
     def judge(self, example: Example, text: str) -> Score:
-        """Whether the answer is the row's, holds it, or ends in its number, as the rule has it; None without a key."""
+        """Return the score under the settings' scorer; `correct` is None without a reference."""
         if not example.references:
             return Score(text.strip(), "", None)
         return score_text(self.scorer, text, example.references[0])

@@ -57,7 +57,7 @@ def _wordings(text: str) -> tuple[str, ...]:
 
 @cache
 def _words(table: str, language: str) -> tuple[str, ...]:
-    return tuple(templates_en.WORDS[language][table].split(" "))
+    return tuple(templates_en.VOCABULARY[language][table].split(" "))
 
 
 @cache
@@ -208,7 +208,7 @@ def _paragraph(
             return subjects[0][0].name, context, questions[: random.randint(2, max_questions)]
 
 
-def _same_of_several(random: Random, language: str, names: Names, subjects: int, relations: int) -> list[Fact]:
+def _same_relations(random: Random, language: str, names: Names, subjects: int, relations: int) -> list[Fact]:
     """Return facts with the same `relations` for each of several subjects of one kind; all values differ."""
     while True:
         kind = random.choice(list(templates_en.RELATIONS))
@@ -233,7 +233,7 @@ def _contrast(random: Random, language: str, names: Names) -> tuple[str, str, li
     while True:
         subjects = random.choice((2, 2, 3, 4))
         relations = random.choice((1, 1, 2)) if subjects < 4 else 1
-        facts = _same_of_several(random, language, names, subjects, relations)
+        facts = _same_relations(random, language, names, subjects, relations)
         listed, named = (relations == 1 and random.random() < 0.4 for _ in range(2))
         context = _listed(facts, language) if listed else _context(random, [[fact] for fact in facts], language)
         random.shuffle(facts)
@@ -251,7 +251,7 @@ def lists(rows: int, seed: int, language: Language) -> Iterator[tuple[str, str]]
     random = Random(f"lists {seed} {language}")
     for _ in range(rows):
         chosen = random.choice(("zh", "en")) if language == "both" else language
-        facts = _same_of_several(random, chosen, "train", random.randint(3, 8), 1)
+        facts = _same_relations(random, chosen, "train", random.randint(3, 8), 1)
         yield _listed(facts, chosen), _listed(random.sample(facts, len(facts)), chosen)
 
 

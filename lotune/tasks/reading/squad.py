@@ -71,8 +71,8 @@ def read_items(path: Path, max_row_bytes: int = MAX_ROW_BYTES) -> list[tuple[str
         else:
             items.append((paragraph["qas"][0]["id"], _row(title, paragraph)))
     if faults:
-        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if len(faults) > 10 else "")
-        raise DataError(str(path), shown, "paragraphs with a context and questions with an id, and answers or none")
+        summary = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if len(faults) > 10 else "")
+        raise DataError(str(path), summary, "paragraphs with a context and questions with an id, and answers or none")
     if not items:
         raise DataError(str(path), "holds no paragraphs", "one at least")
     return items

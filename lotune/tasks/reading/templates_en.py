@@ -67,7 +67,7 @@ NAME_CHARACTERS = (
     "祥晓新星雄秀雪雅燕阳艺英永勇友宇玉元远月云泽振正志中竹卓"
 )
 
-WORDS: dict[str, dict[str, str]] = {
+VOCABULARY: dict[str, dict[str, str]] = {
     "en": {
         "job": "baker teacher doctor farmer painter singer driver nurse tailor gardener lawyer carpenter writer judge "
         "cook fisherman barber librarian postman soldier dentist waiter guard",

@@ -118,7 +118,7 @@ def test_figures_leave_unjudgeable_rows_out() -> None:
     assert by_kind(judged, examples) == {"add": {"accuracy": 0.5, "right": 1, "n": 2}}
 
 
-def test_the_judging_rule_is_the_settings_own() -> None:
+def test_the_scorer_is_the_one_of_the_settings() -> None:
     example = example_of({"problem": "?", "solution": "0.123456"})
     assert ArithmeticTask(ArithmeticSettings(scorer="significant:3")).judge(example, "0.123").correct is True
     assert ArithmeticTask(ArithmeticSettings(scorer="exact")).judge(example, "0.123").correct is False

@@ -18,7 +18,7 @@ from lotune.tasks.instructions.row_formats import (
     INSTRUCTION_FIELDS,
     ROW_FORMATS,
     conversation_of,
-    shape_of,
+    format_of,
     suggested_columns,
 )
 from lotune.tasks.instructions.task import InstructionsSettings, InstructionsTask
@@ -72,7 +72,7 @@ def conversations(draw: st.DrawFn, shape: str) -> Conversation:
 def test_a_row_says_what_was_put_into_it(shape: str, data: st.DataObject) -> None:
     conversation = data.draw(conversations(shape))
     row = as_row(shape, conversation)
-    known = shape_of(row)
+    known = format_of(row)
     assert known is not None
     assert known.name == shape
     assert conversation_of("row 1", row) == conversation
@@ -137,9 +137,9 @@ def test_an_answer_under_another_name_is_noticed(tmp_path: Path) -> None:
     assert "task.columns: {completion: answer}" in refusal(tmp_path, [{"prompt": "a", "answer": "b"}])
 
 
-def test_mixed_shapes_are_refused(tmp_path: Path) -> None:
+def test_mixed_formats_are_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, [{"prompt": "a", "completion": "b"}, {"x": 1}, {"instruction": "a", "output": "b"}])
-    assert "mixes shapes: completion (rows.jsonl:1), alpaca (rows.jsonl:3)" in said
+    assert "mixes formats: completion (rows.jsonl:1), alpaca (rows.jsonl:3)" in said
 
 
 def test_a_wrong_column_gets_the_nearest(tmp_path: Path) -> None:
