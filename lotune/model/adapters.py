@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -45,6 +47,26 @@ def add_adapter(
         method.initialise(model, settings, tokenizer)
     method.attach(model)
     return model.eval()
+
+
+@contextmanager
+def base_alone(model: PeftModel) -> Iterator[nn.Module]:
+    """Return a context with a model that computes as the base of an adapted model does without its adapter.
+
+    Its weights are the model's own, so it takes no memory. The adapter is back when the context ends.
+    """
+    base: Any = model.get_base_model()
+    embedding = base.get_input_embeddings()
+    if not isinstance(embedding, VirtualTokenEmbedding):
+        with model.disable_adapter():
+            yield model
+        return
+    # PEFT's switch leaves the embedding of the virtual tokens in the base, so that they would still stand in front.
+    try:
+        base.set_input_embeddings(embedding.words)
+        yield base
+    finally:
+        base.set_input_embeddings(embedding)
 
 
 def has_adapter(model: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.generate.requests import Request
 from lotune.generate.transformers_fallback import TransformersBatcher
-from lotune.model.adapters import add_adapter, has_adapter, trainable_count
+from lotune.model.adapters import add_adapter, base_alone, has_adapter, trainable_count
 from lotune.model.checkpoints import init_adapter, load_adapter, merge, save_adapter
 from lotune.model.loading import LoadedModel, context_length, declared_context_length, load_model, meta_model
 from lotune.model.methods.lora import LoraSettings
@@ -87,6 +87,26 @@ def test_a_fresh_adapter_is_the_identity_or_says_not(
     assert torch.equal(after, before) == method.identity_at_init
     with model.disable_adapter():
         assert torch.equal(model(input_ids=tokens).logits, before)
+
+
+def test_the_base_inside_answers_as_if_it_had_no_adapter(
+    settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor
+) -> None:
+    requests = [Request(tuple(range(5, 5 + length)), 8, min_new_tokens=8) for length in (3, 9, 20)]
+
+    def answers(model: Any) -> list[tuple[int, ...]]:
+        completions = generate_completions(model, base.tokenizer, requests, batch_tokens=4096)
+        return [completion.token_ids for completion in completions]
+
+    alone, logits = answers(base.model), base.model(tokens).logits
+    model = with_random_adapter(add_adapter(base.model, settings, seed=0), 1.0)
+    adapted = answers(model)
+    with base_alone(model) as inside:
+        assert answers(inside) == alone != adapted
+        assert torch.equal(inside(input_ids=tokens).logits, logits)
+        assert virtual_ids(inside) == ()
+    assert answers(model) == adapted
+    assert trainable_count(model) == trainable_count(add_adapter(reload(base).model, settings, seed=0))
 
 
 def test_equal_seeds_are_equal_adapters(settings: AdapterSettings, base: LoadedModel) -> None:
