@@ -112,7 +112,7 @@ def test_a_table_with_semicolons_names_them(tmp_path: Path) -> None:
     assert "save it with commas" in said
 
 
-def test_init_says_which_rows_it_cannot_read(tmp_path: Path) -> None:
+def test_init_names_the_rows_that_it_cannot_read(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.jsonl"
     foreign.write_bytes((rows()[0] + "\n").encode("gbk"))
     said = refused("init", foreign)
@@ -129,7 +129,7 @@ def test_init_says_which_rows_it_cannot_read(tmp_path: Path) -> None:
     assert "1 rows cannot be read: mixed.jsonl:21 not JSON" in result.stderr
 
 
-def test_a_task_without_a_generator_names_what_lacks_rows(recipe: Path, tmp_path: Path) -> None:
+def test_a_task_without_a_generator_names_the_setting_that_needs_a_file(recipe: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", rows(60))
     words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}", "retention.task=choice")
     assert "retention.data: the task choice has no generator" in refused(*words)
@@ -188,7 +188,7 @@ def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("targets", [".*query.*", "[q_proj, query]"])
-def test_targets_that_match_nothing_list_what_there_is(recipe: Path, tmp_path: Path, targets: str) -> None:
+def test_unknown_targets_list_the_layers(recipe: Path, tmp_path: Path, targets: str) -> None:
     said = refused("run", recipe, f"runs={tmp_path}", f"adapter.target_modules={targets}")
     assert "query" in said.splitlines()[0]
     for name in ("q_proj", "o_proj", "gate_proj", "all-linear"):
@@ -231,9 +231,7 @@ def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "small").exists()
 
 
-def test_a_device_that_is_not_there_is_told_first(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_reported_first(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "device: cuda is not available here" in refused("run", recipe, f"runs={tmp_path}", "device=cuda")
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
@@ -387,7 +385,7 @@ def test_a_damaged_memory_of_stages_is_named(recipe: Path, tmp_path: Path) -> No
     assert invoke(*words).exit_code == 0
 
 
-def test_two_recipes_of_one_name_say_what_changed(recipe: Path, tmp_path: Path) -> None:
+def test_a_second_recipe_of_the_same_name_reports_the_changes(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "small.yaml"
     other.write_text(recipe.read_text().replace("seed: 3", "seed: 4").replace("rank: 2", "rank: 3"))
     assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
@@ -402,7 +400,9 @@ def digests(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_before_tuning(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: 2048)
     said = refused("tune", recipe, f"runs={tmp_path}")
     assert "preparing needs " in said
@@ -418,7 +418,9 @@ def test_too_little_room_is_told_before_tuning(recipe: Path, tmp_path: Path, mon
     assert invoke("tune", recipe, f"runs={tmp_path}", "--dry-run").exit_code == 0
 
 
-def test_a_disk_that_fills_up_anywhere_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_wherever_it_fills_up(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each write of a run in its turn finds no room; what is there stays, and the same command ends in one result."""
     words = ("tune", recipe, f"runs={tmp_path}", "tune.steps=2", "save_every_minutes=0", "data.generated_rows=16")
     replace, turn = os.replace, [0]
@@ -454,7 +456,7 @@ def full_disk_run(words: list[object], most: int) -> processes.Ended:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
-def test_a_file_that_may_not_grow_is_told_and_nothing_else_is_damaged(recipe: Path, tmp_path: Path) -> None:
+def test_a_file_that_may_not_grow_is_reported_and_no_other_is_damaged(recipe: Path, tmp_path: Path) -> None:
     words: list[object] = ["tune", recipe, f"runs={tmp_path}", "save_every_minutes=0"]
     done = full_disk_run(words, 60_000)  # an adapter fits in, the merged model does not
     assert done.returncode == 2, done.stderr
@@ -524,7 +526,7 @@ def test_an_answer_longer_than_the_context_names_its_setting(
     assert "expected: 1023 at most" in said
 
 
-def test_a_task_that_asks_nothing_is_refused_where_questions_are_answered(tmp_path: Path) -> None:
+def test_a_task_without_questions_is_refused_by_commands_that_answer_questions(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"problem": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
     said = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")

@@ -159,7 +159,7 @@ def test_errors_end_in_their_status(
     assert call("tune", recipe, "--debug").exception is error
 
 
-def test_an_interrupt_says_how_to_go_on(stages: Any, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_prints_how_to_resume(stages: Any, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -47,7 +47,7 @@ def test_other_errors_pass(error: Exception, tmp_path: Path) -> None:
     assert caught.value is error
 
 
-def test_what_is_shown_for_an_error_from_anywhere() -> None:
+def test_messages_of_errors_from_any_library() -> None:
     failed = CheckError("a", "b")
     assert translate_error(failed) is failed
     assert translate_error(ValueError("a fault of ours")) is None
@@ -59,7 +59,7 @@ def test_what_is_shown_for_an_error_from_anywhere() -> None:
     )
 
 
-def test_room_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_disk_bytes(tmp_path / "not" / "yet" / "there") > 0
     monkeypatch.setattr(disk_space, "free_disk_bytes", lambda _: 1000)
     old = tmp_path / "old"

@@ -202,7 +202,7 @@ def with_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_task_of_the_how_to_goes_through_a_run(with_labels: Path, small_base: Path, tmp_path: Path) -> None:
+def test_the_task_of_the_how_to_page_completes_a_run(with_labels: Path, small_base: Path, tmp_path: Path) -> None:
     rows = [{"text": f"Text {number}.", "label": "good" if number % 2 else "bad"} for number in range(24)]
     file = tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -249,7 +249,7 @@ def test_commands_stand_in_shell_blocks(path: Path) -> None:
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=[] if page in QUICK else [pytest.mark.slow]) for page in sorted(TO_RUN)]
 )
-def test_the_commands_of_a_page_do_what_it_says(
+def test_the_commands_of_a_page_do_what_the_page_says(
     page: str, request: pytest.FixtureRequest, small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "folder"

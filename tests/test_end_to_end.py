@@ -140,7 +140,7 @@ def test_adapter_and_merged_model_load_elsewhere_and_agree(finished: Path, small
     assert text.split("\n###")[0] == line["answer"]
 
 
-def test_the_same_command_again_does_nothing_again(finished: Path, recipe: Path) -> None:
+def test_a_repeated_command_skips_all_stages(finished: Path, recipe: Path) -> None:
     before = digests(finished / "small")
     times = {path: path.stat().st_mtime_ns for path in (finished / "small").rglob("*.safetensors")}
     result = call("run", recipe, f"runs={finished}")
@@ -167,7 +167,7 @@ def test_a_changed_learning_rate_redoes_tuning_and_evaluation_only(runs: Path, r
     assert rates() == pytest.approx([2 * rate for rate in slow])
 
 
-def test_more_merged_checkpoints_train_nothing_again(runs: Path, recipe: Path) -> None:
+def test_merging_more_checkpoints_does_not_train_again(runs: Path, recipe: Path) -> None:
     trained = (runs / "small" / "metrics.jsonl").read_bytes()
     result = call(
         "tune", recipe, f"runs={runs}", "checkpoints.merged=all", "tune.max_batch_tokens=999", "tune.compile=off"
@@ -179,7 +179,7 @@ def test_more_merged_checkpoints_train_nothing_again(runs: Path, recipe: Path) -
     assert len(list((runs / "small").glob("checkpoints/*/merged/model.safetensors"))) == 2
 
 
-def test_another_score_asks_nothing_again(runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_score_rule_generates_nothing_again(runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def predictions() -> dict[str, list[str]]:
         files = (runs / "small" / "predictions").rglob("*.jsonl")
         return {str(path): sorted(path.read_text().splitlines()) for path in files}
@@ -209,7 +209,7 @@ def weights(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def test_another_judge_judges_again_and_trains_and_asks_nothing(
+def test_another_scorer_scores_again_without_training_or_generation(
     runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = runs / "small"
@@ -230,7 +230,7 @@ def test_another_judge_judges_again_and_trains_and_asks_nothing(
     assert {line["scorer"] for path in of_target for line in records(path)} == {"relative:0.5"}
 
 
-def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -> None:
+def test_another_scorer_may_choose_another_checkpoint(runs: Path, recipe: Path) -> None:
     folder = runs / "small"
     first, second = (folder / "validation" / f"step-{step:06d}.jsonl" for step in (3, 5))
     keys = [example["references"][0] for example in records(folder / "data" / "validation.jsonl")]
@@ -252,7 +252,7 @@ def test_another_judge_may_choose_another_checkpoint(runs: Path, recipe: Path) -
     assert weights(folder / "checkpoints") == before
 
 
-def test_longer_answers_are_asked_for_and_nothing_is_trained(
+def test_longer_answers_are_generated_without_training(
     runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = runs / "small"
@@ -266,7 +266,7 @@ def test_longer_answers_are_asked_for_and_nothing_is_trained(
         assert {line["protocol"] for line in records(path)} == {"greedy, 5 new tokens at most"}
 
 
-def test_a_lost_answer_of_the_validation_is_asked_for_again(
+def test_a_lost_answer_of_the_validation_is_generated_again(
     runs: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = runs / "small"
@@ -280,7 +280,7 @@ def test_a_lost_answer_of_the_validation_is_asked_for_again(
     assert weights(folder) == adapters
 
 
-def test_an_altered_prediction_is_reported_and_asked_for_again(runs: Path, recipe: Path) -> None:
+def test_an_altered_prediction_is_reported_and_generated_again(runs: Path, recipe: Path) -> None:
     folder = runs / "small"
     card = (folder / "scorecard.json").read_bytes()
     path = folder / "predictions" / "arithmetic" / "base.jsonl"
@@ -342,7 +342,9 @@ def test_a_dry_run_prepares_and_estimates(recipe: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["estimate"]["steps"] == 5
 
 
-def test_what_is_refused_or_dry_leaves_a_finished_run_as_it_is(runs: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_refused_command_and_a_dry_run_leave_a_finished_run_unchanged(
+    runs: Path, recipe: Path, tmp_path: Path
+) -> None:
     folder = runs / "small"
     before = digests(folder), (folder / "environment.json").read_bytes()
     words = ("run", recipe, f"runs={runs}")
@@ -467,7 +469,7 @@ def test_bad_input_ends_with_2(recipe: Path, tmp_path: Path, words: list[str], s
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
-def test_a_row_that_teaches_nothing_is_named(recipe: Path, tmp_path: Path) -> None:
+def test_a_row_without_scored_tokens_is_named(recipe: Path, tmp_path: Path) -> None:
     file = write_rows(
         tmp_path / "mine.jsonl", range(20), json.dumps({"problem": "计算 1 + 1 等于多少？", "solution": ""})
     )
@@ -561,7 +563,7 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
-def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(recipe: Path, tmp_path: Path) -> None:
     """Ctrl-C while the adapter is trained: status 130 and the command that goes on, which then finishes."""
     words = ("run", recipe, f"runs={tmp_path}", "tune.steps=12", "checkpoints.count=1")
     process = processes.lotune(*words, hold_at=("metrics.jsonl", 3))
@@ -582,7 +584,7 @@ def test_an_interrupted_run_goes_on(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_evaluation_asks_only_what_is_missing(
+def test_a_stopped_evaluation_generates_only_missing_answers(
     recipe: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lotune.evaluate import predict

@@ -70,12 +70,14 @@ def imported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.mark.parametrize("name", WITHOUT_A_MODEL)
-def test_what_needs_no_model_imports_no_large_library(imported: dict[str, tuple[int, list[str]]], name: str) -> None:
+def test_commands_without_a_model_import_no_large_library(
+    imported: dict[str, tuple[int, list[str]]], name: str
+) -> None:
     assert imported[name] == [2 if name.startswith(REFUSED) else 0, []]
 
 
 @pytest.mark.parametrize("name", WITH_A_MODEL)
-def test_what_needs_a_model_imports_no_library_of_adapters_or_quantisation(
+def test_commands_with_a_model_import_no_library_of_adapters_or_quantisation(
     imported: dict[str, tuple[int, list[str]]], name: str
 ) -> None:
     status, libraries = imported[name]
@@ -83,14 +85,14 @@ def test_what_needs_a_model_imports_no_library_of_adapters_or_quantisation(
     assert not {"peft", "torchao", "bitsandbytes", "scipy"} & set(libraries)
 
 
-def test_nothing_is_held_back_once_transformers_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_import_is_blocked_once_transformers_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", sys)  # any module in its place
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
     hold_back()
     assert "sklearn" not in sys.modules
 
 
-def test_what_is_not_needed_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unneeded_imports_are_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {"transformers", *PROBED}))
     hold_back()
     assert [sys.modules.get(name, "absent") for name in PROBED] == [None] * len(PROBED)

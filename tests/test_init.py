@@ -130,7 +130,7 @@ def test_a_folder_of_subjects_is_recognised(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_folders_are_trained_on_tested_and_told_apart(small_base: Path, tmp_path: Path) -> None:
+def test_folders_are_trained_on_tested_and_distinguished(small_base: Path, tmp_path: Path) -> None:
     train, test = subjects(tmp_path / "train", rows=8), subjects(tmp_path / "test", "bcd", 4)
     recipe = yaml.safe_load(RECIPE.format(base=small_base))
     recipe["task"] = {"name": "choice", "max_new_tokens": 4}
@@ -169,7 +169,7 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
     assert (card["target"]["task"], card["target"]["scorer"], card["target"]["metric"]) == (task, judge, "accuracy")
 
 
-def test_labels_of_ones_own_are_mapped(tmp_path: Path) -> None:
+def test_a_users_labels_are_mapped(tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(in_bytes([json.dumps({"review": row["review"], "sentiment": row["mood"]}) for row in MOODS]))
     found = settings_of(file)
@@ -183,7 +183,7 @@ def test_labels_of_ones_own_are_mapped(tmp_path: Path) -> None:
     assert len(list(task.examples(task.read(file).rows, training=True))) == 9
 
 
-def test_instructions_with_long_answers_are_judged_by_words_in_common(tmp_path: Path) -> None:
+def test_instructions_with_long_answers_are_scored_by_words_in_common(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     row = {"instruction": "Tell.", "input": "", "output": "word " * 30}
     file.write_bytes(in_bytes([json.dumps(row)] * 3))
@@ -243,7 +243,7 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left."]), "`lotune generate --task sentences` answers rows without"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused_with_what_to_do(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_remedy(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     result = call("init", tmp_path / name, "--out", tmp_path / "first.yaml", status=2)
     assert said in result.stderr

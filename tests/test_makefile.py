@@ -58,7 +58,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_without_the_venv_package_make_names_it_and_leaves_nothing_behind(machine: Machine) -> None:
+def test_make_names_a_missing_venv_package_and_leaves_no_files(machine: Machine) -> None:
     failed = machine.make()
     assert failed.returncode != 0
     assert "apt install python3.11-venv" in failed.stderr

@@ -49,7 +49,7 @@ def test_prompt_tuning_from_recipe_to_answers(recipe: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_the_method_cannot_do_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
+def test_unsupported_settings_of_a_method_are_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
     said = call("run", recipe, "checkpoints.merged=all", status=2).stderr
     assert "checkpoints.merged: is all, and prompt_tuning adapters cannot be merged" in said
     said = call("run", recipe, "adapter.rank=3", status=2).stderr

@@ -85,7 +85,7 @@ def test_the_column_map_of_the_page_reads_its_table(tmp_path: Path) -> None:
     assert [example.target for example in examples] == ["Kunming", "Lu Xun"]
 
 
-def test_init_tells_the_contests_rows_and_passages_from_instructions(
+def test_init_distinguishes_the_contests_rows_and_passages_from_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +98,7 @@ def test_init_tells_the_contests_rows_and_passages_from_instructions(
     assert "data[0].paragraphs[0] has no context" in call("init", "passages.json", "--force", status=2).stderr
 
 
-def test_init_overwrites_by_force_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": ""}, *[{"prompt": "a", "completion": "b"}] * 5])
     said = call("init", "rows.jsonl").stderr
@@ -126,7 +126,7 @@ def recipe(small_base: Path, conversations: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_conversations_are_tuned_and_gone_on_from(recipe: Path, tmp_path: Path) -> None:
+def test_conversations_are_trained_on_and_the_adapter_is_continued(recipe: Path, tmp_path: Path) -> None:
     words = ("run", recipe, f"runs={tmp_path / 'runs'}", "--json")
     card = json.loads(call(*words, "adapter.rank=2", "name=first").stdout)
     assert (card["target"]["task"], card["target"]["scorer"], card["target"]["n"]) == ("instructions", "exact", 4)
@@ -194,7 +194,7 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
         (["task.train_on_turns=first"], "task.train_on_turns is 'first'"),
     ],
 )
-def test_bad_settings_end_with_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_settings_exit_with_status_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:
     result = call("prepare", recipe, f"runs={tmp_path / 'runs'}", *words, status=2)
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 4

@@ -53,7 +53,7 @@ def test_lost_and_damaged_outputs_are_noticed(tmp_path: Path) -> None:
     assert run.changes("tune", {}) == ["checkpoints/model.bin: missing"]
 
 
-def test_open_run_writes_what_it_is(tmp_path: Path) -> None:
+def test_open_run_writes_recipe_and_environment(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "demo"
     with open_run(folder, Recipe(seed=7)) as run:
         assert run.folder == folder
@@ -73,7 +73,7 @@ def test_open_run_writes_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are not asked there")
-def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     gone = [f"data/.train.tokens.npy.{ended.pid}.tmp", f"states/.{ended.pid}.tmp", f".scorecard.json.{ended.pid}.tmp"]
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
-def test_a_full_disk_is_told_of_the_lock(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_for_the_lock(tmp_path: Path) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

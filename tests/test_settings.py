@@ -132,12 +132,12 @@ def test_bad_overrides(tmp_path: Path, override: str) -> None:
     "{question}", "Q: {question}", "a: b: c", "Is it so? # or not", "[a", "007", "yes", "1e5", "", "- one", "it's",
     " kept ", "#",
 ])  # fmt: skip
-def test_a_text_is_taken_as_it_stands(text: str) -> None:
+def test_a_text_is_taken_verbatim(text: str) -> None:
     assert read_settings(Recipe, None, ["task.name=custom", f"task.prompt={text}"]).task.prompt == text
     assert read_settings(Recipe, None, ["task.name=custom", f"task.labels.a={text}"]).task.labels == {"a": text}
 
 
-def test_what_is_no_plain_text_in_an_override() -> None:
+def test_overrides_that_are_not_plain_text() -> None:
     words = [
         "task.name=custom",
         "task.prompt='{question}'",
@@ -179,7 +179,7 @@ def test_switches_are_on_off_or_auto(tmp_path: Path, key: str, word: str, expect
 
 
 @pytest.mark.parametrize("word", ["1", "maybe", "null", "[on]"])
-def test_what_is_no_switch_is_refused(tmp_path: Path, word: str) -> None:
+def test_values_that_are_not_switches_are_refused(tmp_path: Path, word: str) -> None:
     with pytest.raises(SettingsError, match=r"fsdp is .*: input should be 'auto', 'on' or 'off'"):
         read_recipe(write(tmp_path, f"fsdp: {word}\n"))
 
@@ -190,7 +190,7 @@ def test_none_stays_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("judge", ["exact", "significant:5", "decimals:2", "relative:1e-4", "relative:0.001"])
-def test_judges(tmp_path: Path, judge: str) -> None:
+def test_scorers(tmp_path: Path, judge: str) -> None:
     assert read_recipe(write(tmp_path, ""), [f"task.scorer={judge}"]).task.scorer == judge
 
 
@@ -217,7 +217,7 @@ def test_stage_inputs(tmp_path: Path) -> None:
 
 
 @given(rows=st.integers(1, 10**9), rate=st.floats(1e-9, 1), name=st.text("abc-_", min_size=1))
-def test_what_is_written_out_reads_back(rows: int, rate: float, name: str) -> None:
+def test_a_written_recipe_reads_back(rows: int, rate: float, name: str) -> None:
     words = [f"data.generated_rows={rows}", f"tune.learning_rate={rate!r}", f"name='{name}'"]
     recipe = read_settings(Recipe, None, words)
     values = flatten(recipe)

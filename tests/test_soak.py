@@ -24,7 +24,9 @@ def test_long(number):
 """
 
 
-def test_a_soak_goes_on_with_what_has_not_passed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_soak_resumes_with_tests_that_have_not_passed(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.makeini("[pytest]\nmarkers = soak: long")

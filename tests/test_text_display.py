@@ -15,7 +15,7 @@ EVERYTHING = st.text(st.characters(codec=None))
 
 
 @given(EVERYTHING)
-def test_nothing_hidden_is_left(text: str) -> None:
+def test_no_hidden_character_is_left(text: str) -> None:
     shown = show_control_characters(text)
     assert not any(map(is_hidden, shown))
     assert show_control_characters(shown) == shown
@@ -23,7 +23,7 @@ def test_nothing_hidden_is_left(text: str) -> None:
 
 
 @given(st.text())
-def test_what_is_not_hidden_stays(text: str) -> None:
+def test_visible_text_stays(text: str) -> None:
     plain = "".join(character for character in text if not is_hidden(character))
     assert show_control_characters(plain) == plain
 

@@ -23,7 +23,7 @@ def test_threads_sleep_soon() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "77"), ("OMP_WAIT_POLICY", "active")])
-def test_a_user_s_own_setting_stays(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_the_users_setting_stays(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     share_cores()
     assert os.environ.get("GOMP_SPINCOUNT", "77") == "77"

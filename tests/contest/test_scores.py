@@ -46,7 +46,7 @@ def test_the_rules() -> None:
     ("phase1", "llama3-8b", False, None),
     ("phase2", "llama3-8b", True, None),
 ])  # fmt: skip
-def test_a_score_has_a_rank_where_the_published_ones_compare(
+def test_a_score_has_a_rank_if_it_is_comparable_with_the_published_ones(
     rule: str, base_total: str, is_contest_task: bool, rank: int | None
 ) -> None:
     found = contest_score(rule, 0.75, base_total, is_contest_task=is_contest_task)

@@ -128,7 +128,7 @@ def test_items_of_an_array_that_are_too_long_are_left_out(
 
 @in_one_folder
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), max_size=6), st.integers(1, 30))
-def test_lines_have_their_numbers_places_and_lengths(tmp_path: Path, lines: list[bytes], most: int) -> None:
+def test_lines_have_their_numbers_offsets_and_lengths(tmp_path: Path, lines: list[bytes], most: int) -> None:
     file = tmp_path / "lines"
     file.write_bytes(b"".join(line + b"\n" for line in lines))
     pieces: list[bytes] = []
@@ -160,7 +160,7 @@ class Batch:
 
 
 @given(st.lists(st.integers(1, 40).map(lambda length: "a" * length)), st.integers(20, 40), st.sampled_from([0, 500]))
-def test_rows_of_parquet_are_weighed(texts: list[str], most: int, shared: int) -> None:
+def test_the_size_of_parquet_rows_is_limited(texts: list[str], most: int, shared: int) -> None:
     found = list(_bounded_rows(Batch(texts, shared), most))
     assert len(found) == len(texts)
     for row, text in zip(found, texts, strict=True):

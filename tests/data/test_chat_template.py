@@ -69,7 +69,7 @@ def scored_texts(tokenizer: Any, conversation: Conversation, *, train_on_earlier
     (CHATML, ["I am.<|im_end|>", "Here.<|im_end|>"]),
     (LLAMA_2, [" I am. </s>", " Here. </s>"]),
 ])  # fmt: skip
-def test_the_answers_are_trained_on_and_nothing_else(speaker: Any, source: str, answers: list[str]) -> None:
+def test_only_the_answers_are_trained_on(speaker: Any, source: str, answers: list[str]) -> None:
     template(speaker, source)
     assert scored_texts(speaker, TALK) == answers
     assert scored_texts(speaker, TALK, train_on_earlier=False) == answers[1:]

@@ -59,7 +59,7 @@ def test_exactly_the_answers_are_scored_and_targets_are_shifted_once(rows: list[
 
 
 @given(encoded_rows())
-def test_a_packed_line_holds_each_row_as_it_stands_alone(rows: list[EncodedRow]) -> None:
+def test_a_packed_line_has_each_row_as_it_is_alone(rows: list[EncodedRow]) -> None:
     line = pack_rows(rows)
     assert line.input_ids.shape == (1, sum(len(row.token_ids) - 1 for row in rows))
     start = 0
@@ -76,7 +76,7 @@ def test_a_packed_line_holds_each_row_as_it_stands_alone(rows: list[EncodedRow])
 
 
 @given(encoded_rows(), st.lists(st.integers(2, 299), min_size=MIN_SHARED_PREFIX, max_size=20))
-def test_what_rows_begin_with_stands_once(rows: list[EncodedRow], head: list[int]) -> None:
+def test_a_shared_prefix_is_stored_once(rows: list[EncodedRow], head: list[int]) -> None:
     headed = [
         replace(row, token_ids=(*head, *row.token_ids), completion_start=len(head) + max(1, row.completion_start))
         for row in rows
@@ -126,7 +126,7 @@ def _paired(found: list[list[int]], rows: list[EncodedRow]) -> list[tuple[list[i
 
 
 @given(encoded_rows(), layouts)
-def test_a_layout_keeps_every_row_once_and_its_bounds(rows: list[EncodedRow], layout: Collator) -> None:
+def test_a_collator_keeps_every_row_once_and_its_limits(rows: list[EncodedRow], layout: Collator) -> None:
     batches = layout.batches(rows)
     found = [row for batch in batches for row in rows_of(batch)]
     assert len(found) == len(rows)

@@ -61,7 +61,7 @@ def test_a_sentence_that_is_too_long_is_left_out() -> None:
 
 
 @given(ARTICLES, st.integers(8, 20))
-def test_a_stream_loses_nothing(articles: list[list[int]], size: int) -> None:
+def test_a_stream_loses_no_token(articles: list[list[int]], size: int) -> None:
     found, _ = cut(articles, size, "stream")
     whole = [token for article in articles for token in (*article, EOS)]
     joined = [token for block in found for token in block]
@@ -117,7 +117,7 @@ def test_a_folder_without_articles_is_refused(tmp_path: Path) -> None:
         Corpus(tmp_path).files()
 
 
-def test_what_extraction_leaves_behind_goes() -> None:
+def test_extraction_residue_is_removed() -> None:
     assert clean_wiki_article("题\r\n\r\n甲。") == "甲。"
     left = "题\n\n甲（；）乙（，）丙()丁「」戊《》己“”庚（（））辛-{}-壬<div>癸"
     assert clean_wiki_article(left) == "甲乙丙丁戊己庚辛壬癸"

@@ -64,7 +64,7 @@ def test_duplicates(rows: list[Example]) -> None:
     assert remove_duplicates(kept) == (kept, 0)
 
 
-def test_rows_that_differ_in_a_key_are_no_duplicates() -> None:
+def test_rows_that_differ_in_a_reference_are_no_duplicates() -> None:
     rows = [Example("1", "p", "t", ("a",)), Example("2", "p", "t", ("b",)), Example("3", "p", "t", ("a",))]
     assert [row.id for row in remove_duplicates(rows)[0]] == ["1", "2"]
 
@@ -127,7 +127,7 @@ def test_seeds_mean_the_same_everywhere() -> None:
 
 @quick
 @given(examples, st.integers(0, 30), st.integers(0, 2**32))
-def test_splits_lose_nothing(rows: list[Example], number: int, seed: int) -> None:
+def test_splits_lose_no_row(rows: list[Example], number: int, seed: int) -> None:
     rows = numbered(rows)
     if number >= len(rows):
         with pytest.raises(DataError, match="leave none to train on"):

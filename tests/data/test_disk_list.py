@@ -47,7 +47,7 @@ def test_beyond_its_share_of_memory_a_spool_is_on_disk(monkeypatch: pytest.Monke
     assert list(part) == ["item 7", "item 3"]
 
 
-def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, content: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,7 +10,7 @@ def conversation(scored: bool) -> Example:
     return Example("train", "What?This.And?", "That.", earlier_turns=(Turn("What?", "This.", scored),))
 
 
-def test_an_earlier_question_that_the_test_asks_is_overlap() -> None:
+def test_an_earlier_question_of_the_test_is_contamination() -> None:
     asked = {"test": [Example("test", "What ?", "")], "other": [Example("other", "What?", "")]}
     kept, report = remove_contaminated([conversation(True)], asked)
     assert kept == []

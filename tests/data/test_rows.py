@@ -76,7 +76,7 @@ def test_long_integers_are_exact(tmp_path: Path) -> None:
     ]
 
 
-def test_all_malformed_rows_are_told_at_once(tmp_path: Path) -> None:
+def test_all_malformed_rows_are_reported_at_once(tmp_path: Path) -> None:
     lines = ['{"a": 1}', *["{broken"] * 11, "[1]", '"text"', "7", "null"]
     path = written(tmp_path, "rows.jsonl", "\n".join(lines))
     with pytest.raises(MalformedRowsError) as caught:
@@ -103,7 +103,7 @@ def test_malformed_rows_can_be_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
-def test_bytes_that_are_not_utf8_are_told_with_line_and_offset(tmp_path: Path, suffix: str) -> None:
+def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path: Path, suffix: str) -> None:
     first = {"jsonl": b'{"name": "\xe5\xa5\xbd"}\n', "csv": b"name,b\n", "tsv": b"name\tb\n"}[suffix]
     second = {"jsonl": b'{"a": "\xff"}\n', "csv": b"x,\xff\n", "tsv": b"x\t\xff\n"}[suffix]
     third = {"jsonl": b'{"a": 1}\n', "csv": b"x,y\n", "tsv": b"x\ty\n"}[suffix]
@@ -253,7 +253,7 @@ def test_headers(first: list[str], others: list[list[str]], expected: bool) -> N
     assert looks_like_header(first, others) is expected
 
 
-def test_parquet_without_pyarrow_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DataError, match="pip install pyarrow"):
         read_rows(written(tmp_path, "rows.parquet", "PAR1"))
@@ -280,7 +280,7 @@ def test_json_documents(tmp_path: Path) -> None:
 
 @in_one_folder
 @given(st.lists(st.dictionaries(texts, values, max_size=4), min_size=1, max_size=5))
-def test_what_is_written_is_read(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_written_rows_read_back(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = tmp_path / "folder" / "rows.jsonl"
     assert write_jsonl(path, iter(rows)) == len(rows)
     assert repr(plain(path)) == repr(rows)
@@ -343,7 +343,7 @@ def test_any_bytes_are_read_or_refused_in_three_lines(
 
 @in_one_folder
 @given(st.lists(st.sampled_from(["good", "bad", "blank"]), min_size=1, max_size=30))
-def test_every_line_is_a_row_or_told(tmp_path: Path, kinds: list[str]) -> None:
+def test_every_line_is_a_row_or_malformed(tmp_path: Path, kinds: list[str]) -> None:
     content = {"good": '{"a": 1}', "bad": "{", "blank": "  "}
     path = written(tmp_path, "rows.jsonl", "\n".join(content[kind] for kind in kinds))
     bad = [f"rows.jsonl:{number}" for number, kind in enumerate(kinds, 1) if kind == "bad"]
@@ -465,7 +465,7 @@ def test_the_items_of_an_array_are_found_one_by_one(tmp_path: Path, items: list[
 @pytest.mark.parametrize(
     "text", ['[{"a": 1}', '[{"a": 1},]', '[{"a": 1} {"b": 2}]', '[{"a": 1}] 7', "[,]", '[{"a": NaN}]']
 )
-def test_a_broken_array_is_told_with_its_place(tmp_path: Path, text: str) -> None:
+def test_a_broken_array_is_reported_with_line_and_column(tmp_path: Path, text: str) -> None:
     file = written(tmp_path, "rows.json", text)
     with pytest.raises(DataError) as whole:
         read_json_document(file)
@@ -476,7 +476,7 @@ def test_a_broken_array_is_told_with_its_place(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "7"])
-def test_what_is_no_array_is_told(tmp_path: Path, text: str) -> None:
+def test_a_document_without_an_array_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match="an array of objects"):
         read_rows(written(tmp_path, "rows.json", text))
 

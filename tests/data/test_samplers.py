@@ -26,7 +26,7 @@ def test_an_epoch_draws_each_row_once(rows: int, seed: int, epoch: int) -> None:
     assert sorted(epoch_order(rows, seed, epoch)) == list(range(rows))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 

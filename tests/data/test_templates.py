@@ -34,7 +34,7 @@ def test_exact_texts() -> None:
 
 
 @every_template
-def test_names_are_keys(template: Template) -> None:
+def test_the_name_of_a_template_is_its_key(template: Template) -> None:
     assert TEMPLATES[template.name] is template
 
 
@@ -51,13 +51,13 @@ def test_parts_make_the_prompt_and_texts_stay_as_they_are(name: str, preamble: s
 
 
 @pytest.mark.parametrize("text", ["{input}", "{instruction}", "{", "{0}", r"\boxed{}"])
-def test_braces_in_texts_mean_nothing(text: str) -> None:
+def test_braces_in_texts_are_literal(text: str) -> None:
     assert TEMPLATES["plain"].render(text, text) == text + text
     assert TEMPLATES["retention"].parts(text, text)[1] == text
     assert TEMPLATES["retention"].parts(text, text)[2] == f"\n\n### Input:\n{text}\n\n### Response:"
 
 
-def test_the_middle_is_the_passage_or_nothing() -> None:
+def test_the_middle_is_the_passage_or_empty() -> None:
     assert TEMPLATES["alpaca"].parts("a", "b") == (TEMPLATES["alpaca"].render("a", "b"), "", "")
     other = Template("other", "{instruction}", "{instruction} | {input}!", truncatable="input")
     assert other.parts("a", "b") == ("a | ", "b", "!")

@@ -96,7 +96,7 @@ print(*peaks)
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_what_is_broken_off_leaves_nothing_behind(tmp_path: Path, before: bool) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path, before: bool) -> None:
     if before:
         write_token_file(tmp_path / "train", [EncodedRow("old", (7, 8, 0), 1, ((0, 1),))], 300, {"digest": "old"})
     there = contents(tmp_path)
@@ -112,7 +112,7 @@ def test_what_is_broken_off_leaves_nothing_behind(tmp_path: Path, before: bool) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
-def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_needed_space_and_leaves_no_file(tmp_path: Path) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -126,13 +126,13 @@ def test_a_full_disk_is_told_with_what_is_needed_and_leaves_nothing(tmp_path: Pa
     assert contents(tmp_path) == {}
 
 
-def test_a_token_beyond_the_width_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_token_beyond_the_dtype_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(OverflowError):
         write_token_file(tmp_path / "train", [EncodedRow("a", (2**16, 0), 1)], 300)
     assert contents(tmp_path) == {}
 
 
-def test_it_is_found_by_what_it_was_made_from(tmp_path: Path) -> None:
+def test_a_token_file_is_found_by_the_digest_of_its_inputs(tmp_path: Path) -> None:
     stem = tmp_path / "train"
     assert find_token_file(stem, "abc") is None
     write_token_file(stem, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})

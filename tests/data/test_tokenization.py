@@ -95,7 +95,7 @@ def check_seams(tokenizer: Any, text: str) -> None:
 @given(text=st.text(st.sampled_from(ALPHABET) | st.characters(exclude_categories=["Cs"])))
 @example(text="a" * 300 + " " * 300 + "#" * 300)
 @example(text="### 计算 12.50 × -3 =\n\n  A  b # # ##")
-def test_seams_are_where_the_tokeniser_divides_any_text(nano: Any, text: str) -> None:
+def test_pretoken_splits_are_where_the_tokeniser_splits_any_text(nano: Any, text: str) -> None:
     check_seams(nano, text)
     assert [token for part in PRETOKEN_SPLITS.findall(text) for token in encode_text(nano, part)] == encode_text(
         nano, text
@@ -108,7 +108,7 @@ def test_every_character_of_the_basic_plane_may_stand_beside_a_seam(nano: Any) -
         check_seams(nano, "".join(f"{one}a {one}#{one}" for one in characters[start : start + 2048]))
 
 
-def test_what_changes_how_texts_are_divided_has_no_seams(nano: Any) -> None:
+def test_tokenisers_that_split_differently_are_not_cached(nano: Any) -> None:
     from tokenizers import AddedToken, normalizers, pre_tokenizers
 
     def changed(what: str) -> Any:

@@ -42,7 +42,7 @@ def test_begin_of_text_is_added_and_end_of_text_is_not(byte_tokenizer: Any) -> N
 
 
 @given(st.sampled_from(["<|endoftext|>", "<|pad|>"]), st.text(), st.text())
-def test_special_tokens_in_a_rows_own_text_are_text(byte_tokenizer: Any, name: str, before: str, after: str) -> None:
+def test_special_tokens_in_the_text_of_a_row_are_text(byte_tokenizer: Any, name: str, before: str, after: str) -> None:
     text = before + name + after
     row = encode_row(byte_tokenizer, Example("a", text, text))
     assert row.token_ids.count(byte_tokenizer.eos_token_id) == 1
@@ -97,6 +97,6 @@ def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
     ("tokens", "start", "said"),
     [((5, 6, EOS), 2, "no token of its answer"), ((5, 6, EOS), 3, "no token"), ((5, 6, 7), 1, "end-of-text")],
 )
-def test_a_row_that_teaches_nothing_is_refused(tokens: tuple[int, ...], start: int, said: str) -> None:
+def test_a_row_without_scored_tokens_is_refused(tokens: tuple[int, ...], start: int, said: str) -> None:
     with pytest.raises(DataError, match=f"row train.jsonl:12: .*{said}"):
         check_scored_tokens(EncodedRow("train.jsonl:12", tokens, start), {EOS})

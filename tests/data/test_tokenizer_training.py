@@ -126,7 +126,7 @@ def test_a_vocabulary_below_the_bytes_is_refused(tmp_path: Path) -> None:
         train_tokenizer(["a"], 200, tmp_path)
 
 
-def test_check_names_what_does_not_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_check_names_the_mismatch(tokenizer: PreTrainedTokenizerFast) -> None:
     check_tokenizer(tokenizer, len(tokenizer), "mine")
     with pytest.raises(ModelError, match=rf"mine: its tokeniser has {len(tokenizer)} tokens"):
         check_tokenizer(tokenizer, len(tokenizer) - 1, "mine")

@@ -77,7 +77,7 @@ def test_all_figures_of_a_set_become_wider() -> None:
     assert (found.p_value, found.n) == (target.p_value, target.n)
 
 
-def test_a_retained_metric_is_in_points_and_what_is_kept_follows() -> None:
+def test_a_retained_metric_is_in_points_and_the_ratio_follows() -> None:
     base, tuned = [80.0, 60.0, 40.0, 100.0] * 5, [70.0, 60.0, 30.0, 90.0] * 5
     line = add_intervals(gate({"f1": 70.0}, {"f1": 62.5})[0], base, tuned)
     found = widen_metric(line, 0.01, 0.02)

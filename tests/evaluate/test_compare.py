@@ -79,7 +79,7 @@ def test_scores_are_compared_as_scores() -> None:
         compare_predictions(a, b, ("a", "b"), "em")
 
 
-def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
+def test_the_metric_is_that_of_the_items() -> None:
     def scored(*names: str) -> list[Prediction]:
         return [Prediction("1", "p", "t", Score("x", "k", True, dict.fromkeys(names, 50.0)), "")]
 
@@ -88,7 +88,7 @@ def test_the_metric_is_the_one_that_items_were_judged_for() -> None:
     assert metric_of(scored()) == metric_of([*scored("squad_f1"), *scored()]) == "accuracy"
 
 
-def test_what_cannot_be_compared() -> None:
+def test_files_that_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="share no item"):
         compare_predictions(predictions([True]), predictions([None]), ("a", "b"))
     other = [Prediction("0", "p0", "x", Score("x", "another key", True), "kind", facts=FACTS)]
@@ -97,7 +97,7 @@ def test_what_cannot_be_compared() -> None:
 
 
 @pytest.mark.parametrize("fact", ["task", "scorer", "template", "protocol"])
-def test_what_was_not_asked_and_judged_alike_is_refused(fact: str) -> None:
+def test_answers_with_different_protocols_are_refused(fact: str) -> None:
     a, b = predictions([True, False]), predictions([True, True])
     other = [replace(one, facts=replace(FACTS, **{fact: "another"})) for one in b]
     with pytest.raises(DataError, match=f"{fact}: '.*' in A, 'another' in B"):
@@ -118,7 +118,7 @@ def test_other_prompts_are_refused_by_their_digests() -> None:
     assert compare_predictions(only_a, predictions([True, True, True]), ("a", "b")).unmatched == 1
 
 
-def test_repeated_ids_are_a_fault_of_their_own() -> None:
+def test_repeated_ids_are_refused() -> None:
     a = predictions([True, False])
     for sides in ((a + a[:1], a), (a, a + a[:1])):
         with pytest.raises(DataError, match="1 ids occur more than once, the first is 0"):
@@ -155,7 +155,7 @@ def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Pat
     assert "holds no predictions" in call("compare", kept, tmp_path / "empty.jsonl", status=2).stderr
 
 
-def test_the_same_answers_judged_in_two_ways_are_not_compared(small_base: Path, tmp_path: Path) -> None:
+def test_answers_with_different_scorers_are_not_compared(small_base: Path, tmp_path: Path) -> None:
     def evaluated(name: str, *more: Any) -> Path:
         data, out = tmp_path / "rows.jsonl", tmp_path / f"{name}.jsonl"
         data.write_text(

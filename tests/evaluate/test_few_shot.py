@@ -28,7 +28,7 @@ def test_the_examples_stand_before_every_question() -> None:
     assert parted.prompt_parts[1] == "middle"
 
 
-def test_what_cannot_be_shown() -> None:
+def test_invalid_shots_are_refused() -> None:
     with pytest.raises(DataError, match="has no answer to show"):
         add_few_shot(TASK, [SHOT], [Example("x", "Q", "")])
     with pytest.raises(SettingsError, match="are conversations"):
@@ -52,7 +52,7 @@ FACT = {"question": "Capital of Yunnan?", "answer": "Kunming"}
     ("custom", {"scorer": r"regex:^\w+$"}, FACT, "Kunming"),
     ("custom", {"scorer": "f1"}, FACT, "Kunming"),
 ])  # fmt: skip
-def test_what_is_shown_is_what_is_weighed_or_judged_right(
+def test_shots_show_a_continuation_or_a_correct_answer(
     name: str, settings: dict[str, object], row: dict[str, object], shown: str | None
 ) -> None:
     task = build_task(task_settings(name, **settings))  # type: ignore[arg-type]

@@ -132,7 +132,7 @@ def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[MergeCh
 
 
 @pytest.mark.parametrize(("in_float64", "passes"), [(1e-5, True), (2e-4, False), (float("nan"), False)])
-def test_where_float32_rounds_too_much_float64_decides(
+def test_float64_decides_if_float32_rounds_too_much(
     in_float64: float, passes: bool, trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {torch.float32: 3e-4, torch.float64: in_float64}
@@ -176,7 +176,7 @@ def test_only_rows_that_differ_too_much_are_compared_in_float64(
     assert 0 < len(asked[1]) < len(asked[0])
 
 
-def test_float64_shows_what_is_broken(trio: Trio, questions: list[MergeCheckRow]) -> None:
+def test_float64_detects_a_broken_merge(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
     rows, exactly = [question.tokens for question in questions], partial(in_float64, on_device=nullcontext)
     kept = largest_difference(adapted, merged, rows, 999, exactly)
@@ -184,7 +184,7 @@ def test_float64_shows_what_is_broken(trio: Trio, questions: list[MergeCheckRow]
     assert largest_difference(adapted, broken(merged, 0.01), rows, 999, exactly) > 1e-4
 
 
-def test_models_are_in_their_place_one_at_a_time(
+def test_models_are_on_the_device_one_at_a_time(
     trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed: list[Any] = []
@@ -277,7 +277,7 @@ def test_rounding_is_reported_from_the_models(trio: Trio, questions: list[MergeC
     assert result.verdicts_changed == sum(a[1] != b[1] for a, b in zip(*answers, strict=True))
 
 
-def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[MergeCheckRow]) -> None:
+def test_models_that_cannot_be_compared_are_refused(trio: Trio, questions: list[MergeCheckRow]) -> None:
     with pytest.raises(CheckError, match="no rows"):
         check(trio, [])
     with pytest.raises(CheckError, match=r"the merged model has torch\.bfloat16 weights"):
@@ -287,7 +287,9 @@ def test_what_cannot_be_compared_is_refused(trio: Trio, questions: list[MergeChe
         check(trio, questions)
 
 
-def test_the_reduced_format_of_the_evaluation_is_asked_too(trio: Trio, questions: list[MergeCheckRow]) -> None:
+def test_the_check_also_generates_in_the_reduced_dtype_of_the_evaluation(
+    trio: Trio, questions: list[MergeCheckRow]
+) -> None:
     assert check(copy.deepcopy(trio), questions).asked is None
     adapted, merged, saved = trio
     plain = greedy(merged, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
@@ -312,7 +314,7 @@ TEXTS = st.lists(st.tuples(st.sampled_from(["1", "2", "1.0", ""]), st.sampled_fr
 
 
 @given(TEXTS, st.sets(st.sampled_from(["1", "2", "1.0", ""])), st.sets(st.integers(0, 7)))
-def test_another_judge_needs_only_the_changed_texts(
+def test_another_scorer_needs_only_the_changed_texts(
     texts: list[tuple[str, str]], right: set[str], unjudgeable: set[int]
 ) -> None:
     def verdict(row: int, text: str) -> bool | None:

@@ -41,7 +41,7 @@ def test_an_untrained_copy_is_listed_not_counted(tmp_path: Path) -> None:
     assert trained.trainable == 768 + 300 * 64
 
 
-def test_what_is_no_adapter(tmp_path: Path) -> None:
+def test_files_that_are_not_adapters(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds no adapter_model"):
         count_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"nonsense")

@@ -55,7 +55,7 @@ def test_a_long_text_is_read_in_windows(tiny_llama: LlamaForCausalLM, byte_token
 
 
 @given(st.integers(1, 200), st.integers(4, 50))
-def test_windows_foretell_each_token_once(length: int, context: int) -> None:
+def test_windows_predict_each_token_once(length: int, context: int) -> None:
     ids = list(range(length))
     rows = sliding_windows(ids, -1, context)
     assert [token for row in rows for token in row.ids] == ids
@@ -63,7 +63,7 @@ def test_windows_foretell_each_token_once(length: int, context: int) -> None:
     assert all(len(row.prompt_ids) == context // 2 for row in rows[1:])
 
 
-def test_texts_are_weighed_by_their_length() -> None:
+def test_texts_are_weighted_by_their_length() -> None:
     found = summarise([TextLoss("1", 10.0, 10, 40), TextLoss("2", 90.0, 30, 60)])
     assert found["perplexity"] == pytest.approx(math.exp(2.5))
     assert found["bits_per_byte"] == pytest.approx(1 / math.log(2))
@@ -81,7 +81,7 @@ def test_one_text_gives_figures_without_intervals(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_figures_are_written_as_they_come_and_kept(
+def test_figures_are_written_one_by_one_and_reused(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, out = tmp_path / "articles.jsonl", tmp_path / "figures.jsonl"

@@ -63,7 +63,7 @@ def ask(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -
     return ask
 
 
-def test_every_example_is_answered_judged_and_written(ask: Any, tmp_path: Path) -> None:
+def test_every_example_is_answered_scored_and_written(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "predictions" / "echo" / "base.jsonl"
     found = list(ask(EXAMPLES, out))
     assert {prediction.example_id for prediction in found} == {example.id for example in EXAMPLES}
@@ -84,7 +84,9 @@ def test_windows_do_not_change_the_answers(ask: Any, monkeypatch: pytest.MonkeyP
     assert {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)} == whole
 
 
-def test_a_second_start_asks_only_what_is_missing(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_generates_only_missing_answers(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "base.jsonl"
     whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
     first = ask(EXAMPLES, out)
@@ -102,7 +104,7 @@ def test_a_second_start_asks_only_what_is_missing(ask: Any, tmp_path: Path, monk
     assert {prediction.example_id: prediction for prediction in read_predictions(out)} == whole
 
 
-def test_a_changed_prompt_is_asked_again_and_rows_that_are_not_asked_stay(ask: Any, tmp_path: Path) -> None:
+def test_a_changed_prompt_is_answered_again_and_unselected_rows_stay(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "base.jsonl"
     whole = {one.example_id: one for one in ask(EXAMPLES, out)}
     changed = [Example("q0", "Another question?", "7"), *EXAMPLES[1:6]]
@@ -148,7 +150,7 @@ def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatc
     assert groups == [4, 3]
 
 
-def test_kept_answers_are_judged_again(ask: Any, tmp_path: Path) -> None:
+def test_stored_answers_are_scored_again(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "base.jsonl"
     list(ask(EXAMPLES, out))
     assert not any(prediction.score.correct for prediction in ask(EXAMPLES, out, task=Echo(verdict=False)))
@@ -172,7 +174,7 @@ LONG_QUESTION = Example("question", "Read. p" + "ask " * 100, "7", prompt_parts=
 
 
 @pytest.mark.parametrize("task", [Echo(), Picking()], ids=["written", "chosen"])
-def test_a_prompt_that_is_too_long_is_wrong_and_nobody_is_asked(ask: Any, task: Echo, tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_wrong_without_generation(ask: Any, task: Echo, tmp_path: Path) -> None:
     """Even of a task that finds an empty answer right, and all the same after an interruption."""
     out, rows = tmp_path / "base.jsonl", [*EXAMPLES[:6], LONG, *EXAMPLES[6:], LONG_QUESTION]
     whole = {one.example_id: one for one in ask(rows, out, context=64, task=task)}
@@ -192,7 +194,7 @@ def test_a_prompt_that_is_too_long_is_wrong_and_nobody_is_asked(ask: Any, task: 
         list(ask(rows, out, context=64, task=task, on_too_long="stop"))
 
 
-def test_a_row_without_a_key_stays_unjudgeable(ask: Any) -> None:
+def test_a_row_without_a_reference_stays_unjudgeable(ask: Any) -> None:
     [found] = ask([LONG], None, context=64, task=Echo(verdict=None))
     assert (found.score.correct, found.finish_reason) == (None, "too_long")
 
@@ -224,7 +226,9 @@ def test_answers_that_leave_no_room_are_refused(ask: Any) -> None:
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), context=st.integers(10, 70))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_row_has_one_prediction_whatever_fits(ask: Any, lengths: list[int], context: int) -> None:
+def test_every_row_has_one_prediction_even_if_its_prompt_does_not_fit(
+    ask: Any, lengths: list[int], context: int
+) -> None:
     rows = [Example(str(place), "x" * length, "7") for place, length in enumerate(lengths)]
     found = list(ask(rows, None, context=context))
     assert sorted(int(one.example_id) for one in found) == list(range(len(rows)))

@@ -36,7 +36,7 @@ def test_wilson_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
     assert tuple(wilson(n - right, n)) == pytest.approx((1 - high, 1 - low))
 
 
-def test_wilson_of_nothing_and_of_nonsense() -> None:
+def test_wilson_of_no_rows_and_of_invalid_counts() -> None:
     assert tuple(wilson(0, 0)) == (0, 1)
     with pytest.raises(DataError):
         wilson(3, 2)
@@ -102,7 +102,7 @@ def test_bootstrap_stays_among_the_scores_and_repeats(scores: list[float]) -> No
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=20), st.floats(0.1, 10))
-def test_an_interval_is_estimable_where_rows_differ(values: list[int], factor: float) -> None:
+def test_an_interval_is_estimable_if_rows_differ(values: list[int], factor: float) -> None:
     scores = [factor * value for value in values]
     differ = len(set(values)) > 1
     assert (bootstrap_mean(scores) is not None) == differ
@@ -121,7 +121,7 @@ def test_other_rows_are_refused() -> None:
         bootstrap_mean([])
 
 
-def test_a_ratio_leaves_out_draws_that_would_divide_by_nothing() -> None:
+def test_a_ratio_leaves_out_draws_with_a_zero_denominator() -> None:
     interval = bootstrap_ratio([0.0, 50.0, 100.0], [0.0, 100.0, 100.0])
     assert interval == (0.5, 1.0)
     with pytest.raises(DataError, match="it divides by 0"):

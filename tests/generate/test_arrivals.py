@@ -93,7 +93,7 @@ def test_one_that_comes_later_does_not_wait_for_those_that_run(
 
 
 @pytest.mark.parametrize("shape", [llama, rwkv], ids=lambda shape: shape.__name__)
-def test_many_threads_ask_at_once(
+def test_many_threads_submit_at_once(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model, asked = made(shape), sharing(24, seed=3)
@@ -333,7 +333,7 @@ def alone(byte_tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, lis
     moves=st.lists(st.tuples(st.sampled_from(["submit", "submit", "cancel", "read", "read"]), st.integers(0, 9))),
     batch_tokens=st.sampled_from([40, 150, 2000]),
 )
-def test_whatever_comes_between_an_answer_is_that_of_the_request_alone(
+def test_other_requests_do_not_change_an_answer(
     alone: tuple[PreTrainedModel, list[Completion]],
     byte_tokenizer: PreTrainedTokenizerFast,
     moves: list[tuple[str, int]],

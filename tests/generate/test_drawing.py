@@ -277,7 +277,7 @@ def test_pieces_join_to_the_whole_and_no_character_is_half(byte_tokenizer: Any, 
     assert shown + pieces.finalize(whole[:end]) == whole[:end]
 
 
-def test_a_token_that_goes_beyond_a_stop_text_shows_nothing_of_it() -> None:
+def test_a_token_that_goes_beyond_a_stop_string_hides_the_stop_string() -> None:
     class Whole:
         def decode(self, ids: list[int], **_: Any) -> str:
             return "".join(["Yes.", "\n###", " Instruction", ":\n"][: len(ids)])

@@ -231,7 +231,7 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
-def test_many_rows_attend_to_widths_of_their_own(
+def test_many_rows_attend_to_their_own_lengths(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of slots keep rows of similar length while rows come and go; the answers are those of a row alone."""
@@ -370,7 +370,7 @@ def test_every_end_of_text_of_model_and_tokenizer_ends(
         (Request((5, 300), 5), "request 1: has token ids from 5 to 300"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_before_anything_runs(
+def test_invalid_requests_are_refused_before_any_step(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, request_: Request, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):

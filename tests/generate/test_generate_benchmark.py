@@ -17,7 +17,7 @@ def _run(*words: object, **variables: str) -> processes.Ended:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_requests_are_answered_alike(tmp_path: Path, device: str) -> None:
+def test_contestants_answer_the_same_requests_equally(tmp_path: Path, device: str) -> None:
     file = tmp_path / "figures.json"
     done = _run("--tiny", "--device", device, "--figures", "requests-1b", "--json", file)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def test_requests_are_answered_alike(tmp_path: Path, device: str) -> None:
         (("--figures", "mixd"), "no figure mixd"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], said: str) -> None:
+def test_impossible_measurements_are_refused(words: tuple[str, ...], said: str) -> None:
     done = _run(*words, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert said in done.stderr

@@ -142,7 +142,7 @@ def test_an_adapter_that_waits_for_tokens_has_no_lean_pass() -> None:
 
 
 @pytest.mark.oracle
-def test_bfloat16_is_as_near_to_float32_as_transformers_own() -> None:
+def test_bfloat16_is_as_close_to_float32_as_in_transformers() -> None:
     exact = made(llama)
     model = copy.deepcopy(exact).bfloat16()
     lean, cache = LlamaForward.of(model, model), SlotCache(1, 60)

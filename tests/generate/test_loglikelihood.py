@@ -63,7 +63,7 @@ def test_few_logits_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         assert values == pytest.approx(those, abs=1e-5)
 
 
-def test_what_prompts_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_prefixes_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read, forward = list[int](), SlotModel.logits
 
     def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:

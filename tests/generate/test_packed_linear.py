@@ -59,7 +59,7 @@ def test_weights_are_packed_once_and_again_when_they_change(packed: list[int]) -
 
 
 @pytest.mark.skipif(not PACKS, reason="PyTorch was built without MKL")
-def test_nothing_is_packed_before_few_rows_are_asked_for(packed: list[int]) -> None:
+def test_weights_are_packed_at_the_first_product_of_few_rows(packed: list[int]) -> None:
     model = made(llama)
     lean = LlamaForward.of(model, model)
     assert lean is not None
@@ -81,14 +81,14 @@ def test_a_large_model_stays_plain(monkeypatch: pytest.MonkeyPatch, packed: list
         assert packed == expected
 
 
-def test_where_there_is_no_room_weights_stay_plain(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
+def test_without_free_memory_weights_stay_unpacked(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
     monkeypatch.setattr(packed_linear, "_pack", lambda _: None)
     layer, given = nn.Linear(4, 6), torch.randn(3, 4)
     with torch.inference_mode():
         assert torch.equal(PackedLinears(layer)(layer, given), layer(given))
 
 
-def test_where_products_are_not_the_plain_ones_weights_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_packed_products_differ_weights_stay_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "_multiply", lambda *_: torch.zeros(()))
     mkl_packing_works.cache_clear()
     try:
@@ -106,7 +106,7 @@ def test_other_layers_are_called_as_they_are(layer: nn.Module) -> None:
         assert torch.equal(PackedLinears(layer)(layer, given), layer(given))
 
 
-def test_a_base_in_8_bit_keeps_the_lean_pass() -> None:
+def test_a_base_in_8_bit_keeps_the_fast_forward_pass() -> None:
     quantization = pytest.importorskip("torchao.quantization")
     model = deepcopy(made(llama))
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())

@@ -77,7 +77,7 @@ def test_a_shared_beginning_is_read_once(
     assert read == [102, 2, 2]
 
 
-def test_what_is_shared_with_running_rows_is_taken_over(
+def test_a_prefix_of_running_rows_is_reused(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, read: list[int], monkeypatch: Any
 ) -> None:
     monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
@@ -147,7 +147,7 @@ def test_an_answer_ends_at_its_deadline(
     assert none.token_ids == ()
 
 
-def test_too_little_in_common_is_nothing() -> None:
+def test_short_common_prefixes_are_not_shared() -> None:
     same = list(range(MIN_SHARED_TOKENS))
     assert common_prefix_length(same[:-1], same[:-1]) == 0
     assert common_prefix_length(same, (*same, 5)) == MIN_SHARED_TOKENS
@@ -181,7 +181,7 @@ def test_an_unknown_adapter_is_refused(tiny_llama: LlamaForCausalLM, byte_tokeni
         generate_completions(tiny_llama, byte_tokenizer, [Request((5, 6), 2, adapter="mine")], batch_tokens=50)
 
 
-def test_a_pass_that_is_cut_off_leaves_nothing_behind(
+def test_an_interrupted_pass_leaves_no_state(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C in the middle of a step: what was said so far is asked on about, and nothing half written is used."""
@@ -233,7 +233,7 @@ def test_two_streams_at_a_time(tiny_llama: LlamaForCausalLM, byte_tokenizer: Pre
     assert len(second) == 2
 
 
-def test_another_active_adapter_reads_anew(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_another_active_adapter_computes_the_prefix_again(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

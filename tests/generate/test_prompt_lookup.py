@@ -59,7 +59,7 @@ def alike(one: list[int], other: list[int]) -> int:
 
 
 @given(tokens, tokens)
-def test_the_place_is_found_before_which_most_is_alike(row: list[int], end: list[int]) -> None:
+def test_the_longest_matching_context_is_found(row: list[int], end: list[int]) -> None:
     found, place = NgramIndex(row).look_up(end)
     last = [place for place in range(1, len(row)) if end and row[place - 1] == end[-1]][-MAX_CANDIDATES:]
     assert found == max((alike(row[:place], end) for place in last), default=0)
@@ -68,7 +68,7 @@ def test_the_place_is_found_before_which_most_is_alike(row: list[int], end: list
 
 
 @given(tokens, tokens, st.integers(0, 20))
-def test_a_draft_is_what_followed_where_most_is_alike(row: list[int], before: list[int], most: int) -> None:
+def test_a_draft_follows_the_longest_matching_context(row: list[int], before: list[int], most: int) -> None:
     own, past = NgramIndex(row), NgramIndex(before)
     found, places = propose_draft(own, past, most), [(*trail.look_up(row), trail) for trail in (own, past)]
     same, place, trail = places[0] if places[0][0] >= places[1][0] else places[1]
@@ -95,7 +95,7 @@ def test_a_trail_can_grow_in_parts(parts: list[list[int]]) -> None:
     assert (grown.ids, grown.look_up(whole.ids)) == (whole.ids, whole.look_up(whole.ids))
 
 
-def test_a_row_dares_more_after_right_drafts_and_less_after_wrong_ones() -> None:
+def test_drafts_grow_after_accepted_and_shrink_after_rejected_ones() -> None:
     row = RunningRequest(0, Request((5, 6, 7, 5, 6), 100))
     assert row.draft(NgramIndex(), 100) == [7, 5, 6, 7, 5, 6, 7, 5, 6][:DEFAULT_DRAFT_LENGTH]
     steps = (
@@ -115,7 +115,7 @@ def test_a_row_dares_more_after_right_drafts_and_less_after_wrong_ones() -> None
     assert row.draft(NgramIndex(), 0) == []
 
 
-def test_a_row_whose_drafts_are_wrong_waits_before_the_next() -> None:
+def test_a_rejected_draft_delays_the_next() -> None:
     row = RunningRequest(0, Request((5, 6, 7, 5, 6), 100))
     while row.draft_budget:
         row.update_draft_budget(len(row.draft(NgramIndex(), 100)), 0)
@@ -227,7 +227,7 @@ def test_an_answer_is_cancelled_and_stopped_inside_a_draft(
     assert again.token_ids == whole.token_ids
 
 
-def test_what_is_remembered_is_bounded(
+def test_the_stored_context_is_bounded(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lotune.generate.continuous_batching.MAX_HISTORY", 50)

@@ -44,6 +44,6 @@ def test_out_of_range_is_refused(call: object) -> None:
         call(torch.zeros(1, 4))  # type: ignore[operator]
 
 
-def test_the_earliest_stop_text_counts_and_empty_ones_do_not() -> None:
+def test_the_earliest_stop_string_counts_and_empty_ones_are_ignored() -> None:
     assert cut_at_stop("a b c", ["c", "b", ""]) == ("a ", True)
     assert cut_at_stop("a b c", [""]) == ("a b c", False)

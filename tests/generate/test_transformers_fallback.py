@@ -97,14 +97,14 @@ def test_answers_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("shape", [gpt2, mistral, gemma3, eager_llama], ids=lambda shape: shape.__name__)
-def test_slots_are_taken_where_the_model_bears_them(
+def test_slots_are_used_if_the_model_supports_them(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert isinstance(Engine(made(shape), byte_tokenizer)._backend, ContinuousBatcher)
 
 
 @pytest.mark.oracle
-def test_a_model_that_does_not_bear_slots_is_asked_as_transformers_does(
+def test_a_model_without_slots_generates_through_transformers(
     byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     """One whose attention mixes the rows of a batch, wherever they are of different lengths."""
@@ -151,14 +151,14 @@ def test_cancelling_and_deadlines_end_a_row_of_a_batch(
     assert none.token_ids == ()
 
 
-def test_wishes_of_the_generation_config_change_nothing(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_generation_config_is_ignored(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     model = made(bloom)
     expected = ids(generate_completions(model, byte_tokenizer, asked(), batch_tokens=500))
     model.generation_config.repetition_penalty, model.generation_config.do_sample = 5.0, True
     assert ids(generate_completions(model, byte_tokenizer, asked(), batch_tokens=500)) == expected
 
 
-def test_a_model_that_transformers_cannot_ask_is_refused(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_model_that_cannot_generate_is_refused(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     model: Any = made(bloom)
     model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(ValueError("no logits today")))
     with pytest.raises(ModelError, match="does not generate with a bloom model: no logits today"):

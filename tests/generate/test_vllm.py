@@ -124,7 +124,7 @@ def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: LoadedM
     assert words["model"] == words["tokenizer"] == str(base_folder(BaseSettings()))
 
 
-def test_what_it_cannot_do_is_refused(library: None, nano: LoadedModel) -> None:
+def test_unsupported_requests_are_refused(library: None, nano: LoadedModel) -> None:
     tokenizer: Any = nano.tokenizer
     engine, [first, *_] = Engine(VllmModel(BaseSettings(), tokenizer), tokenizer), requests(nano)
     for request in (replace(first, adapter="mine"), replace(first, timeout_seconds=1.0)):

@@ -73,7 +73,7 @@ def test_one_layer_alone_can_be_targeted(base: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("targets", [".*query.*", ["q_proj", "wqkv"], []])
-def test_what_matches_nothing_lists_what_there_is(targets: str | list[str], llama: LlamaForCausalLM) -> None:
+def test_targets_without_a_match_list_the_layers(targets: str | list[str], llama: LlamaForCausalLM) -> None:
     with pytest.raises(ModelError, match="of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"):
         find_targets(llama, targets)
 

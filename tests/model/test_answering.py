@@ -36,7 +36,7 @@ def test_weights_without_room_in_float32_answer_in_bfloat16(
     assert answering_format("float32", BaseSettings(model=str(small_base)), "cpu").dtype == "float32"
 
 
-def test_a_model_computes_in_float32_for_a_block_and_is_then_what_it_was(tiny_llama: LlamaForCausalLM) -> None:
+def test_a_model_computes_in_float32_for_a_block_and_is_then_restored(tiny_llama: LlamaForCausalLM) -> None:
     tiny_llama.to(torch.bfloat16)  # type: ignore[arg-type]
     exact, ids = copy.deepcopy(tiny_llama).float(), torch.tensor([[5, 3, 7]])
     before = {name: weight.data for name, weight in tiny_llama.named_parameters()}

@@ -44,7 +44,7 @@ BLOCKS = st.builds(lambda count, length: [length] * count, st.integers(1, 9), st
 @example(0, [7, 7, 7], packed_on_cpu)
 @example(0, [7, 7, 7], bucketed_attention)
 @settings(max_examples=30)
-def test_rows_attend_to_themselves_and_what_they_share(shared: int, own: list[int], attend: Any) -> None:
+def test_rows_attend_to_themselves_and_the_shared_prefix(shared: int, own: list[int], attend: Any) -> None:
     """Queries, keys and values may be parts of one tensor, as where one matrix gives all three, in any layout."""
     torch.manual_seed(0)
     lengths = [shared, *own]
@@ -141,7 +141,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @given(st.integers(0, 12), ROWS)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_kernel_of_a_gpu_is_told_of_the_same_rows(kernel: list[int], shared: int, own: list[int]) -> None:
+def test_the_gpu_kernel_gets_the_same_rows(kernel: list[int], shared: int, own: list[int]) -> None:
     """Two heads share keys; queries, keys and values may be parts of one tensor in any layout."""
     torch.manual_seed(0)
     lengths = [shared, *own]
@@ -159,7 +159,7 @@ def test_the_kernel_of_a_gpu_is_told_of_the_same_rows(kernel: list[int], shared:
 
 
 @pytest.mark.parametrize(("dtype", "head_size", "called"), [("bfloat16", 8, 2), ("bfloat16", 7, 0), ("float32", 8, 0)])
-def test_a_model_calls_the_kernel_where_it_takes_its_heads(
+def test_a_model_calls_the_kernel_if_it_supports_its_heads(
     tiny_llama: Any, kernel: list[int], dtype: str, head_size: int, called: int
 ) -> None:
     model, lengths = tiny_llama.to(getattr(torch, dtype)), [3, 9, 2, 5]
@@ -173,7 +173,7 @@ def test_a_model_calls_the_kernel_where_it_takes_its_heads(
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     import inspect
 
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
@@ -192,7 +192,7 @@ def test_a_device_is_asked_for_the_kernel_that_it_has(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 @pytest.mark.parametrize("shared", [0, 37])
 @pytest.mark.parametrize("size", [64, 128])
-def test_on_a_gpu_the_kernel_gives_what_rows_in_groups_give(shared: int, size: int) -> None:
+def test_on_a_gpu_the_kernel_agrees_with_rows_in_groups(shared: int, size: int) -> None:
     torch.manual_seed(0)
     lengths, gpu = [shared, 70, 3, 129, 1, 70], torch.device("cuda")
     head_size = max_head_size(gpu)
@@ -229,7 +229,7 @@ def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
-def test_every_token_is_some_row_s_own_once(shared: int, own: list[int]) -> None:
+def test_every_token_belongs_to_one_row(shared: int, own: list[int]) -> None:
     found = length_buckets((shared, *own))
     places = torch.cat([group.indices.flatten()[group.own] for group in found])
     assert places.sort().values.tolist() == list(range(shared + sum(own)))

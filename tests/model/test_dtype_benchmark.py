@@ -69,7 +69,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
         (1.0, math.inf, False),
     ],
 )
-def test_it_is_taken_where_it_is_clearly_faster(
+def test_bfloat16_is_chosen_if_it_is_clearly_faster(
     measured: Measured, float32: float, bfloat16: float, faster: bool
 ) -> None:
     asked = measured(float32, bfloat16)
@@ -82,7 +82,7 @@ def test_it_is_taken_where_it_is_clearly_faster(
     assert (found.figures["float32"], found.figures["processor"]) == (float32, "Model One")
 
 
-def test_it_is_remembered_for_a_processor_and_the_products_of_a_model(
+def test_the_choice_is_cached_by_cpu_and_products(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(0.003, 0.001)
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_measured_past(measured: Measured, tmp_path: Path, con
     assert training_format("cpu", WORK).dtype == "float32"
 
 
-def test_where_nothing_can_be_remembered_it_is_measured(
+def test_without_a_cache_folder_products_are_measured(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -136,7 +136,9 @@ def test_where_nothing_can_be_remembered_it_is_measured(
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_without_a_unit_nothing_is_measured(measured: Measured, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_without_bfloat16_instructions_nothing_is_measured(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     asked = measured(0.003, 0.001)
     monkeypatch.setattr(dtype_benchmark, "processor_flags", lambda: {"avx2", "avx512f"})
     assert training_format(device, WORK).dtype == "float32"
@@ -160,7 +162,7 @@ def test_the_products_are_the_linear_layers_of_the_model(tiny_llama: LlamaForCau
 
 
 @given(st.builds(Product, st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 10**5), st.just(1)))
-def test_what_is_timed_is_small(product: Product) -> None:
+def test_the_timed_products_are_small(product: Product) -> None:
     found = dtype_benchmark._smaller(product)
     assert dtype_benchmark._work(found) <= MAX_TIMED_STEPS
     assert found.rows == min(product.rows, MAX_TIMED_ROWS)

@@ -57,7 +57,7 @@ def test_a_folder_is_loaded_frozen_and_quietly(
     assert context_length(base.model) == 128
 
 
-def test_bfloat16_is_loaded_where_asked_and_float32_copies_are_exact(base_folder: Path) -> None:
+def test_bfloat16_is_loaded_on_request_and_float32_copies_are_exact(base_folder: Path) -> None:
     base = load_model(BaseSettings(model=str(base_folder), dtype="bfloat16"), "cpu")
     wide = float32_copy(base)
     pairs = zip(base.model.parameters(), wide.model.parameters(), strict=True)
@@ -82,7 +82,7 @@ def test_gpt_2_s_activation_is_one_kernel_and_the_same(base_folder: Path) -> Non
 
 
 @pytest.mark.parametrize("shape", EAGER, ids=lambda shape: shape.__name__)
-def test_an_architecture_without_fused_attention_is_loaded_with_its_own(
+def test_an_architecture_without_fused_attention_keeps_its_attention(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     plain, ids = made(shape), torch.arange(2, 30)[None]
@@ -193,7 +193,7 @@ def test_a_path_without_a_folder_is_refused(name: str) -> None:
         load(name)
 
 
-def test_a_hub_name_without_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_name_without_the_hub_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ModelError, match=r"(?s)the hub did not give it.*remedy: .*folder of a downloaded model"
@@ -227,7 +227,7 @@ def test_devices_and_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
 
 
-def test_parameters_are_counted_with_tied_ones_once(llama: LlamaForCausalLM) -> None:
+def test_tied_parameters_are_counted_once(llama: LlamaForCausalLM) -> None:
     attention, mlp, norms = 32 * 32 * 2 + 32 * 16 * 2, 3 * 32 * 64, 2 * 32
     assert count_parameters(llama) == 272 * 32 + 2 * (attention + mlp + norms) + 32
     with torch.device("meta"):

@@ -32,7 +32,7 @@ IDS = torch.tensor([[5, 9, 30, 44, 100, 7, 8, 9, 300, 321]])
 @pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_plain_model_computes_what_the_held_one_does(small_base: Path, kind: Any) -> None:
+def test_the_dequantised_model_computes_the_same_as_the_quantised_one(small_base: Path, kind: Any) -> None:
     from lotune.model.checkpoints import init_adapter
 
     settings = BaseSettings(model=str(small_base), dtype="float32")

@@ -41,7 +41,7 @@ def saved(base: LoadedModel, tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_it_begins_where_the_saved_one_ended(
+def test_training_starts_from_the_saved_adapter(
     base: LoadedModel, saved: Path, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     wanted = load_adapter(reload(base), saved)(input_ids=tokens).logits
@@ -64,7 +64,7 @@ def test_it_begins_where_the_saved_one_ended(
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_adapter_of_pefts_own_trains_on_in_float32(
+def test_an_adapter_saved_by_peft_continues_in_float32(
     base: LoadedModel, dtype: torch.dtype, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     fresh: Any = reload(base).model
@@ -81,7 +81,7 @@ def test_an_adapter_of_pefts_own_trains_on_in_float32(
     torch.testing.assert_close(ours, theirs.float().eval()(input_ids=tokens).logits, rtol=0, atol=1e-4)
 
 
-def test_what_the_recipe_gives_agrees_or_is_refused(base: LoadedModel, saved: Path) -> None:
+def test_a_recipe_that_contradicts_the_adapter_is_refused(base: LoadedModel, saved: Path) -> None:
     agreed = LoraSettings(init_from=saved, rank=3, alpha=5.0, target_modules=".*wv", dropout=0.1)
     model = init_adapter(reload(base), agreed, seed=0)
     assert (model.peft_config["default"].r, model.peft_config["default"].lora_dropout) == (3, 0.1)
@@ -93,7 +93,7 @@ def test_what_the_recipe_gives_agrees_or_is_refused(base: LoadedModel, saved: Pa
         init_adapter(reload(base), LoraSettings(init_from=saved, target_modules=["q_proj", "v_proj"]), seed=0)
 
 
-def test_what_is_no_adapter_is_refused(base: LoadedModel, saved: Path, tmp_path: Path) -> None:
+def test_other_folders_are_refused_as_adapters(base: LoadedModel, saved: Path, tmp_path: Path) -> None:
     check_init_adapter(LoraSettings())
     for start in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match=r"has no adapter_config.json"):

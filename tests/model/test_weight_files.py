@@ -193,7 +193,7 @@ def test_special_tokens_of_the_vocabulary_are_taken(ids: list[int], pad: int | N
     check_token_ids(folder, "mine")
 
 
-def test_what_an_architecture_has_by_default_is_no_fault(tmp_path: Path) -> None:
+def test_defaults_of_an_architecture_are_valid(tmp_path: Path) -> None:
     change(tmp_path / "config.json", vocab_size=300, eos_token_id=50256, bos_token_id=50256, model_type="gpt2")
     check_token_ids(tmp_path, "mine")
     change(tmp_path / "config.json", eos_token_id=50257)

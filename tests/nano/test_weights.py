@@ -31,7 +31,7 @@ def known_sentences(language: str) -> list[re.Pattern[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_it_goes_on_with_plain_sentences(language: str) -> None:
+def test_nano_continues_plain_sentences(language: str) -> None:
     """Greedily, from the first half: the sentence ends, and is, but for one in eight, of those that its text holds."""
     base, draw = load_model(BaseSettings(dtype="float32"), "cpu"), Random(f"plain {language}")
     texts = [_everyday(draw, language) for _ in range(8)]

@@ -79,7 +79,7 @@ def test_the_page_is_one_well_made_whole(page: str) -> None:
     assert all(one.get("role") == "img" and one.get("aria-label") for one in named)
 
 
-def test_nothing_is_fetched_and_nothing_is_run(page: str) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(page: str) -> None:
     read = Reader(page)
     assert not {"script", "link", "img", "iframe", "object", "embed", "form", "base", "image", "use"} & set(read.tags)
     addresses = [value for _, name, value in read.attributes if name in ("src", "href", "srcset", "action", "data")]
@@ -100,7 +100,7 @@ def test_light_dark_phone_and_paper(page: str) -> None:
     assert set(re.findall(r"var\(--(\w+)\)", page)) <= set(light)
 
 
-def test_on_paper_nothing_is_folded_or_cut(page: str) -> None:
+def test_in_print_nothing_is_folded_or_cut(page: str) -> None:
     style = page.partition("<style>")[2].partition("</style>")[0]
     printed = style.partition("@media print")[2]
     assert "details::details-content { content-visibility: visible; block-size: auto; }" in printed
@@ -203,7 +203,7 @@ def test_nothing_in_either_form_is_hidden(probed: Report) -> None:
         assert "\u05d1␛‹U+0085›‹U+009B›‹U+00AD›‹U+200B›‹U+200F›‹U+202E›‹U+2066›‹U+FEFF›‹U+2028›\u05d2" in text
 
 
-def test_each_text_from_outside_has_a_direction_of_its_own(probed: Report) -> None:
+def test_each_text_from_outside_has_its_own_writing_direction(probed: Report) -> None:
     found = [(text, own) for text, own in Directions(render_page(probed)).found if "\u05d0" in text]
     assert len(found) > 30
     assert [text for text, own in found if not own] == []
@@ -310,7 +310,7 @@ def test_other_cards(report: Report, change: Callable[[Scorecard], Scorecard], s
         assert words_said in text, words_said
 
 
-def test_plots_follow_what_was_tested(report: Report) -> None:
+def test_plots_follow_the_tested_checkpoints(report: Report) -> None:
     page = render_page(replace(report, card=with_one_tested(report.card)))
     assert page.count('aria-label="Validation at the checkpoints') == 2
     assert page.count('aria-label="Target against retention') == 2

@@ -144,5 +144,5 @@ def test_strips() -> None:
 
 
 @pytest.mark.parametrize("kind", ["base", "tuned", "kept", "chosen", "gate", "train", "validation"])
-def test_keys_are_pictures(kind: str) -> None:
+def test_legend_keys_are_pictures(kind: str) -> None:
     assert kind in {part.get("class") for part in parsed(legend_swatch(kind))}

@@ -45,7 +45,7 @@ def test_the_examples_add_up(folder: Path) -> None:
     assert examples.won[0].question == "1 + 1 = <?>"
 
 
-def test_rows_that_cannot_be_judged_are_in_no_group(folder: Path) -> None:
+def test_rows_that_cannot_be_scored_are_in_no_group(folder: Path) -> None:
     for name in ("base", "step-000075"):
         path = folder / "predictions" / "arithmetic" / f"{name}.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -54,7 +54,7 @@ def test_rows_that_cannot_be_judged_are_in_no_group(folder: Path) -> None:
     assert sum(gathered(folder).examples.numbers.values()) == 59
 
 
-def test_where_the_metric_is_a_mean_the_scores_decide(folder: Path) -> None:
+def test_for_a_mean_metric_the_scores_decide(folder: Path) -> None:
     card = read_json(folder / "scorecard.json")
     card["target"].update(task="reading", metric="contest_f1", difference_interval=[1.0, 2.0])
     write_json(folder / "scorecard.json", card)
@@ -99,7 +99,7 @@ def test_missing_counts_are_named(folder: Path) -> None:
         gathered(folder)
 
 
-def test_what_a_report_needs(folder: Path) -> None:
+def test_a_report_needs_a_finished_run(folder: Path) -> None:
     assert needed_files(folder) == []
     (folder / "metrics.jsonl").unlink()
     (folder / "predictions" / "arithmetic" / "step-000075.jsonl").unlink()

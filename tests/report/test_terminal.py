@@ -66,7 +66,7 @@ def test_a_valid_card() -> None:
         assert words in text, words
 
 
-def test_a_ratio_by_the_base_s_own_count_has_no_place() -> None:
+def test_a_measured_ratio_has_no_rank() -> None:
     own = measure_parameters(3_407_872, 8_030_261_248, "measured")
     score = contest_score("phase1", 0.9999, own.convention, is_contest_task=True)
     found = card().model_copy(update={"parameters": own, "score": score})
@@ -76,7 +76,7 @@ def test_a_ratio_by_the_base_s_own_count_has_no_place() -> None:
     assert "published" not in key_figures(found)[3].note
 
 
-def test_a_card_that_is_not_valid_says_why() -> None:
+def test_an_invalid_scorecard_gives_reasons() -> None:
     text = printed(card(tuned_em=30.0))
     assert text.splitlines()[1].startswith("NOT VALID: ")
     assert "reading contest_em: 60.0% of the base kept, 90% needed" in text
@@ -90,7 +90,7 @@ def test_the_sentence_is_plain() -> None:
     assert verdict_sentence(card()).startswith("VALID: ")
 
 
-def test_where_nothing_varies_no_interval_is_made_up() -> None:
+def test_without_variation_no_interval_is_estimated() -> None:
     def verdicts(score: float) -> list[ScoredExample]:
         return [ScoredExample(str(n), "ab"[n % 2], Score("", "", True, {"contest_f1": score})) for n in range(12)]
 
@@ -110,7 +110,7 @@ def test_where_nothing_varies_no_interval_is_made_up() -> None:
     assert [str(table.rows).count("not estimable") for table in tables] == [6, 12, 4]
 
 
-def test_every_figure_has_its_interval_in_the_report_and_what_was_kept_in_the_terminal() -> None:
+def test_report_and_terminal_show_the_intervals_of_figures_and_retention() -> None:
     plain = card()
     spans = {"base_interval": Interval(55.0, 65.0), "retained_interval": Interval(0.95, 1.01)}
     points = [one.model_copy(update={"validation_interval": Interval(0.3, 0.5)}) for one in plain.checkpoints]

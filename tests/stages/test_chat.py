@@ -48,7 +48,7 @@ def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("cannot be written") == 2
 
 
-def test_reset_forgets_what_was_said_and_keeps_the_system_message(
+def test_reset_clears_the_conversation_and_keeps_the_system_message(
     talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen, real = list[Request](), talk.engine.submit
@@ -71,7 +71,7 @@ def test_reset_forgets_what_was_said_and_keeps_the_system_message(
     assert "And now?" in asked
 
 
-def test_saving_writes_over_nothing_but_what_was_saved(
+def test_saving_overwrites_only_the_saved_conversation(
     talk: ChatSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -118,7 +118,7 @@ def test_a_line_that_is_no_text_is_left_out(talk: ChatSession, capsys: pytest.Ca
     assert "your message: is not UTF-8 text" in capsys.readouterr().err
 
 
-def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_has_the_prompt_of_its_training(talk: ChatSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is that of a conversation row: template, earlier answers with their end-of-text."""
     seen: list[Request] = []
     talk.reset("Be brief.")
@@ -140,7 +140,7 @@ def test_a_turn_is_asked_as_it_would_be_trained(talk: ChatSession, monkeypatch: 
     assert f"{talk.conversation.answers[0]}{tokenizer.eos_token}" in text
 
 
-def test_what_does_not_fit(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
+def test_turns_that_do_not_fit_the_context(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     talk.form = TEMPLATES["plain"]
     converse(talk, ["a" * 600, "b" * 600, "c" * 2000])
     shown = capsys.readouterr()

@@ -70,7 +70,7 @@ def test_the_order_of_templates(chat_base: Path, small_base: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_model_tuned_in_its_chat_template_is_asked_in_it(chat_base: Path, tmp_path: Path) -> None:
+def test_a_model_tuned_in_its_chat_template_is_evaluated_in_it(chat_base: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     rows, recipe = tmp_path / "rows.jsonl", tmp_path / "mine.yaml"

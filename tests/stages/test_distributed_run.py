@@ -46,7 +46,7 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_weights_in_shards_are_trained_as_whole_ones(tmp_path: Path, precision: str) -> None:
+def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path, precision: str) -> None:
     """A pre-training through torchrun with `fsdp=on`, and a tuning of what came of it."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(SHARDED.format(precision=precision))

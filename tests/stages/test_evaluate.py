@@ -51,7 +51,7 @@ def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base
             assert interval is None or interval[0] <= point[f"{name}value"] <= interval[1]
 
 
-def test_the_scorecard_says_under_which_rules_training_answers_are_right() -> None:
+def test_the_scorecard_names_the_rules_under_which_training_answers_are_correct() -> None:
     rows: dict[str, Any] = {"overlap": {"removed": 0}}
     tokens: dict[str, Any] = {"left_out": {}, "retention_cut": 0}
     counts = {"rows": rows, "tokens": tokens, "right_by_rule": {"exact": {"right": 3, "rows": 4}}}

@@ -47,7 +47,7 @@ def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_stopped_command_goes_on(
+def test_a_stopped_command_resumes(
     small_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
@@ -89,7 +89,7 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
 
 
 @pytest.mark.slow
-def test_a_model_in_the_home_folder_is_asked_in_its_template(
+def test_a_model_in_the_home_folder_is_used_with_its_template(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(small_base, tmp_path / "model")
@@ -154,9 +154,7 @@ def test_several_answers_are_drawn_to_a_prompt(small_base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_drawn_answers_to_rows_depend_on_the_seed_and_on_nothing_beside_them(
-    small_base: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_sampled_answers_depend_on_the_seed_and_not_on_other_rows(small_base: Path, rows: Path, tmp_path: Path) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
 
     def answers(name: str, *more: object) -> list[str]:
@@ -176,7 +174,7 @@ def test_drawn_answers_to_rows_depend_on_the_seed_and_on_nothing_beside_them(
 
 
 @pytest.mark.slow
-def test_a_model_without_a_bound_of_context_is_asked(byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_model_without_a_context_limit_generates(byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     mamba().save_pretrained(tmp_path / "mamba")
     byte_tokenizer.save_pretrained(tmp_path / "mamba")
     words = ("--model", tmp_path / "mamba", "--json")

@@ -16,7 +16,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("verb", ["tune", "pretrain"])
-def test_a_killed_training_goes_on_to_the_same_weights(small_base: Path, tmp_path: Path, verb: str, kills: int) -> None:
+def test_a_killed_training_resumes_to_the_same_weights(small_base: Path, tmp_path: Path, verb: str, kills: int) -> None:
     words = ["--verb", verb, "--kills", kills, "--base", small_base, "--json", tmp_path / "figures.json"]
     done = processes.script(BENCHMARK, *words)
     assert done.returncode == 0, done.stdout + done.stderr

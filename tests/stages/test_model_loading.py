@@ -105,7 +105,7 @@ def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -
     assert "vllm does not do this: an adapter beside its base" in said.stderr
 
 
-def test_the_mark_holds_what_an_answer_depends_on(small_base: Path, tuned: Path) -> None:
+def test_the_fingerprint_covers_what_an_answer_depends_on(small_base: Path, tuned: Path) -> None:
     from lotune.settings import read_settings
 
     def mark(*words: str, model: Path = small_base, **more: Any) -> str:
@@ -170,7 +170,7 @@ def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
     (["--task", "custom", "task.answer_column=nothing"], "none of 3 rows has a reference that can be scored (the"),
     (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a reference that can be scored"),
 ])  # fmt: skip
-def test_rows_without_keys_are_refused_before_they_are_asked(
+def test_rows_without_references_are_refused_before_generation(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
     file = tmp_path / "rows.jsonl"
@@ -185,7 +185,7 @@ def test_rows_without_keys_are_refused_before_they_are_asked(
 
 
 @pytest.mark.slow
-def test_the_judge_rouge_l_says_how_it_weighs(small_base: Path, tmp_path: Path) -> None:
+def test_rouge_l_reports_how_it_tokenises(small_base: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"question": f"Who {n}?", "answer": "the river"}) + "\n" for n in range(4)))
     words = ("evaluate", "--model", small_base, "--task", "custom", "--data", file, "task.scorer=rouge-l")
@@ -196,7 +196,7 @@ def test_the_judge_rouge_l_says_how_it_weighs(small_base: Path, tmp_path: Path) 
     assert "judged by rouge-l (beta 1; words in small letters" in call(*words, "task.max_new_tokens=4").stdout
 
 
-def test_test_rows_without_keys_stop_a_run_before_it_trains(small_base: Path, tmp_path: Path) -> None:
+def test_test_rows_without_references_stop_a_run_before_training(small_base: Path, tmp_path: Path) -> None:
     for name, answer in (("train", "2"), ("test", "")):
         rows = [{"question": f"{name}, {n} + 1?", "answer": answer} for n in range(8)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

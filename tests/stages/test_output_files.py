@@ -38,7 +38,7 @@ def test_no_output_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     line("1", "other"), line("1") + line("2", "other"), b'{"id": "1"}\n', b"[1]\n", b"a user's notes\n",
     b"notes without an end",
 ])  # fmt: skip
-def test_what_other_settings_gave_is_refused_and_stays(tmp_path: Path, content: bytes) -> None:
+def test_answers_of_other_settings_are_refused_and_stay(tmp_path: Path, content: bytes) -> None:
     for name in ("out.jsonl", "out.jsonl.1-of-2"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RunError, match="of another model or of other settings, or does not say which"):
@@ -48,7 +48,7 @@ def test_what_other_settings_gave_is_refused_and_stays(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("content", [b"", line("1") + line("2"), line("1") + b'{"i', line("1") + b'{"id":"2", "an'])
-def test_what_the_same_settings_gave_is_taken(tmp_path: Path, content: bytes) -> None:
+def test_answers_of_the_same_settings_are_reused(tmp_path: Path, content: bytes) -> None:
     check_fingerprints(tmp_path / "out.jsonl", "m")
     (tmp_path / "out.jsonl").write_bytes(content)
     check_fingerprints(tmp_path / "out.jsonl", "m")
@@ -71,7 +71,7 @@ def test_parts_of_stopped_processes_are_gathered(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-def test_of_several_processes_what_was_not_asked_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_several_processes_unselected_answers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(line("1") + line("2") + line("7"))
     monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, *values: [values, values])

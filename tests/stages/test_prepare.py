@@ -51,7 +51,7 @@ def test_the_same_rows_are_not_encoded_again(tmp_path: Path, byte_tokenizer: Any
     [(ROWS[:4], 11, False), (ROWS, 10, False), (ROWS, 11, True)],
     ids=["rows", "limit", "damaged"],
 )
-def test_what_differs_is_encoded_again(
+def test_changed_rows_are_encoded_again(
     tmp_path: Path, byte_tokenizer: Any, encoded: list[str], rows: list[Example], limit: int, damage: bool
 ) -> None:
     stem = tmp_path / "train"
@@ -66,7 +66,7 @@ def test_what_differs_is_encoded_again(
     assert tokens(file) == [found for found in whole if len(found) <= limit]
 
 
-def test_rows_too_long_that_stop_the_run_leave_what_was_there(tmp_path: Path, byte_tokenizer: Any) -> None:
+def test_rows_too_long_that_stop_the_run_leave_the_folder_unchanged(tmp_path: Path, byte_tokenizer: Any) -> None:
     prepare._train_tokens(tmp_path / "train", byte_tokenizer, (ROWS,), 30, "stop")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match=r"2 rows are too long: a\.jsonl:4, a\.jsonl:5"):

@@ -45,7 +45,7 @@ def written(folder: Path, optimizer: str = "adamw") -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_base_model_from_nothing(tmp_path: Path, optimizer: str) -> None:
+def test_a_base_model_from_scratch(tmp_path: Path, optimizer: str) -> None:
     import torch
 
     from lotune.model.loading import load_model
@@ -82,7 +82,7 @@ def test_a_recipe_without_the_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_going_on_from_a_model(tmp_path: Path) -> None:
+def test_pretraining_continues_from_a_model(tmp_path: Path) -> None:
     """`pretrain.init_from` takes a model's weights and tokeniser; a first step from there is not one from nothing."""
     recipe = written(tmp_path)
     runs = f"runs={tmp_path / 'runs'}"
@@ -110,7 +110,7 @@ def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokeniz
 
 
 @pytest.mark.slow
-def test_documents_are_made_once_and_again_where_they_have_to(tmp_path: Path) -> None:
+def test_documents_are_generated_once_unless_their_settings_change(tmp_path: Path) -> None:
     """A stopped pre-training finds its tokeniser and documents; damage and other inputs are noticed."""
     recipe, data = written(tmp_path), tmp_path / "mini" / "data"
     words: tuple[object, ...] = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.steps=1")
@@ -162,7 +162,7 @@ def test_documents_depend_on_the_code_that_makes_them() -> None:
     assert set(pretraining_corpus.CORPUS_SETTINGS) <= set(inputs)
 
 
-def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_is_checked_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = written(tmp_path)
     words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.generated_documents=1000000")
     needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
@@ -176,7 +176,7 @@ def test_room_is_asked_for_before_long_work(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_the_room_asked_for_is_enough(tmp_path: Path) -> None:
+def test_the_required_disk_space_is_enough(tmp_path: Path) -> None:
     """It is more than the documents, two states and one that is being written, the model and its copy; not by far."""
     recipe = written(tmp_path)
     words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.generated_documents=1500", "pretrain.steps=1")
@@ -267,7 +267,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """It is killed while a state is written and after another was: it ends bit for bit as it would have."""
     recipe, folder, whole = (written(tmp_path, "muon"), *(tmp_path / name / "mini" for name in ("killed", "whole")))
     words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.export_to=null")
@@ -305,7 +305,7 @@ def articles(folder: Path) -> Path:
     ["pretrain.chunking=first_block", "pretrain.block_size=64"],
     ["pretrain.chunking=stream", "pretrain.sampling=with_replacement", "pretrain.config_file=GPT2"],
 ])  # fmt: skip
-def test_a_base_model_from_ones_own_articles(tmp_path: Path, more: list[str]) -> None:
+def test_a_base_model_from_a_users_articles(tmp_path: Path, more: list[str]) -> None:
     """Its figures on held-out text are those that transformers' own loss gives on the same blocks."""
     import torch
 

@@ -35,7 +35,7 @@ LABELS = {"0": "no", "1": "yes"}
     ({"name": "arithmetic"}, {"name": "choice"}, ""),
 ])  # fmt: skip
 @pytest.mark.parametrize("force", [True, False])
-def test_other_words_than_those_of_the_training_are_told(
+def test_prompt_settings_that_differ_from_the_training_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: dict, asked: dict, said: str, force: bool
 ) -> None:
     (tmp_path / TEMPLATE_FILE).write_text(template_text(Recipe(task=task_settings(**trained))))
@@ -66,7 +66,7 @@ def test_template_and_wording_come_back(tmp_path: Path) -> None:
         load_task_prompt_settings(tmp_path)
 
 
-def test_a_base_of_another_template_is_tuned_where_it_is_forced(tmp_path: Path) -> None:
+def test_a_base_of_another_template_is_tuned_only_with_force(tmp_path: Path) -> None:
     save_template(tmp_path, TEMPLATES["qa"])
     with pytest.raises(ModelError, match=r"template 'qa', but 'alpaca'.*\n.*\n.*task.force_template=true"):
         check_template(ArithmeticSettings(), tmp_path)
@@ -96,7 +96,7 @@ def test_prepare_refuses_another_template(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("name", "near"), [("txt", "did you mean text?"), ("choise", "did you mean choice?"), ("text", "")]
 )
-def test_an_unknown_task_is_told_of_every_name(name: str, near: str) -> None:
+def test_an_unknown_task_lists_every_name(name: str, near: str) -> None:
     with pytest.raises(SettingsError, match="custom; and text, which `evaluate --model` alone has") as caught:
         build_task(task_settings(name))
     assert caught.value.remedy == near

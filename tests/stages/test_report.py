@@ -118,7 +118,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("damage", "said", "remedy"), FAULTS)
-def test_what_is_not_finished_or_damaged_is_refused(
+def test_unfinished_and_damaged_runs_are_refused(
     folder: Path, damage: Callable[[Path], None], said: str, remedy: str
 ) -> None:
     damage(folder)
@@ -131,7 +131,7 @@ def test_what_is_not_finished_or_damaged_is_refused(
     assert not (folder / "report.md").exists()
 
 
-def test_a_damaged_folder_keeps_the_report_that_it_has(folder: Path) -> None:
+def test_a_damaged_folder_keeps_its_report(folder: Path) -> None:
     call(folder)
     before = (folder / "report.html").read_bytes()
     damage_an_answer(folder)

@@ -31,7 +31,7 @@ def card_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_training_goes_on_in_its_format_on_another_machine(
+def test_a_training_resumes_in_its_dtype_on_another_machine(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words, folder = (recipe, f"runs={tmp_path}", "save_every_minutes=0"), tmp_path / "kept"
@@ -77,7 +77,9 @@ def test_a_training_goes_on_in_its_format_on_another_machine(
 
 
 @pytest.mark.slow
-def test_a_reduced_format_is_asked_again_alone(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_a_reduced_dtype_are_generated_again_alone(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, folder = (recipe, f"runs={tmp_path}"), tmp_path / "kept"
     decides(monkeypatch, "float32")
     call("run", *words)

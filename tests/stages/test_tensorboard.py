@@ -55,7 +55,7 @@ def test_the_curves_are_those_of_the_training(recipe: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("verb", ["tune", "run", "prepare"])
-def test_without_the_extra_it_is_said_before_anything_is_prepared(
+def test_a_missing_extra_is_reported_before_anything_is_prepared(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setattr("lotune.recipe.find_spec", lambda name: None)

@@ -8,7 +8,7 @@ from lotune.record_files import filter_records
 from lotune.stages.training_session import _step_of
 
 
-def test_later_lines_and_those_that_are_none_of_ours_go(tmp_path: Path) -> None:
+def test_later_lines_and_lines_of_another_training_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     ours = ['{"number":1,"loss":2.0}', '{"validation":{"step":2,"loss":1.0}}', '{"number":3,"loss":1.5}']
     others = ["7", '"text"', "[]", "{}", "null", '{"number":"x"}', '{"validation":3}', '{"number":4}', '{"number":']

@@ -79,7 +79,7 @@ def test_default_splits_leave_most_rows_to_train_on(rows: int, test: int, valida
     assert (len(named.train), len(named.test)) == (1, rows - 2)
 
 
-def test_rows_that_an_evaluation_set_asks_leave_the_training_side(tmp_path: Path) -> None:
+def test_rows_of_an_evaluation_set_are_removed_from_training(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [row(number) for number in range(40)])
     test = write(tmp_path / "test.jsonl", [row(3), row(4, "计算　４ + 1 等于多少？"), row(99)])
     how = DataSettings(train=train, test=test, validation_rows=5)
@@ -111,7 +111,7 @@ def test_a_validation_file_takes_no_training_row(tmp_path: Path) -> None:
     assert data.counts.kept == 30 - 4 - data.counts.overlap.removed
 
 
-def test_validation_rows_that_the_test_asks_leave(tmp_path: Path) -> None:
+def test_validation_rows_of_the_test_are_removed(tmp_path: Path) -> None:
     """Two rows with one problem and two solutions are no duplicates, and can be split to different sides."""
     problems = [f"计算 {number % 40} + 1 等于多少？" for number in range(80)]
     rows = [{"problem": problem, "solution": f"{place}"} for place, problem in enumerate(problems)]
@@ -187,7 +187,7 @@ def test_lines_that_are_no_json_are_named_and_counted(tmp_path: Path) -> None:
     assert (counts.malformed, counts.read, counts.kept) == (1, 12, 10)
 
 
-def test_nothing_left_to_train_on(tmp_path: Path) -> None:
+def test_no_rows_left_to_train_on(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(number) for number in range(6)])
     one = write(tmp_path / "one.jsonl", [row(99)])
     with pytest.raises(DataError, match="no training row is left"):
@@ -207,7 +207,7 @@ def test_a_test_file_is_drawn_from_by_seed(tmp_path: Path) -> None:
     assert len(evaluation_rows(TASK, None, 7, 1)) == 7
 
 
-def test_a_file_is_asked_whole_unless_a_limit_is_set(tmp_path: Path) -> None:
+def test_all_rows_of_a_file_are_evaluated_unless_a_limit_is_set(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [row(number) for number in range(30)])
     test = write(tmp_path / "test.jsonl", [row(number) for number in range(100, 800)])
     validation = write(tmp_path / "validation.jsonl", [row(number) for number in range(1000, 1150)])
@@ -239,7 +239,7 @@ def test_equal_shares_of_rows_without_kinds_are_refused(tmp_path: Path) -> None:
             build_datasets(task, how, 1, {})
 
 
-def test_a_test_row_without_a_key_is_kept(tmp_path: Path) -> None:
+def test_a_test_row_without_a_reference_stays(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(1), {"problem": "计算 2 + 1 等于多少？"}])
     examples = evaluation_rows(TASK, file, None, 0)
     assert [TASK.judge(example, "2").correct for example in examples] == [True, None]
@@ -313,7 +313,7 @@ def test_a_refused_row_names_the_setting_that_mends_it(
     assert len(str(error.value).splitlines()) <= 3
 
 
-def test_training_answers_are_judged_under_each_rule() -> None:
+def test_training_answers_are_scored_under_each_rule() -> None:
     """The working of 1 / 3 ends at 0.333333: right to five digits, and not exactly."""
     quotient = {"problem": "计算 1 / 3 等于多少？", "solution": f"1 / 3 = 0.{'3' * 28}"}
     rows = [("a", quotient), ("b", row(5)), ("c", {"problem": "Why?", "solution": "Nobody knows."})]
@@ -327,7 +327,7 @@ def test_training_answers_are_judged_under_each_rule() -> None:
     assert right_by_rule(reading, list(reading.examples([], training=True))) == {}
 
 
-def test_of_many_training_answers_some_are_judged_evenly_spaced() -> None:
+def test_of_many_training_answers_evenly_spaced_ones_are_scored() -> None:
     task = ArithmeticTask(ArithmeticSettings())
     rows = [(str(number), row(number)) for number in range(5, 15)]
     rows[1::2] = [(name, {**one, "solution": "x = 1 / 3 = 0.33333333"}) for name, one in rows[1::2]]

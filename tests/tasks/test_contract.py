@@ -44,7 +44,7 @@ def numbered(rows: list[Row]) -> list[tuple[str, Row]]:
     return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def test_its_name_is_its_key(task: Task) -> None:
+def test_the_name_of_a_task_is_its_key(task: Task) -> None:
     assert build_task(task_settings(task.name)) == task
     assert task.max_new_tokens > task.min_new_tokens >= 0
     assert build_task(task_settings(task.name, max_new_tokens=3)).max_new_tokens == 3
@@ -71,7 +71,7 @@ def test_prompts_end_where_answers_begin(task: Task, rows: list[Row], training: 
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_what_is_trained_on_is_right_and_is_not_cut(task: Task, rows: list[Row], training: bool) -> None:
+def test_targets_are_correct_and_not_cut(task: Task, rows: list[Row], training: bool) -> None:
     for example in task.examples(numbered(rows), training=training):
         assert cut_at_stop(example.target, task.stop) == (example.target, False)
         assert task.judge(example, example.target).correct is True
@@ -104,7 +104,7 @@ def test_the_seed_decides_generated_rows(task: Task) -> None:
     assert len(list(made.generate_training_rows(5, 1))) == 5
 
 
-def test_a_judge_or_column_that_it_does_not_have_is_refused(task: Task) -> None:
+def test_an_unknown_scorer_or_column_is_refused(task: Task) -> None:
     foreign = {"arithmetic": "contains", "instructions": "significant:3", "custom": "significant:3"}.get(
         task.name, "exact"
     )

@@ -21,7 +21,7 @@ from lotune.tasks.task import Score
     ("number", "about 4.0", True), ("number", "5", False), (r"regex:is (\d)", "it is 4", False),
     (r"regex:It is \d\.", "So. It is 4.", True), ("f1", "is 4", False), ("rouge-l", "It is 4.", True),
 ])  # fmt: skip
-def test_judges(judge: str, answer: str, right: bool) -> None:
+def test_scorers(judge: str, answer: str, right: bool) -> None:
     settings = CustomSettings(prompt="{a} + {b}?", answer_column="sum", scorer=judge)
     task = CustomTask(settings)
     [example] = task.examples([("1", {"a": 1, "b": 3, "sum": "It is 4."})], training=True)
@@ -41,7 +41,7 @@ def test_letters_and_labels() -> None:
     assert (example.target, task.judge(example, "Yes!").correct) == ("yes", True)
 
 
-def test_a_key_that_is_no_label_is_refused() -> None:
+def test_a_reference_that_is_no_label_is_refused() -> None:
     task = CustomTask(CustomSettings(prompt="{q}", scorer="label", labels={"0": "no", "1": "yes"}))
     for training in (True, False):
         with pytest.raises(DataError, match=r"row 2: its label is 'T'\nexpected: one of 0, 1"):

@@ -69,7 +69,7 @@ def test_a_row_that_is_no_question_is_named(row: dict[str, Any], found: str) -> 
     (" Vitamin C", "B"), ("b", None), ("C", "C"), ("(C)", "C"), ("1", "B"), (0, "A"), ("The right option is B.", "B"),
     (None, ""), ("", ""),
 ])  # fmt: skip
-def test_the_key_of_a_row(answer: Any, letter: str | None) -> None:
+def test_the_reference_of_a_row(answer: Any, letter: str | None) -> None:
     row = {"question": "Which?", "A": " Vitamin A", "B": "Vitamin C ", "C": "Vitamin D", "D": "", "answer": answer}
     if letter is None:
         with pytest.raises(DataError):
@@ -162,7 +162,7 @@ def test_the_letter_of_an_answer(text: str, letter: str | None) -> None:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(("checkpoint", "right"), [(0, 1328), (3, 1748)])
-def test_the_contest_s_own_predictions(reference_data: Path, checkpoint: int, right: int) -> None:
+def test_the_predictions_that_the_contest_published(reference_data: Path, checkpoint: int, right: int) -> None:
     lines = (reference_data / "contest" / f"choice-predictions-checkpoint-{checkpoint}.jsonl").read_bytes().splitlines()
     rows = [orjson.loads(line) for line in lines]
     assert len(rows) == 2000

@@ -31,7 +31,7 @@ def test_the_well_known_files(tmp_path: Path, name: str, first: str, labels: lis
     assert first in found[0].prompt
 
 
-def test_a_dev_file_without_labels_is_asked_and_not_judged(tmp_path: Path) -> None:
+def test_a_dev_file_without_labels_is_answered_but_not_scored(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text("gj04\t\tThe sailors rode.\ngj04\t*\tThey sail it.\n")
     task = SentenceClassificationTask()
     rows = task.read(tmp_path / "dev.tsv").rows
@@ -42,7 +42,7 @@ def test_a_dev_file_without_labels_is_asked_and_not_judged(tmp_path: Path) -> No
         list(task.examples(rows, training=True))
 
 
-def test_own_columns_and_words(tmp_path: Path) -> None:
+def test_custom_columns_and_words(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("review,mood\nGood film.,pos\nBad film.,neg\n")
     settings = SentencesSettings(columns={"sentence": "review", "label": "mood"}, labels={"neg": "bad", "pos": "good"},
         instruction="Is the review {labels}?",
@@ -56,7 +56,7 @@ def test_own_columns_and_words(tmp_path: Path) -> None:
     assert figures["accuracy"] == figures["balanced_accuracy"] == 0.5
 
 
-def test_a_key_that_is_no_label_is_refused() -> None:
+def test_a_reference_that_is_no_label_is_refused() -> None:
     with pytest.raises(DataError, match="row 7: its label is 'T'"):
         list(SentenceClassificationTask().examples([("row 7", {"sentence": "So.", "label": "T"})], training=False))
     with pytest.raises(SettingsError, match=r"task\.labels"):

@@ -119,7 +119,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_two_processes_do_what_one_does(trained: Any, way: str, tmp_path: Path) -> None:
+def test_two_processes_give_the_result_of_one(trained: Any, way: str, tmp_path: Path) -> None:
     two, onward = trained[way]
     expected = alone(begun(tmp_path / "one", **WAYS[way]))
     assert [step["number"] for step in expected[0]] == list(range(1, ranks.STEPS + 1))
@@ -151,7 +151,7 @@ def test_a_state_in_shards_is_a_file_of_safetensors_for_each_process(trained: An
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_goes_on_from_shards_and_damaged_ones_are_not_used(
+def test_any_number_of_processes_resumes_from_shards_unless_they_are_damaged(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way = WAYS["all in shards, untied"]
@@ -189,7 +189,9 @@ def test_an_older_torch_puts_the_shards_together_in_one_file(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_without_room_is_told_by_all_and_the_state_before_is_whole(tmp_path: Path, rank: int) -> None:
+def test_a_full_disk_of_one_process_is_raised_by_all_and_the_previous_state_is_complete(
+    tmp_path: Path, rank: int
+) -> None:
     plan = begun(tmp_path / "full", save=[1, 3], full=rank, **WAYS["all in shards"])
     done = launched([plan])
     assert done.returncode != 0

@@ -71,7 +71,7 @@ def test_a_step_is_the_same_however_it_is_divided_and_recomputed(tiny_llama: Any
         assert_same(found, gradients, 1e-4)
 
 
-def test_each_step_drops_others_and_a_training_that_goes_on_drops_the_same(tiny_llama: Any) -> None:
+def test_each_step_drops_other_values_and_a_resumed_training_drops_the_same(tiny_llama: Any) -> None:
     model, rows = tuned(tiny_llama), some_rows(9, 5)
     batches = Collator(99, 9999, PAD, packed=False).batches(rows)
     optimizers = adamw([p for p in model.parameters() if p.requires_grad], 1e-30, (0.9, 0.9), 1e-8, 0.0)
@@ -87,7 +87,7 @@ def test_each_step_drops_others_and_a_training_that_goes_on_drops_the_same(tiny_
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
-def test_what_is_dropped_looks_drawn_by_chance(p: float) -> None:
+def test_dropped_values_look_random(p: float) -> None:
     """Its share, and how often neighbours, layers and steps drop together, are within five deviations of chance."""
     row = EncodedRow("1", tuple(torch.randint(300, (2001,), generator=torch.Generator().manual_seed(0)).tolist()), 1)
     [batch] = Collator(1, 1, PAD, packed=False).batches([row])
@@ -104,7 +104,7 @@ def test_what_is_dropped_looks_drawn_by_chance(p: float) -> None:
         assert abs(together) <= 5 * p * (1 - p) / one.numel() ** 0.5
 
 
-def test_the_mean_stays_and_what_is_dropped_gets_no_gradient(tiny_llama: Any) -> None:
+def test_the_mean_stays_and_dropped_values_get_no_gradient(tiny_llama: Any) -> None:
     model = tuned(tiny_llama, 0.25)
     layer = next(module for module in model.modules() if isinstance(module, TextDropout)).train()
     layer.draw.keys = torch.randint(-(2**31), 2**31 - 1, (1, 500), dtype=torch.int32)

@@ -80,7 +80,7 @@ def test_logits_made_in_parts_give_the_same_step(llama: Any, monkeypatch: pytest
     assert_same(found, gradients)
 
 
-def test_what_stands_in_prompt_and_padding_is_no_target(llama: Any) -> None:
+def test_prompt_and_padding_are_no_targets(llama: Any) -> None:
     """A row's prompt is context only: another padding changes nothing, nor does another row."""
     rows = some_rows(2, 8)
     alone = [evaluate_loss(llama, [pad_rows([row], PAD)]) for row in rows]
@@ -185,7 +185,7 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
 
 
 @pytest.mark.oracle
-def test_a_model_whose_logits_hang_on_more_than_a_hidden_state_is_called_whole() -> None:
+def test_a_model_whose_logits_depend_on_more_than_a_hidden_state_is_called_whole() -> None:
     model, rows = looking_back().train(), some_rows(6, 4)
     head, batch = CausalLoss(model), pad_rows(rows, PAD)
     assert head(batch).item() == pytest.approx(plain_loss(model, rows).item() * batch.num_scored_tokens, rel=1e-5)
@@ -434,7 +434,9 @@ def test_a_compiled_model_learns_the_same(llama: Any, backend: str, monkeypatch:
     assert losses(compile=True) == pytest.approx(losses(compile=False), rel=1e-4)
 
 
-def test_a_model_that_cannot_be_compiled_says_what_to_set(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_compiled_is_refused_with_the_setting(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._dynamo.exc import BackendCompilerFailed
 
     from lotune.library_errors import translate_error

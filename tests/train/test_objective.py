@@ -97,7 +97,7 @@ def test_the_divergence_holds_a_model_on_replay_rows_alone() -> None:
         assert divergence_sum(held, batch) < 0.75 * divergence_sum(free, batch)
 
 
-def test_cross_entropy_is_the_objective_where_none_is_given() -> None:
+def test_cross_entropy_is_the_default_objective() -> None:
     batch = pad_rows(some_rows(6), PAD)
     one, other = adapted(), adapted()
     assert steps(one, [batch], 3) == steps(other, [batch], 3, objective=CausalLoss(other))

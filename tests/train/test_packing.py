@@ -95,7 +95,7 @@ def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any]
 
 
 @pytest.mark.parametrize("shape", [mistral, dynamic_llama, bloom, mamba, lambda: gpt2(0.1), biogpt, bert])
-def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]) -> None:
+def test_a_model_that_cannot_take_packed_rows_is_left_unchanged(shape: Callable[[], Any]) -> None:
     """A window shorter than the rows, positions that hang on the whole line, attention of its own, dropped weights."""
     model = made(shape)
     before = model.config._attn_implementation
@@ -105,7 +105,7 @@ def test_what_cannot_take_packed_rows_is_left_as_it_was(shape: Callable[[], Any]
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("shape", EAGER, ids=lambda shape: shape.__name__)
-def test_models_with_attention_of_their_own_are_tuned_on_padded_rows(shape: Callable[[], Any], tmp_path: Path) -> None:
+def test_models_with_custom_attention_are_tuned_on_padded_rows(shape: Callable[[], Any], tmp_path: Path) -> None:
     """As they come from a folder: loss and gradients of the padded layout are the model's own."""
     made(shape).get_base_model().save_pretrained(tmp_path)
     model, rows = made(lambda: new_from_config_json(tmp_path, {})), some_rows(12, 3)
@@ -146,7 +146,7 @@ def test_modules_that_an_adapter_cannot_change_are_named(monkeypatch: pytest.Mon
         add_adapter(llama(), LoraSettings(target_modules=["q_proj"]), 0)
 
 
-def test_a_model_that_is_asked_is_left_as_it_was() -> None:
+def test_a_probed_model_is_left_unchanged() -> None:
     """A base at rest inside a model that learns stays at rest."""
     model = made(llama).train()
     model.get_base_model().model.layers[0].eval()

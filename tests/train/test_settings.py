@@ -6,7 +6,7 @@ from lotune.train.settings import PretrainSettings, TrainingSettings, TuneSettin
 DIFFERENT_DEFAULTS = {"optimizer", "learning_rate", "warmup_ratio", "weight_decay", "adam_beta2", "compile"}
 
 
-def test_what_tuning_and_pretraining_share_has_one_type_and_one_sentence() -> None:
+def test_settings_shared_by_tuning_and_pretraining_have_one_type_and_one_sentence() -> None:
     tune, pretrain = ({line.key: line for line in describe(model)} for model in (TuneSettings, PretrainSettings))
     shared = tune.keys() & pretrain.keys()
     assert shared == TrainingSettings.model_fields.keys()

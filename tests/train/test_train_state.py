@@ -59,7 +59,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("save", [save_state, save_shards])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_going_on_gives_the_same_weights_to_the_bit(
+def test_resuming_gives_the_same_weights_bit_for_bit(
     tiny_llama: Any, tmp_path: Path, optimizer: str, save: Callable[..., Any]
 ) -> None:
     start = {name: value.clone() for name, value in tiny_llama.state_dict().items()}
@@ -97,7 +97,7 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_used(tiny_llama: Any, 
 
 
 @pytest.mark.parametrize("harm", ["cut", "altered", "gone", "added", "header"])
-def test_a_damaged_state_in_shards_is_noticed_and_written_anew(tiny_llama: Any, tmp_path: Path, harm: str) -> None:
+def test_a_damaged_sharded_state_is_detected_and_written_again(tiny_llama: Any, tmp_path: Path, harm: str) -> None:
     training = begin(tiny_llama, "adamw")
     for step in steps(training):
         save_shards(tmp_path, training, step.number, None)
@@ -125,7 +125,7 @@ def test_a_damaged_state_in_shards_is_noticed_and_written_anew(tiny_llama: Any, 
     assert [path.name.split(".")[0] for path in sorted(tmp_path.iterdir())] == ["step-000000005", "step-000000006"]
 
 
-def test_a_torch_that_cannot_read_shards_says_so(
+def test_a_torch_that_cannot_read_shards_is_refused(
     tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = begin(tiny_llama, "adamw")
@@ -137,7 +137,7 @@ def test_a_torch_that_cannot_read_shards_says_so(
 
 
 @pytest.mark.parametrize("save", [save_state, save_shards])
-def test_the_newest_states_are_kept_and_what_a_crash_left_is_taken_away(
+def test_the_newest_states_stay_and_partial_files_of_a_crash_are_removed(
     tiny_llama: Any, tmp_path: Path, save: Callable[..., Any]
 ) -> None:
     training = begin(tiny_llama, "adamw")
@@ -206,7 +206,7 @@ def test_states_are_saved_when_due(tiny_llama: Any, tmp_path: Path) -> None:
     assert kept[-1] == ["step-000000002", "step-000000005"]
 
 
-def test_the_last_good_state_is_saved_where_a_loss_is_not_finite(tiny_llama: Any, tmp_path: Path) -> None:
+def test_the_last_good_state_is_saved_if_a_loss_is_not_finite(tiny_llama: Any, tmp_path: Path) -> None:
     """At any interval: the weights in memory are those after the last whole step."""
     training = begin(tiny_llama, "adamw")
     good: dict[str, torch.Tensor] = {}

@@ -62,7 +62,7 @@ def shaken(model: Any) -> Any:
     return with_random_adapter(model, 0.1)
 
 
-def test_every_method_has_settings_of_its_own(method: Method, settings: AdapterSettings) -> None:
+def test_every_method_has_its_own_settings(method: Method, settings: AdapterSettings) -> None:
     assert METHODS[method.name] is method
     assert type(settings) is method.settings
     assert method.settings().method == method.name
@@ -77,7 +77,7 @@ def test_the_count_is_the_closed_formula(
     assert predicted == trainable_count(model) == count_adapter(tmp_path / "adapter").trainable > 0
 
 
-def test_a_fresh_adapter_is_the_identity_or_says_not(
+def test_a_fresh_adapter_is_the_identity_if_the_method_says_so(
     method: Method, settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor
 ) -> None:
     before = base.model(tokens).logits
@@ -135,7 +135,7 @@ def test_only_the_adapter_trains_in_float32(settings: AdapterSettings, base: Loa
 
 
 @pytest.mark.oracle
-def test_what_is_saved_gives_the_same_logits_here_and_in_peft(
+def test_a_saved_adapter_gives_the_same_logits_here_and_in_peft(
     settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     model = shaken(add_adapter(base.model, settings, seed=0))
@@ -155,7 +155,7 @@ def test_what_is_saved_gives_the_same_logits_here_and_in_peft(
 
 
 @pytest.mark.oracle
-def test_virtual_ids_are_what_peft_puts_before_a_prompt(
+def test_virtual_ids_give_the_embeddings_that_peft_puts_before_a_prompt(
     method: Method, settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor
 ) -> None:
     model: Any = shaken(add_adapter(base.model, settings, seed=0))

@@ -230,7 +230,7 @@ def test_an_unknown_rule_names_the_choices(rule: str) -> None:
         match_numbers("1", "1", rule)
 
 
-def test_every_generated_key_is_a_number_and_right() -> None:
+def test_every_generated_reference_is_a_correct_number() -> None:
     for row in generate_rows(3_000, 11, "raw", "both", distinct=False):
         for rule in RULES:
             assert match_numbers(row["solution"], row["solution"], rule)[2] is True
@@ -244,6 +244,6 @@ def test_the_number_of_the_last_line_that_has_one_counts(text: str) -> None:
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9))
-def test_verdicts_are_those_of_the_judge(a: int, b: int) -> None:
+def test_verdicts_are_those_of_the_scorer(a: int, b: int) -> None:
     answer, key = f"{a / b:.6g}", f"{a / b}"
     assert verdicts(answer, key, USUAL_RULES) == {rule: match_numbers(answer, key, rule)[2] for rule in USUAL_RULES}

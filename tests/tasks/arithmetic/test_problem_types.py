@@ -107,7 +107,7 @@ def test_the_mix_has_its_shares(mixture: Mixture, language: Language) -> None:
     assert sum(counts.values()) == rows
 
 
-def test_distinct_rows_are_distinct_even_where_a_kind_is_used_up() -> None:
+def test_distinct_rows_are_distinct_even_if_a_type_is_used_up() -> None:
     fractions = []
     for seed in range(5):
         rows = list(generate_rows(distinct_limit("raw"), seed, "raw"))

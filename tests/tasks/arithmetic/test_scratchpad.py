@@ -265,7 +265,7 @@ def _operands(kind: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_every_training_answer_is_right_by_its_own_judge(language: str) -> None:
+def test_every_training_answer_is_correct_under_its_scorer(language: str) -> None:
     """2,000 questions in both mixes; a power whose rounded steps end beside the key is wrong at most."""
     wrong, lacking, longest = [], 0, 0
     for mixture in ("deduplicated", "raw"):
@@ -328,7 +328,7 @@ def _without_last_number(text: str) -> str:
 
 
 @pytest.mark.parametrize("kind", list(PROBLEM_TYPES))
-def test_an_answer_ends_in_the_solution_s_own_form(kind: str) -> None:
+def test_an_answer_ends_in_the_form_of_the_solution(kind: str) -> None:
     for operands in _operands(kind):
         solution = PROBLEM_TYPES[kind].solution(operands)
         answer = scratchpad_target(kind, operands, solution)
@@ -336,7 +336,7 @@ def test_an_answer_ends_in_the_solution_s_own_form(kind: str) -> None:
         assert recognise(PROBLEM_TYPES[kind].problem_zh(operands)) == (kind, operands)
 
 
-def test_a_kind_without_working_keeps_its_solution() -> None:
+def test_a_type_without_a_scratchpad_keeps_its_solution() -> None:
     assert "english" not in WORKING
     assert scratchpad_target("english", (), r"so \boxed{4}") == r"so \boxed{4}"
 

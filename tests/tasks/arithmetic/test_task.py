@@ -49,7 +49,7 @@ def test_the_conversation_form_is_the_same_example(problem: str) -> None:
     assert example_of(row, training=True) == example_of(ROW, training=True)
 
 
-def test_the_instruction_prefix_stands_before_the_problem_once() -> None:
+def test_the_instruction_prefix_precedes_the_problem_once() -> None:
     example = example_of(ROW, instruction_prefix=EXPERT_PREFIX)
     assert f"### Instruction:\n{EXPERT_PREFIX}计算" in example.prompt
     with_prefix = {**ROW, "problem": EXPERT_PREFIX + ROW["problem"]}
@@ -73,7 +73,7 @@ def test_a_row_in_neither_form_is_named(row: Row) -> None:
         example_of(row)
 
 
-def test_a_row_without_a_key_can_be_asked_but_not_trained_on() -> None:
+def test_a_row_without_a_reference_can_be_answered_but_not_trained_on() -> None:
     example = example_of({"problem": "1 + 1?"})
     assert (example.target, example.references) == ("", ())
     assert ArithmeticTask().judge(example, "2").correct is None
@@ -125,7 +125,7 @@ def test_the_scorer_is_the_one_of_the_settings() -> None:
 
 
 @pytest.mark.oracle
-def test_the_contests_own_answers_are_right(reference_data: Path) -> None:
+def test_the_contests_answers_are_correct(reference_data: Path) -> None:
     lines = (reference_data / "contest" / "math-300.jsonl").read_bytes().splitlines()
     task = ArithmeticTask()
     examples = list(task.examples(((str(i), orjson.loads(line)) for i, line in enumerate(lines, 1)), training=True))

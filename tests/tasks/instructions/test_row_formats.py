@@ -69,7 +69,7 @@ def conversations(draw: st.DrawFn, shape: str) -> Conversation:
 @pytest.mark.parametrize("shape", [shape.name for shape in ROW_FORMATS])
 @FREE
 @given(data=st.data())
-def test_a_row_says_what_was_put_into_it(shape: str, data: st.DataObject) -> None:
+def test_a_conversation_has_the_texts_of_its_row(shape: str, data: st.DataObject) -> None:
     conversation = data.draw(conversations(shape))
     row = as_row(shape, conversation)
     known = format_of(row)
@@ -194,7 +194,7 @@ def test_rows_that_cannot_be_used_are_named(row: Row, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_null_is_nothing() -> None:
+def test_null_is_an_empty_text() -> None:
     assert conversation_of("1", {"instruction": "a", "input": None, "output": "b"}) == Conversation(("a",), ("b",))
 
 
@@ -203,6 +203,6 @@ def test_a_developer_is_the_system() -> None:
     assert conversation_of("1", row) == Conversation(("Why?",), ("So.",), "s")
 
 
-def test_two_system_messages_are_both_kept() -> None:
+def test_two_system_messages_are_joined() -> None:
     row = {"system": "one", "conversations": [{"from": "system", "value": "two"}, {"from": "human", "value": "a"}]}
     assert conversation_of("1", row) == Conversation(("a",), ("",), "one\n\ntwo")

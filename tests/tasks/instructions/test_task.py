@@ -68,7 +68,7 @@ def test_exactly_the_answers_and_their_ends_are_trained_on(
 
 @FREE
 @given(pairs=PAIRS, system=SYSTEM, template=st.sampled_from(sorted(TEMPLATES)))
-def test_each_answer_is_asked_for_as_it_was_trained(
+def test_each_answer_is_generated_after_the_prompt_of_its_training(
     byte_tokenizer: Any, pairs: list[tuple[str, str]], system: str, template: str
 ) -> None:
     """What stands before an answer in training are the tokens of the prompt that asks for it."""
@@ -171,7 +171,7 @@ def test_rows_without_an_answer_are_for_asking_only() -> None:
         ("number", "four", "4", None),
     ],
 )
-def test_judges(judge: str, key: str, answer: str, right: bool | None) -> None:
+def test_scorers(judge: str, key: str, answer: str, right: bool | None) -> None:
     asker = task(scorer=judge)
     [example] = asker.examples([("1", {"prompt": "?", "completion": key})], training=False)
     assert asker.judge(example, answer).correct is right

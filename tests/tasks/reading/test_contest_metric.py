@@ -59,7 +59,7 @@ def test_bounds_and_symmetry(first: str, second: str) -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_em_means_full_f1_unless_nothing_is_left(first: str, second: str) -> None:
+def test_em_means_full_f1_unless_both_texts_become_empty(first: str, second: str) -> None:
     f1, em = contest_f1_em(first, second)
     if em == 100:
         assert f1 == (100 if normalise_contest_answer(first) else 0)

@@ -27,7 +27,7 @@ ROWS = 400
 
 @pytest.mark.parametrize("language", ["zh", "en", "both"])
 @pytest.mark.parametrize("names", ["train", "unseen"])
-def test_every_answer_stands_once_at_its_place(language: Language, names: str) -> None:
+def test_every_answer_occurs_once_at_its_offset(language: Language, names: str) -> None:
     ids = []
     for paragraph in passages(ROWS, 3, language, names):  # type: ignore[arg-type]
         assert 2 <= len(paragraph["qas"]) <= 4

@@ -55,7 +55,7 @@ def test_real_files_are_read(name: str, paragraphs: int, questions: int, referen
     assert items[0][0] == items[0][1]["qas"][0]["id"]
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_rows_read_back(tmp_path: Path) -> None:
     rows = [paragraph("a"), paragraph("b"), paragraph("c", "Other"), paragraph("d")]
     write_items(tmp_path / "out.json", rows)
     assert [row for _, row in read_items(tmp_path / "out.json")] == rows

@@ -42,7 +42,7 @@ def test_training_takes_every_question_and_a_test_those_that_the_settings_want()
 
 
 @pytest.mark.parametrize("answers", [{}, {"answers": []}])
-def test_questions_without_keys_are_asked_and_not_judged(tmp_path: Path, answers: dict) -> None:
+def test_questions_without_references_are_answered_but_not_scored(tmp_path: Path, answers: dict) -> None:
     questions = [{"id": f"q{n}", "question": f"Which {n}?", **answers} for n in range(2)]
     row = {"title": "T", "context": "Denver Broncos won.", "qas": questions}
     (tmp_path / "test.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [row]}]}))
