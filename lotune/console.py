@@ -63,6 +63,6 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= LINE_SECONDS or done == self._total:
             self._shown = now
-            # Over the items of this process only: those before a resumption took none of its time.
+            # Only over the items of this process: those before a resumption took none of its time.
             seconds_left = (now - self._started) / max(1, done - self._before) * (self._total - done)
             print_status(f"{self._name} {done}/{self._total}  {figures}  {seconds_left:.0f} s left")

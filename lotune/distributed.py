@@ -131,7 +131,7 @@ class ProcessGroup:
         unsharded = [p for p in parameters if not is_sharded(p)]
         if not unsharded:
             return
-        # A process whose share of rows did not reach a parameter has no gradient; every process must send all the same.
+        # A parameter that no row of this process used has no gradient, but all processes must send the same tensors.
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in unsharded]
         bucket = torch.cat([grad.flatten() for grad in grads])  # (all weights,)
         dist.all_reduce(bucket)
@@ -153,7 +153,7 @@ class ProcessGroup:
         done = "" if step is None else f" after step {step}"
         return LostProcessError(
             f"process {self.rank + 1} of {self.size}",
-            f"lost the others{done}: one of them ended or cannot be reached",
+            f"lost another process{done}: it ended or cannot be reached",
             remedy="see its output; the same command resumes from the last saved state, with any number of processes",
         )
 
@@ -208,7 +208,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
     if kind == "mps":
         raise SettingsError("device", "mps supports a single process", "cpu or cuda under torchrun")
     if kind == "cuda":
-        _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        _select_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
@@ -222,7 +222,7 @@ def init_process_group(device: str) -> Iterator[ProcessGroup]:
     dist.destroy_process_group()  # not after an error: it could wait for a lost process
 
 
-def _take_gpu(number: int) -> None:
+def _select_gpu(number: int) -> None:
     import torch
 
     count = torch.cuda.device_count()

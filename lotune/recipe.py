@@ -53,7 +53,7 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _name_task_and_method(cls, values: Any) -> Any:
-        """Give settings without a task or method name to the default one."""
+        """Name the default task and method in settings that name none."""
         if not isinstance(values, dict):
             return values
         # pydantic tells the models of a union apart by this field, and requires it even if it has a default.

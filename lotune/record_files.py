@@ -1,8 +1,8 @@
-"""Record files: jsonl that grows by one record at a time, and is resumed by id and fingerprint.
+"""Record files: JSON lines that grow by one record at a time and can be resumed by id and fingerprint.
 
-A process that is killed can leave a torn last line. Readers leave it out, and the next append takes it away, so a file
-always holds the whole records that were written. A record that is resumed has an `id`, a `prompt` where several
-prompts may share the id, and the `fingerprint` of all that it depends on, if no run binds the file to that.
+A killed process can leave a torn last line. Readers skip it and the next append removes it, so a file always holds the
+complete records that were written. A record of a resumable file has an `id`, a `prompt` if several prompts share the
+id, and the `fingerprint` of all that it depends on, unless the file belongs to a run that records this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lotune.files import to_json, write_atomically
 
 
 def append_record(path: Path, record: Any) -> None:
-    """Append one record as one line; folders are made on the way."""
+    """Append one record as one line; create missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = to_json(record) + b"\n"
     with disk_full_as_run_error(path, len(line)), path.open("a+b") as file:
@@ -44,7 +44,7 @@ def encode_records(records: Iterable[Any]) -> bytes:
 
 
 def record_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    r"""Yield the number and the bytes of each whole line that is not blank; a torn last line is left out.
+    r"""Yield the number and the bytes of each complete line that is not blank; skip a torn last line.
 
     >>> list(record_lines(b'{"id":"1"}\n\n{"id":"2"}\n{"id'))
     [(1, b'{"id":"1"}'), (3, b'{"id":"2"}')]
@@ -55,16 +55,16 @@ def record_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def stored_records(paths: Iterable[Path]) -> dict[Hashable, Mapping[str, Any]]:
-    """Return the records of files, those that exist, by id and prompt; of several with the same the last one.
+    """Return the records of all existing files by id and prompt; the last duplicate counts.
 
-    Lines that hold no record are left out.
+    Lines without a record are skipped.
     """
     records = (_record(line) for path in paths if path.exists() for _, line in record_lines(path.read_bytes()))
     return {(record.get("id"), record.get("prompt")): record for record in records if record}
 
 
 def filter_records(path: Path, keep: Callable[[Any], bool]) -> None:
-    """Rewrite a file with only the records for which `keep` is true; lines that are not JSON are left out."""
+    """Rewrite a file with only the records for which `keep` is true; lines that are not JSON are removed."""
     remaining = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with suppress(orjson.JSONDecodeError):
@@ -83,10 +83,11 @@ def require_fingerprint(path: Path, fingerprint: str) -> None:
     data, record_start = path.read_bytes(), b'{"id":'
     torn = data.rpartition(b"\n")[2]
     same = all(_record(line).get("fingerprint") == fingerprint for _, line in record_lines(data))
-    # The next append cuts a torn line off, so it must be the start of a record, and not a text of the user's.
+    # The next append removes a torn line, so it must be the start of a record and not a text of the user.
     if not same or torn[: len(record_start)] != record_start[: len(torn)]:
-        fault = "holds answers of another model or of other settings, or does not say which gave them"
-        raise RunError(str(path), fault, "answers of this one, or a new file", "name another file with --out")
+        fault = "holds answers of another model or other settings, or does not record which"
+        expected = "answers of this model and these settings, or a new file"
+        raise RunError(str(path), fault, expected, "choose another file with --out")
 
 
 def _record(line: bytes) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
     Raises: RunError if the folder holds other files, a run of a newer lotune or an unreadable recipe, or if another
     process uses it.
     """
-    # A folder with the lock alone is what a process leaves that was killed before it wrote the recipe.
+    # A process that was killed before it wrote the recipe leaves a folder with only the lock.
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if present - {".lock"} and "recipe.yaml" not in present:
         raise RunError(

@@ -229,6 +229,6 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         score=ContestScore(rule="phase1", value=0.7123, rank=4, published=20),
         chosen_checkpoint=chosen, checkpoints=points,
         checks=[Check(name="merge", passed=True, detail="logits within 1.2e-05 <ok>")], base="nano",
-        notes=["3 training rows were removed because an evaluation set asks the same"],
+        notes=["3 training rows were removed because an evaluation set contains them"],
     )  # fmt: skip
     write_scorecard(folder / "scorecard.json", card)

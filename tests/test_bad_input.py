@@ -348,10 +348,10 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     found = f"the loss is nan and the norm of its gradient nan, first in {layer}; its rows: {', '.join(drawn)}"
     assert said[0] == f"step {step}: {found}"
     assert "mine.jsonl:10" in drawn
-    assert "lower the learning rate, which trains anew, or mend these rows" in said[2]
+    assert "lower the learning rate, which restarts the training, or fix these rows" in said[2]
     assert said[2].endswith("the state before this step is kept")
     assert list((tmp_path / "small" / "states").glob(f"step-{step - 1:09d}.*")), "at the default interval"
-    assert f"going on after step {step - 1}\n" in invoke(*words, f"seed={seed}").stderr
+    assert f"resuming after step {step - 1}\n" in invoke(*words, f"seed={seed}").stderr
 
 
 def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_an_altered_prediction_is_reported_and_generated_again(runs: Path, recip
     assert clause in (folder / "report.html").read_text(encoding="utf-8")
     assert clause.replace("_", "\\_") in (folder / "report.md").read_text(encoding="utf-8")
     said = call("run", recipe, f"runs={runs}").stderr
-    assert "predictions/arithmetic/base.jsonl has changed since it was written: its rows are asked again" in said
+    assert "predictions/arithmetic/base.jsonl has changed since it was written: its rows are answered again" in said
     assert (answered(folder / "predictions"), (folder / "scorecard.json").read_bytes()) == (before, card)
     assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
     call("report", folder)
@@ -350,7 +350,7 @@ def test_a_refused_command_and_a_dry_run_leave_a_finished_run_unchanged(
     words = ("run", recipe, f"runs={runs}")
     said = call(*words, "--dry-run", "data.generated_rows=30", "adapter.rank=3").stderr
     assert "changed: data.generated_rows: 40 -> 30 (invalidates prepare" in said
-    assert "the rows are prepared in a folder of their own" in said
+    assert "preparing the rows in a temporary folder" in said
     assert "rows: 34 read" in said
     assert "estimate: 4 steps" in said
     call(*words, "--dry-run", "adapter.rank=3")
@@ -505,7 +505,7 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     merged = next(finished.glob("small/checkpoints/*/merged"))
     before = (tmp_path / "predictions.jsonl").read_bytes()
     refused = call("evaluate", "--model", merged, *words[3:], "--out", tmp_path / "predictions.jsonl", status=2)
-    assert "predictions.jsonl: holds answers of another model or of other settings, or" in refused.stderr
+    assert "predictions.jsonl: holds answers of another model or other settings, or" in refused.stderr
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
     call(*words, "--out", tmp_path / "predictions.jsonl")  # its own are kept
     assert sorted((tmp_path / "predictions.jsonl").read_bytes().splitlines()) == sorted(before.splitlines())
@@ -527,7 +527,7 @@ def test_sample(tmp_path: Path, task: str, suffix: str, form: str) -> None:
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
     kept = files[0].read_bytes()
     said = call("sample", "--task", task, "--rows", 30, "--seed", 5, "--form", form, "--out", files[0], status=2)
-    assert "is there already" in said.stderr
+    assert "already exists" in said.stderr
     assert files[0].read_bytes() == kept
     call("sample", "--task", task, "--rows", 30, "--seed", 4, "--form", form, "--out", files[2], "--force")
     assert files[2].read_bytes() == kept
@@ -551,7 +551,7 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     assert json.loads(result.stdout)["counts"]["rows"]["read"] == 12
     kept = Path("my rows #1: sums.jsonl").read_bytes()
     said = call("init", "my rows #1: sums.jsonl", "--out", "my rows #1: sums.jsonl", "--force", status=2).stderr
-    assert "is read, and would be written over" in said
+    assert "is an input, and would be overwritten" in said
     assert Path("my rows #1: sums.jsonl").read_bytes() == kept
     call("sample", "--task", "reading", "--rows", 5, "--out", "passages.json")
     call("init", "passages.json")
@@ -574,7 +574,7 @@ def test_an_interrupted_run_resumes(recipe: Path, tmp_path: Path) -> None:
     assert "Resume with: lotune run" in ended.stderr
     metrics = tmp_path / "small" / "metrics.jsonl"
     assert len(records(metrics)) == 3
-    assert "going on after step 3\n" in call(*words).stderr
+    assert "resuming after step 3\n" in call(*words).stderr
     numbers = [line["number"] for line in records(metrics) if "number" in line]
     assert numbers == list(range(1, 13))
     assert (tmp_path / "small" / "scorecard.json").exists()

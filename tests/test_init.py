@@ -122,7 +122,7 @@ def test_a_folder_of_subjects_is_recognised(tmp_path: Path, monkeypatch: pytest.
     asked = list(task.examples(task.read(folder).rows, training=False))
     assert [example.category for example in asked[::6]] == ["town a", "town b", "town c"]
     assert [example.id for example in asked[5:7]] == ["town_a_dev.csv:6", "town_b_dev.csv:1"]
-    assert "which is read" in call("init", folder, "--out", folder / "x.yaml", status=2).stderr
+    assert "which is an input" in call("init", folder, "--out", folder / "x.yaml", status=2).stderr
     (folder / "QQP_train.tsv").write_bytes(in_bytes(qqp_lines()))
     said = call("init", folder, "--force", status=2).stderr
     assert said.startswith(f"{folder / 'QQP_train.tsv'}: does not fit the other files of {folder}")

@@ -174,11 +174,11 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     said = call(
         *words, "evaluate.on_too_long=stop", "data.train=" + str(write(tmp_path / "x.jsonl", rows[2:])), status=2
     )
-    assert "test rows: 1 rows are too long to be asked: test.jsonl:3" in said.stderr
+    assert "test rows: 1 prompts are too long for the model: test.jsonl:3" in said.stderr
     cut = json.loads(call(*words, "evaluate.on_too_long=truncate").stdout)["asked"][1]
     assert (cut["too_long"], cut["cut"]) == (0, 1)
     alone = write(tmp_path / "alone.jsonl", [talk("long " * 300, "yes")])
-    assert "test rows: all are too long to be asked" in call(*words, f"data.test={alone}", status=2).stderr
+    assert "test rows: all prompts are too long for the model" in call(*words, f"data.test={alone}", status=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,5 @@ def test_a_file_of_another_fingerprint_is_refused(tmp_path: Path) -> None:
     require_fingerprint(path, "m")
     write_records(path, [{"id": "1", "fingerprint": "m"}])
     require_fingerprint(path, "m")
-    with pytest.raises(RunError, match="of another model or of other settings"):
+    with pytest.raises(RunError, match="of another model or other settings"):
         require_fingerprint(path, "n")

@@ -16,7 +16,7 @@ class RecipeCommand(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the list of settings."""
-        # Only the help needs them, and every command would wait for the models of settings.
+        # Imported here, as only the help needs the settings models and every command would wait for them.
         from lotune.recipe import Recipe
         from lotune.settings_help import describe
 

@@ -13,7 +13,9 @@ from lotune.cli.options import Debug, Json
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Predictions file, or folder of a finished run.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, for the same rows.")],
+    b: Annotated[
+        Path, typer.Argument(metavar="B", help="Predictions file or run folder to compare with A, for the same rows.")
+    ],
     score: Annotated[
         str | None,
         typer.Option(help="Score to compare, such as rouge_l or accuracy. Default: the metric of the task."),

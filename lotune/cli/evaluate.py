@@ -18,12 +18,12 @@ def evaluate(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE.yaml] [key=value]...", help="Recipe of the run to test, and settings to change."
+            metavar="[RECIPE.yaml] [key=value]...", help="Recipe of the run to evaluate, and settings to change."
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Test one model: a folder (model or adapter), a name on the Hugging Face hub, or nano."),
+        typer.Option(help="Evaluate one model: a folder (model or adapter), a name on the Hugging Face hub, or nano."),
     ] = None,
     base: BaseModel = None,
     task: Annotated[
@@ -43,7 +43,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Test base and tuned model of a run, or one model (--model)."""
+    """Evaluate base and tuned model of a run, or one model (--model)."""
     recipe_file, *overrides = arguments or [""]
     if model is None:
         model_options = {
@@ -78,7 +78,7 @@ def _evaluate_model(
     recipe = recipe_from_options("evaluate", DEFAULT_TASK if task == TEXT else task, overrides, base)
     if task == TEXT:
         if rows["shots"]:
-            raise SettingsError("--shots", "--task text has no questions", remedy="leave it out")
+            raise SettingsError("--shots", "--task text takes no few-shot examples", remedy="remove it")
         from lotune.stages.evaluate_perplexity import evaluate_texts
 
         return evaluate_texts(recipe, model, rows["data"], rows["limit"], out, options)

@@ -46,7 +46,7 @@ def generate(
     """Answer one prompt, or each row of a file in order."""
     data, out = expand_user(data), expand_user(out)
 
-    # Imports stand in the functions of commands, so that --help and errors of options do not wait for torch.
+    # Imported inside the command, so that --help and errors of options do not wait for torch.
     def work() -> Any:
         from lotune.generate.sampling import sampling_from_options
         from lotune.stages import generate

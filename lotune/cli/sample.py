@@ -34,7 +34,7 @@ def sample(
         from lotune.stages.sample import sample
         from lotune.tasks.registry import entry_named
 
-        # As settings of the task: a task without languages then says so, in the words of a recipe's error.
+        # Read as settings of the task, so that a task without languages refuses them with the error of a recipe.
         options = {"mixture": mixture, "language": language}
         overrides = [f"{name}={value}" for name, value in options.items() if value is not None]
         settings = read_settings(entry_named(task).settings, None, overrides)

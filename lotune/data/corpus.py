@@ -191,7 +191,7 @@ def _json_lines(file: Path, limit: int) -> Iterator[tuple[str, str]]:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             text = None
         if not isinstance(text, str):
-            raise DataError(where, "is no article", 'a JSON object with "text"', "mend or remove the line")
+            raise DataError(where, "is not an article", 'a JSON object with "text"', "fix or remove the line")
         yield where, text
 
 

@@ -29,7 +29,7 @@ from lotune.files import write_atomically, write_json
 
 OnError = Literal["stop", "skip"]
 """Handling of malformed rows: stop with an error that lists them, or skip and count them."""
-FIX_ROWS_HINT = "mend these rows (data.on_error=skip counts and skips rows to train or validate on)"
+FIX_ROWS_HINT = "fix these rows (data.on_error=skip skips and counts malformed training and validation rows)"
 """Remedy for rows that cannot be read or used; test rows are never skipped."""
 SHORTEN_ROWS = (
     "shorten these rows, or raise data.max_row_bytes (data.on_error=skip counts and skips rows to train or validate on)"

@@ -252,7 +252,7 @@ def evaluation_set_notes(evaluation_sets: Sequence[EvaluationSetCounts]) -> list
         if counts.too_long:
             notes.append(f"{counts.name}: {counts.too_long:,} {prompts} too long for the model: counted as wrong")
         if counts.cut:
-            notes.append(f"{counts.name}: {counts.cut:,} {prompts} cut to fit the context")
+            notes.append(f"{counts.name}: {counts.cut:,} {prompts} truncated to fit the context")
     return notes
 
 

@@ -67,7 +67,7 @@ def _stacked(text: str) -> Markup:
 
 
 def kind_strips(report: Report) -> list[Markup]:
-    """Return a strip for each line of the table of kinds; an empty one if no row can be judged."""
+    """Return a strip for each line of the table of kinds; empty if no row of the kind can be judged."""
     target = report.card.target
     # The strips' scale ends at 1; scores have 100 points.
     scale = 100 if target.in_points else 1

@@ -89,7 +89,7 @@ def _data(report: Report) -> list[str]:
     lines = table_lines(provenance.counts_table(report.counts))
     if kinds:
         lines += [escape_markdown(f"Training rows by kind: {kinds}."), ""]
-    lines += _folded("The first row as it is trained on", report.counts["tokens"]["first"])
+    lines += _folded("The first training row", report.counts["tokens"]["first"])
     if rows["malformed_rows"]:
         lines += _folded("Malformed rows", "\n".join(rows["malformed_rows"]))
     return lines

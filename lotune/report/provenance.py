@@ -57,23 +57,23 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ("rows read", f"{rows['read']:,}"),
         ("malformed, left out", f"{rows['malformed']:,}"),
         ("duplicates removed", f"{rows['duplicates']:,}"),
-        ("not drawn", f"{rows['not_sampled']:,}"),
+        ("not sampled", f"{rows['not_sampled']:,}"),
         ("split off to validation", f"{rows['validation']:,}"),
-        ("removed from validation because the test asks them", f"{rows.get('validation_removed', 0):,}"),
+        ("removed from validation because the test set contains them", f"{rows.get('validation_removed', 0):,}"),
         ("split off to the test", f"{rows['test']:,}"),
         *(
             (f"in training and in {name} ({overlap['rows']:,} rows)", f"{overlap['seen']:,}")
             for name, overlap in rows["overlap"]["sets"].items()
         ),
-        ("removed because an evaluation set asks them", f"{rows['overlap']['removed']:,}"),
+        ("removed because an evaluation set contains them", f"{rows['overlap']['removed']:,}"),
         ("kept to train on", f"{rows['kept']:,}"),
-        ("rows of the retained task mixed in", f"{counts.get('replay', 0):,}"),
+        ("replay rows of the retention task", f"{counts.get('replay', 0):,}"),
         ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
-        *((f"left out of {name}, too long to be asked", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
+        *((f"left out of {name}: prompt too long", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
         *_evaluation_lines([EvaluationSetCounts(**record) for record in counts.get("asked", ())]),
         ("tokens", f"{tokens['tokens']:,} in {tokens['rows']:,} rows; longest row {tokens['longest']:,}"),
-        ("trained on, of these tokens", f"{tokens['supervised']:,} ({percent(scored_fraction)})"),
-        ("retention prompts cut to fit", f"{tokens['retention_cut']:,}"),
+        ("tokens trained on", f"{tokens['supervised']:,} ({percent(scored_fraction)})"),
+        ("retention prompts truncated to fit", f"{tokens['retention_cut']:,}"),
     ]
     return Table(("count", "number"), tuple(lines), numeric=True)
 
@@ -84,9 +84,9 @@ def _evaluation_lines(evaluation_sets: Sequence[EvaluationSetCounts]) -> Iterato
         of = "" if rows.file_rows is None else f" of {rows.file_rows:,} in {rows.file}"
         yield f"{rows.name} rows", f"{rows.rows:,}{of}"
         if rows.too_long:
-            yield f"{rows.name} rows too long to be asked, counted as wrong", f"{rows.too_long:,}"
+            yield f"{rows.name} prompts too long, counted as wrong", f"{rows.too_long:,}"
         if rows.cut:
-            yield f"{rows.name} prompts cut to fit", f"{rows.cut:,}"
+            yield f"{rows.name} prompts truncated to fit", f"{rows.cut:,}"
 
 
 def kind_counts(counts: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def settings_table(report: Report) -> Table:
 
 
 def environment_table(environment: Mapping[str, Any]) -> Table:
-    """Return versions and hardware of the run; a dash for what is not known."""
+    """Return versions and hardware of the run; a dash for unknown values."""
     memory = environment.get("memory_bytes")
     packages: Mapping[str, Any] = environment.get("packages") or {}
     lines = [
@@ -115,7 +115,7 @@ def environment_table(environment: Mapping[str, Any]) -> Table:
         ("memory", f"{memory / 2**30:.1f} GiB" if isinstance(memory, int) else "–"),
         ("accelerators", ", ".join(map(str, environment.get("accelerators") or ())) or "none"),
     ]
-    return Table(("part", "what it was"), tuple(lines))
+    return Table(("part", "value"), tuple(lines))
 
 
 def _or_dash(value: Any) -> str:
@@ -123,6 +123,6 @@ def _or_dash(value: Any) -> str:
 
 
 REPEAT_NOTE = (
-    "Written into a new folder from the recipe of this one, with the same seed. Given in the folder in which the "
-    "run was started, with the versions above, on the same machine, it gives the same figures."
+    "The command repeats this run in a new folder, from its recipe and with its seed. Started in the same working "
+    "directory, with the versions above, on the same machine, it gives the same figures."
 )

@@ -20,7 +20,7 @@ from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.scorers import SCORES
 
 SHOWN_EXAMPLES = 6
-"""Number of examples shown of each group: won, lost, and correct neither before nor after."""
+"""Number of examples to show of each group: won, lost, and correct neither before nor after."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def read_training(path: Path) -> TrainingSummary:
             if "loss" in record:
                 steps[int(record["number"])] = record
         except (orjson.JSONDecodeError, TypeError, KeyError):
-            remedy = "delete the line, and the report is made without it"
-            raise RunError(f"{path}:{number}", "is no record of the training", "a JSON object", remedy) from None
+            remedy = "delete the line; the report works without it"
+            raise RunError(f"{path}:{number}", "is not a training record", "a JSON object", remedy) from None
     records = [steps[number] for number in sorted(steps)]
     losses = [Point(record["number"], record["loss"]) for record in records if record["loss"] is not None]
     tokens, seconds = (sum(record.get(key, 0) for record in records) for key in ("tokens", "seconds"))
@@ -191,7 +191,7 @@ def pick_by_kind(rows: Sequence[ExamplePair], limit: int) -> list[ExamplePair]:
 
 
 def strip_shared_lines(prompts: Sequence[str]) -> list[str]:
-    r"""Return the prompts without the lines that all begin with and all end with, which leaves the questions.
+    r"""Return the prompts without their common first and last lines, which leaves the questions.
 
     >>> strip_shared_lines(["Solve:\n1 + 1\nAnswer:", "Solve:\n1 + 2\nAnswer:"])
     ['1 + 1', '1 + 2']

@@ -25,7 +25,7 @@ from lotune.report.terminal import (
 
 SECTIONS = {
     "kinds": "Accuracy by kind",
-    "kept": "What was kept",
+    "kept": "Retention",
     "training": "Training",
     "checkpoints": "Checkpoints",
     "examples": "Examples won and lost",
@@ -110,16 +110,16 @@ def retained_clause(retained: float | None) -> str:
     """Return a retained fraction as a clause.
 
     >>> retained_clause(0.9512), retained_clause(None)
-    ('95.1 % kept', 'what was kept is not measurable')
+    ('95.1 % kept', 'retention is not measurable')
     """
-    return "what was kept is not measurable" if retained is None else f"{percent(retained)} kept"
+    return "retention is not measurable" if retained is None else f"{percent(retained)} kept"
 
 
 def altered_note(altered: Sequence[str]) -> str:
-    """Return a warning that names the files changed since the run was finished; empty if there are none."""
+    """Return a warning that names the files changed since the run finished; empty if there are none."""
     if not altered:
         return ""
-    return f"Changed since the run was finished, so the figures may not be its own: {'; '.join(altered)}."
+    return f"Files changed since the run finished, so these figures may not belong to it: {'; '.join(altered)}."
 
 
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:
@@ -127,14 +127,14 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
     target, parameters, score = card.target, card.parameters, card.score
     gating = [line for line in card.retention if line.is_gated]
     needed = f"; {percent(gating[0].threshold, 0)} needed" if gating else ""
-    rank = "" if score.rank is None else f"; place {score.rank} beside the {score.published} published"
+    rank = "" if score.rank is None else f"; place {score.rank} among the {score.published} published"
     return (
         Figure(
             target.metric,
             f"{format_metric(target.base_value, target).removesuffix(' %')} → {format_metric(target.value, target)}",
             f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}",
         ),
-        Figure("kept", retained_text(min_retained(card.retention)), f"the least of {_names(gating)}{needed}"),
+        Figure("kept", retained_text(min_retained(card.retention)), f"lowest of {_names(gating)}{needed}"),
         Figure(
             "parameters trained",
             percent(parameters.ratio, 3),
@@ -220,9 +220,9 @@ def retention_table(lines: Sequence[RetentionMetric]) -> Table:
 
 
 RETENTION_NOTE = (
-    "F1 and EM are 0 to 100. Kept is tuned / base; each gated metric must keep the share needed, others are only "
-    "reported. A base below 5 points has nothing to keep: not measurable. In brackets: bootstrap intervals, 95 %; for "
-    "what was kept, each row is drawn with both of its figures. Where all rows are alike, none is estimable."
+    "F1 and EM range from 0 to 100. Kept is tuned / base. Each gated metric must keep the needed fraction; other "
+    "metrics are only reported. If the base is below 5 points, kept is not measurable. In brackets: 95 % bootstrap "
+    "intervals; the interval of kept resamples both figures of a row together. If all rows are alike, there is none."
 )
 
 
@@ -261,13 +261,13 @@ def checkpoints_note(card: Scorecard) -> str:
     tested = [point for point in card.checkpoints if point.value is not None]
     if len(tested) < len(card.checkpoints):
         return (
-            f"{chosen} Only it was tested on the test; of the others, the validation figures are shown "
+            f"{chosen} Only this one was tested; the others have validation figures alone "
             "(evaluate.checkpoints=all tests all)."
         )
     if card.best_on_test is None or len(tested) < 2:
         return f"{chosen} All checkpoints were tested."
     best = f"{card.best_on_test.checkpoint} with {format_metric(card.best_on_test.value, card.target)}"
-    return f"{chosen} All were tested; by the contest's rule, the best of them on the test, it would be {best}."
+    return f"{chosen} All were tested; the contest's rule would choose the best on the test, {best}."
 
 
 def examples_note(examples: Examples) -> str:
@@ -276,7 +276,7 @@ def examples_note(examples: Examples) -> str:
     return (
         f"{numbers['won']} rows won, {numbers['lost']} lost, {numbers['kept']} right before and after, "
         f"{numbers['unsolved']} right neither before nor after. "
-        "Some of each, the kinds in turn, with the whole answers."
+        "Examples of each group follow, alternating between kinds, with their full answers."
     )
 
 

@@ -1,6 +1,6 @@
 """Print a scorecard in a terminal of 80 columns: the verdict in one sentence, then tables, with percentages.
 
-Of the intervals those that a verdict hangs on are shown; the report has all of them.
+Only the intervals that a verdict depends on are shown; the report has all of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _closing(card: Scorecard) -> list[str]:
     ]
     rank = ""
     if card.score.rank is not None:
-        rank = f", place {card.score.rank} beside the {card.score.published} published rows (of another base and test)"
+        rank = f", place {card.score.rank} among the {card.score.published} published rows (of another base and test)"
     lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{rank}")
     if card.best_on_test is not None:
         rule = card.best_on_test
@@ -135,7 +135,7 @@ def _closing(card: Scorecard) -> list[str]:
         best = f"{rule.checkpoint} {format_metric(rule.value, target)}{score}"
         lines.append(f"by the contest's rule, best of {len(card.checkpoints)} on the test: {best}")
     if target.unjudgeable:
-        lines.append(f"rows left out, their key cannot be judged: {target.unjudgeable}")
+        lines.append(f"rows left out because their reference cannot be judged: {target.unjudgeable}")
     checks = [f"{check.name} {'passed' if check.passed else 'FAILED'}" + _detail(check.detail) for check in card.checks]
     return lines + [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
 
@@ -145,7 +145,7 @@ def _detail(detail: str) -> str:
 
 
 NOT_ESTIMABLE = "not estimable"
-"""Text in place of an interval that the bootstrap cannot estimate, as all rows are alike."""
+"""Text for an interval that the bootstrap cannot estimate because all rows are alike."""
 
 
 def format_limits(interval: tuple[float, float] | None, form: str, unit: float = 1.0) -> str:

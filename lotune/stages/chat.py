@@ -28,8 +28,8 @@ from lotune.stages.prompt_template import conversation_format, resolve_auto, wit
 from lotune.text_display import print_visible
 
 HELP = (
-    "/reset begins anew, /system TEXT sets the system message, /save FILE writes the conversation, /help lists these, "
-    "/exit or Ctrl-D ends it"
+    "/reset starts a new conversation, /system TEXT starts one with a system message, /save FILE saves it, "
+    "/help lists the commands, /exit or Ctrl-D ends the chat"
 )
 
 
@@ -58,7 +58,7 @@ class ChatSession:
         """Write the conversation as a row of a file. Raises: RunError if the file exists and was not saved here."""
         path = file.resolve()
         if path.exists() and path not in self.saved:
-            raise RunError(str(file), "is there already", "a new file", "name another one")
+            raise RunError(str(file), "already exists", "a new file", "choose another name")
         write_rows(file, [{"messages": self.conversation.messages}])
         self.saved.add(path)
 
@@ -77,7 +77,7 @@ class ChatSession:
         """
         ids, dropped = self._encode_fitting_turns(conversation)
         if dropped:
-            show(f"[the first {dropped} turns no longer fit and are left out]\n")
+            show(f"[the first {dropped} turns no longer fit in the context and are left out]\n")
         request = Request(ids, self.max_new_tokens, 1, self.form.stop, "your message", sampling=self.sampling)
         pieces: list[str] = []
         try:
@@ -93,20 +93,21 @@ class ChatSession:
 
     def _encode_fitting_turns(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         max_prompt_tokens = context_length(self.base.model) - self.max_new_tokens
-        # Rendered anew for each number of dropped turns: a chat template need not render a turn by itself.
+        # Each attempt renders the whole conversation: a chat template need not render a turn by itself.
         for dropped in range(len(conversation.questions)):
             example = conversation_example("your message", conversation.drop_first(dropped), self.form)
             ids = encode_prompt(self.base.tokenizer, example, sys.maxsize)[0]
             if len(ids) <= max_prompt_tokens:
                 return tuple(ids), dropped
-        found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are for the answer"
-        raise DataError("your message", found, f"{context_length(self.base.model)} together", "--max-new-tokens")
+        found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are reserved for the answer"
+        expected, remedy = f"{context_length(self.base.model)} in all", "shorten it, or lower --max-new-tokens"
+        raise DataError("your message", found, expected, remedy)
 
 
 def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
-    """Converse until the input ends or has the command /exit.
+    """Chat until the input ends or the user types /exit.
 
-    Raises: ModelError if the settings name another template than the model's, unless forced; SettingsError in several
+    Raises: ModelError if the settings name a template other than the model's, unless forced; SettingsError in several
     processes.
     """
     require_single_process("chat")
@@ -123,7 +124,7 @@ def converse(session: ChatSession, lines: Iterable[str]) -> None:
     """Answer each line; a line that begins with a slash is a command."""
     for line in filter(None, map(str.strip, lines)):
         if not is_text(line):
-            print_visible("your message: is not UTF-8 text, and is left out", file=sys.stderr)
+            print_visible("your message: is not UTF-8 text; it was ignored", file=sys.stderr)
             continue
         if line.startswith("/"):
             if _command(session, line):
@@ -144,10 +145,10 @@ def _command(session: ChatSession, line: str) -> bool:
         return True
     if name == "/reset":
         session.reset(session.conversation.system)
-        print_visible("begun anew", file=sys.stderr)
+        print_visible("new conversation", file=sys.stderr)
     elif name == "/system":
         session.reset(text.strip())
-        print_visible("begun anew with this system message", file=sys.stderr)
+        print_visible("new conversation with this system message", file=sys.stderr)
     elif name == "/save" and text.strip():
         try:
             file = Path(text.strip()).expanduser()
@@ -158,7 +159,7 @@ def _command(session: ChatSession, line: str) -> bool:
     elif name == "/help":
         print_visible(HELP, file=sys.stderr)
     else:
-        problem = "no file is named" if name == "/save" else "there is no such command"
+        problem = "needs a file name" if name == "/save" else "unknown command"
         print_visible(f"{name}: {problem}; {HELP}", file=sys.stderr)
     return False
 

@@ -30,17 +30,18 @@ def compare(a: Path, b: Path, score: str | None, options: RunOptions) -> Compari
 
 
 def predictions_file(path: Path) -> Path:
-    """Return a predictions file, or that of the chosen checkpoint for the folder of a run."""
+    """Return the predictions file that a path stands for: itself, or that of a run's chosen checkpoint."""
     if not path.is_dir():
         return path
     card = path / "scorecard.json"
     if not card.is_file():
-        raise RunError(str(path), "holds no scorecard.json", "a finished run, or a predictions file")
+        raise RunError(str(path), "has no scorecard.json", "a finished run, or a predictions file")
     scorecard = read_scorecard(card)
     return path / "predictions" / scorecard.target.task / f"{scorecard.chosen_checkpoint}.jsonl"
 
 
 def _show(comparison: Comparison) -> None:
+    # An accuracy is a fraction and is printed as a percentage; other scores are points already.
     unit = 100 if comparison.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
     facts = comparison.facts
@@ -54,7 +55,7 @@ def _show(comparison: Comparison) -> None:
     print_visible(f"B is better on {comparison.b_better_on} items, A on {comparison.a_better_on}")
     print_visible(f"{comparison.verdict}{_how_many(comparison)}")
     if comparison.unmatched:
-        print_visible(f"{comparison.unmatched} items that only one side has are left out")
+        print_visible(f"{comparison.unmatched} items are in one file only and were ignored")
     for item in comparison.differing[:SHOWN]:
         print_visible(
             f"  {item.id}: key {_short(item.key)}, A {_short(item.a)}, B {_short(item.b)}: {item.better} is better"

@@ -1,4 +1,4 @@
-"""A verb under torchrun: the first process leads, the others take part in its trainings."""
+"""Run a command under torchrun: the main process runs its stage, and the followers join each training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FOLLOWER_STAGES: Mapping[str, Callable[[Recipe, RunOptions], None]] = {
     "tune": tune.follow_tuning,
     "pretrain": pretrain.follow_pretraining,
 }
-"""What a follower does when the leader names a training."""
+"""What a follower runs when the main process names a training."""
 
 StageFunction = Callable[[Recipe, RunOptions], Any]
 
 
 def run_distributed(stage: StageFunction, recipe: Recipe, options: RunOptions) -> Any:
-    """Return the result of a verb's stage in the leader, and None in its followers, once the leader is done.
+    """Run a stage in the main process and return its result; a follower returns None when the main process is done.
 
     Raises: LostProcessError if another process is gone.
     """
@@ -40,10 +40,10 @@ def run_distributed(stage: StageFunction, recipe: Recipe, options: RunOptions) -
 
 
 def _follower_loop(recipe: Recipe, options: RunOptions) -> None:
-    """Take part in each training that the leader begins, and print nothing."""
+    """Join each training that the main process starts, and print nothing."""
     try:
         while (name := options.world.receive()) != END_OF_RUN:
             with redirect_stderr(StringIO()):
                 FOLLOWER_STAGES[name](recipe, options)
-    except (NotFiniteError, KeyboardInterrupt) as error:  # the leader meets the same
+    except (NotFiniteError, KeyboardInterrupt) as error:  # the main process meets the same error and reports it
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.exit_status)

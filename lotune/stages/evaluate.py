@@ -66,20 +66,20 @@ RESCORE_ONLY_SETTINGS = (
 class ModelPredictions:
     """A model's predictions on the test rows and on the retention rows.
 
-    `alone` compares answers with those to the same rows one by one; it is empty if the model answers in float32.
+    `batching_effects` compare answers with those to the same rows one by one; empty if the model answers in float32.
     """
 
     target: list[Prediction]
     retained: list[Prediction]
-    alone: tuple[BatchingEffect, ...] = ()
+    batching_effects: tuple[BatchingEffect, ...] = ()
 
     def changed_verdicts(self, index: int) -> float:
         """Return the fraction of verdicts that batching changes, on the test rows (0) or the retention rows (1)."""
-        return self.alone[index].changed_verdict_fraction if self.alone else 0.0
+        return self.batching_effects[index].changed_verdict_fraction if self.batching_effects else 0.0
 
 
 def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
-    """Return the scorecard of a run, or the estimates of a dry run; do the earlier stages first if they are due."""
+    """Return the scorecard of a run, or the estimates of a dry run; run earlier stages first if needed."""
     with open_prepared_run(recipe, options) as (run, recipe):
         counts = ensure_prepared(run, recipe)
         from lotune.stages.tune import ensure_tuned
@@ -90,7 +90,7 @@ def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)
     show(card)
-    print_status(f"everything is in {recipe.folder}")
+    print_status(f"results: {recipe.folder}")
     return card
 
 
@@ -127,7 +127,7 @@ def _drop_altered_predictions(run: Run) -> None:
     """Delete the prediction files that were edited after a finished evaluation: their rows are answered again."""
     for path, text in run.altered(["evaluate"]).items():
         if path.startswith("predictions/") and text != "missing":
-            print_status(f"{path} has changed since it was written: its rows are asked again")
+            print_status(f"{path} has changed since it was written: its rows are answered again")
             (run.folder / path).unlink()
 
 
@@ -157,7 +157,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
     lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
-    alone = [effect for tested in (before, *after.values()) for effect in tested.alone]
+    effects = [effect for tested in (before, *after.values()) for effect in tested.batching_effects]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)
     scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
@@ -170,11 +170,11 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_point(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
-        batching_effects=alone,
+        batching_effects=effects,
         notes=[
             f"tuned in {recipe.base.dtype}",
-            "asked on {device} in {dtype}".format(**device_and_dtype(recipe)),
-            *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in alone),
+            "answered on {device} in {dtype}".format(**device_and_dtype(recipe)),
+            *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in effects),
             *_notes(counts),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
@@ -194,18 +194,17 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
         return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
     base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
     dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
-    answers_in = resolve_dtype(settings.dtype, recipe.device)
+    answer_dtype = resolve_dtype(settings.dtype, recipe.device)
     if not METHODS[recipe.adapter.method].mergeable:
         for parameter in base.model.parameters():
-            parameter.data = parameter.data.to(answers_in)
+            parameter.data = parameter.data.to(answer_dtype)
         adapted: Any = load_adapter(base, folder / "adapter", force_base=True)
-        return LoadedModel(name, adapted, base.tokenizer, None, answers_in)
+        return LoadedModel(name, adapted, base.tokenizer, None, answer_dtype)
     merged = merge(base, folder / "adapter")
     for parameter in merged.parameters():
-        parameter.data = parameter.data.to(dtype).to(
-            answers_in
-        )  # rounded as in a merged folder, then read in the dtype of answers
-    return LoadedModel(name, merged, base.tokenizer, None, answers_in)
+        # Rounded as in a merged folder, then converted to the dtype of answers.
+        parameter.data = parameter.data.to(dtype).to(answer_dtype)
+    return LoadedModel(name, merged, base.tokenizer, None, answer_dtype)
 
 
 def _test(
@@ -215,11 +214,12 @@ def _test(
     from lotune.model.eval_mode import REDUCED_DTYPES
 
     answering = AnsweringModel(model.model, model.tokenizer)
-    predictions, alone, target = list[list[Prediction]](), list[BatchingEffect](), tasks[0].name
+    predictions, effects, target = list[list[Prediction]](), list[BatchingEffect](), tasks[0].name
     settings = recipe.task, retention_task_settings(recipe)
     parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
     for task, task_settings, examples, part in parts:
-        folder = part if task.name == target else task.name  # one task may be both: its answers stay apart
+        # The target and the retention task may be the same: separate folders keep their answers apart.
+        folder = part if task.name == target else task.name
         out = run.folder / "predictions" / folder / f"{name}.jsonl"
         title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.max_batch_tokens
         on_too_long = recipe.evaluate.on_too_long
@@ -234,14 +234,13 @@ def _test(
                 unbatched_job, task, sample_unbatched_rows(examples, recipe.seed), unbatched_out
             )
             names = {"set": "test" if part == target else RETENTION_FOLDER, "model": name}
-            alone.append(
-                measure_batching_effect(predictions[-1], answers, dtype_name(model.dtype)).model_copy(update=names)
-            )
-    return ModelPredictions(predictions[0], predictions[1], tuple(alone))
+            effect = measure_batching_effect(predictions[-1], answers, dtype_name(model.dtype))
+            effects.append(effect.model_copy(update=names))
+    return ModelPredictions(predictions[0], predictions[1], tuple(effects))
 
 
 def _evaluation_set_counts(counts: dict[str, Any], before: ModelPredictions) -> list[EvaluationSetCounts]:
-    """Return the counts of each evaluation set; those of test and retention rows are taken from the answers."""
+    """Return the counts of each evaluation set; the answers give those of the test and retention rows."""
     sets = [EvaluationSetCounts(**record) for record in counts["asked"]]
     answers = {"test": before.target, "retention": before.retained}
     return [with_long_prompt_counts(rows, answers[rows.name]) if rows.name in answers else rows for rows in sets]
@@ -349,7 +348,7 @@ def _notes(counts: dict[str, Any]) -> list[str]:
     notes = []
     removed = counts["rows"]["overlap"]["removed"]
     if removed:
-        notes.append(f"{removed} training rows were removed because an evaluation set asks the same")
+        notes.append(f"{removed} training rows were removed because an evaluation set contains them")
     if right_counts := counts.get("right_by_rule"):
         notes.append(accepted_references_clause(right_counts))
     return notes

@@ -49,9 +49,9 @@ from lotune.text_display import print_visible
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Rows to test a model on, from a file or generated: at most `limit`, each after `shots` solved examples.
+    """Rows to test a model on, from a file or generated: at most `limit`, each after `shots` few-shot examples.
 
-    The examples are sampled from `shots_data`, or generated if it is None.
+    The few-shot examples are sampled from `shots_data`, or generated if it is None.
     """
 
     data: Path | None = None
@@ -61,8 +61,8 @@ class EvaluationData:
 
     def inputs(self, seed: int) -> dict[str, Any]:
         """Return the settings of the few-shot examples that an answer depends on."""
-        shown = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
-        return {name: value for name, value in shown.items() if value is not None} if self.shots else {}
+        few_shot = {"shots": self.shots, "shots_data": self.shots_data, "seed": seed}
+        return {name: value for name, value in few_shot.items() if value is not None} if self.shots else {}
 
     def read(self, task: Task, seed: int, max_row_bytes: int = MAX_ROW_BYTES) -> EvaluationSet:
         """Return the test rows.
@@ -77,20 +77,20 @@ class EvaluationData:
 
     def _after_shots(self, task: Task, seed: int, examples: Sequence[Example], max_row_bytes: int) -> list[Example]:
         if self.data is not None and self.shots_data is None:
-            raise SettingsError("--shots", "nothing says where its examples come from", "--shots-data FILE")
+            raise SettingsError("--shots", "no file to take the examples from", "--shots-data FILE")
         prompts = {example.prompt for example in examples}
-        # More than are shown, as some of the generated rows may be test rows.
+        # More rows than examples, as some of the generated rows may be test rows.
         generated = None if self.shots_data else 4 * self.shots
         rows = evaluation_rows(task, self.shots_data, generated, seed + SHOTS_SEED, max_row_bytes)
         candidates = [example for example in rows if example.prompt not in prompts]
         if len(candidates) < self.shots:
             where = str(self.shots_data or "--shots")
-            raise DataError(where, f"has {len(candidates)} rows that are not tested", f"{self.shots} of them")
+            raise DataError(where, f"has {len(candidates)} rows that are not test rows", f"{self.shots} of them")
         return add_few_shot(task, examples, Random(seed + SHOTS_SEED).sample(candidates, self.shots))
 
 
 SHOTS_SEED = 9_000
-"""Added to the seed for the few-shot examples."""
+"""Offset of the seed for the few-shot examples."""
 
 
 def evaluate_model(
@@ -124,13 +124,13 @@ def evaluate_model(
         stop, facts = (SHOT_SEPARATOR,) if test.shots else (), facts_of(settings, task, test.shots, on_too_long)
         job = PredictionJob(title, answering, batch_tokens, stop, fingerprint, facts=facts, on_too_long=on_too_long)
         predictions = run_predictions_distributed(job, task, examples, out, world)
-        alone = _batching_effect(recipe, job, task, examples, predictions, world)
+        effect = _batching_effect(recipe, job, task, examples, predictions, world)
     if not world.is_main_process:
         return None
     file = test.data.name if test.data else ""
     rows = EvaluationSetCounts(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
     figures = {
-        "model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, predictions, alone),
+        "model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, predictions, effect),
         "asked": with_long_prompt_counts(rows, predictions),
     }  # fmt: skip
     if not options.json:
@@ -158,14 +158,14 @@ def _batching_effect(
     )
 
 
-def _figures(task: Task, predictions: Sequence[Prediction], alone: BatchingEffect | None) -> dict[str, Any]:
+def _figures(task: Task, predictions: Sequence[Prediction], effect: BatchingEffect | None) -> dict[str, Any]:
     from lotune.evaluate.metric_intervals import metric_intervals
     from lotune.evaluate.target import ScoredExample, measure_target
 
     scored = [ScoredExample(row.example_id, row.category, row.score) for row in predictions]
     # One model stands for base and tuned model: only the tuned side of the target is read.
     target = measure_target(task, scored, scored)
-    scores, changed = [row.score for row in predictions], alone.changed_verdict_fraction if alone else 0.0
+    scores, changed = [row.score for row in predictions], effect.changed_verdict_fraction if effect else 0.0
     target = widen_target(target, changed, changed)
     intervals = {
         name: widen(
@@ -181,7 +181,7 @@ def _figures(task: Task, predictions: Sequence[Prediction], alone: BatchingEffec
         "scorer": task.scorer, **({"rouge_l": ROUGE_L} if task.scorer == "rouge-l" else {}),
         "metrics": task.metrics(scores), "intervals": intervals, "interval": target.interval,
         "n": target.n, "unjudgeable": target.unjudgeable, "by_kind": by_kind,
-        **({"asked_alone": alone.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if alone else {}),
+        **({"asked_alone": effect.model_dump(include={"dtype", "rows", "texts", "verdicts"})} if effect else {}),
     }  # fmt: skip
 
 
@@ -189,7 +189,7 @@ MIN_VALUES = {"matthews": -1}
 """Lower bounds of metrics that can be negative."""
 ROUGE_L = {
     "beta": signature(rouge_l).parameters["beta"].default,
-    "segments": "words in small letters; where a text has Chinese in it, characters and blanks",
+    "segments": "lower-case words; single characters, spaces included, if a text has Chinese in it",
 }
 """Parameters of the scorer rouge-l: the weight of recall against precision, and the segments that it compares."""
 

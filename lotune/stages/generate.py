@@ -62,7 +62,7 @@ def generate_answers(
     cannot sample.
     """
     if out.suffix not in (".jsonl", ".txt"):
-        raise SettingsError("--out", f"{out.name} is of no known kind", "a .jsonl or .txt file")
+        raise SettingsError("--out", f"{out.name} has an unknown suffix", "a .jsonl or .txt file")
     weights, _ = resolve_weights(recipe, model)
     settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
     task = build_prompted_task(settings, weights)
@@ -93,8 +93,8 @@ def generate_answers(
 def _refuse_sampled_choice(task: Task, sampling: Sampling) -> None:
     """Raise SettingsError for sampling in a task that compares likelihoods: it generates no token to sample."""
     if isinstance(task, MultipleChoice) and task.by_likelihood and not sampling.is_greedy:
-        found, expected = "sampling where options are chosen by likelihood", "a task whose answers are written"
-        raise SettingsError("generate", found, expected, "leave the options of sampling out, or set task.scorer=letter")
+        found, expected = "options are chosen by likelihood and cannot be sampled", "a task that generates text"
+        raise SettingsError("generate", found, expected, "remove the sampling options, or set task.scorer=letter")
 
 
 def _write_answers(out: Path, predictions: Sequence[Prediction]) -> dict[str, int]:
@@ -105,7 +105,7 @@ def _write_answers(out: Path, predictions: Sequence[Prediction]) -> dict[str, in
         write_atomically(out, "".join(_line(prediction) + "\n" for prediction in predictions))
     truncated = sum(prediction.prompt_truncated for prediction in predictions)
     too_long = sum(prediction.finish_reason == TOO_LONG for prediction in predictions)
-    cut = f"; {truncated} prompts were cut to fit" if truncated else ""
+    cut = f"; {truncated} prompts were truncated" if truncated else ""
     empty = f"; {too_long} are empty, as the prompt is too long for the model" if too_long else ""
     print_status(f"{len(predictions)} answers in {out}{cut}{empty}")
     return {"rows": len(predictions), "cut": truncated, "too_long": too_long}

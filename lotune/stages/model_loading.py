@@ -1,4 +1,4 @@
-"""Loading of the model that answers: a complete one, or an adapter with its base, in the dtype of its answers."""
+"""Load the model to evaluate: a complete model, or an adapter with its base, in the dtype of the answers."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def check_engine(recipe: Recipe, task: Task) -> None:
         return
     unsupported = "several processes under torchrun" if world_size() > 1 else ""
     if isinstance(task, MultipleChoice) and task.by_likelihood:
-        unsupported = "choosing by likelihood"
+        unsupported = "choice by likelihood"
     if unsupported:
         raise _not_with_vllm(unsupported)
 
 
 def _not_with_vllm(feature: str) -> SettingsError:
-    return SettingsError("evaluate.engine", f"vllm does not do this: {feature}", remedy="evaluate.engine=lotune")
+    return SettingsError("evaluate.engine", f"vllm does not support this: {feature}", remedy="evaluate.engine=lotune")
 
 
 def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> Format:
-    """Return the dtype that a model answers in, by the settings, and what decided it."""
+    """Return the dtype that the settings give a model's answers, and the reason."""
     dtype = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
     return answering_format(dtype, settings, resolve_device(recipe.device))
 
@@ -64,19 +64,19 @@ def with_resolved_dtype(recipe: Recipe, model: str) -> Recipe:
 
 
 def with_evaluate_dtype(recipe: Recipe, dtype: str) -> Recipe:
-    """Return the recipe with a dtype as its `evaluate.dtype`."""
+    """Return the recipe with another `evaluate.dtype`."""
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
 
 
 def with_answer_dtype(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
-    """Return the settings of a model that is loaded to answer: its weights are in `evaluate.dtype`."""
+    """Return a model's settings with the dtype that it answers in."""
     return settings.model_copy(update={"dtype": resolve_answer_dtype(recipe, settings).dtype})
 
 
 def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | None]:
     """Return the settings of a complete model and None, or those of an adapter's base and the adapter's folder.
 
-    The base is the one that the settings name (--base), else the one that the adapter was made for.
+    The base is the model that the settings name (--base), else the model that the adapter was trained on.
 
     Raises: ModelError for a folder that is missing, or an adapter that names no base; SettingsError for a base beside a
     complete model.
@@ -85,7 +85,7 @@ def resolve_weights(recipe: Recipe, model: str) -> tuple[BaseSettings, Path | No
     folder, named = base_folder(settings), "model" in recipe.base.model_fields_set
     if folder is None or not (folder / ADAPTER_CONFIG).is_file():
         if named:
-            raise SettingsError("--base", f"{model} is a complete model, and no adapter", remedy="leave it out")
+            raise SettingsError("--base", f"{model} is a complete model, not an adapter", remedy="remove it")
         return settings, None
     config = read_json(folder / ADAPTER_CONFIG)
     base = recipe.base.model if named else config.get("base_model_name_or_path") if isinstance(config, dict) else None
@@ -114,11 +114,11 @@ def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
         if adapter is None or "model" in recipe.base.model_fields_set:
             raise
         found = f"its base cannot be loaded: {error.where}: {error.found}"
-        raise ModelError(model, found, "the model that it was made for", "name it with --base") from error
+        raise ModelError(model, found, "the model that it was trained on", "name it with --base") from error
     if adapter is None:
         return base
     if base_digest(adapter) is None:  # PEFT itself records no digest
-        print_status(f"{model} does not say for which weights it was made: those of {base.name} may be others")
+        print_status(f"{model} does not record which weights it was trained on; those of {base.name} may differ")
     adapted: Any = load_adapter(base, adapter, force_base=recipe.adapter.force_base)
     adapted.name_or_path = model
     return replace(base, name=model, model=adapted)
@@ -147,7 +147,7 @@ def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
     if recipe.evaluate.engine == "vllm":
         settings, adapter = resolve_weights(recipe, model)
         if adapter is not None:
-            raise _not_with_vllm("an adapter beside its base")
+            raise _not_with_vllm("an unmerged adapter")
         from lotune.generate.vllm import VllmModel
 
         tokenizer, _ = load_tokenizer(settings)

@@ -18,7 +18,7 @@ from lotune.record_files import record_lines, require_fingerprint, stored_record
 
 
 def refuse_overwriting_inputs(out: Path | None, *inputs: Path | None, option: str = "--out") -> None:
-    """Raise SettingsError if `out` is one of the inputs, or lies in one."""
+    """Raise SettingsError if `out` is one of the inputs, or is inside one."""
     if out is None:
         return
     out_path = out.resolve()
@@ -29,14 +29,16 @@ def refuse_overwriting_inputs(out: Path | None, *inputs: Path | None, option: st
         # A hard link has another path, and so has a file on a file system that ignores case.
         same = out.exists() and out.samefile(source)
         if same or out_path == source_path or (source.is_dir() and out_path.is_relative_to(source_path)):
-            found = f"lies in {source}, which is read" if source.is_dir() else "is read, and would be written over"
-            raise SettingsError(option, f"{out} {found}", "a file of its own", "name another one")
+            found = (
+                f"is inside {source}, which is an input" if source.is_dir() else "is an input, and would be overwritten"
+            )
+            raise SettingsError(option, f"{out} {found}", "a separate file", "choose another name")
 
 
 def check_new(out: Path, force: bool) -> None:
     """Raise SettingsError if `out` exists already, unless `force` is given."""
     if out.exists() and not force:
-        raise SettingsError(str(out), "is there already", remedy="name another file with --out, or give --force")
+        raise SettingsError(str(out), "already exists", remedy="choose another file with --out, or pass --force")
 
 
 def check_fingerprints(out: Path, fingerprint: str) -> None:
@@ -46,9 +48,9 @@ def check_fingerprints(out: Path, fingerprint: str) -> None:
 
 
 def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Path | None], bytes]) -> list[bytes]:
-    """Return the lines that `work` returns in each process, by rank; all processes have all of them.
+    """Call `work` in each process, and return the lines of all processes by rank.
 
-    Each process appends to a part of its own beside `out`. At the end `out` holds all lines, and the parts are deleted.
+    Each process appends to its own part beside `out`. At the end `out` holds all lines, and the parts are deleted.
     The file that `work` receives holds the lines of earlier calls, whatever their number of processes. Earlier lines
     that `work` does not return again stay in `out`.
     """
@@ -75,7 +77,7 @@ def merge_rank_outputs(out: Path | None, world: ProcessGroup, work: Callable[[Pa
 def require_single_process(verb: str) -> None:
     """Raise SettingsError if torchrun has started several processes."""
     if world_size() > 1:
-        raise SettingsError("torchrun", f"{verb} works in one process", remedy="start lotune itself")
+        raise SettingsError("torchrun", f"lotune {verb} runs in a single process", remedy="run it without torchrun")
 
 
 def _quiet_followers(world: ProcessGroup, work: Callable[[Path | None], bytes], rank_path: Path | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Answers of a model to all examples of a task, with a progress bar: for validation, tests of a run and of a model."""
+"""Generate a model's answers to all examples of a task, with a progress bar, in one process or several."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """A model and its protocol of answering.
+    """A model and the protocol of its answers.
 
     `title` is that of the progress bar; the texts of `stop` end an answer as those of the task do; `fingerprint` is the
     result of `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
@@ -80,7 +80,7 @@ def run_predictions(
 def run_predictions_unbatched(
     job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
 ) -> list[Prediction]:
-    """Return the predictions on all examples as `run_predictions` does, but with each example in a batch of its own."""
+    """Return the predictions on all examples as `run_predictions` does, but with one example in each batch."""
     context, done = context_length(job.answering.model), list[Prediction]()
     with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
         for example in examples:
@@ -114,7 +114,8 @@ def run_predictions_distributed(
 
     `merge_rank_outputs` writes `out`; `runner` is `run_predictions` or `run_predictions_unbatched`.
 
-    Raises: PromptTooLongError, in each process and before the first answer, if a prompt is too long and that stops.
+    Raises: PromptTooLongError, in each process and before the first answer, if a prompt is too long and `on_too_long`
+    is "stop".
     """
     # Every process checks all prompts, so that all of them stop with the same error.
     if job.on_too_long == "stop":
@@ -135,13 +136,13 @@ def run_predictions_distributed(
 
 
 def with_long_prompt_counts(rows: EvaluationSetCounts, answers: Sequence[Prediction]) -> EvaluationSetCounts:
-    """Return the counts of a set with the numbers of too long and of truncated prompts among its answers."""
+    """Return the counts of an evaluation set, with the too long and the truncated prompts counted from its answers."""
     too_long = sum(answer.finish_reason == TOO_LONG for answer in answers)
     return rows.model_copy(update={"too_long": too_long, "cut": sum(answer.prompt_truncated for answer in answers)})
 
 
 def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: Any) -> str:
-    """Return the fingerprint of all that an answer depends on beside its prompt: weights, dtype, engine, settings.
+    """Return the fingerprint of all that an answer depends on besides its prompt: weights, dtype, engine, settings.
 
     `more` holds further inputs; a Path counts by its content.
     """

@@ -1,4 +1,4 @@
-"""`lotune prepare`: turns rows into examples and examples into tokens, and counts everything that it drops."""
+"""`lotune prepare`: turn rows into examples and examples into tokens, and count everything that is dropped."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
-"""Number of rows from whose tokens the disk space of all is estimated."""
+"""Number of rows to tokenise for an estimate of the disk space of all rows."""
 FEW_BYTES = 2**22
-"""Size of the files of rows up to which the rows are checked before the model."""
+"""Total size of the data files up to which the rows are checked before the model."""
 ROW_BYTES = 48
-"""Bytes of a row beside its tokens: 16 for its offsets, the others for its id."""
+"""Bytes of a row besides its tokens: 16 for its offsets, the remainder for its id."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TokenCounts:
 
 
 def prepare(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it is there."""
+    """Write the data of a run (train tokens, validation, test and retention rows, counts), unless it exists."""
     with open_prepared_run(recipe, options) as (run, recipe):
         return ensure_prepared(run, recipe)
 
@@ -85,7 +85,7 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
         if not options.dry_run or run.stage_state("prepare", prepare_inputs(recipe)) != "changed":
             yield run, recipe
             return
-        print_status("dry run: the rows are prepared in a folder of their own, the run stays as it is")
+        print_status("dry run: preparing the rows in a temporary folder; the run does not change")
         with TemporaryDirectory(prefix=".dry-run-", dir=recipe.runs) as folder:
             recipe = recipe.model_copy(update={"runs": Path(folder)})
             with open_run(recipe.folder, recipe) as dry_run:
@@ -105,7 +105,7 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
-    """Return what the prepared data depends on: settings, and the tokenizer.json of a base in a folder."""
+    """Return the inputs of the prepared data: settings, and the tokenizer.json of a base in a folder."""
     folder = base_folder(recipe.base)
     file = folder / "tokenizer.json" if folder is not None else None
     tokenizer = {"base.tokenizer": file} if file is not None and file.exists() else {}
@@ -130,7 +130,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     task, retained = build_prompted_task(recipe.task, recipe.base), build_task(retention_task_settings(recipe))
     for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
-    # The quicker check comes first, so that its errors do not wait for the longer one.
+    # The faster check comes first, so that its errors do not wait for the slower one.
     loaded = None if _few_rows(recipe) else _check_model(recipe)
     with blame_setting("retention.data"):
         rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
@@ -147,7 +147,7 @@ def _write(run: Run, recipe: Recipe) -> None:
     candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
-    asked, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
+    set_counts, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
     needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
     file = _train_tokens(
@@ -159,11 +159,11 @@ def _write(run: Run, recipe: Recipe) -> None:
         _write_examples(folder / f"{name}.jsonl", examples)
     tokens = TokenCounts(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
-        file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]), asked[-1].cut,
+        file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]), set_counts[-1].cut,
     )  # fmt: skip
     write_json(folder / "counts.json", {
         "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
-        "asked": [counts.model_dump() for counts in asked], "too_long": too_long,
+        "asked": [counts.model_dump() for counts in set_counts], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
     })  # fmt: skip
 
@@ -176,17 +176,17 @@ def _count_evaluation_sets(
     tokenizer: Any,
     context: int,
 ) -> tuple[list[EvaluationSetCounts], dict[str, int]]:
-    """Return the counts of each evaluation set, and how many of its prompts are too long as they are."""
+    """Return the counts of each evaluation set, and how many of its prompts are too long without truncation."""
     files = {"validation": recipe.data.validation, "test": recipe.data.test, "retention": recipe.retention.data}
-    mode, asked, too_long = recipe.evaluate.on_too_long, [], {}
+    mode, set_counts, too_long = recipe.evaluate.on_too_long, [], {}
     for name, examples in sets.items():
         task, file = tasks[name == "retention"], files[name]
         long, cut = _count_long(tokenizer, examples, task, context, name, mode)
         too_long[name] = long
         wrong, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
         where = {"file": file.name if file else "", "file_rows": file_rows.get(name)}
-        asked.append(EvaluationSetCounts(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
-    return asked, too_long
+        set_counts.append(EvaluationSetCounts(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
+    return set_counts, too_long
 
 
 def _few_rows(recipe: Recipe) -> bool:
@@ -202,7 +202,9 @@ def _check_start_base(recipe: Recipe, start: Path) -> None:
     from lotune.model.weight_files import weight_files
 
     if base_digest(start) is None:
-        print_status(f"{start} does not say for which weights it was made: those of {recipe.base.model} may be others")
+        print_status(
+            f"{start} does not record which weights it was trained on; those of {recipe.base.model} may differ"
+        )
     if (folder := base_folder(recipe.base)) is not None:  # a base of the hub is compared once it is loaded
         weights = weight_files(folder, recipe.base.model)
         check_base(start, recipe.base.model, weights, force=recipe.adapter.force_base)
@@ -224,15 +226,15 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
     if adapter.init_from is not None:
         _check_start_base(recipe, adapter.init_from)
     else:
-        method.parameter_count(adapter, meta_model(recipe.base))  # refuses what does not fit the model
+        method.parameter_count(adapter, meta_model(recipe.base))  # raises an error for targets that the model lacks
     virtual = method.num_virtual_tokens(adapter)
     if virtual >= context - 1:
         found, remedy = f"{virtual} virtual tokens fill the context of {context} tokens", "fewer of them"
-        raise SettingsError("adapter.num_virtual_tokens", found, "room for a prompt and its answer", remedy)
+        raise SettingsError("adapter.num_virtual_tokens", found, "space for a prompt and its answer", remedy)
     return tokenizer, context - virtual
 
 
-def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: Iterable[Example]) -> int:
+def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], evaluation_rows: Iterable[Example]) -> int:
     """Return an estimate of the bytes of the prepared data: tokens, offsets and ids of the rows, and evaluation rows.
 
     The tokens of the first MEASURED_ROWS rows are extrapolated to all rows.
@@ -244,7 +246,7 @@ def prepared_bytes(tokenizer: Any, parts: Sequence[Sequence[Example]], asked: It
         first = list(islice(part, MEASURED_ROWS))
         tokens = sum(len(row.token_ids) for row in encode_rows(tokenizer, first))
         needed += (tokens * token_bytes + ROW_BYTES * len(first)) * len(part) // max(1, len(first))
-    return needed + sum(1 + len(orjson.dumps(as_record(example))) for example in asked)
+    return needed + sum(1 + len(orjson.dumps(as_record(example))) for example in evaluation_rows)
 
 
 def _write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -268,10 +270,10 @@ def _train_tokens(
     digest = rows_digest(tokenizer, chain.from_iterable(parts), settings)
     existing = find_token_file(stem, digest)
     if existing is not None:
-        print_status(f"the training rows have not changed: their tokens are taken from {stem}.tokens.npy")
+        print_status(f"the training rows have not changed: reusing the tokens in {stem}.tokens.npy")
         return existing
     if (linked := link_token_file(stem, candidates, digest)) is not None:
-        print_status("another run has made tokens of the same training rows: they are taken from there")
+        print_status("another run has tokenised the same training rows: reusing its tokens")
         return linked
     notes = {"digest": digest, "dropped_too_long": 0}
     encoded = encode_rows(tokenizer, chain.from_iterable(parts))
@@ -289,23 +291,23 @@ def _drop_too_long(
 
     Raises: DataError if a row is longer and that stops the run, if none remains, or if one has no token to train on.
     """
-    remaining, long = 0, []
+    remaining, long_ids = 0, []
     for number, row in enumerate(rows):
         if number == replay_from:
             notes[FIRST_REPLAY_ROW] = remaining
         if len(row.token_ids) > limit:
-            long.append(row.id)
+            long_ids.append(row.id)
             continue
         check_scored_tokens(row, end_ids)
         remaining += 1
         yield row
     # At the end and not at the first one, so that the error counts them all.
-    if long and too_long == "stop":
-        found = f"{len(long)} rows are too long: {', '.join(long[:10])}"
+    if long_ids and too_long == "stop":
+        found = f"{len(long_ids)} rows are too long: {', '.join(long_ids[:10])}"
         raise DataError("data.train", found, f"{limit} tokens", "data.on_too_long=drop")
     if not remaining:
         raise DataError("data.train", f"every row is longer than {limit} tokens", remedy="raise data.max_length")
-    notes["dropped_too_long"] = len(long)
+    notes["dropped_too_long"] = len(long_ids)
 
 
 def _count_long(
@@ -316,49 +318,48 @@ def _count_long(
     Raises: DataError if one is too long and that stops the run, if all are and count as wrong, or if no validation row
     fits into the context together with its reference.
     """
-    long: list[str] = []
+    long_ids: list[str] = []
     cut = 0
     for example in examples:
         prompt = fit(task, example, tokenizer, context, "wrong")
         if prompt is None:
-            long.append(example.id)
+            long_ids.append(example.id)
         cut += prompt is not None and prompt.prompt_truncated
     remedy = "shorten them, lower task.max_new_tokens, or take a base with a longer context"
-    if long and mode == "stop":
-        some = f"{len(long)} rows are too long to be asked: {', '.join(long[:10])}"
+    if long_ids and mode == "stop":
+        some = f"{len(long_ids)} prompts are too long for the model: {', '.join(long_ids[:10])}"
         raise DataError(f"{name} rows", some, f"{context} tokens with the answer", remedy)
     # A checkpoint's loss is measured on validation rows with their references, so one must fit.
     measured = name != "validation" or any(len(row.token_ids) <= context for row in encode_rows(tokenizer, examples))
-    if (len(long) == len(examples) and mode != "truncate") or not measured:
-        raise DataError(f"{name} rows", "all are too long to be asked", f"{context} tokens with the answer", remedy)
-    return len(long), cut
+    if (len(long_ids) == len(examples) and mode != "truncate") or not measured:
+        raise DataError(
+            f"{name} rows", "all prompts are too long for the model", f"{context} tokens with the answer", remedy
+        )
+    return len(long_ids), cut
 
 
 def accepted_references_clause(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return a clause with the percentage of training references that each rule of scoring accepts.
 
     >>> accepted_references_clause({"significant:5": {"right": 40, "rows": 40}, "exact": {"right": 25, "rows": 40}})
-    'training answers that are right themselves: significant:5 100 %, exact 62.5 % (of 40 rows)'
+    'training references that each rule accepts: significant:5 100 %, exact 62.5 % (of 40 rows)'
     """
     rows = max(count["rows"] for count in counts.values())
     named = (  # at most 99.9 if one is wrong: rounding must not claim that all are right
         f"{rule} 100 %" if count["right"] == count["rows"] else f"{rule} {min(99.9, 100 * count['right'] / rows):.1f} %"
         for rule, count in counts.items()
     )
-    return f"training answers that are right themselves: {', '.join(named)} (of {rows:,} rows)"
+    return f"training references that each rule accepts: {', '.join(named)} (of {rows:,} rows)"
 
 
 def describe_counts(counts: dict[str, Any]) -> str:
     """Return the counts as lines for a person to read."""
-    rows, tokens, asked = (
-        counts["rows"],
-        counts["tokens"],
-        [EvaluationSetCounts(**record) for record in counts["asked"]],
-    )
+    rows, tokens = counts["rows"], counts["tokens"]
+    evaluation_sets = [EvaluationSetCounts(**record) for record in counts["asked"]]
     fraction = tokens["supervised"] / tokens["tokens"]
     lines = [
         f"rows: {rows['read']} read, {rows['malformed']} malformed, {rows['duplicates']} duplicates removed, "
-        f"{rows['not_sampled']} not drawn, {rows['validation']} to validation, {rows['test']} to the test, "
+        f"{rows['not_sampled']} not sampled, {rows['validation']} to validation, {rows['test']} to the test, "
         f"{rows['kept']} kept",
         *(
             f"overlap with {name}: {overlap['exact']} exact, {overlap['normalised']} after normalising "
@@ -368,16 +369,16 @@ def describe_counts(counts: dict[str, Any]) -> str:
         f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {fraction:.0%} supervised, "
         f"longest {tokens['longest']}, {tokens['dropped_too_long']} dropped as longer than {tokens['limit']}",
         *(
-            [f"validation rows removed, as the test asks them: {removed}"]
+            [f"validation rows removed because the test set contains them: {removed}"]
             if (removed := rows.get("validation_removed"))
             else []
         ),
-        f"rows of the retained task mixed in: {counts['replay']}",
-        f"retention prompts cut to fit: {tokens['retention_cut']}",
+        f"replay rows of the retention task: {counts['replay']}",
+        f"retention prompts truncated to fit: {tokens['retention_cut']}",
         *([accepted_references_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
-        *evaluation_set_notes(asked),
-        "to be asked: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
-            *(f"{evaluation.rows - evaluation.too_long:,}" for evaluation in asked)
+        *evaluation_set_notes(evaluation_sets),
+        "to be answered: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
+            *(f"{evaluation.rows - evaluation.too_long:,}" for evaluation in evaluation_sets)
         ),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],

@@ -47,11 +47,11 @@ from lotune.stages.training_session import (
 from lotune.train.settings import PretrainSettings
 
 OOM_REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
-"""What to do if a pass runs out of memory."""
+"""Remedy if a forward or backward pass runs out of memory."""
 TRAINED_BYTES = 16
 """Bytes of a trained weight in float32: itself, its gradient and AdamW's two means."""
 DOCUMENT_TOKENS, DOCUMENT_BYTES = 260, 64
-"""What a document takes on average, at most: some 250 tokens with the smallest vocabulary, offsets, answers and id."""
+"""Upper bounds of a document's mean size: tokens, with the smallest vocabulary; bytes of offsets, answers and id."""
 
 
 def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """
     settings = recipe.pretrain
     if settings is None:
-        raise SettingsError("recipe", "has no pretrain part", "pretrain:", "lotune pretrain recipes/nano.yaml")
+        raise SettingsError("recipe", "has no pretrain settings", "a group `pretrain:`", "see recipes/nano.yaml")
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
         given, deciders = recipe, {"pre-training": partial(_faster_dtype, settings, recipe.device)}
@@ -123,6 +123,7 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
 def _memory_bytes(settings: PretrainSettings) -> int:
     from lotune.train.resource_estimate import memory_bytes
 
+    # Activations take most of the memory, and they exist for one micro-batch at a time.
     tokens = min(settings.step_tokens, settings.micro_batch_tokens or settings.step_tokens)
     model, recomputed = meta_model_of(settings).requires_grad_(True), settings.gradient_checkpointing
     return memory_bytes(model, tokens, tokens, divided=True, recomputed=recomputed)
@@ -146,7 +147,7 @@ class PretrainingSession:
     rows: TokenFile
     session: TrainingSession
     pad_token_id: int | None
-    """What fills up lines; None if rows are packed."""
+    """Token id of the padding; None if rows are packed."""
 
     @property
     def model(self) -> Any:
@@ -155,7 +156,7 @@ class PretrainingSession:
 
 
 def follow_pretraining(recipe: Recipe, options: RunOptions) -> None:
-    """Take part in a pre-training that another process leads: compute a part of each step, and write nothing."""
+    """Join the main process's pre-training: compute a part of each step, and write nothing."""
     recipe = with_dtypes(recipe, options.world.receive())
     assert recipe.pretrain is not None
     pretraining = _set_up(recipe, recipe.pretrain, options.world, inputs_fingerprint="")
@@ -168,9 +169,9 @@ def follow_pretraining(recipe: Recipe, options: RunOptions) -> None:
 def _set_up(
     recipe: Recipe, settings: PretrainSettings, world: ProcessGroup, inputs_fingerprint: str
 ) -> PretrainingSession:
-    """Return the session of a model on the run's documents.
+    """Return the training session of a model on the run's documents.
 
-    Raises: SettingsError if a document is longer than the context, or weights in shards are to be trained by muon.
+    Raises: SettingsError if a document is longer than the context, or if muon would train sharded weights.
     """
     import torch
     from transformers import AutoTokenizer
@@ -181,6 +182,7 @@ def _set_up(
     device, folder = resolve_device(recipe.device), recipe.folder / "data"
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(settings, folder))
     rows = TokenFile(folder / "train")
+    # Every process draws the same initial weights: sharding divides them without sending them first.
     torch.manual_seed(recipe.seed)
     model = initial_model(settings, tokenizer)
     _check_lengths(rows, context_length(model))
@@ -200,7 +202,7 @@ def _set_up(
 
 def _refuse_muon(settings: PretrainSettings) -> None:
     if settings.optimizer == "muon":
-        found, remedy = "muon turns whole matrices, and these are in shards", "pretrain.optimizer=adamw, or fsdp=off"
+        found, remedy = "muon needs whole matrices, and FSDP shards them", "pretrain.optimizer=adamw, or fsdp=off"
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
@@ -224,7 +226,7 @@ def _course(
 
 
 class _Sampling(TypedDict):
-    """What decides which rows the steps draw."""
+    """Arguments that decide which rows each step samples."""
 
     batch_tokens: int
     seed: int
@@ -259,6 +261,7 @@ def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float) -> dict[st
     texts = tokenizer.batch_decode(
         [row.token_ids[max(1, row.completion_start) :] for row in scored], skip_special_tokens=True
     )
+    # The loss is in nats per scored token, whereas bits per byte do not depend on the tokeniser.
     bits = loss / math.log(2) * rows.supervised()
     return {"perplexity": math.exp(loss), "bits_per_byte": bits / max(1, sum(len(text.encode()) for text in texts))}
 

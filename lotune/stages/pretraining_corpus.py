@@ -1,4 +1,4 @@
-"""The documents of a pre-training: tokeniser and token files, made once from articles or from generated text."""
+"""Tokeniser and token files of a pre-training, made once from articles or from generated text."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from lotune.stages.pretraining_model import context_of
 from lotune.train.settings import PretrainSettings
 
 TOKENIZER_DOCUMENTS = 20_000
-"""Documents that the tokeniser is trained on, at most."""
+"""Maximum number of documents that the tokeniser is trained on."""
 CORPUS_SETTINGS = (
     "seed", "pretrain.generated_documents", "pretrain.validation_fraction", "pretrain.llama_config.vocab_size",
     "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning", "pretrain.chunking", "pretrain.block_size",
     "pretrain.tokenizer", "pretrain.config_file", "pretrain.llama_config.max_position_embeddings",
 )  # fmt: skip
-"""The settings that tokeniser and documents depend on."""
+"""Settings that tokeniser and documents depend on."""
 CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
-"""The code below the package that writes the text and makes tokens of it."""
+"""Paths in the package whose code generates the text and tokenises it."""
 
 
 def document_inputs(recipe: Recipe) -> dict[str, Any]:
-    """Return what tokeniser and documents depend on: settings, and the code that generates and encodes them."""
+    """Return the inputs of tokeniser and documents: settings, and the code that generates and encodes them."""
     settings = {key: value for key, value in stage_inputs(recipe, "pretrain").items() if key in CORPUS_SETTINGS}
+    # A changed generator writes other text from the same settings, so its code is an input like a file of rows.
     code = {f"lotune/{name}": Path(__file__).parents[1] / name for name in CORPUS_CODE}
     return {**settings, **code, "tokenizer_documents": TOKENIZER_DOCUMENTS}
 
@@ -48,10 +49,11 @@ def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tu
     folder, inputs = run.folder / "data", document_inputs(recipe)
     path = tokenizer_folder(settings, folder)
     if run.stage_state("documents", inputs) == "done":
-        print_status(f"tokeniser and documents are those in {folder}")
+        print_status(f"reusing the tokeniser and documents in {folder}")
     else:
         for change in run.changes("documents", inputs):
             print_status(f"changed: {change} (the documents are made again)")
+        # Before anything is written: half-written token files must not pass as finished after a crash.
         run.invalidate_stage("documents")
         if path == folder / "tokenizer":
             _train_tokenizer(settings, recipe, path)
@@ -75,6 +77,7 @@ def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -
     if settings.corpus is None:
         texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
     else:
+        # The training part alone: text of the validation articles must not shape the vocabulary.
         texts = (article.target for article in _articles(settings.corpus, settings, recipe)[0])
     train_tokenizer(texts, settings.llama_config.vocab_size, folder)
 
@@ -84,6 +87,7 @@ def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe,
 
     print_status(f"writing {settings.generated_documents} documents as tokens")
     counts = {"train": settings.generated_documents, "validation": num_validation_documents(settings)}
+    # Each part has a seed of its own, or validation would repeat the first training documents.
     for number, (name, count) in enumerate(counts.items()):
         rows = _encoded(tokenizer, documents(count, recipe.seed + number))
         write_token_file(folder / name, rows, len(tokenizer))
@@ -96,9 +100,10 @@ def _articles(path: Path, settings: PretrainSettings, recipe: Recipe) -> tuple[I
 
 
 def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
-    """Articles as blocks of tokens. Raises: DataError where no block comes out."""
+    """Write the articles as blocks of tokens. Raises: DataError if the training or the validation part has no block."""
     assert settings.corpus is not None
     size = min(settings.block_size or context_of(settings), context_of(settings))
+    # A stream cuts blocks anywhere; the other ways cut after whole sentences.
     ends = frozenset() if settings.chunking == "stream" else sentence_ends(tokenizer)
     parts = _articles(settings.corpus, settings, recipe)
     for name, articles in zip(("train", "validation"), parts, strict=True):
@@ -109,7 +114,7 @@ def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, 
             f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks"
         )
         if not counts["blocks"]:
-            found = f"no block of {name} articles: none has a sentence that fits into {size} tokens"
+            found = f"no {name} article has a sentence that fits into {size} tokens"
             raise DataError(
                 str(settings.corpus), found, remedy="pretrain.chunking=stream, or a larger pretrain.block_size"
             )
@@ -121,9 +126,10 @@ def num_validation_documents(settings: PretrainSettings) -> int:
 
 
 def _encoded(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
-    """Documents as tokens; all but unfinished ones end with end-of-text."""
+    """Yield the documents as tokens, each with a final end-of-text token unless its category is in WITHOUT_EOS."""
     from lotune.nano.corpus_generator import WITHOUT_EOS
 
+    # Encoding consumes the texts, but the category beside each row is still needed.
     texts, encoded = tee(texts)
     for text, row in zip(texts, encode_rows(tokenizer, encoded), strict=True):
         yield replace(row, token_ids=row.token_ids[:-1]) if text.category in WITHOUT_EOS else row

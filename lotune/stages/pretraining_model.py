@@ -1,4 +1,4 @@
-"""The model that a pre-training begins with: from a folder, of a config.json, or a Llama of given dimensions."""
+"""Initial model of a pre-training: from a folder, from a config.json, or a Llama of given dimensions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def meta_model_of(settings: PretrainSettings) -> Any:
 
     if settings.init_from is not None:
         return meta_model(BaseSettings(model=str(settings.init_from)))
+    # Shapes without storage: sizes are estimated before anything is allocated.
     with torch.device("meta"):
         if settings.config_file is not None:
             return new_from_config_json(settings.config_file, {})
@@ -25,9 +26,9 @@ def meta_model_of(settings: PretrainSettings) -> Any:
 
 
 def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
-    """Return the model that the first step trains, in float32 on the CPU.
+    """Return the initial model, in float32 on the CPU.
 
-    Raises: SettingsError or ModelError where model and tokeniser do not fit each other.
+    Raises: SettingsError or ModelError if model and tokeniser do not fit each other.
     """
     from lotune.data.tokenizer_training import check_tokenizer
     from lotune.model.loading import load_model, new_from_config_json, new_llama
@@ -36,6 +37,7 @@ def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
     if settings.init_from is not None:
         base = BaseSettings(model=str(settings.init_from), dtype="float32")
         return load_model(base, "cpu").model.requires_grad_(True)
+    # A new config defaults to the special ids of its architecture's own tokeniser.
     special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     if settings.config_file is not None:
         model = new_from_config_json(settings.config_file, special_ids)
@@ -46,9 +48,10 @@ def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
 
 
 def _require_used_vocabulary(vocab_size: int, tokens: int) -> None:
-    """Raise SettingsError if the embedding has so many more rows than the tokeniser tokens that no base may."""
+    """Raise SettingsError if the vocabulary is more than MAX_EMBEDDING_RATIO times the tokeniser's tokens."""
+    # A short text yields fewer tokens than requested. Tuning would refuse a base with so many unused rows.
     if vocab_size > MAX_EMBEDDING_RATIO * tokens:
-        key, found = "pretrain.llama_config.vocab_size", f"is {vocab_size}, the texts make {tokens} tokens"
+        key, found = "pretrain.llama_config.vocab_size", f"is {vocab_size}, but the tokeniser has {tokens} tokens"
         raise SettingsError(key, found, f"{MAX_EMBEDDING_RATIO} times the tokens at most", f"{key}={tokens}")
 
 

@@ -1,4 +1,4 @@
-"""The prompt template of a model: the one in its folder, which it was tuned in, or the one that suits its tokeniser."""
+"""Choose a model's prompt template: that in its folder, from its tuning, or the best for its tokeniser."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lotune.tasks.task import Conversational, Task
 
 
 def with_stored_template(settings: TaskSettings, model: str, force: bool) -> TaskSettings:
-    """Return the settings of a task with the prompt template that a model's folder holds, unless they name one.
+    """Return the settings of a task with the prompt template in a model's folder, unless they name a template.
 
     The reading task has a fixed prompt, and its settings stay as they are; so do all with `force`. A warning lists the
     prompt settings of the task that have changed since the model was tuned.
 
-    Raises: ModelError if the settings name another template than the one that the model was tuned in.
+    Raises: ModelError if the settings name a template other than that of the model's tuning.
     """
     folder = base_folder(BaseSettings(model=model))
     if not isinstance(settings, PromptSettings) or folder is None or not (folder / TEMPLATE_FILE).exists():
@@ -49,9 +49,9 @@ def _in_stored_template(settings: PromptSettings, folder: Path) -> PromptSetting
     except SettingsError:
         same = False
     if not same:
-        found = f"was tuned in a wording of the template {stored.name!r} that {settings.name} does not have"
+        found = f"was tuned with a version of the template {stored.name!r} that {settings.name} does not have"
         expected = f"one of {', '.join(TEMPLATES)}"
-        raise ModelError(str(folder), found, expected, "--force-template asks in the task's own")
+        raise ModelError(str(folder), found, expected, "--force-template uses the task's own")
     return updated
 
 
@@ -65,8 +65,7 @@ def resolve_auto(settings: TaskSettings, base: BaseSettings) -> TaskSettings:
 def resolve_training_template(recipe: Recipe) -> Recipe:
     """Return the recipe with the template of its adapter or base in place of "auto".
 
-    It is the one that the adapter to start with, or the base, was tuned in, else the tokeniser's chat template, else
-    alpaca.
+    That is the stored template of the initial adapter or of the base, else the tokeniser's chat template, else alpaca.
     """
     settings = recipe.task
     if not isinstance(settings, PromptSettings) or settings.template != AUTO:
@@ -80,7 +79,7 @@ def resolve_training_template(recipe: Recipe) -> Recipe:
 
 def has_chat_template(base: BaseSettings) -> bool:
     """Return whether the tokeniser of a base model has a chat template."""
-    # Of a folder, two small files tell; loading the tokeniser would import transformers.
+    # In a folder, two small files show it; loading the tokeniser would import transformers.
     folder = base_folder(base)
     if folder is None:
         tokenizer: Any = load_tokenizer(base)[0]
@@ -91,7 +90,7 @@ def has_chat_template(base: BaseSettings) -> bool:
 
 
 def conversation_format(settings: TaskSettings, base: BaseSettings) -> Template | ChatTemplate:
-    """Return what renders conversations: a prompt template, or the chat template of the base's tokeniser.
+    """Return the template for conversations: a prompt template, or the chat template of the base's tokeniser.
 
     Raises: ModelError for a chat template that is missing or unusable.
     """
@@ -124,4 +123,4 @@ def _warn_prompt_mismatch(settings: TaskSettings, folder: Path) -> None:
     changed = [key for key in trained if key in current and str(trained[key]) != str(current[key])]
     if changed and "name" not in changed:  # another task has another prompt anyway
         before, now = (", ".join(f"task.{key}={values[key]!r}" for key in changed) for values in (trained, current))
-        print_status(f"{folder} was tuned with {before}, and is asked with {now}")
+        print_status(f"{folder} was tuned with {before}, now prompted with {now}")

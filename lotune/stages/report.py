@@ -54,7 +54,7 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
     print_status(f"report: {pages['html']} and {pages['markdown'].name}")
-    # After the report is written: it names the changed files, so that somebody can look at them.
+    # After the report is written, as it names the changed files for whoever investigates.
     if altered:
         expected = "the files as the run wrote them"
         raise CheckError(str(folder), f"has changed since it was finished: {'; '.join(altered)}", expected, finish)
@@ -82,6 +82,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     unfinished = [stage for stage in STAGE_ORDER if stage not in done]
     if unfinished:
         raise RunError(str(folder), f"is not finished: {', '.join(unfinished)} not done", "a finished run", finish)
+    # The recipe may have been edited after the test. A setting that its record lacks counts as unchanged.
     tested, now = done["evaluate"]["inputs"], stage_inputs(with_stored_dtypes(recipe, folder), "evaluate")
     changes = [
         f"{key}: {_json(tested[key])} -> {_json(value)}"

@@ -13,6 +13,7 @@ from lotune.stages.report import write_report
 def run(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
     """Prepare, tune, evaluate and report; return the scorecard, or the estimates of a dry run."""
     result = evaluate(recipe, options)
+    # A dry run returns estimates, which need no report.
     if isinstance(result, Scorecard):
         write_report(recipe.folder, "lotune run")
     return result

@@ -1,8 +1,8 @@
-"""The dtypes that "auto" stands for in a run: decided when a training begins, and kept in the run's folder.
+"""The dtypes that "auto" stands for in a run: decided when a training starts, and stored in the run's folder.
 
-A training resumes in the dtype that it began in, and base and tuned model answer in one dtype, on any machine. The
-dtypes take the place of "auto" in the inputs of the stages. They are decided anew if anything else that the training
-depends on has changed, as everything is then made again.
+A training resumes in the dtype that it started in, and base and tuned model answer in one dtype, on any machine. The
+dtypes replace "auto" in the inputs of the stages. They are decided again if another input of the training has changed,
+as everything is then computed again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 def with_stored_dtypes(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with the dtypes that a run's folder keeps in place of "auto"."""
+    """Return the recipe with the stored dtypes of a run in place of "auto"."""
     return with_dtypes(recipe, _read(folder))
 
 
@@ -43,17 +43,18 @@ def with_dtypes(recipe: Recipe, record: Record) -> Recipe:
 
 
 def tuning_deciders(recipe: Recipe) -> dict[str, Callable[[], Record]]:
-    """Return what decides the dtypes of tuning and of answers, if the settings leave them open."""
+    """Return the functions that decide the dtypes of tuning and of answers, by name."""
     return {"tuning": partial(_tuning_dtype, recipe), "answers": partial(_answers_dtype, recipe)}
 
 
 def _tuning_dtype(recipe: Recipe) -> Record:
-    """Return the dtype in which this machine makes the matrix products of a step faster."""
+    """Return the dtype in which the matrix products of a step are faster on this machine."""
     from lotune.data.token_files import TokenFile
     from lotune.model.dtype_benchmark import products_of, training_format
     from lotune.model.loading import meta_model, resolve_device
 
     rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
+    # A timing is meaningful only for the shapes of a typical micro-batch.
     tokens = min(settings.max_batch_tokens, int(rows.lengths().mean() * min(settings.micro_batch_rows, len(rows))))
     decision = training_format(resolve_device(recipe.device), products_of(meta_model(recipe.base), tokens))
     return decision._asdict()
@@ -74,7 +75,7 @@ def settle_dtypes(
     """Return the recipe with its dtypes in place of "auto", and the record for `store_dtypes`.
 
     `inputs` are those of the training. A decider, by the name of what it decides, returns a dtype and its reasons; it
-    is called if the settings name no dtype and the run keeps none.
+    is called if neither the settings nor the run have a dtype.
     """
     fingerprint = inputs_fingerprint({key: value for key, value in inputs.items() if key not in SETTINGS.values()})
     stored = _read(run.folder)
@@ -90,12 +91,12 @@ def settle_dtypes(
 
 
 def store_dtypes(run: Run, record: Record) -> None:
-    """Write the dtypes into the run, once the stage that they are decided for begins."""
+    """Write the dtypes into the run folder; call this when their stage starts."""
     write_json(run.folder / FILE, record)
 
 
 def explain_dtype(run: Run, recipe: Recipe, record: Record, name: str) -> None:
-    """Print in which dtype a training computes and why, unless the settings name it."""
+    """Print the dtype of a training and the reason, unless the settings name the dtype."""
     if _setting(recipe, name) == "auto":
         began = ", in which this run began" if _read(run.folder).get(name) == record[name] else ""
         print_status(f"{name} computes in {record[name]['dtype']}{began}: {record[name]['why']}")

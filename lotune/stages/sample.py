@@ -25,13 +25,13 @@ def sample(
     """
     task = build_task(settings)
     if form not in ("rows", "conversation"):
-        raise SettingsError("--form", f"{form!r} is not known", "rows or conversation")
+        raise SettingsError("--form", f"{form!r} is unknown", "rows or conversation")
     check_new(out, force)
     if not isinstance(task, Generating):
         able = [name for name in TASKS if isinstance(build_task(task_settings(name)), Generating)]
         raise SettingsError("--task", f"the task {task.name} has no generator", " or ".join(able))
     _write_sample(task, task.generate_rows(rows, seed), out, form)
-    print_status(f"{rows} rows of {task.name} in {out}")
+    print_status(f"wrote {rows} rows of {task.name} to {out}")
     return {"task": task.name, "rows": rows, "seed": seed, "form": form, "out": str(out)}
 
 

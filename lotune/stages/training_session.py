@@ -1,7 +1,7 @@
-"""A training from its first step to its last: the same for tuning and pre-training, for the leader and its followers.
+"""Run a training from its first step to its last: tuning or pre-training, in the main process and its followers.
 
-The session says what is trained on what. Its steps are shown, logged in metrics.jsonl, and their state is saved, so
-that a training that is stopped resumes to the same weights.
+The main process shows the steps, logs them in metrics.jsonl and saves training states, so that a stopped training
+resumes and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class TrainingCourse:
-    """What tuning and pre-training differ in: the rows of each step, and what is said of them."""
+    """What differs between tuning and pre-training: the rows of each step, and the texts of messages."""
 
     title: str
     steps: int
     checkpoints: Sequence[int]
-    """Steps after which the state is saved, whatever the clock says."""
+    """Steps after which the state is saved even if `save_every_minutes` have not passed."""
     batches: Callable[[int], Iterator[list[Batch]]]
-    """The micro-batches of each step from the given one on."""
+    """Return the micro-batches of each step, from a given step on."""
     row_ids: Callable[[int], Sequence[str]]
-    """Where the rows of a step came from."""
+    """Return the ids of the rows of a step."""
     remedy: str
-    """What to do if a pass runs out of memory."""
+    """Remedy if a forward or backward pass runs out of memory."""
 
 
 @dataclass(frozen=True)
 class TrainingSession:
     """A model in training, with all that its steps depend on.
 
-    `in_shards`: the processes of `training.world` divide the weights. `autocast_bfloat16`: matrix products are made in
-    bfloat16. `lr_factors` has the learning rate of each step as a fraction of the peak.
+    `in_shards`: FSDP shards the weights over `training.world`. `autocast_bfloat16`: matrix products run in bfloat16.
+    `lr_factors` has the learning rate of each step as a fraction of the peak.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ def enable_features(
 
     `section` names the settings in errors; the parameters in `whole` are not sharded. Return whether rows are packed.
 
-    Raises: SettingsError or ModelError if the model cannot do what the settings ask for, or is not causal.
+    Raises: SettingsError or ModelError if the model does not support the settings, or is not causal.
     """
     from lotune.train.fsdp import apply_fsdp
     from lotune.train.loop import enable_gradient_checkpointing
@@ -94,20 +94,22 @@ def enable_features(
         enable_gradient_checkpointing(model, f"{section}.gradient_checkpointing")
     if in_shards:
         apply_fsdp(model, world, device, whole)
+    # Last, as it tries a packed forward pass on the model in its final form.
     return enable_packing_or_warn(model, rows)
 
 
 def enable_packing_or_warn(model: Any, rows: TokenFile) -> bool:
-    """Return whether a model takes these rows in packed lines, and prepare it for them; say so if it does not.
+    """Prepare a model for packed rows and return True; if it does not support them, print that and return False.
 
     Raises: ModelError if it is not causal.
     """
     from lotune.model.packing import check_causal, enable_packing
 
     check_causal(model)
+    # Virtual tokens precede each row, so they count against the model's window.
     packed = enable_packing(model, int(rows.lengths().max()) + len(virtual_ids(model)))
     if not packed:
-        print_status("this model takes no packed rows: rows are padded to one another's length")
+        print_status("this model does not support packed rows: rows are padded to a common length")
     return packed
 
 
@@ -153,7 +155,7 @@ def should_compile(setting: Switch, device: str, in_shards: bool) -> bool:
 
 
 def resume(session: TrainingSession) -> SavedState:
-    """Bring a training to its newest saved state, or to step 0, and its followers with it.
+    """Load the newest saved state into a training and its followers; without a state, start at step 0.
 
     metrics.jsonl then ends at that step.
     """
@@ -162,10 +164,11 @@ def resume(session: TrainingSession) -> SavedState:
     states = session.folder / STATES_FOLDER
     loaded = load_state(states, session.training)
     for name in loaded.damaged:
-        print_status(f"{states / name} is damaged and is not used")
+        print_status(f"{states / name} is damaged and was ignored")
+    # A damaged state costs the steps since the one before, not the training.
     state = loaded.state or SavedState(0, {})
     if state.step:
-        print_status(f"going on after step {state.step}")
+        print_status(f"resuming after step {state.step}")
     # Steps after the saved state are computed again, and must not be logged twice.
     filter_records(session.folder / METRICS_FILE, lambda line: _step_of(line) <= state.step)
     sync_followers(session.training, state)
@@ -175,7 +178,7 @@ def resume(session: TrainingSession) -> SavedState:
 def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -> Iterator[Step]:
     """Yield the steps after the first `done`, each shown, logged, and its state saved if that is due.
 
-    `notes` gives what a state holds beside the weights. See `save_states_between` for when states are saved, what
+    `notes` returns what a state holds besides the weights. See `save_states_between` for when states are saved, what
     Ctrl-C does and what is raised.
 
     Raises: NotFiniteError, naming the rows of the step, if its loss or gradient is not finite.
@@ -184,12 +187,13 @@ def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -
     with _name_rows_on_nan(course.row_ids), Progress(course.title, course.steps, done) as progress:
         for step in _saved_steps(session, done, notes):
             progress.step(step.number, step.loss, step.tokens)
+            # Before the step is yielded: the caller may stop at any of them, and every shown step is logged.
             append_record(session.folder / METRICS_FILE, asdict(step))
             yield step
 
 
 def follow(session: TrainingSession) -> Iterator[Step]:
-    """Yield the steps in a process that does not lead: it computes its part of each, and writes nothing of its own."""
+    """Yield the steps in a follower, which computes its part of each and writes nothing but its shards of states."""
     from lotune.train.train_state import sync_follower
 
     done = sync_follower(session.folder / STATES_FOLDER, session.training, session.seed)
@@ -210,7 +214,7 @@ def _saved_steps(session: TrainingSession, done: int, notes: Callable[[], Any]) 
 
 
 def train_steps(session: TrainingSession, done: int) -> Iterator[Step]:
-    """Yield the steps after the first `done`; nothing is logged or saved."""
+    """Yield the steps after the first `done`, without logging or saving anything."""
     from lotune.train.loop import train
 
     training = session.training
@@ -232,6 +236,7 @@ def train_steps(session: TrainingSession, done: int) -> Iterator[Step]:
 def _name_rows_on_nan(row_ids: Callable[[int], Sequence[str]]) -> Iterator[None]:
     from lotune.train.loop import NotFiniteError
 
+    # The loop knows only tensors; the course knows which rows they came from.
     try:
         yield
     except NotFiniteError as error:

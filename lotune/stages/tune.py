@@ -1,6 +1,6 @@
-"""`lotune tune`: an adapter trained on the prepared rows and validated at each checkpoint; the best one is merged.
+"""`lotune tune`: train an adapter on the prepared rows, validate each checkpoint, and merge the best one.
 
-The tuning is an iterator of records, so that whoever consumes them may stop it: `tuning` trains, `ensure_tuned` shows.
+The tuning is an iterator of records, which its consumer may stop: `tuning` trains, `ensure_tuned` shows.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
 
 TRAINING_FILE = "training.json"
-"""File of a run that says what was trained: steps, parameters, checkpoints with the loss of the validation rows."""
+"""File of a run with the result of the training: steps, parameters, and the validation loss of each checkpoint."""
 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """An adapter that was saved after a step, and is not validated yet."""
+    """An adapter that was saved after a step and is not validated yet."""
 
     name: str
     step: int
@@ -70,18 +70,18 @@ class SavedCheckpoint:
 
 
 TuningRecord: TypeAlias = "Estimate | Step | SavedCheckpoint | CheckpointResult"
-"""What `tuning` yields: first the estimate, then the steps; after some of them a checkpoint and its validation."""
+"""A record of `tuning`: the estimate first, then steps; after some steps, a checkpoint and its validation."""
 
 
 def tune(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    """Train, validate and merge the adapter, unless that is done; prepare the data first where needed."""
+    """Train, validate and merge the adapter, unless that is done; prepare the data first if needed."""
     with open_prepared_run(recipe, options) as (run, recipe):
         ensure_prepared(run, recipe)
         return ensure_tuned(run, recipe, options)
 
 
 def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any]:
-    """Return the figures of tuning, validation and merging; do again what is missing or depends on a change."""
+    """Return the figures of tuning, validation and merging; repeat what is missing or depends on a change."""
     forecast = _consume(run, recipe, options)
     if options.dry_run:
         trained: dict[str, Any] = read_json(run.folder / TRAINING_FILE) if forecast is None else {"estimate": forecast}
@@ -92,7 +92,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any
 
 
 def _consume(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any] | None:
-    """Tune, showing each record; the result is the estimate, None if there was nothing to do."""
+    """Tune and show each record; return the estimate, or None if the tuning was done already."""
     from lotune.train.loop import Step
     from lotune.train.resource_estimate import Estimate
 
@@ -112,13 +112,13 @@ def _consume(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any] | 
 
 
 def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRecord]:
-    """Tune on the prepared rows and yield what happens, as it happens; nothing if the run's tuning is done.
+    """Tune on the prepared rows and yield a record of each event; yield nothing if the run's tuning is done.
 
-    Metrics and states are written by the time that the next record is asked for. Who stops early closes the iterator
+    Metrics and states are written before the next record is requested. To stop early, close the iterator
     (`contextlib.closing`): the run stays unfinished, and a later call resumes from its last saved state. A dry run ends
     after the estimate.
 
-    Raises: RunError if the disk has no room; NotFiniteError, naming the rows of the step.
+    Raises: RunError if the disk has too little space; NotFiniteError, naming the rows of the step.
     """
     settled, dtypes = settle_dtypes(run, recipe, tuning_inputs(recipe), tuning_deciders(recipe))
     inputs, path = tuning_inputs(settled), run.folder / TRAINING_FILE
@@ -126,7 +126,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
         return
     check_extras(settled)
     explain_dtype(run, recipe, dtypes, "tuning")
-    # The leader decides for all: a dtype may depend on a measurement, and the processes must agree.
+    # The main process decides for all: a dtype may depend on a measurement, and the processes must agree.
     options.world.send_to_followers("tune")
     options.world.send_to_followers(dtypes)
     session = set_up_tuning(settled, options.world, inputs_fingerprint(inputs))
@@ -136,7 +136,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
     require_free_space(run.folder, forecast.disk_bytes, "tuning", written)
     if options.dry_run:
         return
-    # Only now: a dry run, or a disk without room, leaves the finished tuning as it is.
+    # Only now: a dry run or a full disk must not discard a finished tuning.
     run.invalidate_stage("tune")
     store_dtypes(run, dtypes)
     summary = yield from _train(run, settled, session)
@@ -148,10 +148,10 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
 
 def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
-    """Take part in a tuning that another process leads: compute a part of each step, and write nothing."""
+    """Join the main process's tuning: compute a part of each step, and write nothing."""
     recipe = resolve_training_template(with_dtypes(recipe, options.world.receive()))
     tuning = set_up_tuning(recipe, options.world)
-    if tuning.session.in_shards:  # the leader's trial step gathers the shards of every process
+    if tuning.session.in_shards:  # the main process's trial step gathers the shards of every process
         estimate_tuning(tuning, recipe)
     if options.dry_run:
         return
@@ -162,7 +162,7 @@ def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
 
 
 def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningRecord, None, dict[str, Any]]:
-    """Yield steps, checkpoints and validations; the result is what training.json says."""
+    """Yield steps, checkpoints and validations; return the content of training.json."""
     import torch
 
     from lotune.model.adapters import trainable_count
@@ -175,7 +175,7 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
     torch.manual_seed(recipe.seed)  # the estimate may have drawn random numbers
     state = resume(tuning.session)
     results = [CheckpointResult(**result) for result in state.notes.get("found", [])]
-    if state.step == 0:  # what is there belongs to another tuning
+    if state.step == 0:  # any checkpoints belong to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
     started = time.monotonic() - state.notes.get("seconds", 0.0)
@@ -270,7 +270,7 @@ def _curves(folder: Path, enabled: bool) -> Iterator[Callable[[Step], None]]:
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:
-    """Return a writer of curves from a step on; what an earlier process wrote of later steps goes."""
+    """Return a TensorBoard writer for the steps from `first_step` on, which hides earlier records of the same steps."""
     from torch.utils.tensorboard import SummaryWriter
 
     path = folder / "tensorboard"

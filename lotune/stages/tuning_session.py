@@ -1,4 +1,4 @@
-"""What a tuning is set up from: base with a fresh adapter, rows, the plan of its steps, the rows that validate it."""
+"""Set up a tuning: base with a new adapter, training rows, the plan of its steps, validation rows."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
 
 OOM_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
-"""What to do if a pass runs out of memory."""
+"""Remedy if a forward or backward pass runs out of memory."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The course of a tuning: how many steps, after which of them a checkpoint is due, and the rows of a step."""
+    """The plan of a tuning: its number of steps, the steps with a checkpoint, and the rows of a step."""
 
     steps: int
     checkpoints: list[int]
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TuningSession:
-    """A base with the adapter that is trained on it; `collator` makes micro-batches of rows."""
+    """A base with the adapter in training; `collator` makes micro-batches of rows."""
 
     base: LoadedModel
     collator: Collator
@@ -77,7 +77,7 @@ class ValidationSet:
 
 
 def tuning_inputs(recipe: Recipe) -> dict[str, Any]:
-    """Return what a tuning depends on: settings, the prepared rows, the base's files."""
+    """Return the inputs of a tuning: settings, the prepared rows, the base's files."""
     folder = base_folder(recipe.base)
     inputs = {**stage_inputs(recipe, "tune"), "rows": recipe.folder / "data" / "train.tokens.json"}
     if folder is not None:
@@ -86,7 +86,7 @@ def tuning_inputs(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_plan(recipe: Recipe, rows: int) -> Plan:
-    """Return the plan of a tuning on so many rows. Raises: SettingsError if it has more checkpoints than steps."""
+    """Return the plan of a tuning on `rows` rows. Raises: SettingsError if it has more checkpoints than steps."""
     settings = recipe.tune
     step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, rows)
     steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
@@ -94,21 +94,26 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
 
 
 def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str = "") -> TuningSession:
-    """Load the base, add a fresh adapter, and return the session of its training.
+    """Load the base, add a new adapter, and return the session of its training.
 
-    Raises: SettingsError if a step has fewer rows than there are processes, or sharded weights are to be quantised.
+    Raises: SettingsError if a step has fewer rows than there are processes, or if FSDP would shard quantised weights.
     """
     from lotune.model.checkpoints import init_adapter
     from lotune.train.dropout import drop_by_text
 
     rows = TokenFile(recipe.folder / "data" / "train")
     plan, device = make_plan(recipe, len(rows)), resolve_device(recipe.device)
+    # Each process computes a part of every gradient, so it needs at least one row of every step.
     if plan.step_rows < world.size:
-        found, remedy = f"{plan.step_rows} rows a step for {world.size} processes", "raise it, or start fewer"
-        raise SettingsError("tune.micro_batch_rows", found, "a row for each process", remedy)
+        found, remedy = (
+            f"{plan.step_rows} rows per step for {world.size} processes",
+            "raise it, or start fewer processes",
+        )
+        raise SettingsError("tune.micro_batch_rows", found, "at least one row per process", remedy)
     base, in_shards = _load_base(recipe, device, world)
     model: Any = init_adapter(base, recipe.adapter, recipe.seed)
     drop_by_text(model, recipe.seed)
+    # The adapter stays whole on every process: it is small, and checkpoints are written without gathering it.
     adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
     packed = enable_features(model, rows, recipe.tune, "tune", world, device, in_shards=in_shards, whole=adapter)
     settings, pad_token_id = recipe.tune, padding_id(base.tokenizer)
@@ -121,14 +126,15 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
 
 
 def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[LoadedModel, bool]:
-    """Return the base, and whether its weights are to be sharded: it is then on the CPU."""
+    """Return the base, and whether to shard its weights; in that case it is still on the CPU."""
     from lotune.train.fsdp import needs_fsdp
 
     quantization, dtype = recipe.tune.quantization, resolve_dtype(recipe.base.dtype, device)
+    # Measured without loading: a base that needs shards may not fit on one GPU.
     weight_bytes = count_parameters(meta_model(recipe.base)) * dtype.itemsize
     in_shards = needs_fsdp(recipe.fsdp, weight_bytes, device, world)
     if in_shards and quantization != "none":
-        found, remedy = "weights in shards are not quantised", "fsdp=off, or tune.quantization=none"
+        found, remedy = "sharded weights cannot be quantised", "fsdp=off, or tune.quantization=none"
         raise SettingsError("tune.quantization", found, remedy=remedy)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
     return load_quantized(settings, "cpu" if in_shards else device, quantization), in_shards
@@ -150,7 +156,7 @@ def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:
 
 
 def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:
-    """Return what a tuning will take; a step of it is run forward and backward, and thrown away."""
+    """Estimate time, memory and disk space of a tuning from a trial step that changes no weight."""
     from lotune.train.resource_estimate import estimate
 
     batches = next(tuning.session.course.batches(1))
@@ -159,9 +165,10 @@ def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:
 
 
 def validation_set(recipe: Recipe, tuning: TuningSession) -> ValidationSet:
-    """Return the run's validation rows."""
+    """Return the run's validation rows, and micro-batches of those that fit with their references."""
     examples = read_examples(recipe.folder / "data" / "validation.jsonl")
     context = context_length(tuning.base.model)
     rows = (encode_row(tuning.base.tokenizer, example) for example in examples)
+    # The loss needs prompt and reference in one context, whereas an answer needs only the prompt and its own tokens.
     batches = tuning.collator.batches(row for row in rows if len(row.token_ids) <= context)
     return ValidationSet(build_task(recipe.task), examples, batches)

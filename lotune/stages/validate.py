@@ -1,7 +1,7 @@
-"""The choice of a checkpoint: its answers to the validation rows are scored, and the best checkpoint is chosen.
+"""Score the checkpoints' answers to the validation rows, and choose the best checkpoint.
 
-The training stores the answers of each checkpoint. A new scorer scores them again; if they are lost or of another
-protocol, the checkpoint answers again. No weight changes.
+The training stores the answers of each checkpoint. A new scorer scores them again. If they are missing or have another
+protocol, the checkpoint generates them again. No weight changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ANSWERS = "validation"
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """A checkpoint on the validation rows: the task's metric with its interval, and the loss of the references.
+    """Result of a checkpoint on the validation rows: the task's metric with its interval, and the references' loss.
 
     The interval is None if it cannot be estimated.
     """

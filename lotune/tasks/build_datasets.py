@@ -84,7 +84,9 @@ def build_datasets(
     test = test_set.examples
     validation, validation_overlap = remove_contaminated(validation_source.examples, {"test": test})
     if not validation:
-        raise DataError("data.validation", "the test asks every validation row", "other rows", "use other test rows")
+        raise DataError(
+            "data.validation", "every validation row is also in the test set", "other rows", "use other test rows"
+        )
     sampled = sample_examples(
         train, settings.sample.rows, _default(settings.sample.seed, seed), settings.sample.stratify
     )

@@ -48,8 +48,8 @@ class NotFiniteError(CheckError):
         listed = f"; its rows: {', '.join(rows[:MAX_LISTED_ROWS])}" if rows else ""
         more = f" and {len(rows) - MAX_LISTED_ROWS} more" if len(rows) > MAX_LISTED_ROWS else ""
         remedy = (
-            "lower the learning rate, which trains anew, or mend these rows; if both are sound, the model is at fault: "
-            "its weights, or its arithmetic in this dtype; the state before this step is kept"
+            "lower the learning rate, which restarts the training, or fix these rows; if both are sound, "
+            "the model is at fault: its weights, or its arithmetic in this dtype; the state before this step is kept"
         )
         found = f"the loss is {loss} and the norm of its gradient {norm}{first}{listed}{more}"
         super().__init__(f"step {step}", found, "finite numbers", remedy)

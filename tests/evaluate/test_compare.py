@@ -191,7 +191,7 @@ def test_the_command(tmp_path: Path, finished_run: Path) -> None:
             append_record(tmp_path / f"{name}.jsonl", one.record())
     said = call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl").stdout
     assert "B is better on 12 items, A on 0" in said
-    assert "1 items that only one side has" in said
+    assert "1 items are in one file only" in said
     assert "and 2 more: --json lists them" in said
     found = json.loads(call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json").stdout)
     assert (found["verdict"], len(found["differing"])) == ("B is better", 12)
@@ -199,4 +199,4 @@ def test_the_command(tmp_path: Path, finished_run: Path) -> None:
     assert found["interval"] is None
     same = call("compare", finished_run, finished_run).stdout
     assert "these items cannot tell: there is no difference" in same
-    assert "holds no scorecard.json" in call("compare", tmp_path, finished_run, status=2).stderr
+    assert "has no scorecard.json" in call("compare", tmp_path, finished_run, status=2).stderr

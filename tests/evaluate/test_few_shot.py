@@ -82,7 +82,7 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
     [head] = heads
     assert head.count("### Response:") == 3
     assert all(f"计算 {n} + 1 等" not in head for n in range(5))
-    with pytest.raises(DataError, match="has 4 rows that are not tested"):
+    with pytest.raises(DataError, match="has 4 rows that are not test rows"):
         EvaluationData(test, None, 5, shown).read(task, 1)
     with pytest.raises(SettingsError, match="--shots-data"):
         EvaluationData(test, None, 2).read(task, 1)

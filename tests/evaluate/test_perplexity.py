@@ -115,7 +115,7 @@ def test_figures_are_written_one_by_one_and_reused(
     refused = CliRunner().invoke(
         app, [*words, "base.dtype=bfloat16" if "float32" in whole.stdout else "base.dtype=float32"]
     )
-    assert (refused.exit_code, "of another model or of other settings" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "of another model or other settings" in refused.stderr) == (2, True)
     assert out.read_text() == "".join(lines)
 
 

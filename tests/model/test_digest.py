@@ -150,7 +150,7 @@ def test_through_the_command_line(base_folder: Path, tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == str(base_folder)
     other = moved(base_folder, tmp_path / "other", "model.embed_tokens.weight")
     words = ("generate", "--model", saved, "--prompt", "1", "task.max_new_tokens=2")
-    assert "does not say" not in call(*words).stderr
+    assert "does not record" not in call(*words).stderr
     said = call(*words, "--base", other, status=2).stderr
     assert f"{saved}: was made for a base of other weights than those of {other}" in said
     assert "Traceback" not in said
@@ -160,4 +160,4 @@ def test_through_the_command_line(base_folder: Path, tmp_path: Path) -> None:
     assert "was made for a base of other weights" in call(*run, status=2).stderr
     foreign = adapter(read(base_folder), tmp_path / "foreign", ours=False)
     said = call("generate", "--model", foreign, "--prompt", "1", "task.max_new_tokens=2", "--base", other).stderr
-    assert f"{foreign} does not say for which weights it was made" in said
+    assert f"{foreign} does not record which weights it was trained on" in said

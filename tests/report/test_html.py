@@ -233,7 +233,13 @@ def test_both_say_the_same_figures(report: Report, page: str) -> None:
     for words_said in (
         *("11.7 → 60.0 %", "47.4 to 71.4 %", "96.0 %", "14,592 of 2,164,416", "0.7123", "32 rows gained, 3 lost"),
         *("step-000100 with 78.3 %", "32 rows won, 3 lost", "100 steps, 90,000 tokens", "81,234 in 1,047 rows"),
-        *("90 % needed", "training rows were removed", "left out of test, too long", "torch", "learning_rate: 0.02"),
+        *(
+            "90 % needed",
+            "training rows were removed",
+            "left out of test: prompt too long",
+            "torch",
+            "learning_rate: 0.02",
+        ),
     ):
         assert words_said in shown, words_said
         assert words_said in text, words_said
@@ -295,7 +301,7 @@ def unjudgeable_kind(card: Scorecard) -> Scorecard:
     [
         (without_a_gain, ["stayed at 11.7 %", "2 conditions are not met", "50.0% of the base kept", "failed"]),
         (with_a_failed_check, ["Not valid", "but the check merge failed."]),
-        (with_one_tested, ["Only it was tested on the test", "validation"]),
+        (with_one_tested, ["Only this one was tested", "validation"]),
         (with_nothing_to_keep, ["not measurable", "Not valid"]),
         (of_a_mean, ["33.00 → 66.00", "20.00 to 70.00", "Bootstrap intervals"]),
         (unjudgeable_kind, ["0 (+4 unjudgeable)", "60 (+4 unjudgeable)", "–"]),

@@ -54,7 +54,7 @@ def test_a_valid_card() -> None:
     text = printed(card())
     assert "VALID: arithmetic 0.0 % -> 100.0 % with 0.042 % of the parameters trained." in text
     for words in (
-        *("95 % interval", "98.0 %", "3,407,872", "8,030,000,000 (llama3-8b)", "0.0424 %", "place 1 beside the 20"),
+        *("95 % interval", "98.0 %", "3,407,872", "8,030,000,000 (llama3-8b)", "0.0424 %", "place 1 among the 20"),
         *(
             "step-000020 (chosen)",
             "best of 2 on the test: step-000010",

@@ -39,7 +39,7 @@ def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: py
     shown = capsys.readouterr()
     assert shown.out == "".join(answer + "\n" for answer in talk.conversation.answers)
     assert talk.conversation.questions == ("Hello.", "And now?")
-    assert "/reset begins anew" in shown.err
+    assert "/reset starts a new conversation" in shown.err
     saved = json.loads(file.read_text())
     assert [one["role"] for one in saved["messages"]] == ["user", "assistant"] * 2
     assert [one["content"] for one in saved["messages"]][::2] == list(talk.conversation.questions)
@@ -60,7 +60,7 @@ def test_reset_clears_the_conversation_and_keeps_the_system_message(
     monkeypatch.setattr(talk.engine, "submit", submit)
     converse(talk, ["/system Be brief.", "Hello.", "/reset"])
     assert talk.conversation == Conversation(system="Be brief.")
-    assert "begun anew" in capsys.readouterr().err
+    assert "new conversation" in capsys.readouterr().err
     converse(talk, ["And now?"])
     assert talk.conversation.questions == ("And now?",)
     tokenizer: Any = talk.base.tokenizer
@@ -81,7 +81,7 @@ def test_saving_overwrites_only_the_saved_conversation(
     (tmp_path / "link.jsonl").symlink_to(mine)
     converse(talk, ["Hello.", "/save mine.jsonl", "/save link.jsonl", "/save ~/new.jsonl", "More.", "/save new.jsonl"])
     shown = capsys.readouterr().err
-    assert shown.count("is there already") == 2
+    assert shown.count("already exists") == 2
     assert mine.read_text() == "my rows\n"
     assert len(json.loads((tmp_path / "new.jsonl").read_text())["messages"]) == 4
     assert not (tmp_path / "~").exists()
@@ -93,8 +93,8 @@ def test_saving_overwrites_only_the_saved_conversation(
 def test_commands_are_listed_and_unknown_ones_refused(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     converse(talk, ["/bye", "/save", "/help", "/Exit", "never said"])
     unknown, unnamed, listed = capsys.readouterr().err.splitlines()
-    assert unknown == f"/bye: there is no such command; {listed}"
-    assert unnamed == f"/save: no file is named; {listed}"
+    assert unknown == f"/bye: unknown command; {listed}"
+    assert unnamed == f"/save: needs a file name; {listed}"
     assert all(name in listed for name in ("/reset", "/system TEXT", "/save FILE", "/help", "/exit", "Ctrl-D"))
     assert talk.conversation.questions == ()
 
@@ -144,7 +144,7 @@ def test_turns_that_do_not_fit_the_context(talk: ChatSession, capsys: pytest.Cap
     talk.form = TEMPLATES["plain"]
     converse(talk, ["a" * 600, "b" * 600, "c" * 2000])
     shown = capsys.readouterr()
-    assert "[the first 1 turns no longer fit and are left out]" in shown.out
+    assert "[the first 1 turns no longer fit in the context and are left out]" in shown.out
     assert "your message: has 2000 tokens" in shown.err
     assert len(talk.conversation.questions) == len(talk.conversation.answers) == 2
 

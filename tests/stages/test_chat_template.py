@@ -100,7 +100,7 @@ def test_a_model_tuned_in_its_chat_template_is_evaluated_in_it(chat_base: Path, 
     end = AutoTokenizer.from_pretrained(merged).convert_tokens_to_ids("<|im_end|>")
     assert end in json.loads((merged / "generation_config.json").read_text())["eos_token_id"]
     refused = call("evaluate", "--model", merged, "--task", "arithmetic", "--limit", 2, status=2).stderr
-    assert "was tuned in a wording of the template 'chat' that arithmetic does not have" in refused
+    assert "was tuned with a version of the template 'chat' that arithmetic does not have" in refused
     talked = CliRunner().invoke(app, ["chat", "--model", str(merged), "--max-new-tokens", "3"], input="Who?\n/exit\n")
     assert talked.exit_code == 0, talked.stderr
     assert "template chat" in talked.stderr

@@ -39,7 +39,7 @@ def test_a_task_that_is_tuned_and_retained_keeps_both_sets_of_answers(small_base
         json.loads(line)["id"] for line in written["retention"]
     )
     card = json.loads((folder / "scorecard.json").read_text())
-    assert "asked on cpu in float32" in card["notes"]
+    assert "answered on cpu in float32" in card["notes"]
     assert len(card["retention"]) == 6
     for line in card["retention"]:
         for name in ("base", "tuned"):
@@ -55,7 +55,7 @@ def test_the_scorecard_names_the_rules_under_which_training_answers_are_correct(
     rows: dict[str, Any] = {"overlap": {"removed": 0}}
     tokens: dict[str, Any] = {"left_out": {}, "retention_cut": 0}
     counts = {"rows": rows, "tokens": tokens, "right_by_rule": {"exact": {"right": 3, "rows": 4}}}
-    assert _notes(counts) == ["training answers that are right themselves: exact 75.0 % (of 4 rows)"]
+    assert _notes(counts) == ["training references that each rule accepts: exact 75.0 % (of 4 rows)"]
     assert _notes({"rows": rows, "tokens": tokens}) == []
 
 
@@ -113,7 +113,7 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     for answers in predictions(folder).values():
         assert {id for id, one in answers.items() if one["prompt_truncated"]} == {"test.jsonl:4", "test.jsonl:5"}
     refused = call(*words, "evaluate.on_too_long=stop", status=2).stderr
-    assert "validation rows: 1 rows are too long to be asked: validation.jsonl:2" in refused
+    assert "validation rows: 1 prompts are too long for the model: validation.jsonl:2" in refused
 
 
 @pytest.mark.slow

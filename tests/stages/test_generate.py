@@ -41,7 +41,7 @@ def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path)
     assert len((tmp_path / "answers.txt").read_text().splitlines()) == 12
     [alone] = tmp_path.glob("answers.txt")
     before = alone.read_bytes()
-    assert "is there already" in call(*words, "--out", alone, status=2).stderr
+    assert "already exists" in call(*words, "--out", alone, status=2).stderr
     call(*words, "--out", alone, "--force", "evaluate.max_batch_tokens=100")
     assert alone.read_bytes() == before, "an answer does not depend on the batch"
 
@@ -107,13 +107,13 @@ def test_the_rows_are_never_written_over(small_base: Path, rows: Path, tmp_path:
     before = mine.read_bytes()
     words = ("--model", small_base, "--task", "arithmetic", "--data", mine, "--out")
     for verb, out in (("generate", mine), ("generate", link), ("evaluate", mine), ("evaluate", link)):
-        assert "is read, and would be written over" in call(verb, *words, out, status=2).stderr
-    assert "lies in" in call("generate", *words, small_base / "config.txt", status=2).stderr
+        assert "is an input, and would be overwritten" in call(verb, *words, out, status=2).stderr
+    assert "is inside" in call("generate", *words, small_base / "config.txt", status=2).stderr
     assert mine.read_bytes() == before
     articles = tmp_path / "articles.jsonl"
     articles.write_text('{"text": "A text."}\n')
     text = ("evaluate", "--model", small_base, "--task", "text", "--data", articles, "--out", articles)
-    assert "is read, and would be written over" in call(*text, status=2).stderr
+    assert "is an input, and would be overwritten" in call(*text, status=2).stderr
     assert articles.read_text() == '{"text": "A text."}\n'
 
 
@@ -192,7 +192,7 @@ def test_a_model_without_a_context_limit_generates(byte_tokenizer: PreTrainedTok
 @pytest.mark.parametrize(("words", "said"), [
     (["--task", "arithmetic"], "no input"),
     (["--prompt", "x", "--data", "y"], "--prompt together with --data"),
-    (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv is of no known kind"),
+    (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv has an unknown suffix"),
     (["--data", "ROWS", "--out", "a.txt"], "--model without --task"),
     (["--prompt", "x", "--samples", "2"], "samples: is 2 at temperature 0"),
     (["--prompt", "x", "--samples", "2", "--dry-run"], "samples: is 2 at temperature 0"),
@@ -202,7 +202,7 @@ def test_a_model_without_a_context_limit_generates(byte_tokenizer: PreTrainedTok
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.txt", "--samples", "2", "--temperature", "1"],
      "--samples: with --data, each row gets one answer"),
     (["--task", "choice", "--data", "ROWS", "--out", "a.txt", "--top-k", "5", "--temperature", "1",
-      "task.scorer=likelihood:letter"], "sampling where options are chosen by likelihood"),
+      "task.scorer=likelihood:letter"], "options are chosen by likelihood and cannot be sampled"),
 ])  # fmt: skip
 def test_bad_input(rows: Path, words: list[str], said: str) -> None:
     assert said in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr

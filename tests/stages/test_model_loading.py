@@ -89,7 +89,7 @@ def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -
     assert resolve_weights(Recipe(), adapter) == (BaseSettings(model=str(small_base)), tuned / "adapter")
     named = Recipe.model_validate({"base": {"model": "nano"}})
     assert resolve_weights(named, adapter)[0].model == "nano"
-    with pytest.raises(SettingsError, match="is a complete model, and no adapter"):
+    with pytest.raises(SettingsError, match="is a complete model, not an adapter"):
         resolve_weights(named, str(small_base))
     with pytest.raises(ModelError, match="does not fit nano"):
         load_model_or_adapter(named, adapter)
@@ -102,7 +102,7 @@ def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -
     model = load_model_or_adapter(Recipe.model_validate({"base": {"model": str(small_base)}}), str(tmp_path / "odd"))
     assert hasattr(model.model, "peft_config")
     said = call("evaluate", "--model", adapter, "--task", "arithmetic", "--limit", 1, "evaluate.engine=vllm", status=2)
-    assert "vllm does not do this: an adapter beside its base" in said.stderr
+    assert "vllm does not support this: an unmerged adapter" in said.stderr
 
 
 def test_the_fingerprint_covers_what_an_answer_depends_on(small_base: Path, tuned: Path) -> None:
@@ -134,8 +134,8 @@ def test_answers_of_other_settings_are_refused_and_valid_ones_stay(
     before = out.read_bytes()
     assert before.count(b"\n") == 6
     refused = call(*words, "task.max_new_tokens=20", status=2).stderr
-    assert "of another model or of other settings" in refused
-    assert "name another file with --out" in refused
+    assert "of another model or other settings" in refused
+    assert "choose another file with --out" in refused
     few = json.loads(call(*words, "task.max_new_tokens=1", "--limit", 2).stdout)
     assert few["n"] == 2
     assert sorted(out.read_bytes().splitlines()) == sorted(before.splitlines()), "no answer is lost"
@@ -193,7 +193,7 @@ def test_rouge_l_reports_how_it_tokenises(small_base: Path, tmp_path: Path) -> N
     assert found["rouge_l"]["beta"] == 1.0
     assert "characters" in found["rouge_l"]["segments"]
     assert found["intervals"]["rouge_l"] == found["interval"]
-    assert "judged by rouge-l (beta 1; words in small letters" in call(*words, "task.max_new_tokens=4").stdout
+    assert "judged by rouge-l (beta 1; lower-case words" in call(*words, "task.max_new_tokens=4").stdout
 
 
 def test_test_rows_without_references_stop_a_run_before_training(small_base: Path, tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def test_no_output_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "hard.jsonl").hardlink_to(rows)
     monkeypatch.chdir(tmp_path)
     for out in (rows, Path("rows.jsonl"), Path("model/../rows.jsonl"), Path("link.jsonl"), Path("hard.jsonl")):
-        with pytest.raises(SettingsError, match="is read, and would be written over"):
+        with pytest.raises(SettingsError, match="is an input, and would be overwritten"):
             refuse_overwriting_inputs(out, None, folder, rows)
-    with pytest.raises(SettingsError, match="lies in"):
+    with pytest.raises(SettingsError, match="is inside"):
         refuse_overwriting_inputs(folder / "deep" / "new.jsonl", folder)
     refuse_overwriting_inputs(tmp_path / "new.jsonl", rows, folder, tmp_path / "missing.jsonl")
     refuse_overwriting_inputs(None, rows)
@@ -41,7 +41,7 @@ def test_no_output_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_answers_of_other_settings_are_refused_and_stay(tmp_path: Path, content: bytes) -> None:
     for name in ("out.jsonl", "out.jsonl.1-of-2"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(RunError, match="of another model or of other settings, or does not say which"):
+        with pytest.raises(RunError, match="of another model or other settings, or does not record which"):
             check_fingerprints(tmp_path / "out.jsonl", "m")
         assert (tmp_path / name).read_bytes() == content
         (tmp_path / name).unlink()

@@ -78,7 +78,7 @@ def test_a_base_model_from_scratch(tmp_path: Path, optimizer: str) -> None:
 def test_a_recipe_without_the_part(tmp_path: Path) -> None:
     recipe = tmp_path / "plain.yaml"
     recipe.write_text("seed: 1\n")
-    assert "has no pretrain part" in call("pretrain", recipe, f"runs={tmp_path}", status=2).stderr
+    assert "has no pretrain settings" in call("pretrain", recipe, f"runs={tmp_path}", status=2).stderr
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_documents_are_generated_once_unless_their_settings_change(tmp_path: Pat
     assert "training the tokeniser\nwriting 120 documents as tokens\n" in said()
     first = contents()
     found = said("pretrain.learning_rate=0.001")
-    assert f"tokeniser and documents are those in {data}\n" in found
+    assert f"reusing the tokeniser and documents in {data}\n" in found
     assert "writing 120 documents" not in found
     assert contents() == first
     tokens = data / "train.tokens.npy"
@@ -280,7 +280,7 @@ def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> Non
         assert not (folder / "model").exists()
     said.append(call(*words, f"runs={tmp_path / 'killed'}").stderr)
     assert ["writing 120 documents" in one for one in said] == [True, False, False]
-    assert ["going on after step 3\n" in said[1], "going on after step 7\n" in said[2]] == [True, True]
+    assert ["resuming after step 3\n" in said[1], "resuming after step 7\n" in said[2]] == [True, True]
     call(*words, f"runs={tmp_path / 'whole'}")
     for name in ("model/model.safetensors", "model/tokenizer.json", "pretraining.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
@@ -334,7 +334,7 @@ def test_a_base_model_from_a_users_articles(tmp_path: Path, more: list[str]) -> 
 
 
 @pytest.mark.parametrize(("more", "found"), [
-    ([], "is no article"),
+    ([], "is not an article"),
     (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: nowhere.jsonl does not exist"),
     (["pretrain.init_from=.", "pretrain.tokenizer=."], "init_from brings its own tokenizer"),
 ])  # fmt: skip

@@ -25,11 +25,11 @@ LABELS = {"0": "no", "1": "yes"}
 
 @pytest.mark.parametrize(("trained", "asked", "said"), [
     ({"name": "choice"}, {"name": "choice", "instruction_style": "plain"},
-     "was tuned with task.instruction_style='contest', and is asked with task.instruction_style='plain'"),
-    ({"name": "sentences", "labels": LABELS}, {"name": "sentences"}, "task.labels={'0': 'no', '1': 'yes'}, and is"),
+     "was tuned with task.instruction_style='contest', now prompted with task.instruction_style='plain'"),
+    ({"name": "sentences", "labels": LABELS}, {"name": "sentences"}, "task.labels={'0': 'no', '1': 'yes'}, now"),
     ({"name": "sentences", "labels": LABELS}, {"name": "sentences", "labels": dict(reversed(LABELS.items()))},
-     "is asked with task.labels={'1': 'yes', '0': 'no'}"),
-    ({"name": "custom", "prompt": "{q}"}, {"name": "custom", "prompt": "{q}?"}, "task.prompt='{q}', and is asked with"),
+     "prompted with task.labels={'1': 'yes', '0': 'no'}"),
+    ({"name": "custom", "prompt": "{q}"}, {"name": "custom", "prompt": "{q}?"}, "task.prompt='{q}', now prompted with"),
     ({"name": "choice"}, {"name": "choice", "augmented_copies": 3}, ""),
     ({"name": "choice"}, {"name": "custom"}, ""),
     ({"name": "arithmetic"}, {"name": "choice"}, ""),

@@ -60,10 +60,10 @@ def test_a_training_resumes_in_its_dtype_on_another_machine(
     monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: requested(what, *rest))
     gone_on = call("run", *words)
     assert "tuning computes in bfloat16, in which this run began" in gone_on.stderr
-    assert "going on after step" in gone_on.stderr
+    assert "resuming after step" in gone_on.stderr
     assert {str(dtype) for dtype in asked} == {"torch.float32"}, "validated as it is evaluated"
     card = card_of(folder)
-    assert {"tuned in bfloat16", "asked on cpu in float32"} <= set(card["notes"])
+    assert {"tuned in bfloat16", "answered on cpu in float32"} <= set(card["notes"])
     assert card["asked_alone"] == []
     merge = next(check for check in card["checks"] if check["name"] == "merge")
     assert "rounding to bfloat16" in merge["detail"]

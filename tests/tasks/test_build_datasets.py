@@ -192,7 +192,7 @@ def test_no_rows_left_to_train_on(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", [row(99)])
     with pytest.raises(DataError, match="no training row is left"):
         build_datasets(TASK, DataSettings(train=file, test=file, validation=one), 0, {})
-    with pytest.raises(DataError, match="the test asks every validation row"):
+    with pytest.raises(DataError, match="every validation row is also in the test set"):
         build_datasets(TASK, DataSettings(train=file, test=file, validation_rows=2), 0, {})
     with pytest.raises(DataError, match=r"missing\.jsonl"):
         build_datasets(TASK, DataSettings(train=tmp_path / "missing.jsonl"), 0, {})

@@ -211,7 +211,7 @@ def test_a_killed_process_ends_the_run_with_a_state(tmp_path: Path, rank: int) -
     assert done.returncode != 0
     last = 3 if rank else 2  # what the leader knew is lost with it
     if rank:
-        assert "process 1 of 2: lost the others after step 3" in done.stderr
+        assert "process 1 of 2: lost another process after step 3" in done.stderr
         assert "remedy:" in done.stderr
     expected = alone(begun(tmp_path / "one"))
     assert_same(alone({**plan, "kill": None}), (expected[0][last:], expected[1]))
