@@ -100,9 +100,9 @@ class ProcessGroup:
         import torch.distributed as dist
 
         # float64 holds numbers of tokens exactly up to 2**53.
-        own = torch.tensor(values, dtype=torch.float64)
-        gathered = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(gathered, own, group=self.control)
+        local = torch.tensor(values, dtype=torch.float64)
+        gathered = [torch.empty_like(local) for _ in range(self.size)]
+        dist.all_gather(gathered, local, group=self.control)
         return [tuple(values_of_rank.tolist()) for values_of_rank in gathered]
 
     def all_gather_bytes(self, data: bytes) -> list[bytes]:
@@ -114,10 +114,10 @@ class ProcessGroup:
 
         # all_gather takes tensors of one size, so the bytes are padded to the longest.
         lengths = [int(length) for (length,) in self.all_gather(len(data))]
-        own = torch.zeros(max(*lengths, 1), dtype=torch.uint8)  # (longest,)
-        own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-        gathered = [torch.empty_like(own) for _ in lengths]
-        dist.all_gather(gathered, own, group=self.control)
+        local = torch.zeros(max(*lengths, 1), dtype=torch.uint8)  # (longest,)
+        local[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        gathered = [torch.empty_like(local) for _ in lengths]
+        dist.all_gather(gathered, local, group=self.control)
         return [bytes(padded[:length].tolist()) for padded, length in zip(gathered, lengths, strict=True)]
 
     def all_reduce_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:

@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
     tag_field: ClassVar[str] = "name"
-    """The setting that decides which model a group of settings has, where there are several."""
+    """The setting that selects the model of a group if it has several."""
 
     @field_validator("*")
     @classmethod
@@ -73,10 +73,10 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
         raise _as_settings_error(model, error, where, set(overridden)) from None
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Join names with commas and a final "and".
 
-    >>> listed(["a", "b", "c"]), listed(["a"])
+    >>> join_names(["a", "b", "c"]), join_names(["a"])
     ('a, b and c', 'a')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -285,7 +285,7 @@ def _unknown_setting(model: type[Settings], key: str, variant: type[Settings] | 
         return f"{key}: did you mean {near}?"
     if variant is None:
         return f"{key} is not a setting"
-    return f"{key} is not a setting of {tag_of(variant)}, which has {listed([*variant.model_fields][1:])}"
+    return f"{key} is not a setting of {tag_of(variant)}, which has {join_names([*variant.model_fields][1:])}"
 
 
 def _nearest(model: type[Settings], key: str, variant: type[Settings] | None) -> str:

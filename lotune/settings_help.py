@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from lotune.settings import Settings, group_models, listed, tag_of, union_members
+from lotune.settings import Settings, group_models, join_names, tag_of, union_members
 
 
 class FieldHelp(NamedTuple):
@@ -71,9 +71,9 @@ def _merged(lines: Mapping[FieldHelp, Sequence[str]], count: int) -> FieldHelp:
         defaults.setdefault(line.default, []).extend(names)
     sentence, default = first.sentence, first.default
     if len(owners) > 1 or len(owners[sentence]) < count:
-        sentence = " ".join(f"Of {listed(names)}: {text}" for text, names in owners.items())
+        sentence = " ".join(f"Of {join_names(names)}: {text}" for text, names in owners.items())
     if len(defaults) > 1:
-        default = ", ".join(f"{value} ({listed(names)})" for value, names in defaults.items())
+        default = ", ".join(f"{value} ({join_names(names)})" for value, names in defaults.items())
     return first._replace(sentence=sentence, default=default)
 
 

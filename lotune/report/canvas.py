@@ -49,7 +49,7 @@ class Axis:
         """Return round values on the axis; a logarithmic axis may have more than `limit`."""
         return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, limit)
 
-    def shown(self, value: float) -> str:
+    def format_tick(self, value: float) -> str:
         """Return the text of a tick."""
         return f"{100 * value:.4g} %" if self.percent else f"{value:,.10g}"
 
@@ -109,7 +109,7 @@ class Canvas:
         self.width, self.height = width, 340 if width >= 600 else 270
         self.x, self.y = x, y
         self._parts: list[str] = []
-        self._taken: list[Box] = []
+        self._occupied: list[Box] = []
 
     def line(self, points: Sequence[Point], kind: str) -> None:
         """Add a curve through points; fewer than two points draw nothing."""
@@ -122,7 +122,7 @@ class Canvas:
         x, y = self._pixels(point)
         self._parts.append(marker(kind, x, y))
         # The size of the largest marker, the diamond of the chosen checkpoint.
-        self._taken.append(Box(x - 7, y - 7, x + 7, y + 7))
+        self._occupied.append(Box(x - 7, y - 7, x + 7, y + 7))
 
     def labelled_points(self, points: Sequence[LabelledPoint]) -> None:
         """Add points, and those of their labels that overlap nothing."""
@@ -145,8 +145,8 @@ class Canvas:
         for anchor, left, top in beside + over:
             start = left - {"": 0.0, "middle": size / 2, "end": size}[anchor]
             box = Box(start, top, start + size, top + 16)
-            if self._inside(box) and not any(box.overlaps(taken) for taken in self._taken):
-                self._taken.append(box)
+            if self._inside(box) and not any(box.overlaps(taken) for taken in self._occupied):
+                self._occupied.append(box)
                 text = escape(labelled.label)
                 self._parts.append(f'<text class="label {anchor}" x="{left:.1f}" y="{top + 12:.1f}">{text}</text>')
                 return
@@ -155,7 +155,7 @@ class Canvas:
         """Add the threshold of the retention gate as a vertical line."""
         x = self._pixels(Point(threshold, self.y.low))[0]
         self._parts.append(f'<line class="gate" x1="{x:.1f}" x2="{x:.1f}" y1="{self.TOP}" y2="{self._floor}"/>')
-        self._taken.append(Box(x - 2, self.TOP, x + 2, self._floor))
+        self._occupied.append(Box(x - 2, self.TOP, x + 2, self._floor))
 
     def svg(self, title: str, description: str) -> str:
         """Return the finished plot as an SVG element, with title and description for screen readers."""
@@ -185,12 +185,16 @@ class Canvas:
         for value in _spaced([(self._pixels(Point(self.x.low, v))[1], v) for v in self.y.ticks(6)], 18):
             y = self._pixels(Point(self.x.low, value))[1]
             parts.append(f'<line class="grid" x1="{self.LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick end" x="{self.LEFT - 8}" y="{y + 4:.1f}">{self.y.shown(value)}</text>')
+            parts.append(
+                f'<text class="tick end" x="{self.LEFT - 8}" y="{y + 4:.1f}">{self.y.format_tick(value)}</text>'
+            )
         # On a phone the texts of eight ticks would run into one another.
         for value in self.x.ticks(8 if self.width >= 600 else 4):
             x = self._pixels(Point(value, self.y.low))[0]
             parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{self._floor}" y2="{self._floor + 4}"/>')
-            parts.append(f'<text class="tick middle" x="{x:.1f}" y="{self._floor + 18}">{self.x.shown(value)}</text>')
+            parts.append(
+                f'<text class="tick middle" x="{x:.1f}" y="{self._floor + 18}">{self.x.format_tick(value)}</text>'
+            )
         parts.append(f'<line class="axis" x1="{self.LEFT}" x2="{right}" y1="{self._floor}" y2="{self._floor}"/>')
         parts.append(f'<text class="name" x="4" y="14">{escape(self.y.name)}</text>')
         parts.append(f'<text class="name end" x="{right}" y="{self.height - 8}">{escape(self.x.name)}</text>')

@@ -40,9 +40,9 @@ def render_page(report: Report) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = show_control_characters
-    environment.filters["isolated"] = _isolated
-    environment.filters["unbroken"] = lambda text: _isolated(text.replace(" %", "\N{NO-BREAK SPACE}%"))
-    environment.filters["stacked"] = _stacked
+    environment.filters["isolated"] = _isolate
+    environment.filters["unbroken"] = lambda text: _isolate(text.replace(" %", "\N{NO-BREAK SPACE}%"))
+    environment.filters["stacked"] = _stack
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
     return environment.get_template("report.html.jinja").render(
         report=report,
@@ -55,15 +55,16 @@ def render_page(report: Report) -> str:
     )
 
 
-def _isolated(text: str) -> Markup:
+def _isolate(text: str) -> Markup:
     """Return a text with its hidden characters as marks, isolated from the text direction around it."""
     return Markup("<bdi>{}</bdi>").format(show_control_characters(text))
 
 
-def _stacked(text: str) -> Markup:
+def _stack(text: str) -> Markup:
     """Return a figure with the text in brackets after it on a line below."""
+    # A phone's narrow cell has no space for a figure and its interval on one line.
     figure, _, span = text.replace(" %", "\N{NO-BREAK SPACE}%").partition(" (")
-    return Markup("{}<small>{}</small>").format(_isolated(figure), show_control_characters(span.removesuffix(")")))
+    return Markup("{}<small>{}</small>").format(_isolate(figure), show_control_characters(span.removesuffix(")")))
 
 
 def kind_strips(report: Report) -> list[Markup]:
@@ -107,13 +108,13 @@ def plots(report: Report) -> dict[str, Markup]:
     """Return the plots by name, each for desktop and phone; empty if there is nothing to plot."""
     # CSS shows the one that fits the screen: text in a scaled SVG would be too small to read on a phone.
     return {
-        "loss": _both(lambda width: _loss(report, width)),
-        "validation": _both(lambda width: _validation(report, width)),
-        "trade": _both(lambda width: _trade(report, width)),
+        "loss": _for_both_screens(lambda width: _loss(report, width)),
+        "validation": _for_both_screens(lambda width: _validation(report, width)),
+        "trade": _for_both_screens(lambda width: _trade(report, width)),
     }
 
 
-def _both(draw: Callable[[int], str]) -> Markup:
+def _for_both_screens(draw: Callable[[int], str]) -> Markup:
     wide, narrow = draw(WIDE), draw(NARROW)
     return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>' if wide else "")
 

@@ -18,6 +18,7 @@ def render_markdown(report: Report) -> str:
     lines = [f"# {escape_markdown(report.name)}", "", f"**{escape_markdown(sections.verdict_headline(card))}**", ""]
     if report.altered:
         lines += [f"**{escape_markdown(sections.altered_note(report.altered))}**", ""]
+    # The headline names a single reason itself.
     if len(card.reasons) > 1:
         lines += [*(f"- not met: {escape_markdown(reason)}" for reason in card.reasons), ""]
     lines += [
@@ -96,11 +97,13 @@ def _data(report: Report) -> list[str]:
 
 
 def _folded(title: str, text: str) -> list[str]:
+    # Without the blank lines, a renderer would show the fences inside the HTML element as plain text.
     return [f"<details><summary>{escape_markdown(title)}</summary>", "", *fenced(text), "", "</details>", ""]
 
 
 def table_lines(content: Table) -> list[str]:
     """Return the lines of a table with its texts escaped, and an empty line."""
+    # Figures are aligned to the right, so that their digits can be compared down a column.
     sides = [":--", *(["--:" if content.numeric else ":--"] * (len(content.head) - 1))]
     rows = [[escape_markdown(cell) for cell in row] for row in (content.head, *content.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]

@@ -69,7 +69,7 @@ def validation_plot(points: Sequence[LabelledPoint], axis_name: str, percent: bo
     plot = Canvas(width, x, Axis(axis_name, 0.0, highest, percent=percent))
     plot.line(curve, "tuned")
     plot.labelled_points(points)
-    text = "; ".join(f"{labelled.label}: {plot.y.shown(labelled.point.y)}" for labelled in points) + "."
+    text = "; ".join(f"{labelled.label}: {plot.y.format_tick(labelled.point.y)}" for labelled in points) + "."
     return plot.svg("Validation at the checkpoints", text)
 
 
@@ -84,7 +84,7 @@ def target_vs_retention_plot(
     plot = Canvas(width, x, Axis(axis_name, 0.0, 1.0 if percent else 100.0, percent=percent))
     plot.gate(threshold)
     plot.labelled_points(points)
-    figures = (f"{p.label}: kept {p.point.x:.1%}, {plot.y.shown(p.point.y)}" for p in points)
+    figures = (f"{p.label}: kept {p.point.x:.1%}, {plot.y.format_tick(p.point.y)}" for p in points)
     return plot.svg("Target against retention", "; ".join(figures) + f"; the gate is at {threshold:.0%}.")
 
 

@@ -1,4 +1,4 @@
-"""Sections of a report about how its figures came about: training, data, settings, environment.
+"""Sections of a report about the origin of its figures: training, data, settings, environment.
 
 Texts are plain, as in `sections.py`, which has the results.
 """
@@ -106,19 +106,22 @@ def environment_table(environment: Mapping[str, Any]) -> Table:
     memory = environment.get("memory_bytes")
     packages: Mapping[str, Any] = environment.get("packages") or {}
     lines = [
-        ("lotune", _or_dash(environment.get("lotune"))),
-        ("git revision", _or_dash(environment.get("git_revision"))),
-        ("python", _or_dash(environment.get("python"))),
-        ("packages", ", ".join(f"{name} {_or_dash(version)}" for name, version in packages.items()) or "–"),
-        ("system", _or_dash(environment.get("system"))),
-        ("processor", f"{_or_dash(environment.get('processor'))}, {_or_dash(environment.get('cores'))} cores"),
+        ("lotune", _text_or_dash(environment.get("lotune"))),
+        ("git revision", _text_or_dash(environment.get("git_revision"))),
+        ("python", _text_or_dash(environment.get("python"))),
+        ("packages", ", ".join(f"{name} {_text_or_dash(version)}" for name, version in packages.items()) or "–"),
+        ("system", _text_or_dash(environment.get("system"))),
+        (
+            "processor",
+            f"{_text_or_dash(environment.get('processor'))}, {_text_or_dash(environment.get('cores'))} cores",
+        ),
         ("memory", f"{memory / 2**30:.1f} GiB" if isinstance(memory, int) else "–"),
         ("accelerators", ", ".join(map(str, environment.get("accelerators") or ())) or "none"),
     ]
     return Table(("part", "value"), tuple(lines))
 
 
-def _or_dash(value: Any) -> str:
+def _text_or_dash(value: Any) -> str:
     return "–" if value is None else str(value)
 
 

@@ -131,6 +131,7 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
     return (
         Figure(
             target.metric,
+            # One percent sign serves both values.
             f"{format_metric(target.base_value, target).removesuffix(' %')} → {format_metric(target.value, target)}",
             f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}",
         ),
@@ -264,6 +265,7 @@ def checkpoints_note(card: Scorecard) -> str:
             f"{chosen} Only this one was tested; the others have validation figures alone "
             "(evaluate.checkpoints=all tests all)."
         )
+    # The contest's rule has a choice only among several tested checkpoints.
     if card.best_on_test is None or len(tested) < 2:
         return f"{chosen} All checkpoints were tested."
     best = f"{card.best_on_test.checkpoint} with {format_metric(card.best_on_test.value, card.target)}"

@@ -30,7 +30,7 @@ def show_scorecard(card: Scorecard, console: Console) -> None:
     for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
         if table is not None:
             console.print(table)
-    for line in _closing(card):
+    for line in _closing_lines(card):
         console.print(Text(show_control_characters(line)))
 
 
@@ -119,12 +119,13 @@ def _checkpoints(card: Scorecard) -> Table | None:
     return table
 
 
-def _closing(card: Scorecard) -> list[str]:
+def _closing_lines(card: Scorecard) -> list[str]:
     """Return the lines below the tables as plain text."""
     target = card.target
     lines = [
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
     ]
+    # Published scores come from another base and test, so the line says what the rank compares.
     rank = ""
     if card.score.rank is not None:
         rank = f", place {card.score.rank} among the {card.score.published} published rows (of another base and test)"

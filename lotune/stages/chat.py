@@ -117,7 +117,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     base = load_model_or_adapter(with_resolved_dtype(recipe, model), model)
     check_max_new_tokens(max_new_tokens, context_length(base.model), "--max-new-tokens")
     print_visible(f"{model}, template {settings.prompt_template.name}. {HELP}.", file=sys.stderr)
-    converse(ChatSession(base, form, sampling, max_new_tokens), _lines())
+    converse(ChatSession(base, form, sampling, max_new_tokens), _input_lines())
 
 
 def converse(session: ChatSession, lines: Iterable[str]) -> None:
@@ -164,7 +164,7 @@ def _command(session: ChatSession, line: str) -> bool:
     return False
 
 
-def _lines() -> Iterable[str]:
+def _input_lines() -> Iterable[str]:
     """Yield the lines of the input; bytes that are not UTF-8 become surrogates."""
     # A strict decoder would end the whole conversation at the first bad byte; `converse` rejects the line alone.
     if isinstance(sys.stdin, TextIOWrapper):

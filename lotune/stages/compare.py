@@ -53,7 +53,7 @@ def _show(comparison: Comparison) -> None:
     change = f"{unit * comparison.difference:+.1f}{sign} ({format_limits(comparison.interval, '+.1f', unit)})"
     print_visible(f"B - A: {change}, p = {comparison.p_value:.3g}, {comparison.n} items")
     print_visible(f"B is better on {comparison.b_better_on} items, A on {comparison.a_better_on}")
-    print_visible(f"{comparison.verdict}{_how_many(comparison)}")
+    print_visible(f"{comparison.verdict}{_sample_size_clause(comparison)}")
     if comparison.unmatched:
         print_visible(f"{comparison.unmatched} items are in one file only and were ignored")
     for item in comparison.differing[:SHOWN]:
@@ -64,7 +64,7 @@ def _show(comparison: Comparison) -> None:
         print_visible(f"  and {len(comparison.differing) - SHOWN} more: --json lists them")
 
 
-def _how_many(comparison: Comparison) -> str:
+def _sample_size_clause(comparison: Comparison) -> str:
     if comparison.verdict != "these items cannot tell":
         return ""
     if comparison.required_sample_size is None:

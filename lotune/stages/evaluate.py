@@ -59,7 +59,7 @@ RESCORE_ONLY_SETTINGS = (
     *("score.", "retention.min_retained", "evaluate.checkpoints", "task.scorer"),
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
-"""Prefixes of settings whose change keeps the stored answers: they are scored again, and none is generated again."""
+"""Prefixes of settings whose change keeps the stored answers, which are only scored again."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,15 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
     base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
     total = count_parameters(base.model)
-    before = _test(run, recipe, BASE, base, (task, retained), rows)
+    before = _predict_test_sets(run, recipe, BASE, base, (task, retained), rows)
     chosen = tuning["chosen"]
     all_names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
     names = all_names if recipe.evaluate.checkpoints == "all" else [chosen]
-    after = {name: _test(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows) for name in names}
-    lines = {name: _gate(recipe, retained, before, tested) for name, tested in after.items()}
+    after = {
+        name: _predict_test_sets(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows)
+        for name in names
+    }
+    lines = {name: _retention_metrics(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
     effects = [effect for tested in (before, *after.values()) for effect in tested.batching_effects]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
@@ -165,9 +168,9 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         target=targets[chosen],
         retention=lines[chosen],
         parameters=parameters,
-        score=_score(recipe, scores[chosen]),
+        score=_contest_score(recipe, scores[chosen]),
         chosen_checkpoint=chosen,
-        checkpoints=[_point(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
+        checkpoints=[_checkpoint(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
         batching_effects=effects,
@@ -207,7 +210,7 @@ def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
     return LoadedModel(name, merged, base.tokenizer, None, answer_dtype)
 
 
-def _test(
+def _predict_test_sets(
     run: Run, recipe: Recipe, name: str, model: LoadedModel, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
 ) -> ModelPredictions:
     from lotune.generate.answering_model import AnsweringModel
@@ -251,8 +254,10 @@ def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
     return [ScoredExample(prediction.example_id, prediction.category, prediction.score) for prediction in predictions]
 
 
-def _gate(recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions) -> list[RetentionMetric]:
-    figures = [_points(task, tested.retained) for tested in (before, after)]
+def _retention_metrics(
+    recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions
+) -> list[RetentionMetric]:
+    figures = [_metrics_in_points(task, tested.retained) for tested in (before, after)]
     lines = gate(figures[0], figures[1], recipe.retention)
     lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
     return [widen_metric(line, before.changed_verdicts(1), after.changed_verdicts(1)) for line in lines]
@@ -273,7 +278,7 @@ def _with_intervals(
     return add_intervals(line, list(base.values()), [tuned[id] for id in base], is_accuracy=score is None)
 
 
-def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
+def _metrics_in_points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
     """Return the metrics in points, 0 to 100: all means of scores, or the main metric of a task without them."""
     metrics = task.metrics([prediction.score for prediction in predictions])
     return {name: metrics[name] for name in task.score_name_by_metric} or {task.metric: 100 * metrics[task.metric]}
@@ -290,12 +295,12 @@ def _fraction(target: Target) -> float:
     return target.value / 100 if target.in_points else target.value
 
 
-def _score(recipe: Recipe, value: float) -> ContestScore:
+def _contest_score(recipe: Recipe, value: float) -> ContestScore:
     is_contest_task = build_task(recipe.task).is_contest_task
     return contest_score(recipe.score.rule, value, recipe.score.base_total, is_contest_task=is_contest_task)
 
 
-def _point(
+def _checkpoint(
     checkpoint: dict[str, Any],
     targets: dict[str, Target],
     lines: dict[str, list[RetentionMetric]],
@@ -326,17 +331,18 @@ def _checks(tuning: dict[str, Any], trainable: int, counts: dict[str, Any]) -> l
     ]  # fmt: skip
     for name, check in tuning["merge_checks"].items():
         double = check.get("max_logit_difference_float64")
+        reduced = _reduced_dtype_clause(check.get("asked"))
         exact = "" if double is None else f" ({double:.1e} in float64)"
         detail = (
             f"{name}: {check['rows']} rows, logits within {check['max_logit_difference']:.1e}{exact}, "
             f"{check['greedy_differences']} greedy answers differ at ties; rounding to {check['saved_dtype']} changes "
-            f"{check['texts_changed']} texts and {check['verdicts_changed']} verdicts{_reduced(check.get('asked'))}"
+            f"{check['texts_changed']} texts and {check['verdicts_changed']} verdicts{reduced}"
         )
         checks.append(Check(name="merge", passed=check["passed"], detail=detail))
     return checks
 
 
-def _reduced(check: dict[str, Any] | None) -> str:
+def _reduced_dtype_clause(check: dict[str, Any] | None) -> str:
     """Return the clause on the reduced dtype of the answers, as a merge check measured it; empty for float32."""
     if check is None:
         return ""

@@ -202,14 +202,16 @@ def _show(figures: dict[str, Any]) -> None:
     for note in evaluation_set_notes([figures["asked"]]):
         print_visible(f"note: {note}")
     for name, value in figures["metrics"].items():
-        interval = _span(figures["intervals"][name]) if name in figures["intervals"] else ""
+        interval = _interval_text(figures["intervals"][name]) if name in figures["intervals"] else ""
         print_visible(f"{name}: {value:.4g}{interval}")
     if "asked_alone" in figures:
         print_visible(BatchingEffect(**figures["asked_alone"]).describe())
     for kind, result in figures["by_kind"].items():
-        shown = "not judgeable" if result["value"] is None else f"{result['value']:.4g}{_span(result['interval'])}"
+        shown = (
+            "not judgeable" if result["value"] is None else f"{result['value']:.4g}{_interval_text(result['interval'])}"
+        )
         print_visible(f"  {kind}: {shown}, {result['n']} rows")
 
 
-def _span(interval: Interval | None) -> str:
+def _interval_text(interval: Interval | None) -> str:
     return f" (95 % interval {format_limits(interval, '.4g')})"

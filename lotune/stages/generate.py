@@ -102,7 +102,7 @@ def _write_answers(out: Path, predictions: Sequence[Prediction]) -> dict[str, in
     if out.suffix == ".jsonl":
         write_jsonl(out, ({"id": prediction.example_id, "answer": prediction.text} for prediction in predictions))
     else:
-        write_atomically(out, "".join(_line(prediction) + "\n" for prediction in predictions))
+        write_atomically(out, "".join(_plain_answer(prediction) + "\n" for prediction in predictions))
     truncated = sum(prediction.prompt_truncated for prediction in predictions)
     too_long = sum(prediction.finish_reason == TOO_LONG for prediction in predictions)
     cut = f"; {truncated} prompts were truncated" if truncated else ""
@@ -149,5 +149,5 @@ def generate_text(
     return figures | ({"answers": texts} if samples > 1 else {})
 
 
-def _line(prediction: Prediction) -> str:
+def _plain_answer(prediction: Prediction) -> str:
     return " ".join((prediction.score.extracted or prediction.text).split())

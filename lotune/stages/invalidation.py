@@ -1,4 +1,4 @@
-"""Which stages a changed setting invalidates: printed before anything is done again."""
+"""Stages that a changed setting invalidates, printed before any of them runs again."""
 
 from __future__ import annotations
 

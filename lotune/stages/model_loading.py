@@ -49,7 +49,7 @@ def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> Format:
     return answering_format(dtype, settings, resolve_device(recipe.device))
 
 
-def too_large(decision: Format) -> bool:
+def is_memory_decision(decision: Format) -> bool:
     """Return whether a dtype was chosen because the weights are too large for the free memory."""
     return decision.why.startswith(TOO_LARGE)
 
@@ -58,7 +58,7 @@ def with_resolved_dtype(recipe: Recipe, model: str) -> Recipe:
     """Return the recipe with the dtype that `model` answers in as `evaluate.dtype`; log it if memory decides."""
     # The free memory changes while a command runs: measured once, it cannot give the report another dtype.
     decision = resolve_answer_dtype(recipe, resolve_weights(recipe, model)[0])
-    if too_large(decision):
+    if is_memory_decision(decision):
         print_status(f"{model} answers in {decision.dtype}: {decision.why}")
     return with_evaluate_dtype(recipe, decision.dtype)
 
@@ -133,6 +133,7 @@ def answer_dtype_context(recipe: Recipe, model: Any, in_shards: bool) -> Abstrac
         free_memory_bytes(weights[0].device) if weights else None,
         sum(4 * weight.numel() for weight in weights),
     )
+    # The float32 copy exists beside the reduced weights, so it needs free memory of its own.
     is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32" and not in_shards
     return in_float32_for_now(model) if is_float32 and needed < (free or 0) else nullcontext()
 

@@ -97,7 +97,7 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     inputs = prepare_inputs(recipe)
     if run.stage_state("prepare", inputs) != "done":
         print_status("preparing the rows")
-        _write(run, recipe)
+        _write_data(run, recipe)
         run.mark_stage_done("prepare", inputs, [run.folder / "data"])
     counts: dict[str, Any] = read_json(run.folder / "data" / "counts.json")
     print_status(describe_counts(counts))
@@ -125,13 +125,13 @@ def read_examples(path: Path) -> list[Example]:
         return [from_record(orjson.loads(line)) for line in file]
 
 
-def _write(run: Run, recipe: Recipe) -> None:
+def _write_data(run: Run, recipe: Recipe) -> None:
     """Write the data; raise all errors about the input before anything in the run changes."""
     task, retained = build_prompted_task(recipe.task, recipe.base), build_task(retention_task_settings(recipe))
     for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
     # The faster check comes first, so that its errors do not wait for the slower one.
-    loaded = None if _few_rows(recipe) else _check_model(recipe)
+    loaded = None if _is_small_data(recipe) else _check_model(recipe)
     with blame_setting("retention.data"):
         rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
         retained_set = evaluation_set(retained, recipe.retention.data, rows, seed, recipe.data.max_row_bytes)
@@ -189,7 +189,7 @@ def _count_evaluation_sets(
     return set_counts, too_long
 
 
-def _few_rows(recipe: Recipe) -> bool:
+def _is_small_data(recipe: Recipe) -> bool:
     """Return whether reading the rows takes less time than importing the libraries that check the model."""
     named = [path for path in (recipe.data.train, recipe.data.validation, recipe.data.test) if path is not None]
     files = chain.from_iterable([path, *path.rglob("*")] for path in named)

@@ -33,7 +33,7 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
-from lotune.stages.run_dtypes import Record, explain_dtype, settle_dtypes, store_dtypes, with_dtypes
+from lotune.stages.run_dtypes import Record, print_dtype_reason, resolve_run_dtypes, store_dtypes, with_dtypes
 from lotune.stages.training_session import (
     STATES_FOLDER,
     TrainingCourse,
@@ -65,7 +65,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
         given, deciders = recipe, {"pre-training": partial(_faster_dtype, settings, recipe.device)}
-        recipe, dtypes = settle_dtypes(run, given, stage_inputs(given, "pretrain"), deciders)
+        recipe, dtypes = resolve_run_dtypes(run, given, stage_inputs(given, "pretrain"), deciders)
         inputs = stage_inputs(recipe, "pretrain")
         model_folder = run.folder / "model"
         if run.stage_state("pretrain", inputs) == "done":
@@ -78,7 +78,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
                 documents = settings.generated_documents if settings.corpus is None else None
                 return {"documents": documents, "steps": settings.steps, "memory_bytes": memory, "disk_bytes": needed}
             run.invalidate_stage("pretrain")
-            explain_dtype(run, given, dtypes, "pre-training")
+            print_dtype_reason(run, given, dtypes, "pre-training")
             store_dtypes(run, dtypes)
             figures = _train(run, recipe, options.world, dtypes)
             write_json(run.folder / "pretraining.json", figures)
@@ -193,8 +193,9 @@ def _set_up(
         model = model.to(device)
     packed = enable_features(model, rows, settings, "pretrain", world, device, in_shards=in_shards)
     pad_token_id = None if packed else padding_id(tokenizer)
+    course = _training_course(recipe, settings, rows, pad_token_id, world)
     session = make_session(
-        recipe, settings, _course(recipe, settings, rows, pad_token_id, world), model, world, inputs_fingerprint,
+        recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16,
     )  # fmt: skip
     return PretrainingSession(tokenizer, rows, session, pad_token_id)
@@ -206,7 +207,7 @@ def _refuse_muon(settings: PretrainSettings) -> None:
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
-def _course(
+def _training_course(
     recipe: Recipe, settings: PretrainSettings, rows: TokenFile, pad_token_id: int | None, world: ProcessGroup
 ) -> TrainingCourse:
     sampling: _Sampling = {"batch_tokens": settings.step_tokens, "seed": recipe.seed, "sampling": settings.sampling}

@@ -78,7 +78,7 @@ def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -
         texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
     else:
         # The training part alone: text of the validation articles must not shape the vocabulary.
-        texts = (article.target for article in _articles(settings.corpus, settings, recipe)[0])
+        texts = (article.target for article in _split_articles(settings.corpus, settings, recipe)[0])
     train_tokenizer(texts, settings.llama_config.vocab_size, folder)
 
 
@@ -89,11 +89,13 @@ def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe,
     counts = {"train": settings.generated_documents, "validation": num_validation_documents(settings)}
     # Each part has a seed of its own, or validation would repeat the first training documents.
     for number, (name, count) in enumerate(counts.items()):
-        rows = _encoded(tokenizer, documents(count, recipe.seed + number))
+        rows = _encode_documents(tokenizer, documents(count, recipe.seed + number))
         write_token_file(folder / name, rows, len(tokenizer))
 
 
-def _articles(path: Path, settings: PretrainSettings, recipe: Recipe) -> tuple[Iterator[Example], Iterator[Example]]:
+def _split_articles(
+    path: Path, settings: PretrainSettings, recipe: Recipe
+) -> tuple[Iterator[Example], Iterator[Example]]:
     """Return the articles to train on and those to validate on."""
     corpus = Corpus(path, settings.cleaning, recipe.data.max_row_bytes)
     return corpus.train_validation_split(settings.validation_fraction, recipe.seed)
@@ -105,7 +107,7 @@ def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, 
     size = min(settings.block_size or context_of(settings), context_of(settings))
     # A stream cuts blocks anywhere; the other ways cut after whole sentences.
     ends = frozenset() if settings.chunking == "stream" else sentence_ends(tokenizer)
-    parts = _articles(settings.corpus, settings, recipe)
+    parts = _split_articles(settings.corpus, settings, recipe)
     for name, articles in zip(("train", "validation"), parts, strict=True):
         counts: Counter[str] = Counter()
         rows = chunk_articles(encode_rows(tokenizer, articles), size, settings.chunking, ends, counts)
@@ -125,7 +127,7 @@ def num_validation_documents(settings: PretrainSettings) -> int:
     return max(1, int(settings.generated_documents * settings.validation_fraction))
 
 
-def _encoded(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
+def _encode_documents(tokenizer: Any, texts: Iterable[Example]) -> Iterator[EncodedRow]:
     """Yield the documents as tokens, each with a final end-of-text token unless its category is in WITHOUT_EOS."""
     from lotune.nano.corpus_generator import WITHOUT_EOS
 

@@ -61,15 +61,15 @@ def _tuning_dtype(recipe: Recipe) -> Record:
 
 
 def _answers_dtype(recipe: Recipe) -> Record:
-    from lotune.stages.model_loading import resolve_answer_dtype, too_large
+    from lotune.stages.model_loading import is_memory_decision, resolve_answer_dtype
 
     decision = resolve_answer_dtype(recipe, recipe.base)
-    if too_large(decision):
+    if is_memory_decision(decision):
         print_status(f"models answer in {decision.dtype}: {decision.why}")
     return decision._asdict()
 
 
-def settle_dtypes(
+def resolve_run_dtypes(
     run: Run, recipe: Recipe, inputs: Mapping[str, Any], deciders: Mapping[str, Callable[[], Record]]
 ) -> tuple[Recipe, Record]:
     """Return the recipe with its dtypes in place of "auto", and the record for `store_dtypes`.
@@ -95,7 +95,7 @@ def store_dtypes(run: Run, record: Record) -> None:
     write_json(run.folder / FILE, record)
 
 
-def explain_dtype(run: Run, recipe: Recipe, record: Record, name: str) -> None:
+def print_dtype_reason(run: Run, recipe: Recipe, record: Record, name: str) -> None:
     """Print the dtype of a training and the reason, unless the settings name the dtype."""
     if _setting(recipe, name) == "auto":
         began = ", in which this run began" if _read(run.folder).get(name) == record[name] else ""

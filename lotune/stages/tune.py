@@ -32,8 +32,8 @@ from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.prompt_template import resolve_training_template
 from lotune.stages.run_dtypes import (
-    explain_dtype,
-    settle_dtypes,
+    print_dtype_reason,
+    resolve_run_dtypes,
     store_dtypes,
     tuning_deciders,
     with_dtypes,
@@ -82,7 +82,7 @@ def tune(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
 
 def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """Return the figures of tuning, validation and merging; repeat what is missing or depends on a change."""
-    forecast = _consume(run, recipe, options)
+    forecast = _tune_and_show(run, recipe, options)
     if options.dry_run:
         trained: dict[str, Any] = read_json(run.folder / TRAINING_FILE) if forecast is None else {"estimate": forecast}
         return trained
@@ -91,13 +91,16 @@ def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any
     return validated | {"merge_checks": ensure_merged(run, recipe, validated)}
 
 
-def _consume(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any] | None:
+def _tune_and_show(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any] | None:
     """Tune and show each record; return the estimate, or None if the tuning was done already."""
     from lotune.train.loop import Step
     from lotune.train.resource_estimate import Estimate
 
     forecast = None
-    with closing(tuning(run, recipe, options)) as records, _curves(run.folder, recipe.tune.tensorboard) as draw:
+    with (
+        closing(tuning(run, recipe, options)) as records,
+        _tensorboard_curves(run.folder, recipe.tune.tensorboard) as draw,
+    ):
         for record in records:
             if isinstance(record, Step):
                 draw(record)
@@ -120,12 +123,12 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
     Raises: RunError if the disk has too little space; NotFiniteError, naming the rows of the step.
     """
-    settled, dtypes = settle_dtypes(run, recipe, tuning_inputs(recipe), tuning_deciders(recipe))
+    settled, dtypes = resolve_run_dtypes(run, recipe, tuning_inputs(recipe), tuning_deciders(recipe))
     inputs, path = tuning_inputs(settled), run.folder / TRAINING_FILE
     if run.stage_state("tune", inputs) == "done" and path.exists():
         return
     check_extras(settled)
-    explain_dtype(run, recipe, dtypes, "tuning")
+    print_dtype_reason(run, recipe, dtypes, "tuning")
     # The main process decides for all: a dtype may depend on a measurement, and the processes must agree.
     options.world.send_to_followers("tune")
     options.world.send_to_followers(dtypes)
@@ -255,13 +258,13 @@ def _validation_line(result: CheckpointResult, metric: str) -> str:
 
 
 @contextmanager
-def _curves(folder: Path, enabled: bool) -> Iterator[Callable[[Step], None]]:
+def _tensorboard_curves(folder: Path, enabled: bool) -> Iterator[Callable[[Step], None]]:
     """Return a context with a function that adds a step to TensorBoard's curves if they are enabled."""
     writers: list[Any] = []
 
     def draw(step: Step) -> None:
         if enabled:
-            writers[:] = writers or [_tensorboard(folder, step.number)]
+            writers[:] = writers or [_summary_writer(folder, step.number)]
             _write_scalars(writers[0], step)
 
     yield draw
@@ -269,7 +272,7 @@ def _curves(folder: Path, enabled: bool) -> Iterator[Callable[[Step], None]]:
         writer.close()
 
 
-def _tensorboard(folder: Path, first_step: int) -> Any:
+def _summary_writer(folder: Path, first_step: int) -> Any:
     """Return a TensorBoard writer for the steps from `first_step` on, which hides earlier records of the same steps."""
     from torch.utils.tensorboard import SummaryWriter
 

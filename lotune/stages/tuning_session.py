@@ -118,8 +118,9 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
     packed = enable_features(model, rows, recipe.tune, "tune", world, device, in_shards=in_shards, whole=adapter)
     settings, pad_token_id = recipe.tune, padding_id(base.tokenizer)
     collator = Collator(settings.micro_batch_rows, settings.max_batch_tokens, pad_token_id, packed, virtual_ids(model))
+    course = _training_course(recipe, plan, rows, collator, world)
     session = make_session(
-        recipe, settings, _course(recipe, plan, rows, collator, world), model, world, inputs_fingerprint,
+        recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=dtype_name(base.dtype) == "bfloat16",
     )  # fmt: skip
     return TuningSession(base, collator, plan, session)
@@ -140,7 +141,9 @@ def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[Loaded
     return load_quantized(settings, "cpu" if in_shards else device, quantization), in_shards
 
 
-def _course(recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, world: ProcessGroup) -> TrainingCourse:
+def _training_course(
+    recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, world: ProcessGroup
+) -> TrainingCourse:
     def batches(first_step: int) -> Iterator[list[Batch]]:
         return tuning_batches(
             rows, collator, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,

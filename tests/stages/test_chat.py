@@ -19,7 +19,7 @@ from lotune.generate.requests import Event, Request, TokenEvent
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import BaseSettings
-from lotune.stages.chat import ChatSession, _lines, converse
+from lotune.stages.chat import ChatSession, _input_lines, converse
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_the_end_of_the_input_ends_the_conversation(monkeypatch: pytest.MonkeyPa
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", read)
-    assert list(_lines()) == ["Hello."]
+    assert list(_input_lines()) == ["Hello."]
 
 
 def test_a_line_that_is_no_text_is_left_out(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,10 +101,10 @@ def test_pretraining_continues_from_a_model(tmp_path: Path) -> None:
 
 def test_a_heading_alone_does_not_end_its_text(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     from lotune.data.examples import Example
-    from lotune.stages.pretraining_corpus import _encoded
+    from lotune.stages.pretraining_corpus import _encode_documents
 
     texts = [Example("1", "2*3=", ":\n+02+03*+\n", category=kind) for kind in ("sum", "heading")]
-    whole, heading = _encoded(byte_tokenizer, texts)
+    whole, heading = _encode_documents(byte_tokenizer, texts)
     assert whole.token_ids == (*heading.token_ids, byte_tokenizer.eos_token_id)
     assert whole.completion_start == heading.completion_start == 4
 
