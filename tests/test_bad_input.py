@@ -74,7 +74,7 @@ def test_too_few_rows_to_split(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("init",), ("evaluate", "--model", "nano", "--task", "arithmetic", "--data")])
 def test_verbs_on_a_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert f"{tmp_path}: is a folder" in refused(*words, tmp_path)
-    assert "there is no such file" in refused(*words, tmp_path / "none.csv")
+    assert "does not exist" in refused(*words, tmp_path / "none.csv")
     assert "is empty" in refused(*words, write(tmp_path / "a.jsonl", []))
 
 
@@ -274,7 +274,7 @@ def test_bases_that_cannot_be_used(recipe: Path, base: Path, tmp_path: Path, sma
     assert "holds no weights" in refused(*words)
     (base / "config.json").unlink()
     assert "has no config.json" in refused(*words)
-    assert "is no folder" in refused(*words, f"base.model={tmp_path / 'nothing'}")
+    assert "is not a folder" in refused(*words, f"base.model={tmp_path / 'nothing'}")
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
 
 

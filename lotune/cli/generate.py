@@ -61,9 +61,7 @@ def generate(
             return generate.generate_text(recipe, model, prompt, sampling, samples, force_template, options)
         # A file of rows has one line of answer for each; several would break tools that pair the lines.
         if samples > 1:
-            raise SettingsError(
-                "--samples", "with --data, each row gets one answer", "1", "leave it out, or use --prompt"
-            )
+            raise SettingsError("--samples", "with --data, each row gets one answer", "1", "remove it, or use --prompt")
         if data is None or out is None:
             raise SettingsError("generate", "no input", "--task, --data and --out, or --prompt")
         recipe = recipe_from_options("generate", task, overrides or [], base)

@@ -74,12 +74,12 @@ def check_file(path: Path) -> None:
             start = file.read(4)
     except FileNotFoundError:
         raise DataError(
-            str(path), "there is no such file", remedy="check the path; it counts from where you are"
+            str(path), "does not exist", remedy="check the path; it is relative to the current folder"
         ) from None
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from None
     if not start.removeprefix(BYTE_ORDER_MARK):
-        raise DataError(str(path), "is empty", "rows", "put rows into it, or name another file")
+        raise DataError(str(path), "is empty", "rows", "add rows, or choose another file")
     # Windows' programs save "Unicode" as UTF-16; without this check every line of it would be reported as malformed.
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(str(path), "is UTF-16", "UTF-8", "save the file as UTF-8")

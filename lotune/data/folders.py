@@ -36,7 +36,7 @@ def row_files(path: Path) -> list[Path]:
         names = ", ".join(folder.name for folder in folders[:5])
         raise DataError(str(path), f"is a folder that holds folders ({names})", "files of rows", "name one of these")
     if not files:
-        raise DataError(str(path), "is a folder without a file of rows", "files of rows", "name another one")
+        raise DataError(str(path), "is a folder without a file of rows", "files of rows", "choose another folder")
     return [_check_format(file) for file in files]
 
 

@@ -149,7 +149,7 @@ def read_rows(
         raise MalformedRowsError(path, malformed, len(rows) + len(malformed))
     if not rows:
         skipped = f" ({len(malformed)} could not be read: {summarise_malformed(malformed)})" if malformed else ""
-        remedy = remedy_for(malformed) if malformed else "put rows into it, or name another file"
+        remedy = remedy_for(malformed) if malformed else "add rows, or choose another file"
         raise DataError(str(path), f"holds no rows{skipped}", "one row at least", remedy)
     return RowFile(path, rows, tuple(malformed), files_digest(files))
 

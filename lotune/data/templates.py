@@ -170,7 +170,7 @@ def load_template(folder: Path, requested: Template | None = None, *, force: boo
     if requested is not None and (force or not path.exists()):
         return requested
     if not path.exists():
-        raise ModelError(str(folder), "has no prompt template of its own", TEMPLATE_FILE, "name the template to use")
+        raise ModelError(str(folder), "has no prompt template", TEMPLATE_FILE, "name the template to use")
     stored, _ = _read_template(path)
     if requested is not None and _texts(stored) != _texts(requested):
         found = f"was trained with the template {stored.name!r}, but {requested.name!r} was requested"

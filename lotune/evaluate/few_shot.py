@@ -33,7 +33,7 @@ def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Exampl
 def _answer_text(task: Task, shot: Example) -> str:
     """Return the answer to show for a shot: its target, or the correct option if options are compared by likelihood."""
     if not shot.references:
-        raise DataError(shot.id, "has no answer to show", "rows with answers", "name another file with --shots-data")
+        raise DataError(shot.id, "has no answer to show", "rows with answers", "choose another file with --shots-data")
     if isinstance(task, MultipleChoice) and task.by_likelihood:
         options = enumerate(task.continuations(shot))
         return next(text for index, text in options if task.judge(shot, task.answer_text(shot, index)).correct)

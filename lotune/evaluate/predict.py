@@ -158,7 +158,7 @@ def _parse(line: bytes, where: str) -> Prediction:
         return Prediction(row["id"], row["prompt"], row["answer"], judged, row["kind"], *origin, read_facts(row))
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         expected = "JSON with id, prompt, answer, extracted, reference, correct, scores, kind"
-        raise DataError(where, "is no prediction", expected, "delete the line") from None
+        raise DataError(where, "is not a prediction", expected, "delete the line") from None
 
 
 def keep_predictions(

@@ -53,7 +53,7 @@ class Sampling:
                 self.top_k,
                 self.top_k is None or self.top_k >= 1,
                 "1 or more",
-                "leave it out to keep all tokens",
+                "omit it to keep all tokens",
             ),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1", "1 keeps all tokens"),
             (

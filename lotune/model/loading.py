@@ -299,7 +299,7 @@ def _folder(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-        raise ModelError(name, "is no folder", "a folder in Hugging Face's layout", "check the path")
+        raise ModelError(name, "is not a folder", "a folder in Hugging Face's layout", "check the path")
     return None
 
 
@@ -377,9 +377,9 @@ def _as_model_error(name: str, hub: bool) -> Iterator[None]:
     ) as error:
         text = str(error)
         if "trust_remote_code" in text:
-            found, remedy = "it runs code of its own, which lotune never does", "take a model that transformers knows"
+            found, remedy = "it needs custom code, which lotune never runs", "take a model that transformers knows"
         elif hub:
-            found = f"is no folder here, and the hub did not give it: {_one_line(error)}"
+            found = f"is not a local folder, and the hub did not provide it: {_one_line(error)}"
             remedy = "check the name and the connection, or give the folder of a downloaded model"
         else:
             found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"

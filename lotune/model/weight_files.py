@@ -88,7 +88,7 @@ def _check_kind(file: str, where: str) -> None:
     """Refuse the name of a file of another kind, and one that leads out of the folder."""
     path = PurePosixPath(file.replace("\\", "/"))
     if not file.endswith(".safetensors"):
-        found = f"names {file!r}, which is no safetensors file"
+        found = f"names {file!r}, which is not a safetensors file"
         raise ModelError(where, found, "*.safetensors: others can run code when opened", "take another copy")
     if path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":"):
         raise ModelError(where, f"names {file!r}, outside the folder", "files inside the folder")

@@ -33,7 +33,7 @@ def evaluate_texts(
     The figures of each article are appended to `out` as they come; articles that `out` has already are skipped. Each of
     several processes under torchrun scores its part; the first one returns the figures, and the others return None.
 
-    Raises: SettingsError without `data`, or if `out` is an input; DataError for a row that is no article.
+    Raises: SettingsError without `data`, or if `out` is an input; DataError for a row that is not an article.
     """
     if data is None:
         raise SettingsError("--data", "--task text has no generator", "articles: .jsonl with `text`, .txt or a folder")

@@ -259,7 +259,9 @@ _ANSWER_REMEDY = (
 def _parse_contest_input(id: str, text: str) -> tuple[str, tuple[str, ...]]:
     match = _CONTEST_INPUT.fullmatch(text)
     if match is None:
-        raise DataError(id, "its input is no question with options", "Question: … then A.…, B.… on lines of their own")
+        raise DataError(
+            id, "its input is not a question with options", "Question: … then A.…, B.… on lines of their own"
+        )
     options, remaining = [], match.group(2)
     # An option may have several lines: it ends only before the next letter.
     for letter in LETTERS[1:]:

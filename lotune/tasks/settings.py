@@ -111,5 +111,5 @@ def check_columns(settings: RowSettings, fields: Collection[str]) -> None:
     unknown = [name for name in settings.columns if name not in fields]
     if unknown:
         near = [f"did you mean {close[0]}?" for name in unknown if (close := get_close_matches(name, fields, 1))]
-        message = f"{', '.join(unknown)} is no field of {settings.name}"
+        message = f"{', '.join(unknown)} is not a field of {settings.name}"
         raise SettingsError("task.columns", message, f"of {', '.join(fields) or 'none'}", " ".join(near))

@@ -144,12 +144,12 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | byt
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_rows(tmp_path / "none.jsonl")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         read_rows(tmp_path / "folder.json")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="does not exist"):
         read_json_document(tmp_path / "none.json")
 
 

@@ -238,7 +238,7 @@ def test_every_row_has_one_prediction_even_if_its_prompt_does_not_fit(
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "base.jsonl"
     path.write_text('{"id": "q1"}\n')
-    with pytest.raises(DataError, match=r"base\.jsonl:1: is no prediction"):
+    with pytest.raises(DataError, match=r"base\.jsonl:1: is not a prediction"):
         read_predictions(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_predictions(tmp_path / "nothing.jsonl")

@@ -79,7 +79,7 @@ def test_targets_without_a_match_list_the_layers(targets: str | list[str], llama
 
 
 def test_unusable_targets_are_refused(llama: LlamaForCausalLM) -> None:
-    with pytest.raises(ModelError, match="is no pattern"):
+    with pytest.raises(ModelError, match="is not a pattern"):
         find_targets(llama, "*wq")
     with pytest.raises(ModelError, match="lm_head shares its weights"):
         find_targets(llama, ["q_proj", "lm_head"])

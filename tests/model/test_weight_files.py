@@ -75,9 +75,9 @@ def test_an_index_that_names_a_pickle_is_refused_before_it_is_opened(base_folder
         (base_folder / name).write_bytes(pickle.dumps(Bomb(mark)))
         first = next(iter(index["weight_map"]))
         (base_folder / INDEX).write_text(json.dumps({**index, "weight_map": {**index["weight_map"], first: name}}))
-        refused(base_folder, f"{INDEX}: names '{name}', which is no safetensors file")
+        refused(base_folder, f"{INDEX}: names '{name}', which is not a safetensors file")
     change(base_folder / INDEX, weight_map=dict.fromkeys(index["weight_map"], "model-2.bin"))
-    refused(base_folder, "no safetensors file")
+    refused(base_folder, "not a safetensors file")
     assert not mark.exists()
 
 
@@ -86,7 +86,7 @@ def test_a_config_that_names_other_weights_is_refused(name: str, base_folder: Pa
     mark = tmp_path / "ran"
     (base_folder / name).write_bytes(pickle.dumps(Bomb(mark)))
     change(base_folder / "config.json", transformers_weights=name)
-    refused(base_folder, r"config\.json: names .*(no safetensors file|outside the folder)")
+    refused(base_folder, r"config\.json: names .*(not a safetensors file|outside the folder)")
     assert not mark.exists()
 
 
@@ -150,7 +150,7 @@ def test_a_snapshot_of_the_hubs_cache_is_loaded(base_folder: Path, tmp_path: Pat
     (snapshot / INDEX).write_text(json.dumps({**index, "weight_map": dict.fromkeys(index["weight_map"], "evil.bin")}))
     (snapshot / "evil.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     for name in (snapshot, "somebody/base"):
-        with pytest.raises(ModelError, match=r"names 'evil\.bin', which is no safetensors file"):
+        with pytest.raises(ModelError, match=r"names 'evil\.bin', which is not a safetensors file"):
             load(name)
     (snapshot / "adapter_config.json").write_text("{}")
     for name in (snapshot, "somebody/base"):

@@ -110,7 +110,7 @@ FAULTS = [
     (lose_the_counts, "is not finished: data/counts.json missing", "lotune run .*recipe.yaml"),
     (undo_a_stage, "is not finished: evaluate not done", "lotune run .*recipe.yaml"),
     (change_the_recipe, "was tested with other settings: tune.learning_rate: 0.02 -> 0.03", "lotune run "),
-    (damage_an_answer, "step-000075.jsonl:1: is no prediction", "delete the line"),
+    (damage_an_answer, "step-000075.jsonl:1: is not a prediction", "delete the line"),
     (damage_the_metrics, "metrics.jsonl:1: is not a training record", "delete the line"),
     (damage_the_card, "scorecard.json: is not a scorecard", "run evaluate again"),
     (empty_it, "holds no run: recipe.yaml is missing", "lotune run .*recipe.yaml"),

@@ -140,7 +140,7 @@ def test_rows_of_one_fault_are_listed_together(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         build_datasets(TASK, DataSettings(train=file), 0, {})
     text = str(caught.value)
-    assert text.count("is no arithmetic row") == 1
+    assert text.count("is not an arithmetic row") == 1
     assert "rows.jsonl:10 is no" in text
     assert "and 4 more" in text
     assert "nearest to 'problem' is 'problems'; nearest to 'solution' is 'Solution'" in text
@@ -167,7 +167,7 @@ def test_every_row_without_an_answer_is_named(tmp_path: Path) -> None:
         build_datasets(TASK, DataSettings(**how), 0, {})
     text = str(caught.value)
     assert "rows.jsonl:5 has no solution" in text
-    assert "rows.jsonl:12 is no arithmetic row" in text
+    assert "rows.jsonl:12 is not an arithmetic row" in text
     assert len(text.splitlines()) <= 3
     data = build_datasets(TASK, DataSettings(**how, on_error="skip"), 0, {})
     assert (data.counts.read, data.counts.malformed, data.counts.kept) == (18, 2, 14)

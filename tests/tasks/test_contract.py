@@ -114,7 +114,7 @@ def test_an_unknown_scorer_or_column_is_refused(task: Task) -> None:
     )
     with pytest.raises(SettingsError, match=known):
         read_settings(Recipe, None, [f"task.name={task.name}", f"task.scorer={foreign}"])
-    with pytest.raises(SettingsError, match=r"task.columns: height is no field of|task.columns is not a setting of"):
+    with pytest.raises(SettingsError, match=r"task.columns: height is not a field of|task.columns is not a setting of"):
         build_task(read_settings(Recipe, None, [f"task.name={task.name}", "task.columns={height: h}"]).task)
 
 

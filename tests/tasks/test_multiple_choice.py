@@ -58,7 +58,7 @@ def test_the_contest_s_prompt_comes_back() -> None:
     ({"question": "Who?", "options": ["one", "two"], "answer": "Vitamin A"}, "is none of its options"),
     ({"question": "Who?", "A": "one", "B": "", "C": "three", "answer": "A"}, "option B is empty"),
     ({"question": "Who?", "options": list("abcdefghijk"), "answer": "A"}, "11 options"),
-    ({**CONTEST, "input": "Who?"}, "no question with options"),
+    ({**CONTEST, "input": "Who?"}, "not a question with options"),
 ])  # fmt: skip
 def test_a_row_that_is_no_question_is_named(row: dict[str, Any], found: str) -> None:
     with pytest.raises(DataError, match=found):

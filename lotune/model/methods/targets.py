@@ -94,7 +94,7 @@ def _matches_pattern(pattern: str, name: str) -> bool:
     try:
         return any(re.fullmatch(pattern, alias) for alias in (name, mindformers_name(name)))
     except re.error as error:
-        found = f"{pattern!r} is no pattern: {error}"
+        found = f"{pattern!r} is not a pattern: {error}"
         raise ModelError("adapter.target_modules", found, "a regular expression, as in .*q_proj|.*v_proj") from None
 
 

@@ -148,7 +148,9 @@ def problem_and_solution(row: Row, where: str = "") -> tuple[str, str]:
     if not isinstance(problem, str) or not problem.strip() or not isinstance(solution, str):
         expected = "problem and solution as texts, or conversations"
         near = closest_columns_hint(("problem", "solution"), row)
-        raise DataError(where, f"is no arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected, _COLUMNS)
+        raise DataError(
+            where, f"is not an arithmetic row (it has {', '.join(row) or 'nothing'}{near})", expected, _COLUMNS
+        )
     return problem, solution
 
 

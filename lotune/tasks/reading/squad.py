@@ -112,7 +112,7 @@ def _paragraphs(articles: Sequence[Any]) -> Iterator[tuple[str, str, Any]]:
 def _fault(paragraph: Any, max_bytes: int) -> str:
     """Return the fault of a paragraph, or an empty string."""
     if not isinstance(paragraph, dict):
-        return "is no paragraph"
+        return "is not a paragraph"
     if len(json.dumps(paragraph, ensure_ascii=False).encode(errors="replace")) > max_bytes:
         return f"has {too_long(max_bytes)} (data.max_row_bytes)"
     if not _is_text(paragraph.get("context")):

@@ -88,7 +88,7 @@ class ReadingTask(Task):
             except (KeyError, IndexError, TypeError):
                 expected = "title, context, and qas with id, question and, if known, answers"
                 near = closest_columns_hint(("context", "qas"), row)
-                raise DataError(id, f"is no paragraph in SQuAD's layout{near}", expected) from None
+                raise DataError(id, f"is not a paragraph in SQuAD's layout{near}", expected) from None
             if not examples:
                 raise DataError(id, "has no question", "one at least")
             if training and (unanswered := [example.id for example in examples if not example.references]):

@@ -69,7 +69,7 @@ def test_another_row_is_english_and_has_no_working() -> None:
     "row", [{}, {"problem": " ", "solution": "1"}, {"question": "1?"}, {"problem": "1?", "solution": 3}]
 )
 def test_a_row_in_neither_form_is_named(row: Row) -> None:
-    with pytest.raises(DataError, match="f:1: is no arithmetic row"):
+    with pytest.raises(DataError, match="f:1: is not an arithmetic row"):
         example_of(row)
 
 

@@ -69,7 +69,7 @@ def broken(**changes: object) -> dict:
 @pytest.mark.parametrize(
     ("paragraphs", "words"),
     [
-        (None, "data[0] is no paragraph"),
+        (None, "data[0] is not a paragraph"),
         ([broken(context="")], "data[0].paragraphs[0] has no context"),
         ([broken(qas=[])], "has no questions"),
         ([broken(qas=[{"id": "x", "question": "?", "answers": [], "is_impossible": True}])], "qas[0] has no answer"),
