@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/lotune run recipes/demo.yaml
+	$(BIN)/lotune run demo
 
 check: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -59,7 +59,7 @@ OURS = ("lotune", "lotune-compiled", "lotune-parts", "lotune-parts-compiled")
 DIVIDED = ("lotune-parts", "lotune-parts-compiled", "trl-packed")
 """Those who run a step of LoRA in passes of `Plan.part_rows` rows; everybody else runs it at once."""
 MOST_LOSS_APART, MOST_NORM_APART = 1e-2, 5e-2
-START_RECIPE = Path(__file__).parents[1] / "recipes" / "demo.yaml"
+START_RECIPE = Path(__file__).parents[1] / "lotune" / "recipes" / "demo.yaml"
 HOURS_ROWS = 90_000 * 5
 """Rows that `hours-8b` counts, each as often as it is gone through."""
 START_SECONDS = 600

@@ -17,7 +17,8 @@ from lotune.evaluate.retention import RETENTION_ROWS, RetentionSettings
 from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
-from lotune.settings import Settings, Switch, read_settings
+from lotune.recipes.shipped import recipe_file, recipe_names
+from lotune.settings import Settings, Switch, listed, read_settings
 from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
@@ -86,12 +87,18 @@ class RunOptions:
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe in a file, with `key=value` overrides; without a name, the run gets that of the file.
+    """Return the recipe in a file, or the shipped one of this name, with `key=value` overrides.
 
-    Raises: SettingsError listing all errors at once.
+    Without a name, the run gets that of the file.
+    Raises: SettingsError listing all errors at once, or the names of the shipped recipes if there is no such file.
     """
-    recipe = read_settings(Recipe, path, overrides)
-    return recipe if recipe.name else recipe.model_copy(update={"name": path.stem})
+    file = recipe_file(path)
+    if not file.exists():
+        expected = f"a YAML file, or a recipe of lotune: {listed(recipe_names())}"
+        remedy = "check the path; `lotune run --list` describes the recipes of lotune"
+        raise SettingsError(str(path), "cannot be read: No such file or directory", expected, remedy)
+    recipe = read_settings(Recipe, file, overrides)
+    return recipe if recipe.name else recipe.model_copy(update={"name": file.stem})
 
 
 PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "config_file")

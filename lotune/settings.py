@@ -116,7 +116,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        remedy = "see recipes/demo.yaml, or let `lotune init` write a recipe"
+        remedy = "copy a recipe with `lotune init --from demo`, or let `lotune init` write one for your rows"
         raise SettingsError(str(path), f"holds a {type(values).__name__}", "lines of the form `key: value`", remedy)
     return values
 

@@ -52,7 +52,7 @@ SHAPE = [
     "pretrain.llama_config.num_attention_heads=2", "pretrain.llama_config.num_key_value_heads=2",
 ]  # fmt: skip
 SMALLER = {
-    "recipes/demo.yaml": [
+    "demo": [
         *RUN, "checkpoints.count=1", "data.generated_rows=32", "data.validation_rows=4", "data.test_rows=12",
         "retention.replay.rows=8",
     ],
@@ -60,8 +60,8 @@ SMALLER = {
     "rows.yaml": [*RUN, "checkpoints.count=1", "data.validation_rows=2", "data.test_rows=4"],
     "recipes/mine.yaml": [],
     "base.yaml": [*PRETRAINING, *SHAPE],
-    "recipes/nano.yaml": [*PRETRAINING, *SHAPE],
-    "recipes/nano-end.yaml": PRETRAINING,
+    "nano": [*PRETRAINING, *SHAPE],
+    "nano-end": PRETRAINING,
 }  # fmt: skip
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2}
@@ -96,7 +96,7 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
         if option in NUMBERS:
             words[place] = str(min(NUMBERS[option], int(value)))
     recipe = next((word for word in words if word in SMALLER), None)
-    if recipe is not None and "report" not in words:
+    if recipe is not None and not {"report", "init"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail
     elif {"--task", "--prompt"} & set(words) and not {"sample", "text"} & set(words):
@@ -143,9 +143,9 @@ def value_of(option: str, words: list[str]) -> str | None:
 
 def files_of(words: list[str]) -> Iterator[str]:
     """Yield the files that a command promises to write."""
-    if "--help" in words:
+    if {"--help", "--list"} & set(words):
         return
-    recipe = next((word for word in words if word.endswith(".yaml")), "")
+    recipe = next((word for word in words if word in SMALLER or word.endswith(".yaml")), "")
     name = next((word.removeprefix("name=") for word in words if word.startswith("name=")), Path(recipe).stem)
     run_files = {
         "run": ("scorecard.json", "report.html", "report.md"),
@@ -169,6 +169,10 @@ def promise(words: list[str]) -> str:
     """Return a pattern of what a command promises to print."""
     if "--help" in words:
         return "Usage: lotune"
+    if "--list" in words:
+        return "(?m)^demo  "
+    if "--from" in words:
+        return "recipe written: lotune run demo.yaml"
     if "--dry-run" in words:  # of a finished run there is nothing to estimate
         return (
             r"rows: \d+ read"
@@ -187,7 +191,7 @@ def promise(words: list[str]) -> str:
 
 def write_inputs(folder: Path, base: Path) -> None:
     """Write the files that pages take for granted: data of the reader, shipped recipes and scripts."""
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    (folder / "recipes").mkdir()
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     (folder / "docs").mkdir()
     (folder / "recipes" / "mine.yaml").write_text(RECIPE.format(base=base))

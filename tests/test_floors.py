@@ -13,7 +13,7 @@ FLOORS = (
     ("text_display", "settings_elsewhere"),
     ("errors",),
     ("settings", "memory", "environment", "threads"),
-    ("disk_space", "settings_help"),
+    ("disk_space", "settings_help", "recipes"),
     ("library_errors", "files"),
     ("fingerprints", "record_files"),
     ("runs",),

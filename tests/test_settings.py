@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
 from lotune.recipe import Recipe, read_recipe
+from lotune.recipes import shipped
 from lotune.settings import flatten, read_settings
 from lotune.settings_elsewhere import SETTINGS_ELSEWHERE
 from lotune.settings_help import describe
 from lotune.stages.dependencies import STAGE_KEYS, stage_inputs
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted(shipped.FOLDER.glob("*.yaml"))
 
 
 def write(folder: Path, text: str) -> Path:

@@ -18,7 +18,7 @@ def evaluate(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RECIPE.yaml] [key=value]...", help="Recipe of the run to evaluate, and settings to change."
+            metavar="[RECIPE] [key=value]...", help="Recipe of the run to evaluate, and settings to change."
         ),
     ] = None,
     model: Annotated[

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe of the run.")]
+RECIPE_HELP = "Recipe of the run: a YAML file, or a name from `lotune run --list`."
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
 ]

@@ -12,9 +12,7 @@ from lotune.cli.options import Debug, Json
 
 
 def report(
-    target: Annotated[
-        Path, typer.Argument(metavar="RUN_FOLDER|RECIPE.yaml", help="Folder or recipe of a finished run.")
-    ],
+    target: Annotated[Path, typer.Argument(metavar="RUN_FOLDER|RECIPE", help="Folder or recipe of a finished run.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
     ] = None,

@@ -61,7 +61,9 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """
     settings = recipe.pretrain
     if settings is None:
-        raise SettingsError("recipe", "has no pretrain settings", "a group `pretrain:`", "see recipes/nano.yaml")
+        raise SettingsError(
+            "recipe", "has no pretrain settings", "a group `pretrain:`", "copy some with `lotune init --from nano`"
+        )
     check_pretraining_paths(recipe)
     with open_run(recipe.folder, recipe) as run:
         given, deciders = recipe, {"pre-training": partial(_faster_dtype, settings, recipe.device)}
