@@ -157,9 +157,9 @@ def main() -> int:
     parser.add_argument("--base", default="nano", help="the model that is tuned")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
-    from lotune.model.probed import hold_back
+    from lotune.model.optional_libraries import hide_optional_libraries
 
-    hold_back()  # as the command does
+    hide_optional_libraries()  # as the command does
     for name in HEAVY:
         import_module(name)
     verb = options.verb

@@ -100,7 +100,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from lotune.data.tokenizer_training import train_tokenizer
     from lotune.model.checkpoints import save_model
-    from lotune.model.loading import new_llama
+    from lotune.model.new_models import new_llama
 
     folder = tmp_path_factory.mktemp("base")
     texts = ["计算 1 + 1 等于多少？ the answer is short", "### Instruction:", "### Response:"] * 20

@@ -310,7 +310,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     from lotune.data.samplers import rows_of_step
     from lotune.data.token_files import TokenFile
     from lotune.model.checkpoints import save_model
-    from lotune.model.loading import new_llama
+    from lotune.model.new_models import new_llama
 
     lines = rows(32)
     lines[9] = json.dumps({"problem": "计算 9 @ 7 等于多少？", "solution": "16"}, ensure_ascii=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lotune.model.probed import PROBED, hold_back
+from lotune.model.optional_libraries import HIDDEN, hide_optional_libraries
 
 HEAVY = ("torch", "transformers", "peft", "torchao", "bitsandbytes", "accelerate", "scipy", "jieba")
 WITHOUT_A_MODEL = {
@@ -88,11 +88,11 @@ def test_commands_with_a_model_import_no_library_of_adapters_or_quantisation(
 def test_no_import_is_blocked_once_transformers_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", sys)  # any module in its place
     monkeypatch.delitem(sys.modules, "sklearn", raising=False)
-    hold_back()
+    hide_optional_libraries()
     assert "sklearn" not in sys.modules
 
 
 def test_unneeded_imports_are_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {"transformers", *PROBED}))
-    hold_back()
-    assert [sys.modules.get(name, "absent") for name in PROBED] == [None] * len(PROBED)
+    monkeypatch.setattr(sys, "modules", dict.fromkeys(sys.modules.keys() - {"transformers", *HIDDEN}))
+    hide_optional_libraries()
+    assert [sys.modules.get(name, "absent") for name in HIDDEN] == [None] * len(HIDDEN)

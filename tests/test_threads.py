@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lotune.cli.app import main
-from lotune.model import probed
+from lotune.model import optional_libraries
 from lotune.threads import SPIN_COUNT, share_cores
 
 
@@ -32,7 +32,8 @@ def test_the_users_setting_stays(monkeypatch: pytest.MonkeyPatch, name: str, val
 
 def test_every_command_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lotune", "--version"])
-    monkeypatch.setattr(probed, "hold_back", lambda: None)  # other tests of this process need what it holds back
+    # other tests of this process need the libraries that it hides
+    monkeypatch.setattr(optional_libraries, "hide_optional_libraries", lambda: None)
     with pytest.raises(SystemExit):
         main()
     assert os.environ["GOMP_SPINCOUNT"] == SPIN_COUNT

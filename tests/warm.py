@@ -1,8 +1,8 @@
 """What the server of `processes` imports once, so that a process forked from it begins at once."""
 
-import lotune.model.probed
+import lotune.model.optional_libraries
 
-lotune.model.probed.hold_back()  # as the command does
+lotune.model.optional_libraries.hide_optional_libraries()  # as the command does
 
 import peft  # noqa: E402, F401
 import torch.distributed.run  # noqa: E402, F401

@@ -44,11 +44,11 @@ def main() -> None:
     import logging
     import warnings
 
-    from lotune.model.probed import hold_back
+    from lotune.model.optional_libraries import hide_optional_libraries
 
     share_cores()  # before anything imports torch, which reads the setting once
     gc.set_threshold(10_000, 10, 10)  # imports create objects that stay; scanning them takes half a second
-    hold_back()
+    hide_optional_libraries()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # meant for developers of peft
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):  # if installed, they log what they lack
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Significance test of two sets of predictions on the same items.
+"""A significance test of two sets of predictions on the same items.
 
 Both sets must have the same task, scorer, template, protocol and prompts. Verdicts are compared by McNemar's exact
 test, scores by a paired permutation test with a bootstrap interval of the difference. Both tests are two-sided at 5 %.
@@ -38,7 +38,7 @@ POWER = 0.8
 class Side:
     """The metric of one set, 0 to 1 for verdicts, otherwise in the unit of the score, with its 95 % interval.
 
-    An interval of None is not estimable.
+    The interval is None if it cannot be estimated.
     """
 
     name: str
@@ -95,7 +95,6 @@ def compare_predictions(
     pairs, unmatched = _paired(a, b)
     score = score or metric_of([prediction for pair in pairs for prediction in pair])
     before, after = ([_value(prediction, score) for prediction in side] for side in zip(*pairs, strict=True))
-    # McNemar's test looks at the changed verdicts alone; graded scores need the size of each change, too.
     if score == ACCURACY:
         test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
         intervals: list[Interval | None] = [
@@ -167,7 +166,7 @@ def required_sample_size(before: Sequence[float], after: Sequence[float]) -> int
 
 def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tuple[Prediction, Prediction]], int]:
     """Return the judgeable items of both sets, in A's order, and the number of items that only one set has."""
-    # By id, not by line: predictions are written as they come, in another order for each model.
+    # By id, not by line: predictions are written in order of completion, which differs between models.
     in_b: Mapping[str, Prediction] = {prediction.example_id: prediction for prediction in b}
     common = [(first, in_b[first.example_id]) for first in a if first.example_id in in_b]
     _check_prompts(common)
@@ -175,7 +174,6 @@ def _paired(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[list[tupl
         if first.score.reference != second.score.reference:
             references = f"the key is {first.score.reference!r} in A and {second.score.reference!r} in B"
             raise DataError(f"item {first.example_id}", references, "predictions on the same items, judged alike")
-    # A row is left out of both sides if one of them cannot be judged, or the test would not be paired.
     pairs = [pair for pair in common if None not in (pair[0].score.correct, pair[1].score.correct)]
     if not pairs:
         raise DataError(
@@ -199,7 +197,6 @@ def _shared_facts(a: Sequence[Prediction], b: Sequence[Prediction], names: tuple
 def _facts_of(side: Sequence[Prediction], name: str) -> Facts:
     repeated = [id for id, count in Counter(prediction.example_id for prediction in side).items() if count > 1]
     if repeated:
-        # Which of them is meant cannot be told, and a random choice would change the verdict.
         fault = f"{len(repeated)} ids occur more than once, the first is {repeated[0]}"
         raise DataError(name, fault, "one line per item", "delete the lines that should not count")
     facts = side[0].facts

@@ -1,6 +1,6 @@
-"""Facts that two comparable answers share: task, scorer, template and protocol.
+"""The facts in which two comparable answers agree: task, scorer, template and protocol.
 
-Each line of a predictions file has these facts, so that the file tells how its answers were generated and judged.
+Each line of a predictions file has them, so that the file records how its answers were generated and judged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from lotune.evaluate.settings import OnTooLong
 from lotune.fingerprints import fingerprint
 from lotune.tasks.settings import PromptSettings, TaskSettings
-from lotune.tasks.task import MultipleChoice, Task
+from lotune.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,14 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
         template = settings.template
         if settings.instruction_prefix:
             template += f", instruction prefix {fingerprint(settings.instruction_prefix)[:12]}"
-    if isinstance(task, MultipleChoice) and task.by_likelihood:
-        # No text is generated, so the maximum length of an answer is no part of the protocol.
+    if task.chooses_by_likelihood:
         protocol = "the likeliest option"
     else:
         protocol = f"greedy, {task.max_new_tokens} new tokens at most"
     protocol += f", {shots} shots" if shots else ""
-    # "wrong" and "stop" put no other prompt to the model, so they need no word.
+    # "wrong" and "stop" change no prompt, so they are not part of the protocol.
     protocol += ", long prompts cut" if on_too_long == "truncate" else ""
-    # The model is to answer with these words, so other words make another task.
+    # The labels are part of the prompt and of the expected answer.
     if labels := settings.prompt_settings.get("labels"):
         protocol += ", labels " + ", ".join(f"{label} = {word}" for label, word in labels.items())
     return Facts(task.name, task.scorer, template, protocol)
@@ -68,7 +67,7 @@ def read_facts(row: Mapping[str, Any]) -> Facts | None:
     >>> read_facts({"task": "reading", "scorer": "", "template": "retention"})
     """
     values = [value for field in fields(Facts) if isinstance(value := row.get(field.name), str)]
-    # All or none: facts that are known in part would make two different protocols look equal.
+    # All or none: with some facts missing, two different protocols could look equal.
     return Facts(*values) if len(values) == len(fields(Facts)) else None
 
 

@@ -15,10 +15,10 @@ SHOT_SEPARATOR = "\n\n"
 
 
 def add_few_shot(task: Task, examples: Sequence[Example], shots: Sequence[Example]) -> list[Example]:
-    """Return the examples with the same answered `shots` before each prompt.
+    """Return the examples with the prompts and answers of `shots` before each prompt.
 
-    Raises: SettingsError for conversations; DataError for a shot without an answer, or with one that the task judges
-    wrong.
+    Raises: SettingsError for conversations; DataError for a shot without an answer, or with an answer that the task's
+    scorer finds wrong.
     """
     if any(example.earlier_turns or example.turn_end for example in (*examples, *shots)):
         raise SettingsError("--shots", "the rows are conversations", remedy="leave --shots out")
@@ -34,10 +34,10 @@ def _answer_text(task: Task, shot: Example) -> str:
     """Return the answer to show for a shot: its target, or the correct option if options are compared by likelihood."""
     if not shot.references:
         raise DataError(shot.id, "has no answer to show", "rows with answers", "choose another file with --shots-data")
-    if isinstance(task, MultipleChoice) and task.by_likelihood:
+    if isinstance(task, MultipleChoice) and task.chooses_by_likelihood:
         options = enumerate(task.continuations(shot))
         return next(text for index, text in options if task.judge(shot, task.answer_text(shot, index)).correct)
-    # A wrong example teaches a wrong answer, silently. Graded metrics such as ROUGE-L have no verdict to check.
+    # A wrong example silently teaches wrong answers. Graded metrics such as ROUGE-L have no verdict to check.
     if not task.score_name_by_metric and task.judge(shot, shot.target).correct is False:
         fault = f"its answer {truncate_text(shot.target, 40)!r}, shown as an example, would be judged wrong"
         raise DataError(
@@ -47,5 +47,5 @@ def _answer_text(task: Task, shot: Example) -> str:
 
 
 def _prepend(prefix: str, parts: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
-    """Return the parts of a prompt with a prefix, which is never cut: only the middle part, the passage, is."""
+    """Return the parts of a prompt with a prefix before the first part; only the middle part, the passage, is cut."""
     return None if parts is None else (prefix + parts[0], parts[1], parts[2])

@@ -67,7 +67,7 @@ def best_two_gap(model: nn.Module, tokens: Row, on_device: OnDevice = nullcontex
 @contextmanager
 def in_float64(model: nn.Module, on_device: OnDevice) -> Iterator[None]:
     """Let a float32 model compute in float64 in this block; its weights are the same afterwards."""
-    # float32 to float64 and back is exact, so the model need not be copied.
+    # The conversion to float64 and back is exact, so no copy of the model is needed.
     try:
         with on_device(model.double()):
             yield
@@ -80,7 +80,7 @@ def _logits(
     first: nn.Module, second: nn.Module, rows: Sequence[Row], batch_tokens: int, on_device: OnDevice
 ) -> Iterator[tuple[list[Row], torch.Tensor, torch.Tensor]]:
     """Yield the rows of a batch and their logits (N, V) from both models, 0 for tokens that both mask."""
-    # Many batches of the first model before the second one: moving a model to the device for each would dominate.
+    # Many batches per model, as moving the models to the device for every batch would dominate the time.
     batches = deque(_batches(rows, batch_tokens))
     while batches:
         held: list[tuple[list[Row], torch.Tensor]] = []
@@ -98,7 +98,7 @@ def _logits(
 
 def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
     """Yield batches of rows of similar length, each of at most `batch_tokens` tokens with padding or a single row."""
-    # Sorted by length, so that the last row of a batch is its longest, and padding is short.
+    # Sorted by length, so that the last row of a batch is its longest and there is little padding.
     batch: list[Row] = []
     for row in sorted((row for row in rows if len(row)), key=len):
         if batch and (len(batch) + 1) * len(row) > batch_tokens:

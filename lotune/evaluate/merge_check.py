@@ -1,8 +1,8 @@
 """Check that the merged model computes what base plus adapter compute, and measure the effect of the saved dtype.
 
-Weights and arithmetic are float32. With large logits, a model differs from itself by more than the tolerance when
-computed in another order. So rows with a larger difference in float32 are compared again in float64 (norms may stay in
-float32), which rounds less. Answers may then differ at ties within twice the float32 difference.
+Weights and arithmetic are float32. If logits are large, a model computed in another order differs from itself by more
+than the tolerance. Rows with a larger difference are therefore compared again in float64, which rounds less. Answers
+may then differ at ties within twice the float32 difference.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from lotune.evaluate.logit_comparison import (
 )
 from lotune.model.loading import dtype_name
 
-# Rounding alone comes near it: nano's logits reach 43, and computed in float32 they differ from float64 by 7e-5
-# (docs/log.md). So an excess in float32 is no verdict yet.
+# Rounding alone comes near it: nano's logits reach 43, and their float32 values differ from float64 by 7e-5
+# (docs/log.md). A larger difference in float32 therefore decides nothing yet.
 TOLERANCE = 1e-4
 """Maximum difference of a logit between merged and adapted model, and of the two best logits at a tie."""
 MAX_CHANGED_VERDICTS = 0.01
 """Maximum fraction of verdicts that rounding may change ..."""
 VERDICT_ROWS = 200
 """... if at least this many rows are judged."""
-# Answers of the adapted model serve this comparison alone; those of the merged one are compared with the saved one's.
+# The adapted model's answers are used in this comparison only; logits are compared on all rows.
 ANSWERED = 100
-"""Number of rows that the adapted model answers, too; the logits of all rows are compared."""
-# bfloat16 has 8 bits, so a product rounds by 0.4 %; a tenth of the norm is more than that explains.
+"""Number of rows that the adapted model answers."""
+# bfloat16 has 8 significant bits, so a product rounds by 0.4 %, which does not explain a tenth of the norm.
 MAX_REDUCED_DIFFERENCE = 0.1
 """Maximum relative difference (in norm) of the logits in a reduced dtype from those in float32."""
 
 Greedy = Callable[[Any, Sequence[Sequence[int]], int], list[list[int]]]
 """(model, prompts, max_new_tokens) -> the token ids of each greedy answer."""
 Judge = Callable[[int, Sequence[int]], tuple[str, bool | None]]
-"""(row number, token ids of the answer) -> its text and whether it is correct (None: not judgeable)."""
+"""(row number, token ids of an answer) -> text of the answer, and whether it is correct (None: not judgeable)."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def compare_merged(
     batch_tokens: int = BATCH_TOKENS,
     on_device: OnDevice = nullcontext,
 ) -> LogitAgreement:
-    """Compare the merged with the adapted model, both float32; only one of them at a time is on its device.
+    """Compare the merged with the adapted model, both in float32, with one model at a time on its device.
 
-    Raises: CheckError if logits or answers differ.
+    Raises: CheckError if logits differ by more than rounding, or answers differ elsewhere than at a tie.
     """
     _require_comparable("adapted", adapted)
     _require_comparable("merged", merged)
@@ -130,7 +130,7 @@ def compare_merged(
     difference = largest_difference(adapted, merged, rows, batch_tokens, on_device, TOLERANCE, exceeding)
     exact = None
     if not difference <= TOLERANCE:  # a NaN fails, too
-        # Only the rows in excess: float64 takes twice the memory and, on most GPUs, many times the time.
+        # Only these rows, as float64 takes twice the memory and, on most GPUs, many times as long.
         exact = largest_difference(adapted, merged, exceeding, batch_tokens, partial(in_float64, on_device=on_device))
     decisive = difference if exact is None else exact
     if not decisive <= TOLERANCE:
@@ -141,7 +141,7 @@ def compare_merged(
         adapted_answers = greedy(adapted, prompts[:ANSWERED], max_new_tokens)
     with on_device(merged):
         answers = greedy(merged, prompts, max_new_tokens)
-    # Two candidates each move by up to `difference`, in opposite directions, so a gap of twice that can change sign.
+    # The two best logits can move by `difference` in opposite directions, so a gap of twice that can change its sign.
     tie = TOLERANCE if exact is None else 2 * difference
     merged_answers = answers[: len(adapted_answers)]
     differences = _compare_answers((adapted, merged), prompts, adapted_answers, merged_answers, tie, on_device)
@@ -168,7 +168,7 @@ def check_saved(
     Raises: CheckError if the saved weights are not the merged ones rounded, or compute something else in `asked_dtype`.
     """
     _require_comparable("saved", saved)
-    # Exactly, weight by weight, before any answer: it takes seconds, and answers could hide one damaged tensor.
+    # Weight by weight and exactly: answers could hide a damaged tensor, and this takes only seconds.
     _require_rounded(merged, saved, saved_dtype)
     prompts = [question.tokens[: question.prompt_tokens] for question in questions]
     if saved_dtype == torch.float32:
@@ -203,8 +203,7 @@ def _reduced(
     Raises: CheckError if the logits change by more than rounding explains.
     """
     merged, saved = models
-    # The parameters only, as `Module.to` would round buffers such as rotary frequencies, which evaluation keeps in
-    # float32.
+    # Parameters only: `Module.to` would also round buffers such as rotary frequencies, which stay in float32.
     for parameter in saved.parameters():
         parameter.data = parameter.data.to(dtype)
     difference = relative_difference(merged, saved, rows, on_device)
@@ -218,9 +217,9 @@ def _reduced(
 
 
 def judged_again(check: MergeCheck, is_correct: Callable[[int, str], bool | None]) -> MergeCheck:
-    """Return the check with the verdicts of another scorer, (row number, text) -> whether it is correct.
+    """Return the check with the verdicts of another scorer; `is_correct` judges a text as the answer to a row number.
 
-    A text that rounding does not change has the same verdict before and after.
+    Only changed texts are judged, as equal texts have equal verdicts.
     """
 
     def verdicts(changed: Sequence[tuple[int, str, str]]) -> int:
@@ -289,7 +288,7 @@ def _compare_answers(
         if list(adapted) == list(merged):
             continue
         count += 1
-        # After the first difference the two answers have different prompts, so only that token can be compared.
+        # Later tokens follow different texts, so only the first different token can be compared.
         token = first_difference(adapted, merged)
         gap = min(best_two_gap(model, [*prompts[row], *adapted[:token]], on_device) for model in models)
         if not gap <= tie:

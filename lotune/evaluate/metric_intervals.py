@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lotune.evaluate.statistics import Interval, bootstrap_mean, limits, wilson
 from lotune.tasks.task import Score, Task
 
-# A tenth of the draws of a mean: a metric without counts is computed again for each draw.
+# A tenth of the draws of a mean, because a metric without counts is computed again for each draw.
 DRAWS = 1_000
 """Resamples for a metric that is not a mean."""
 COUNT = "unjudgeable"
@@ -39,13 +39,12 @@ def primary_metric_interval(task: Task, judged: Sequence[Score]) -> Interval | N
 def _interval(task: Task, name: str, judgeable: Sequence[Score], seed: int) -> Interval | None:
     if name in task.score_name_by_metric:
         return bootstrap_mean([score.scores[task.score_name_by_metric[name]] for score in judgeable])
-    # Without a per-row score, the primary metric is the fraction of correct verdicts under a name of its own.
+    # A primary metric without a per-row score is the accuracy, perhaps under another name.
     if name in ("accuracy", task.metric):
         return wilson(sum(bool(score.correct) for score in judgeable), len(judgeable))
     generator = numpy.random.default_rng(seed)
     if name in FROM_COUNTS:
         labels = list(getattr(task, "labels", {}).values())
-        # A task names the positive label last.
         figures = FROM_COUNTS[name](*drawn_counts(judgeable, labels[-1] if labels else "", generator))
     else:  # a metric that only its task can compute
         draws = generator.integers(0, len(judgeable), (DRAWS, len(judgeable)))
@@ -66,7 +65,7 @@ def drawn_counts(
     counts = numpy.zeros((draws, len(labels), len(labels)), dtype=numpy.int64)
     references, answers = zip(*((labels.index(key), labels.index(answer)) for key, answer in pairs), strict=True)
     # Rows with the same pair are interchangeable, so drawing rows with replacement is one multinomial draw of counts.
-    # The division by the sum keeps rounding from raising in `multinomial`, which rejects a sum above 1.
+    # Divided by the sum, because `multinomial` rejects fractions whose sum rounding brings above 1.
     counts[:, references, answers] = generator.multinomial(len(judged), fractions / fractions.sum(), draws)
     return counts, labels.index(positive)
 
@@ -75,7 +74,7 @@ def _balanced_accuracy(counts: _Counts, _: int) -> _Counts:
     actual = counts.sum(2)  # (draws, K)
     correct = numpy.diagonal(counts, axis1=1, axis2=2)  # (draws, K)
     recall = numpy.divide(correct, actual, out=numpy.zeros(correct.shape), where=actual > 0)
-    # A rare label may be missing from a draw; the mean is then over the labels that were drawn.
+    # A rare label may be missing from a draw, whose mean is then over the other labels.
     mean_recall: _Counts = recall.sum(1) / (actual > 0).sum(1)
     return mean_recall
 

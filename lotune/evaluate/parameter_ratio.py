@@ -78,7 +78,7 @@ def ratio(trainable: int, total: int, convention: str = "measured") -> float:
     """
     divisor = ratio_denominator(total, convention)
     if divisor < 1:
-        raise SettingsError("score.base_total", f"the base has {divisor} parameters", "one at least")
+        raise SettingsError("score.base_total", f"the base has {divisor} parameters", "at least one")
     return trainable / divisor
 
 

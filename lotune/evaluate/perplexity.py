@@ -20,7 +20,7 @@ from lotune.evaluate.statistics import Interval, bootstrap_ratio
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
 from lotune.record_files import record_lines
 
-# Enough to fill batches with windows of similar length; a crash loses the losses of one group.
+# Enough to fill batches with windows of similar length; a crash loses the results of one group.
 ARTICLES_AT_ONCE = 64
 """Articles that are tokenised and scored together."""
 
@@ -46,7 +46,7 @@ def score_texts(
 
     Raises: DataError for a tokeniser with neither token, or a context below four tokens; NotFiniteLogitsError.
     """
-    # Qwen's tokeniser, for one, has no begin-of-text token; in training, end-of-text stood between its documents.
+    # Qwen's tokeniser, for example, has no begin-of-text token; its training separated documents by end-of-text.
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
@@ -96,12 +96,13 @@ def sliding_windows(ids: Sequence[int], first: int, context: int, where: str = "
 def summarise(texts: Sequence[TextLoss]) -> dict[str, Any]:
     """Return perplexity per token and bits per byte of all texts together, with bootstrap intervals over texts (95 %).
 
-    An interval is None if it is not estimable, as for a single text.
-    Raises: DataError without any token.
+    An interval is None if it cannot be estimated, for example for a single text.
+
+    Raises: DataError if there is no token.
     """
     if not any(text.tokens for text in texts):
         raise DataError("texts", "have no token", "articles with text", "check the file and the cleaning")
-    # Totals rather than means over texts: every token weighs the same, as in the loss of the training.
+    # Totals, so that every token has the same weight, as in the training loss.
     nats, tokens, sizes = ([getattr(text, name) for text in texts] for name in ("nats", "tokens", "bytes"))
     loss, bits = math.fsum(nats) / sum(tokens), math.fsum(nats) / math.log(2)
     interval = bootstrap_ratio(nats, tokens)

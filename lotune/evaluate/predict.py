@@ -16,7 +16,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
 from lotune.evaluate.settings import OnTooLong
 from lotune.record_files import append_record, record_lines, write_records
-from lotune.tasks.task import MultipleChoice, Score, Task
+from lotune.tasks.task import Score, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +39,9 @@ LIKELIHOOD_WINDOW = 64
 class Prediction:
     """One answer and its verdict.
 
-    `prompt_truncated` tells whether the prompt was shortened to fit. `finish_reason` is eos, stop or length; the scorer
-    if the most likely option was chosen; too_long if the prompt was too long, so that the empty answer counts as wrong.
-    `fingerprint` is that of the model and the generation settings, empty if the file belongs to a run.
+    `prompt_truncated` tells whether the prompt was shortened to fit. `finish_reason` is eos, stop or length; the name
+    of the scorer if an option was chosen by likelihood; or too_long if there is no answer, which counts as wrong.
+    `fingerprint` identifies the model and the generation settings; it is empty if the file belongs to a run.
     """
 
     example_id: str
@@ -53,11 +53,11 @@ class Prediction:
     finish_reason: str = ""
     fingerprint: str = ""
     facts: Facts | None = None
-    """How the answer was generated and judged; None if the file does not tell."""
+    """How the answer was generated and judged; None if the file has no facts."""
 
     def record(self) -> dict[str, Any]:
         """Return the prediction as a line of a predictions file."""
-        # "kind" stays the JSON key of the category, as in scorecard.json.
+        # The JSON key of the category is "kind", as in scorecard.json.
         return {
             "id": self.example_id,
             "prompt": self.prompt,
@@ -103,15 +103,16 @@ def predict(
     facts: Facts | None = None,
     on_too_long: OnTooLong = "wrong",
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each example in order of completion; those that `out` already holds come first.
+    """Yield a prediction for each example in order of completion, after those that `out` already holds.
 
-    A stored answer with the same id and prompt is not generated again but judged again, unless it was chosen in another
+    A stored answer with the same id and prompt is judged again but not generated again, unless it was chosen in another
     way; lines of `out` for other rows stay as they are. `context` is the maximum number of tokens of prompt and answer
-    together. A longer prompt loses the end of its passage; `on_too_long` decides about a prompt without one. `stop` are
-    texts that end an answer, in addition to the task's own. `fingerprint` (of model and settings) and `facts` are
-    stored with each prediction. Decoding is greedy, or samples with a seed derived from `sampling` and the example id.
+    together. A longer prompt loses the end of its passage; `on_too_long` decides about a prompt without a passage. An
+    answer ends before any of the `stop` texts and of the task's own. `fingerprint` (of model and settings) and `facts`
+    are stored with each prediction. Decoding is greedy, or samples with a seed derived from `sampling` and the id.
+
     Raises: PromptTooLongError if a prompt is too long and `on_too_long` is "stop"; DataError if `out` is damaged;
-    SettingsError if answers leave no room for any prompt.
+    SettingsError if the longest answer leaves no room for a prompt.
     """
     resumed = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
     yield from resumed.values()
@@ -126,7 +127,7 @@ def predict(
             if out is not None:
                 append_record(out, prediction.record())  # before the yield, so that a crash of the caller loses nothing
             yield prediction
-        answering.reset()  # no answer of the next window depends on what this one cached
+        answering.reset()  # so that the next answers are those of a resumed evaluation, which has no cache either
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -170,18 +171,18 @@ def keep_predictions(
     """
     stored = read_predictions(out) if out.exists() else []
     by_prompt = {(old.example_id, old.prompt): old for old in stored}
-    likelihood_scorer = task.scorer if isinstance(task, MultipleChoice) and task.by_likelihood else ""
+    likelihood_scorer = task.scorer if task.chooses_by_likelihood else ""
     resumed = {}
     for index, example in enumerate(examples):
         old = by_prompt.get((example.id, example.prompt))
         if old is None:
             continue
         if old.finish_reason == TOO_LONG:
-            # With "stop" or "truncate" the row has to be fitted again: it raises, or gets an answer.
+            # With "stop" or "truncate" the row must be fitted again, which raises or leads to an answer.
             if on_too_long == "wrong":
                 resumed[index] = replace(_too_long(task, example), fingerprint=old.fingerprint, facts=facts)
-        # A scorer by likelihood decides which option is the answer, so its answers serve no other scorer; generated
-        # texts can be judged by any.
+        # A scorer by likelihood chooses the answer, so its answers are of no use to another scorer. A generated text
+        # can be judged by every scorer.
         elif likelihood_scorer == (old.finish_reason if old.finish_reason.startswith("likelihood") else ""):
             resumed[index] = replace(_judge(task, example, old), fingerprint=old.fingerprint, facts=facts)
     if stored:
@@ -206,8 +207,8 @@ def fit(
     Raises: PromptTooLongError if it is too long and `on_too_long` is "stop"; SettingsError if no prompt has room.
     """
     needed = answer_token_budget(task, example, tokenizer)
-    # The length of options is no setting: if they fill the context, the row alone is at fault.
-    if not (isinstance(task, MultipleChoice) and task.by_likelihood):
+    # The length of options is not a setting, so if they fill the context, the row is at fault.
+    if not task.chooses_by_likelihood:
         check_max_new_tokens(needed, context)
     try:
         ids, is_truncated = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
@@ -226,7 +227,7 @@ def _answer(
     stop: tuple[str, ...],
     sampling: Sampling | None,
 ) -> Iterator[Prediction]:
-    if isinstance(task, MultipleChoice) and task.by_likelihood:
+    if task.chooses_by_likelihood:
         for start in range(0, len(rows), LIKELIHOOD_WINDOW):
             group = rows[start : start + LIKELIHOOD_WINDOW]
             yield from _choose(task, group, answering, batch_tokens)
@@ -239,7 +240,7 @@ def _answer(
 
 def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of tokens of the longest answer: the allowed maximum, or the longest option."""
-    if isinstance(task, MultipleChoice) and task.by_likelihood:
+    if task.chooses_by_likelihood:
         return max(len(encode_text(tokenizer, text)) for text in task.continuations(example))
     return int(task.max_new_tokens)
 
@@ -272,7 +273,7 @@ def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...]
     from lotune.generate.requests import Request
     from lotune.generate.sampling import GREEDY
 
-    # A chat template closes a turn with a special token of its own, which need not be the end-of-text token.
+    # The token with which a chat template closes a turn is not always the end-of-text token.
     turn_end = (example.turn_end,) if example.turn_end else ()
     return Request(
         prompt.ids, task.max_new_tokens, task.min_new_tokens, (*task.stop, *stop, *turn_end), f"row {example.id}",

@@ -1,7 +1,7 @@
 """The retention gate: the tuned model must keep an ability of the base.
 
-Source: the contest's rule. F1 and EM must *each* keep a fraction of the base's score. A base below 5 points has nothing
-to keep: the gate is not measurable and not passed.
+Source: the contest's rule. F1 and EM must *each* keep a fraction of the base's score. A base below 5 points has no
+ability to keep, so the gate is not measurable and fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTEST_METRICS = ("contest_f1", "contest_em")
 """The two gated metrics of the contest; beside them, other metrics are only reported."""
 
 
-# The contest asks 2,067; 200 take seconds with nano, and the interval says how sure they are.
+# The contest has 2,067 rows. 200 rows take seconds with nano, and the interval shows their uncertainty.
 RETENTION_ROWS = 200
 """Default number of generated retention rows."""
 
@@ -58,7 +58,7 @@ class RetentionMetric:
     """One metric before and after tuning, 0 to 100.
 
     `retained` is tuned / base, or None if the base is below 5 points (not measurable). `is_gated` tells whether the
-    metric decides validity or is only reported. The intervals (95 %) belong to the three figures; None: inestimable.
+    metric decides validity or is only reported. An interval (95 %) is None if it cannot be estimated.
     """
 
     task: str
@@ -92,7 +92,7 @@ def gate(
         measured = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
         raise DataError("retention", measured, ", ".join(sorted(base_metrics)))
     settings = settings or RetentionSettings()
-    # Official metrics beside the contest's are only reported; a task without the contest's has to keep all of its own.
+    # Other metrics beside the contest's are only reported; a task without the contest's metrics must keep all its own.
     gated = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
     return [
         _compare(settings, metric, base, tuned_metrics[metric], metric in gated)
@@ -130,7 +130,7 @@ def gate_passed(lines: Sequence[RetentionMetric]) -> bool:
     >>> gate_passed([])
     False
     """
-    # `all` of nothing is true, but a gate that measured nothing has shown nothing.
+    # `all` is true of an empty list, but a gate without metrics must not pass.
     gated = [line for line in lines if line.is_gated]
     return bool(gated) and all(line.passed for line in gated)
 

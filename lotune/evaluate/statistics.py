@@ -4,8 +4,8 @@ All intervals are two-sided. Proportions are 0 to 1; means have the unit of thei
 (not estimable) if the resamples do not vary: a single row, equal scores, equal ratios.
 """
 
-# SciPy has all of these, but its import takes up to four seconds, and `lotune compare` and `lotune report` are to
-# answer within one. The tests compare each function with SciPy's.
+# SciPy has all of these, but importing it takes up to four seconds, and `lotune compare` and `lotune report` must
+# answer within one second. The tests compare each function with SciPy's.
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def wilson(right: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     (0.2553, 0.3662)
     """
     if not 0 <= right <= n:
-        raise DataError("interval of a share", f"{right} of {n}", "0 <= right <= n")
+        raise DataError("interval of a proportion", f"{right} of {n}", "0 <= right <= n")
     if n == 0:
         return Interval(0.0, 1.0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    # Not the normal approximation, whose interval leaves 0 to 1, and has no width if all rows are right.
+    # The normal approximation would leave 0 to 1, and have no width if all rows are right.
     fraction = right / n
     middle = (fraction + z * z / (2 * n)) / (1 + z * z / n)
     margin = z / (1 + z * z / n) * sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
-    # At the ends the limits are 0 and 1 exactly; rounding would miss them by a bit.
+    # Exactly 0 or 1 at the ends, which rounding would miss in the last bit.
     return Interval(0.0 if right == 0 else middle - margin, 1.0 if right == n else middle + margin)
 
 
@@ -83,7 +83,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
     _check_pairs(before, after)
     gained = sum(new and not old for old, new in zip(before, after, strict=True))
     lost = sum(old and not new for old, new in zip(before, after, strict=True))
-    # The exact binomial test, not the chi-square one, which needs about 25 changed verdicts.
+    # The chi-square approximation would need about 25 changed verdicts.
     two_sided = min(1.0, 2 * _binomial_tail(max(gained, lost), gained + lost))
     return PairedTest(gained, lost, two_sided, _binomial_tail(gained, gained + lost))
 
@@ -102,9 +102,9 @@ def paired_permutation_test(
     import numpy
 
     changes = numpy.subtract(after, before, dtype=float)
-    # Draws whose sum equals the observed one in another order of summation must count as at least as extreme.
+    # A sum in another order differs in its last bits; such a draw still counts as at least as extreme.
     total, tolerance = changes.sum(), 1e-9 * abs(changes).sum()
-    changed = changes[changes != 0]  # the sign of a difference of 0 is without effect
+    changed = changes[changes != 0]
     generator = numpy.random.default_rng(seed)
     sums = numpy.concatenate(
         [generator.choice((-1.0, 1.0), (size, len(changed))) @ changed for size in _chunk_sizes(rounds, len(changed))]
@@ -124,7 +124,7 @@ def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: in
     >>> bootstrap_mean([3.0, 3.0, 3.0])
     """
     if not scores:
-        raise DataError("interval of a mean", "no scores", "one at least")
+        raise DataError("interval of a mean", "no scores", "at least one")
     import numpy
 
     values = numpy.asarray(scores, dtype=float)
@@ -139,9 +139,9 @@ def bootstrap_mean(scores: Sequence[float], resamples: int = RESAMPLES, seed: in
 def bootstrap_difference(
     before: Sequence[float], after: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """Return the percentile bootstrap interval (95 %) of mean(after) - mean(before), questions drawn with both scores.
+    """Return the percentile bootstrap interval (95 %) of mean(after) - mean(before), resampling pairs of scores.
 
-    None if all differences are equal.
+    It is None if all differences are equal.
 
     >>> bootstrap_difference([10.0, 20.0] * 50, [10.0, 24.0] * 50)
     Interval(low=1.6, high=2.4)
@@ -154,9 +154,10 @@ def bootstrap_difference(
 def bootstrap_ratio(
     tops: Sequence[float], bottoms: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """Return the percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), pairs drawn together.
+    """Return the percentile bootstrap interval (95 %) of sum(tops) / sum(bottoms), resampling pairs.
 
-    Resamples whose bottoms are all 0 are left out. None if all ratios are equal.
+    Resamples whose bottoms are all 0 are left out. It is None if all ratios are equal.
+
     Raises: DataError if all bottoms are 0.
 
     >>> bootstrap_ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
@@ -205,11 +206,11 @@ def _binomial_tail(heads: int, tosses: int) -> float:
     >>> _binomial_tail(8, 9)
     0.01953125
     """
-    # Integers of any size: 2 to the power of 2,067 rows is beyond a float.
+    # Integers, as 2 to the power of 2,067 rows exceeds a float.
     return sum(comb(tosses, number) for number in range(heads, tosses + 1)) / (1 << tosses)
 
 
 def _check_pairs(before: Sequence[object], after: Sequence[object]) -> None:
     """Raise DataError if the two differ in length or are empty."""
     if len(before) != len(after) or not before:
-        raise DataError("paired test", f"{len(before)} and {len(after)} rows", "the same rows, one at least")
+        raise DataError("paired test", f"{len(before)} and {len(after)} rows", "the same rows, at least one")

@@ -1,4 +1,4 @@
-"""A model with its tokeniser, and what all its answers come from."""
+"""A model with its tokeniser, and the engine and log-likelihoods that give all its answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class AnsweringModel:
-    """A model, plain, adapted or held by vLLM, whose engine and log-likelihoods are made at their first use.
+    """A model (plain, adapted or loaded by vLLM) whose engine and log-likelihoods are created on first use.
 
-    Its weights must not change in between. `reset` forgets what was read, so that answers depend on nothing before.
+    Its weights must not change in between. After `reset`, answers do not depend on earlier prompts.
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -23,16 +23,17 @@ class AnsweringModel:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine of all answers that the model writes."""
+        """The engine that generates the model's answers."""
         return Engine(self.model, self.tokenizer)
 
     @cached_property
     def loglikelihood(self) -> LogLikelihood:
-        """The log-likelihoods of all options that the model chooses from."""
+        """The log-likelihoods of options that the model chooses from."""
         return LogLikelihood(self.model)
 
     def reset(self) -> None:
-        """Forget what was read, and give its memory back."""
+        """Forget all prompts and free their memory."""
+        # A part that was never used is not created just to be reset.
         for part in ("engine", "loglikelihood"):
             if part in vars(self):
                 getattr(self, part).reset()

@@ -1,4 +1,4 @@
-"""The backends of an engine: which one a model bears, and which requests the model can answer."""
+"""The backends of an engine: the one that suits a model, and the check of requests before they run."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """What answers the requests of an engine, step by step; no two of its methods run at once."""
+    """The part of an engine that answers requests, step by step. The engine never calls two methods at once."""
 
     waiting: list[RunningRequest]
     running: list[RunningRequest]
     whole_answers: bool
-    """Whether a step ends with answers, whose tokens come one after the other during the step."""
+    """Whether a step produces complete answers, whose tokens become readable during the step."""
 
     def check(self, request: Request) -> None:
-        """Raise a LotuneError for a request that it cannot answer."""
+        """Raise a LotuneError for a request that the backend cannot answer."""
 
     def session(self) -> AbstractContextManager[None]:
-        """Have the model ready for steps."""
+        """Return a context in which the model is ready for steps."""
 
     def add(self, rows: list[RunningRequest]) -> None:
-        """Let rows wait."""
+        """Add rows to those that wait."""
 
     def step(self, selector: TokenSelector, batch_tokens: int) -> None:
-        """Give rows their next tokens; at most `batch_tokens` tokens are held at once, one row at least."""
+        """Generate the next tokens; hold at most `batch_tokens` tokens at once, but always one row."""
 
     def remove_ended(self) -> None:
-        """Take out the rows that have an outcome."""
+        """Remove the rows that have an outcome."""
 
     def reset(self) -> None:
-        """Forget the running rows and all that was read."""
+        """Forget the running rows and all cached prompts."""
 
 
 def backend_for(model: Any) -> Backend:
-    """Return what answers with a model: vLLM, slots, or transformers' own `generate`.
+    """Return the backend of a model: vLLM, continuous batching, or transformers' own `generate`.
 
-    Raises: ModelError for a model that cannot answer.
+    Raises: ModelError for a model that cannot generate.
     """
     if isinstance(model, VllmModel):
         return VllmBackend(model)
@@ -62,7 +62,7 @@ def backend_for(model: Any) -> Backend:
 
 
 def slot_batcher(model: Any) -> ContinuousBatcher | None:
-    """Return the batcher of a plain or adapted model; None where the model does not bear slots."""
+    """Return the continuous batcher of a plain or adapted model; None if the model cannot use slots."""
     base, model = base_model(model), token_reader(model)
     windows = attention_windows(base)
     if not windows or any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
@@ -70,6 +70,7 @@ def slot_batcher(model: Any) -> ContinuousBatcher | None:
     buckets = _supports_bucketed_decode(base)
     fast = LlamaForward.of(model, base) if buckets and windows == {"full_attention": None} else None
     batcher = ContinuousBatcher(SlotModel(model, base, windows, buckets, fast))
+    # A fast forward pass has been compared with the model already.
     return batcher if fast is not None or batcher.matches_transformers() else None
 
 
@@ -80,10 +81,10 @@ def base_model(model: Any) -> PreTrainedModel:
 
 
 def attention_windows(base: PreTrainedModel) -> dict[str, int | None]:
-    """Return the kinds of attention of a model, each with its window, None for all keys.
+    """Return the kinds of attention of a model, each with its window in tokens, None for full attention.
 
-    Empty for a model that does not take a cache and masks of the caller, and where rotary embeddings change with the
-    longest row of a batch, which would let one answer change another.
+    The result is empty for a model that does not accept a cache and masks from its caller, or whose rotary embeddings
+    change with the longest row of a batch, so that one answer would change another.
     """
     config = base.config.get_text_config(decoder=True)
     parameters = inspect.signature(base.forward).parameters
@@ -101,26 +102,26 @@ def attention_windows(base: PreTrainedModel) -> dict[str, int | None]:
 
 
 def _supports_bucketed_decode(base: PreTrainedModel) -> bool:
-    """Whether blocks of rows may attend to lengths of their own: on the processor, where attention can be set."""
+    """Return whether blocks of rows can have their own attended length: on a CPU, if the attention can be replaced."""
     kinds = {parameter.kind for parameter in inspect.signature(base.forward).parameters.values()}
     settable = base.config._attn_implementation in ("sdpa", PACKED)
     return settable and base.device.type == "cpu" and inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _check_switching(model: Any) -> None:
-    """Raise ModelError for a model whose adapters cannot be chosen a row."""
+    """Raise ModelError for a model whose rows cannot have different adapters."""
     merged = any(getattr(layer, "merged", False) for layer in model.modules())
     if not is_selectable(model) or merged or len(active_adapters(model)) != 1:
-        expected = "unmerged adapters of a kind that can be chosen, one of them active"
-        raise ModelError("adapter", "cannot be chosen a request with this model", expected, "set one, or merge it")
+        expected = "unmerged adapters of a method that can be selected per request, one of them active"
+        raise ModelError("adapter", "cannot be selected per request with this model", expected, "set one, or merge it")
 
 
 def check_requests(model: Any, base: Any, requests: Sequence[Request], first: int = 0) -> None:
-    """Raise for a request that a model cannot answer; `base` is the one inside an adapted model.
+    """Check that a model can answer the requests; `base` is the model inside an adapted one.
 
-    Raises: DataError for a request that is empty, out of the vocabulary or longer than the context, or names an unknown
-    adapter; SettingsError for a token to stop at that is out of the vocabulary; ModelError for an adapter that prepends
-    tokens of its own, or that cannot be chosen a request.
+    Raises: DataError for a request that is empty, outside the vocabulary or longer than the context, or that names an
+    unknown adapter; SettingsError for a stop id outside the vocabulary; ModelError for an adapter that prepends tokens
+    inside the model, or that cannot be selected per request.
     """
     context, vocabulary = declared_context_length(base.config), base.config.get_text_config(decoder=True).vocab_size
     prefix = len(virtual_ids(base))
@@ -138,7 +139,7 @@ def check_requests(model: Any, base: Any, requests: Sequence[Request], first: in
             _check_switching(model)
         length = len(request.prompt_ids) + request.max_new_tokens
         if not request.prompt_ids or request.max_new_tokens < 1:
-            raise DataError(where, "has no prompt or asks for no token", "one token of each at least")
+            raise DataError(where, "has no prompt or asks for no token", "at least one token of each")
         if context is not None and 0 < context < length + prefix:
             context -= prefix
             found = f"needs {length} tokens, {request.max_new_tokens} of them new"

@@ -1,4 +1,4 @@
-"""Continuous batching: rows enter free slots while others run, and prompts that begin alike are read once.
+"""Continuous batching: rows enter free slots while other rows run, and a prefix that prompts share is computed once.
 
 Shapes: n running rows, T tokens of a row in a pass, L real tokens of all rows, V vocabulary.
 """
@@ -24,23 +24,23 @@ from lotune.model.logits import largest_logits
 from lotune.model.probes import PROBE_ROWS, is_close
 
 PREFILL_TOKENS = 4096
-"""The most tokens of prompts, with padding, in one forward pass."""
+"""Maximum number of prompt tokens in one forward pass, with padding."""
 CACHE_GROWTH = 1.25
-"""The cache is laid out anew where that makes room for this many times as many rows."""
+"""The cache is resized only if this makes room for at least this many times as many rows."""
 SLOT_BLOCK = 16
-"""Neighbouring slots that hold rows of similar length, which attend to the length of their longest."""
+"""Number of neighbouring slots in a block, whose rows attend to the length of the longest row in it."""
 MAX_RUNNING = {"cpu": 128, "cuda": 1024}
-"""Rows that run at once at most: more of them make a step longer and a token no cheaper, and take memory."""
+"""Maximum number of running rows: more rows take memory and make a step longer, but no token cheaper."""
 MAX_STEP_TOKENS = {"cpu": 64, "cuda": 256}
-"""Tokens of a step, drafts included: more of them make a step longer on a processor, where a few cost like one."""
+"""Maximum number of tokens in a step with drafts: up to here, more tokens cost little more than one."""
 MAX_MASK_ELEMENTS = 2**24
-"""Pairs of a query and a key: where there are more, a short shared prefix is not used."""
+"""Maximum size of an attention mask, queries times keys, above which a short shared prefix is not used."""
 
 
 class ContinuousBatcher:
-    """Rows in the slots of a model: running ones are always the first n, and the next slot may hold an ended row.
+    """Rows in the slots of a model: the n running rows are in the first n slots, and the next may hold an ended row.
 
-    A new row takes over what it has in common with a row in one of these slots. `waiting` rows enter from the end.
+    A new row copies the prefix that it shares with a row in one of these slots. `waiting` rows enter from the end.
     """
 
     def __init__(self, slots: SlotModel) -> None:
@@ -55,7 +55,7 @@ class ContinuousBatcher:
 
     @torch.inference_mode()
     def matches_transformers(self) -> bool:
-        """Whether the model bears slots: rows side by side get the logits that each gets alone and without a cache."""
+        """Return whether rows side by side in slots get the logits that each row gets alone and without a cache."""
         try:
             with eval_mode(self.slots.model):
                 logits, expected = self._probe_logits(), [self._uncached_logits(row) for row in PROBE_ROWS]
@@ -67,7 +67,7 @@ class ContinuousBatcher:
             self.slots.clear()
 
     def _probe_logits(self) -> torch.Tensor:
-        """Return logits (n, V) after the probe's rows, read in three parts: a prompt, one token, and three."""
+        """Return logits (n, V) after the probe's rows, computed in three passes: a prompt, one token, three tokens."""
         self._resize(len(PROBE_ROWS), max(map(len, PROBE_ROWS)))
         self.prefill([RunningRequest(number, Request(row[:-3], 4)) for number, row in enumerate(PROBE_ROWS)])
         self._decode_step([[] for _ in PROBE_ROWS])
@@ -76,7 +76,7 @@ class ContinuousBatcher:
         return self._forward(self.running, ForwardInput(0, ids, positions, max(map(len, PROBE_ROWS))))
 
     def _uncached_logits(self, row: Sequence[int]) -> torch.Tensor:
-        """Return logits (1, V) after a row that is read alone and without a cache."""
+        """Return logits (1, V) after a row that is computed alone and without a cache."""
         ids = torch.tensor([row], device=self.device)  # (1, T)
         positions = torch.arange(len(row), device=self.device)[None]
         output = self.slots.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
@@ -87,31 +87,31 @@ class ContinuousBatcher:
         """Accept every request that the model can answer."""
 
     def session(self) -> AbstractContextManager[None]:
-        """Have the model ready for steps."""
+        """Return a context in which the model is ready for steps."""
         return self.slots.session()
 
     def add(self, rows: list[RunningRequest]) -> None:
-        """Let rows wait, after those that wait already: the longest first, so that short ones fill up the end."""
+        """Add rows behind those that wait: the longest first, so that short rows fill the slots at the end."""
         self._timed = self._timed or any(row.request.timeout_seconds is not None for row in rows)
         self.waiting[:0] = sorted(rows, key=lambda row: (row.max_length, -row.index))
 
     def remove_ended(self) -> None:
-        """Take out the rows, waiting or running, that have an outcome."""
+        """Remove the waiting and running rows that have an outcome."""
         self.waiting = [row for row in self.waiting if row.outcome is None]
         for slot in reversed(range(len(self.running))):
             if self.running[slot].outcome is not None:
                 self._evict(slot)
 
     def reset(self) -> None:
-        """Forget the running rows and all that was read."""
+        """Forget the running rows and all cached prompts."""
         self.running.clear()
         self.slots.clear()
         self.draft_history = NgramIndex()
 
     def step(self, selector: TokenSelector, batch_tokens: int) -> None:
-        """Let waiting rows enter where there is room, and give each running row its next tokens.
+        """Admit waiting rows to free slots, and generate the next tokens of each running row.
 
-        At most `batch_tokens` tokens are held at once.
+        At most `batch_tokens` tokens are held at once, but always one row.
         """
         if self._timed:
             self.waiting = [row for row in self.waiting if not selector.end_if_late(row)]
@@ -123,20 +123,21 @@ class ContinuousBatcher:
             self._evict(slot)
 
     def _admit(self, selector: TokenSelector, batch_tokens: int) -> None:
-        """Read prompts into the free slots; the next row is the last of `waiting`.
+        """Compute prompts of waiting rows into free slots, from the end of `waiting`.
 
-        A prompt that is read alone has its first token at once, and may end with it. A row that came later and is
-        longer than those that run waits until there is room for it.
+        A prompt that is computed alone gets its first token at once, and may end with it. A row that is longer than the
+        capacity of the slots waits until they can be resized.
         """
         waiting, slots = self.waiting, self.slots
         capacity = max(row.max_length for row in (*self.running, waiting[-1]))
-        room = max(1, batch_tokens // capacity)
-        if room <= len(self.running):
+        max_slots = max(1, batch_tokens // capacity)
+        if max_slots <= len(self.running):
             return
         count = len(self.running) + len(waiting)
         if count > slots.slots:
-            count = max(count, ceil(CACHE_GROWTH * slots.slots))  # with room for some that may come
-        count = min(room, count, self.max_rows)
+            # Spare slots for rows that may follow, as every growth copies the cache.
+            count = max(count, ceil(CACHE_GROWTH * slots.slots))
+        count = min(max_slots, count, self.max_rows)
         oversized = not self.running and slots.slots > count and slots.slots * slots.capacity > batch_tokens
         if count >= CACHE_GROWTH * slots.slots or capacity > slots.capacity or oversized:
             self._resize(count, capacity)
@@ -156,9 +157,9 @@ class ContinuousBatcher:
         self.slots.resize(slots, capacity, len(self.running) + 1)
 
     def prefill(self, rows: list[RunningRequest]) -> None:
-        """Read prompts but for their last tokens, which the next step reads together with the running rows'.
+        """Compute all tokens of the prompts except the last ones, which the next step adds to the running rows' tokens.
 
-        First those that share nothing, then those that share with a slot, last those that share with one of these.
+        Rows that share a prefix with a slot come first, then rows that share nothing, then rows that share with these.
         """
         cached = [self._cached_prefix(row) for row in rows]
         leaders, followers = group_by_prefix(rows, [shared for shared, _ in cached])
@@ -166,7 +167,8 @@ class ContinuousBatcher:
         fresh = [row for shared, _, row in own if not shared]
         sharing = [(shared, slot, row) for shared, slot, row in own if shared]
         first = len(self.running)
-        for index in reversed(range(len(sharing))):  # the slot after the running rows is written to last
+        # The slot after the running rows may hold a prefix that is still needed, so it is written last.
+        for index in reversed(range(len(sharing))):
             shared, slot, _ = sharing[index]
             self.slots.copy(slot, first + index, shared)
         self._prefill_suffix([(shared, row) for shared, _, row in sharing])
@@ -177,7 +179,7 @@ class ContinuousBatcher:
         self._prefill_suffix([(shared, row) for shared, _, row in followers])
 
     def _prefill_one(self, row: RunningRequest, selector: TokenSelector) -> None:
-        """Read one prompt to its end and choose the first token of its answer, which may end it."""
+        """Compute one whole prompt and choose the first tokens of its answer, which may end with them."""
         (shared, source), slot = self._cached_prefix(row), len(self.running)
         draft = row.draft(self.draft_history, self.max_step_tokens - 1)
         ids = torch.tensor([[*row.request.prompt_ids[shared:], *draft]], device=self.device)  # (1, T)
@@ -192,18 +194,19 @@ class ContinuousBatcher:
             self.running.append(row)
 
     def _cached_prefix(self, row: RunningRequest) -> tuple[int, int]:
-        """Return how many tokens of a prompt a slot holds already, and the slot."""
+        """Return the largest number of tokens of a prompt that a slot holds already, and the slot."""
         slots = range(min(len(self.running) + 1, len(self.slots.cached_ids)))
         candidates = [slot for slot in slots if self.slots.adapters[slot] == row.request.adapter]
         shared, slot = max(
             ((common_prefix_length(row.prompt, self.slots.cached_ids[slot]), slot) for slot in candidates),
             default=(0, 0),
         )
+        # A prompt from its beginning needs no mask, but one that continues a prefix does.
         large = (row.length - shared) * row.length > MAX_MASK_ELEMENTS
         return (0, 0) if large and 2 * shared < row.length else (shared, slot)
 
     def _prefill_from_start(self, rows: list[RunningRequest]) -> None:
-        """Read prompts from their beginning, in one pass, in which each attends to itself."""
+        """Compute prompts from their beginning in one pass, without reading the cache."""
         length = max((row.length for row in rows), default=0)
         if length:
             padded = [[*row.prompt, *[0] * (length - row.length)] for row in rows]
@@ -213,7 +216,7 @@ class ContinuousBatcher:
         self._start_rows(rows)
 
     def _prefill_suffix(self, rows: list[tuple[int, RunningRequest]]) -> None:
-        """Read prompts from the token on up to which their slots hold them."""
+        """Compute the rest of prompts whose first tokens, given as numbers, are in their slots."""
         entering = [row for _, row in rows]
         length = max((row.length - shared for shared, row in rows), default=0)
         if length:
@@ -230,9 +233,9 @@ class ContinuousBatcher:
         self.running += rows
 
     def _drafts(self) -> list[list[int]]:
-        """Return what is read along with the last token of each running row; nothing where many run."""
-        room = self.max_step_tokens // max(1, len(self.running)) - 1
-        return [row.draft(self.draft_history, room) for row in self.running]
+        """Return a draft for each running row; drafts are empty if many rows run."""
+        max_tokens = self.max_step_tokens // max(1, len(self.running)) - 1
+        return [row.draft(self.draft_history, max_tokens) for row in self.running]
 
     def _decode_step(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return logits (L, V) after one more token of each running row, and after those of its draft."""
@@ -243,7 +246,8 @@ class ContinuousBatcher:
         for cached, row, draft in zip(self.slots.cached_ids, self.running, drafts, strict=False):
             cached.append(row.last)
             tokens = [row.last, *draft]
-            ids.append([*tokens, *tokens[-1:] * (longest - len(draft))])  # padding is written again where it stands
+            # The padding repeats the last token at its own position, so it writes the same keys again.
+            ids.append([*tokens, *tokens[-1:] * (longest - len(draft))])
             positions.append([row.length + min(offset, len(draft)) for offset in range(longest + 1)])
         attended, lengths = max(map(max, positions)) + 1, [1 + len(draft) for draft in drafts]
         read, at = torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)  # (n, T) each
@@ -259,15 +263,15 @@ class ContinuousBatcher:
         logits: torch.Tensor,
         selector: TokenSelector,
     ) -> Iterator[int]:
-        """Give rows, in the slots from `first` on, a token and what they drafted; yield the indices of those that end.
+        """Give rows, in the slots from `first` on, their next tokens; yield the indices of the rows that end.
 
-        Logits (L, V) are those after the last token of each row and after each of its draft: a drafted token is taken
-        as read where the choice before it is the same.
+        Logits (L, V) follow the last token of each row and each token of its draft. A drafted token is accepted if it
+        is the one that is chosen from the logits before it.
         """
         starts = [0, *accumulate(1 + len(draft) for draft in drafts)]
         open_, accepted, largest = list(range(len(rows))), 0, largest_logits(logits) if rows else []
         while open_:
-            lines, onward = [starts[index] + accepted for index in open_], []
+            lines, still_open = [starts[index] + accepted for index in open_], list[int]()
             current = logits if len(open_) == len(logits) else logits[lines]  # (rows left, V)
             chosen = selector.advance(current, [rows[index] for index in open_], [largest[line] for line in lines])
             for index, token in zip(open_, chosen, strict=True):
@@ -278,13 +282,13 @@ class ContinuousBatcher:
                     self._remember(row, token)
                     yield index
                 elif accepted < len(draft) and draft[accepted] == token:
-                    onward.append(index)
+                    still_open.append(index)
                     continue
                 row.update_draft_budget(len(draft), accepted)
-            open_, accepted = onward, accepted + 1
+            open_, accepted = still_open, accepted + 1
 
     def _remember(self, row: RunningRequest, token: int) -> None:
-        """Keep the end of the prompt and the answer to draft from: an answer may be given again."""
+        """Add the end of the prompt and the answer to the history of drafts, as another answer may repeat them."""
         if not isinstance(row.outcome, Completion):
             return
         if len(self.draft_history.ids) > MAX_HISTORY:
@@ -293,7 +297,7 @@ class ContinuousBatcher:
         self.draft_history.extend([*row.request.prompt_ids[-MAX_MATCH:], *row.ids, *end])
 
     def _key_spans(self) -> list[KeySpan] | None:
-        """Return the attended length of each block of slots; blocks of nearly one length are put together."""
+        """Return the attended length of each block of slots; neighbouring blocks of similar length are merged."""
         rows, spans = self.running, list[KeySpan]()
         if not self.slots.buckets or len(rows) <= SLOT_BLOCK:
             return None
@@ -307,14 +311,14 @@ class ContinuousBatcher:
         return spans
 
     def _forward(self, rows: Sequence[RunningRequest], inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
-        """Return logits as `SlotModel.logits` does, each row read with the adapter that its request names."""
+        """Return logits as `SlotModel.logits` does, with the adapter that the request of each row names."""
         names = self.slots.names([row.request.adapter for row in rows])
         return self.slots.logits(inputs.with_adapters(names), keep)
 
     def _evict(self, slot: int) -> None:
-        """Take a row out; the last row of its block takes its slot, the last of the next block that one's, and so on.
+        """Remove a row: the last row of its block moves into its slot, the last row of the next block follows, etc.
 
-        Rows that came later are shorter and stand behind, so blocks keep rows of similar length.
+        Later rows are shorter and further behind, so blocks keep rows of similar length.
         """
         last = len(self.running) - 1
         while slot < last:

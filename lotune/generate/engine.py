@@ -1,8 +1,8 @@
-"""The engine: requests are submitted and cancelled at any time, from any thread, and answered side by side.
+"""The generation engine: any thread submits and cancels requests at any time, and they are answered side by side.
 
-Rows stand in the slots of one cache, each at its own length, and no row sees another or any padding. So in float32 an
-answer does not depend on what it is generated with (matrix products of another height may differ in their last bit,
-which shows only where the two best logits are that close).
+Each row has its own length in a slot of a shared cache and sees neither another row nor padding. In float32, an answer
+therefore does not depend on the requests beside it, except that matrix products of another height can differ in their
+last bit, which shows if the two best logits are that close.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_BATCH_TOKENS = 65_536
-"""Tokens that are held at once where nothing else is said."""
+"""Default number of tokens to hold at once."""
 WAIT_SECONDS = 0.05
-"""The longest that a reader waits for another thread's step before it looks for tokens again."""
+"""Maximum time for which a reader waits for another thread's step before it looks for tokens again."""
 
 
 class Engine:
-    """A model that answers requests: `submit` and `cancel` at any time, from any thread, and read `events`.
+    """A model that answers requests: `submit` and `cancel` them at any time, from any thread, and read their `events`.
 
-    The engine has no thread of its own. Whoever reads events or answers takes its steps, one thread at a time, while
-    the others wait; so nothing runs where nobody reads. What a prompt has in common with one before is not read twice:
-    keys and values are kept, so the weights must not change while an engine is in use, or `reset` is called after.
+    The engine has no thread of its own. The threads that read events or answers take its steps, one at a time, so
+    nothing runs while nobody reads. Keys and values of earlier prompts are kept, so that a common prefix is computed
+    once; call `reset` after the weights have changed.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class Engine:
         *,
         batch_tokens: int = MAX_BATCH_TOKENS,
     ) -> None:
-        """Probe what `model`, plain, adapted or held by vLLM, bears; at most `batch_tokens` tokens are held at once.
+        """Choose a backend by probing `model` (plain, adapted or loaded by vLLM).
 
-        Raises: ModelError for a model that cannot answer.
+        At most `batch_tokens` tokens are held at once, but always one row.
+
+        Raises: ModelError for a model that cannot generate.
         """
         self.model, self.tokenizer, self.batch_tokens = token_reader(model), tokenizer, batch_tokens
         self._base, self._prefix_ids = base_model(model), virtual_ids(model)
@@ -78,16 +80,16 @@ class Engine:
         self._any_cancelled = False
 
     def check(self, requests: Sequence[Request], first: int = 0) -> None:
-        """Raise for a request that cannot be answered; `first` is the number of the first one, for messages.
+        """Check that requests can be answered; `first` is the number of the first one in messages.
 
-        Raises: as `check_requests`; ModelError for an adapter that cannot be chosen a request.
+        Raises: DataError, SettingsError or ModelError, as `check_requests` does.
         """
         for request in requests:
             self._backend.check(request)
         check_requests(self.model, self._base, requests, first)
 
     def submit(self, request: Request) -> int:
-        """Submit a request for one answer and return its id; what is wrong with it is the only event of the id."""
+        """Submit a request for one answer and return its id. If it is not valid, its only event is an ErrorEvent."""
         row = RunningRequest(next(self._ids), request)
         try:
             self.check([request], row.index)
@@ -100,13 +102,13 @@ class Engine:
         return row.index
 
     def cancel(self, id: int) -> bool:
-        """Cancel a request, waiting or running, and return whether it was: it ends with the answer as it is."""
+        """Cancel a waiting or running request, which ends with the answer so far; return whether it had not ended."""
         return self._cancel([id])
 
     def events(self, id: int) -> Iterator[Event]:
-        """Yield the events of a request, once; whoever leaves before the last one cancels the request.
+        """Yield the events of a request; closing the iterator before the last event cancels the request.
 
-        Raises: KeyError for an id that is unknown or was read already.
+        Raises: KeyError if the id is unknown or its events were read before.
         """
         return self._events(id, self._rows[id])
 
@@ -117,14 +119,14 @@ class Engine:
         batch_tokens: int | None = None,
         on_token: Callable[[int, int], bool | None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (number of the answer, answer) as answers end; whoever leaves before the last one cancels the others.
+        """Yield (number, completion) as answers end; closing the iterator early cancels the other requests.
 
-        Answers are numbered through the requests in their order, samples side by side. `on_token(number, token id)`
-        receives each token as it is chosen, and ends the answer by returning True. `batch_tokens` replaces that of the
-        engine from here on.
+        Answers are numbered in the order of the requests, with the samples of a request in sequence. `on_token(number,
+        token id)` receives each token as it is chosen, and ends the answer by returning True. `batch_tokens` replaces
+        the engine's value from now on.
 
-        Raises: as `check` does, before anything runs; NotFiniteLogitsError where logits are not finite; what
-        `on_token` raises.
+        Raises: DataError, SettingsError or ModelError before the first step, as `check_requests` does;
+        NotFiniteLogitsError if logits are not finite; any error of `on_token`.
         """
         self.check(requests)
         self.batch_tokens = batch_tokens or self.batch_tokens
@@ -146,7 +148,7 @@ class Engine:
             self._forget(list(numbers))
 
     def reset(self) -> None:
-        """Forget what was read, and give its memory back; the next answers are those of a new engine.
+        """Forget all prompts and free their memory; the next answers are those of a new engine.
 
         Raises: RuntimeError while requests wait or run.
         """
@@ -156,7 +158,7 @@ class Engine:
             self._backend.reset()
 
     def _expand(self, requests: Sequence[Request]) -> Iterator[Request]:
-        """Yield one request an answer; an adapter's virtual tokens stand before its prompt."""
+        """Yield one request per answer, with an adapter's virtual tokens before the prompt."""
         for request in expand_requests(self.tokenizer, requests):
             yield replace(request, prompt_ids=(*self._prefix_ids, *request.prompt_ids)) if self._prefix_ids else request
 
@@ -170,7 +172,8 @@ class Engine:
         pieces, sent = StreamingDetokenizer(self.tokenizer, row.request.stop), 0
         try:
             while True:
-                outcome = row.outcome  # before the tokens: those of an ended row are complete
+                # Read before the tokens: once it is set, no further token can follow those that are read below.
+                outcome = row.outcome
                 for token in row.ids[sent:]:
                     logprob = row.logprobs[sent] if row.request.logprobs else None
                     sent += 1
@@ -186,52 +189,55 @@ class Engine:
             self._forget([id])
 
     def _forget(self, ids: Sequence[int]) -> None:
-        """Cancel what has not ended, and remember none of it."""
+        """Cancel the requests that have not ended, and drop all of them."""
         self._cancel(ids)
         with self._changed:
             for id in ids:
                 self._rows.pop(id, None)
 
     def _cancel(self, ids: Sequence[int]) -> bool:
-        """Mark requests that have not ended; they end at once where no step is under way, else before the next one."""
+        """Mark requests that have not ended; they end now if no step is under way, else before the next step."""
         with self._changed:
             rows = [row for id in ids if (row := self._rows.get(id)) is not None and row.outcome is None]
             for row in rows:
                 row.cancelled = self._any_cancelled = True
         if rows and self._stepping.acquire(blocking=False):
             try:
-                self._take_in()
+                self._process_changes()
             finally:
-                self._rest()
+                self._end_step()
         return bool(rows)
 
     def _advance(self, ready: Callable[[], bool], at_once: bool = False) -> None:
-        """Take a step, or wait for the end of the one that another thread takes, unless there is something to read.
+        """Unless `ready()`, take a step, or wait for the end of another thread's step.
 
-        `at_once`: whoever reads tokens as they come does not take a step of whole answers, a thread of its own does.
+        `at_once`: the caller reads tokens as they come, so a step that ends with whole answers runs in a new thread.
         """
         if not self._stepping.acquire(blocking=False):
             with self._changed:
+                # The timeout covers tokens that become readable during a step, which notifies only at its end.
                 self._changed.wait_for(lambda: ready() or not self._stepping.locked(), WAIT_SECONDS)
         elif at_once and self._backend.whole_answers and not ready():
-            threading.Thread(target=self._step_and_rest, args=(ready,), daemon=True).start()
+            # The new thread inherits the lock and releases it; a plain Lock, unlike an RLock, allows that.
+            threading.Thread(target=self._step_unless_ready, args=(ready,), daemon=True).start()
         else:
-            self._step_and_rest(ready)
+            self._step_unless_ready(ready)
 
-    def _step_and_rest(self, ready: Callable[[], bool]) -> None:
+    def _step_unless_ready(self, ready: Callable[[], bool]) -> None:
         try:
             if not ready():
                 self._step()
         finally:
-            self._rest()
+            self._end_step()
 
     @torch.inference_mode()
     def _step(self) -> None:
-        """Take a step; a pass that fails ends the rows that were in it."""
-        selector = self._take_in()
+        """Take a step. If it fails, end the rows that took part in it."""
+        selector = self._process_changes()
         try:
             self._backend.step(selector, self.batch_tokens)
-        except BaseException as error:  # nobody knows what the slots hold
+        except BaseException as error:
+            # A step that stopped halfway may have written some layers' keys and not others', so no slot can be trusted.
             self._backend.reset()
             interrupted = RunError("the engine", "was interrupted", remedy="submit the request again")
             self._end_lost(error if isinstance(error, Exception) else interrupted)
@@ -239,8 +245,8 @@ class Engine:
                 raise
 
     @torch.inference_mode()
-    def _take_in(self) -> TokenSelector:
-        """Hand new rows to the backend, and end the cancelled ones. The caller takes the steps."""
+    def _process_changes(self) -> TokenSelector:
+        """Pass new rows to the backend and end cancelled ones; the caller holds the lock on steps."""
         if self._selector is None:
             self._session.enter_context(self._backend.session())
             self._selector = TokenSelector(self.tokenizer, eos_token_ids(self._base, self.tokenizer))
@@ -257,15 +263,15 @@ class Engine:
         return self._selector
 
     def _end_lost(self, error: Exception) -> None:
-        """End the rows that neither wait nor run any more, and have no outcome."""
+        """End the rows without an outcome that no longer wait or run."""
         with self._changed:
             safe = {row.index for row in (*self._backend.waiting, *self._arrivals)}
             lost = [row for row in self._rows.values() if row.outcome is None and row.index not in safe]
         for row in lost:
             row.finish(error)
 
-    def _rest(self) -> None:
-        """Let another thread take the next step; without requests the model is as it was before."""
+    def _end_step(self) -> None:
+        """Let another thread take the next step; without requests, restore the mode and attention of the model."""
         if self._selector is not None and self._is_idle():
             self._selector = None
             self._session.close()
@@ -294,11 +300,12 @@ def generate_completions(
     on_done: Callable[[int, Completion], None] | None = None,
     on_token: Callable[[int, int], bool | None] | None = None,
 ) -> list[Completion]:
-    """Return the answers in the order of the requests, samples side by side.
+    """Return the answers of a new engine in the order of the requests, with the samples of a request in sequence.
 
-    `on_done(number of the answer, answer)` is called as each ends. At most `batch_tokens` tokens, prompts and longest
-    possible answers together, are held at once (one row at least).
-    Raises: as `Engine.stream` does.
+    `on_done(number, completion)` is called as each answer ends. At most `batch_tokens` tokens, prompts and longest
+    possible answers together, are held at once, but always one row.
+
+    Raises: the errors of `Engine.stream`.
     """
     answers: dict[int, Completion] = {}
     engine = Engine(model, tokenizer, batch_tokens=batch_tokens)

@@ -1,7 +1,8 @@
 """The forward pass of a Llama-shaped model over the slots of a cache, in place and without padding.
 
-Linear layers work on a line of all real tokens, and rows are padded for attention alone; what one operation made the
-next one changes in place; keys that heads share are not copied for a step; plain linear layers skip their module.
+It is faster than transformers' own pass: linear layers work on a line of all real tokens and rows are padded for
+attention only, intermediate results are changed in place, keys that heads share are not copied for a step, and plain
+linear layers are applied without calling their module.
 
 Shapes: n rows of a pass, T tokens of a row in a pass, L real tokens of all rows, D hidden size, H heads, G key heads,
 E head size, S slots, C capacity of a slot, W attended length, V vocabulary.
@@ -25,9 +26,9 @@ from lotune.model.methods.registry import needs_wrapper
 from lotune.model.probes import PROBE_ROWS, is_close
 
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Types of model (`model_type` in config.json) whose formula this is."""
+"""Types of model (`model_type` in config.json) that compute this formula."""
 MAX_GROUPED_QUERIES = 32
-"""Tokens of a row for which copying the mask for each head takes less than copying the keys."""
+"""Number of tokens of a row up to which copying the mask for each head is cheaper than copying the keys."""
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -36,8 +37,8 @@ class ForwardInput:
     """The input of one pass: `input_ids` and `position_ids` (n, T) int64, row i going to slot `first_slot` + i.
 
     `attended_length` is W, the largest position of a real token + 1. `lengths` has the number of real tokens of each
-    row, where some are padding. `fresh`: rows are read from their beginning. `key_spans`: the attended length of blocks
-    of rows, where each row has one token. `adapter_names`: the adapter of each row, where one of them names one.
+    row if there is padding. `fresh`: rows start at their beginning. `key_spans` has the attended length of blocks of
+    rows if each row has one token. `adapter_names` has the adapter of each row if any row names one.
     """
 
     first_slot: int
@@ -54,7 +55,7 @@ class ForwardInput:
         return self if names is None else replace(self, adapter_names=names)
 
     def token_adapters(self) -> list[str] | None:
-        """Return the adapter of each real token, (L,), where rows name them."""
+        """Return the adapter of each real token, (L,), or None if no row names one."""
         if self.adapter_names is None:
             return None
         rows, length = self.input_ids.shape
@@ -63,7 +64,7 @@ class ForwardInput:
 
 
 class LlamaForward:
-    """A model of transformers, read by its parts, which are looked up in it at each pass."""
+    """The forward pass of a transformers model, whose modules are looked up at each pass."""
 
     def __init__(self, base: Any) -> None:
         self.base, self.decoder = base, base.get_decoder()
@@ -75,10 +76,10 @@ class LlamaForward:
     @staticmethod
     @torch.inference_mode()
     def of(model: Any, base: Any) -> LlamaForward | None:
-        """Return the fast pass of `base`, the transformers model in an adapted or plain `model`; None if it has none.
+        """Return the fast pass of `base`, the transformers model in an adapted or plain `model`, or None.
 
-        It has one where its type is supported and nothing hooks into it, and a few tokens get the logits that the
-        model gives them.
+        A model has one if its type is supported, no hooks are attached, and a probe gives the logits of the model's own
+        pass.
         """
         if base.config.model_type not in SUPPORTED_MODEL_TYPES or needs_wrapper(model):
             return None
@@ -89,7 +90,8 @@ class LlamaForward:
         try:
             with eval_mode(model):
                 fast, cache = LlamaForward(base), SlotCache(1, len(PROBE_ROWS[0]))
-                packs, fast.linears.enabled = fast.linears.enabled, False  # until there is something to answer
+                # Packing copies all weights, which a probe is not worth; the first answers pack them.
+                packs, fast.linears.enabled = fast.linears.enabled, False
                 fast.forward(ForwardInput(0, ids[:, :last], positions[:, :last], last, fresh=True), None, cache)
                 hidden = fast.forward(ForwardInput(0, ids[:, last:], positions[:, last:], last + 1), None, cache)
                 logits = fast.logits(hidden)
@@ -100,9 +102,9 @@ class LlamaForward:
         return fast if base.dtype in SUPPORTED_DTYPES and is_close(logits, expected, base.dtype) else None
 
     def forward(self, inputs: ForwardInput, mask: Tensor | None, cache: SlotCache) -> Tensor:
-        """Return hidden states (L, D), before the last norm, of the real tokens; the cache gets keys and values.
+        """Return the hidden states (L, D) of the real tokens before the last norm; write keys and values to the cache.
 
-        `mask` (n, 1, T, W) is added to the scores; a fresh pass needs none, nor does one of a single token.
+        `mask` (n, 1, T, W) is added to the scores; a fresh pass or a single token needs no mask.
         """
         rows, length = inputs.input_ids.shape
         real, names = _real_token_index(inputs.lengths, length, inputs.input_ids.device), inputs.token_adapters()
@@ -133,13 +135,13 @@ class LlamaForward:
         return hidden
 
     def logits(self, hidden: Tensor, adapter_names: Sequence[str] | None = None) -> Tensor:
-        """Return logits (n, V) of hidden states (n, D), with the adapter of each where they are named."""
+        """Return logits (n, V) of hidden states (n, D), optionally with an adapter for each."""
         return self.linears(self.base.get_output_embeddings(), _rms_norm(self.decoder.norm, hidden), adapter_names)
 
     def takes_adapter_names(self, model: Any) -> bool:
-        """Whether each row may have an adapter of its own here: all that adapters change are linear layers of the pass.
+        """Return whether rows can have different adapters, which holds if adapters change only linear layers.
 
-        Other parts, such as a norm or an embedding that an adapter replaces, are told the names by PEFT's wrapper only.
+        PEFT passes the names of adapters to other modules, such as a replaced norm or embedding, through its wrapper.
         """
         parts = {self.base.get_output_embeddings()}
         for layer in self.decoder.layers:
@@ -151,10 +153,11 @@ class LlamaForward:
         return not replaced and all(module in parts for module in modules if "base_layer" in module._modules)
 
     def _extend_rope_tables(self, positions: int) -> None:
-        """Have the rotations of `positions` positions, (positions, 1, E), with the signs that `_apply_rotary` needs."""
+        """Extend the tables to `positions` positions, (positions, 1, E), with the signs that `_apply_rotary` needs."""
         if len(self.cosines) >= positions:
             return
         like = self.decoder.norm.weight
+        # Twice as many positions as needed, so that answers that grow token by token rarely extend the tables.
         cosines, sines = self.decoder.rotary_emb(like, torch.arange(2 * positions, device=like.device)[None])
         half = self.head_size // 2
         # (1, positions, E) -> (positions, 1, E)
@@ -192,7 +195,7 @@ class LlamaForward:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks, or a forward method of its own over that of its class."""
+    """Return whether a module has hooks, or a forward method that replaces that of its class."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -205,7 +208,7 @@ def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:
 
 
 def _apply_rotary(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate heads (L, ., E): pairs half a head apart are turned by the angles of their position."""
+    """Rotate heads (L, ., E): elements half a head apart form pairs that turn by the angle of their position."""
     return torch.addcmul(heads * cosines, heads.roll(heads.shape[-1] // 2, -1), sines)
 
 
@@ -217,13 +220,13 @@ def _real_token_index(lengths: Sequence[int] | None, length: int, device: torch.
 
 
 def _unpad(padded: Tensor, real: Tensor | None) -> Tensor:
-    """Take the real tokens (L, ...) out of (n, T, ...)."""
+    """Return the real tokens (L, ...) of padded rows (n, T, ...)."""
     flat = padded.flatten(0, 1)  # (n * T, ...)
     return flat if real is None else flat[real]
 
 
 def _pad(line: Tensor, real: Tensor | None, rows: int, length: int) -> Tensor:
-    """Put the real tokens (L, ...) into (n, T, ...), zero elsewhere."""
+    """Return the real tokens (L, ...) as padded rows (n, T, ...), zero elsewhere."""
     if real is not None:  # (L, ...) -> (n * T, ...)
         line = line.new_zeros((rows * length, *line.shape[1:])).index_copy_(0, real, line)
     rectangle: Tensor = line.unflatten(0, (rows, length))

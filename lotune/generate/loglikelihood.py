@@ -1,4 +1,4 @@
-"""Log-probabilities of given continuations: how likely a model finds texts that it did not write.
+"""Log-probabilities of given continuations of prompts.
 
 Shapes: n rows of a pass, T tokens of a row in a pass, L real tokens of all rows, K tokens of a continuation,
 V vocabulary.
@@ -28,7 +28,7 @@ from lotune.model.logits import NotFiniteLogitsError
 from lotune.model.parts import token_reader, virtual_ids
 
 MAX_LOGITS = 2**25
-"""Logits of one pass, 128 MiB in float32."""
+"""Maximum number of logits in one pass: 128 MiB in float32."""
 MIN_SHARED_RATIO = 0.25
 """The fraction of the prompts' tokens that must be shared for slots to be faster than padded batches."""
 
@@ -203,6 +203,6 @@ def _check(model: Any, rows: Sequence[Continuation]) -> None:
     for number, row in enumerate(rows):
         where, length = row.where or f"continuation {number}", len(row.prompt_ids) + len(row.ids)
         if not row.prompt_ids or not row.ids:
-            raise DataError(where, "has no prompt or no continuation", "one token of each at least")
+            raise DataError(where, "has no prompt or no continuation", "at least one token of each")
         if context is not None and 0 < context < length:
             raise DataError(where, f"has {length} tokens", f"at most {context}, the model's context", "shorten it")

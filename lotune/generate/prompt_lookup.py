@@ -1,4 +1,4 @@
-"""Drafts of the next tokens, looked up in the tokens read so far: answers copy from prompts, and repeat themselves.
+"""Prompt-lookup decoding: drafts of the next tokens, copied from earlier text, which answers often repeat.
 
 A pass over a few tokens of one row takes little longer than a pass over one token, as it reads the weights once. The
 tokens that followed the same tokens before are read along as a draft, and the model's own choice is taken at each
@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 MAX_CANDIDATES = 8
-"""The latest positions of a token that are compared."""
+"""Number of latest occurrences of a token to compare."""
 MAX_MATCH = 16
-"""Tokens before two positions that are compared at most."""
+"""Maximum number of tokens to compare before two positions."""
 DEFAULT_DRAFT_LENGTH, MAX_DRAFT_LENGTH = 8, 31
-"""Tokens of a draft after one that was right in part, and of any draft."""
+"""Length of a draft after one that was accepted in part, and the maximum length of any draft."""
 COOLDOWN = 8
-"""Tokens without a draft after several drafts of which nothing was right."""
+"""Number of tokens without a draft after several drafts were rejected."""
 MAX_HISTORY = 8192
-"""Tokens of ended answers that are looked up at most; beyond them the history begins anew."""
+"""Maximum number of tokens of ended answers to look up; beyond it, the history starts again."""
 
 
 class NgramIndex:
@@ -68,7 +68,7 @@ def propose_draft(own: NgramIndex, past: NgramIndex, max_length: int) -> list[in
     [4]
     """
     matches = [(*index.look_up(own.ids), index) for index in (own, past)]
-    # of equal matches max takes the first, the row's own: what it copies now it most likely goes on copying
+    # of equal matches max takes the first, the row's own, as a row most likely continues its current copy
     match_length, position, index = max(matches, key=lambda match: match[0])
     if not match_length or max_length < 1:
         return []

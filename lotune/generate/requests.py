@@ -1,4 +1,4 @@
-"""Requests to the engine, and what comes back: completions and the events of each request."""
+"""Requests to the engine, their completions, and the events of a request while it is answered."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["eos", "stop", "length", "cancelled", "deadline"]
 OnToken = Callable[[int], bool | None]
-"""Receives each token id of an answer as it is chosen, and ends the answer by returning True."""
+"""A callback that receives each token id of an answer as it is chosen; it ends the answer by returning True."""
 
 NO_ADAPTER = "__base__"
-"""The name of no adapter, as PEFT has it."""
+"""PEFT's name for the base without an adapter."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, and how it is answered.
+    """One prompt, and the settings of its answer.
 
-    The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`. It ends before any of
-    the `stop` texts, and with any of the `stop_ids` or a stop text that is a special token, as with an end-of-text.
-    `timeout_seconds` after the request was made the answer ends as it is. `logprobs` requests the log-probability of
-    each token, in nats, before sampling changes it. `adapter` is the name of a loaded adapter, or NO_ADAPTER for none;
-    without it the model answers as it stands. `label` names the row in messages. `samples` answers are drawn, the
-    first with the seed of `sampling`, the others with seeds that follow from it.
+    The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`. It is cut before the
+    first of the `stop` texts, and a token of `stop_ids`, or a stop text that is a special token, ends it like an
+    end-of-text. It also ends `timeout_seconds` after the request was made. `logprobs` requests the log-probability of
+    each token, in nats, before sampling changes it. `adapter` is the name of a loaded adapter, NO_ADAPTER for the base,
+    or None for the active adapter. `label` names the row in messages. The first of `samples` answers has the seed of
+    `sampling`, the others have seeds derived from it.
 
-    Raises: SettingsError for samples below 1, or several that could not differ.
+    Raises: SettingsError for fewer than 1 samples, or for several at temperature 0, where all are equal.
     """
 
     prompt_ids: tuple[int, ...]
@@ -55,7 +55,7 @@ class Request:
             raise SettingsError("samples", found, "1, or a temperature above 0", "raise the temperature")
 
     def expand_samples(self) -> Iterator[Request]:
-        """Yield each sample as a request of its own; fewer samples are the first of more."""
+        """Yield each sample as a request of its own. Raising the number of samples keeps the earlier ones."""
         yield replace(self, samples=1)
         draw = random.Random(f"samples of {self.sampling.seed}")
         for _ in range(1, self.samples):
@@ -66,8 +66,7 @@ class Request:
 class Completion:
     """One answer: its text without special tokens, its token ids without the end-of-text, and why it ended.
 
-    The text is that of all ids decoded at once, cut before a stop text. `logprobs` has one value an id, where
-    requested.
+    The text is that of all ids decoded at once, cut before a stop text. `logprobs` has one value per id, if requested.
     """
 
     text: str
@@ -78,7 +77,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One more token of an answer; `text` is what can be shown of it by now, `logprob` is set where requested."""
+    """One more token of an answer; `text` is the new text that can be shown, `logprob` is set if requested."""
 
     token_id: int
     text: str
@@ -87,7 +86,7 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class FinishEvent:
-    """The end of an answer; `text` is the rest that no token event has shown."""
+    """The end of an answer; `text` is the rest that no token event contained."""
 
     completion: Completion
     text: str
@@ -95,7 +94,7 @@ class FinishEvent:
 
 @dataclass(frozen=True)
 class ErrorEvent:
-    """The end of a request that has no answer, and why."""
+    """The end of a request without an answer, and the reason."""
 
     error: Exception
 
@@ -106,6 +105,7 @@ Event = TokenEvent | FinishEvent | ErrorEvent
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the tokens that end an answer: those of the generation config and the tokeniser's end-of-text."""
+    # Some models name only one of the two, or different tokens: chat models often add the end of a turn.
     ids: list[Any] = [tokenizer.eos_token_id]
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids += configured if isinstance(configured, list | tuple) else [configured]
@@ -113,7 +113,8 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def expand_requests(tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]) -> Iterator[Request]:
-    """Yield one request an answer, samples side by side; stop texts that are special tokens become stop ids."""
+    """Yield one request per answer; stop texts that are special tokens become stop ids."""
+    # Decoded text leaves special tokens out, so a stop text that is one would never be seen there.
     decoder = getattr(tokenizer, "added_tokens_decoder", {})
     special = {str(token): number for number, token in decoder.items() if token.special}
     for request in requests:

@@ -1,4 +1,4 @@
-"""Running requests: the state of each, the choice of its next token, and the end of its answer.
+"""The state of running requests, the choice of their next tokens, and the end of their answers.
 
 Shapes: n rows, V vocabulary.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RunningRequest:
-    """A request and its answer so far; it `began` when it was submitted, in seconds of the monotonic clock.
+    """A request with its answer so far; `began` is the time of its submission, in seconds of the monotonic clock.
 
-    `outcome` is the answer, or the error that ended the request; it is None until then. `on_end` is called with the row
-    when the outcome is set. A `cancelled` row ends before the next step. `draft_budget` is the longest draft to try
-    next; 0 means none until the answer has `draft_cooldown_until` tokens.
+    `outcome` is the answer or the error that ended the request, None until then. `on_end` is called with the row when
+    the outcome is set. A `cancelled` row ends before the next step. `draft_budget` is the maximum length of the next
+    draft; 0 means no draft until the answer has `draft_cooldown_until` tokens.
     """
 
     index: int
@@ -55,40 +55,40 @@ class RunningRequest:
             self.on_end(self)
 
     def has_news(self, read: int) -> bool:
-        """Whether the row has ended, or has more than `read` tokens."""
+        """Return whether the row has ended or has more than `read` tokens."""
         return self.outcome is not None or len(self.ids) > read
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """The tokens that are read before the first step: all of the prompt but its last one."""
+        """The tokens to compute before the first step: all of the prompt except its last one."""
         return self.request.prompt_ids[:-1]
 
     @property
     def last(self) -> int:
-        """The token to read next."""
+        """The input token of the next step."""
         return self.ids[-1] if self.ids else self.request.prompt_ids[-1]
 
     @property
     def length(self) -> int:
-        """The number of tokens that have been read, which is the position of `last`."""
+        """The number of computed tokens, which is the position of `last`."""
         return len(self.request.prompt_ids) - 1 + len(self.ids)
 
     @property
     def max_length(self) -> int:
-        """The largest number of tokens that are read; the last one of an answer never is."""
+        """The maximum number of computed tokens; the last token of an answer is never an input."""
         return len(self.request.prompt_ids) + self.request.max_new_tokens - 1
 
     def draft(self, past: NgramIndex, max_tokens: int) -> list[int]:
-        """Return at most `max_tokens` tokens that may come next, guessed from the row itself or `past` rows.
+        """Return at most `max_tokens` tokens that may come next, looked up in the row itself or in `past` rows.
 
-        The draft never holds the last token that the answer may have.
+        The draft leaves room for one more token, which every step chooses.
         """
         if self.draft_budget == 0 and len(self.ids) >= self.draft_cooldown_until:
             self.draft_budget = 1
         length = min(max_tokens, self.draft_budget, self.request.max_new_tokens - len(self.ids) - 1)
         if length < 1:
             return []
-        # the index is filled when a draft is first tried, so a row without drafts does not pay for it
+        # the index is filled on the first draft, so that rows without drafts do not pay for it
         indexed = len(self.ngrams.ids) - len(self.request.prompt_ids)
         self.ngrams.extend(self.request.prompt_ids if indexed < 0 else ())
         self.ngrams.extend(self.ids[max(0, indexed) :])
@@ -111,7 +111,7 @@ class TokenSelector:
     eos_token_ids: tuple[int, ...]
 
     def end_if_late(self, row: RunningRequest) -> bool:
-        """End a row with the answer as it is if its time is up; return whether it was."""
+        """End a row with the answer so far if its time is up; return whether it was."""
         seconds = row.request.timeout_seconds
         if seconds is None or time.monotonic() - row.began < seconds:
             return False
@@ -119,17 +119,17 @@ class TokenSelector:
         return True
 
     def finish(self, row: RunningRequest, finish_reason: FinishReason) -> None:
-        """End a row with the answer as it is; the reason is `stop` if the answer holds a stop text."""
+        """End a row with the answer so far; the reason is `stop` if the answer contains a stop text."""
         row.finish(self._completion(row, finish_reason))
 
     def advance(
         self, logits: torch.Tensor, rows: Sequence[RunningRequest], largest: Sequence[float] | None = None
     ) -> list[int]:
-        """Choose the next token of each row from logits (n, V), add it, and end the rows that are complete.
+        """Choose the next token of each row from logits (n, V), end complete rows, and return the tokens, -1 for none.
 
-        `largest` are the largest logits of the rows, if the caller has them. No end-of-text is chosen if a row must not
-        end yet. A row whose logits are not finite, or whose settings or callback fail, ends with an error; the other
-        rows continue. Return the tokens, -1 for a row without one.
+        `largest` has the largest logit of each row, if the caller knows them. A row that must not end yet gets no
+        end-of-text. A row whose logits are not finite, or whose settings or callback raise, ends with an error, and the
+        other rows continue.
         """
         masked, chosen = self._greedy(logits, rows)
         for index, value in enumerate(largest_logits(logits) if largest is None else largest):
@@ -145,13 +145,13 @@ class TokenSelector:
                 if row.request.logprobs:
                     row.logprobs.append(float(logits[index].float().log_softmax(-1)[chosen[index]]))
                 self._append(row, chosen[index])
-            except Exception as error:  # it is this row's own, whatever it is
+            except Exception as error:  # of this row only, whatever its type
                 chosen[index] = -1
                 row.finish(error)
         return chosen
 
     def _greedy(self, logits: torch.Tensor, rows: Sequence[RunningRequest]) -> tuple[torch.Tensor, list[int]]:
-        """Return logits (n, V) with the ends of rows that must not end yet at -inf, and the best token of each row."""
+        """Return logits (n, V), with ends at -inf for rows that must not end yet, and the best token of each row."""
         early = [index for index, row in enumerate(rows) if len(row.ids) < row.request.min_new_tokens]
         if early:
             logits = logits.clone()  # the log-probabilities need them unchanged

@@ -14,7 +14,7 @@ import torch
 from lotune.errors import SettingsError
 
 TEMPERATURES = (1e-5, 1e5)
-"""The smallest and the largest; beyond them logits in float32 become equal, or overflow."""
+"""Range of temperatures; beyond it, float32 logits become equal or overflow."""
 PENALTIES = (1e-3, 1e3)
 SEEDS = (-(2**63), 2**64 - 1)
 """The range of seeds that torch's generators accept."""
@@ -25,8 +25,9 @@ GREEDY_HINT, NO_PENALTY = "0 takes the best token", "1 changes nothing"
 class Sampling:
     """The settings of the choice of a token.
 
-    A temperature of 0 takes the best token. Any other draws one, the same for the same seed.
-    Raises: SettingsError for a value out of its range.
+    A temperature of 0 takes the best token; any other temperature samples, reproducibly for a seed.
+
+    Raises: SettingsError for a value outside its range.
     """
 
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""A model over the slots of one cache: its forward passes, and which tokens each slot holds.
+"""The forward passes of a model over the slots of one cache, and a record of the tokens in each slot.
 
 Shapes: n rows of a pass, T tokens of a row in a pass, L real tokens of all rows, W attended length, D hidden size,
 V vocabulary.
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class SlotModel:
-    """A plain or adapted model, and the slots that it reads into.
+    """A plain or adapted model with the slots of its cache.
 
-    `cached_ids` are the token ids whose keys and values each slot holds, and `adapters` the names with which they were
-    computed, None for the adapter that is active.
+    `cached_ids` has the token ids whose keys and values each slot holds; `adapters` has the name of the adapter that
+    computed them, None for the active one.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class SlotModel:
         buckets: bool,
         fast: LlamaForward | None,
     ) -> None:
-        """Wrap a model whose `base` is the one of transformers inside it.
+        """Wrap a model; `base` is the transformers model inside it.
 
         `windows` has the sliding window of each kind of attention, None for full attention. `buckets`: the attention
-        takes key spans (`lotune.model.attention`). `fast` is the forward pass that is used where it can be.
+        accepts key spans (`lotune.model.attention`). `fast` is a faster forward pass, used whenever possible.
         """
         self.model, self.base, self.windows, self.fast = model, base, windows, fast
         self.buckets = buckets
@@ -50,7 +50,7 @@ class SlotModel:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all that the slots hold, and give their memory back."""
+        """Forget the content of all slots, and free their memory."""
         self.cache, self.cached_ids, self.adapters = SlotCache(0, 0), list[list[int]](), list[str | None]()
 
     @property
@@ -60,12 +60,13 @@ class SlotModel:
 
     @property
     def capacity(self) -> int:
-        """The number of tokens that a slot has room for."""
+        """The maximum number of tokens in a slot."""
         return self.cache.shared.capacity
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Have the model in evaluation mode, with the attention of the passes; keys of other adapters are forgotten."""
+        """Switch the model to evaluation mode and to the attention of the passes within the block."""
+        # Keys of another active adapter are of no use.
         active = active_adapters(self.model)
         if active != self.active_adapters:
             self.active_adapters, self.cached_ids = active, [[] for _ in self.cached_ids]
@@ -81,7 +82,7 @@ class SlotModel:
                 self.base.set_attn_implementation(attention)
 
     def resize(self, slots: int, capacity: int, remaining: int) -> None:
-        """Change the number of slots and their capacity; what the first `remaining` slots hold stays."""
+        """Change the number of slots and their capacity; keep the content of the first `remaining` slots."""
         remaining = min(remaining, slots, self.slots)
         self.cache.resize(slots, capacity, remaining)
         self.cached_ids = [
@@ -97,22 +98,23 @@ class SlotModel:
         self.cached_ids[target], self.adapters[target] = self.cached_ids[source][:length], self.adapters[source]
 
     def position_ids(self, starts: Sequence[int], length: int) -> Tensor:
-        """Return `length` positions from each start on, (n, T) int64; padding stays within the capacity."""
+        """Return `length` positions from each start, (n, T) int64, with those of padding clamped to the capacity."""
         # (n, 1) + (T,) -> (n, T)
         positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
         return positions.clamp_(max=self.capacity - 1)
 
     def names(self, adapters: Sequence[str | None]) -> list[str] | None:
-        """Return the adapter of each row, the active one where a row names none; None where no row names one."""
+        """Return the adapter of each row (the active one if the row names none), or None if no row names one."""
         if all(name is None for name in adapters):
             return None
         [active] = self.active_adapters
         return [active if name is None else name for name in adapters]
 
     def logits(self, inputs: ForwardInput, keep: int | None = 1) -> Tensor:
-        """Return logits (n * keep, V) after the last tokens of each row, or (L, V) after all real ones without `keep`.
+        """Return logits (n * keep, V) after the last `keep` tokens of each row, or (L, V) after all real tokens.
 
-        Where rows are padded and `keep` is a number, the result is of no use: only the cache is filled.
+        `keep` of None returns those of all tokens. If rows are padded and `keep` is a number, the result has no
+        meaning: the call only fills the cache.
         """
         if self.fast is not None and (inputs.adapter_names is None or self.fast_with_names):
             return self._fast_logits(self.fast, inputs, keep)
@@ -143,7 +145,8 @@ class SlotModel:
                 for kind, window in self.windows.items()
             }
             masks = masks if len(masks) > 1 else next(iter(masks.values()))
-        spans = None if self.fast is not None else inputs.key_spans  # their attention is registered for no fast model
+        # The attention that accepts key spans is not registered for a model with a fast pass (see `session`).
+        spans = None if self.fast is not None else inputs.key_spans
         output = self.model(
             input_ids=inputs.input_ids,
             attention_mask=masks,
@@ -152,7 +155,7 @@ class SlotModel:
             use_cache=True,
             logits_to_keep=keep or 0,
             **({} if inputs.adapter_names is None else {"adapter_names": list(inputs.adapter_names)}),
-            **({} if spans is None else {"widths": spans}),
+            **({} if spans is None else {"key_spans": spans}),
         )
         logits: Tensor = output.logits  # (n, keep or T, V)
         if keep is None and inputs.lengths is not None:
@@ -160,7 +163,7 @@ class SlotModel:
         return logits.flatten(0, 1)
 
     def _mask(self, position_ids: Tensor, attended_length: int, window: int | None) -> Tensor:
-        """Return what is added to the attention scores of queries at positions (n, T): (n, 1, T, W)."""
+        """Return the additive attention mask (n, 1, T, W) of queries at positions (n, T)."""
         columns = torch.arange(attended_length, device=self.device)
         hidden = columns > position_ids[..., None]  # (n, T, W)
         if window is not None:
@@ -170,9 +173,9 @@ class SlotModel:
 
 
 def active_adapters(model: Any) -> list[str]:
-    """Return the adapters with which a model answers where a request names none; empty where they are turned off."""
+    """Return the adapters of a model that apply if a request names none; empty if they are turned off."""
     if not hasattr(model, "peft_config"):
         return []
-    # a layer has a flag of this name; transformers' models have a method
+    # In PEFT's layers this name is a flag, in transformers' models a method.
     off = any(getattr(layer, "disable_adapters", False) is True for layer in model.modules())
     return [] if off else list(model.active_adapters)

@@ -1,7 +1,7 @@
-"""Answers of models that cannot use the slots: batches of equally long prompts, through transformers' own `generate`.
+"""The backend for models that cannot use slots: batches of equally long prompts through transformers' own `generate`.
 
-Transformers keeps the state of the model, such as keys and values, or the states of Mamba and RWKV. Prompts of one
-length need no padding, which such states would take for text.
+transformers keeps the state of the model: keys and values, or the recurrent states of Mamba and RWKV. Prompts of equal
+length need no padding, which a recurrent state would treat as text.
 
 Shapes: B rows of a batch, V vocabulary.
 """
@@ -33,13 +33,13 @@ _PROBE = tuple(row[-6:] for row in PROBE_ROWS)
 
 
 class TransformersBatcher:
-    """A model that answers by transformers' `generate`: its rows `batched` or one by one, with its cache or without.
+    """A model that answers through transformers' `generate`, with its rows `batched` or not and with a cache or not.
 
-    The first of these ways is used whose logits are those of each row alone, read anew for each token.
+    It uses the first of these combinations whose logits equal those of each row alone and without a cache.
     """
 
     def __init__(self, model: Any, base: Any) -> None:
-        """Probe `model`, inside which `base` is the one of transformers. Raises: ModelError where it cannot answer."""
+        """Probe `model`, whose transformers model is `base`. Raises: ModelError if it cannot generate."""
         self.model, self.base = model, base
         self.waiting: list[RunningRequest] = []
         self.running: list[RunningRequest] = []
@@ -56,26 +56,26 @@ class TransformersBatcher:
                 try:
                     if is_close(self._probe_logits(), expected, base.dtype):
                         break
-                except Exception:  # a way that this model does not bear
+                except Exception:  # the model does not support this combination
                     continue
 
     def check(self, request: Request) -> None:
         """Raise ModelError for a request that names an adapter."""
         if request.adapter is not None:
             expected = "an architecture whose attention takes a mask"
-            raise ModelError("adapter", "cannot be chosen a request with this model", expected, "merge it")
+            raise ModelError("adapter", "cannot be selected per request with this model", expected, "merge it")
 
     def session(self) -> AbstractContextManager[None]:
-        """Have the model ready for steps."""
+        """Return a context in which the model is in evaluation mode."""
         return eval_mode(self.model)
 
     def add(self, rows: list[RunningRequest]) -> None:
-        """Let rows wait; those with the longest prompts and answers are first, and prompts of one length together."""
+        """Add rows to those that wait, sorted by the lengths of prompt and answer, the longest first."""
         self.waiting += rows
         self.waiting.sort(key=lambda row: (len(row.request.prompt_ids), row.max_length), reverse=True)
 
     def remove_ended(self) -> None:
-        """Take out the waiting rows that have an outcome; no row runs between steps."""
+        """Remove the waiting rows that have an outcome; no row runs between steps."""
         self.waiting = [row for row in self.waiting if row.outcome is None]
 
     def reset(self) -> None:
@@ -87,8 +87,8 @@ class TransformersBatcher:
             return
         longest = self.waiting[0]
         length = len(longest.request.prompt_ids)
-        alike = sum(len(row.request.prompt_ids) == length for row in self.waiting)
-        count = min(alike, max(1, batch_tokens // longest.max_length) if self.batched else 1)
+        same_length = sum(len(row.request.prompt_ids) == length for row in self.waiting)
+        count = min(same_length, max(1, batch_tokens // longest.max_length) if self.batched else 1)
         rows, self.waiting = self.waiting[:count], self.waiting[count:]
         self.running = [row for row in rows if not selector.end_if_late(row)]
         if self.running:
@@ -96,7 +96,7 @@ class TransformersBatcher:
         self.running = []
 
     def _answer(self, rows: list[RunningRequest], selector: TokenSelector) -> None:
-        """Answer prompts of one length; a row that has ended is read on about, but its tokens are not used."""
+        """Answer prompts of equal length; `generate` continues rows that have ended, but their tokens are not used."""
 
         def choose(logits: Tensor) -> list[int]:
             for row in rows:
@@ -134,10 +134,11 @@ class TransformersBatcher:
         choose: Callable[[Tensor], list[int]],
         done: Callable[[], bool],
     ) -> None:
-        """Let transformers continue prompts of one length by tokens that `choose` takes from logits (B, V)."""
+        """Continue prompts of equal length with the tokens that `choose` selects from logits (B, V), until `done()`."""
         ids = torch.tensor(prompts, device=self.model.device)  # (B, T)
         configured = self.base.generation_config
-        self.base.generation_config = GenerationConfig()  # requests decide what this one would
+        # transformers merges the model's own settings, such as a temperature, into those of a call.
+        self.base.generation_config = GenerationConfig()
         try:
             self.model.generate(
                 input_ids=ids,
@@ -153,14 +154,14 @@ class TransformersBatcher:
 
 
 class _ForcedToken(LogitsProcessor):
-    """Masks all logits but those of the tokens that `choose` takes."""
+    """Masks all logits except those of the tokens that `choose` selects."""
 
     def __init__(self, choose: Callable[[Tensor], list[int]]) -> None:
         self.choose = choose
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         chosen = torch.tensor(self.choose(scores), device=scores.device)
-        return torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
+        return torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)  # (B, V)
 
 
 class _StopWhen(StoppingCriteria):

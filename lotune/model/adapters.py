@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def add_adapter(
     base_model: PreTrainedModel, settings: AdapterSettings, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PeftModel:
-    """Return the model with a fresh float32 adapter: only its parameters train; equal seeds give equal weights.
+    """Return the model with a fresh float32 adapter, whose parameters alone are trainable; equal seeds, equal weights.
 
-    The adapter is put into `base_model` itself, which is frozen (`PeftModel.disable_adapter` gives the base back).
-    `tokenizer` encodes texts of the settings.
-    Raises: ModelError where settings and model do not fit, PEFT refuses them, or the model already has an adapter.
+    The adapter is put into `base_model` itself, which is frozen. `tokenizer` encodes texts in the settings.
+
+    Raises: ModelError if the settings do not fit the model, PEFT refuses them, or the model already has an adapter.
     """
     from peft import get_peft_model
 
@@ -41,8 +41,8 @@ def add_adapter(
         try:
             model = get_peft_model(base_model, config)
         except ValueError as error:
-            given = settings.model_dump(exclude_unset=True, exclude={"force_base", "init_from"})
-            found = f"PEFT refuses {given or settings.method}: {' '.join(str(error).split())[:240]}"
+            values = settings.model_dump(exclude_unset=True, exclude={"force_base", "init_from"})
+            found = f"PEFT refuses {values or settings.method}: {' '.join(str(error).split())[:240]}"
             raise ModelError("adapter", found, remedy="other settings, or another adapter.method") from None
         method.initialise(model, settings, tokenizer)
     method.attach(model)
@@ -63,7 +63,7 @@ def base_alone(model: PeftModel) -> Iterator[nn.Module]:
         return
     # PEFT's switch leaves the embedding of the virtual tokens in the base, so that they would still stand in front.
     try:
-        base.set_input_embeddings(embedding.words)
+        base.set_input_embeddings(embedding.base_embedding)
         yield base
     finally:
         base.set_input_embeddings(embedding)
@@ -75,7 +75,8 @@ def has_adapter(model: nn.Module) -> bool:
     >>> has_adapter(nn.Linear(3, 2))
     False
     """
-    if "peft" not in sys.modules:  # nobody can have put one there
+    # Without PEFT there is no adapter, and importing it takes a second.
+    if "peft" not in sys.modules:
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -83,7 +84,7 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 def trainable_count(model: nn.Module) -> int:
-    """Return the number of parameters that train.
+    """Return the number of trainable parameters.
 
     >>> trainable_count(nn.Linear(3, 2).requires_grad_(False))
     0

@@ -15,35 +15,36 @@ MEMORY_HEADROOM = 1.2
 
 
 TOO_LARGE = "float32 needs"
-"""Beginning of the reason for a dtype if float32 does not fit into memory."""
+"""Start of `AnswerDtype.why` if float32 does not fit into memory."""
 
 
-class Format(NamedTuple):
-    """A dtype by its name, and what decided it."""
+class AnswerDtype(NamedTuple):
+    """The name of a dtype, and the reason for it as text for people."""
 
     dtype: Dtype
     why: str
 
 
-def answering_format(wanted: Dtype, settings: BaseSettings, device: str) -> Format:
-    """Return the dtype in which a model generates on a device; `wanted` is what the settings name.
+def choose_answer_dtype(requested: Dtype, settings: BaseSettings, device: str) -> AnswerDtype:
+    """Return the dtype in which a model generates on a device; `requested` is the one of the settings.
 
-    "auto" is float32 on a processor, if the weights fit into the free memory in it: then a verdict does not depend on
-    the rest of the batch. On a GPU it is the dtype in which the GPU is faster.
-    Raises: ModelError as `load_model`.
+    On a CPU, "auto" is float32 if the weights fit into the free memory: a verdict then does not depend on the rest of
+    the batch. On a GPU it is the faster dtype.
+
+    Raises: ModelError as `load_model` does.
     """
-    if wanted != "auto":
-        return Format(wanted, "named in the settings")
+    if requested != "auto":
+        return AnswerDtype(requested, "named in the settings")
     if not device.startswith("cpu"):
-        return Format(_faster(device), f"the faster one on {device}")
+        return AnswerDtype(_faster(device), f"the faster one on {device}")
     import torch
 
     free = free_memory_bytes(torch.device("cpu"))
     needed = int(MEMORY_HEADROOM * torch.float32.itemsize * count_parameters(meta_model(settings)))
     if free is None or needed <= free:
-        return Format("float32", "the answers then do not depend on the batch")
-    found = f"{TOO_LARGE} {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
-    return Format("bfloat16", found)
+        return AnswerDtype("float32", "the answers then do not depend on the batch")
+    why = f"{TOO_LARGE} {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free"
+    return AnswerDtype("bfloat16", why)
 
 
 def _faster(device: str) -> Dtype:
@@ -53,13 +54,14 @@ def _faster(device: str) -> Dtype:
 
 
 @contextmanager
-def placed(model: Any, device: str) -> Iterator[None]:
-    """Move a model, within the block, to a device if that has room for it; afterwards it is on the processor."""
+def on_device_if_it_fits(model: Any, device: str) -> Iterator[None]:
+    """Move a model to a device for the block, or to the CPU if it does not fit; afterwards it is on the CPU."""
     import torch
 
     weights = list(model.parameters())
     needed = MEMORY_HEADROOM * sum(weight.nbytes for weight in weights)
     fits = not device.startswith("cuda") or (free_memory_bytes(torch.device(device)) or 0) >= needed
+    # MPS has no float64, in which the merge check repeats close comparisons.
     is_supported = not device.startswith("mps") or all(weight.dtype != torch.float64 for weight in weights)
     try:
         yield model.to(device if fits and is_supported else "cpu")

@@ -38,9 +38,9 @@ BASE_DIGEST = "lotune_base_weights"
 def save_adapter(
     model: PeftModel, folder: Path, template_json: str | None = None, base: LoadedModel | None = None
 ) -> None:
-    """Write the adapter alone: adapter_config.json, adapter_model.safetensors, and the prompt template if given.
+    """Write adapter_config.json, adapter_model.safetensors and, if given, the prompt template.
 
-    With `base`, the metadata of the weights holds the digest of the base's weights.
+    With `base`, the metadata of the adapter's weights holds the digest of the base's weights.
     """
     from peft import get_peft_model_state_dict
 
@@ -69,10 +69,10 @@ def _sort_metadata(file: Path) -> None:
 
 
 def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -> PeftModel:
-    """Return the base with a saved adapter, in evaluation mode, nothing trainable; `base.model` itself carries it then.
+    """Return the base with a saved adapter, frozen and in evaluation mode; the adapter is put into `base.model` itself.
 
-    Raises: ModelError where the folder holds no adapter in safetensors, one of an unknown method, one whose tensors do
-    not fit the base, or, unless it is forced, one that was made for a base of other weights.
+    Raises: ModelError if the folder holds no adapter in safetensors, or if the adapter has an unknown method, tensors
+    that do not fit the base or, unless `force_base` is set, another base.
     """
     config = _read_config(folder)
     check_base(folder, base.name, base.weights, force=force_base)
@@ -82,7 +82,7 @@ def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -
 def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool = False) -> None:
     """Raise ModelError if a saved adapter was made for other weights than those of the base `name`, unless forced.
 
-    An adapter that names no weights passes.
+    An adapter without a digest of its base passes.
     """
     digest = base_digest(folder)
     if not force and digest is not None and weights and digest != weights_digest(weights):
@@ -92,18 +92,18 @@ def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool 
 
 
 def base_digest(folder: Path) -> str | None:
-    """Return the digest of the base's weights that a saved adapter has; None for one that lotune did not write."""
+    """Return the digest of the base's weights in a saved adapter; None if another program wrote the adapter."""
     with _opened(folder / ADAPTER_WEIGHTS) as file:
         digest: str | None = (file.metadata() or {}).get(BASE_DIGEST)
     return digest
 
 
 def init_adapter(base: LoadedModel, settings: AdapterSettings, seed: int) -> PeftModel:
-    """Return the base with the adapter that training begins with: a fresh one, or the float32 copy of a saved one.
+    """Return the base with the adapter to train: a fresh one, or a float32 copy of the saved one in `init_from`.
 
-    What shapes a saved adapter stays; settings that belong to the training, such as dropout, are the given ones.
-    Raises: ModelError as `add_adapter` and `load_adapter`, and as `check_init_adapter` where settings and saved adapter
-    disagree.
+    The shape of a saved adapter stays; the settings of the training, such as dropout, replace its own.
+
+    Raises: ModelError as `add_adapter`, `load_adapter` and `check_init_adapter` do.
     """
     if settings.init_from is None:
         return add_adapter(base.model, settings, seed, base.tokenizer)
@@ -115,10 +115,10 @@ def init_adapter(base: LoadedModel, settings: AdapterSettings, seed: int) -> Pef
 
 
 def check_init_adapter(settings: AdapterSettings) -> AdapterSettings:
-    """Return the settings with the values of the saved adapter that they name, if they name one; no model is needed.
+    """Return the settings with the values of the saved adapter in `init_from`, if they name one; load no model.
 
-    Raises: ModelError where training cannot begin with it: there is none, it is of another method, or it has other
-    values than the recipe gives.
+    Raises: ModelError if training cannot start from it: there is no adapter, it has another method, or its values
+    differ from those of the recipe.
     """
     if settings.init_from is None:
         return settings
@@ -150,7 +150,8 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
     peft_unfreezes, device = trainable and method.unfreeze is None, _device(base.model)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error of ours, below
+            # Missing tensors raise a ModelError below.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
             model = PeftModel.from_pretrained(
                 base.model, str(folder), config=config, is_trainable=peft_unfreezes, torch_device=device
             )
@@ -161,8 +162,8 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
         ) from error
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if saved != expected:
-        odd = sorted(saved ^ expected)
-        found = f"{len(odd)} tensors do not fit {base.name}, such as {odd[0]}"
+        mismatched = sorted(saved ^ expected)
+        found = f"{len(mismatched)} tensors do not fit {base.name}, such as {mismatched[0]}"
         raise ModelError(str(folder), found, "one tensor for each adapted module", "give the base it was made for")
     method.attach(model)
     if trainable and method.unfreeze is not None:
@@ -171,16 +172,16 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
 
 
 def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
-    """Return a new float32 model with the adapter added into the weights; the base stays as it is.
+    """Return a new float32 model with the adapter merged into the weights; the base stays as it is.
 
-    The sum is computed in float32, so that saving rounds once.
-    Raises: ModelError as `load_adapter`, and where the method cannot be merged or a merged weight is not finite.
+    Raises: ModelError as `load_adapter` does, or if the method cannot be merged or a merged weight is not finite.
     """
     method = METHODS[method_name(_read_config(adapter_folder))]
     if not method.mergeable:
         raise ModelError(
             str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
         )
+    # In float32, so that only saving rounds.
     adapted: Any = load_adapter(float32_copy(base), adapter_folder)
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
@@ -191,22 +192,6 @@ def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
     return merged
 
 
-def save_merged(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    dtype: torch.dtype,
-    template_json: str | None = None,
-) -> None:
-    """Write a merged model as `save_model` does.
-
-    Raises: ModelError where the adapter is still beside the weights.
-    """
-    if has_adapter(model):
-        raise ModelError(str(folder), "the model still has its adapter beside its weights", "a merged model")
-    save_model(model, tokenizer, folder, dtype, template_json)
-
-
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -214,7 +199,12 @@ def save_model(
     dtype: torch.dtype,
     template_json: str | None = None,
 ) -> None:
-    """Write a complete Hugging Face folder: configuration, weights rounded to `dtype`, tokeniser; tied weights once."""
+    """Write a complete Hugging Face folder: configuration, weights rounded to `dtype`, tokeniser; tied weights once.
+
+    Raises: ModelError if the model still has an adapter beside its weights.
+    """
+    if has_adapter(model):
+        raise ModelError(str(folder), "the model still has its adapter beside its weights", "a merged model")
     rounded = cast_parameters(model, dtype)
     if rounded.generation_config is not None:
         _fix_generation_config(rounded.generation_config)
@@ -225,7 +215,10 @@ def save_model(
 
 
 def _fix_generation_config(config: Any) -> None:
-    """Make a generation configuration savable: some published ones name a temperature without sampling."""
+    """Make a generation configuration valid, as transformers refuses to save some published ones.
+
+    These set a temperature without sampling.
+    """
     try:
         config.validate(strict=True)
     except ValueError:
@@ -244,13 +237,14 @@ def _atomic_folder(folder: Path, needed: int) -> Iterator[Path]:
     Raises: RunError if the disk has no room for the `needed` bytes; `folder` is then as it was.
     """
     temporary, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)  # of a crash
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a crash
     temporary.mkdir(parents=True)
     try:
         with disk_full_as_run_error(folder, needed):
             yield temporary
             for path in temporary.iterdir():
                 _flush(path)
+        # A folder cannot replace one that is not empty, so the old one is moved away first.
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
@@ -265,7 +259,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _flush(path: Path) -> None:
-    """Flush a file to the disk before its folder gets its name."""
+    """Flush a file to the disk, so that no folder under its final name holds a file without content."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -1,7 +1,7 @@
-"""Which dtype is faster: measured on a GPU with one large product, on a processor with the products of the work itself.
+"""A benchmark of dtypes: a GPU is timed with one large matrix product, a CPU with the products of a training step.
 
-The first measurement holds for a machine, a version of torch and the shapes of the products as long as its file exists,
-so that all processes of a machine decide alike.
+The result is cached in a file for each machine, version of torch and set of shapes, so that all processes of a machine
+choose the same dtype.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 MIN_SPEEDUP = 1.5
-"""bfloat16 counts as faster from this ratio on."""
+"""bfloat16 counts as clearly faster above this ratio."""
 GPU_SIZE, GPU_TIMES = 4096, 5
-"""Square matrices of this size are multiplied on a GPU, so many times."""
+"""Size of the square matrices that a GPU multiplies, and the number of timed products."""
 MAX_TIMED_ROWS, MAX_TIMED_STEPS = 256, 2**27
-"""Rows of a product that is timed on a processor, and its multiplications, at most."""
+"""Maximum number of rows and of multiplications of a product that is timed on a CPU."""
 MAX_TIMED_SHAPES = 4
-"""Shapes of products that are timed, those with the most work."""
+"""Number of shapes that are timed: those with the most work."""
 BUDGET_SECONDS, MIN_ROUNDS, MAX_ROUNDS = 0.3, 3, 9
-"""How long products are timed in turns, after a first round, within the least and the most rounds."""
+"""Time for the rounds after the first one, and the bounds on their number."""
 
 
 class MatmulSeconds(NamedTuple):
-    """Seconds that products take in each dtype; infinite if the device does not compute in it."""
+    """Seconds of matrix products in each dtype; infinite if the device cannot compute in the dtype."""
 
     float32: float
     bfloat16: float
@@ -50,7 +50,7 @@ class MatmulSeconds(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A linear layer of a step: (rows, inputs) times (inputs, outputs), and the number of `layers` of the shape."""
+    """A matrix product of a step, (rows, inputs) times (inputs, outputs), for `layers` linear layers of that shape."""
 
     rows: int
     inputs: int
@@ -58,16 +58,16 @@ class Product(NamedTuple):
     layers: int
 
 
-class Decision(NamedTuple):
-    """A number format, what decided it in words for people, and the figures."""
+class DtypeDecision(NamedTuple):
+    """The chosen dtype, the reason as text for people, and the measured figures."""
 
     dtype: Dtype
     why: str
     figures: dict[str, Any]
 
 
-def products_of(model: nn.Module, tokens: int) -> list[Product]:
-    """Return the products of a step over so many tokens, the ones with the most work first."""
+def matrix_products(model: nn.Module, tokens: int) -> list[Product]:
+    """Return the matrix products of a step over so many tokens, those with the most work first."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -77,43 +77,44 @@ def products_of(model: nn.Module, tokens: int) -> list[Product]:
             shapes[module.in_features, module.out_features] += 1
         elif isinstance(module, Conv1D):
             shapes[int(module.weight.shape[0]), int(module.weight.shape[1])] += 1
-    found = [Product(tokens, *shape, count) for shape, count in shapes.items()]
-    return sorted(found, key=lambda one: (-one.inputs * one.outputs * one.layers, one))[:MAX_TIMED_SHAPES]
+    products = [Product(tokens, *shape, count) for shape, count in shapes.items()]
+    # Of equal work, the tuple itself decides, so that the order never depends on the model's.
+    return sorted(products, key=lambda p: (-p.inputs * p.outputs * p.layers, p))[:MAX_TIMED_SHAPES]
 
 
-def training_format(device: str, products: Sequence[Product], trains_all: bool = False) -> Decision:
-    """Return the format in which a training on a device is clearly faster, by its own products.
+def choose_training_dtype(device: str, products: Sequence[Product], trains_all: bool = False) -> DtypeDecision:
+    """Return the dtype for a training on a device: bfloat16 if its own products are clearly faster in it.
 
-    `trains_all`: the weights themselves are trained, so that their gradients are products too.
+    `trains_all`: the weights themselves are trained, so that their gradients are products, too.
     """
     if not device.startswith("cpu"):
         faster = bfloat16_is_faster(device)
         dtype: Dtype = "bfloat16" if faster else "float32"
-        return Decision(dtype, f"{device} is {'' if faster else 'not '}clearly faster in bfloat16", {})
+        return DtypeDecision(dtype, f"{device} is {'' if faster else 'not '}clearly faster in bfloat16", {})
     if not any("bf16" in flag for flag in processor_flags()) or not products:
-        return Decision("float32", "the processor has no unit for bfloat16", {"processor": processor()})
+        return DtypeDecision("float32", "the processor has no unit for bfloat16", {"processor": processor()})
     import torch
 
-    known = {
+    inputs = {
         "processor": processor(), "torch": torch.__version__,
         "products": [list(product) for product in products], "trains_all": trains_all,
     }  # fmt: skip
-    name = f"{known['processor']} torch {torch.__version__} {fingerprint(known)[:16]}"
-    found = _kept(name, lambda: measure_products(products, trains_all), known)
-    dtype = "bfloat16" if found.ratio > MIN_SPEEDUP else "float32"
-    times = f"{1e3 * found.float32:.1f} ms in float32 and {1e3 * found.bfloat16:.1f} ms in bfloat16"
-    why = f"the products of a step take {times} on one thread ({known['processor']})"
-    return Decision(dtype, why, {**known, **found._asdict(), "ratio": found.ratio, "needed": MIN_SPEEDUP})
+    name = f"{inputs['processor']} torch {torch.__version__} {fingerprint(inputs)[:16]}"
+    seconds = _cached(name, lambda: measure_products(products, trains_all), inputs)
+    dtype = "bfloat16" if seconds.ratio > MIN_SPEEDUP else "float32"
+    times = f"{1e3 * seconds.float32:.1f} ms in float32 and {1e3 * seconds.bfloat16:.1f} ms in bfloat16"
+    why = f"the products of a step take {times} on one thread ({inputs['processor']})"
+    return DtypeDecision(dtype, why, {**inputs, **seconds._asdict(), "ratio": seconds.ratio, "needed": MIN_SPEEDUP})
 
 
 def measure_products(products: Sequence[Product], trains_all: bool = False) -> MatmulSeconds:
-    """Return what the products of a step take, forward and backward, estimated from smaller ones of their shape.
+    """Return the seconds of a step's products, forward and backward, extrapolated from smaller products.
 
-    Both formats are timed in turns, on one thread and by the time that it computes, so that what else the machine does
-    decides nothing; of the rounds the one of the median ratio counts.
+    Both dtypes are timed in turns; the round with the median ratio counts.
     """
     import torch
 
+    # One thread, and its CPU time instead of wall time: other work on the machine must not decide.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -125,19 +126,18 @@ def measure_products(products: Sequence[Product], trains_all: bool = False) -> M
 def _rounds(products: Sequence[Product], trains_all: bool) -> MatmulSeconds:
     import torch
 
-    made = {dtype: [_factors(one, dtype) for one in products] for dtype in (torch.float32, torch.bfloat16)}
-    shares = [_work(one) / _work(_smaller(one)) * one.layers for one in products]
+    tensors = {dtype: [_factors(p, dtype) for p in products] for dtype in (torch.float32, torch.bfloat16)}
+    # The timed product is smaller than the real one, by this factor with all layers of the shape.
+    scales = [_work(p) / _work(_smaller(p)) * p.layers for p in products]
     rounds, began = list[MatmulSeconds](), time.perf_counter()
-    while len(rounds) <= MIN_ROUNDS or (
-        len(rounds) <= MAX_ROUNDS and time.perf_counter() - began < BUDGET_SECONDS
-    ):  # the first one warms up
-        rounds.append(MatmulSeconds(*(_timed(factors, shares, trains_all) for factors in made.values())))
-    counted = sorted(rounds[1:], key=lambda one: one.ratio)
-    return counted[len(counted) // 2] if all(math.isfinite(one.bfloat16) for one in counted) else counted[0]
+    while len(rounds) <= MIN_ROUNDS or (len(rounds) <= MAX_ROUNDS and time.perf_counter() - began < BUDGET_SECONDS):
+        rounds.append(MatmulSeconds(*(_timed(factors, scales, trains_all) for factors in tensors.values())))
+    counted = sorted(rounds[1:], key=lambda seconds: seconds.ratio)  # the first round only warms up
+    return counted[len(counted) // 2] if all(math.isfinite(seconds.bfloat16) for seconds in counted) else counted[0]
 
 
 def _smaller(product: Product) -> Product:
-    """A product of the same kind that takes little time: fewer rows, then less of the longer side."""
+    """Return a product that takes little time: with fewer rows, then with the longer side halved repeatedly."""
     rows, inputs, outputs = min(product.rows, MAX_TIMED_ROWS), product.inputs, product.outputs
     while rows * inputs * outputs > MAX_TIMED_STEPS:
         inputs, outputs = (inputs // 2, outputs) if inputs > outputs else (inputs, outputs // 2)
@@ -149,46 +149,48 @@ def _work(product: Product) -> int:
 
 
 def _factors(product: Product, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Inputs (rows, inputs), weight (outputs, inputs) and gradient of the outputs (rows, outputs)."""
+    """Return inputs (rows, inputs), weight (outputs, inputs) and gradient of the outputs (rows, outputs)."""
     import torch
 
-    one = _smaller(product)
-    sizes = (one.rows, one.inputs), (one.outputs, one.inputs), (one.rows, one.outputs)
-    first, second, third = (torch.ones(size, dtype=dtype) for size in sizes)
-    return first, second, third
+    rows, inputs, outputs, _ = _smaller(product)
+    return (
+        torch.ones((rows, inputs), dtype=dtype),
+        torch.ones((outputs, inputs), dtype=dtype),
+        torch.ones((rows, outputs), dtype=dtype),
+    )
 
 
-def _timed(factors: Sequence[tuple[torch.Tensor, ...]], shares: Sequence[float], trains_all: bool) -> float:
-    """Seconds of all products, each counted as often as its share says; infinite in a format without products."""
+def _timed(factors: Sequence[tuple[torch.Tensor, ...]], scales: Sequence[float], trains_all: bool) -> float:
+    """Return the seconds of all products, each multiplied by its scale; infinite if the dtype has no products."""
     import torch
 
     seconds = 0.0
-    for (inputs, weight, gradient), share in zip(factors, shares, strict=True):
+    for (inputs, weight, gradient), scale in zip(factors, scales, strict=True):
         began = time.thread_time()
         try:
-            torch.mm(inputs, weight.t())
-            torch.mm(gradient, weight)
+            torch.mm(inputs, weight.t())  # (rows, outputs)
+            torch.mm(gradient, weight)  # (rows, inputs)
             if trains_all:
-                torch.mm(gradient.t(), inputs)
+                torch.mm(gradient.t(), inputs)  # (outputs, inputs)
         except RuntimeError:
             return math.inf
-        seconds += share * (time.thread_time() - began)
+        seconds += scale * (time.thread_time() - began)
     return seconds
 
 
 @lru_cache
 def bfloat16_is_faster(device: str) -> bool:
-    """Whether a GPU is clearly faster in bfloat16 than in float32; False for any other device."""
+    """Return whether a GPU is clearly faster in bfloat16 than in float32; False for any other device."""
     if not device.startswith("cuda"):
         return False
     import torch
 
     name = f"{torch.cuda.get_device_name(device)} torch {torch.__version__}"
-    return _kept(name, lambda: measure(device), {}).ratio > MIN_SPEEDUP
+    return _cached(name, lambda: measure(device), {}).ratio > MIN_SPEEDUP
 
 
 def measure(device: str) -> MatmulSeconds:
-    """The seconds of a large square product on a GPU, the least of several."""
+    """Return the seconds of a large square product on a GPU, the minimum of several."""
     import torch
 
     return MatmulSeconds(_time_matmul(device, torch.float32), _time_matmul(device, torch.bfloat16))
@@ -197,26 +199,26 @@ def measure(device: str) -> MatmulSeconds:
 def _time_matmul(device: str, dtype: torch.dtype) -> float:
     import torch
 
-    found = list[float]()
+    seconds = list[float]()
     try:
         factor = torch.ones(GPU_SIZE, GPU_SIZE, device=device, dtype=dtype)
         for _ in range(GPU_TIMES + 1):  # the first one warms up
             began = time.perf_counter()
             torch.mm(factor, factor)
-            torch.cuda.synchronize(device)
-            found.append(time.perf_counter() - began)
+            torch.cuda.synchronize(device)  # products are queued; without it, only the queueing would be timed
+            seconds.append(time.perf_counter() - began)
     except RuntimeError:
         return math.inf
-    return min(found[1:])
+    return min(seconds[1:])
 
 
 def processor_flags() -> set[str]:
-    """What the processor can do, of the names that matter here: torch's word, else the kernel's."""
+    """Return the names of the CPU's features, as torch reports them or else the kernel."""
     import torch
 
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities:
-        return {name for name, there in capabilities.items() if there is True}
+        return {name for name, available in capabilities.items() if available is True}
     try:
         return set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split())
     except OSError:
@@ -227,31 +229,31 @@ def _folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lotune" / "number-formats"
 
 
-def _kept(name: str, measured: Callable[[], MatmulSeconds], known: dict[str, Any]) -> MatmulSeconds:
-    """What is remembered under a name, else what is measured now, or what another process has remembered meanwhile."""
+def _cached(name: str, measure_now: Callable[[], MatmulSeconds], inputs: dict[str, Any]) -> MatmulSeconds:
+    """Return the cached result of that name, else measure and cache it together with its inputs."""
     try:
         file = _folder() / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}.json"
-    except RuntimeError:  # no home
-        return measured()
-    return _remembered(file) or _remember(file, measured(), known)
+    except RuntimeError:  # no home folder
+        return measure_now()
+    return _read_cache(file) or _write_cache(file, measure_now(), inputs)
 
 
-def _remember(file: Path, found: MatmulSeconds, known: dict[str, Any]) -> MatmulSeconds:
-    """What was measured, or what another process has remembered before."""
+def _write_cache(file: Path, seconds: MatmulSeconds, inputs: dict[str, Any]) -> MatmulSeconds:
+    """Write a result and return it, or return the one that another process wrote in the meantime."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as out:
-            out.write(json.dumps({**found._asdict(), **known}))
+            out.write(json.dumps({**seconds._asdict(), **inputs}))
     except FileExistsError:
-        return _remembered(file) or found
-    except OSError:  # no room: it is measured again each time
+        return _read_cache(file) or seconds
+    except OSError:  # without a writable cache, each process measures for itself
         pass
-    return found
+    return seconds
 
 
-def _remembered(file: Path) -> MatmulSeconds | None:
+def _read_cache(file: Path) -> MatmulSeconds | None:
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        return MatmulSeconds(float(held["float32"]), float(held["bfloat16"]))
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return MatmulSeconds(float(stored["float32"]), float(stored["bfloat16"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -21,7 +21,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_training(model: nn.Module) -> Iterator[None]:
-    """Switch all modules of a model to training mode within the block; the random state outside stays as it was."""
+    """Switch all modules of a model to training mode within the block; restore torch's random state after it."""
     device = next(model.parameters()).device
     with _in_mode(model, training=True), torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
@@ -41,7 +41,7 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def in_float32_for_now(model: nn.Module) -> Iterator[None]:
-    """Hold weights of a reduced dtype in float32 within the block; afterwards they are the very same tensors."""
+    """Hold weights of a reduced dtype in float32 within the block; afterwards the original tensors are back."""
     reduced = [(weight, weight.data) for weight in model.parameters() if weight.dtype in REDUCED_DTYPES]
     try:
         for weight, data in reduced:

@@ -1,4 +1,4 @@
-"""Finding the layer where numbers stop being finite, by a second pass once a result is not."""
+"""A search for the layer where numbers stop being finite, by a second pass after a result is not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def noting_faults(model: nn.Module) -> Iterator[list[str]]:
-    """Collect, within the block, modules whose output is not finite and parameters whose gradient is not, by name.
+    """Collect the names of modules whose output, and of parameters whose gradient, is not finite within the block.
 
-    They come in the order of computation. A module precedes those that contain it, so the first name is the innermost.
+    Names are in the order of computation. A module precedes those that contain it, so the first name is the innermost.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> with noting_faults(model) as faults:
@@ -52,7 +52,7 @@ def _note_gradient(faults: list[str], name: str, parameter: Tensor) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Return whether all tensors in a nested value are finite; of a sharded one, the shard of this process."""
+    """Return whether all tensors in a nested value are finite; of a sharded tensor, check this process's shard."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, tuple | list):

@@ -1,10 +1,10 @@
-"""Loading a base model: from safetensors only; no remote code runs and no pickle is opened."""
+"""Loading of base models, from safetensors only: no code of a model's folder runs, and no pickle is opened."""
 
 from __future__ import annotations
 
 import copy
 import importlib.resources
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.data.tokenizer_training import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.optional_libraries import unhide_optional_libraries
 from lotune.model.parts import virtual_ids
-from lotune.model.probed import let_in
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
 from lotune.model.token_ids import check_token_ids
 from lotune.model.weight_files import weight_files, weight_files_of_hub
@@ -22,21 +22,21 @@ from lotune.model.weight_files import weight_files, weight_files_of_hub
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NANO = "nano"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_ATTENTION = {"attn_implementation": None}
-"""transformers then takes torch's fused attention (sdpa), and an architecture's own (eager) where that has no sdpa."""
+"""With None, transformers uses torch's fused attention (sdpa) or, if an architecture has none, its own (eager)."""
 CONTEXT_LENGTH_FIELDS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_target_positions")
-"""Names of the context's length in config.json; the later ones are BLOOM's, MPT's and Whisper's."""
+"""Names of the context length in config.json; the last three are those of BLOOM, MPT and Whisper."""
 DEFAULT_CONTEXT_LENGTH = 8192
-"""Most tokens for prompt and answer of architectures that set no bound (states, ALiBi), so that memory has one."""
+"""Maximum number of tokens of prompt and answer if the architecture sets no bound (states, ALiBi); it bounds memory."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model with its tokeniser; `folder` is None for a model of the hub, `dtype` that of the weights."""
+    """A loaded model with its tokeniser; `folder` is None for a model on the hub, `dtype` is that of the weights."""
 
     name: str
     model: PreTrainedModel
@@ -44,17 +44,17 @@ class LoadedModel:
     folder: Path | None
     dtype: torch.dtype
     weights: tuple[Path, ...] = ()
-    """The files that the weights were read from, where they were read from any."""
+    """The files that the weights were read from; empty for a model that was not read from files."""
 
 
 def load_model(settings: BaseSettings, device: str, quantization: Any = None) -> LoadedModel:
-    """Return the base model in evaluation mode, its parameters frozen, on a device (auto | cpu | cuda | mps).
+    """Return the base model, frozen and in evaluation mode, on a device (auto | cpu | cuda | mps).
 
-    `quantization` is a configuration of transformers for how linear weights are held.
+    `quantization` is transformers' configuration of how linear weights are held.
 
-    Raises: ModelError where there are no safetensors weights, a file names others, weights are missing or of another
-    shape, the tokeniser has more tokens than the model, a special token is none of the vocabulary, or the model would
-    need code of its own.
+    Raises: ModelError if there are no safetensors weights, a file names other weights, weights are missing or have the
+    wrong shape, the tokeniser has more tokens than the model, a special token is outside the vocabulary, or the model
+    needs code of its own.
     """
     import torch
     from torch import nn
@@ -63,11 +63,12 @@ def load_model(settings: BaseSettings, device: str, quantization: Any = None) ->
     folder = _folder(settings.model)
     if folder is not None:
         _check_folder(folder, settings.model)
+    # Weights that were published in 8 or 4 bits need these libraries; of a model on the hub it is not known yet.
     if folder is None or b'"quantization_config"' in (folder / "config.json").read_bytes():
-        let_in()
+        unhide_optional_libraries()
     dtype = resolve_dtype(settings.dtype, device)
     source = str(folder) if folder is not None else settings.model
-    with silence_transformers(), _as_model_error(settings.model, folder is None):
+    with silence_transformers(), loading_errors_as_model_errors(settings.model, folder is None):
         weights = weight_files_of_hub(settings.model) if folder is None else weight_files(folder, settings.model)
         model = _load_model(source, settings.model, dtype, quantization, device)
         if folder is None:
@@ -78,15 +79,15 @@ def load_model(settings: BaseSettings, device: str, quantization: Any = None) ->
     check_tokenizer(tokenizer, int(embedding.weight.shape[0]), settings.model, special)
     model.config._name_or_path = model.name_or_path = settings.model  # what an adapter names as its base
     tokenizer.name_or_path = settings.model
-    _fuse_activations(model)
+    fuse_activations(model)
     nn.Module.to(model, torch.device(device)).eval().requires_grad_(False)
     return LoadedModel(settings.model, model, tokenizer, folder, dtype, weights)
 
 
 def resolve_device(device: str) -> str:
-    """Return the device that "auto" stands for: cuda, else mps, else cpu; other names are checked and returned.
+    """Return the device that "auto" stands for: cuda, else mps, else cpu. Check any other name and return it.
 
-    Raises: SettingsError where the device is unknown or not there.
+    Raises: SettingsError if the device is unknown or not available.
 
     >>> resolve_device("cpu")
     'cpu'
@@ -107,7 +108,7 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
-    """Return the dtype of the weights: "auto" takes bfloat16 where a GPU is faster in it, else float32.
+    """Return the dtype of the weights; "auto" is bfloat16 on a GPU that is clearly faster in it, else float32.
 
     >>> resolve_dtype("bfloat16", "cpu")
     torch.bfloat16
@@ -122,7 +123,7 @@ def resolve_dtype(dtype: Dtype, device: str) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype as settings and files have it.
+    """Return the name of a dtype as used in settings and files.
 
     >>> import torch
     >>> dtype_name(torch.bfloat16)
@@ -132,7 +133,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters, tied ones once, with those of adapters; two in a byte count as two.
+    """Return the number of parameters of a model and its adapters; tied parameters count once, packed ones in full.
 
     >>> from torch import nn
     >>> count_parameters(nn.Linear(3, 2))
@@ -142,21 +143,22 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _elements(parameter: Any) -> int:
-    """Return the number of weights in a parameter: bitsandbytes packs those in 4 bit."""
+    """Return the number of weights in a parameter."""
+    # bitsandbytes packs two weights of 4 bits into a byte.
     packed = getattr(parameter, "quant_state", None)
     return int(parameter.numel()) if packed is None else prod(packed.shape)
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Return the number of tokens that prompt and answer may have together, without an adapter's virtual ones.
+    """Return the maximum number of tokens of prompt and answer together, without an adapter's virtual tokens.
 
-    It is DEFAULT_CONTEXT_LENGTH where the architecture sets no bound.
+    It is DEFAULT_CONTEXT_LENGTH if the architecture sets no bound.
     """
     return _context_of(model.config) - len(virtual_ids(model))
 
 
 def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int]:
-    """Return the tokeniser of a base model and its context in tokens; no weights are read.
+    """Return the tokeniser of a base model and its context in tokens; read no weights.
 
     Raises: ModelError as `load_model` does.
     """
@@ -166,7 +168,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
     if folder is not None:
         _check_folder(folder, settings.model)
     source = str(folder) if folder is not None else settings.model
-    with silence_transformers(), _as_model_error(settings.model, folder is None):
+    with silence_transformers(), loading_errors_as_model_errors(settings.model, folder is None):
         tokenizer = _load_tokenizer(source, settings.model)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
@@ -174,7 +176,7 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
 
 
 def meta_model(settings: BaseSettings) -> PreTrainedModel:
-    """Return a base model without its weights, on the meta device: enough to name and count its parts.
+    """Return a base model without its weights, on the meta device, which suffices to name and count its parts.
 
     Raises: ModelError as `load_model` does.
     """
@@ -183,19 +185,19 @@ def meta_model(settings: BaseSettings) -> PreTrainedModel:
 
     folder = _folder(settings.model)
     source = str(folder) if folder is not None else settings.model
-    with silence_transformers(), _as_model_error(settings.model, folder is None), torch.device("meta"):
+    with silence_transformers(), loading_errors_as_model_errors(settings.model, folder is None), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
 
 
 def base_folder(settings: BaseSettings) -> Path | None:
-    """Return the folder of a base model's files, None for one of the hub. Raises: ModelError if it is missing."""
+    """Return the folder of a base model, None for a model on the hub. Raises: ModelError if the folder is missing."""
     return _folder(settings.model)
 
 
 def declared_context_length(config: Any) -> int | None:
-    """Return the number of tokens that a configuration of transformers lets a model read; None if it has none."""
+    """Return the context length in a configuration of transformers, in tokens; None if it names none."""
     text = config.get_text_config(decoder=True)
     lengths = (getattr(text, name, None) for name in CONTEXT_LENGTH_FIELDS)
     return next((length for length in lengths if isinstance(length, int)), None)
@@ -206,61 +208,16 @@ def _context_of(config: Any) -> int:
     return length if length is not None and length > 0 else DEFAULT_CONTEXT_LENGTH
 
 
-def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
-    """Return a Llama model with fresh, trainable float32 weights, drawn from torch's current random state.
-
-    `shape` holds LlamaConfig's names (vocab_size, hidden_size, num_hidden_layers, ...), `rope_theta` too.
-    Under `torch.device("meta")` no memory is taken, which is enough to count.
-    Raises: ModelError for a name that LlamaConfig does not have, or sizes that do not fit together.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    unknown = sorted(set(shape) - set(LlamaConfig().to_dict()) - {"rope_theta"})
-    if unknown:
-        raise ModelError("model shape", f"unknown names: {', '.join(unknown)}", "names of LlamaConfig")
-    values = dict(shape)
-    if "rope_theta" in values:
-        values["rope_parameters"] = {"rope_type": "default", "rope_theta": float(values.pop("rope_theta"))}
-    try:
-        config = LlamaConfig(**values)
-    except Exception as error:  # the configuration's own validation has several kinds
-        raise ModelError("model shape", _one_line(error)) from None
-    config._attn_implementation = "sdpa"
-    return LlamaForCausalLM(config)
-
-
-def new_from_config_json(path: Path, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """Return a model of the configuration in a config.json or its folder, with fresh, trainable float32 weights.
-
-    The weights are drawn from torch's current random state; `changes` are laid over the configuration.
-    Raises: ModelError where it is none of an architecture that transformers knows.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with silence_transformers(), _as_model_error(str(path), False):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        for name, value in changes.items():
-            setattr(config, name, value)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=torch.float32, **DEFAULT_ATTENTION
-        )
-    _fuse_activations(model)
-    return model
-
-
 def float32_copy(base: LoadedModel) -> LoadedModel:
-    """A copy of the base whose weights are float32 (exact, as bfloat16 is a part of it)."""
+    """Return a copy of the base with float32 weights. It is exact, as float32 holds every bfloat16 number."""
     import torch
 
     return replace(base, model=cast_parameters(base.model, torch.float32), dtype=torch.float32)
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a copy of the model with its parameters in `dtype`, as if read from a file of that dtype.
-
-    Buffers stay: `model.to(dtype)` would round the frequencies of the position encoding, too, which no file holds.
-    """
+    """Return a copy of the model with its parameters in `dtype`, as if read from a file of that dtype."""
+    # Not `model.to(dtype)`: it would also round buffers, such as rotary frequencies, which no file holds.
     rounded = copy.deepcopy(model)
     for parameter in rounded.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -269,7 +226,7 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Keep transformers' loading report and progress bar off the terminal; what matters in it is raised instead."""
+    """Keep transformers' loading report and progress bar off the terminal; faults in the report are raised instead."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -286,7 +243,7 @@ def silence_transformers() -> Iterator[None]:
 def _folder(name: str) -> Path | None:
     """Return the folder that a base model's name stands for; None for a name on the hub.
 
-    Raises: ModelError where the name looks like a path and nothing is there.
+    Raises: ModelError if the name looks like a path but is no folder.
     """
     if name == NANO:
         folder = Path(str(importlib.resources.files("lotune.nano").joinpath("weights")))
@@ -304,7 +261,7 @@ def _folder(name: str) -> Path | None:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Refuse, with the reason, a folder that holds no complete model in safetensors."""
+    """Raise ModelError for a folder that holds no complete model in safetensors, with the reason."""
     if (folder / ADAPTER_CONFIG).exists():
         raise ModelError(
             name, "holds an adapter", "a complete model", "give its base, and the folder as adapter.init_from"
@@ -325,7 +282,8 @@ def _check_folder(folder: Path, name: str) -> None:
 def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, device: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, PreTrainedModel
 
-    held = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}
+    # Quantised weights are packed on the device that computes with them, so transformers places them there itself.
+    options = {} if quantization is None else {"quantization_config": quantization, "device_map": {"": device}}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -333,7 +291,7 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
         trust_remote_code=False,
         output_loading_info=True,
         **DEFAULT_ATTENTION,
-        **held,
+        **options,
     )
     model, report = loaded
     missing = sorted(report["missing_keys"])
@@ -343,8 +301,8 @@ def _load_model(source: str, name: str, dtype: torch.dtype, quantization: Any, d
     return model
 
 
-def _fuse_activations(model: nn.Module) -> None:
-    """Replace the GELU that transformers computes in eight passes (GPT-2's) by torch's kernel."""
+def fuse_activations(model: nn.Module) -> None:
+    """Replace GPT-2's GELU, which transformers computes in eight passes over the tensor, by torch's kernel."""
     from torch import nn
     from transformers.activations import FastGELUActivation, NewGELUActivation
 
@@ -364,8 +322,8 @@ def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def _as_model_error(name: str, hub: bool) -> Iterator[None]:
-    """Turn what the libraries raise for a model that cannot be loaded into a ModelError."""
+def loading_errors_as_model_errors(name: str, is_on_hub: bool) -> Iterator[None]:
+    """Turn the errors that libraries raise for a model that cannot be loaded into a ModelError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -378,13 +336,14 @@ def _as_model_error(name: str, hub: bool) -> Iterator[None]:
         text = str(error)
         if "trust_remote_code" in text:
             found, remedy = "it needs custom code, which lotune never runs", "take a model that transformers knows"
-        elif hub:
-            found = f"is not a local folder, and the hub did not provide it: {_one_line(error)}"
+        elif is_on_hub:
+            found = f"is not a local folder, and the hub did not provide it: {one_line(error)}"
             remedy = "check the name and the connection, or give the folder of a downloaded model"
         else:
-            found, remedy = f"cannot be loaded: {_one_line(error)}", "check that the folder is complete"
+            found, remedy = f"cannot be loaded: {one_line(error)}", "check that the folder is complete"
         raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line of at most 300 characters, or the error's type if it is empty."""
     return " ".join(str(error).split())[:300] or type(error).__name__

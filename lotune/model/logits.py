@@ -1,6 +1,6 @@
-"""Logits that are not finite: detected where tokens are chosen or scored, and traced to the layer that causes them.
+"""Logits that are not finite: detected when tokens are chosen or scored, and traced to the layer that causes them.
 
-A logit of -inf marks a token that must not be chosen. NaN, +inf, and a row that is -inf throughout decide nothing.
+A logit of -inf marks a token that must not be chosen. NaN, +inf, and rows of -inf only are errors.
 
 Shapes: n rows, V vocabulary.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class NotFiniteLogitsError(CheckError):
     """The logits of `model` after the tokens `ids` of `row` are not finite; `largest` is the largest of them.
 
-    `adapter` is the one that the row named, `layer` the first module whose output is not finite, where it is known.
+    `adapter` is the adapter that the row named; `layer` is the first module whose output is not finite, if known.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class NotFiniteLogitsError(CheckError):
         found = "no logit is finite" if largest == -math.inf else f"the logits hold {largest}"
         source = f"; the first output that is not finite is that of {layer}" if layer else ""
         remedy = "check the weights, or compute in float32 (base.dtype=float32)"
-        super().__init__(f"{model}, {row}", found + source, "finite logits; -inf for masked tokens alone", remedy)
+        super().__init__(f"{model}, {row}", found + source, "finite logits; -inf for masked tokens only", remedy)
 
     def traced(self, model: Any) -> NotFiniteLogitsError:
         """Return the same error with the model's name and the layer, which a second pass with hooks finds.
 
-        Ids of virtual tokens are left out of it.
+        It lists no virtual tokens.
         """
         name, layer = getattr(model, "name_or_path", "") or self.model, first_bad_layer(model, self.ids, self.adapter)
         virtual = virtual_ids(model)
@@ -52,7 +52,7 @@ class NotFiniteLogitsError(CheckError):
         return NotFiniteLogitsError(self.row, ids, self.largest, self.adapter, name, layer)
 
     def named(self, model: str, row: str | None = None) -> NotFiniteLogitsError:
-        """Return the same error with another name of the model, and perhaps of the row."""
+        """Return the same error with another name of the model and, if given, of the row."""
         return NotFiniteLogitsError(row or self.row, self.ids, self.largest, self.adapter, model, self.layer)
 
 
@@ -70,7 +70,7 @@ def largest_logits(logits: Tensor) -> list[float]:
 
 
 def first_bad_layer(model: Any, ids: Sequence[int], adapter: str | None = None) -> str:
-    """Return the first module whose output is not finite as the model reads `ids`; empty where there is none."""
+    """Return the first module whose output is not finite when the model reads `ids`; empty if there is none."""
     import torch
 
     from lotune.model.eval_mode import eval_mode

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 MAX_BUCKET_RATIO = 1.3
 """A row joins the group of a longer one that is at most this many times as long."""
 MAX_FLOAT32_LENGTH = 512
-"""Rows of at most this many tokens get their gradients in float32: small products in bfloat16 take longer."""
+"""Rows of at most this many tokens get their gradients in float32, as small products are slower in bfloat16."""
 
 
 class LengthBucket(NamedTuple):
@@ -62,9 +62,9 @@ def _similar(order: list[int], shared: int, lengths: list[int]) -> Iterator[list
 
 
 def _bucket(rows: list[int], shared: int, lengths: list[int], starts: list[int], device: str) -> LengthBucket:
-    column = torch.arange(shared + lengths[rows[0]])
-    first = torch.tensor([starts[row] for row in rows])[:, None]
-    real = column < torch.tensor([shared + lengths[row] for row in rows])[:, None]
+    column = torch.arange(shared + lengths[rows[0]])  # (L,)
+    first = torch.tensor([starts[row] for row in rows])[:, None]  # (B, 1)
+    real = column < torch.tensor([shared + lengths[row] for row in rows])[:, None]  # (B, L)
     own = real & ((column >= shared) | (torch.tensor(rows) == 0)[:, None])
     indices = torch.where(real, torch.where(column < shared, column, first + column - shared), first)  # (B, L)
     in_real, in_own = (part.flatten().nonzero()[:, 0].to(device) for part in (real, own))
@@ -73,9 +73,10 @@ def _bucket(rows: list[int], shared: int, lengths: list[int], starts: list[int],
 
 
 def _gather_rows(tensor: Tensor, bucket: LengthBucket) -> Tensor:
-    """Return the rows of a group out of a line: (T, H, E) to (B, H, L, E), a view where the group is the line."""
+    """Return the rows of a group from a line: (T, H, E) to (B, H, L, E), a view if the group is the whole line."""
     rows = tensor.unflatten(0, tuple(bucket.indices.shape)) if bucket.is_line else tensor[bucket.indices]
-    rows = rows if rows.stride(-1) == 1 else rows.contiguous()  # the kernels do not check
+    # The kernels assume a last stride of 1 and do not check it.
+    rows = rows if rows.stride(-1) == 1 else rows.contiguous()
     return rows.transpose(1, 2)
 
 
@@ -111,9 +112,9 @@ def _buckets_of(row_lengths: Tensor, like: Tensor) -> list[LengthBucket]:
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return causal attention within each row of a line, all (T, H, E), and the softmax's log-sum-exp (T, H).
+    """Return causal attention within each row of a line, all (T, H, E), and the softmax's log-sum-exp (T, H), float32.
 
-    It is one operation, so that `torch.compile` does not look into it.
+    It is registered as one operation, because `torch.compile` cannot trace the loop over the groups.
     """
     out, logsumexp = value.new_empty(value.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
     for bucket in _buckets_of(row_lengths, query):
@@ -127,9 +128,7 @@ def packed_attention(
 
 
 @packed_attention.register_fake
-def _packed_attention_fake(
-    query: Tensor, key: Tensor, value: Tensor, row_lengths: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+def _packed_attention_shapes(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return value.new_empty(value.shape), query.new_empty(query.shape[:2], dtype=torch.float32)
 
 
@@ -148,20 +147,21 @@ def _backward(
     for bucket in _buckets_of(lengths, query):
         g, q, k, v, o, sums = (
             _gather_rows(tensor, bucket) for tensor in (grad, query, key, value, out, logsumexp[..., None])
-        )
+        )  # (B, H, L, E) each, sums (B, H, L, 1)
         if len(bucket.own) < bucket.indices.numel():
             foreign = torch.ones(bucket.indices.numel(), dtype=torch.bool, device=grad.device)
             foreign[bucket.own] = False
             foreign = foreign.view(bucket.indices.shape)[:, None, :, None]  # (B, 1, L, 1)
             g = g.masked_fill(foreign, 0)
-            sums = sums.masked_fill(foreign, math.inf)  # else exp(score - sum) may overflow, and inf times 0 is NaN
+            # An infinite sum makes exp(score - sum) zero; otherwise it may overflow, and inf times 0 is NaN.
+            sums = sums.masked_fill(foreign, math.inf)
         if bucket.indices.shape[1] <= MAX_FLOAT32_LENGTH:
             g, q, k, v, o = (tensor.float() for tensor in (g, q, k, v, o))
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             g, q, k, v, o, sums[..., 0], 0.0, True, scale=scale
         )
         if bucket.is_line:
-            gradients = [_in_line(rows).to(grad.dtype).contiguous() for rows in grads]
+            gradients = [_in_line(rows).to(grad.dtype).contiguous() for rows in grads]  # (T, H, E) each
             break
         gradients = gradients or [like.new_zeros(like.shape) for like in (query, key, value)]
         for line, rows in zip(gradients, grads, strict=True):
@@ -171,16 +171,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _backward_shapes(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    lengths: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_shapes(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 

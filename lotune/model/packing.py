@@ -1,4 +1,4 @@
-"""Whether a model takes packed rows, and whether it is causal: probes that call its decoder."""
+"""Probes that call a model's decoder: whether it can compute packed rows, and whether it is causal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lotune.model.probes import (
 
 
 def enable_packing(model: Any, longest: int) -> bool:
-    """Let a model take packed rows of at most `longest` tokens, if it then computes each row as if it were alone.
+    """Make a model accept packed rows of at most `longest` tokens, if it then computes each row as if it were alone.
 
-    Otherwise the model stays as it was, and the result is False.
+    Return whether it does; otherwise the model stays as it was.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     takes_packed_rows = probe_packing(inner, longest).holds
@@ -34,10 +34,10 @@ def enable_packing(model: Any, longest: int) -> bool:
 
 
 def probe_packing(model: Any, longest: int) -> Finding:
-    """Return whether a model can take packed rows of at most `longest` tokens, with and without a shared beginning.
+    """Return whether a model can compute packed rows of at most `longest` tokens, with and without a shared prefix.
 
-    It cannot with attention of its own kind or with dropout, with a window shorter than the rows, or with positions
-    that depend on the whole line. The model keeps its attention.
+    It cannot if it has attention of its own kind or dropout of attention weights, a window shorter than the rows, or
+    positions that depend on the whole line. The model keeps its attention.
     """
     name, config = "packed rows", model.config.get_text_config()
     before, window = config._attn_implementation, getattr(config, "sliding_window", None) or longest
@@ -52,7 +52,8 @@ def probe_packing(model: Any, longest: int) -> Finding:
     try:
         register_packed_attention(model)
         findings = [_compare_packed(model, alone, shared) for shared in (0, SHARED_PROBE_IDS)]
-        with in_training(model):  # dropout of attention weights shows in no other mode, and has many names in configs
+        # Dropout of attention weights shows in no other mode, and has many names in configurations.
+        with in_training(model):
             _last_hidden(model, *PROBE_ROWS)
     except (TypeError, ValueError, RuntimeError) as error:
         return failed(name, error)
@@ -63,20 +64,19 @@ def probe_packing(model: Any, longest: int) -> Finding:
 
 
 def probe_causal(model: Any) -> Finding:
-    """Return whether tokens of a model do not see those after them."""
+    """Return whether no token of a model sees a later one."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     row = torch.tensor([PROBE_ROWS[0]], device=next(inner.parameters()).device)  # (1, T)
     with torch.no_grad(), eval_mode(inner):
         whole, start = (decoder_of(inner)(ids, use_cache=False).last_hidden_state for ids in (row, row[:, :3]))
-    if (
-        not start.isfinite().all()
-    ):  # damaged weights, not a fault of the architecture: whoever meets them names the layer
+    # Damaged weights say nothing about the architecture. The code that uses them later names the layer.
+    if not start.isfinite().all():
         return Finding("causal", True, reason="its outputs are not finite")
     return compare("causal", lambda: (whole[:, :3], start), start.dtype)
 
 
 def check_causal(model: Any) -> None:
-    """Raise ModelError for a model whose tokens see those after them: it can neither learn nor score answers."""
+    """Raise ModelError if tokens see later ones: such a model can neither learn nor score answers."""
     if not probe_causal(model).holds:
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         where = f"a {inner.config.model_type} model"

@@ -1,7 +1,7 @@
-"""Probes: what a model can do, found out by trying it. Their inputs, their tolerance and the form of their findings.
+"""Common parts of probes, which find out what a model can do: their inputs, tolerance and findings.
 
-A probe computes the same numbers in two ways and compares them. Each room has the probes of what it does; all use the
-rows, the tolerance and the findings of this module.
+A probe computes the same numbers in two ways and compares them. The probes themselves are beside the code that depends
+on their findings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REDUCED_ROUNDING = 5e-2
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found: whether the model can do it, the relative difference, and why there is none."""
+    """The result of a probe: whether the model has the capability, and the relative difference or why there is none."""
 
     capability: str
     holds: bool
@@ -93,7 +93,7 @@ def format_table(findings: Iterable[Finding]) -> str:
     findings = list(findings)
     length = max((len(finding.capability) for finding in findings), default=0)
     return "\n".join(
-        f"{one.capability:<{length}}  {'yes' if one.holds else 'no':<3}  "
-        f"{one.reason or ('' if one.difference is None else f'{one.difference:.1e}')}".rstrip()
-        for one in findings
+        f"{finding.capability:<{length}}  {'yes' if finding.holds else 'no':<3}  "
+        f"{finding.reason or ('' if finding.difference is None else f'{finding.difference:.1e}')}".rstrip()
+        for finding in findings
     )

@@ -1,9 +1,8 @@
-"""A base whose frozen weights are held in 8 or 4 bit while an adapter is trained on it.
+"""A base whose frozen weights are held in 8 or 4 bits while an adapter is trained on it.
 
-8 bit: torchao's weights in int8, one scale a row; 4 bit: bitsandbytes' NF4, after "QLoRA: Efficient Finetuning of
-Quantized LLMs" (Dettmers et al., 2023). Only weights are rounded, so that a plain model with the rounded weights
-(`load_dequantized`) computes the same: that is what an adapter is merged into, and what was measured is what is
-shipped.
+8 bits: torchao's int8 weights with one scale per row. 4 bits: bitsandbytes' NF4, after "QLoRA: Efficient Finetuning of
+Quantized LLMs" (Dettmers et al., 2023). Only weights are rounded, so a plain model with the rounded weights
+(`load_dequantized`) computes the same. An adapter is merged into that model, so the measured model is the shipped one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lotune.errors import SettingsError, install_extra
 from lotune.model.loading import LoadedModel, load_model, resolve_device, resolve_dtype
-from lotune.model.probed import let_in
+from lotune.model.optional_libraries import unhide_optional_libraries
 from lotune.model.settings import BaseSettings
 
 if TYPE_CHECKING:
@@ -23,18 +22,15 @@ Quantization = Literal["none", "8bit", "4bit"]
 QUANTIZATION_LIBRARIES = {"8bit": "torchao", "4bit": "bitsandbytes"}
 
 
-def check_quantize(kind: Quantization, device: str) -> None:
-    """Raise SettingsError if library or device cannot hold weights in this way."""
+def check_quantization(kind: Quantization, device: str) -> None:
+    """Raise SettingsError if the library is missing or does not support the device."""
     if kind == "none":
         return
-    let_in()
+    unhide_optional_libraries()
     library = QUANTIZATION_LIBRARIES[kind]
     if find_spec(library) is None:
-        found, remedy = (
-            f"{kind} weights need {library}, which is not installed",
-            install_extra("quantize"),
-        )
-        raise SettingsError("tune.quantization", found, remedy=remedy)
+        found = f"{kind} weights need {library}, which is not installed"
+        raise SettingsError("tune.quantization", found, remedy=install_extra("quantize"))
     if resolve_device(device).startswith("mps"):
         raise SettingsError(
             "tune.quantization", f"{library} does not compute on mps", "cuda or cpu", "tune.quantization=none"
@@ -42,17 +38,17 @@ def check_quantize(kind: Quantization, device: str) -> None:
 
 
 def load_quantized(settings: BaseSettings, device: str, kind: Quantization) -> LoadedModel:
-    """Return the base as `load_model` does, its linear layers (not the output head) in 8 or 4 bit.
+    """Return the base as `load_model` does, with its linear layers (not the output head) in 8 or 4 bits.
 
-    Raises: as `load_model` and `check_quantize`.
+    Raises: SettingsError as `check_quantization` does; ModelError as `load_model` does.
     """
-    check_quantize(kind, device)
+    check_quantization(kind, device)
     dtype = resolve_dtype(settings.dtype, resolve_device(device))
     base = load_model(settings, device, None if kind == "none" else _config(kind, dtype))
     for module in base.model.modules():
-        # bitsandbytes would lay weights out anew for inference in bfloat16, and they could not be trained further
+        # On some CPUs, bitsandbytes would rearrange the weights for inference, after which no gradient passes them.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # for the type, it is a module's
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  # no attribute of nn.Module's type
     return base
 
 
@@ -63,15 +59,15 @@ def load_dequantized(settings: BaseSettings, device: str, kind: Quantization) ->
         return plain
     from torch import nn
 
-    held = dict(load_quantized(settings, device, kind).model.named_modules())
+    quantized = dict(load_quantized(settings, device, kind).model.named_modules())
     for name, module in plain.model.named_modules():
-        if isinstance(module, nn.Linear) and is_quantized(held[name].weight):
-            module.weight.data.copy_(_plain_weight(held[name].weight))
+        if isinstance(module, nn.Linear) and is_quantized(quantized[name].weight):
+            module.weight.data.copy_(_plain_weight(quantized[name].weight))
     return plain
 
 
 def is_quantized(weight: Any) -> bool:
-    """Return whether a weight is held in 8 or 4 bit."""
+    """Return whether a weight is held in 8 or 4 bits."""
     return hasattr(weight, "quant_state") or _is_torchao(weight)
 
 

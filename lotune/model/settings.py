@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from lotune.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
-"""The file by which an adapter's folder, in PEFT's format, is known."""
+"""The file that identifies a folder as an adapter in PEFT's format."""
 
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-"""Names of number formats in settings."""
+"""Names of dtypes in settings."""
 
 
 class BaseSettings(Settings):
@@ -21,11 +21,11 @@ class BaseSettings(Settings):
     model: str = "nano"
     """The base model: nano (embedded), a folder in Hugging Face's layout, or a name on its hub."""
     dtype: Dtype = "auto"
-    """Number format of the weights in tuning: auto takes bfloat16 where its products are clearly faster."""
+    """Dtype of the weights in tuning; auto: bfloat16 if its matrix products are clearly faster, else float32."""
 
 
 class AdapterSettings(Settings):
-    """The few parameters that are trained; each method has settings of its own (`lotune.model.methods`)."""
+    """The few parameters that are trained; each method adds its own settings (`lotune.model.methods`)."""
 
     tag_field: ClassVar[str] = "method"
 
@@ -34,4 +34,4 @@ class AdapterSettings(Settings):
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None
-    """Folder of a saved adapter in PEFT's format to go on from; its shape and scale are taken from it."""
+    """Folder of a saved adapter in PEFT's format to continue from, which also determines shape and scale."""

@@ -30,7 +30,7 @@ class VarlenArguments(NamedTuple):
 
 
 def max_head_size(device: torch.device) -> int:
-    """Return the largest E that torch's kernels for rows of varied lengths take on a device; 0 without such kernels."""
+    """Return the largest E that torch's kernels for rows of varied lengths support on a device; 0 without kernels."""
     if device.type != "cuda" or torch.version.hip is not None:
         return 0
     try:
@@ -40,7 +40,8 @@ def max_head_size(device: torch.device) -> int:
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0) or "enable_gqa" not in inspect.signature(varlen_attn).parameters:  # torch before 2.12
         return 0
-    return 256 if capability in ((8, 0), (9, 0), (10, 0)) else 192  # backward, others have too little shared memory
+    # The backward pass of larger heads needs more shared memory than other GPUs have.
+    return 256 if capability in ((8, 0), (9, 0), (10, 0)) else 192
 
 
 def varlen_arguments(row_lengths: Sequence[int], device: torch.device, max_head_size: int) -> VarlenArguments:
@@ -73,7 +74,8 @@ def has_kernel(query: Tensor, value: Tensor, segments: VarlenArguments) -> bool:
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, segments: VarlenArguments, scale: float) -> Tensor:
     """Return causal attention (T, H, E) within each row of a line; queries (T, H, E), keys and values (T, G, E).
 
-    The last query of a row sees its last key, so that with fewer queries than keys the first ones see what is shared.
+    The mask is aligned at the end: the last query of a row sees its last key, so with fewer queries than keys the first
+    query sees all shared keys.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -86,10 +88,8 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, segments: Varlen
 
 
 def _with_shared(line: Tensor, segments: VarlenArguments) -> Tensor:
-    """Return keys or values (T, G, E) with the shared tokens before each row.
-
-    They are expanded before they are put in order, so that one reduction sums their gradients and rounds once.
-    """
+    """Return keys or values with the shared tokens before each row: (T, G, E) to (sum of the rows' keys, G, E)."""
+    # Expanded before they are put in order, so that a single reduction sums their gradients and rounds once.
     rows, shared = len(segments.cu_seqlens_q) - 1, segments.shared
     spread = line[:shared].expand(rows, *line[:shared].shape).flatten(0, 1)  # (rows · shared, G, E)
     return torch.cat([spread, line[shared:]]).index_select(0, segments.order)

@@ -1,6 +1,7 @@
-"""The weight files of a model, named before any library opens them: safetensors inside its folder, and nothing else.
+"""The weight files of a model, checked before a library opens them: safetensors inside the model's folder only.
 
-transformers opens whatever an index, or `transformers_weights` in config.json, names; of pickles, which run code, too.
+transformers opens every file that an index or `transformers_weights` in config.json names, even a pickle, which can run
+code.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from lotune.errors import ModelError
 from lotune.model.settings import ADAPTER_CONFIG
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-OF_INDEX = ".index.json"
+INDEX_SUFFIX = ".index.json"
 
 
 def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
-    """Return the files in the folder of a model `name` that its weights are read from.
+    """Return the files in a model's folder that its weights are read from; `name` is the model's name for messages.
 
-    Raises: ModelError where they are missing, or an index or config.json names a file of another kind or outside the
-    folder. The hub's cache may link its files to its blobs.
+    Raises: ModelError if they are missing, or if an index or config.json names a file of another kind or outside the
+    folder. In the hub's cache, files may be links to its blobs.
     """
-    named = list(_named_weights(read_object(folder / CONFIG, name)))
-    for one in named:
-        _check_kind(one.removesuffix(OF_INDEX), f"{name}/{CONFIG}")
-    whole = folder / (named[0] if named else WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
-    files, source = [whole], CONFIG if named else ""
-    if whole.name.endswith(OF_INDEX) and whole.is_file():
-        files, source = [folder / one for one in _indexed(whole, name)], whole.name
+    configured = list(_named_weights(read_object(folder / CONFIG, name)))
+    for file_name in configured:
+        _check_kind(file_name.removesuffix(INDEX_SUFFIX), f"{name}/{CONFIG}")
+    main = folder / (configured[0] if configured else WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
+    files, source = [main], CONFIG if configured else ""
+    if main.name.endswith(INDEX_SUFFIX) and main.is_file():
+        files, source = [folder / file_name for file_name in _indexed(main, name)], main.name
     for file in files:
         if source and not _is_inside(file, folder):
             found = f"names {file.relative_to(folder)}, a link out of the folder"
@@ -40,9 +41,9 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
 
 def weight_files_of_hub(name: str) -> tuple[Path, ...]:
-    """Return the same of a model of the hub, in the hub's cache; parts that an index names may not be there yet.
+    """Return the weight files of a model on the hub as paths in the hub's cache; parts may not be downloaded yet.
 
-    Raises: ModelError as `weight_files`, and for an adapter; OSError where the hub does not give the model.
+    Raises: ModelError as `weight_files` does, and for an adapter; OSError if the hub does not deliver the model.
     """
     from transformers.utils.hub import cached_file
 
@@ -55,17 +56,18 @@ def weight_files_of_hub(name: str) -> tuple[Path, ...]:
         raise OSError("it has no config.json")
     if find(ADAPTER_CONFIG) is not None:
         raise ModelError(name, "holds an adapter", "a complete model", "download it, and give the folder")
-    for one in _named_weights(read_object(config, name)):
-        raise ModelError(f"{name}/{CONFIG}", f"names {one!r} as its weights", f"{WEIGHTS}, or its parts with an index")
-    if (whole := find(WEIGHTS)) is not None:
-        return (whole,)
+    for file_name in _named_weights(read_object(config, name)):
+        found = f"names {file_name!r} as its weights"
+        raise ModelError(f"{name}/{CONFIG}", found, f"{WEIGHTS}, or its parts with an index")
+    if (weights := find(WEIGHTS)) is not None:
+        return (weights,)
     if (index := find(INDEX)) is None:
         raise ModelError(name, "holds no weights in safetensors", f"{WEIGHTS}, or its parts with their index")
     return tuple(index.parent / file for file in _indexed(index, name))
 
 
 def _named_weights(config: Any) -> Iterator[str]:
-    """Yield what a configuration, or a part of it, names as the file of its weights."""
+    """Yield the files that a configuration or a part of it names as weights."""
     for key, value in config.items():
         if key == "transformers_weights" and value is not None:
             yield str(value)
@@ -74,7 +76,7 @@ def _named_weights(config: Any) -> Iterator[str]:
 
 
 def _indexed(index: Path, name: str) -> list[str]:
-    """Return the files that an index names, all of them safetensors. Raises: ModelError for others."""
+    """Return the files that an index names. Raises: ModelError unless all of them are safetensors."""
     weights, where = read_object(index, name).get("weight_map"), f"{name}/{index.name}"
     if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) for file in weights.values()):
         raise ModelError(where, "names no files", "weight_map: the file of each weight")
@@ -85,8 +87,8 @@ def _indexed(index: Path, name: str) -> list[str]:
 
 
 def _check_kind(file: str, where: str) -> None:
-    """Refuse the name of a file of another kind, and one that leads out of the folder."""
-    path = PurePosixPath(file.replace("\\", "/"))
+    """Raise ModelError for a file that is not safetensors or lies outside the folder."""
+    path = PurePosixPath(file.replace("\\", "/"))  # backslashes separate folders on Windows
     if not file.endswith(".safetensors"):
         found = f"names {file!r}, which is not a safetensors file"
         raise ModelError(where, found, "*.safetensors: others can run code when opened", "take another copy")
@@ -95,14 +97,14 @@ def _check_kind(file: str, where: str) -> None:
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
-    """Return whether a file, links resolved, lies in a folder or in the blobs of the hub's cache around the folder."""
+    """Return whether a file, after resolving links, lies in the folder or in the blobs of the surrounding hub cache."""
     home, target = folder.resolve(), file.resolve()
     blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
     return any(target.is_relative_to(inside) for inside in (home, *blobs))
 
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
-    """Return the object in a json file of the model `name`. Raises: ModelError where there is none."""
+    """Return the object in a JSON file of the model `name`. Raises: ModelError if it cannot be read or is no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -32,7 +32,7 @@ from lotune.stages.model_loading import (
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs, require_single_process
 from lotune.stages.predictions import PredictionJob, answers_fingerprint, run_predictions_distributed
 from lotune.stages.prompt_template import build_prompted_task, conversation_format, resolve_auto, with_stored_template
-from lotune.tasks.task import MultipleChoice, Task
+from lotune.tasks.task import Task
 from lotune.text_display import print_visible
 
 PROMPT_TOKENS = 256
@@ -92,7 +92,7 @@ def generate_answers(
 
 def _refuse_sampled_choice(task: Task, sampling: Sampling) -> None:
     """Raise SettingsError for sampling in a task that compares likelihoods: it generates no token to sample."""
-    if isinstance(task, MultipleChoice) and task.by_likelihood and not sampling.is_greedy:
+    if task.chooses_by_likelihood and not sampling.is_greedy:
         found, expected = "options are chosen by likelihood and cannot be sampled", "a task that generates text"
         raise SettingsError("generate", found, expected, "remove the sampling options, or set task.scorer=letter")
 

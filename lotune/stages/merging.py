@@ -125,8 +125,8 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     Raises: CheckError if they differ.
     """
     from lotune.evaluate.merge_check import check_saved, compare_merged
-    from lotune.model.answering import placed
-    from lotune.model.checkpoints import load_adapter, merge, save_merged
+    from lotune.model.answering import on_device_if_it_fits
+    from lotune.model.checkpoints import load_adapter, merge, save_model
 
     device = resolve_device(recipe.device)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
@@ -134,11 +134,11 @@ def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example
     base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantization)
     base.model.cpu()
     dtype, tokenizer = base.dtype, base.tokenizer
-    on_device = nullcontext if device == "cpu" else partial(placed, device=device)
+    on_device = nullcontext if device == "cpu" else partial(on_device_if_it_fits, device=device)
     merged = merge(base, folder / "adapter")
     if merged.generation_config is not None:
         merged.generation_config.eos_token_id = _answer_end_ids(recipe, merged, tokenizer)
-    save_merged(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
+    save_model(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
     # `merge` leaves the base as it is, so its copy can carry the adapter; the original goes, to hold two models only.
     adapted = load_adapter(float32_copy(base), folder / "adapter")
     del base
@@ -188,6 +188,7 @@ def _greedy_answers(
         )
         for prompt, row in zip(prompts, rows, strict=False)  # the adapted model answers the first rows only
     ]
+    # The merge check asks each model once, so the engine of this call serves all its answers.
     completions = generate_completions(model, tokenizer, requests, batch_tokens=batch_tokens)
     return [list(completion.token_ids) for completion in completions]
 

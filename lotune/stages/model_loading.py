@@ -12,7 +12,7 @@ from lotune.distributed import world_size
 from lotune.errors import ModelError, SettingsError
 from lotune.files import read_json
 from lotune.memory import free_memory_bytes
-from lotune.model.answering import TOO_LARGE, Format, answering_format
+from lotune.model.answering import TOO_LARGE, AnswerDtype, choose_answer_dtype
 from lotune.model.loading import (
     LoadedModel,
     base_folder,
@@ -22,7 +22,7 @@ from lotune.model.loading import (
 )
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings
 from lotune.recipe import Recipe
-from lotune.tasks.task import MultipleChoice, Task
+from lotune.tasks.task import Task
 
 if TYPE_CHECKING:
     from lotune.generate.answering_model import AnsweringModel
@@ -33,7 +33,7 @@ def check_engine(recipe: Recipe, task: Task) -> None:
     if recipe.evaluate.engine == "lotune":
         return
     unsupported = "several processes under torchrun" if world_size() > 1 else ""
-    if isinstance(task, MultipleChoice) and task.by_likelihood:
+    if task.chooses_by_likelihood:
         unsupported = "choice by likelihood"
     if unsupported:
         raise _not_with_vllm(unsupported)
@@ -43,13 +43,13 @@ def _not_with_vllm(feature: str) -> SettingsError:
     return SettingsError("evaluate.engine", f"vllm does not support this: {feature}", remedy="evaluate.engine=lotune")
 
 
-def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> Format:
+def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> AnswerDtype:
     """Return the dtype that the settings give a model's answers, and the reason."""
     dtype = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
-    return answering_format(dtype, settings, resolve_device(recipe.device))
+    return choose_answer_dtype(dtype, settings, resolve_device(recipe.device))
 
 
-def is_memory_decision(decision: Format) -> bool:
+def is_memory_decision(decision: AnswerDtype) -> bool:
     """Return whether a dtype was chosen because the weights are too large for the free memory."""
     return decision.why.startswith(TOO_LARGE)
 

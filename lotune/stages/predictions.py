@@ -27,7 +27,7 @@ from lotune.record_files import encode_records
 from lotune.stages.model_loading import resolve_answer_dtype, resolve_weights
 from lotune.stages.output_files import merge_rank_outputs
 from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import MultipleChoice, Task
+from lotune.tasks.task import Task
 
 if TYPE_CHECKING:
     from lotune.generate.answering_model import AnsweringModel
@@ -64,7 +64,7 @@ def run_predictions(
     Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_max_new_tokens`.
     """
     context, done = context_length(job.answering.model), []
-    if not (isinstance(task, MultipleChoice) and task.by_likelihood):
+    if not task.chooses_by_likelihood:
         check_max_new_tokens(task.max_new_tokens, context)
     with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
         for prediction in predict(

@@ -24,7 +24,7 @@ from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
 from lotune.model.loading import base_folder, load_tokenizer, meta_model, resolve_device
 from lotune.model.methods.registry import METHODS
-from lotune.model.quantization import check_quantize
+from lotune.model.quantization import check_quantization
 from lotune.recipe import Recipe, RunOptions, check_method, require_input_files, row_limits
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
@@ -221,7 +221,7 @@ def _check_model(recipe: Recipe) -> tuple[Any, int]:
         from lotune.model.checkpoints import check_init_adapter
 
         adapter = check_init_adapter(adapter)
-    check_quantize(recipe.tune.quantization, recipe.device)
+    check_quantization(recipe.tune.quantization, recipe.device)
     tokenizer, context = load_tokenizer(recipe.base)
     if adapter.init_from is not None:
         _check_start_base(recipe, adapter.init_from)

@@ -133,11 +133,13 @@ def _memory_bytes(settings: PretrainSettings) -> int:
 
 def _faster_dtype(settings: PretrainSettings, device: str) -> Record:
     """Return the dtype in which this machine makes the matrix products of a pre-training faster."""
-    from lotune.model.dtype_benchmark import products_of, training_format
+    from lotune.model.dtype_benchmark import choose_training_dtype, matrix_products
     from lotune.model.loading import resolve_device
 
     tokens = min(settings.step_tokens, settings.micro_batch_tokens or settings.step_tokens)
-    decision = training_format(resolve_device(device), products_of(meta_model_of(settings), tokens), trains_all=True)
+    decision = choose_training_dtype(
+        resolve_device(device), matrix_products(meta_model_of(settings), tokens), trains_all=True
+    )
     return decision._asdict()
 
 

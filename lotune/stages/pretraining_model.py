@@ -13,7 +13,8 @@ def meta_model_of(settings: PretrainSettings) -> Any:
     """Return the model without its weights, on the meta device."""
     import torch
 
-    from lotune.model.loading import meta_model, new_from_config_json, new_llama
+    from lotune.model.loading import meta_model
+    from lotune.model.new_models import new_llama, new_model_from_config
     from lotune.model.settings import BaseSettings
 
     if settings.init_from is not None:
@@ -21,7 +22,7 @@ def meta_model_of(settings: PretrainSettings) -> Any:
     # Shapes without storage: sizes are estimated before anything is allocated.
     with torch.device("meta"):
         if settings.config_file is not None:
-            return new_from_config_json(settings.config_file, {})
+            return new_model_from_config(settings.config_file, {})
         return new_llama(settings.llama_config.model_dump())
 
 
@@ -31,7 +32,8 @@ def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
     Raises: SettingsError or ModelError if model and tokeniser do not fit each other.
     """
     from lotune.data.tokenizer_training import check_tokenizer
-    from lotune.model.loading import load_model, new_from_config_json, new_llama
+    from lotune.model.loading import load_model
+    from lotune.model.new_models import new_llama, new_model_from_config
     from lotune.model.settings import BaseSettings
 
     if settings.init_from is not None:
@@ -40,7 +42,7 @@ def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
     # A new config defaults to the special ids of its architecture's own tokeniser.
     special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     if settings.config_file is not None:
-        model = new_from_config_json(settings.config_file, special_ids)
+        model = new_model_from_config(settings.config_file, special_ids)
         check_tokenizer(tokenizer, model.config.vocab_size, str(settings.config_file))
         return model
     _require_used_vocabulary(settings.llama_config.vocab_size, len(tokenizer))

@@ -50,13 +50,13 @@ def tuning_deciders(recipe: Recipe) -> dict[str, Callable[[], Record]]:
 def _tuning_dtype(recipe: Recipe) -> Record:
     """Return the dtype in which the matrix products of a step are faster on this machine."""
     from lotune.data.token_files import TokenFile
-    from lotune.model.dtype_benchmark import products_of, training_format
+    from lotune.model.dtype_benchmark import choose_training_dtype, matrix_products
     from lotune.model.loading import meta_model, resolve_device
 
     rows, settings = TokenFile(recipe.folder / "data" / "train"), recipe.tune
     # A timing is meaningful only for the shapes of a typical micro-batch.
     tokens = min(settings.max_batch_tokens, int(rows.lengths().mean() * min(settings.micro_batch_rows, len(rows))))
-    decision = training_format(resolve_device(recipe.device), products_of(meta_model(recipe.base), tokens))
+    decision = choose_training_dtype(resolve_device(recipe.device), matrix_products(meta_model(recipe.base), tokens))
     return decision._asdict()
 
 

@@ -176,11 +176,6 @@ class MultipleChoiceTask(Task):
             return Score(letter, "", None)
         return Score(letter, example.references[0], letter == example.references[0])
 
-    @property
-    def by_likelihood(self) -> bool:
-        """Whether the options are ranked by likelihood and no answer is generated."""
-        return self.settings.chooses_by_likelihood
-
     def continuations(self, example: Example) -> tuple[str, ...]:
         """Return the contest's sentence with each letter, or the texts of the options."""
         if self.scorer == "likelihood:letter":

@@ -70,6 +70,11 @@ class Task(Protocol):
         return 1
 
     @property
+    def chooses_by_likelihood(self) -> bool:
+        """Whether the model ranks given answers by likelihood (see `MultipleChoice`) instead of generating one."""
+        return self.settings.chooses_by_likelihood
+
+    @property
     def is_contest_task(self) -> bool:
         """Whether the contest's published scores are those of this task."""
         return False
@@ -131,10 +136,6 @@ class Generating(Protocol):
 @runtime_checkable
 class MultipleChoice(Protocol):
     """A task that can rank given answers by likelihood instead of generating one."""
-
-    @property
-    def by_likelihood(self) -> bool:
-        """Whether the settings ask for ranking by likelihood."""
 
     def continuations(self, example: Example) -> Sequence[str]:
         """Return the continuations to compare, at least one."""

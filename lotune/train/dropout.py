@@ -1,8 +1,8 @@
-"""Dropout of an adapter that does not depend on how rows are divided into passes.
+"""Dropout of an adapter that does not depend on how rows are divided into micro-batches.
 
-What is dropped follows from the seed, the step, the text up to a token, and the layer. It stays the same for passes of
-another size, packed or padded rows, recomputed activations, more processes, and a resumed training. A prefix that
-several rows of a step share is dropped alike in all of them, as it may be computed once.
+The dropped inputs of a token follow from the seed, the step, the text up to the token, and the layer. They are the same
+for micro-batches of another size, packed or padded rows, recomputed activations, more processes, and a resumed
+training. A prefix that rows of a step share has the same dropout in all of them, as it may be computed once.
 
 B, T: lines of a batch (1 if rows are packed) and tokens of a line. R: packed rows. D: features of a layer's input.
 """
@@ -20,13 +20,13 @@ from lotune.data.collate import Batch
 from lotune.model.methods.registry import adapter_methods
 
 _ODD = (0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
-"""Of splitmix64 (Steele et al. 2014), as signed integers."""
+"""Constants of splitmix64 (Steele et al. 2014), as signed integers."""
 _ODD_32 = (0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32)
-"""Of MurmurHash3's last mixing, as signed integers."""
+"""Constants of MurmurHash3's finalizer, as signed integers."""
 
 
 class Draw:
-    """What the dropout layers of a model share: the seed, and the keys (B, T) int32 of the current pass."""
+    """The state that a model's dropout layers share: the seed, and the keys (B, T) int32 of the current pass."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -52,7 +52,7 @@ class TextDropout(nn.Dropout):
 
 
 def drop_by_text(model: nn.Module, seed: int) -> None:
-    """Replace the dropout layers of a model's adapter by those that drop by the text, in place."""
+    """Replace the dropout layers of a model's adapter by layers that drop by the text, in place."""
     draw, number = Draw(seed), 0
     methods = [method for method, _ in adapter_methods(model) if method is not None]
     for layers in chain.from_iterable(method.dropout_layers(model) for method in dict.fromkeys(methods)):
@@ -63,13 +63,13 @@ def drop_by_text(model: nn.Module, seed: int) -> None:
 
 
 def draw_of(model: nn.Module) -> Draw | None:
-    """Return what the dropout layers of a model share, or None if `drop_by_text` found none."""
+    """Return the state that a model's dropout layers share, or None if `drop_by_text` found no layer."""
     return next((module.draw for module in model.modules() if isinstance(module, TextDropout)), None)
 
 
 @contextmanager
 def dropping(draw: Draw | None, batch: Batch, step: int, device: torch.device) -> Iterator[None]:
-    """Give dropout its keys for a block with the forward and the backward pass of a batch."""
+    """Set the keys of dropout for the forward and backward pass of a batch within the block."""
     if draw is None:
         yield
         return
@@ -81,13 +81,14 @@ def dropping(draw: Draw | None, batch: Batch, step: int, device: torch.device) -
 
 
 def text_keys(batch: Batch, seed: int, step: int) -> Tensor:
-    """Return keys (B, T) int32 that follow from seed, step, and the tokens of a row up to and including each one."""
+    """Return keys (B, T) int32, each a hash of the seed, the step and the tokens of its row up to that position."""
     sums = _mixed(batch.input_ids * _ODD[0] + batch.positions * _ODD[1]).cumsum(1)  # (B, T)
     lengths = batch.row_lengths
     if lengths is not None:
         shared, *own = lengths.tolist()
-        before = torch.nn.functional.pad(sums[0], (1, 0))  # sum of the tokens before each one, (T + 1,)
-        starts = shared + torch.tensor([0, *own[:-1]]).cumsum(0)  # first token of each row, (R,)
+        # A packed line is summed as a whole, so the sum of the earlier rows is subtracted from each row.
+        before = torch.nn.functional.pad(sums[0], (1, 0))  # (T + 1,): sum of the tokens before each position
+        starts = shared + torch.tensor([0, *own[:-1]]).cumsum(0)  # (R,): first token of each row
         earlier_rows = (before[starts] - before[shared]).repeat_interleave(torch.tensor(own))  # (T - shared,)
         sums = sums - torch.nn.functional.pad(earlier_rows, (shared, 0))
     return (_mixed(sums + _mixed(torch.tensor([seed * _ODD[1] % 2**62 + step]))) >> 32).int()

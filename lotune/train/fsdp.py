@@ -1,7 +1,8 @@
-"""Weights divided among processes (FSDP2), for a base that does not fit on each device.
+"""Sharding of weights over processes (FSDP2), for a base that does not fit on one device.
 
-Each process keeps a part of every layer; a layer is put together right before it computes, and taken apart again. An
-adapter stays whole on each process: it is small, and so its gradients, states and files are those of one process.
+Each process keeps a shard of every layer. A layer is gathered right before it computes, and released afterwards. An
+adapter stays whole on each process, because it is small, and its gradients, states and files are then the same as those
+of a single process.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def needs_fsdp(setting: Switch, weight_bytes: int, device: str, world: ProcessGr
 def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.Parameter] = ()) -> None:
     """Shard a model's weights over the processes, in place, and move it to the device; weights in `whole` stay whole.
 
-    All processes call it, each with the same model, on the CPU or the device.
+    All processes call it with the same model, which is on the CPU or the device.
+
     Raises: ModelError if the model has no list of layers.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -59,8 +61,8 @@ def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.
         fully_shard(head, **options)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # gradients are those of sums, not of means
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+            module.set_gradient_divide_factor(1.0)  # the loss is a sum over all processes, not a mean
+            module.set_force_sum_reduction_for_comms(True)  # gloo supports no other reduction
     for parameter in unsharded:
         parameter.data = parameter.data.to(device)
     for module in model.modules():
@@ -69,7 +71,7 @@ def apply_fsdp(model: Any, world: ProcessGroup, device: str, whole: Iterable[nn.
 
 
 def gather_full_model(model: nn.Module, fresh: nn.Module) -> nn.Module:
-    """Copy the weights of a sharded model into `fresh`, a whole one of the same shape; all processes call it."""
+    """Copy the weights of a sharded model into `fresh`, an unsharded model of the same shape; all processes call it."""
     names = dict(fresh.named_parameters())
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -79,13 +81,13 @@ def gather_full_model(model: nn.Module, fresh: nn.Module) -> nn.Module:
 
 
 def local_bytes(parameters: Iterable[Any]) -> int:
-    """Return the bytes of weights that this process holds: of sharded ones, its own shard."""
-    held = (p.to_local() if is_sharded(p) else p for p in parameters)
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+    """Return the bytes of weights that this process holds; of a sharded weight, those of its shard."""
+    tensors = (p.to_local() if is_sharded(p) else p for p in parameters)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _layers(decoder: nn.Module) -> nn.ModuleList:
-    """Return the longest list of modules in a decoder. Raises: ModelError."""
+    """Return the longest list of modules in a decoder. Raises: ModelError if there is none."""
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ModelError("fsdp", f"{type(decoder).__name__} has no list of layers to divide", remedy="fsdp=off")
@@ -93,5 +95,5 @@ def _layers(decoder: nn.Module) -> nn.ModuleList:
 
 
 def _tied(decoder: nn.Module, head: nn.Module) -> set[nn.Parameter]:
-    """Return the weights that decoder and head share: they cannot belong to both, and stay whole."""
+    """Return the weights that decoder and head share, which stay whole, as FSDP cannot shard them in both."""
     return set(decoder.parameters()) & set(head.parameters())

@@ -1,4 +1,4 @@
-"""The training loop: tuning an adapter and pre-training a base differ in batches, optimiser and objective only."""
+"""The training loop of tuning and pre-training, which differ only in batches, optimisers and objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lotune.train.optimizers import Optimizers
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step did: mean loss over its scored tokens, its tokens without padding, its seconds."""
+    """The figures of one optimiser step: mean loss over its scored (supervised) tokens, tokens without padding, etc."""
 
     number: int
     loss: float
@@ -37,9 +37,9 @@ class Step:
 
 
 class NotFiniteError(CheckError):
-    """The loss of a step, or the norm of its gradient, is not finite; `rows` are those of the step.
+    """The loss of a step or the norm of its gradient is not finite.
 
-    `layer` is the first module whose output, or parameter whose gradient, is not finite.
+    `rows` are the rows of the step; `layer` is the first module or parameter whose output or gradient is not finite.
     """
 
     def __init__(self, step: int, loss: float, norm: float, rows: Sequence[str] = (), layer: str | None = None) -> None:
@@ -55,41 +55,41 @@ class NotFiniteError(CheckError):
         super().__init__(f"step {step}", found, "finite numbers", remedy)
 
     def of_rows(self, rows: Sequence[str]) -> NotFiniteError:
-        """The same error, naming the rows of the step."""
+        """Return the same error with the rows of the step."""
         return NotFiniteError(self.step, self.loss, self.norm, rows, self.layer)
 
 
 TUNING_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
-"""What to do if a forward or backward pass of a tuning runs out of memory."""
+"""The remedy if a forward or backward pass of a tuning runs out of memory."""
 OPTIMIZER_REMEDY = (
     "its means take 8 bytes for each trained weight: train fewer weights, or use several GPUs with fsdp=on"
 )
 
 
 def oom_guard(batch: Batch, remedy: str) -> AbstractContextManager[None]:
-    """A block that runs a batch. Raises: SettingsError, naming the setting to change, if it runs out of memory."""
+    """Return a context for the passes of a batch that turns lack of memory into SettingsError with the remedy."""
     lines, line_length = batch.input_ids.shape
     return oom_names_setting("max_batch_tokens", f"a forward pass of {lines} x {line_length} tokens", remedy)
 
 
 def enable_gradient_checkpointing(model: Any, setting: str) -> None:
-    """Have a model recompute its activations in the backward pass.
+    """Make a model recompute its activations in the backward pass.
 
-    Raises: SettingsError, naming the setting that asks for it, if the model cannot.
+    Raises: SettingsError, for the setting of that name, if the model does not support it.
     """
     try:
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
     except ValueError as error:
         raise SettingsError(setting, f"this model cannot: {error}", "false") from None
-    model.disable_input_require_grads()  # else gradients would go below the lowest adapter
+    model.disable_input_require_grads()  # otherwise the backward pass would continue below the lowest adapter
 
 
 @contextmanager
 def keep_input_dtype(model: Any, enabled: bool) -> Iterator[None]:
-    """If `enabled`, keep PEFT's layers from casting their inputs to the float32 of their weights, for a block.
+    """Prevent PEFT's layers, if `enabled`, from casting their inputs to the float32 of their weights in the block.
 
-    Under autocast the weights are cast instead, which are smaller than the inputs.
+    Autocast then casts the weights instead, which are smaller than the inputs.
     """
     layers = [module for module in model.modules() if getattr(module, "cast_input_dtype_enabled", False)]
     layers = layers if enabled else []
@@ -103,14 +103,14 @@ def keep_input_dtype(model: Any, enabled: bool) -> Iterator[None]:
 
 
 MAX_LISTED_ROWS = 32
-"""Rows of a step that an error names."""
+"""Maximum number of rows of a step that an error names."""
 
 
 Objective = Callable[[Batch], Tensor]
-"""The loss of a batch on the model's device: a float32 scalar, summed over its scored positions.
+"""A function that returns the loss of a batch on the model's device: a float32 scalar, summed over scored positions.
 
-The loop divides the sums of a step by the number of its scored positions. Of a batch without any, the sum is a zero
-that depends on the weights, so that all processes make the same passes.
+The loop divides the sum of a step by its number of scored positions. For a batch without scored positions the loss must
+be a zero that depends on the weights, so that all processes run the same backward passes.
 """
 
 
@@ -127,25 +127,25 @@ def train(
     remedy: str = TUNING_REMEDY,
     autocast_bfloat16: bool = False,
 ) -> Iterator[Step]:
-    """Train, one step at a time; the caller decides between steps what to log, measure and save.
+    """Train and yield the figures of each step; the caller decides between steps what to log, measure and save.
 
-    `batches` yields the micro-batches of each step. Loss and gradient of a step are those of the sum of `objective`
-    (cross-entropy if None) over its micro-batches, divided by its scored tokens. They do not depend on how the step is
-    divided, among the processes of `world` either, all of which yield the same steps. Step i + 1 has `lr_factors[i]`
-    times the peak learning rate. `autocast_bfloat16`: matrix products are in bfloat16, whatever the weights are.
+    `batches` yields the micro-batches of each step. The loss of a step is the sum of `objective` (cross-entropy if
+    None) over its micro-batches, divided by its number of scored tokens. Loss and gradient do not depend on how a step
+    is divided into micro-batches and among the processes of `world`, which all yield the same figures. Step i + 1 has
+    `lr_factors[i]` times the peak learning rate. `autocast_bfloat16`: matrix products are computed in bfloat16.
 
-    Raises: NotFiniteError where loss or gradient is not finite; the weights are then those before that step.
-    SettingsError with the `remedy` where memory runs out.
+    Raises: NotFiniteError if loss or gradient is not finite; the weights are then those before the step. SettingsError
+    with the `remedy` if memory runs out.
     """
     passes = _Passes(model, objective or CausalLoss(model), remedy, autocast_bfloat16)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for number, micro_batches in enumerate(batches, start=first_step):
         started = time.perf_counter()
         model.train()
-        scored_tokens, tokens, most_passes = _step_totals(world, micro_batches)
-        padded = pad_micro_batches(micro_batches, most_passes)
+        scored_tokens, tokens, max_passes = _step_totals(world, micro_batches)
+        padded = pad_micro_batches(micro_batches, max_passes)
         loss = sum(passes.backward(batch, number, scored_tokens).item() for batch in padded)
-        loss = sum(own for (own,) in world.all_gather(loss))
+        loss = sum(part for (part,) in world.all_gather(loss))
         world.all_reduce_gradients(parameters)
         norm = _clip_gradients(parameters, max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -166,7 +166,7 @@ class _Passes:
         self.device: torch.device = next(p for p in model.parameters() if p.requires_grad).device
 
     def backward(self, batch: Batch, step: int, scored_tokens: int) -> Tensor:
-        """Add the gradients of a micro-batch of a step; the result is its part of the step's loss, a scalar."""
+        """Add the gradients of a micro-batch of a step, and return its part of the step's loss, a scalar."""
         with (
             oom_guard(batch, self._remedy),
             dropping(self._draw, batch, step, self.device),
@@ -181,12 +181,10 @@ class _Passes:
 def _first_fault(
     passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step: int, world: ProcessGroup
 ) -> str | None:
-    """Compute a step again, and return the first module or parameter where output or gradient is not finite.
-
-    All processes make all passes, as weights in shards are gathered by all at once.
-    """
+    """Repeat a step, and return the first module or parameter whose output or gradient is not finite."""
+    # All processes repeat all passes, as sharded weights are gathered by all of them at once.
     faults: list[str] = []
-    with suppress(RuntimeError, SettingsError):  # such as memory that runs out: the error then names no layer
+    with suppress(RuntimeError, SettingsError):  # for example lack of memory; the error then names no layer
         faults = _faults(passes, batches, scored_tokens, step)
     names = world.all_gather_bytes(faults[0].encode() if faults else b"")
     return next((name.decode() for name in names if name), None)
@@ -194,7 +192,7 @@ def _first_fault(
 
 def _faults(passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step: int) -> list[str]:
     passes.model.zero_grad(set_to_none=True)
-    # compiled code would not call the hooks that look at each layer
+    # compiled code would not call the hooks on each layer
     with torch.compiler.set_stance("force_eager"), noting_faults(passes.model) as faults:
         for batch in batches:
             if not passes.backward(batch, step, scored_tokens).isfinite():
@@ -203,9 +201,9 @@ def _faults(passes: _Passes, batches: Sequence[Batch], scored_tokens: int, step:
 
 
 def _step_totals(world: ProcessGroup, micro_batches: Sequence[Batch]) -> tuple[int, int, int]:
-    """Return, over all processes, a step's scored tokens, its tokens, and the most passes that a process makes."""
-    own = sum(batch.num_scored_tokens for batch in micro_batches), sum(batch.num_tokens for batch in micro_batches)
-    counts = world.all_gather(*own, len(micro_batches))
+    """Return a step's scored tokens and tokens over all processes, and the maximum number of passes of a process."""
+    totals = sum(batch.num_scored_tokens for batch in micro_batches), sum(batch.num_tokens for batch in micro_batches)
+    counts = world.all_gather(*totals, len(micro_batches))
     scored_tokens, tokens, passes = zip(*counts, strict=True)
     return int(sum(scored_tokens)), int(sum(tokens)), int(max(passes))
 
@@ -222,6 +220,7 @@ def _clip_gradients(parameters: Sequence[torch.nn.Parameter], max_norm: float) -
     whole = [p for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     shards: list[Any] = [p.grad for p in parameters if p.grad is not None and is_sharded(p.grad)]
     grads: list[Any] = [p.grad for p in whole]
+    # Whole and sharded gradients cannot be stacked by torch, so each group has a norm of its own.
     norms: list[Any] = [torch.nn.utils.get_total_norm(group) for group in (grads, shards) if group]
     parts = [norm.full_tensor() if is_sharded(norm) else norm for norm in norms]
     if not parts:

@@ -1,4 +1,4 @@
-"""Cross-entropy of a causal model, its output head applied to scored positions only, a chunk of them at a time.
+"""Cross-entropy of a causal model, whose output head is applied to scored positions only, in chunks.
 
 B, T: lines of a batch and tokens of a line. N: scored positions. C: those of a chunk. D: hidden size. V: vocabulary.
 """
@@ -24,29 +24,29 @@ from lotune.model.parts import decoder_of
 from lotune.model.probes import PROBE_ROWS, is_close
 
 MAX_LOGITS_PER_CHUNK = {"cpu": 2**22, "cuda": 2**26}
-"""Logits of a chunk: 16 MiB in float32, which fit into a processor's caches; 256 MiB on a GPU, whose kernels are large.
+"""Number of logits in a chunk: 16 MiB in float32, which fit into a CPU's caches, or 256 MiB on a GPU.
 
 Twice as many if the head itself is trained, as each chunk reads and writes the whole gradient of its weight.
 """
 
 
 def max_logits_per_chunk(weight: Tensor) -> int:
-    """Return how many logits of a head with this weight (V, D) are held at once."""
+    """Return the maximum number of logits to hold at once for a head with this weight (V, D)."""
     return MAX_LOGITS_PER_CHUNK.get(weight.device.type, MAX_LOGITS_PER_CHUNK["cuda"]) * (
         2 if weight.requires_grad else 1
     )
 
 
 LogitsPath = Literal["plain", "own", "whole"]
-"""What turns hidden states into logits: the head alone, the model's own code around it, or only the whole model."""
+"""How hidden states become logits: by the head alone, by the model's own code around it, or by the whole model only."""
 
 
 class CausalLoss:
     """Cross-entropy of a causal model, summed over the scored positions of a batch.
 
     Some models scale hidden states or logits, or cap logits. A probe replaces the head's output by large logits and
-    looks whether the model returns them unchanged. If it does not, the model's own code runs on each chunk of hidden
-    states; the whole model is called only if a logit depends on more than the hidden state of its token.
+    checks whether the model returns them unchanged. If it does not, the model's own code runs on each chunk of hidden
+    states. The whole model is called only if a logit depends on more than the hidden state of its token.
 
     `compile`: whether to compile the decoder.
     """
@@ -82,7 +82,8 @@ class CausalLoss:
         """Return the summed cross-entropy of hidden states (N, D) and targets (N,)."""
         if not is_sharded(self._output.weight):
             return self._chunked_loss(self._output, hidden, targets)
-        # all processes gather a sharded head at once, so each calls it once a batch, and loops over chunks in that call
+        # All processes gather a sharded head at once, but may have different numbers of chunks. So each process calls
+        # the head once per batch, and loops over its chunks inside that call.
         bare = partial(type(self._output).forward, self._output)
         with _patched_attribute(self._output, "forward", partial(self._chunked_loss, bare)):
             total: Tensor = self._output(hidden, targets)
@@ -100,13 +101,13 @@ class CausalLoss:
             return entropy(hidden, weight, targets, rows, torch.is_grad_enabled())
         if not len(hidden):
             return hidden.float().sum()
-        # a head that is quantised, biased or adapted, or code around it: logits are recomputed in the backward pass
+        # With another head or with code around it, autograd computes the gradient, and recomputes the logits for it.
         logits = head if self._kind == "plain" else partial(self._own_logits, head)
         chunks = zip(hidden.split(rows), targets.split(rows), strict=True)  # (C, D), (C,)
         return torch.stack([checkpoint(_entropy, logits, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
     def _own_logits(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        """Return the logits (N, V) that the model's own code makes of hidden states (N, D) instead of its decoder's."""
+        """Return the logits (N, V) that the model's own code computes from given hidden states (N, D)."""
         result = self._output_class(last_hidden_state=hidden[None])  # (1, N, D)
         ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
         decoder, output = self._attributes
@@ -117,7 +118,7 @@ class CausalLoss:
 
     @torch.no_grad()
     def _probe_logits_path(self) -> LogitsPath:
-        """Find out, by a pass with large logits, what turns hidden states into logits."""
+        """Return how hidden states become logits, found by a pass with large logits."""
         decoder_outputs: list[Any] = []
         head_calls: list[tuple[Tensor, Tensor]] = []
 
@@ -142,7 +143,8 @@ class CausalLoss:
         return "whole"
 
     def _model_code_matches(self, ids: Tensor, hidden: Tensor) -> bool:
-        """Return whether logits depend on the hidden state (N, D) of their token alone: another order changes none."""
+        """Return whether each logit depends on the hidden state (N, D) of its own token only."""
+        # If so, computing the tokens in reverse order changes no logit.
         expected = self._inner(input_ids=ids, use_cache=False).logits[0].float()
         try:
             logits = self._own_logits(self._output, hidden.flip(0)).flip(0).float()
@@ -158,7 +160,7 @@ def _parent_and_name(model: nn.Module, module: nn.Module) -> tuple[nn.Module, st
 
 
 class _CallProxy:
-    """A stand-in for a module with another call; every attribute is the module's own."""
+    """A stand-in for a module that replaces its call and passes on all its attributes."""
 
     def __init__(self, module: nn.Module, called: Callable[..., Any]) -> None:
         self._module, self._called = module, called
@@ -172,7 +174,8 @@ class _CallProxy:
 
 @contextmanager
 def _patched_attribute(module: nn.Module, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module for a block; in `vars`, torch finds it before the submodule of that name."""
+    """Replace an attribute of a module within the block."""
+    # Python looks into `vars` first, so this also hides a submodule of that name, which torch keeps elsewhere.
     vars(module)[name] = value
     try:
         yield
@@ -185,16 +188,16 @@ def _entropy(logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor
 
 
 def _packing_kwargs(batch: Batch) -> dict[str, Tensor]:
-    """Return what keeps the rows of a packed line apart; empty if each row has a line of its own."""
+    """Return the model's arguments for a packed line; empty if each row has a line of its own."""
     lengths = batch.row_lengths
     return {} if lengths is None else {"position_ids": batch.positions, **packed_attention_kwargs(lengths)}
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of hidden (N, D) times weight (V, D), summed, without ever holding all logits (N, V).
+    """Summed cross-entropy of the logits hidden (N, D) · weightᵀ (D, V), which are never held all at once.
 
-    The forward pass computes the gradients too, while a chunk's logits are in the cache, so nothing is computed twice.
-    All chunks share the same buffers.
+    The forward pass computes the gradients, too, so that no chunk of logits is computed twice. All chunks share the
+    same buffers.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal before they are applied.
 
-PyTorch's own does the orthogonalisation in bfloat16, which on a processor without bfloat16 arithmetic takes several
-times longer than the forward and backward pass; this one keeps the dtype of the weights.
+PyTorch's Muon orthogonalises in bfloat16, which takes several times as long as the forward and backward pass on a CPU
+without bfloat16 arithmetic. This one keeps the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton–Schulz step, as published."""
+"""Coefficients of the quintic Newton–Schulz step, as published."""
 NEWTON_SCHULZ_STEPS = 5
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the nearest matrix whose singular values are about 1 (.7 to 1.2), (M, N), in the dtype of `matrix`.
+    """Return a matrix (M, N) near `matrix` with singular values of about 1 (0.7 to 1.2), in the same dtype.
 
     >>> values = torch.linalg.svdvals(newton_schulz(torch.eye(4) * 3 + 1))
     >>> bool((values > 0.6).all() and (values < 1.3).all())
@@ -34,7 +34,7 @@ def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, at the size that an AdamW update would have (root mean square .2)."""
+    """Orthogonalised Nesterov momentum, scaled to the usual size of an AdamW update (root mean square 0.2)."""
 
     def __init__(
         self, matrices: Iterable[torch.nn.Parameter], learning_rate: float, decay: float, momentum: float = 0.95

@@ -1,4 +1,4 @@
-"""The time, memory and disk that a tuning takes: time from a measured step, memory and disk from counts."""
+"""Estimates of the resources of a tuning: time from a measured step, memory and disk space from counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTIVATION_NUMBERS = 40
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of training without its validations, bytes of memory at the peak, bytes on disk."""
+    """The duration of a training without its validations, its peak memory, and its disk space."""
 
     steps: int
     seconds: float
@@ -42,13 +42,13 @@ class Estimate:
 
 
 def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: int) -> Estimate:
-    """Return an estimate from the micro-batches of a step; the longest runs forward and backward, for its time only."""
+    """Return an estimate from the micro-batches of a step, the largest of which is timed forward and backward."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
     loss_of, device = CausalLoss(model), next(model.parameters()).device
     batch, elapsed, training = to_device(largest, device), [], model.training
-    held = free_memory_bytes(device)
-    model.train()  # activations are computed again, where they are, in training only
-    for _ in range(2):
+    free = free_memory_bytes(device)
+    model.train()  # gradient checkpointing acts in training mode only
+    for _ in range(2):  # the first pass also warms up, so the faster one counts
         _synchronize(device)
         started = time.perf_counter()
         with oom_guard(batch, TUNING_REMEDY):
@@ -66,7 +66,7 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
         model, tokens_at_once, batch.num_scored_tokens, divided=loss_of.is_chunked, recomputed=recomputed
     )
     disk = checkpoint_bytes(model, adapters, merged)
-    return Estimate(steps, seconds, memory, disk, None if held is None else held + weights)
+    return Estimate(steps, seconds, memory, disk, None if free is None else free + weights)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -75,10 +75,11 @@ def _synchronize(device: torch.device) -> None:
 
 
 def memory_bytes(model: Any, tokens: int, scored: int, *, divided: bool, recomputed: bool) -> int:
-    """Weights, gradients and AdamW's two means of what is trained, activations of one micro-batch, logits held.
+    """Return the peak memory of a training, in bytes.
 
-    `divided`: of the logits only a part is held, once, in float32 and maybe in the dtype of the weights. `recomputed`:
-    of the activations only the input of every layer is kept, and all of the one that is computed again.
+    It is the sum of the weights, of gradients and AdamW's two moments of the trained weights, and of the activations
+    and logits of one micro-batch. `divided`: logits are computed in chunks, held once in float32 and perhaps once in
+    the dtype of the weights. `recomputed`: only the input of each layer is kept, and all activations of one layer.
     """
     config = model.config.get_text_config()
     weights = local_bytes(model.parameters())
@@ -98,7 +99,10 @@ def uses_gradient_checkpointing(model: Any) -> bool:
 
 
 def checkpoint_bytes(model: Any, adapters: int, merged: int) -> int:
-    """Adapters, merged models and saved states (weights and AdamW's two means; one is written beside the kept ones)."""
+    """Return the disk space of a tuning in bytes: adapters, merged models and saved states.
+
+    A state has the trained weights and AdamW's two moments; a new one is written before the oldest is deleted.
+    """
     trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     whole = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return int(trained * (adapters + 3 * (STATES_KEPT + 1)) + whole * merged)

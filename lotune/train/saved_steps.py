@@ -1,4 +1,4 @@
-"""When the state of a training is saved: by the clock, at checkpoints, and when somebody or something stops it."""
+"""Saving of the training state between steps: at intervals, at checkpoints, and when the training is stopped."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def save_states_between(
     minutes: float,
     always: Container[int] = (),
 ) -> Iterator[Step]:
-    """Yield the steps; save the state after a step, once the next one is asked for, if that is due.
+    """Yield the steps, and save the state after a step if it is due, when the caller requests the next step.
 
     It is due every `minutes`, after each step in `always`, if the loss of the next step is not finite, and when Ctrl-C
-    or SIGTERM stops the training: the state is then saved and KeyboardInterrupt raised. A second Ctrl-C stops at once.
-    Of several processes the leader saves, by its own clock, and all stop after the same step.
+    or SIGTERM stops the training, which raises KeyboardInterrupt after saving. A second Ctrl-C stops at once. If there
+    are several processes, the leader saves, by its own clock, and all stop after the same step.
 
-    Raises: LostProcessError if another process is gone; the leader has then saved the last whole step.
+    Raises: LostProcessError if another process has died; the leader has then saved the last complete step.
     """
     saved, done = time.monotonic(), None
     with stop_on_signal() as stop_requested:
@@ -45,7 +45,7 @@ def save_states_between(
                     saved = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
-        except NotFiniteError:  # which all processes meet, before the weights have changed
+        except NotFiniteError:  # raised in all processes, before the step has changed the weights
             if done is not None:
                 save_together(folder, training, done, notes)
             raise
@@ -59,8 +59,9 @@ def save_states_between(
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A block with a function that returns whether Ctrl-C or SIGTERM came; a second one raises KeyboardInterrupt."""
+    """Yield a function that returns whether Ctrl-C or SIGTERM was received; a second one raises KeyboardInterrupt."""
     requested = threading.Event()
+    # Only the main thread can set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield requested.is_set
         return

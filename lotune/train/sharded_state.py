@@ -1,8 +1,8 @@
-"""Tensors in shards on disk: each process writes and reads its own part, and none holds the whole.
+"""Sharded tensors on disk: each process writes and reads its own shards, and none holds whole tensors.
 
-The files are those of torch.distributed.checkpoint with safetensors as its storage: one a process, whose header says
-where in each tensor its part begins, so any number of processes reads them. Planner and storage are called here one
-after the other, as its own `save` and `load` send plans among the processes as pickles; there is nothing to agree on.
+The files are those of torch.distributed.checkpoint with safetensors as storage: one per process, whose header has the
+offset of each shard in its tensor, so any number of processes can read them. Planner and storage are called directly,
+because torch's own `save` and `load` send plans between processes as pickles; here no process needs another's plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lotune.errors import RunError
 
 
 def supports_sharded_safetensors() -> bool:
-    """Whether the installed PyTorch keeps shards in safetensors: 2.9 and later do."""
+    """Return whether the installed PyTorch can store shards in safetensors, as 2.9 and later can."""
     try:
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     except ImportError:
@@ -28,7 +28,7 @@ def supports_sharded_safetensors() -> bool:
 
 
 def write_shard(folder: Path, tensors: Mapping[str, Any], world: ProcessGroup) -> Path:
-    """Write this process's part of all tensors, and the leader those that are whole; the result is the file."""
+    """Write this process's shards, and in the leader also the unsharded tensors; return the file."""
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
@@ -38,15 +38,15 @@ def write_shard(folder: Path, tensors: Mapping[str, Any], world: ProcessGroup) -
     planner.set_up_planner(own)
     writer.set_up_storage_writer(is_coordinator=world.is_main_process)
     local = writer.prepare_local_plan(planner.create_local_plan())
-    plan = writer.prepare_global_plan([local] * world.size)[world.rank]  # which gives each its file
+    plan = writer.prepare_global_plan([local] * world.size)[world.rank]  # it names the file of each rank
     written = writer.write_data(planner.finish_plan(plan), planner).wait()
     return folder / str(written[0].storage_data.relative_path)
 
 
 def read_shards(folder: Path, owner: Callable[[str], Any]) -> dict[str, torch.Tensor]:
-    """The tensors in a folder by name, whole, or as this process's shards where the `owner` of the name is in shards.
+    """Return the tensors in a folder by name: this process's shards if the `owner` of the name is sharded, else whole.
 
-    Raises: RunError where the installed PyTorch cannot read them.
+    Raises: RunError if the installed PyTorch cannot read them.
     """
     if not supports_sharded_safetensors():
         found, remedy = f"is in shards, which PyTorch {torch.__version__} cannot read", "update torch"
@@ -66,7 +66,7 @@ def read_shards(folder: Path, owner: Callable[[str], Any]) -> dict[str, torch.Te
 
 
 def _empty_like(stored: Any, owner: Any) -> torch.Tensor:
-    """An empty tensor for a stored one, in shards where its owner is and has its shape."""
+    """Return an empty tensor for a stored one, sharded if its owner is sharded and has the same shape."""
     dtype = stored.properties.dtype
     if is_sharded(owner) and owner.shape == stored.size:
         return torch.empty_like(owner.detach(), dtype=dtype)

@@ -1,11 +1,11 @@
-"""The state of a training on disk: what is stopped at any moment resumes to the same weights, bit for bit.
+"""The state of a training on disk: a training that was stopped resumes to the same weights, bit for bit.
 
-One file a state: `step-000000120.<checksum>.safetensors` holds the trained weights, the optimisers' moments and the
-random generators; its header holds the step and the notes of the stage. The checksum in the name is that of the
-content, so a file that was cut short or altered is noticed, and the state before it is used.
+A state is one file, `step-000000120.<checksum>.safetensors`, with the trained weights, the optimisers' moments and the
+random generators; its header has the step and the notes of the stage. The checksum is that of the content, so a
+truncated or altered file is detected, and the state before it is used.
 
-Where the trained weights are in shards, a state is a folder `step-000000120.<checksum>` with a file of each process and
-`state.json`, which has step, notes and the checksum of each file; that in the folder's name is the one of state.json.
+If the trained weights are sharded, a state is a folder `step-000000120.<checksum>` with a file from each process and
+`state.json`, which has the step, the notes and the checksum of each file. The folder's checksum is that of state.json.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from lotune.train.optimizers import Optimizers
 from lotune.train.sharded_state import read_shards, supports_sharded_safetensors, write_shard
 
 STATES_KEPT = 2
-"""States that stay on disk: the newest, and one before it."""
+"""Number of states to keep on disk: the newest, and the one before it."""
 GPU_RANDOM = "random/cuda/0"
-"""Name of the random state of the GPU that the process computes on."""
+"""Name of the random state of the process's GPU."""
 CHECKSUM_DIGITS = 32
 """Hexadecimal digits of the sha256 in a state's name."""
 HEADER = "state.json"
-"""File of a state in shards that says what it is, and what its other files are."""
+"""The file of a sharded state that describes it and lists its other files."""
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A training as it was after `step`; `notes` are the stage's own, plain JSON."""
+    """A training after `step`; `notes` are plain JSON of the stage."""
 
     step: int
     notes: Any
     file: str | None = None
-    """Name of the file or folder that it was read from."""
+    """Name of the file or folder that the state was read from."""
 
 
 @dataclass(frozen=True)
 class LoadedState:
-    """What a folder of states gave: the newest whole one, if any, and the names of those that were damaged."""
+    """The newest intact state of a folder, if any, and the names of the damaged ones."""
 
     state: SavedState | None
     damaged: tuple[str, ...]
@@ -59,10 +59,10 @@ class LoadedState:
 
 @dataclass(frozen=True)
 class Training:
-    """What a state is of: the model's trained weights and its optimisers.
+    """The subject of a state: a model's trained weights and its optimisers.
 
-    `inputs_fingerprint` identifies the inputs that they come from. The state does not depend on the number of processes
-    in `world`, so another number can go on from it.
+    `inputs_fingerprint` identifies the inputs of the training. A state does not depend on the number of processes in
+    `world`, so another number of processes can resume from it.
     """
 
     model: torch.nn.Module
@@ -72,15 +72,15 @@ class Training:
 
     @property
     def in_shards(self) -> bool:
-        """Whether a process holds only a part of the trained weights."""
+        """Whether the trained weights are sharded over the processes."""
         return any(is_sharded(weight) for weight in _trained(self).values())
 
 
 def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
-    """Write the state after `step`, atomically, and return its file; only the STATES_KEPT newest stay.
+    """Write the state after `step` atomically, delete all but the STATES_KEPT newest states, and return the file.
 
-    Other states of this step and of later ones are deleted: they are damaged or of other inputs, and would come before
-    those of this training.
+    Other states of this step and of later steps are deleted, too. They are damaged or belong to other inputs, and would
+    be taken for newer states of this training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     header = orjson.dumps({"step": step, "fingerprint": training.inputs_fingerprint, "notes": notes}).decode()
@@ -100,9 +100,9 @@ def save_state(folder: Path, training: Training, step: int, notes: Any) -> Path:
 
 
 def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None:
-    """Write the state after `step` as `save_state` does, but as a folder with a file of each process; all call it.
+    """Write the state after `step` as a folder with a file from each process; all processes call it.
 
-    Raises: RunError, in every process, where one of them finds no room.
+    Raises: RunError in every process if one of them has no disk space left.
     """
     world, temporary = training.world, folder / f".step-{step:09d}.tmp"
     try:
@@ -113,7 +113,7 @@ def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None
             )
             write_atomically(temporary / HEADER, header)
             path = folder / f"step-{step:09d}.{_checksum(temporary / HEADER)}"
-            shutil.rmtree(path, ignore_errors=True)  # of the same content, damaged since
+            shutil.rmtree(path, ignore_errors=True)  # an earlier copy of the same state, which may be damaged
             os.replace(temporary, path)
             _keep_newest(folder, path)
     finally:
@@ -122,7 +122,10 @@ def save_shards(folder: Path, training: Training, step: int, notes: Any) -> None
 
 
 def _write_shards(folder: Path, training: Training) -> dict[str, str]:
-    """Have each process write its file; return the checksum of each, the same in all. Raises: RunError."""
+    """Write this process's file, and return the checksums of all files by name.
+
+    Raises: RunError in every process if one of them cannot write.
+    """
     tensors = _state_tensors(training)
     try:
         with disk_full_as_run_error(folder.parent, sum(tensor.nbytes for tensor in tensors.values())):
@@ -147,9 +150,9 @@ def _keep_newest(folder: Path, path: Path) -> None:
 
 
 def load_state(folder: Path, training: Training) -> LoadedState:
-    """Restore the newest state in a folder that is whole and of the same inputs; leave other states alone."""
-    for remains in folder.glob(".*.tmp"):  # of a crash
-        _delete(remains)
+    """Restore the newest intact state of the same inputs in a folder; leave other states alone."""
+    for leftover in folder.glob(".*.tmp"):  # from a crash
+        _delete(leftover)
     damaged = []
     for path in _states(folder):
         header = _header(path)
@@ -162,7 +165,7 @@ def load_state(folder: Path, training: Training) -> LoadedState:
 
 
 def save_together(folder: Path, training: Training, step: int, notes: Callable[[], Any]) -> None:
-    """Have the leader save the state, or all processes if weights are in shards; all call it."""
+    """Save the state in the leader, or in all processes if weights are sharded; all processes call it."""
     sharded, leads = training.in_shards, training.world.is_main_process
     if sharded and supports_sharded_safetensors():
         save_shards(folder, training, step, notes() if leads else None)
@@ -174,27 +177,25 @@ def save_together(folder: Path, training: Training, step: int, notes: Callable[[
 
 
 def sync_follower(folder: Path, training: Training, seed: int) -> int:
-    """Bring a follower to where the leader is (see `sync_followers`), and return the number of steps done.
-
-    Its random numbers differ from those of the other processes, as its rows do.
-    """
+    """Load the leader's state and weights into a follower (see `sync_followers`); return the number of steps done."""
     state = training.world.receive()
     if state["file"] is not None:
         _restore(training, folder / state["file"])
     training.world.broadcast(_trained(training).values())
+    # A seed of its own: with equal random numbers, rows of different processes would get the same random dropout.
     torch.manual_seed(seed + 1_000_003 * training.world.rank + state["step"])
     return int(state["step"])
 
 
 def sync_followers(training: Training, state: SavedState) -> None:
-    """Send the followers the state that the training resumes from, and the leader's weights."""
+    """Send the followers the name of the state to resume from, and the leader's weights."""
     if training.world.size > 1:
         training.world.send_to_followers({"step": state.step, "file": state.file})
         training.world.broadcast(_trained(training).values())
 
 
 def _states(folder: Path) -> list[Path]:
-    """States, newest first: files, and folders of those in shards."""
+    """Return the states in a folder, newest first: files, and folders of sharded states."""
     return sorted((p for p in folder.glob("step-*.*") if p.suffix == ".safetensors" or p.is_dir()), reverse=True)
 
 
@@ -214,7 +215,7 @@ def _checksum(path: Path) -> str:
 
 
 def _header(path: Path) -> dict[str, Any] | None:
-    """Return the header of a state; None if the state is not as it was written."""
+    """Return the header of a state; None if the state is damaged."""
     listing = path / HEADER if path.is_dir() else path
     try:
         if _checksum(listing) != path.name.split(".")[1]:
@@ -236,7 +237,7 @@ def _trained(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _owners(training: Training) -> dict[str, torch.Tensor]:
-    """Return the trained weights that the tensors of a state belong to, by the start of the tensors' names."""
+    """Return the trained weights by the prefix of the names of the state's tensors that belong to them."""
     owners = {f"weights/{name}": weight for name, weight in _trained(training).items()}
     for member, optimizer in enumerate(training.optimizers.members):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -257,7 +258,8 @@ def _state_tensors(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _tensors(training: Training) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state, whole; copies, so that no two share memory."""
+    """Return copies of the tensors of a state, gathered from all shards."""
+    # Copies, because safetensors refuses tensors that share memory.
     return {
         name: _full_tensor(tensor.detach()).cpu().clone().contiguous()
         for name, tensor in _state_tensors(training).items()
@@ -265,13 +267,13 @@ def _tensors(training: Training) -> dict[str, torch.Tensor]:
 
 
 def _full_tensor(tensor: Any) -> torch.Tensor:
-    """Return a tensor with the shards of all processes, all of which call it."""
+    """Return a tensor gathered from the shards of all processes; all processes call it."""
     whole: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return whole
 
 
 def _shard_like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
-    """Return a whole tensor, or this process's shard of it if its owner is in shards."""
+    """Return a whole tensor, or this process's shard of it if its owner is sharded."""
     if not is_sharded(owner) or tensor.ndim == 0:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -280,7 +282,7 @@ def _shard_like(tensor: torch.Tensor, owner: Any) -> torch.Tensor:
 
 
 def _restore(training: Training, path: Path) -> None:
-    """Restore the state in a file or folder; a process keeps its own shards only."""
+    """Restore the state in a file or folder; a process keeps only its own shards."""
     owners = _owners(training)
 
     def owner(name: str) -> torch.Tensor | None:

@@ -19,9 +19,10 @@ from lotune.evaluate import logit_comparison, merge_check
 from lotune.evaluate.logit_comparison import best_two_gap, in_float64, largest_difference
 from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow, check_saved, compare_merged
 from lotune.model.adapters import add_adapter
-from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_merged
-from lotune.model.loading import LoadedModel, cast_parameters, load_model, new_llama
+from lotune.model.checkpoints import load_adapter, merge, save_adapter, save_model
+from lotune.model.loading import LoadedModel, cast_parameters, load_model
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.new_models import new_llama
 from lotune.model.settings import BaseSettings
 
 SHAPE = {
@@ -57,7 +58,7 @@ def trio(tmp_path: Path) -> Trio:
     save_adapter(tuned, tmp_path / "adapter")
     base = LoadedModel("tiny", llama, tokenizer, None, torch.float32)
     merged: Any = merge(base, tmp_path / "adapter")
-    save_merged(merged, tokenizer, tmp_path / "merged", torch.bfloat16)
+    save_model(merged, tokenizer, tmp_path / "merged", torch.bfloat16)
     saved: Any = load_model(BaseSettings(model=str(tmp_path / "merged"), dtype="float32"), "cpu").model
     return load_adapter(base, tmp_path / "adapter"), merged, saved
 

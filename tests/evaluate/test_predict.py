@@ -33,6 +33,7 @@ class Echo:
     max_new_tokens: int = 6
     min_new_tokens: int = 1
     stop: tuple[str, ...] = ()
+    chooses_by_likelihood: bool = False
     verdict: bool | None = True
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
@@ -121,7 +122,7 @@ def test_a_changed_prompt_is_answered_again_and_unselected_rows_stay(ask: Any, t
 class Picking(Echo):
     """The model picks the likelier of two letters."""
 
-    by_likelihood: bool = True
+    chooses_by_likelihood: bool = True
     scorer: str = "likelihood:letter"
 
     def continuations(self, example: Example) -> tuple[str, ...]:

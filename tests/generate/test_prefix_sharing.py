@@ -248,5 +248,5 @@ def test_another_active_adapter_computes_the_prefix_again(byte_tokenizer: PreTra
     with model.disable_adapter():
         [(_, answer)] = engine.stream([asked], batch_tokens=100)
         assert answer.token_ids == theirs(model, asked)
-        with pytest.raises(ModelError, match="cannot be chosen"):
+        with pytest.raises(ModelError, match="cannot be selected"):
             list(engine.stream([replace(asked, adapter="first")], batch_tokens=100))

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lotune.model.checkpoints import save_model
-from lotune.model.loading import LoadedModel, load_model, new_llama
+from lotune.model.loading import LoadedModel, load_model
+from lotune.model.new_models import new_llama
 from lotune.model.settings import BaseSettings
 
 SHAPE = {

@@ -4,9 +4,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from lotune.errors import ModelError
 from lotune.model.adapters import add_adapter, trainable_count
-from lotune.model.loading import LoadedModel, new_llama
+from lotune.model.loading import LoadedModel
 from lotune.model.methods.lora import LoraSettings, lora_count
 from lotune.model.methods.targets import find_targets, target_shapes
+from lotune.model.new_models import new_llama
 
 LAYERS = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
 BASES = {

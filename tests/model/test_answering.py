@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from lotune.model import answering
-from lotune.model.answering import answering_format
+from lotune.model.answering import choose_answer_dtype
 from lotune.model.eval_mode import in_float32_for_now
 from lotune.model.settings import BaseSettings
 
@@ -20,9 +20,9 @@ def test_a_processor_answers_in_float32_however_fast_bfloat16_is(
 ) -> None:
     monkeypatch.setattr("lotune.model.dtype_benchmark.bfloat16_is_faster", lambda _: True)
     settings = BaseSettings(model=str(small_base))
-    assert answering_format("auto", settings, "cpu").dtype == "float32"
-    assert answering_format("bfloat16", settings, "cpu") == ("bfloat16", "named in the settings")
-    assert answering_format("auto", settings, "cuda").dtype == "bfloat16"
+    assert choose_answer_dtype("auto", settings, "cpu").dtype == "float32"
+    assert choose_answer_dtype("bfloat16", settings, "cpu") == ("bfloat16", "named in the settings")
+    assert choose_answer_dtype("auto", settings, "cuda").dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(("free", "dtype"), [(None, "float32"), (10**9, "float32"), (10**3, "bfloat16")])
@@ -30,10 +30,10 @@ def test_weights_without_room_in_float32_answer_in_bfloat16(
     small_base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, dtype: str
 ) -> None:
     monkeypatch.setattr(answering, "free_memory_bytes", lambda _: free)
-    found = answering_format("auto", BaseSettings(model=str(small_base)), "cpu")
+    found = choose_answer_dtype("auto", BaseSettings(model=str(small_base)), "cpu")
     assert found.dtype == dtype
     assert ("GiB are free" in found.why) == (dtype == "bfloat16")
-    assert answering_format("float32", BaseSettings(model=str(small_base)), "cpu").dtype == "float32"
+    assert choose_answer_dtype("float32", BaseSettings(model=str(small_base)), "cpu").dtype == "float32"
 
 
 def test_a_model_computes_in_float32_for_a_block_and_is_then_restored(tiny_llama: LlamaForCausalLM) -> None:

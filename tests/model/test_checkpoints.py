@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.errors import ModelError
 from lotune.model.adapters import add_adapter
-from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_merged, save_model
+from lotune.model.checkpoints import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, save_model
 from lotune.model.loading import LoadedModel, cast_parameters, load_model
 from lotune.model.methods.lora import LoraSettings
 from lotune.model.settings import BaseSettings
@@ -87,7 +87,7 @@ def test_a_merged_folder_loads_in_transformers(
 ) -> None:
     save_adapter(shaken(base), tmp_path / "adapter")
     merged = merge(reload(base), tmp_path / "adapter")
-    save_merged(merged, base.tokenizer, tmp_path / "merged", dtype, "{}")
+    save_model(merged, base.tokenizer, tmp_path / "merged", dtype, "{}")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", TEMPLATE_FILE}
     assert not list(tmp_path.glob(".merged*"))
@@ -110,7 +110,7 @@ def test_a_merged_folder_loads_in_transformers(
 def test_a_model_with_its_adapter_is_not_merged(base: LoadedModel, tmp_path: Path) -> None:
     model = shaken(base)
     with pytest.raises(ModelError, match="still has its adapter"):
-        save_merged(model.get_base_model(), base.tokenizer, tmp_path / "merged", torch.float32)
+        save_model(model.get_base_model(), base.tokenizer, tmp_path / "merged", torch.float32)
     save_adapter(model, tmp_path / "adapter")
     with pytest.raises(ModelError, match="already has an adapter"):
         load_adapter(base, tmp_path / "adapter")

@@ -85,7 +85,7 @@ def test_the_digest_is_that_of_the_tensors_however_they_are_stored(data: Any, tm
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_of_a_large_tensor_pieces_count(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WHOLE", 100), ("PIECES", 4), ("PIECE", 8)):
+    for name, value in (("MAX_WHOLE_BYTES", 100), ("PIECES", 4), ("PIECE", 8)):
         monkeypatch.setattr(digest, name, value)
     tensor = torch.zeros(1000, dtype=torch.int8)
     found = []

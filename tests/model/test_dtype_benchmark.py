@@ -21,9 +21,9 @@ from lotune.model.dtype_benchmark import (
     MatmulSeconds,
     Product,
     bfloat16_is_faster,
+    choose_training_dtype,
+    matrix_products,
     measure_products,
-    products_of,
-    training_format,
 )
 
 Measured = Callable[[float, float], list[object]]
@@ -73,9 +73,9 @@ def test_bfloat16_is_chosen_if_it_is_clearly_faster(
     measured: Measured, float32: float, bfloat16: float, faster: bool
 ) -> None:
     asked = measured(float32, bfloat16)
-    found = training_format("cpu", WORK)
+    found = choose_training_dtype("cpu", WORK)
     assert found.dtype == ("bfloat16" if faster else "float32")
-    assert training_format("cpu", WORK) == found
+    assert choose_training_dtype("cpu", WORK) == found
     assert asked == [WORK]
     assert f"{1e3 * float32:.1f} ms in float32" in found.why
     assert found.figures["products"] == [[64, 32, 16, 2]]
@@ -86,15 +86,15 @@ def test_the_choice_is_cached_by_cpu_and_products(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(0.003, 0.001)
-    assert training_format("cpu", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cpu", WORK).dtype == "bfloat16"
     again = measured(0.001, 0.003)
-    assert training_format("cpu", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cpu", WORK).dtype == "bfloat16"
     assert not again
     other = [Product(64, 32, 17, 2)]
-    assert training_format("cpu", other).dtype == "float32"
-    assert training_format("cpu", WORK, trains_all=True).dtype == "float32"
+    assert choose_training_dtype("cpu", other).dtype == "float32"
+    assert choose_training_dtype("cpu", WORK, trains_all=True).dtype == "float32"
     monkeypatch.setattr(dtype_benchmark, "processor", lambda: "Model Two")
-    assert training_format("cpu", WORK).dtype == "float32"
+    assert choose_training_dtype("cpu", WORK).dtype == "float32"
     assert again == [other, WORK, WORK]
     files = sorted((tmp_path / "lotune" / "number-formats").iterdir())
     assert len(files) == 4
@@ -109,21 +109,21 @@ def test_of_processes_that_measure_at_once_the_first_decides(
 
     def meanwhile(products: Any, *_: Any) -> MatmulSeconds:
         monkeypatch.setattr(dtype_benchmark, "measure_products", other)
-        assert training_format("cpu", products).dtype == "bfloat16"
+        assert choose_training_dtype("cpu", products).dtype == "bfloat16"
         return MatmulSeconds(0.001, 0.003)
 
     monkeypatch.setattr(dtype_benchmark, "measure_products", meanwhile)
-    assert training_format("cpu", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cpu", WORK).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", '{"float32": 1}'])
 def test_a_damaged_file_is_measured_past(measured: Measured, tmp_path: Path, content: str) -> None:
     measured(0.003, 0.001)
-    assert training_format("cpu", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cpu", WORK).dtype == "bfloat16"
     [file] = (tmp_path / "lotune" / "number-formats").iterdir()
     file.write_text(content)
     measured(0.001, 0.003)
-    assert training_format("cpu", WORK).dtype == "float32"
+    assert choose_training_dtype("cpu", WORK).dtype == "float32"
 
 
 def test_without_a_cache_folder_products_are_measured(
@@ -132,7 +132,7 @@ def test_without_a_cache_folder_products_are_measured(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     measured(0.003, 0.001)
-    assert training_format("cpu", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cpu", WORK).dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
@@ -141,7 +141,7 @@ def test_without_bfloat16_instructions_nothing_is_measured(
 ) -> None:
     asked = measured(0.003, 0.001)
     monkeypatch.setattr(dtype_benchmark, "processor_flags", lambda: {"avx2", "avx512f"})
-    assert training_format(device, WORK).dtype == "float32"
+    assert choose_training_dtype(device, WORK).dtype == "float32"
     assert not bfloat16_is_faster(device)
     assert not asked
 
@@ -150,12 +150,12 @@ def test_each_kind_of_gpu_is_measured(measured: Measured, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device[-1]}/2")
     asked = measured(0.003, 0.001)
     assert bfloat16_is_faster("cuda:0")
-    assert training_format("cuda:1", WORK).dtype == "bfloat16"
+    assert choose_training_dtype("cuda:1", WORK).dtype == "bfloat16"
     assert asked == ["cuda:0", "cuda:1"]
 
 
 def test_the_products_are_the_linear_layers_of_the_model(tiny_llama: LlamaForCausalLM) -> None:
-    found = products_of(tiny_llama, 99)
+    found = matrix_products(tiny_llama, 99)
     assert found == [
         Product(99, 32, 300, 1), Product(99, 32, 64, 4), Product(99, 32, 32, 4), Product(99, 64, 32, 2),
     ]  # fmt: skip

@@ -19,11 +19,10 @@ from lotune.model.loading import (
     declared_context_length,
     float32_copy,
     load_model,
-    new_from_config_json,
-    new_llama,
     resolve_device,
     resolve_dtype,
 )
+from lotune.model.new_models import new_llama, new_model_from_config
 from lotune.model.settings import BaseSettings
 from tests.generate.test_engine import EAGER, made
 
@@ -93,7 +92,7 @@ def test_an_architecture_without_fused_attention_keeps_its_attention(
     loaded = load_model(BaseSettings(model=str(tmp_path), dtype="float32"), "cpu").model
     assert loaded.config._attn_implementation == "eager"
     torch.testing.assert_close(loaded(ids).logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
-    fresh = new_from_config_json(tmp_path, {})
+    fresh = new_model_from_config(tmp_path, {})
     assert fresh.config._attn_implementation == "eager"
     assert type(fresh) is type(plain)
 

@@ -69,8 +69,8 @@ def test_a_run_with_a_quantised_base(small_base: Path, tmp_path: Path, kind: str
 HELD_BACK = """
 import sys, warnings
 import torch
-from lotune.model.probed import PROBED, hold_back
-hold_back()
+from lotune.model.optional_libraries import HIDDEN, hide_optional_libraries
+hide_optional_libraries()
 warnings.simplefilter("ignore")
 from lotune.model.loading import load_model
 from lotune.model.checkpoints import init_adapter
@@ -79,7 +79,7 @@ from lotune.model.methods.lora import LoraSettings
 from lotune.model.settings import BaseSettings
 settings = BaseSettings(model=sys.argv[1], dtype="float32")
 init_adapter(load_model(settings, "cpu"), LoraSettings(rank=2), 0)
-assert not any(sys.modules.get(name) for name in PROBED)
+assert not any(sys.modules.get(name) for name in HIDDEN)
 for kind in sys.argv[2:]:
     held = load_quantized(settings, "cpu", kind)
     assert any(is_quantized(weight) for weight in held.model.parameters())

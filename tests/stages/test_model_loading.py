@@ -14,7 +14,7 @@ from command_line import call
 from lotune.data.templates import TEMPLATES
 from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import add_adapter
-from lotune.model.checkpoints import merge, save_adapter, save_merged
+from lotune.model.checkpoints import merge, save_adapter, save_model
 from lotune.model.loading import load_model
 from lotune.model.methods.lora import LoraSettings
 from lotune.model.settings import BaseSettings
@@ -43,7 +43,7 @@ def tuned(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     template = json.dumps({name: getattr(TEMPLATES["plain"], name) for name in ("name", "without_input", "with_input")})
     save_adapter(model, folder / "adapter", template)
     plain = load_model(BaseSettings(model=str(small_base), dtype="float32"), "cpu")
-    save_merged(merge(plain, folder / "adapter"), plain.tokenizer, folder / "merged", torch.float32, template)
+    save_model(merge(plain, folder / "adapter"), plain.tokenizer, folder / "merged", torch.float32, template)
     return folder
 
 

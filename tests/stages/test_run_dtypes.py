@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from command_line import RECIPE, call
 
-from lotune.model.dtype_benchmark import Decision
+from lotune.model.dtype_benchmark import DtypeDecision
 from lotune.stages import tune
 
 
 def decides(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     """Make this the machine on which trainings are faster in a format."""
-    found = Decision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
-    monkeypatch.setattr("lotune.model.dtype_benchmark.training_format", lambda *_, **__: found)
+    found = DtypeDecision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
+    monkeypatch.setattr("lotune.model.dtype_benchmark.choose_training_dtype", lambda *_, **__: found)
 
 
 @pytest.fixture

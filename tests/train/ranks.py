@@ -31,8 +31,8 @@ from lotune.data.tokenized import EncodedRow
 from lotune.distributed import ProcessGroup, init_process_group
 from lotune.errors import LotuneError
 from lotune.model.adapters import add_adapter
-from lotune.model.loading import new_llama
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.new_models import new_llama
 from lotune.model.packing import enable_packing
 from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, train

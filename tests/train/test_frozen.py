@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from lotune.data.collate import Collator
 from lotune.model.adapters import add_adapter
-from lotune.model.loading import load_model, new_llama
+from lotune.model.loading import load_model
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.new_models import new_llama
 from lotune.model.packing import enable_packing
 from lotune.model.settings import BaseSettings
 from lotune.train.loop import train

@@ -29,7 +29,7 @@ from lotune.train.settings import TuneSettings
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    from lotune.model.loading import new_llama
+    from lotune.model.new_models import new_llama
 
     shape = {
         "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -15,8 +15,8 @@ from lotune.data.collate import Collator
 from lotune.errors import ModelError, SettingsError
 from lotune.model.adapters import add_adapter
 from lotune.model.attention import ATTENTION_NAME
-from lotune.model.loading import new_from_config_json
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.new_models import new_model_from_config
 from lotune.model.packing import check_causal, enable_packing
 from lotune.train.loop import enable_gradient_checkpointing, evaluate_loss, train
 from lotune.train.optimizers import adamw
@@ -108,7 +108,7 @@ def test_a_model_that_cannot_take_packed_rows_is_left_unchanged(shape: Callable[
 def test_models_with_custom_attention_are_tuned_on_padded_rows(shape: Callable[[], Any], tmp_path: Path) -> None:
     """As they come from a folder: loss and gradients of the padded layout are the model's own."""
     made(shape).get_base_model().save_pretrained(tmp_path)
-    model, rows = made(lambda: new_from_config_json(tmp_path, {})), some_rows(12, 3)
+    model, rows = made(lambda: new_model_from_config(tmp_path, {})), some_rows(12, 3)
     loss, gradients = plain_step(model.train(), rows)
     assert not enable_packing(model, 36)
     step, found = step_of(model, Collator(5, 999, PAD, packed=False).batches(rows))

@@ -1,6 +1,6 @@
 """LoRA: W + (alpha / rank)·B·A with B zero at the start (Hu et al. 2021, arXiv 2106.09685).
 
-Adapters of PEFT's own with rsLoRA or DoRA can be loaded, merged and trained further; fresh ones are plain LoRA.
+PEFT adapters with rsLoRA or DoRA can be loaded, merged and trained further; fresh ones are plain LoRA.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class LoraSettings(AdapterSettings):
     alpha: float = Field(16.0, gt=0)
     """Scale of the update: it is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the update's inputs dropped while training."""
+    """Fraction of the update's inputs to drop during training."""
     target_modules: str | list[str] = ["q_proj", "v_proj"]
-    """Which linear layers are tuned: names, or one pattern; MindFormers' names (.*wq|.*wv) are translated."""
+    """Linear layers to tune: names, or one regular expression; MindFormers' names (.*wq|.*wv) are translated."""
 
 
 def lora_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
-    """Return the closed formula of LoRA's parameters: rank·(inputs + outputs) for every targeted module.
+    """Return the number of LoRA's parameters by the closed formula: rank·(inputs + outputs) for every targeted module.
 
     >>> lora_count([(4096, 4096), (4096, 1024)] * 32, rank=8)  # Llama-3-8B, queries and values
     3407872
@@ -78,7 +78,7 @@ def _check_saved(saved: SavedAdapter) -> None:
 
 
 def _continue_saved(saved: SavedAdapter, settings: LoraSettings, base: PreTrainedModel) -> None:
-    """Set the dropout of the settings. Raises: ModelError where the settings target other modules."""
+    """Set the dropout of the settings. Raises: ModelError if the settings target other modules."""
     from lotune.model.methods.targets import find_targets
 
     if "target_modules" in settings.model_fields_set:
@@ -96,7 +96,7 @@ def _adapted_modules(saved: SavedAdapter) -> set[str]:
 
 
 def _summarise_modules(modules: set[str]) -> str:
-    """Return modules for a message: their number, and their last names."""
+    """Return the number of modules and the last parts of their names, for a message."""
     return f"{len(modules)} modules ({', '.join(sorted({name.rpartition('.')[2] for name in modules}))})"
 
 

@@ -1,4 +1,4 @@
-"""What a PEFT method is: a row in METHODS (`lotune.model.methods.registry`)."""
+"""The type of a PEFT method; METHODS has one of each (`lotune.model.methods.registry`)."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to add trainable parameters. Callables take the method's own settings or PEFT's configuration.
+    """One way to add trainable parameters. The callables take the method's own settings or PEFT's configuration.
 
-    PEFT saves and loads the adapter in its own format; what else differs between methods stands here.
+    PEFT saves and loads adapters of every method; this class has everything else in which methods differ.
     """
 
     settings: type[AdapterSettings]
-    """The settings of the method; their `method` is its name, and PEFT's `peft_type` in lower case."""
+    """The settings of the method. Their `method` is its name, which is PEFT's `peft_type` in lower case."""
     configure: Callable[[Any, PreTrainedModel], PeftConfig]
-    """Return PEFT's configuration. Raises: ModelError where settings and model do not fit."""
+    """Return PEFT's configuration. Raises: ModelError if the settings do not fit the model."""
     parameter_count: Callable[[Any, PreTrainedModel], int]
     """Return the number of trainable parameters by a closed formula; the model may be on the meta device.
 
-    Raises: ModelError where settings and model do not fit.
+    Raises: ModelError if the settings do not fit the model.
     """
     mergeable: bool
     """Whether the adapter can be added into the base's weights."""
     identity_at_init: bool
     """Whether a fresh adapter leaves the model's outputs as they are."""
     saved_values: Callable[[Any], Mapping[str, float]]
-    """Return the settings that a saved adapter fixes, by name, from its configuration."""
+    """Return the settings that a saved adapter determines, by name, from its configuration."""
     check_saved: Callable[[SavedAdapter], None] = _nothing
-    """Raise ModelError where training cannot continue from a saved adapter."""
+    """Raise ModelError if training cannot continue from a saved adapter."""
     continue_saved: Callable[[SavedAdapter, Any, PreTrainedModel], None] = _nothing
-    """Change a saved adapter's configuration to what the settings say of training.
+    """Apply the settings of the training to a saved adapter's configuration.
 
-    Raises: ModelError where settings and saved adapter disagree.
+    Raises: ModelError if the settings contradict the saved adapter.
     """
     attach: Callable[[PeftModel], None] = _nothing
     """Prepare the base inside a PEFT model, fresh or loaded."""
     initialise: Callable[[PeftModel, Any, PreTrainedTokenizerBase | None], None] = _nothing
-    """Set the weights of a fresh adapter where PEFT's own are not wanted."""
+    """Set the weights of a fresh adapter, if the method does not use PEFT's own initial values."""
     unfreeze: Callable[[PeftModel], None] | None = None
-    """Let a loaded adapter train, where PEFT itself loads adapters of the method frozen only."""
+    """Make a loaded adapter trainable; None if PEFT itself can load adapters of the method as trainable."""
     selectable: Callable[[Any], bool] = lambda config: False
     """Whether each request of a batch can choose its adapter, by PEFT's configuration."""
     needs_wrapper: Callable[[Any], bool] = lambda config: False
@@ -70,7 +70,7 @@ class Method:
     dropout_layers: Callable[[nn.Module], Iterable[nn.Module]] = lambda model: ()
     """Return the modules of an adapted model whose children are the adapter's dropout layers, in the model's order."""
     num_virtual_tokens: Callable[[Any], int] = lambda settings: 0
-    """Return the number of tokens that the adapter puts before each prompt; they take room in the context."""
+    """Return the number of tokens that the adapter puts before each prompt; they count against the context."""
 
     @property
     def name(self) -> str:

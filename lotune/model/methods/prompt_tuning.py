@@ -22,12 +22,12 @@ class PromptTuningSettings(AdapterSettings):
     method: Literal["prompt_tuning"] = "prompt_tuning"
     """How trainable parameters are added."""
     num_virtual_tokens: int = Field(20, ge=1, le=4096)
-    """How many trained embeddings stand before each prompt."""
+    """Number of trained embeddings before each prompt."""
     init_text: str | None = Field(None, min_length=1)
-    """Text whose tokens the embeddings start as, repeated to their number; null draws tokens of the vocabulary."""
+    """Text whose tokens initialise the embeddings, repeated as often as needed; null draws tokens of the vocabulary."""
 
     @model_validator(mode="after")
-    def _one_start(self) -> PromptTuningSettings:
+    def _check_initial_values(self) -> PromptTuningSettings:
         if self.init_from is not None and self.init_text is not None:
             raise ValueError("init_from brings its own embeddings: leave init_text out")
         return self
@@ -47,7 +47,7 @@ def _configure(settings: PromptTuningSettings, base: PreTrainedModel) -> PeftCon
 
 
 def _parameter_count(settings: PromptTuningSettings, base: PreTrainedModel) -> int:
-    """Return virtual tokens · size of an embedding."""
+    """Return the number of virtual tokens times the size of an embedding."""
     from torch import nn
 
     embedding = base.get_input_embeddings()
@@ -58,7 +58,7 @@ def _parameter_count(settings: PromptTuningSettings, base: PreTrainedModel) -> i
 
 
 def _initialise(model: PeftModel, settings: PromptTuningSettings, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Start as embeddings of tokens: those of the text, or ones drawn from the vocabulary.
+    """Initialise the embeddings with those of tokens: of the text, or drawn from the vocabulary.
 
     Both learn better than random numbers (Lester et al. 2021, section 3.2).
     """
@@ -66,20 +66,20 @@ def _initialise(model: PeftModel, settings: PromptTuningSettings, tokenizer: Pre
 
     from lotune.model.methods.virtual_tokens import base_embedding
 
-    words, count = base_embedding(model.get_base_model()), settings.num_virtual_tokens
+    vocabulary_embedding, count = base_embedding(model.get_base_model()), settings.num_virtual_tokens
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (count,))
     if settings.init_text is not None:
         ids = torch.tensor(_repeated_tokens(tokenizer, settings.init_text, count))
     encoder: Any = model.prompt_encoder["default"]
     with torch.no_grad():
-        encoder.embedding.weight.copy_(words(ids.to(words.weight.device)))  # (N, D)
+        encoder.embedding.weight.copy_(vocabulary_embedding(ids.to(vocabulary_embedding.weight.device)))  # (N, D)
 
 
 def _repeated_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
     tokens = encode_text(tokenizer, text) if tokenizer is not None else []
     if not tokens:
-        raise SettingsError("adapter.init_text", f"{text!r} has no tokens", "a text of one token at least")
+        raise SettingsError("adapter.init_text", f"{text!r} has no tokens", "a text of at least one token")
     return [tokens[number % len(tokens)] for number in range(count)]
 
 

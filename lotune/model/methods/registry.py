@@ -1,4 +1,4 @@
-"""The PEFT methods by name: one row makes a method known to recipes and to saved adapters."""
+"""The table of PEFT methods: a row makes a method available to recipes and to saved adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
     AnyAdapterSettings = Annotated[
         reduce(or_, (method.settings for method in METHODS.values())), Field(discriminator="method")
     ]
-"""The settings of one of the methods: `method` decides which one's."""
+"""The settings of a method, discriminated by `method`."""
 
 
 def adapter_settings(method: str = DEFAULT_METHOD, **values: Any) -> AdapterSettings:
@@ -38,13 +38,13 @@ def adapter_settings(method: str = DEFAULT_METHOD, **values: Any) -> AdapterSett
 
 
 def method_name(config: Any) -> str:
-    """Return the name of the method that PEFT's configuration is of, whether or not lotune has it."""
+    """Return the name of the method of a PEFT configuration, whether or not lotune supports it."""
     kind = config.peft_type
     return str(getattr(kind, "value", kind)).lower()
 
 
 def adapter_methods(model: Any) -> Iterator[tuple[Method | None, Any]]:
-    """Yield the method and PEFT's configuration of each adapter of a model; the method is None where it is unknown."""
+    """Yield the method and PEFT's configuration of each adapter of a model; an unknown method is None."""
     for config in getattr(model, "peft_config", {}).values():
         yield METHODS.get(method_name(config)), config
 
@@ -55,5 +55,5 @@ def is_selectable(model: Any) -> bool:
 
 
 def needs_wrapper(model: Any) -> bool:
-    """Return whether PEFT's wrapper decides in each call whether an adapter acts."""
+    """Return whether PEFT's wrapper decides in each call whether an adapter is applied."""
     return any(method is not None and method.needs_wrapper(config) for method, config in adapter_methods(model))

@@ -1,4 +1,4 @@
-"""The linear modules that an adapter changes, by the names that settings give them."""
+"""The linear modules that an adapter changes, looked up by the names in the settings."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ MINDFORMERS_NAMES: Mapping[str, str] = {
     "self_attn": "attention",
     "mlp": "feed_forward",
 }
-"""Hugging Face's name of a part of a Llama-like model -> MindFormers' name of it."""
+"""MindFormers' name of each part of a Llama-like model, by Hugging Face's name."""
 
 ALL_LINEAR = "all-linear"
 
 _STATE_SPACE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 """Types of model (`model_type` in config.json) with Mamba layers."""
 _READ = ("out_proj", "dt_proj")
-"""Linear modules whose weights a Mamba layer's kernels read: they are not called, so an adapter has no effect."""
+"""Linear modules that a Mamba layer never calls, as its kernels read the weights: an adapter would have no effect."""
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> dict[str, nn.Module]:
-    """Return the linear modules that `target_modules` means, by full name, in the model's order.
+    """Return the linear modules that match `target_modules`, by full name, in the model's order.
 
-    A list holds module names (q_proj) or ends of them (self_attn.q_proj); a text is one pattern for the whole name, or
-    "all-linear" for every linear module but the output head and those whose weights a Mamba layer reads without a call.
-    MindFormers' names (wq, attention.wo) stand for Hugging Face's wherever the model does not use them itself.
-    Raises: ModelError for a name or pattern that matches nothing, with what there is, or that an adapter cannot change.
+    A list holds module names (q_proj) or ends of full names (self_attn.q_proj). A text is a regular expression for the
+    full name, or "all-linear" for every linear module except the output head and those that a Mamba layer never calls.
+    MindFormers' names (wq, attention.wo) match, too.
+
+    Raises: ModelError for a name or pattern that matches nothing, with the names that exist, or that matches a module
+    that an adapter cannot change.
     """
     linear = _linear_modules(model)
     if target_modules == ALL_LINEAR:
@@ -60,7 +62,7 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> dict[
 
 
 def target_shapes(model: nn.Module, target_modules: str | Sequence[str]) -> list[tuple[int, int]]:
-    """Return (inputs, outputs) of every targeted module, which may be on the meta device."""
+    """Return (inputs, outputs) of every targeted module; the model may be on the meta device."""
     return [_shape(module) for module in find_targets(model, target_modules).values()]
 
 
@@ -83,7 +85,7 @@ def _is_read(model: nn.Module, name: str) -> bool:
 
 
 def _refuse_read(model: nn.Module, chosen: set[str]) -> None:
-    """Refuse modules whose weights are read by a kernel, where an adapter beside them would have no effect."""
+    """Raise ModelError for modules that are never called, where an adapter would have no effect."""
     read = sorted(name for name in chosen if _is_read(model, name))
     if read:
         found = f"the kernels of a Mamba layer read the weights of {read[0]}, so an adapter would have no effect"
@@ -103,14 +105,14 @@ def _matches_name(target: str, name: str) -> bool:
 
 
 def short_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the last parts of the names where they mean exactly these modules, else the full names."""
+    """Return the last parts of the names if they match exactly these modules, else the full names."""
     suffixes = {name.rpartition(".")[2] for name in modules}
     matches = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in suffixes}
     return sorted(suffixes) if matches == set(modules) else list(modules)
 
 
 def _refuse_tied(model: nn.Module, linear: Mapping[str, nn.Module], chosen: set[str]) -> None:
-    """Refuse the output head of a model that ties it to its embedding: merged, it would change the embedding too."""
+    """Raise ModelError for an output head tied to the embedding, which merging would change, too."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tied = [name for name in linear if name in chosen and id(_weight(linear[name])) in embeddings]
     if tied:
