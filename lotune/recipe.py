@@ -18,7 +18,7 @@ from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
 from lotune.recipes.shipped import recipe_file, recipe_names
-from lotune.settings import Settings, Switch, listed, read_settings
+from lotune.settings import Settings, Switch, join_names, read_settings
 from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
 
@@ -94,7 +94,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = recipe_file(path)
     if not file.exists():
-        expected = f"a YAML file, or a recipe of lotune: {listed(recipe_names())}"
+        expected = f"a YAML file, or a recipe of lotune: {join_names(recipe_names())}"
         remedy = "check the path; `lotune run --list` describes the recipes of lotune"
         raise SettingsError(str(path), "cannot be read: No such file or directory", expected, remedy)
     recipe = read_settings(Recipe, file, overrides)

@@ -10,7 +10,7 @@ from lotune.console import print_status
 from lotune.errors import SettingsError
 from lotune.files import write_atomically
 from lotune.recipes.shipped import FOLDER, recipe_names
-from lotune.settings import listed
+from lotune.settings import join_names
 from lotune.stages.output_files import check_new
 
 
@@ -21,7 +21,7 @@ def copy_recipe(name: str, out: Path | None, force: bool) -> dict[str, Any]:
     """
     if name not in recipe_names():
         remedy = "`lotune run --list` describes them"
-        raise SettingsError("--from", f"{name!r} is not a recipe of lotune", listed(recipe_names()), remedy)
+        raise SettingsError("--from", f"{name!r} is not a recipe of lotune", join_names(recipe_names()), remedy)
     target = out or Path(f"{name}.yaml")
     check_new(target, force)
     write_atomically(target, (FOLDER / f"{name}.yaml").read_bytes())
