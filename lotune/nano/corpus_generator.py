@@ -192,7 +192,7 @@ def _reading(rng: random.Random, index: int, paragraph: Row, kind: str) -> Examp
     return Example(str(index), "".join(parts[:-1]) + prompts[-1], answers[-1], category=kind, earlier_turns=turns)
 
 
-VOCABULARY = (
+ARITHMETIC_WORDS = (
     "计算", "等于多少", "解方程", "平方根", "次方", "求函数的值", "求以下数据的平均值", "一个长方形的长为", "厘米",
     "宽为", "请计算其面积", "商品原价为", "元", "打折后的价格为", "请计算打折的折扣比例", "去年销售额为", "万元",
     "今年销售额增加了", "请计算今年的销售额", "某物体的密度为", "克", "立方厘米", "体积为", "请计算该物体的质量",
@@ -206,7 +206,7 @@ VOCABULARY = (
 
 def _instruction(rng: random.Random, index: int, sentence: str) -> Example:
     """Return an instruction in the alpaca template: copy a text, with or without blanks, or letter a list."""
-    terms = rng.sample(VOCABULARY, 3)
+    terms = rng.sample(ARITHMETIC_WORDS, 3)
     text = rng.choice((
         sentence, " ".join(terms), f"{terms[0]} {number(rng)} {terms[1]} {small(rng)} {terms[2]}",
         _numbers(rng), _numbers(rng), f"{terms[0]} {_numbers(rng)} {terms[1]}",
@@ -242,5 +242,5 @@ def tokenizer_texts(count: int, seed: int) -> Iterator[str]:
         if document.category not in EQUATIONS:
             yield document.prompt + document.target
     for template in TEMPLATES.values():
-        yield from [template.render(" ".join(VOCABULARY), "x")] * 20
-    yield from [word for word in VOCABULARY for _ in range(200)]
+        yield from [template.render(" ".join(ARITHMETIC_WORDS), "x")] * 20
+    yield from [word for word in ARITHMETIC_WORDS for _ in range(200)]

@@ -46,7 +46,7 @@ from lotune.stages.training_session import (
 )
 from lotune.train.settings import PretrainSettings
 
-OOM_REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
+PRETRAINING_OOM_REMEDY = "lower pretrain.micro_batch_tokens, or set pretrain.gradient_checkpointing=true"
 """Remedy if a forward or backward pass runs out of memory."""
 TRAINED_BYTES = 16
 """Bytes of a trained weight in float32: itself, its gradient and AdamW's two means."""
@@ -227,7 +227,7 @@ def _training_course(
         indices = pretraining_rows_of_step(rows, **sampling, step=step)
         return [f"document {name}" for name in rows.ids(indices)]
 
-    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, OOM_REMEDY)
+    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, PRETRAINING_OOM_REMEDY)
 
 
 class _Sampling(TypedDict):
@@ -280,7 +280,9 @@ def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: Pretraining
     from lotune.train.loop import evaluate_loss
 
     held_out = TokenFile(recipe.folder / "data" / "validation")
-    loss = evaluate_loss(pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), OOM_REMEDY)
+    loss = evaluate_loss(
+        pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), PRETRAINING_OOM_REMEDY
+    )
     model = pretraining.model
     if pretraining.session.in_shards:
         model = gather_full_model(model, initial_model(settings, pretraining.tokenizer))

@@ -39,7 +39,7 @@ from lotune.train.schedule import checkpoint_steps, tuning_steps
 if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
 
-OOM_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
+TUNING_OOM_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
 """Remedy if a forward or backward pass runs out of memory."""
 
 
@@ -151,7 +151,7 @@ def _training_course(
         )  # fmt: skip
 
     row_ids = partial(_row_ids, rows, plan, recipe.seed)
-    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, OOM_REMEDY)
+    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, TUNING_OOM_REMEDY)
 
 
 def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:
