@@ -34,7 +34,7 @@ TUNE = """
 task: {scratchpad: false, max_new_tokens: 4}
 data: {generated_rows: 96, validation_rows: 3, test_rows: 3}
 adapter: {rank: 1, dropout: 0.1, target_modules: all-linear}
-tune: {micro_batch_rows: 8, learning_rate: 0.01}
+tune: {epochs: 1, micro_batch_rows: 8, learning_rate: 0.01}
 checkpoints: {count: 3, merge_check_rows: 2}
 retention: {rows: 2}
 """

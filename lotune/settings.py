@@ -9,9 +9,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lotune.errors import SettingsError
 from lotune.settings_elsewhere import meant_setting
@@ -53,6 +53,24 @@ def _switch_word(value: object) -> object:
 
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch_word)]
 """A setting that is on, off, or decided by lotune."""
+if TYPE_CHECKING:
+    # Stages resolve "auto" before anything below them reads such a number.
+    AutoPositiveFloat = float
+    AutoRate = float
+    AutoFraction = float
+    AutoCount = int
+else:
+    AutoPositiveFloat = Literal["auto"] | Annotated[float, Field(gt=0)]
+    AutoRate = Literal["auto"] | Annotated[float, Field(gt=0, le=1)]
+    AutoFraction = Literal["auto"] | Annotated[float, Field(ge=0, lt=1)]
+    AutoCount = Literal["auto"] | Annotated[int, Field(ge=1)]
+AUTO: Any = "auto"
+"""The value of a number that lotune is to decide, such as the default of a field of type AutoCount."""
+
+
+def is_auto(value: object) -> bool:
+    """Return whether a setting leaves its value to lotune."""
+    return value == "auto"
 
 
 def read_settings(model: type[SettingsType], path: Path | None, overrides: Sequence[str] = ()) -> SettingsType:

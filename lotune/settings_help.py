@@ -112,6 +112,8 @@ def _type_name(annotation: Any) -> str:
     """
     names = []
     for choice in union_members(annotation):
+        if typing.get_origin(choice) is typing.Annotated:
+            choice = typing.get_args(choice)[0]
         origin = typing.get_origin(choice)
         if choice is type(None):
             names.append("null")

@@ -331,6 +331,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
         f"data.validation={others[0]}",
         f"data.test={others[1]}",
         "tune.micro_batch_rows=4",
+        "tune.epochs=1",
         "checkpoints.count=1",
     ]
     train = tmp_path / "small" / "data" / "train"

@@ -41,7 +41,13 @@ NOT_RUN = {
 }
 """The commands that no test runs, each with the reason."""
 
-RUN = ["base.dtype=float32", "checkpoints.merge_check_rows=3", "retention.rows=4", "task.max_new_tokens=8"]
+RUN = [
+    "base.dtype=float32",
+    "tune.epochs=1",
+    "checkpoints.merge_check_rows=3",
+    "retention.rows=4",
+    "task.max_new_tokens=8",
+]
 PRETRAINING = [
     "pretrain.steps=2", "pretrain.step_tokens=128", "pretrain.block_size=64", "pretrain.generated_documents=200",
     "pretrain.validation_fraction=0.2", "pretrain.compile=off", "pretrain.autocast_dtype=float32",
@@ -77,6 +83,7 @@ task: {{scratchpad: false, max_new_tokens: 8}}
 data: {{generated_rows: 16, validation_rows: 2, test_rows: 2}}
 retention: {{rows: 2}}
 checkpoints: {{count: 1, merged: none}}
+tune: {{epochs: 1}}
 """
 GUIDES = [path for path in PAGES if path.name not in ("CHANGELOG.md", "log.md", "reference.md")]
 COMMANDS = {page_name(path): commands(path) for path in [*GUIDES, ROOT / "lotune" / "nano" / "weights" / "README.md"]}

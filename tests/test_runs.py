@@ -58,7 +58,7 @@ def test_open_run_writes_recipe_and_environment(tmp_path: Path) -> None:
     with open_run(folder, Recipe(seed=7)) as run:
         assert run.folder == folder
     assert read_recipe(folder / "recipe.yaml") == Recipe(name="recipe", seed=7)
-    assert yaml.safe_load((folder / "recipe.yaml").read_text())["tune"]["learning_rate"] == 1e-3
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["tune"]["learning_rate"] == "auto"
     described = read_json(folder / "environment.json")
     assert described["packages"]["torch"]
     assert described["cores"] >= 1

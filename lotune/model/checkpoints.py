@@ -26,6 +26,7 @@ from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, sil
 from lotune.model.methods.method import SavedAdapter
 from lotune.model.methods.registry import METHODS, method_name
 from lotune.model.settings import ADAPTER_CONFIG, AdapterSettings
+from lotune.settings import is_auto
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -135,8 +136,9 @@ def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
     method = METHODS[settings.method]
     method.check_saved(saved)
     for name, value in method.saved_values(config).items():
-        if name in settings.model_fields_set and getattr(settings, name) != value:
-            found = f"has {name} {value:g}, the recipe adapter.{name}={getattr(settings, name):g}"
+        given = getattr(settings, name)
+        if name in settings.model_fields_set and not is_auto(given) and given != value:
+            found = f"has {name} {value:g}, the recipe adapter.{name}={given:g}"
             raise ModelError(str(folder), found, "the same", f"leave adapter.{name} out, it is taken from there")
     return saved
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lotune.recipe import Recipe, input_files, row_limits
-from lotune.settings import flatten
+from lotune.settings import flatten, is_auto
 
 Stage = Literal["prepare", "pretrain", "tune", "validate", "merge", "evaluate"]
 
@@ -50,7 +50,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         excluded.discard("task.scorer")
     inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in excluded}
     # The rows of a step decide the weights; how they are divided into micro-batches does not.
-    if "tune.micro_batch_rows" in inputs:
+    if "tune.micro_batch_rows" in inputs and not is_auto(recipe.tune.micro_batch_rows):
         inputs["tune.micro_batch_rows"] = recipe.tune.micro_batch_rows * recipe.tune.gradient_accumulation_steps
     inputs |= {key: value for key, value in (input_files(recipe) | row_limits(recipe)).items() if key in inputs}
     if _in_groups("task.labels", keys) and (labels := recipe.task.prompt_settings.get("labels")):

@@ -36,6 +36,7 @@ from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run
+from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.merging import unchecked_notes
 from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
@@ -47,7 +48,6 @@ from lotune.stages.prepare import (
     read_examples,
     retention_task_settings,
 )
-from lotune.stages.run_dtypes import with_stored_dtypes
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -85,7 +85,7 @@ def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
         from lotune.stages.tune import ensure_tuned
 
         tuning = ensure_tuned(run, recipe, options)
-        recipe = with_stored_dtypes(recipe, run.folder)
+        recipe = with_stored_settings(recipe, run.folder)
         if options.dry_run:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)

@@ -18,7 +18,7 @@ from lotune.errors import DataError
 from lotune.files import write_atomically
 from lotune.model.loading import base_folder
 from lotune.model.settings import BaseSettings
-from lotune.recipe import Recipe, RunOptions
+from lotune.recipe import RunOptions
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs
 from lotune.tasks.recognition import settings_of
 from lotune.tasks.registry import build_task
@@ -126,7 +126,7 @@ REAL_MODEL = """\
 
 
 def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
-    """Return the recipe as YAML: a tenth of a small file validates, a fifth tests, and small steps fit checkpoints."""
+    """Return the recipe as YAML: a tenth of a small file validates, and a fifth tests."""
     import yaml
 
     validation, test = max(1, min(50, rows // 10)), max(1, min(100, rows // 5))
@@ -139,11 +139,5 @@ def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
             "test_rows": test,
         },
     }
-    training_rows, default = max(1, rows - validation - test), Recipe()
-    count = default.checkpoints.count
-    # A recipe with more checkpoints than steps is refused, and nobody should meet that in the first recipe.
-    if training_rows < 2 * count * default.tune.micro_batch_rows:
-        batch = max(1, training_rows // (2 * count))
-        recipe |= {"tune": {"micro_batch_rows": batch}, "checkpoints": {"count": min(count, training_rows)}}
     header = f"# Tune nano on {file.name}. `lotune run --help` lists every setting.\n{REAL_MODEL}"
     return header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lotune.console import print_status
 from lotune.recipe import Recipe, check_extras, require_input_files
 from lotune.runs import Run
+from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import Stage, stage_inputs
-from lotune.stages.run_dtypes import with_stored_dtypes
 
 STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
 """The stages of a run in their order."""
@@ -14,8 +14,8 @@ STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evalu
 
 def invalidated(run: Run, recipe: Recipe) -> dict[str, list[Stage]]:
     """Return the stages that each change since a stage was finished, such as "seed: 1 -> 2", invalidates."""
-    # "auto" against a stored dtype would be listed as a change on every call.
-    recipe = with_stored_dtypes(recipe, run.folder)
+    # "auto" against what was stored would be listed as a change on every call.
+    recipe = with_stored_settings(recipe, run.folder)
     stages_by_change: dict[str, list[Stage]] = {}
     for stage in STAGE_ORDER:
         inputs = stage_inputs(recipe, stage)

@@ -20,9 +20,9 @@ from lotune.report.report_data import Setting, collect_report, needed_files
 from lotune.runs import Run
 from lotune.settings import flatten
 from lotune.settings_help import describe
+from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER
-from lotune.stages.run_dtypes import with_stored_dtypes
 
 
 def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _finished_recipe(folder: Path, finish: str) -> Recipe:
     if unfinished:
         raise RunError(str(folder), f"is not finished: {', '.join(unfinished)} not done", "a finished run", finish)
     # The recipe may have been edited after the test. A setting that its record lacks counts as unchanged.
-    tested, now = done["evaluate"]["inputs"], stage_inputs(with_stored_dtypes(recipe, folder), "evaluate")
+    tested, now = done["evaluate"]["inputs"], stage_inputs(with_stored_settings(recipe, folder), "evaluate")
     changes = [
         f"{key}: {_json(tested[key])} -> {_json(value)}"
         for key, value in now.items()

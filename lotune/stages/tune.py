@@ -26,19 +26,19 @@ from lotune.recipe import Recipe, RunOptions, check_extras
 from lotune.record_files import append_record
 from lotune.report.terminal import format_limits
 from lotune.runs import Run
+from lotune.stages.auto_settings import (
+    print_setting_reasons,
+    resolve_run_settings,
+    store_settings,
+    with_settings,
+    with_stored_settings,
+)
 from lotune.stages.merging import ensure_merged, template_text
 from lotune.stages.model_loading import answer_dtype_context
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.prompt_template import resolve_training_template
-from lotune.stages.run_dtypes import (
-    print_dtype_reason,
-    resolve_run_dtypes,
-    store_dtypes,
-    tuning_deciders,
-    with_dtypes,
-    with_stored_dtypes,
-)
+from lotune.stages.run_dtypes import print_dtype_reason, resolve_run_dtypes, store_dtypes, tuning_deciders, with_dtypes
 from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume
 from lotune.stages.tuning_session import (
     TuningSession,
@@ -86,7 +86,7 @@ def ensure_tuned(run: Run, recipe: Recipe, options: RunOptions) -> dict[str, Any
     if options.dry_run:
         trained: dict[str, Any] = read_json(run.folder / TRAINING_FILE) if forecast is None else {"estimate": forecast}
         return trained
-    recipe = with_stored_dtypes(recipe, run.folder)
+    recipe = with_stored_settings(recipe, run.folder)
     validated = ensure_validated(run, recipe)
     return validated | {"merge_checks": ensure_merged(run, recipe, validated)}
 
@@ -123,15 +123,17 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
     Raises: RunError if the disk has too little space; NotFiniteError, naming the rows of the step.
     """
+    given, (recipe, choices) = recipe, resolve_run_settings(run, recipe, tuning_inputs)
     settled, dtypes = resolve_run_dtypes(run, recipe, tuning_inputs(recipe), tuning_deciders(recipe))
     inputs, path = tuning_inputs(settled), run.folder / TRAINING_FILE
     if run.stage_state("tune", inputs) == "done" and path.exists():
         return
     check_extras(settled)
+    print_setting_reasons(given, choices)
     print_dtype_reason(run, recipe, dtypes, "tuning")
     # The main process decides for all: a dtype may depend on a measurement, and the processes must agree.
     options.world.send_to_followers("tune")
-    options.world.send_to_followers(dtypes)
+    options.world.send_to_followers([choices, dtypes])
     session = set_up_tuning(settled, options.world, inputs_fingerprint(inputs))
     forecast = estimate_tuning(session, settled)
     yield forecast
@@ -141,6 +143,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
         return
     # Only now: a dry run or a full disk must not discard a finished tuning.
     run.invalidate_stage("tune")
+    store_settings(run, choices)
     store_dtypes(run, dtypes)
     summary = yield from _train(run, settled, session)
     write_json(path, summary)
@@ -152,7 +155,8 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions) -> Generator[TuningRec
 
 def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
     """Join the main process's tuning: compute a part of each step, and write nothing."""
-    recipe = resolve_training_template(with_dtypes(recipe, options.world.receive()))
+    choices, dtypes = options.world.receive()
+    recipe = resolve_training_template(with_dtypes(with_settings(recipe, choices), dtypes))
     tuning = set_up_tuning(recipe, options.world)
     if tuning.session.in_shards:  # the main process's trial step gathers the shards of every process
         estimate_tuning(tuning, recipe)

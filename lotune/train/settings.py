@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lotune.settings import Settings, Switch
+from lotune.settings import AUTO, AutoCount, AutoFraction, AutoPositiveFloat, AutoRate, Settings, Switch
 
 
 class CheckpointSettings(Settings):
@@ -59,10 +59,16 @@ class TrainingSettings(Settings):
 
 
 class TuneSettings(TrainingSettings):
-    """How the adapter is trained."""
+    """How the adapter is trained. What is auto follows from the rows, the base and the method."""
 
-    micro_batch_rows: int = Field(32, ge=1)
-    """Micro-batch size: maximum number of rows in one forward pass."""
+    epochs: AutoPositiveFloat = AUTO
+    """Passes over the training rows; auto: some hundreds of steps, fewer if validation no longer improves."""
+    learning_rate: AutoRate = AUTO
+    """Peak learning rate; auto: from the base's width, its architecture and the method."""
+    warmup_ratio: AutoFraction = AUTO
+    """Fraction of the steps in which the learning rate rises from zero; auto: 3 %, but at least ten steps."""
+    micro_batch_rows: AutoCount = AUTO
+    """Micro-batch size: maximum number of rows in one forward pass; auto: 8 to 32, by number and length of the rows."""
     max_batch_tokens: int = Field(16_384, ge=1)
     """Maximum number of tokens in one forward pass; a larger micro-batch is split, which does not change the loss."""
     gradient_accumulation_steps: int = Field(1, ge=1)

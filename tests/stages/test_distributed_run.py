@@ -56,6 +56,7 @@ def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path, precision: 
         f"base.model={model}",
         "base.dtype=float32",
         "data.generated_rows=60",
+        "tune.epochs=1",
         "tune.micro_batch_rows=16",
     )
     for verb, name, words in (("pretrain", "tiny", ()), ("tune", "tuned", tuning)):

@@ -38,7 +38,9 @@ from lotune.train.settings import CheckpointSettings, TuneSettings
 
 @given(rows=st.integers(1, 500), batch=st.integers(1, 40), accumulation=st.integers(1, 5), epochs=st.floats(0.1, 4))
 def test_a_plan(rows: int, batch: int, accumulation: int, epochs: float) -> None:
-    tune = TuneSettings(micro_batch_rows=batch, gradient_accumulation_steps=accumulation, epochs=epochs)
+    tune = TuneSettings(
+        micro_batch_rows=batch, gradient_accumulation_steps=accumulation, epochs=epochs, warmup_ratio=0.03
+    )
     plan = make_plan(Recipe(tune=tune, checkpoints=CheckpointSettings(count=1)), rows)
     assert plan.step_rows == min(rows, batch * accumulation)
     factors = lr_factors(tune, plan.steps)
@@ -92,11 +94,11 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "stages"), CHANGES)
 def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stages: set[str]) -> None:
-    run = Run(tmp_path)
+    run, given = Run(tmp_path), {"tune": {"micro_batch_rows": 32}}
     for stage in STAGE_ORDER:
-        run.mark_stage_done(stage, {**stage_inputs(Recipe(), stage), "rows": 1})
-    assert invalidated(run, Recipe()) == {}
-    found = invalidated(run, Recipe(**change))
+        run.mark_stage_done(stage, {**stage_inputs(Recipe(**given), stage), "rows": 1})
+    assert invalidated(run, Recipe(**given)) == {}
+    found = invalidated(run, Recipe(**change | {"tune": given["tune"] | change.get("tune", {})}))
     assert {stage for one in found.values() for stage in one} == stages
     other_task = "name" in change.get("task", {})  # has settings of its own, too
     assert len(found) > 2 if other_task else len(found) == bool(stages)
@@ -135,7 +137,8 @@ def test_a_merged_model_that_differs_stops_the_run(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(small_base: Path, tmp_path: Path, dtype: str) -> None:
-    recipe = Recipe(runs=tmp_path, device="cpu", base={"model": str(small_base), "dtype": dtype})
+    tune = {"epochs": 1, "micro_batch_rows": 8, "learning_rate": 0.01, "warmup_ratio": 0.0}
+    recipe = Recipe(runs=tmp_path, device="cpu", base={"model": str(small_base), "dtype": dtype}, tune=tune)
     rows = [EncodedRow(str(number), (5, 6, 7, 0), 2) for number in range(8)]
     write_token_file(recipe.folder / "data" / "train", rows, 300)
     tuning = set_up_tuning(recipe.model_copy(update={"checkpoints": CheckpointSettings(count=1)}), SINGLE_PROCESS)

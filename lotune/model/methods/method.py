@@ -50,6 +50,10 @@ class Method:
     """Whether a fresh adapter leaves the model's outputs as they are."""
     saved_values: Callable[[Any], Mapping[str, float]]
     """Return the settings that a saved adapter determines, by name, from its configuration."""
+    learning_rate: Callable[[Any, PreTrainedModel], tuple[float, str]]
+    """Return the peak learning rate of AdamW that suits settings and base, and the reason; the base may be on meta."""
+    sized: Callable[[Any, PreTrainedModel, int], Mapping[str, tuple[int, str]]] = lambda settings, base, tokens: {}
+    """Return the settings that are "auto", by name, each with its reason, for so many supervised tokens."""
     check_saved: Callable[[SavedAdapter], None] = _nothing
     """Raise ModelError if training cannot continue from a saved adapter."""
     continue_saved: Callable[[SavedAdapter, Any, PreTrainedModel], None] = _nothing

@@ -83,6 +83,14 @@ def _repeated_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
     return [tokens[number % len(tokens)] for number in range(count)]
 
 
+LEARNING_RATE = 0.03
+"""Peak learning rate: embeddings are trained directly, and need far larger steps than low-rank updates."""
+
+
+def _learning_rate(settings: PromptTuningSettings, base: PreTrainedModel) -> tuple[float, str]:
+    return LEARNING_RATE, "prompt tuning"
+
+
 def _attach(model: PeftModel) -> None:
     from lotune.model.methods.virtual_tokens import attach_virtual_tokens
 
@@ -104,5 +112,6 @@ PROMPT_TUNING = Method(
     attach=_attach,
     unfreeze=_unfreeze,
     initialise=_initialise,
+    learning_rate=_learning_rate,
     num_virtual_tokens=lambda settings: int(settings.num_virtual_tokens),
 )
