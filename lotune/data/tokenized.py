@@ -120,6 +120,11 @@ def encode_with(encode: Encode, example: Example, end: int) -> EncodedRow:
     return EncodedRow(example.id, (*prompt, *answer, end), len(prompt), earlier)
 
 
+def encode_target(tokenizer: Any, example: Example) -> list[int]:
+    """Return the token ids of an example's target as training encodes them, without the end-of-text token."""
+    return _encode_chat(tokenizer, example)[1] if example.turn_end else encode_text(tokenizer, example.target)
+
+
 def _encode_prompt(encode: Encode, example: Example, end: int) -> tuple[list[int], tuple[Span, ...]]:
     """Return the token ids of a prompt, and the spans of its earlier answers in the loss, with their end-of-text."""
     ids: list[int] = []

@@ -17,6 +17,7 @@ from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric
 from lotune.evaluate.scorecard import BatchingEffect, CategoryResult, Target
 from lotune.evaluate.statistics import Interval
+from lotune.tasks.metrics import WEIGHTS
 
 # One changed verdict of 100 widens an interval by a point; generation one row at a time is slow.
 MAX_UNBATCHED_ROWS = 100
@@ -60,6 +61,9 @@ def widen(interval: Interval | None, margin: float, lower: float = 0.0, upper: f
 
 def widen_target(target: Target, base: float, tuned: float) -> Target:
     """Return the target with its intervals widened by the fractions of changed verdicts of base and tuned model."""
+    # Rounding moves a likelihood a little either way, which a mean over rows levels out; no verdict changes with it.
+    if target.is_mean and not target.in_points:
+        return target
     # Means of scores are points of 100, accuracies fractions; a changed verdict can move either by its whole range.
     scale = 100.0 if target.in_points else 1.0
     # Both models can err, in opposite directions: their margins add up in the difference.
@@ -82,7 +86,9 @@ def widen_metric(line: RetentionMetric, base: float, tuned: float) -> RetentionM
 
 
 def _verdict(prediction: Prediction) -> tuple[bool | None, dict[str, float]]:
-    return prediction.score.correct, dict(prediction.score.scores)
+    # A likelihood differs in its last digits with every batch, which is no other verdict.
+    scores = {name: score for name, score in prediction.score.scores.items() if name not in WEIGHTS}
+    return prediction.score.correct, scores
 
 
 def _widen_category(result: CategoryResult, base: float, tuned: float, scale: float) -> CategoryResult:

@@ -20,13 +20,15 @@ from lotune.evaluate.predict import Prediction
 from lotune.evaluate.statistics import (
     SIGNIFICANCE,
     Interval,
-    bootstrap_difference,
-    bootstrap_mean,
+    PairedTest,
+    bootstrap_weighted_mean,
     mcnemar,
     paired_permutation_test,
+    weighted_mean,
 )
 from lotune.evaluate.statistics import wilson as wilson_interval
 from lotune.fingerprints import fingerprint
+from lotune.tasks.metrics import LOWER_IS_BETTER, goodness, weights_of
 
 ACCURACY = "accuracy"
 """The metric of verdicts."""
@@ -80,6 +82,7 @@ class Comparison:
     differing: tuple[Disagreement, ...]
     facts: Facts
     prompts: str
+    lower_is_better: bool = False
 
 
 def compare_predictions(
@@ -95,35 +98,53 @@ def compare_predictions(
     pairs, unmatched = _paired(a, b)
     score = score or metric_of([prediction for pair in pairs for prediction in pair])
     before, after = ([_value(prediction, score) for prediction in side] for side in zip(*pairs, strict=True))
-    if score == ACCURACY:
-        test = mcnemar([bool(value) for value in before], [bool(value) for value in after])
-        intervals: list[Interval | None] = [
-            wilson_interval(round(sum(values)), len(values)) for values in (before, after)
-        ]
-    else:
-        test = paired_permutation_test(before, after)
-        intervals = [bootstrap_mean(values) for values in (before, after)]
-    sides = [
-        Side(name, sum(values) / len(values), interval)
-        for name, values, interval in zip(names, (before, after), intervals, strict=True)
-    ]
-    difference = sides[1].value - sides[0].value
+    weights = weights_of([first.score.scores for first, _ in pairs], score) or [1.0] * len(pairs)
+    test = _paired_test(score, before, after, weights)
+    first, second = (
+        Side(name, weighted_mean(values, weights), _interval(score, values, weights))
+        for name, values in zip(names, (before, after), strict=True)
+    )
+    difference = second.value - first.value
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    # Scaled by their weights, values have the weighted mean as their plain mean.
+    relative = [weight * len(weights) / sum(weights) for weight in weights]
     return Comparison(
         score=score,
         n=len(pairs),
-        a=sides[0],
-        b=sides[1],
+        a=first,
+        b=second,
         difference=difference,
-        interval=bootstrap_difference(before, after),
+        interval=bootstrap_weighted_mean(changes, weights),
         b_better_on=test.gained,
         a_better_on=test.lost,
         p_value=test.p_value,
-        verdict=comparison_verdict(difference, test.p_value),
-        required_sample_size=required_sample_size(before, after),
+        verdict=comparison_verdict(goodness(score, difference), test.p_value),
+        required_sample_size=required_sample_size(_scaled(before, relative), _scaled(after, relative)),
         unmatched=unmatched,
-        differing=tuple(_differing(pairs, before, after)),
+        differing=tuple(_differing(pairs, score)),
         facts=facts,
         prompts=fingerprint([_digest(first.prompt) for first, _ in pairs]),
+        lower_is_better=score in LOWER_IS_BETTER,
+    )
+
+
+def _paired_test(score: str, before: Sequence[float], after: Sequence[float], weights: Sequence[float]) -> PairedTest:
+    # McNemar's test looks at the changed verdicts alone; graded scores need the size of each change, too.
+    if score == ACCURACY:
+        return mcnemar([bool(value) for value in before], [bool(value) for value in after])
+    first, second = ([goodness(score, value) for value in _scaled(side, weights)] for side in (before, after))
+    return paired_permutation_test(first, second)
+
+
+def _scaled(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    return [weight * value for weight, value in zip(weights, values, strict=True)]
+
+
+def _interval(score: str, values: Sequence[float], weights: Sequence[float]) -> Interval | None:
+    return (
+        wilson_interval(round(sum(values)), len(values))
+        if score == ACCURACY
+        else bootstrap_weighted_mean(values, weights)
     )
 
 
@@ -135,7 +156,7 @@ def metric_of(predictions: Sequence[Prediction]) -> str:
 
 
 def comparison_verdict(difference: float, p_value: float) -> str:
-    """Return the verdict in words.
+    """Return the verdict in words; a difference above 0 is in favour of B.
 
     >>> comparison_verdict(0.1, 0.01), comparison_verdict(-0.1, 0.01), comparison_verdict(0.1, 0.2)
     ('B is better', 'A is better', 'these items cannot tell')
@@ -236,9 +257,7 @@ def _value(prediction: Prediction, score: str) -> float:
     return float(scores[score])
 
 
-def _differing(
-    pairs: Sequence[tuple[Prediction, Prediction]], before: Sequence[float], after: Sequence[float]
-) -> list[Disagreement]:
+def _differing(pairs: Sequence[tuple[Prediction, Prediction]], score: str) -> list[Disagreement]:
     return [
         Disagreement(
             first.example_id,
@@ -246,8 +265,8 @@ def _differing(
             first.score.reference or "",
             first.text,
             second.text,
-            "B" if new > old else "A",
+            "B" if goodness(score, _value(second, score)) > goodness(score, _value(first, score)) else "A",
         )
-        for (first, second), old, new in zip(pairs, before, after, strict=True)
-        if new != old
+        for first, second in pairs
+        if _value(first, score) != _value(second, score)
     ]

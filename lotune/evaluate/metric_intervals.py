@@ -9,7 +9,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from lotune.evaluate.statistics import Interval, bootstrap_mean, limits, wilson
+from lotune.evaluate.statistics import Interval, bootstrap_weighted_mean, limits, wilson
+from lotune.tasks.metrics import weights_of
 from lotune.tasks.task import Score, Task
 
 # A tenth of the draws of a mean, because a metric without counts is computed again for each draw.
@@ -38,7 +39,10 @@ def primary_metric_interval(task: Task, judged: Sequence[Score]) -> Interval | N
 
 def _interval(task: Task, name: str, judgeable: Sequence[Score], seed: int) -> Interval | None:
     if name in task.score_name_by_metric:
-        return bootstrap_mean([score.scores[task.score_name_by_metric[name]] for score in judgeable])
+        score_name = task.score_name_by_metric[name]
+        values = [score.scores[score_name] for score in judgeable]
+        weights = weights_of([score.scores for score in judgeable], score_name) or [1.0] * len(values)
+        return bootstrap_weighted_mean(values, weights)
     # A primary metric without a per-row score is the accuracy, perhaps under another name.
     if name in ("accuracy", task.metric):
         return wilson(sum(bool(score.correct) for score in judgeable), len(judgeable))

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from lotune.data.examples import Example
-from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_text
+from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_target, encode_text
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
+from lotune.evaluate.reference_bits import (
+    REFERENCE_ONLY,
+    has_reference,
+    reference_scores,
+    stored_reference_scores,
+    with_reference_scores,
+)
 from lotune.evaluate.settings import OnTooLong
 from lotune.record_files import append_record, record_lines, write_records
 from lotune.tasks.task import Score, Task
@@ -102,6 +109,7 @@ def predict(
     sampling: Sampling | None = None,
     facts: Facts | None = None,
     on_too_long: OnTooLong = "wrong",
+    references_only: bool = False,
 ) -> Iterator[Prediction]:
     """Yield a prediction for each example in order of completion, after those that `out` already holds.
 
@@ -110,11 +118,12 @@ def predict(
     together. A longer prompt loses the end of its passage; `on_too_long` decides about a prompt without a passage. An
     answer ends before any of the `stop` texts and of the task's own. `fingerprint` (of model and settings) and `facts`
     are stored with each prediction. Decoding is greedy, or samples with a seed derived from `sampling` and the id.
+    With `references_only`, a task that scores references gets no generated answers beside them.
 
     Raises: PromptTooLongError if a prompt is too long and `on_too_long` is "stop"; DataError if `out` is damaged;
     SettingsError if the longest answer leaves no room for a prompt.
     """
-    resumed = keep_predictions(task, examples, out, facts, on_too_long) if out is not None else {}
+    resumed = keep_predictions(task, examples, out, facts, on_too_long, references_only) if out is not None else {}
     yield from resumed.values()
     remaining = [example for index, example in enumerate(examples) if index not in resumed]
     for start in range(0, len(remaining), REQUEST_WINDOW):
@@ -122,7 +131,8 @@ def predict(
         fitted = [fit(task, example, answering.tokenizer, context, on_too_long) for example in group]
         fitting = [(example, prompt) for example, prompt in zip(group, fitted, strict=True) if prompt is not None]
         too_long = (_too_long(task, example) for example, prompt in zip(group, fitted, strict=True) if prompt is None)
-        for answer in chain(too_long, _answer(task, fitting, answering, batch_tokens, stop, sampling)):
+        answer_rows = _score_references if task.scores_references and references_only else _answer
+        for answer in chain(too_long, answer_rows(task, fitting, answering, batch_tokens, stop, sampling)):
             prediction = replace(answer, fingerprint=fingerprint, facts=facts)
             if out is not None:
                 append_record(out, prediction.record())  # before the yield, so that a crash of the caller loses nothing
@@ -163,7 +173,12 @@ def _parse(line: bytes, where: str) -> Prediction:
 
 
 def keep_predictions(
-    task: Task, examples: Sequence[Example], out: Path, facts: Facts | None, on_too_long: OnTooLong = "wrong"
+    task: Task,
+    examples: Sequence[Example],
+    out: Path,
+    facts: Facts | None,
+    on_too_long: OnTooLong = "wrong",
+    references_only: bool = False,
 ) -> dict[int, Prediction]:
     """Return the stored predictions of the examples, judged again, by index of the example.
 
@@ -171,7 +186,6 @@ def keep_predictions(
     """
     stored = read_predictions(out) if out.exists() else []
     by_prompt = {(old.example_id, old.prompt): old for old in stored}
-    likelihood_scorer = task.scorer if task.chooses_by_likelihood else ""
     resumed = {}
     for index, example in enumerate(examples):
         old = by_prompt.get((example.id, example.prompt))
@@ -181,15 +195,27 @@ def keep_predictions(
             # With "stop" or "truncate" the row must be fitted again, which raises or leads to an answer.
             if on_too_long == "wrong":
                 resumed[index] = replace(_too_long(task, example), fingerprint=old.fingerprint, facts=facts)
-        # A scorer by likelihood chooses the answer, so its answers are of no use to another scorer. A generated text
-        # can be judged by every scorer.
-        elif likelihood_scorer == (old.finish_reason if old.finish_reason.startswith("likelihood") else ""):
-            resumed[index] = replace(_judge(task, example, old), fingerprint=old.fingerprint, facts=facts)
+        elif (judged := _judge_again(task, example, old, references_only)) is not None:
+            resumed[index] = replace(judged, fingerprint=old.fingerprint, facts=facts)
     if stored:
         ids = {example.id for example in examples}
         unrelated = {old.example_id: old for old in stored if old.example_id not in ids}
         write_records(out, (prediction.record() for prediction in (*unrelated.values(), *resumed.values())))
     return resumed
+
+
+def _judge_again(task: Task, example: Example, old: Prediction, references_only: bool) -> Prediction | None:
+    """Return a stored prediction with its verdict by the task's scorer; None if the model has to answer again."""
+    # A scorer by likelihood chooses the answer, so its answers are of no use to another scorer. A generated text can be
+    # judged by every scorer.
+    chosen_by = old.finish_reason if old.finish_reason.startswith("likelihood") else ""
+    if not task.scores_references:
+        likelihood_scorer = task.scorer if task.chooses_by_likelihood else ""
+        return _judge(task, example, old) if chosen_by == likelihood_scorer else None
+    scores = stored_reference_scores(example, old.score)
+    if scores is None or chosen_by not in ("", REFERENCE_ONLY if references_only else ""):
+        return None
+    return _judge(task, example, old, scores)
 
 
 def check_max_new_tokens(max_new_tokens: int, context: int, where: str = "task.max_new_tokens") -> None:
@@ -207,11 +233,12 @@ def fit(
     Raises: PromptTooLongError if it is too long and `on_too_long` is "stop"; SettingsError if no prompt has room.
     """
     needed = answer_token_budget(task, example, tokenizer)
-    # The length of options is not a setting, so if they fill the context, the row is at fault.
+    # The length of options and references is not a setting, so if they fill the context, the row is at fault.
     if not task.chooses_by_likelihood:
-        check_max_new_tokens(needed, context)
+        check_max_new_tokens(task.max_new_tokens, context)
+    budget = max(0, context - needed)
     try:
-        ids, is_truncated = encode_prompt(tokenizer, example, context - needed, truncate=on_too_long == "truncate")
+        ids, is_truncated = encode_prompt(tokenizer, example, budget, truncate=on_too_long == "truncate")
     except PromptTooLongError:
         if on_too_long == "stop":
             raise
@@ -232,17 +259,38 @@ def _answer(
             group = rows[start : start + LIKELIHOOD_WINDOW]
             yield from _choose(task, group, answering, batch_tokens)
         return
+    references: Sequence[Mapping[str, float]] = [{}] * len(rows)
+    if task.scores_references:
+        references = reference_scores([(example, prompt.ids) for example, prompt in rows], answering, batch_tokens)
     requests = [_request(task, example, prompt, stop, sampling) for example, prompt in rows]
     for index, answer in answering.engine.stream(requests, batch_tokens=batch_tokens):
         example, prompt = rows[index]
-        yield _judge(task, example, Answered(answer.text, prompt.prompt_truncated, answer.finish_reason))
+        answered = Answered(answer.text, prompt.prompt_truncated, answer.finish_reason)
+        yield _judge(task, example, answered, references[index])
 
 
 def answer_token_budget(task: Any, example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the number of tokens of the longest answer: the allowed maximum, or the longest option."""
+    """Return the number of tokens of the longest answer: the allowed maximum, the longest option, or the reference."""
     if task.chooses_by_likelihood:
         return max(len(encode_text(tokenizer, text)) for text in task.continuations(example))
+    if task.scores_references and has_reference(example):
+        return max(int(task.max_new_tokens), len(encode_target(tokenizer, example)))
     return int(task.max_new_tokens)
+
+
+def _score_references(
+    task: Task,
+    rows: Sequence[tuple[Example, Fitted]],
+    answering: AnsweringModel,
+    batch_tokens: int,
+    *_: object,
+) -> Iterator[Prediction]:
+    """Yield a prediction with the bits per byte of the reference, and an empty answer, for each row."""
+    for start in range(0, len(rows), LIKELIHOOD_WINDOW):
+        group = rows[start : start + LIKELIHOOD_WINDOW]
+        scores = reference_scores([(example, prompt.ids) for example, prompt in group], answering, batch_tokens)
+        for (example, prompt), reference in zip(group, scores, strict=True):
+            yield _judge(task, example, Answered("", prompt.prompt_truncated, REFERENCE_ONLY), reference)
 
 
 def _choose(
@@ -281,8 +329,12 @@ def _request(task: Task, example: Example, prompt: Fitted, stop: tuple[str, ...]
     )  # fmt: skip
 
 
-def _judge(task: Task, example: Example, answer: Answered | Prediction) -> Prediction:
-    verdict = task.judge(example, answer.text)
+def _judge(
+    task: Task, example: Example, answer: Answered | Prediction, reference: Mapping[str, float] | None = None
+) -> Prediction:
+    verdict = with_reference_scores(task.judge(example, answer.text), reference or {})
+    if answer.finish_reason == REFERENCE_ONLY:  # ROUGE-L of an answer that was not generated would be 0
+        verdict = replace(verdict, scores=reference or {})
     return Prediction(
         example.id,
         example.prompt,
@@ -295,8 +347,12 @@ def _judge(task: Task, example: Example, answer: Answered | Prediction) -> Predi
 
 
 def _too_long(task: Task, example: Example) -> Prediction:
-    """Return the prediction for a prompt that is too long: its empty answer is wrong, even if the task accepts one."""
+    """Return the prediction for a prompt that is too long: its empty answer is wrong, even if the task accepts one.
+
+    No figure stands for a likelihood that was not measured, so a task that scores references leaves the row out.
+    """
     judged = task.judge(example, "")
-    correct = None if judged.correct is None else False  # an unjudgeable row stays out of the accuracy
+    # An unjudgeable row stays out of the accuracy.
+    correct = None if judged.correct is None or task.scores_references else False
     verdict = Score(None, judged.reference, correct, dict.fromkeys(judged.scores, 0.0))
     return Prediction(example.id, example.prompt, "", verdict, example.category, finish_reason=TOO_LONG)

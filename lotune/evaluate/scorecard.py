@@ -16,6 +16,7 @@ from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval
 from lotune.files import read_json, write_json
+from lotune.tasks.metrics import goodness
 
 
 class _Record(BaseModel):
@@ -68,11 +69,20 @@ class Target(_Record):
     """The scorer, such as significant:5."""
     score: str | None = None
     """Name of the per-example score of which the metric is the mean; null for an accuracy."""
+    lower_is_better: bool = False
+    """Whether a lower value is better, as of bits per byte, whose figures have no upper bound."""
+    beside: dict[str, CategoryResult] = {}
+    """Further metrics by name, of which none decides: ROUGE-L beside bits per byte."""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the figures are means of a score rather than accuracies, 0 to 1."""
+        return self.score is not None or self.difference_interval is not None
 
     @property
     def in_points(self) -> bool:
-        """Whether the figures are means of a score, 0 to 100, rather than accuracies, 0 to 1."""
-        return self.score is not None or self.difference_interval is not None
+        """Whether the figures are means of a score of 0 to 100."""
+        return self.is_mean and not self.lower_is_better
 
 
 class Parameters(_Record):
@@ -115,7 +125,8 @@ class EvaluationSetCounts(_Record):
     """The numbers of rows of an evaluation set (validation, test or retention).
 
     `rows` is the number of rows measured; `file` and `file_rows` are the name and the size of their file, if any.
-    `too_long` prompts exceed the context and count as wrong; `cut` prompts were shortened to fit.
+    `too_long` prompts exceed the context and count as wrong; `left_out` prompts exceed it, too, and count in no figure,
+    as the likelihood of their references was not measured. `cut` prompts were shortened to fit.
     """
 
     name: str
@@ -124,6 +135,7 @@ class EvaluationSetCounts(_Record):
     file_rows: int | None = None
     too_long: int = 0
     cut: int = 0
+    left_out: int = 0
 
     @property
     def limited(self) -> bool:
@@ -173,7 +185,8 @@ class Scorecard(_Record):
     target: Target
     retention: tuple[RetentionMetric, ...]
     parameters: Parameters
-    score: ContestScore
+    score: ContestScore | None
+    """The contest's score; null for a metric that is no fraction, such as bits per byte."""
     chosen_checkpoint: str
     checkpoints: tuple[Checkpoint, ...]
     checks: tuple[Check, ...]
@@ -208,7 +221,7 @@ def make_scorecard(
     target: Target,
     retention: Sequence[RetentionMetric],
     parameters: Parameters,
-    score: ContestScore,
+    score: ContestScore | None,
     chosen_checkpoint: str,
     checkpoints: Sequence[Checkpoint],
     checks: Sequence[Check] = (),
@@ -229,7 +242,7 @@ def make_scorecard(
         checks=tuple(checks),
         valid=not reasons,
         reasons=tuple(reasons),
-        best_on_test=best_on_test(checkpoints),
+        best_on_test=best_on_test(checkpoints, target.metric),
         base=base,
         batching_effects=tuple(batching_effects),
         notes=(*notes, *evaluation_set_notes(evaluation_sets)),
@@ -251,6 +264,8 @@ def evaluation_set_notes(evaluation_sets: Sequence[EvaluationSetCounts]) -> list
         prompts = f"of {counts.rows:,} prompts"
         if counts.too_long:
             notes.append(f"{counts.name}: {counts.too_long:,} {prompts} too long for the model: counted as wrong")
+        if counts.left_out:
+            notes.append(f"{counts.name}: {counts.left_out:,} {prompts} too long with their answers: left out")
         if counts.cut:
             notes.append(f"{counts.name}: {counts.cut:,} {prompts} truncated to fit the context")
     return notes
@@ -269,8 +284,8 @@ def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: 
     return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
 
 
-def best_on_test(checkpoints: Sequence[Checkpoint]) -> BestOnTest | None:
-    """Return the checkpoint with the highest test value (the earliest, if tied), or None unless all were tested.
+def best_on_test(checkpoints: Sequence[Checkpoint], metric: str = "accuracy") -> BestOnTest | None:
+    """Return the checkpoint with the best test value (the earliest, if tied), or None unless all were tested.
 
     >>> best_on_test([Checkpoint(name="step-1", step=1, value=0.5), Checkpoint(name="step-2", step=2, value=0.4)])
     BestOnTest(checkpoint='step-1', value=0.5, score=None)
@@ -280,7 +295,7 @@ def best_on_test(checkpoints: Sequence[Checkpoint]) -> BestOnTest | None:
     tested = [(point.value, point) for point in checkpoints if point.value is not None]
     if not tested or len(tested) < len(checkpoints):
         return None
-    value, best = max(tested, key=lambda pair: (pair[0], -pair[1].step))
+    value, best = max(tested, key=lambda pair: (goodness(metric, pair[0]), -pair[1].step))
     return BestOnTest(checkpoint=best.name, value=value, score=best.score)
 
 

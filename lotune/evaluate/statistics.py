@@ -178,6 +178,31 @@ def bootstrap_ratio(
     return limits(sums[0] / sums[1])
 
 
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the mean of values that count by their weights.
+
+    >>> weighted_mean([1.0, 5.0], [30.0, 10.0])
+    2.0
+    """
+    if len(set(weights)) == 1:
+        return sum(values) / len(values)
+    return sum(weight * value for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def bootstrap_weighted_mean(
+    values: Sequence[float], weights: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval | None:
+    """Return the percentile bootstrap interval (95 %) of a weighted mean, each value drawn with its weight.
+
+    >>> bootstrap_weighted_mean([3.0, 3.0], [1.0, 9.0])
+    """
+    if len(set(weights)) == 1:
+        return bootstrap_mean(values, resamples, seed)
+    # The weights are drawn, too: their sum varies from sample to sample.
+    tops = [weight * value for value, weight in zip(values, weights, strict=True)]
+    return bootstrap_ratio(tops, weights, resamples, seed)
+
+
 def limits(figures: numpy.ndarray) -> Interval | None:
     """Return the middle 95 % of drawn figures, shape (draws,), or None if they differ by rounding only.
 

@@ -10,12 +10,13 @@ from lotune.evaluate.scorecard import CategoryResult, Target
 from lotune.evaluate.statistics import (
     Interval,
     PairedTest,
-    bootstrap_difference,
-    bootstrap_mean,
+    bootstrap_weighted_mean,
     mcnemar,
     paired_permutation_test,
+    weighted_mean,
     wilson,
 )
+from lotune.tasks.metrics import LOWER_IS_BETTER, WEIGHTS, goodness
 from lotune.tasks.task import Score, Task
 
 
@@ -30,8 +31,8 @@ class ScoredExample(NamedTuple):
 def measure_target(task: Task, base: Sequence[ScoredExample], tuned: Sequence[ScoredExample]) -> Target:
     """Return the figures of the task's main metric from the scores of the same rows before and after tuning.
 
-    An accuracy of verdicts is 0 to 1 (McNemar's test), the mean of a per-example score 0 to 100 (sign-flip test). Rows
-    that cannot be judged are only counted.
+    An accuracy of verdicts is 0 to 1 (McNemar's test), the mean of a per-example score in the unit of that score
+    (sign-flip test). "Better" follows the direction of the metric. Rows that cannot be judged are only counted.
 
     Raises: DataError if the two sets are not of the same rows, or no row can be judged.
     """
@@ -40,31 +41,31 @@ def measure_target(task: Task, base: Sequence[ScoredExample], tuned: Sequence[Sc
     judged = [pair for _, pair in pairs if pair is not None]
     if not judged:
         raise DataError("evaluation", f"none of {len(pairs)} rows has a reference that can be scored")
-    before, after = [old for old, _ in judged], [new for _, new in judged]
-    test = _paired_test(before, after, score)
+    test, result = _paired_test(judged, score), _result([pair for _, pair in pairs], score)
     return Target(
         task=task.name,
         metric=task.metric,
-        value=sum(after) / len(after),
-        base_value=sum(before) / len(before),
-        interval=_interval(after, score),
-        base_interval=_interval(before, score),
-        n=len(judged),
-        unjudgeable=len(pairs) - len(judged),
+        **dict(result),
         by_category=_by_category(pairs, score),
+        beside=_beside(task, base, tuned),
         gained=test.gained,
         lost=test.lost,
         # One-sided, because the contest rewards a model that became better, not one that merely changed.
         p_value=test.p_better,
         better=test.better,
-        difference_interval=bootstrap_difference(before, after) if score else None,
+        difference_interval=_difference_interval(judged) if score else None,
         scorer=task.scorer,
         score=score,
+        lower_is_better=task.metric in LOWER_IS_BETTER,
     )
 
 
-_Pair = tuple[float, float]
-"""The values of a row before and after tuning."""
+class _Pair(NamedTuple):
+    """The values of a row before and after tuning, and its weight in their means."""
+
+    before: float
+    after: float
+    weight: float = 1.0
 
 
 def _pairs(
@@ -86,35 +87,49 @@ def _pair(before: Score, after: Score, score: str | None) -> _Pair | None:
     if before.correct is None or after.correct is None:
         return None
     if score is None:
-        return float(before.correct), float(after.correct)
-    return before.scores[score], after.scores[score]
+        return _Pair(float(before.correct), float(after.correct))
+    weight = after.scores[WEIGHTS[score]] if score in WEIGHTS else 1.0
+    return _Pair(before.scores[score], after.scores[score], weight)
 
 
-def _paired_test(before: Sequence[float], after: Sequence[float], score: str | None) -> PairedTest:
+def _paired_test(pairs: Sequence[_Pair], score: str | None) -> PairedTest:
     if score is None:
-        return mcnemar([value == 1 for value in before], [value == 1 for value in after])
-    return paired_permutation_test(before, after)
+        return mcnemar([pair.before == 1 for pair in pairs], [pair.after == 1 for pair in pairs])
+    before = [goodness(score, pair.weight * pair.before) for pair in pairs]
+    return paired_permutation_test(before, [goodness(score, pair.weight * pair.after) for pair in pairs])
 
 
-def _interval(values: Sequence[float], score: str | None) -> Interval | None:
-    return wilson(int(sum(values)), len(values)) if score is None else bootstrap_mean(values)
+def _difference_interval(pairs: Sequence[_Pair]) -> Interval | None:
+    return bootstrap_weighted_mean([pair.after - pair.before for pair in pairs], [pair.weight for pair in pairs])
+
+
+def _interval(values: Sequence[float], weights: Sequence[float], score: str | None) -> Interval | None:
+    return wilson(int(sum(values)), len(values)) if score is None else bootstrap_weighted_mean(values, weights)
 
 
 def _by_category(pairs: Sequence[tuple[str, _Pair | None]], score: str | None) -> dict[str, CategoryResult]:
     names = sorted({category for category, _ in pairs if category})
-    return {name: _category([pair for category, pair in pairs if category == name], score) for name in names}
+    return {name: _result([pair for category, pair in pairs if category == name], score) for name in names}
 
 
-def _category(pairs: Sequence[_Pair | None], score: str | None) -> CategoryResult:
+def _beside(task: Task, base: Sequence[ScoredExample], tuned: Sequence[ScoredExample]) -> dict[str, CategoryResult]:
+    """Return the results of the other scores of a task that scores references: those of its generated answers."""
+    if not task.scores_references:
+        return {}
+    scores = {name: score for name, score in task.score_name_by_metric.items() if name != task.metric}
+    return {name: _result([pair for _, pair in _pairs(base, tuned, score)], score) for name, score in scores.items()}
+
+
+def _result(pairs: Sequence[_Pair | None], score: str | None) -> CategoryResult:
     judged = [pair for pair in pairs if pair is not None]
     if not judged:
         return CategoryResult(n=0, value=None, base_value=None, interval=None, unjudgeable=len(pairs))
-    before, after = [old for old, _ in judged], [new for _, new in judged]
+    before, after, weights = map(list, zip(*judged, strict=True))
     return CategoryResult(
         n=len(judged),
-        value=sum(after) / len(judged),
-        base_value=sum(before) / len(judged),
-        interval=_interval(after, score),
+        value=weighted_mean(after, weights),
+        base_value=weighted_mean(before, weights),
+        interval=_interval(after, weights, score),
         unjudgeable=len(pairs) - len(judged),
-        base_interval=_interval(before, score),
+        base_interval=_interval(before, weights, score),
     )

@@ -26,6 +26,7 @@ from lotune.report.plots import (
     validation_plot,
 )
 from lotune.report.report_data import Report
+from lotune.report.scales import scale_end, scale_marks
 from lotune.report.terminal import format_metric
 from lotune.text_display import show_control_characters
 
@@ -51,6 +52,7 @@ def render_page(report: Report) -> str:
         style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
         kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
+        scale=scale_marks(report.card.target),
         plots=plots(report),
     )
 
@@ -70,8 +72,7 @@ def _stack(text: str) -> Markup:
 def kind_strips(report: Report) -> list[Markup]:
     """Return a strip for each line of the table of kinds; empty if no row of the kind can be judged."""
     target = report.card.target
-    # The strips' scale ends at 1; scores have 100 points.
-    scale = 100 if target.in_points else 1
+    scale = scale_end(target)  # a strip's own scale ends at 1
     strips = []
     for line in sections.kind_lines(target):
         if line.base is None or line.tuned is None:
@@ -140,7 +141,8 @@ def _validation(report: Report, width: int) -> str:
     if not points or all(checkpoint.value is not None for checkpoint in card.checkpoints):
         return ""
     name = f"validation {card.target.metric}"
-    return validation_plot(points, name, not card.target.in_points, width)
+    highest = scale_end(card.target, [labelled.point.y for labelled in points])
+    return validation_plot(points, name, highest, width, percent=not card.target.is_mean)
 
 
 def _trade(report: Report, width: int) -> str:
@@ -153,4 +155,8 @@ def _trade(report: Report, width: int) -> str:
         kind = "chosen" if checkpoint.name == card.chosen_checkpoint else "tuned"
         points.append(LabelledPoint(Point(retained, value), f"step {checkpoint.step}", kind))
     threshold = max(line.threshold for line in card.retention if line.is_gated)
-    return target_vs_retention_plot(points, threshold, f"test {card.target.metric}", not card.target.in_points, width)
+    name, highest = (
+        f"test {card.target.metric}",
+        scale_end(card.target, [labelled.point.y for labelled in points]),
+    )
+    return target_vs_retention_plot(points, threshold, name, highest, width, percent=not card.target.is_mean)

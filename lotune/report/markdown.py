@@ -27,7 +27,8 @@ def render_markdown(report: Report) -> str:
     ]
     lines += [f"- base model {escape_markdown(card.base)}, checkpoint {escape_markdown(card.chosen_checkpoint)}"]
     lines += [f"- {escape_markdown(note)}" for note in card.notes]
-    for anchor, title in sections.SECTIONS.items():
+    for anchor in sections.SECTIONS:
+        title = escape_markdown(sections.section_title(anchor, card.target))
         lines += ["", f"## {title}", "", *_section(report, anchor)]
     return "\n".join(lines) + "\n"
 
@@ -61,6 +62,10 @@ def _section(report: Report, anchor: str) -> list[str]:
 
 
 def _examples(report: Report) -> Iterator[str]:
+    if report.examples.side_by_side:
+        for row in report.examples.side_by_side:
+            yield from _side_by_side(row)
+        return
     groups = {"won": report.examples.won, "lost": report.examples.lost, "unsolved": report.examples.unsolved}
     for group, rows in groups.items():
         yield from ["", f"### {sections.EXAMPLE_GROUPS[group]} ({report.examples.numbers[group]})"]
@@ -79,6 +84,15 @@ def _example(row: ExamplePair) -> Iterator[str]:
     ]
     yield from _folded(_summary("Base", row.base), row.base.text)
     yield from _folded(_summary("Tuned", row.tuned), row.tuned.text)
+
+
+def _side_by_side(row: ExamplePair) -> Iterator[str]:
+    """Yield question and reference of a row, and a table of both answers, each in a cell of its own."""
+    yield from ["", *fenced(row.question), "", escape_markdown(f"{row.tuned.example_id}, reference:"), ""]
+    yield from [*fenced(row.tuned.score.reference), ""]
+    texts = tuple(answer.text.strip() or "nothing" for answer in (row.base, row.tuned))
+    figures = tuple(sections.answer_figures(answer) for answer in (row.base, row.tuned))
+    yield from table_lines(Table(("base", "tuned"), (texts, figures)))
 
 
 def _summary(title: str, answer: Prediction) -> str:

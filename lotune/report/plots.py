@@ -61,10 +61,11 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     return plot.svg("Loss", text)
 
 
-def validation_plot(points: Sequence[LabelledPoint], axis_name: str, percent: bool, width: int) -> str:
-    """Plot the validation metric of each checkpoint by step; the chosen one stands out."""
+def validation_plot(
+    points: Sequence[LabelledPoint], axis_name: str, highest: float, width: int, *, percent: bool
+) -> str:
+    """Plot the validation metric of each checkpoint, 0 to `highest`, by step; the chosen one stands out."""
     curve = [labelled.point for labelled in points]
-    highest = 1.0 if percent else 100.0
     x = _axis("step", [0.0, *(point.x for point in curve)])
     plot = Canvas(width, x, Axis(axis_name, 0.0, highest, percent=percent))
     plot.line(curve, "tuned")
@@ -74,14 +75,14 @@ def validation_plot(points: Sequence[LabelledPoint], axis_name: str, percent: bo
 
 
 def target_vs_retention_plot(
-    points: Sequence[LabelledPoint], threshold: float, axis_name: str, percent: bool, width: int
+    points: Sequence[LabelledPoint], threshold: float, axis_name: str, highest: float, width: int, *, percent: bool
 ) -> str:
-    """Plot the target metric against the retained fraction, for each checkpoint and the base; the gate is a line."""
+    """Plot the target metric, 0 to `highest`, against the retained fraction of checkpoints and base, with the gate."""
     retained = [labelled.point.x for labelled in points]
     low, high = min([*retained, threshold]), max([*retained, threshold])
     margin = max(0.02, 0.12 * (high - low))  # points at the edge would have no space for their labels
     x = Axis("kept, lowest gated metric", max(0.0, low - margin), high + margin, percent=True)
-    plot = Canvas(width, x, Axis(axis_name, 0.0, 1.0 if percent else 100.0, percent=percent))
+    plot = Canvas(width, x, Axis(axis_name, 0.0, highest, percent=percent))
     plot.gate(threshold)
     plot.labelled_points(points)
     figures = (f"{p.label}: kept {p.point.x:.1%}, {plot.y.format_tick(p.point.y)}" for p in points)

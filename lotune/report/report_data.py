@@ -16,11 +16,14 @@ from lotune.evaluate.predict import Prediction, read_predictions
 from lotune.evaluate.scorecard import Scorecard, Target, read_scorecard
 from lotune.files import read_json
 from lotune.report.canvas import Point
+from lotune.tasks.metrics import goodness
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.scorers import SCORES
 
 SHOWN_EXAMPLES = 6
 """Number of examples to show of each group: won, lost, and correct neither before nor after."""
+SHOWN_SIDE_BY_SIDE = 10
+"""Number of rows whose answers of base and tuned model are shown side by side, if no answer is right or wrong."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Examples:
     won: tuple[ExamplePair, ...]
     lost: tuple[ExamplePair, ...]
     unsolved: tuple[ExamplePair, ...]
+    side_by_side: tuple[ExamplePair, ...] = ()
+    """Rows at equal distances over the test rows, for a metric by which no answer is right or wrong; else empty."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +161,27 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
     for id, question in zip(ids, questions, strict=True):
         if base[id].score.correct is not None:
             groups[_group(base[id], tuned[id], score)].append(ExamplePair(question, base[id], tuned[id]))
+    numbers = {name: len(group) for name, group in groups.items()}
+    if card.target.lower_is_better:
+        # Not the rows of the largest gains: who reads them is to see what the answers are like.
+        rows = [ExamplePair(question, base[id], tuned[id]) for id, question in zip(ids, questions, strict=True)]
+        return Examples(numbers, (), (), (), tuple(spread(rows, SHOWN_SIDE_BY_SIDE)))
     shown = {name: tuple(pick_by_kind(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved")}
-    return Examples({name: len(group) for name, group in groups.items()}, **shown)
+    return Examples(numbers, **shown)
+
+
+def spread(rows: Sequence[ExamplePair], limit: int) -> list[ExamplePair]:
+    """Return at most `limit` rows at equal distances, the first one among them."""
+    if len(rows) <= limit:
+        return list(rows)
+    return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
 def _score_name(target: Target) -> str | None:
     """Return the name of the score of which the target's metric is the mean; None for an accuracy."""
-    if not target.in_points or target.score is not None:
+    if not target.is_mean or target.score is not None:
         return target.score
-    if target.metric in SCORES.values():
+    if any(target.metric in names for names in SCORES.values()):
         return target.metric
     if target.metric == "f1":  # a custom task's, in a scorecard of an older lotune
         return "squad_f1"
@@ -174,7 +191,7 @@ def _score_name(target: Target) -> str | None:
 def _group(base: Prediction, tuned: Prediction, score: str | None) -> str:
     """Return the group of a row: won, lost, kept or unsolved."""
     before, after = (
-        float(bool(answer.score.correct)) if score is None else answer.score.scores.get(score, 0.0)
+        float(bool(answer.score.correct)) if score is None else goodness(score, answer.score.scores.get(score, 0.0))
         for answer in (base, tuned)
     )
     if after != before:

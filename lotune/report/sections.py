@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric, min_retained
 from lotune.evaluate.scorecard import CategoryResult, Checkpoint, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
@@ -20,8 +21,10 @@ from lotune.report.terminal import (
     format_metric_with_interval,
     format_percent_interval,
     format_points,
+    metric_label,
     percent,
 )
+from lotune.tasks.metrics import BITS_PER_BYTE
 
 SECTIONS = {
     "kinds": "Accuracy by kind",
@@ -43,6 +46,15 @@ EXAMPLE_GROUPS = {
     "unsolved": "Right neither before nor after",
 }
 """Titles of the groups of examples, by name."""
+
+
+def section_title(anchor: str, target: Target) -> str:
+    """Return the title of a section, which two of them take from the metric."""
+    if anchor == "kinds" and target.is_mean:
+        return f"{metric_label(target)} by kind"
+    if anchor == "examples" and target.lower_is_better:
+        return "Answers side by side"
+    return SECTIONS[anchor]
 
 
 class Figure(NamedTuple):
@@ -88,9 +100,8 @@ def summary_sentence(card: Scorecard) -> str:
     change = "rose" if target.value > target.base_value else "fell" if target.value < target.base_value else "stayed"
     course = f"from {format_metric(target.base_value, target)} to" if change != "stayed" else "at"
     trained = f"{percent(card.parameters.ratio, 3)} of the parameters trained"
-    sentence = (
-        f"on {target.task}, {target.metric} {change} {course} {format_metric(target.value, target)} with {trained}"
-    )
+    value = format_metric(target.value, target)
+    sentence = f"on {target.task}, {metric_label(target)} {change} {course} {value} with {trained}"
     if card.valid:
         return f"{sentence}, and every gated metric kept at least {retained_text(min_retained(card.retention))}."
     against = card.reasons[0] if len(card.reasons) == 1 else f"{len(card.reasons)} conditions are not met"
@@ -123,14 +134,13 @@ def altered_note(altered: Sequence[str]) -> str:
 
 
 def key_figures(card: Scorecard) -> tuple[Figure, ...]:
-    """Return the four figures at the top of a report: target, retention, parameter ratio, score."""
+    """Return the figures at the top of a report: target, retention, parameter ratio, and the score if there is one."""
     target, parameters, score = card.target, card.parameters, card.score
     gating = [line for line in card.retention if line.is_gated]
     needed = f"; {percent(gating[0].threshold, 0)} needed" if gating else ""
-    rank = "" if score.rank is None else f"; place {score.rank} among the {score.published} published"
-    return (
+    figures = (
         Figure(
-            target.metric,
+            metric_label(target),
             # One percent sign serves both values.
             f"{format_metric(target.base_value, target).removesuffix(' %')} → {format_metric(target.value, target)}",
             f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}",
@@ -141,8 +151,11 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
             percent(parameters.ratio, 3),
             f"{parameters.trainable:,} of {parameters.total:,} ({parameters.convention})",
         ),
-        Figure("score", f"{score.value:.4f}", f"rule {score.rule}{rank}"),
     )
+    if score is None:
+        return figures
+    rank = "" if score.rank is None else f"; place {score.rank} among the {score.published} published"
+    return (*figures, Figure("score", f"{score.value:.4f}", f"rule {score.rule}{rank}"))
 
 
 def _names(lines: Sequence[RetentionMetric]) -> str:
@@ -155,7 +168,7 @@ def kind_lines(target: Target) -> Iterator[KindLine]:
     yield KindLine("all rows", rows, target.base_value, target.base_interval, target.value, target.interval)
     for name, kind in sorted(target.by_category.items(), key=lambda item: (-item[1].n, item[0])):
         # The interval of an accuracy follows from its counts; that of a mean would need the rows.
-        base = kind.base_interval or (None if target.in_points else _base_interval(kind))
+        base = kind.base_interval or (None if target.is_mean else _base_interval(kind))
         yield KindLine(name, _rows_text(kind.n, kind.unjudgeable), kind.base_value, base, kind.value, kind.interval)
 
 
@@ -188,12 +201,20 @@ def _metric_with_interval(value: float | None, target: Target, interval: Interva
 
 def kinds_note(target: Target) -> str:
     """Return a note on the intervals, the paired test and the scorer behind the figures by kind."""
-    kind = "Bootstrap" if target.in_points else "Wilson"
+    kind = "Bootstrap" if target.is_mean else "Wilson"
     scorer = f" Judged by the rule {target.scorer}." if target.scorer else ""
+    beside = "".join(f" {name}: {_beside(result)}." for name, result in target.beside.items())
     return (
         f"{kind} intervals, 95 %. Tuning: {paired_text(target)}, "
-        f"{'' if target.better else 'not '}better than the base beyond chance.{scorer}"
+        f"{'' if target.better else 'not '}better than the base beyond chance.{scorer}{beside}"
     )
+
+
+def _beside(result: CategoryResult) -> str:
+    if result.value is None or result.base_value is None:
+        return "no row"
+    before = format_points(result.base_value, result.base_interval)
+    return f"{before} before, {format_points(result.value, result.interval)} after"
 
 
 def paired_text(target: Target) -> str:
@@ -272,9 +293,21 @@ def checkpoints_note(card: Scorecard) -> str:
     return f"{chosen} All were tested; the contest's rule would choose the best on the test, {best}."
 
 
+def answer_figures(answer: Prediction) -> str:
+    """Return the scores of an answer whose reference was scored."""
+    bits, rouge = (answer.score.scores.get(name) for name in (BITS_PER_BYTE, "rouge_l"))
+    parts = [f"{bits:.3f} bits per byte of the reference" if bits is not None else "too long for the model: left out"]
+    return ", ".join([*parts, *([f"ROUGE-L {rouge:.1f}"] if rouge is not None else [])])
+
+
 def examples_note(examples: Examples) -> str:
     """Return the number of rows that tuning won and lost."""
     numbers = examples.numbers
+    if examples.side_by_side:
+        likelier = (
+            f"The tuned model finds {numbers['won']} references likelier than the base, {numbers['lost']} less likely"
+        )
+        return f"{likelier}. {len(examples.side_by_side)} rows, at equal distances, with the answers of both models."
     return (
         f"{numbers['won']} rows won, {numbers['lost']} lost, {numbers['kept']} right before and after, "
         f"{numbers['unsolved']} right neither before nor after. "

@@ -43,8 +43,20 @@ def verdict_sentence(card: Scorecard) -> str:
 
 
 def format_metric(value: float, target: Target) -> str:
-    """Return a value of the target's metric as text: percent for an accuracy, points for a mean of scores."""
-    return f"{value:.2f}" if target.in_points else percent(value)
+    """Return a value of the target's metric as text: percent for an accuracy, points for a mean of scores, or bits."""
+    if target.is_mean:
+        return f"{value:.{_digits(target)}f}"
+    return percent(value)
+
+
+def _digits(target: Target) -> int:
+    """Return the digits after the point of a mean: scores are 0 to 100, bits per byte mostly below 3."""
+    return 2 if target.in_points else 3
+
+
+def metric_label(target: Target) -> str:
+    """Return the name of the target's metric, with its direction where a lower value is better."""
+    return f"{target.metric} (lower is better)" if target.lower_is_better else target.metric
 
 
 def percent(fraction: float, digits: int = 1) -> str:
@@ -59,7 +71,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 def _figures(card: Scorecard) -> Table:
     target, parameters = card.target, card.parameters
     table = _table("figure", "base", "tuned", "95 % interval")
-    rows = f"{target.metric}, {target.n} rows" + (f", scorer {target.scorer}" if target.scorer else "")
+    rows = f"{metric_label(target)}, {target.n} rows" + (f", scorer {target.scorer}" if target.scorer else "")
     _add(
         table,
         f"{target.task}: {rows}",
@@ -67,6 +79,9 @@ def _figures(card: Scorecard) -> Table:
         format_metric(target.value, target),
         format_interval(target.interval, target),
     )
+    for name, result in target.beside.items():
+        base, tuned = (f"{value:.2f}" if value is not None else "-" for value in (result.base_value, result.value))
+        _add(table, f"{target.task}: {name}, beside it", base, tuned, format_limits(result.interval, ".2f"))
     total = f"{parameters.total:,} ({parameters.convention})"
     _add(table, "parameters", total, f"{parameters.trainable:,}", f"ratio {percent(parameters.ratio, 4)}")
     return table
@@ -125,11 +140,14 @@ def _closing_lines(card: Scorecard) -> list[str]:
     lines = [
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
     ]
-    # Published scores come from another base and test, so the line says what the rank compares.
-    rank = ""
-    if card.score.rank is not None:
-        rank = f", place {card.score.rank} among the {card.score.published} published rows (of another base and test)"
-    lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{rank}")
+    if card.score is not None:
+        # Published scores come from another base and test, so the line says what the rank compares.
+        rank = ""
+        if card.score.rank is not None:
+            rank = (
+                f", place {card.score.rank} among the {card.score.published} published rows (of another base and test)"
+            )
+        lines.append(f"score ({card.score.rule}): {card.score.value:.4f}{rank}")
     if card.best_on_test is not None:
         rule = card.best_on_test
         score = "" if rule.score is None else f", score {rule.score:.4f}"
@@ -163,7 +181,7 @@ def format_limits(interval: tuple[float, float] | None, form: str, unit: float =
 
 def format_interval(interval: Interval | None, target: Target) -> str:
     """Return an interval of the target's metric as text."""
-    return format_limits(interval, ".2f") if target.in_points else format_percent_interval(interval)
+    return format_limits(interval, f".{_digits(target)}f") if target.is_mean else format_percent_interval(interval)
 
 
 def format_metric_with_interval(value: float, interval: Interval | None, target: Target) -> str:

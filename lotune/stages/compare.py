@@ -44,13 +44,14 @@ def _show(comparison: Comparison) -> None:
     # An accuracy is a fraction and is printed as a percentage; other scores are points already.
     unit = 100 if comparison.score == ACCURACY else 1
     sign = " %" if unit == 100 else ""
+    form = ".3f" if comparison.lower_is_better else ".1f"  # bits per byte are mostly below 3
     facts = comparison.facts
     scorer = f", judged by {facts.scorer}" if facts.scorer else ""
     print_visible(f"{facts.task}{scorer}; template {facts.template}; {facts.protocol}")
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
-        interval = format_limits(side.interval, ".1f", unit)
-        print_visible(f"{letter}: {side.name}: {comparison.score} {unit * side.value:.1f}{sign} ({interval})")
-    change = f"{unit * comparison.difference:+.1f}{sign} ({format_limits(comparison.interval, '+.1f', unit)})"
+        interval = format_limits(side.interval, form, unit)
+        print_visible(f"{letter}: {side.name}: {comparison.score} {unit * side.value:{form}}{sign} ({interval})")
+    change = f"{unit * comparison.difference:+{form}}{sign} ({format_limits(comparison.interval, f'+{form}', unit)})"
     print_visible(f"B - A: {change}, p = {comparison.p_value:.3g}, {comparison.n} items")
     print_visible(f"B is better on {comparison.b_better_on} items, A on {comparison.a_better_on}")
     print_visible(f"{comparison.verdict}{_sample_size_clause(comparison)}")

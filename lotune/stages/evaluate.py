@@ -163,12 +163,12 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     effects = [effect for tested in (before, *after.values()) for effect in tested.batching_effects]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)
-    scores = {name: score(recipe.score.rule, parameters.ratio, _fraction(target)) for name, target in targets.items()}
+    scores = {name: _contest_value(recipe, parameters.ratio, target) for name, target in targets.items()}
     return make_scorecard(
         target=targets[chosen],
         retention=lines[chosen],
         parameters=parameters,
-        score=_contest_score(recipe, scores[chosen]),
+        score=None if (value := scores[chosen]) is None else _contest_score(recipe, value),
         chosen_checkpoint=chosen,
         checkpoints=[_checkpoint(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
@@ -290,9 +290,12 @@ def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Ta
     return widen_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
 
 
-def _fraction(target: Target) -> float:
-    """Return the target's value as a fraction, 0 to 1; a mean of scores is 0 to 100."""
-    return target.value / 100 if target.in_points else target.value
+def _contest_value(recipe: Recipe, ratio: float, target: Target) -> float | None:
+    """Return the contest's score; None for a metric that is no fraction and has no upper bound."""
+    if target.lower_is_better:
+        return None
+    # A mean of scores is 0 to 100.
+    return score(recipe.score.rule, ratio, target.value / 100 if target.in_points else target.value)
 
 
 def _contest_score(recipe: Recipe, value: float) -> ContestScore:
@@ -304,7 +307,7 @@ def _checkpoint(
     checkpoint: dict[str, Any],
     targets: dict[str, Target],
     lines: dict[str, list[RetentionMetric]],
-    scores: dict[str, float],
+    scores: dict[str, float | None],
 ) -> Checkpoint:
     name = checkpoint["name"]
     tested = name in targets

@@ -35,6 +35,8 @@ def check_engine(recipe: Recipe, task: Task) -> None:
     unsupported = "several processes under torchrun" if world_size() > 1 else ""
     if task.chooses_by_likelihood:
         unsupported = "choice by likelihood"
+    if task.scores_references:
+        unsupported = "the likelihood of references"
     if unsupported:
         raise _not_with_vllm(unsupported)
 

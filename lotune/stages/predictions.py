@@ -39,7 +39,7 @@ class PredictionJob:
     """A model and the protocol of its answers.
 
     `title` is that of the progress bar; the texts of `stop` end an answer as those of the task do; `fingerprint` is the
-    result of `answers_fingerprint`; `sampling`, `facts` and `on_too_long` are those of `predict`.
+    result of `answers_fingerprint`; `sampling`, `facts`, `on_too_long` and `references_only` are those of `predict`.
     """
 
     title: str
@@ -50,6 +50,7 @@ class PredictionJob:
     sampling: Sampling | None = None
     facts: Facts | None = None
     on_too_long: OnTooLong = "wrong"
+    references_only: bool = False
 
 
 PredictionRunner = Callable[[PredictionJob, Task, Sequence[Example], Path | None], list[Prediction]]
@@ -70,7 +71,7 @@ def run_predictions(
         for prediction in predict(
             task, examples, job.answering, batch_tokens=job.batch_tokens, out=out, context=context,
             stop=job.stop, fingerprint=job.fingerprint, sampling=job.sampling, facts=job.facts,
-            on_too_long=job.on_too_long,
+            on_too_long=job.on_too_long, references_only=job.references_only,
         ):  # fmt: skip
             done.append(prediction)
             progress.advance(len(done))
@@ -87,7 +88,7 @@ def run_predictions_unbatched(
             done += predict(
                 task, [example], job.answering, batch_tokens=1, out=out, context=context,
                 stop=job.stop, fingerprint=job.fingerprint, sampling=job.sampling, facts=job.facts,
-                on_too_long=job.on_too_long,
+                on_too_long=job.on_too_long, references_only=job.references_only,
             )  # fmt: skip
             progress.advance(len(done))
     return done
@@ -137,8 +138,10 @@ def run_predictions_distributed(
 
 def with_long_prompt_counts(rows: EvaluationSetCounts, answers: Sequence[Prediction]) -> EvaluationSetCounts:
     """Return the counts of an evaluation set, with the too long and the truncated prompts counted from its answers."""
-    too_long = sum(answer.finish_reason == TOO_LONG for answer in answers)
-    return rows.model_copy(update={"too_long": too_long, "cut": sum(answer.prompt_truncated for answer in answers)})
+    too_long = [answer.score.correct for answer in answers if answer.finish_reason == TOO_LONG]
+    left_out = too_long.count(None)
+    cut = sum(answer.prompt_truncated for answer in answers)
+    return rows.model_copy(update={"too_long": len(too_long) - left_out, "left_out": left_out, "cut": cut})
 
 
 def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: Any) -> str:

@@ -183,9 +183,10 @@ def _count_evaluation_sets(
         task, file = tasks[name == "retention"], files[name]
         long, cut = _count_long(tokenizer, examples, task, context, name, mode)
         too_long[name] = long
-        wrong, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
+        unanswered, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
+        treated = {"left_out" if task.scores_references else "too_long": unanswered, "cut": shorter}
         where = {"file": file.name if file else "", "file_rows": file_rows.get(name)}
-        set_counts.append(EvaluationSetCounts(name=name, rows=len(examples), **where, too_long=wrong, cut=shorter))
+        set_counts.append(EvaluationSetCounts(name=name, rows=len(examples), **where, **treated))
     return set_counts, too_long
 
 
@@ -378,7 +379,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
         *([accepted_references_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
         *evaluation_set_notes(evaluation_sets),
         "to be answered: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
-            *(f"{evaluation.rows - evaluation.too_long:,}" for evaluation in evaluation_sets)
+            *(f"{evaluation.rows - evaluation.too_long - evaluation.left_out:,}" for evaluation in evaluation_sets)
         ),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],

@@ -237,7 +237,7 @@ def _measure(
     with _name_row_on_nan(tuning.base.tokenizer, validation.examples, title):
         loss = evaluate_loss(tuning.model, validation.batches)
     answering = AnsweringModel(tuning.model, tuning.base.tokenizer)
-    job = PredictionJob(title, answering, batch_tokens, on_too_long=recipe.evaluate.on_too_long)
+    job = PredictionJob(title, answering, batch_tokens, on_too_long=recipe.evaluate.on_too_long, references_only=True)
     with (
         oom_names_setting("evaluate.max_batch_tokens", title, f"lower it, it is {batch_tokens}"),
         answer_dtype_context(recipe, tuning.model, tuning.session.in_shards),

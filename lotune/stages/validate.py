@@ -25,6 +25,7 @@ from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import resolve_answer_dtype
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import read_examples
+from lotune.tasks.metrics import goodness
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
@@ -62,7 +63,7 @@ def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
             _validate_checkpoint(run, recipe, task, examples, checkpoint) for checkpoint in trained["checkpoints"]
         ]
         release_memory()
-        chosen = best_checkpoint(results)
+        chosen = best_checkpoint(results, task.metric)
         print_status(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
         figures = {"checkpoints": [asdict(result) for result in results], "chosen": chosen.name, "metric": task.metric}
         write_json(path, {**trained, **figures})
@@ -86,13 +87,15 @@ def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: 
     write_records(folder / ANSWERS / f"{name}.jsonl", records)
 
 
-def best_checkpoint(results: list[CheckpointResult]) -> CheckpointResult:
-    """Return the checkpoint with the best validation metric; the lower loss breaks ties.
+def best_checkpoint(results: list[CheckpointResult], metric: str = "accuracy") -> CheckpointResult:
+    """Return the checkpoint with the best value of the validation metric; the lower loss breaks ties.
 
     >>> best_checkpoint([CheckpointResult("a", 1, 0.5, 1.0), CheckpointResult("b", 2, 0.5, 0.9)]).name
     'b'
+    >>> best_checkpoint([CheckpointResult("a", 1, 1.5, 1.0), CheckpointResult("b", 2, 1.4, 1.1)], "bits_per_byte").name
+    'b'
     """
-    return max(results, key=lambda result: (result.value, -result.loss))
+    return max(results, key=lambda result: (goodness(metric, result.value), -result.loss))
 
 
 def _validate_checkpoint(
@@ -105,7 +108,7 @@ def _validate_checkpoint(
     # The scorer is the one fact that does not change an answer.
     if any(old.facts is None or replace(old.facts, scorer=facts.scorer) != facts for old in stored):
         file.unlink()
-    scored = keep_predictions(task, examples, file, facts)
+    scored = keep_predictions(task, examples, file, facts, references_only=True)
     if len(scored) == len(examples):
         answers = [scored[index] for index in range(len(examples))]
     else:
@@ -126,7 +129,9 @@ def _answer_again(
     facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
     answering = AnsweringModel(model, base.tokenizer)
-    job = PredictionJob(title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long)
+    job = PredictionJob(
+        title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long, references_only=True
+    )
     # As during the training: an answer given again must not differ because of the dtype.
     is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if is_float32 else nullcontext():

@@ -1,16 +1,34 @@
 """Metrics over the scores of a test set: pure functions that the `metrics` of any task may combine.
 
-A score whose `correct` is None has no usable reference; every metric leaves it out.
+A score whose `correct` is None has no usable reference; every metric leaves it out. LOWER_IS_BETTER and WEIGHTS are the
+only places that tell one metric from the next: whatever ranks, tests or averages values asks them by name.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 from lotune.errors import DataError
 from lotune.tasks.task import Score
+
+BITS_PER_BYTE = "bits_per_byte"
+"""Name of the score, and of the metric, of the likelihood of references."""
+LOWER_IS_BETTER = frozenset({BITS_PER_BYTE})
+"""Metrics of which a lower value is better."""
+# Per byte of all references together, as perplexities are: a mean over rows would let one-word answers decide.
+WEIGHTS: Mapping[str, str] = {BITS_PER_BYTE: "reference_bytes"}
+"""Per-example scores whose mean is weighted, each with the score that holds the weight of the example."""
+
+
+def goodness(metric: str, value: float) -> float:
+    """Return a number that is greater the better the value of the metric is.
+
+    >>> goodness("accuracy", 0.5), goodness("bits_per_byte", 1.5)
+    (0.5, -1.5)
+    """
+    return -value if metric in LOWER_IS_BETTER else value
 
 
 def accuracy(judged: Sequence[Score]) -> float:
@@ -39,10 +57,13 @@ def num_without_reference(judged: Sequence[Score]) -> int:
 def mean_score(judged: Sequence[Score], name: str) -> float:
     """Return the mean of a per-example score over the rows that can be scored, in the unit of that score.
 
-    Raises: DataError if no row can be scored, or if a row lacks the score.
+    A score in WEIGHTS is weighted. Raises: DataError if no row can be scored, or if a row lacks the score.
 
     >>> mean_score([Score("a", "a", True, {"f1": 100.0}), Score("b", "a", False, {"f1": 0.0})], "f1")
     50.0
+    >>> rows = [{"bits_per_byte": 1.0, "reference_bytes": 30.0}, {"bits_per_byte": 5.0, "reference_bytes": 10.0}]
+    >>> mean_score([Score("a", "a", True, row) for row in rows], "bits_per_byte")
+    2.0
     """
     scores = [score.scores.get(name) for score in judged if score.correct is not None]
     values = [value for value in scores if value is not None]
@@ -50,7 +71,15 @@ def mean_score(judged: Sequence[Score], name: str) -> float:
         raise DataError("evaluation", f"{len(scores) - len(values)} of {len(scores)} answers have no score {name}")
     if not values:
         raise DataError("evaluation", f"none of {len(judged)} rows has a reference that can be scored")
-    return sum(values) / len(values)
+    weights = weights_of([score.scores for score in judged if score.correct is not None], name)
+    if weights is None:
+        return sum(values) / len(values)
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+def weights_of(rows: Sequence[Mapping[str, float]], name: str) -> list[float] | None:
+    """Return the weights of the per-example scores of this name, or None if all examples count the same."""
+    return [row[WEIGHTS[name]] for row in rows] if name in WEIGHTS else None
 
 
 def balanced_accuracy(judged: Sequence[Score]) -> float:

@@ -2,7 +2,8 @@
 
 `exact` and `contains` compare texts; `number` compares the last numbers of both texts. `regex:PATTERN` compares the
 first group of the pattern, or its whole match if it has no group. `letter` and `label` extract a letter or a word. `f1`
-(of SQuAD) and `rouge-l` give a score of 0 to 100.
+(of SQuAD) and `rouge-l` give a score of 0 to 100. `bits-per-byte` measures how likely the model finds the reference:
+`lotune.evaluate.reference_bits` adds that to the score of the generated answer.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ from typing import Protocol
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.number_match import match_numbers
-from lotune.tasks.metrics import accuracy, mean_score, num_without_reference, rouge_l
+from lotune.tasks.metrics import BITS_PER_BYTE, accuracy, mean_score, num_without_reference, rouge_l
 from lotune.tasks.multiple_choice import LETTERS, extract_letter
 from lotune.tasks.reading.squad import squad_scores
 from lotune.tasks.sentence_classification import extract_label
 from lotune.tasks.task import Score, Task
 
-SCORES: Mapping[str, str] = {"f1": "squad_f1", "rouge-l": "rouge_l"}
-"""Scorers that give a score of 0 to 100, and the metric that is its mean. All other scorers give the accuracy."""
+REFERENCE_SCORER = "bits-per-byte"
+"""The scorer of how likely the model finds the references."""
+SCORES: Mapping[str, tuple[str, ...]] = {
+    "f1": ("squad_f1",),
+    "rouge-l": ("rouge_l",),
+    REFERENCE_SCORER: (BITS_PER_BYTE, "rouge_l"),
+}
+"""Scorers that give scores, and the metrics that are their means, the main one first. Others have the accuracy."""
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -37,8 +44,9 @@ def score_text(scorer: str, text: str, reference: str, labels: Sequence[str] = (
     """
     answer, expected = collapse_whitespace(text), collapse_whitespace(reference)
     if scorer in SCORES:
-        score = _overlap_score(scorer, text, reference)
-        return Score(answer, expected, score == 100.0, {SCORES[scorer]: score})
+        name, score = SCORES[scorer][-1], _overlap_score(scorer, text, reference)
+        # The whole reference: stored bits per byte belong to exactly this text.
+        return Score(answer, reference if scorer == REFERENCE_SCORER else expected, score == 100.0, {name: score})
     if scorer == "number":
         return Score(*match_numbers(text, reference, "exact"))
     if scorer == "letter":
@@ -82,20 +90,30 @@ class TextScored(Task, Protocol):
     @property
     def metric(self) -> str:
         """Name of the scorer's score, or `accuracy`."""
-        return SCORES.get(self.scorer, "accuracy")
+        return SCORES.get(self.scorer, ("accuracy",))[0]
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
-        """The scorer's score, if it gives one."""
-        return {self.metric: self.metric} if self.scorer in SCORES else {}
+        """The scorer's scores, if it gives any."""
+        return {name: name for name in SCORES.get(self.scorer, ())}
+
+    @property
+    def scores_references(self) -> bool:
+        """Whether the scorer is `bits-per-byte`."""
+        return self.scorer == REFERENCE_SCORER
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """Return the accuracy, 0 to 1, or the mean score, 0 to 100, and how many rows are `unjudgeable`.
+        """Return the accuracy, 0 to 1, or the mean scores, and how many rows are `unjudgeable`.
 
-        Raises: DataError if no row can be scored.
+        A score beside the main one is left out if no row has it. Raises: DataError if no row can be scored.
         """
-        value = mean_score(judged, self.metric) if self.scorer in SCORES else accuracy(judged)
-        return {self.metric: value, "unjudgeable": float(num_without_reference(judged))}
+        names = [
+            name
+            for name in self.score_name_by_metric
+            if name == self.metric or any(name in score.scores for score in judged if score.correct is not None)
+        ]
+        values = {name: mean_score(judged, name) for name in names} or {self.metric: accuracy(judged)}
+        return {**values, "unjudgeable": float(num_without_reference(judged))}
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

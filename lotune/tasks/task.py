@@ -26,7 +26,8 @@ Row = Mapping[str, Any]
 class Score:
     """The score of one answer.
 
-    `correct` is None if the row has no reference that the scorer can use. `scores` holds per-example scores, 0 to 100.
+    `correct` is None if the row has no reference that the scorer can use. `scores` holds per-example scores: 0 to 100,
+    or in the unit of `lotune.tasks.metrics`.
     """
 
     extracted: str | None
@@ -75,6 +76,11 @@ class Task(Protocol):
         return self.settings.chooses_by_likelihood
 
     @property
+    def scores_references(self) -> bool:
+        """Whether the metric is how likely the model finds the references, rather than a comparison of its answers."""
+        return False
+
+    @property
     def is_contest_task(self) -> bool:
         """Whether the contest's published scores are those of this task."""
         return False
@@ -110,7 +116,7 @@ class Task(Protocol):
         """Return the score of a generated answer."""
 
     def metrics(self, judged: Sequence[Score]) -> dict[str, float]:
-        """Return metrics over all scores, by name: accuracies are 0 to 1, means of a per-example score 0 to 100."""
+        """Return metrics over all scores, by name: accuracies are 0 to 1, means are in the unit of their score."""
 
 
 # `runtime_checkable` lets a verb test for an ability with isinstance, without the name of a task.

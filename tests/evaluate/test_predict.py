@@ -35,6 +35,7 @@ class Echo:
     stop: tuple[str, ...] = ()
     chooses_by_likelihood: bool = False
     verdict: bool | None = True
+    scores_references: bool = False
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
         raise NotImplementedError

@@ -77,8 +77,8 @@ def test_a_loss_plot_of_little(training: list[Point], validation: list[Point]) -
 def test_labels_are_escaped() -> None:
     mark = LabelledPoint(Point(1, 0.5), ODD, "chosen")
     for svg in (
-        validation_plot([mark], ODD, True, WIDE),
-        target_vs_retention_plot([mark], 0.9, ODD, True, WIDE),
+        validation_plot([mark], ODD, 1.0, WIDE, percent=True),
+        target_vs_retention_plot([mark], 0.9, ODD, 1.0, WIDE, percent=True),
         interval_strip(0.2, None, 0.4, Interval(0.3, 0.5), ODD),
         retention_bar(0.9, 0.95, ODD, passed=False),
     ):
@@ -89,7 +89,7 @@ def test_labels_are_escaped() -> None:
 @given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=12), st.sampled_from([WIDE, NARROW]))
 def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]], width: int) -> None:
     marks = [LabelledPoint(Point(kept, value), f"step-{number:06d}") for number, (kept, value) in enumerate(places)]
-    svg = target_vs_retention_plot(marks, 0.9, "test accuracy", True, width)
+    svg = target_vs_retention_plot(marks, 0.9, "test accuracy", 1.0, width, percent=True)
     boxes = label_boxes(svg)
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
     assert all(box.left >= Canvas.LEFT and box.right <= width for box in boxes)
@@ -99,7 +99,7 @@ def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]]
 def test_the_chosen_one_has_the_first_choice_of_room() -> None:
     marks = [LabelledPoint(Point(0.95, 0.5), f"step-{number}") for number in range(9)]
     svg = target_vs_retention_plot(
-        [*marks, LabelledPoint(Point(0.95, 0.5), "picked", "chosen")], 0.9, "accuracy", True, NARROW
+        [*marks, LabelledPoint(Point(0.95, 0.5), "picked", "chosen")], 0.9, "accuracy", 1.0, NARROW, percent=True
     )
     assert "picked" in [text.text for text in parsed(svg).iter("text")]
 
