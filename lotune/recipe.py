@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, row_limit
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError, install_extra
-from lotune.evaluate.retention import RETENTION_ROWS, RetentionSettings
+from lotune.evaluate.retention import RETENTION_ROWS, RETENTION_VALIDATION_ROWS, RetentionSettings
 from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
@@ -112,6 +112,7 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
+        "retention.validation": recipe.retention.validation,
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.init_from": recipe.adapter.init_from,
     }
@@ -125,6 +126,9 @@ def row_limits(recipe: Recipe) -> dict[str, Any]:
         "data.validation_rows": row_limit(data.validation_rows, data.validation, VALIDATION_ROWS),
         "data.test_rows": row_limit(data.test_rows, data.test, TEST_ROWS),
         "retention.rows": row_limit(retention.rows, retention.data, RETENTION_ROWS),
+        "retention.validation_rows": row_limit(
+            retention.validation_rows, retention.validation, RETENTION_VALIDATION_ROWS
+        ),
     }
 
 

@@ -46,6 +46,7 @@ RUN = [
     "tune.epochs=1",
     "checkpoints.merge_check_rows=3",
     "retention.rows=4",
+    "retention.validation_rows=2",
     "task.max_new_tokens=8",
 ]
 PRETRAINING = [
@@ -81,7 +82,7 @@ device: cpu
 base: {{model: '{base}', dtype: float32}}
 task: {{scratchpad: false, max_new_tokens: 8}}
 data: {{generated_rows: 16, validation_rows: 2, test_rows: 2}}
-retention: {{rows: 2}}
+retention: {{rows: 2, validation_rows: 0}}
 checkpoints: {{count: 1, merged: none}}
 tune: {{epochs: 1}}
 """

@@ -374,6 +374,23 @@ def test_a_changed_recipe_is_the_runs_once_its_work_begins(runs: Path, recipe: P
     assert "changed: evaluate.max_batch_tokens" in call(*more).stderr
 
 
+def test_retention_is_watched_at_each_checkpoint(runs: Path, recipe: Path) -> None:
+    folder = runs / "small"
+    watched = folder / "validation" / "retention"
+    assert {path.stem for path in watched.iterdir()} == {"base", "step-000003", "step-000005"}
+    counts = json.loads((folder / "data" / "counts.json").read_text())
+    assert counts["retention_validation"] == len(records(watched / "base.jsonl")) == 3
+    tuning = (folder / "tuning.json").read_text()
+    # The random base has nothing to retain, so no checkpoint can pass.
+    assert [one["gate_passed"] for one in json.loads(tuning)["checkpoints"]] == [False, False]
+    before = {path.name: sorted(path.read_text().splitlines()) for path in watched.iterdir()}
+    shutil.rmtree(watched)
+    call("run", recipe, f"runs={runs}", "retention.min_retained=0.8")
+    again = {path.name: sorted(path.read_text().splitlines()) for path in watched.iterdir()}
+    assert again == before, "lost answers are given again"
+    assert (folder / "tuning.json").read_text() == tuning
+
+
 def test_under_json_stdout_is_json(finished: Path, recipe: Path) -> None:
     result = call("run", recipe, f"runs={finished}", "--json")
     assert json.loads(result.stdout) == json.loads((finished / "small" / "scorecard.json").read_text())

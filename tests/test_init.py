@@ -164,7 +164,13 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
 ) -> None:
     init_in(tmp_path, name, monkeypatch)
     _, _, task, _, judge, _ = FILES[name]
-    words = ("retention.rows=2", "task.max_new_tokens=4", "checkpoints.merge_check_rows=2", "--json")
+    words = (
+        "retention.rows=2",
+        "retention.validation_rows=0",
+        "task.max_new_tokens=4",
+        "checkpoints.merge_check_rows=2",
+        "--json",
+    )
     card = json.loads(call("run", "first.yaml", f"base.model={small_base}", "device=cpu", *words).stdout)
     assert (card["target"]["task"], card["target"]["scorer"], card["target"]["metric"]) == (task, judge, "accuracy")
 

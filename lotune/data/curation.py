@@ -230,6 +230,18 @@ def remove_contaminated(
     return select(train, remaining), ContaminationReport(by_set, len(train) - len(remaining))
 
 
+def remove_shared_passages(examples: Sequence[Example], evaluation: Sequence[Example]) -> Sequence[Example]:
+    """Return the examples whose passage is in no evaluation example; those without a passage remain."""
+    passages = {normalise_prompt(example.prompt_parts[1]) for example in evaluation if example.prompt_parts}
+    if not passages:
+        return examples
+    indices = array("q")
+    for index, example in enumerate(examples):
+        if example.prompt_parts is None or normalise_prompt(example.prompt_parts[1]) not in passages:
+            indices.append(index)
+    return select(examples, indices)
+
+
 Form = str | tuple[str, tuple[str, ...]]
 """Key under which two wordings of a question are the same: the normalised prompt, or a choice's stem and options."""
 

@@ -27,6 +27,8 @@ CONTEST_METRICS = ("contest_f1", "contest_em")
 # The contest has 2,067 rows. 200 rows take seconds with nano, and the interval shows their uncertainty.
 RETENTION_ROWS = 200
 """Default number of generated retention rows."""
+RETENTION_VALIDATION_ROWS = 100
+"""Default number of retention rows that are generated or set aside for validation."""
 
 
 class ReplaySettings(Settings):
@@ -47,6 +49,10 @@ class RetentionSettings(Settings):
     """Number of retention rows, sampled by seed; null: all rows of a file, or 200 generated ones."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of the generated retention rows."""
+    validation: Path | None = None
+    """File of rows on which the gate is watched while tuning; null: generate them, or set rows of `data` aside."""
+    validation_rows: int | None = Field(None, ge=0)
+    """Number of those rows, sampled by seed; 0: watch nothing; null: all rows of a file, or 100."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     # The contest's rule: F1 and EM each keep 90 % of the base's.
     min_retained: float = Field(0.9, ge=0, le=1)

@@ -98,7 +98,8 @@ class Parameters(_Record):
 class Checkpoint(_Record):
     """Figures of a checkpoint: those of the validation, and `value`, `score`, `retained` and the gate if it was tested.
 
-    `retained` is the minimum over the gated metrics. An interval (95 %) is None if it cannot be estimated.
+    `retained` and `validation_retained` are the minimum over the gated metrics, on the test and the validation rows. An
+    interval (95 %) is None if it cannot be estimated.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Checkpoint(_Record):
     validation_value: float | None = None
     validation_interval: Interval | None = None
     validation_loss: float | None = None
+    validation_retained: float | None = None
     value: float | None = None
     interval: Interval | None = None
     score: float | None = None

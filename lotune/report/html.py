@@ -24,6 +24,7 @@ from lotune.report.plots import (
     retention_bar,
     target_vs_retention_plot,
     validation_plot,
+    watched_plot,
 )
 from lotune.report.report_data import Report
 from lotune.report.scales import scale_end, scale_marks
@@ -111,6 +112,7 @@ def plots(report: Report) -> dict[str, Markup]:
     return {
         "loss": _for_both_screens(lambda width: _loss(report, width)),
         "validation": _for_both_screens(lambda width: _validation(report, width)),
+        "watched": _for_both_screens(lambda width: _watched(report, width)),
         "trade": _for_both_screens(lambda width: _trade(report, width)),
     }
 
@@ -143,6 +145,22 @@ def _validation(report: Report, width: int) -> str:
     name = f"validation {card.target.metric}"
     highest = scale_end(card.target, [labelled.point.y for labelled in points])
     return validation_plot(points, name, highest, width, percent=not card.target.is_mean)
+
+
+def _watched(report: Report, width: int) -> str:
+    """Plot the retained fraction on the validation rows by step, with the gate."""
+    card = report.card
+    points = [
+        LabelledPoint(
+            Point(checkpoint.step, checkpoint.validation_retained),
+            f"{checkpoint.validation_retained:.0%}",
+            "chosen" if checkpoint.name == card.chosen_checkpoint else "tuned",
+        )
+        for checkpoint in card.checkpoints
+        if checkpoint.validation_retained is not None
+    ]
+    thresholds = [line.threshold for line in card.retention if line.is_gated]
+    return watched_plot(points, max(thresholds), width) if points and thresholds else ""
 
 
 def _trade(report: Report, width: int) -> str:

@@ -74,6 +74,19 @@ def validation_plot(
     return plot.svg("Validation at the checkpoints", text)
 
 
+def watched_plot(points: Sequence[LabelledPoint], threshold: float, width: int) -> str:
+    """Plot the retained fraction of each checkpoint on the validation rows by step, and the gate as a level line."""
+    curve = [labelled.point for labelled in points]
+    x = _axis("step", [0.0, *(point.x for point in curve)])
+    retained = [point.y for point in curve]
+    plot = Canvas(width, x, Axis("retained, lowest gated metric", 0.0, max(1.0, *retained), percent=True))
+    plot.line([Point(x.low, threshold), Point(x.high, threshold)], "gate")
+    plot.line(curve, "tuned")
+    plot.labelled_points(points)
+    text = "; ".join(f"step {point.x:.0f}: {plot.y.format_tick(point.y)}" for point in curve)
+    return plot.svg("Retention while tuning", f"{text}; the gate is at {threshold:.0%}.")
+
+
 def target_vs_retention_plot(
     points: Sequence[LabelledPoint], threshold: float, axis_name: str, highest: float, width: int, *, percent: bool
 ) -> str:

@@ -251,16 +251,19 @@ RETENTION_NOTE = (
 def checkpoints_table(card: Scorecard) -> Table:
     """Return validation and test metrics of the checkpoints; a dash for those that were not tested."""
     rows = []
+    watched = any(point.validation_retained is not None for point in card.checkpoints)
     for point in card.checkpoints:
         gate = "–" if point.gate_passed is None else _result(point.gate_passed)
         retained = "–" if point.gate_passed is None else retained_text(_retained(card, point.name))
         chosen = " (chosen)" if point.name == card.chosen_checkpoint else ""
         figures = (
             _metric_with_interval(point.validation_value, card.target, point.validation_interval),
+            *([retained_text(point.validation_retained)] if watched else []),
             _metric_with_interval(point.value, card.target, point.interval),
         )
         rows.append((point.name + chosen, *figures, retained, gate, format_optional(point.score)))
-    return Table(("checkpoint", "validation", "test", "kept", "gate", "score"), tuple(rows), numeric=True)
+    validation = ("validation", "kept on validation") if watched else ("validation",)
+    return Table(("checkpoint", *validation, "test", "kept", "gate", "score"), tuple(rows), numeric=True)
 
 
 def _retained(card: Scorecard, name: str) -> float | None:

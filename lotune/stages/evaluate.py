@@ -12,9 +12,10 @@ from lotune.contest.scores import ContestScore, contest_score, score
 from lotune.data.examples import Example
 from lotune.evaluate.batching_effect import measure_batching_effect, sample_unbatched_rows, widen_metric, widen_target
 from lotune.evaluate.facts import facts_of
+from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.retention import RetentionMetric, add_intervals, gate, gate_passed, min_retained
+from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
     BatchingEffect,
     Check,
@@ -257,31 +258,8 @@ def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
 def _retention_metrics(
     recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions
 ) -> list[RetentionMetric]:
-    figures = [_metrics_in_points(task, tested.retained) for tested in (before, after)]
-    lines = gate(figures[0], figures[1], recipe.retention)
-    lines = [_with_intervals(task, line, before.retained, after.retained) for line in lines]
-    return [widen_metric(line, before.changed_verdicts(1), after.changed_verdicts(1)) for line in lines]
-
-
-def _with_intervals(
-    task: Task, line: RetentionMetric, before: Sequence[Prediction], after: Sequence[Prediction]
-) -> RetentionMetric:
-    score = task.score_name_by_metric.get(line.metric)
-    base, tuned = (
-        {
-            row.example_id: 100.0 * bool(row.score.correct) if score is None else row.score.scores[score]
-            for row in predictions
-            if row.score.correct is not None
-        }
-        for predictions in (before, after)
-    )
-    return add_intervals(line, list(base.values()), [tuned[id] for id in base], is_accuracy=score is None)
-
-
-def _metrics_in_points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return the metrics in points, 0 to 100: all means of scores, or the main metric of a task without them."""
-    metrics = task.metrics([prediction.score for prediction in predictions])
-    return {name: metrics[name] for name in task.score_name_by_metric} or {task.metric: 100 * metrics[task.metric]}
+    metrics = measure_retention(task, recipe.retention, before.retained, after.retained)
+    return [widen_metric(metric, before.changed_verdicts(1), after.changed_verdicts(1)) for metric in metrics]
 
 
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
@@ -314,6 +292,7 @@ def _checkpoint(
     return Checkpoint(
         name=name, step=checkpoint["step"], validation_value=checkpoint["value"],
         validation_interval=checkpoint.get("interval"), validation_loss=checkpoint["loss"],
+        validation_retained=checkpoint.get("retained"),
         value=targets[name].value if tested else None,
         interval=targets[name].interval if tested else None, score=scores[name] if tested else None,
         retained=min_retained(lines[name]) if tested else None,

@@ -30,7 +30,14 @@ from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
-from lotune.tasks.build_datasets import RETENTION_SEED, build_datasets, evaluation_set, replay_rows, right_by_rule
+from lotune.tasks.build_datasets import (
+    RETENTION_SEED,
+    build_datasets,
+    evaluation_set,
+    replay_rows,
+    retention_validation,
+    right_by_rule,
+)
 from lotune.tasks.checks import require_references
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.settings import TaskSettings
@@ -39,6 +46,8 @@ from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
 """Number of rows to tokenise for an estimate of the disk space of all rows."""
+RETENTION_VALIDATION = "retention_validation"
+"""Name of the retention rows that checkpoints are validated on, and of their file."""
 FEW_BYTES = 2**22
 """Total size of the data files up to which the rows are checked before the model."""
 ROW_BYTES = 48
@@ -136,18 +145,25 @@ def _write_data(run: Run, recipe: Recipe) -> None:
         rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
         retained_set = evaluation_set(retained, recipe.retention.data, rows, seed, recipe.data.max_row_bytes)
         retention = retained_set.examples
-    data = build_datasets(task, recipe.data, recipe.seed, {"retention": retention})
+    with blame_setting("retention.validation"):
+        watched = retention_validation(
+            retained, recipe.retention.validation, row_limits(recipe)["retention.validation_rows"], recipe.seed,
+            retained_set, recipe.retention.data, recipe.data.max_row_bytes,
+        )  # fmt: skip
+    held_out = {"retention": retention} | ({RETENTION_VALIDATION: watched} if watched else {})
+    data = build_datasets(task, recipe.data, recipe.seed, held_out)
     require_references(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
     with blame_setting("retention.replay.rows"):
-        replay = replay_rows(retained, recipe.retention.replay.rows, recipe.seed, retention)
+        replay = replay_rows(retained, recipe.retention.replay.rows, recipe.seed, [*retention, *watched])
     folder = run.folder / "data"
     candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
-    sets = {"validation": data.validation, "test": data.test, "retention": retention}
+    sets: dict[str, Sequence[Example]] = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
     set_counts, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
+    sets[RETENTION_VALIDATION] = watched
     needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
     file = _train_tokens(
@@ -163,6 +179,7 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     )  # fmt: skip
     write_json(folder / "counts.json", {
         "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
+        RETENTION_VALIDATION: len(watched),
         "asked": [counts.model_dump() for counts in set_counts], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
     })  # fmt: skip

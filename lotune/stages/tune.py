@@ -48,7 +48,8 @@ from lotune.stages.tuning_session import (
     tuning_inputs,
     validation_set,
 )
-from lotune.stages.validate import ANSWERS, CheckpointResult, checkpoint_result, ensure_validated, store_answers
+from lotune.stages.validate import CheckpointResult, checkpoint_result, ensure_validated, with_retention
+from lotune.stages.validation_rows import ANSWERS, BASE, ValidationRows
 from lotune.tasks.registry import build_task
 
 if TYPE_CHECKING:
@@ -163,8 +164,11 @@ def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
     if options.dry_run:
         return
     validation = validation_set(recipe, tuning)
+    in_shards = tuning.session.in_shards
+    if in_shards:
+        _base_answers(recipe, tuning, validation)
     for step in follow(tuning.session):
-        if tuning.session.in_shards and step.number in tuning.plan.checkpoints:
+        if in_shards and step.number in tuning.plan.checkpoints:
             _measure(recipe, tuning, validation, f"step {step.number}")
 
 
@@ -179,12 +183,15 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
     steps = tuning.plan.steps
     print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {steps} steps")
     validation = validation_set(recipe, tuning)
+    base = _base_answers(recipe, tuning, validation)
     torch.manual_seed(recipe.seed)  # the estimate may have drawn random numbers
     state = resume(tuning.session)
     results = [CheckpointResult(**result) for result in state.notes.get("found", [])]
     if state.step == 0:  # any checkpoints belong to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
+    if validation.retained is not None:
+        validation.retained.store(recipe, BASE, base)
     started = time.monotonic() - state.notes.get("seconds", 0.0)
 
     def notes() -> dict[str, Any]:
@@ -195,7 +202,7 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
         if step.number in tuning.plan.checkpoints:
             saved = _save_checkpoint(run, recipe, tuning, step.number)
             yield saved
-            results.append(_validate(recipe, tuning, validation, saved))
+            results.append(_validate(recipe, tuning, validation, base, saved))
             append_record(run.folder / METRICS_FILE, {"validation": asdict(results[-1])})
             yield results[-1]
     checkpoints = [{"name": result.name, "step": result.step, "loss": result.loss} for result in results]
@@ -217,32 +224,69 @@ def _save_checkpoint(run: Run, recipe: Recipe, tuning: TuningSession, step: int)
 
 
 def _validate(
-    recipe: Recipe, tuning: TuningSession, validation: ValidationSet, checkpoint: SavedCheckpoint
+    recipe: Recipe,
+    tuning: TuningSession,
+    validation: ValidationSet,
+    base: list[Prediction],
+    checkpoint: SavedCheckpoint,
 ) -> CheckpointResult:
-    """Measure a checkpoint on the validation rows, and store its answers."""
-    predictions, loss = _measure(recipe, tuning, validation, checkpoint.name)
-    store_answers(recipe.folder, recipe, validation.task, checkpoint.name, predictions)
-    return checkpoint_result(checkpoint.name, checkpoint.step, loss, validation.task, predictions)
+    """Measure a checkpoint on the validation rows, and store its answers; `base` has those to the retention rows."""
+    answers = _measure(recipe, tuning, validation, checkpoint.name)
+    rows, retained = validation.rows, validation.retained
+    rows.store(recipe, checkpoint.name, answers.target)
+    result = checkpoint_result(checkpoint.name, checkpoint.step, answers.loss, rows.task, answers.target)
+    if retained is None:
+        return result
+    retained.store(recipe, checkpoint.name, answers.retained)
+    return with_retention(result, recipe, retained, base, answers.retained)
 
 
-def _measure(
-    recipe: Recipe, tuning: TuningSession, validation: ValidationSet, name: str
-) -> tuple[list[Prediction], float]:
-    """Return the answers to the validation rows and the loss of their references; sharded, all processes call it."""
-    from lotune.generate.answering_model import AnsweringModel
+@dataclass(frozen=True)
+class _Answers:
+    """The answers to the validation rows of task and retention, and the loss of the task's references."""
+
+    target: list[Prediction]
+    retained: list[Prediction]
+    loss: float
+
+
+def _measure(recipe: Recipe, tuning: TuningSession, validation: ValidationSet, name: str) -> _Answers:
+    """Return the answers of the model as it is; with sharded weights, all processes call it."""
     from lotune.train.loop import evaluate_loss
 
-    title, batch_tokens = f"validating {name}", recipe.evaluate.max_batch_tokens
+    title = f"validating {name}"
     tuning.model.eval()
-    with _name_row_on_nan(tuning.base.tokenizer, validation.examples, title):
+    with _name_row_on_nan(tuning.base.tokenizer, validation.rows.examples, title):
         loss = evaluate_loss(tuning.model, validation.batches)
-    answering = AnsweringModel(tuning.model, tuning.base.tokenizer)
+    sets = [validation.rows] if validation.retained is None else [validation.rows, validation.retained]
+    target, *retained = _answer(recipe, tuning, tuning.model, sets, title)
+    return _Answers(target, retained[0] if retained else [], loss)
+
+
+def _base_answers(recipe: Recipe, tuning: TuningSession, validation: ValidationSet) -> list[Prediction]:
+    """Return the base's answers to the retention rows, if any; with sharded weights, all processes call it."""
+    from lotune.model.adapters import base_alone
+
+    if validation.retained is None:
+        return []
+    tuning.model.eval()
+    with base_alone(tuning.model) as base:
+        return _answer(recipe, tuning, base, [validation.retained], "the base, before tuning")[0]
+
+
+def _answer(
+    recipe: Recipe, tuning: TuningSession, model: Any, sets: Sequence[ValidationRows], title: str
+) -> list[list[Prediction]]:
+    """Return a model's answers to each set of rows."""
+    from lotune.generate.answering_model import AnsweringModel
+
+    answering, batch_tokens = AnsweringModel(model, tuning.base.tokenizer), recipe.evaluate.max_batch_tokens
     job = PredictionJob(title, answering, batch_tokens, on_too_long=recipe.evaluate.on_too_long, references_only=True)
     with (
         oom_names_setting("evaluate.max_batch_tokens", title, f"lower it, it is {batch_tokens}"),
         answer_dtype_context(recipe, tuning.model, tuning.session.in_shards),
     ):
-        return run_predictions(job, validation.task, validation.examples), loss
+        return [run_predictions(job, rows.task, rows.examples) for rows in sets]
 
 
 @contextmanager
@@ -258,7 +302,8 @@ def _name_row_on_nan(tokenizer: Any, examples: Sequence[Example], model: str) ->
 
 def _validation_line(result: CheckpointResult, metric: str) -> str:
     interval = format_limits(result.interval, ".4g")
-    return f"{result.name}: validation {metric} {result.value:.4g} ({interval}), loss {result.loss:.4f}"
+    retained = "" if result.retained is None else f", retains {result.retained:.1%} of the base"
+    return f"{result.name}: validation {metric} {result.value:.4g} ({interval}), loss {result.loss:.4f}{retained}"
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lotune.data.collate import Batch, Collator
-from lotune.data.examples import Example
 from lotune.data.rank_split import RankSplit
 from lotune.data.samplers import rows_of_step, tuning_batches
 from lotune.data.token_files import TokenFile
@@ -30,10 +29,8 @@ from lotune.model.parts import virtual_ids
 from lotune.model.quantization import load_quantized
 from lotune.recipe import Recipe
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.prepare import read_examples
 from lotune.stages.training_session import TrainingCourse, TrainingSession, enable_features, make_session
-from lotune.tasks.registry import build_task
-from lotune.tasks.task import Task
+from lotune.stages.validation_rows import ValidationRows, retention_validation_rows, task_validation_rows
 from lotune.train.schedule import checkpoint_steps, tuning_steps
 
 if TYPE_CHECKING:
@@ -69,11 +66,14 @@ class TuningSession:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """The rows that checkpoints are validated on; `batches` holds those that fit, with their answers."""
+    """The rows that checkpoints are validated on; `batches` holds those that fit, with their answers.
 
-    task: Task
-    examples: list[Example]
+    `retained` are the rows on which the retention gate is watched, if there are any.
+    """
+
+    rows: ValidationRows
     batches: list[Batch]
+    retained: ValidationRows | None
 
 
 def tuning_inputs(recipe: Recipe) -> dict[str, Any]:
@@ -169,9 +169,9 @@ def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:
 
 def validation_set(recipe: Recipe, tuning: TuningSession) -> ValidationSet:
     """Return the run's validation rows, and micro-batches of those that fit with their references."""
-    examples = read_examples(recipe.folder / "data" / "validation.jsonl")
+    validation = task_validation_rows(recipe)
     context = context_length(tuning.base.model)
-    rows = (encode_row(tuning.base.tokenizer, example) for example in examples)
+    rows = (encode_row(tuning.base.tokenizer, example) for example in validation.examples)
     # The loss needs prompt and reference in one context, whereas an answer needs only the prompt and its own tokens.
     batches = tuning.collator.batches(row for row in rows if len(row.token_ids) <= context)
-    return ValidationSet(build_task(recipe.task), examples, batches)
+    return ValidationSet(validation, batches, retention_validation_rows(recipe))

@@ -6,38 +6,43 @@ protocol, the checkpoint generates them again. No weight changes.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from lotune.console import print_status
-from lotune.data.examples import Example
-from lotune.evaluate.facts import facts_of
+from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.metric_intervals import primary_metric_interval
-from lotune.evaluate.predict import Prediction, keep_predictions, read_predictions
+from lotune.evaluate.predict import Prediction
+from lotune.evaluate.retention import gate_passed, min_retained
 from lotune.files import read_json, write_json
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
-from lotune.record_files import write_records
 from lotune.runs import Run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import resolve_answer_dtype
 from lotune.stages.predictions import PredictionJob, run_predictions
-from lotune.stages.prepare import read_examples
+from lotune.stages.prepare import RETENTION_VALIDATION
+from lotune.stages.validation_rows import (
+    ANSWERS,
+    BASE,
+    ValidationRows,
+    retention_validation_rows,
+    task_validation_rows,
+)
 from lotune.tasks.metrics import goodness
-from lotune.tasks.registry import build_task
-from lotune.tasks.task import Task
-
-ANSWERS = "validation"
-"""Folder of a run that holds each checkpoint's answers to the validation rows."""
+from lotune.tasks.task import Score, Task
 
 
 @dataclass(frozen=True)
 class CheckpointResult:
     """Result of a checkpoint on the validation rows: the task's metric with its interval, and the references' loss.
 
-    The interval is None if it cannot be estimated.
+    `retained` is the smallest fraction of the base's scores that the gated retention metrics have, with its interval;
+    it and `gate_passed` are None if no retention rows are watched. An interval is None if it cannot be estimated.
     """
 
     name: str
@@ -45,31 +50,62 @@ class CheckpointResult:
     value: float
     loss: float
     interval: tuple[float, float] | None = None
+    retained: float | None = None
+    retained_interval: tuple[float, float] | None = None
+    gate_passed: bool | None = None
 
 
 def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Return training.json with the figures of each checkpoint and the chosen one; score again if an input changed."""
     path, training = run.folder / "tuning.json", run.folder / "training.json"
-    rows = run.folder / "data" / "validation.jsonl"
-    inputs = {**stage_inputs(recipe, "validate"), "training": training, "validation.rows": rows}
+    files = {f"{name}.rows": run.folder / "data" / f"{name}.jsonl" for name in ("validation", RETENTION_VALIDATION)}
+    inputs = {**stage_inputs(recipe, "validate"), "training": training, **files}
     if run.stage_state("validate", inputs) != "done":
         # Before the stage is invalidated: only its record tells edited answers from those that lotune wrote.
         for altered in run.altered(["validate"]):
             if altered.startswith(f"{ANSWERS}/"):
                 (run.folder / altered).unlink(missing_ok=True)
         run.invalidate_stage("validate")
-        trained, task, examples = read_json(training), build_task(recipe.task), read_examples(rows)
-        results = [
-            _validate_checkpoint(run, recipe, task, examples, checkpoint) for checkpoint in trained["checkpoints"]
-        ]
+        write_json(path, _validate(run, recipe, read_json(training)))
         release_memory()
-        chosen = best_checkpoint(results, task.metric)
-        print_status(f"chosen on validation: {chosen.name} ({task.metric} {chosen.value:.4g})")
-        figures = {"checkpoints": [asdict(result) for result in results], "chosen": chosen.name, "metric": task.metric}
-        write_json(path, {**trained, **figures})
-        run.mark_stage_done("validate", inputs, [path, *(run.folder / ANSWERS).glob("*.jsonl")])
+        run.mark_stage_done("validate", inputs, [path, *(run.folder / ANSWERS).rglob("*.jsonl")])
     tuning: dict[str, Any] = read_json(path)
     return tuning
+
+
+def _validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any]:
+    """Return training.json with the figures of each checkpoint and the chosen one."""
+    rows, retained = task_validation_rows(recipe), retention_validation_rows(recipe)
+    base = None if retained is None else _answers(run, recipe, retained, BASE)
+    results, scores = [], {}
+    for checkpoint in trained["checkpoints"]:
+        name = checkpoint["name"]
+        answers = _answers(run, recipe, rows, name)
+        result = checkpoint_result(name, checkpoint["step"], checkpoint["loss"], rows.task, answers)
+        if retained is not None and base is not None:
+            result = with_retention(result, recipe, retained, base, _answers(run, recipe, retained, name))
+        results.append(result)
+        scores[name] = [answer.score for answer in answers]
+    chosen = choose_checkpoint(results, rows.task, scores)
+    print_status(f"chosen on validation: {describe(chosen, rows.task.metric)}")
+    if chosen.gate_passed is False:
+        print_status(f"no checkpoint retains {recipe.retention.min_retained:.0%} of the base on the validation rows")
+    return {
+        **trained,
+        "checkpoints": [asdict(result) for result in results],
+        "chosen": chosen.name,
+        "metric": rows.task.metric,
+    }
+
+
+def describe(result: CheckpointResult, metric: str) -> str:
+    """Return the figures of a checkpoint in one line.
+
+    >>> describe(CheckpointResult("step-000010", 10, 0.75, 0.5, retained=0.96, gate_passed=True), "accuracy")
+    'step-000010 (accuracy 0.75, retains 96.0 % of the base)'
+    """
+    retained = "" if result.retained is None else f", retains {100 * result.retained:.1f} % of the base"
+    return f"{result.name} ({metric} {result.value:.4g}{retained})"
 
 
 def checkpoint_result(name: str, step: int, loss: float, task: Task, answers: list[Prediction]) -> CheckpointResult:
@@ -80,14 +116,18 @@ def checkpoint_result(name: str, step: int, loss: float, task: Task, answers: li
     return CheckpointResult(name, step, task.metrics(scores)[task.metric], loss, limits)
 
 
-def store_answers(folder: Path, recipe: Recipe, task: Task, name: str, answers: list[Prediction]) -> None:
-    """Write a checkpoint's answers to the validation rows into a run folder."""
-    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
-    records = (replace(answer, facts=facts).record() for answer in answers)
-    write_records(folder / ANSWERS / f"{name}.jsonl", records)
+def with_retention(
+    result: CheckpointResult, recipe: Recipe, rows: ValidationRows, base: list[Prediction], tuned: list[Prediction]
+) -> CheckpointResult:
+    """Return the figures of a checkpoint with those of the retention gate, from the answers of base and checkpoint."""
+    metrics = measure_retention(rows.task, recipe.retention, base, tuned)
+    retained = min_retained(metrics)
+    interval = next((m.retained_interval for m in metrics if m.is_gated and m.retained == retained), None)
+    limits = None if interval is None else (interval.low, interval.high)
+    return replace(result, retained=retained, retained_interval=limits, gate_passed=gate_passed(metrics))
 
 
-def best_checkpoint(results: list[CheckpointResult], metric: str = "accuracy") -> CheckpointResult:
+def best_checkpoint(results: Sequence[CheckpointResult], metric: str = "accuracy") -> CheckpointResult:
     """Return the checkpoint with the best value of the validation metric; the lower loss breaks ties.
 
     >>> best_checkpoint([CheckpointResult("a", 1, 0.5, 1.0), CheckpointResult("b", 2, 0.5, 0.9)]).name
@@ -98,41 +138,60 @@ def best_checkpoint(results: list[CheckpointResult], metric: str = "accuracy") -
     return max(results, key=lambda result: (goodness(metric, result.value), -result.loss))
 
 
-def _validate_checkpoint(
-    run: Run, recipe: Recipe, task: Task, examples: list[Example], checkpoint: dict[str, Any]
+def choose_checkpoint(
+    results: Sequence[CheckpointResult], task: Task, scores: Mapping[str, Sequence[Score]]
 ) -> CheckpointResult:
-    name = checkpoint["name"]
-    file = run.folder / ANSWERS / f"{name}.jsonl"
-    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
-    stored = read_predictions(file) if file.exists() else []
-    # The scorer is the one fact that does not change an answer.
-    if any(old.facts is None or replace(old.facts, scorer=facts.scorer) != facts for old in stored):
-        file.unlink()
-    scored = keep_predictions(task, examples, file, facts, references_only=True)
-    if len(scored) == len(examples):
-        answers = [scored[index] for index in range(len(examples))]
-    else:
-        answers = _answer_again(run, recipe, task, examples, name, file)
-    return checkpoint_result(name, checkpoint["step"], checkpoint["loss"], task, answers)
+    """Return the best checkpoint among those that pass the retention gate, or among all if none passes.
+
+    Of checkpoints within one standard error of the best one, the one that retains most is returned. `scores` maps the
+    name of each checkpoint to its scores on the same validation rows. Source: the one-standard-error rule of Breiman
+    et al. (Classification and Regression Trees, 1984), here with the standard error of the paired difference.
+    """
+    passing = [result for result in results if result.gate_passed] or results
+    best = best_checkpoint(passing, task.metric)
+    near = [best, *(result for result in passing if _within_error(task, scores[result.name], scores[best.name]))]
+    if best.retained is None:
+        return best
+    most = max(result.retained or 0.0 for result in near)
+    return best_checkpoint([result for result in near if (result.retained or 0.0) == most], task.metric)
 
 
-def _answer_again(
-    run: Run, recipe: Recipe, task: Task, examples: list[Example], name: str, file: Path
-) -> list[Prediction]:
+def _within_error(task: Task, scores: Sequence[Score], best: Sequence[Score]) -> bool:
+    """Return whether the mean difference of two models on the same rows is within its standard error."""
+    name = task.score_name_by_metric.get(task.metric)
+
+    def value(score: Score) -> float | None:
+        return score.correct if name is None else score.scores.get(name)
+
+    pairs = [(value(a), value(b)) for a, b in zip(scores, best, strict=True)]
+    differences = [float(b) - float(a) for a, b in pairs if a is not None and b is not None]
+    if len(differences) < 2:
+        return False
+    return abs(mean(differences)) <= stdev(differences) / math.sqrt(len(differences))
+
+
+def _answers(run: Run, recipe: Recipe, rows: ValidationRows, name: str) -> list[Prediction]:
+    """Return the stored answers of a checkpoint or of the base; answer again if some are missing or of another kind."""
+    stored = rows.stored(recipe, name)
+    return _answer_again(run, recipe, rows, name) if stored is None else stored
+
+
+def _answer_again(run: Run, recipe: Recipe, rows: ValidationRows, name: str) -> list[Prediction]:
     from lotune.generate.answering_model import AnsweringModel
     from lotune.model.checkpoints import load_adapter
     from lotune.model.eval_mode import in_float32_for_now
     from lotune.model.quantization import load_dequantized
 
     base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
-    model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
-    facts = facts_of(recipe.task, task, on_too_long=recipe.evaluate.on_too_long)
+    model: Any = base.model
+    if name != BASE:
+        model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
     title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
-    answering = AnsweringModel(model, base.tokenizer)
+    answering, facts = AnsweringModel(model, base.tokenizer), rows.facts(recipe)
     job = PredictionJob(
         title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long, references_only=True
     )
     # As during the training: an answer given again must not differ because of the dtype.
     is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if is_float32 else nullcontext():
-        return run_predictions(job, task, examples, file)
+        return run_predictions(job, rows.task, rows.examples, rows.file(name))

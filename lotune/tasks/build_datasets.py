@@ -17,6 +17,7 @@ from lotune.data.curation import (
     drop_orphaned_copies,
     remove_contaminated,
     remove_duplicates,
+    remove_shared_passages,
     sample_examples,
     split,
 )
@@ -24,7 +25,7 @@ from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import SPLIT_ONE_IN, TEST_ROWS, VALIDATION_ROWS, DataSettings
 from lotune.errors import DataError
-from lotune.tasks.task import Row, SeveralRules, Task
+from lotune.tasks.task import Generating, Row, SeveralRules, Task
 from lotune.tasks.user_rows import generating
 
 TEST_SEED = 1_000_003
@@ -33,6 +34,8 @@ RETENTION_SEED = 2_000_003
 """Offset of the seed of generated retention rows."""
 REPLAY_SEED = 3_000_017
 """Offset of the seed of replay rows of the retained task."""
+RETENTION_VALIDATION_SEED = 4_000_037
+"""Offset of the seed of the retention rows that are generated for validation."""
 MAX_CHECKED_ANSWERS = 10_000
 """Maximum number of training answers that are scored under each rule, which takes some two seconds."""
 
@@ -131,7 +134,10 @@ def right_by_rule(
 
 
 def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> Sequence[Example]:
-    """Return generated examples of a retained task to mix into the training rows; none is an evaluation question."""
+    """Return generated examples of a retained task to mix into the training rows.
+
+    None has a question or a passage of the examples in `evaluation`.
+    """
     if not rows:
         return []
     numbered = (
@@ -140,7 +146,40 @@ def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example])
     )
     # A row of the task may give several examples, so the limit applies to examples and not to rows alone.
     examples, _ = remove_duplicates(examples_on_disk(islice(task.examples(numbered, training=True), rows)))
-    return remove_contaminated(examples, {"retention": evaluation})[0]
+    return remove_shared_passages(remove_contaminated(examples, {"retention": evaluation})[0], evaluation)
+
+
+def retention_validation(
+    task: Task,
+    path: Path | None,
+    rows: int | None,
+    seed: int,
+    test: EvaluationSet,
+    test_path: Path | None,
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> Sequence[Example]:
+    """Return retention rows to validate on, which share no question and no passage with the retention test.
+
+    They come from `path`, else from the task's generator, else from the rows of the test's file that the test leaves;
+    if there are none of these, the result is empty. At most `rows` are returned, sampled by seed; None takes all.
+
+    Raises: DataError for rows that cannot be used, naming each, or if the test contains all rows of `path`.
+    """
+    if rows == 0:
+        return []
+    seed += RETENTION_VALIDATION_SEED
+    if path is not None:
+        examples = evaluation_set(task, path, None, seed, max_row_bytes).examples
+    elif isinstance(task, Generating):
+        examples = evaluation_set(task, None, rows, seed, max_row_bytes).examples
+    elif test_path is not None:
+        examples = evaluation_set(task, test_path, None, seed, max_row_bytes).examples
+    else:
+        return []
+    remaining = remove_shared_passages(remove_contaminated(examples, {"retention": test.examples})[0], test.examples)
+    if path is not None and not remaining:
+        raise DataError("retention.validation", "the retention test asks every row", "other rows", "use another file")
+    return sample_examples(remaining, rows, seed)
 
 
 def evaluation_rows(

@@ -29,9 +29,10 @@ from lotune.stages.invalidation import STAGE_ORDER, invalidated
 from lotune.stages.merging import checked, checked_files, merge_and_check, rows_of
 from lotune.stages.prepare import retention_task_settings
 from lotune.stages.tuning_session import make_plan, set_up_tuning
-from lotune.stages.validate import CheckpointResult, best_checkpoint
+from lotune.stages.validate import CheckpointResult, best_checkpoint, choose_checkpoint
 from lotune.tasks.build_datasets import evaluation_rows
-from lotune.tasks.registry import build_task
+from lotune.tasks.registry import build_task, task_settings
+from lotune.tasks.task import Score
 from lotune.train.schedule import lr_factors
 from lotune.train.settings import CheckpointSettings, TuneSettings
 
@@ -59,6 +60,32 @@ def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) ->
     assert chosen.loss == min(loss for value, loss in figures if value == chosen.value)
 
 
+ARITHMETIC = build_task(task_settings("arithmetic"))
+
+
+def verdicts(correct: int, rows: int = 100) -> list[Score]:
+    return [Score("1", "1", number < correct) for number in range(rows)]
+
+
+def checkpoint(name: str, correct: int, retained: float) -> CheckpointResult:
+    return CheckpointResult(name, 1, correct / 100, 0.1, retained=retained, gate_passed=retained >= 0.9)
+
+
+@pytest.mark.parametrize(("figures", "chosen"), [
+    ({"early": (80, 0.99), "late": (97, 0.4)}, "early"),  # the late one has forgotten too much
+    ({"early": (80, 0.99), "late": (97, 0.91)}, "late"),
+    ({"early": (96, 0.97), "late": (97, 0.91)}, "early"),  # one row more is within the standard error
+    ({"early": (92, 0.97), "late": (97, 0.91)}, "late"),  # five rows more are not
+    ({"early": (60, 0.5), "late": (97, 0.4)}, "late"),  # none passes
+])  # fmt: skip
+def test_a_checkpoint_is_chosen_among_those_that_pass_the_gate(
+    figures: dict[str, tuple[int, float]], chosen: str
+) -> None:
+    results = [checkpoint(name, correct, retained) for name, (correct, retained) in figures.items()]
+    scores = {name: verdicts(correct) for name, (correct, _) in figures.items()}
+    assert choose_checkpoint(results, ARITHMETIC, scores).name == chosen
+
+
 CHANGES = [
     ({"seed": 1}, {"prepare", "tune", "evaluate"}),
     ({"task": {"template": "plain"}}, {"prepare", "tune", "validate", "merge", "evaluate"}),
@@ -83,7 +110,8 @@ CHANGES = [
         },
         set(),
     ),
-    ({"retention": {"min_retained": 0.5}}, {"evaluate"}),
+    ({"retention": {"min_retained": 0.5}}, {"validate", "evaluate"}),
+    ({"retention": {"validation_rows": 9}}, {"prepare", "evaluate"}),
     ({"score": {"rule": "phase2"}}, {"evaluate"}),
     ({"evaluate": {"dtype": "float32"}}, {"merge", "evaluate"}),
     ({"device": "cpu"}, set()),

@@ -15,8 +15,17 @@ from lotune.data.examples import Example, as_record, from_record
 from lotune.data.settings import DataSettings
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticSettings, ArithmeticTask
-from lotune.tasks.build_datasets import build_datasets, evaluation_rows, replay_rows, right_by_rule
+from lotune.tasks.build_datasets import (
+    EvaluationSet,
+    build_datasets,
+    evaluation_rows,
+    evaluation_set,
+    replay_rows,
+    retention_validation,
+    right_by_rule,
+)
 from lotune.tasks.custom import CustomSettings, CustomTask
+from lotune.tasks.instructions.task import InstructionsSettings, InstructionsTask
 from lotune.tasks.reading.task import ReadingSettings, ReadingTask
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.sentence_classification import SentenceClassificationTask
@@ -334,3 +343,67 @@ def test_of_many_training_answers_evenly_spaced_ones_are_scored() -> None:
     every, some = (right_by_rule(task, list(task.examples(rows, training=True)), most)["exact"] for most in (10, 5))
     assert every == {"right": 5, "rows": 10}
     assert some == {"right": 5, "rows": 5}
+
+
+READING = ReadingTask(ReadingSettings(language="en"))
+
+
+def passages(examples: Sequence[Example]) -> set[str]:
+    return {example.prompt_parts[1] for example in examples if example.prompt_parts}
+
+
+def squad(path: Path, numbers: Sequence[int]) -> Path:
+    """A file in SQuAD's layout with two questions to each numbered passage."""
+    paragraphs = [
+        {"title": "", "context": f"Box {n} is red and has {n} keys.", "qas": [
+            {"id": f"{n}-colour", "question": f"What colour is box {n}?", "answers": [{"text": "red"}]},
+            {"id": f"{n}-keys", "question": f"How many keys has box {n}?", "answers": [{"text": str(n)}]},
+        ]}
+        for n in numbers
+    ]  # fmt: skip
+    READING.write(path, paragraphs)
+    return path
+
+
+def watched(test: EvaluationSet, path: Path | None = None, rows: int | None = None, data: Path | None = None) -> Any:
+    return retention_validation(READING, path, rows, 1, test, data)
+
+
+def test_generated_retention_rows_to_validate_on_share_nothing_with_the_test() -> None:
+    test = evaluation_set(READING, None, 200, 5)
+    rows = watched(test, rows=60)
+    assert 50 <= len(rows) <= 60
+    assert not prompts(rows) & prompts(test.examples)
+    assert not passages(rows) & passages(test.examples)
+    assert prompts(rows) == prompts(watched(test, rows=60))
+    assert watched(test, rows=0) == []
+
+
+def test_retention_rows_of_a_file_leave_out_the_passages_of_the_test(tmp_path: Path) -> None:
+    test = evaluation_set(READING, squad(tmp_path / "test.json", range(10)), None, 1)
+    rows = watched(test, squad(tmp_path / "validation.json", range(5, 20)))
+    assert len(rows) == 10
+    assert not passages(rows) & passages(test.examples)
+    assert len(watched(test, tmp_path / "validation.json", 4)) == 4
+    with pytest.raises(DataError, match=r"retention\.validation"):
+        watched(test, tmp_path / "test.json")
+
+
+def test_a_task_that_generates_no_rows_leaves_some_of_its_file(tmp_path: Path) -> None:
+    task = InstructionsTask(InstructionsSettings())
+    file = write(tmp_path / "rows.jsonl", [{"instruction": f"Say {n}.", "output": str(n)} for n in range(30)])
+    test = evaluation_set(task, file, 20, 1)
+    rows = retention_validation(task, None, 100, 1, test, file)
+    assert len(rows) == 10
+    assert not prompts(rows) & prompts(test.examples)
+    whole = evaluation_set(task, file, None, 1)
+    assert list(retention_validation(task, None, 100, 1, whole, file)) == [], "the test asks every row"
+
+
+def test_no_passage_of_an_evaluation_set_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = [
+        next(READING.examples([("1", row)], training=False)) for row in list(READING.generate_training_rows(40, 9))
+    ]
+    replayed = READING.generate_training_rows(40, 9)  # other questions about the same passages
+    monkeypatch.setattr(ReadingTask, "generate_training_rows", lambda *_: replayed)
+    assert not passages(replay_rows(READING, 40, 0, evaluation)) & passages(evaluation)
