@@ -17,6 +17,7 @@ from lotune.cli.app import app
 from lotune.errors import CheckError, ModelError
 from lotune.recipe import Recipe, RunOptions
 from lotune.settings_help import describe
+from lotune.tasks.candidates import Wanted
 
 HEAVY = ("torch", "transformers", "peft", "jieba", "scipy", "numpy", "rich", "tokenizers", "safetensors")
 VERBS = ("run", "prepare", "pretrain", "tune", "evaluate")
@@ -143,7 +144,18 @@ def test_sample_and_init(stages: Any) -> None:
     (_, (task, *others)), (_, named) = stages.calls
     assert (task.name, task.mixture, task.language) == ("arithmetic", "raw", "zh")
     assert others == [7, 0, Path("x.jsonl"), "rows", False, RunOptions()]
-    assert named == (Path("rows.csv"), Path("mine.yaml"), False, RunOptions())
+    assert named == (Path("rows.csv"), Path("mine.yaml"), False, RunOptions(), Wanted(), "nano")
+
+
+def test_init_takes_a_task_columns_and_a_base(stages: Any) -> None:
+    words = ("--task", "sentences", "--column", "label=team=A", "--column", "text = mail", "--base", "org/model")
+    assert call("init", "rows.csv", *words).exit_code == 0
+    _, (*_, wanted, base) = stages.calls[0]
+    assert (wanted, base) == (Wanted("sentences", {"label": "team=A", "text": "mail"}), "org/model")
+    for wrong in ("label", "label=", "=mail"):
+        result = call("init", "rows.csv", "--column", wrong)
+        assert result.exit_code == 2
+        assert "expected: ROLE=NAME" in result.stderr
 
 
 @pytest.mark.parametrize(("error", "status"), [(ModelError("m", "is bad", "good"), 2), (CheckError("c", "failed"), 1)])

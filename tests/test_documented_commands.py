@@ -73,7 +73,10 @@ SMALLER = {
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2}
 """The largest numbers of options that make work."""
-LAST_SETTINGS = {"retention.replay.rows=1200": "retention.replay.rows=8", "tune.micro_batch_rows=8": "tune.steps=2"}
+LAST_SETTINGS = {
+    "retention.replay.rows=1200": "retention.replay.rows=8", "tune.micro_batch_rows=8": "tune.steps=2",
+    "data.validation_rows=50": "data.validation_rows=4", "data.test_rows=100": "data.test_rows=8",
+}  # fmt: skip
 """Documented settings that make work, and what stands for them."""
 QUICK = ("docs/scoring.md", "docs/how-to/a-base-of-your-own.md", "docs/how-to/choices-and-labels.md")
 

@@ -241,8 +241,8 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
     [
         ("articles.jsonl", b'{"id": "1", "title": "T", "text": "T\\n\\nBody."}\n', "pretrain: {corpus: "),
         ("results.jsonl", b'{"id": "1", "raw_answer": "x", "label": "y", "F1": 1.0}\n',
-         "task: {name: custom, prompt: '{raw_answer}', answer_column: label}"),
-        ("odd.csv", b"height,width\n1,2\n", "task: {name: custom, prompt: '{COLUMN}', answer_column: COLUMN}"),
+         "--column question=raw_answer --column answer=label"),
+        ("odd.csv", b"height,width\n1,2\n", "--column question=NAME --column answer=NAME"),
         ("bare.tsv", b"1\t2\n3\t4\n", "its columns have no names: 1 '1', 2 '2'"),
         ("plain.txt", b"First Citizen:\n", "pretrain.corpus"),
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left.", "ab1\t*\tShe leave."]), "has no label to train on"),
@@ -300,7 +300,7 @@ def test_each_subject_of_the_real_folders_is_a_kind(reference_data: Path) -> Non
 def test_real_files_of_no_task_are_refused(reference_data: Path, path: str) -> None:
     with pytest.raises(DataError) as caught:
         settings_of(reference_data / path)
-    assert ("pretrain:" if path == "zh_wiki" else "name: custom") in caught.value.remedy
+    assert ("pretrain:" if path == "zh_wiki" else "--column answer=label") in caught.value.remedy
 
 
 @pytest.mark.slow

@@ -186,8 +186,8 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     [
         (["data.train=null"], "the task instructions has no generator"),
         (
-            ["task.scorer=significant:3"],
-            "task.scorer is 'significant:3': expected one of exact, contains, number, rouge-l, f1, bits-per-byte",
+            ["task.scorer=letter"],
+            "task.scorer is 'letter': expected one of exact, contains, number, rouge-l, f1, bits-per-byte, ",
         ),
         (["task.columns.instuction=question"], "did you mean instruction?"),
         (["task.columns.messages=mesages"], "nearest to 'mesages' is 'messages'"),

@@ -31,6 +31,16 @@ SPLIT_ONE_IN = 5
 """Unless the settings name a number, at most one in so many rows of a file is split off for each evaluation set."""
 
 
+def split_sizes(rows: int) -> tuple[int, int]:
+    """Return how many validation and test rows the defaults split off a file of so many different rows.
+
+    >>> split_sizes(60), split_sizes(60_000)
+    ((9, 12), (100, 500))
+    """
+    test = min(TEST_ROWS, max(1, rows // SPLIT_ONE_IN))
+    return min(VALIDATION_ROWS, max(1, (rows - test) // SPLIT_ONE_IN)), test
+
+
 def row_limit(rows: int | None, file: Path | None, default: int) -> int | None:
     """Return the largest number of rows of an evaluation set; None stands for all rows of its file.
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
 from lotune.data.examples import Example
-from lotune.data.rows import remedy_for, summarise_malformed
+from lotune.data.rows import Malformed, RowFile, summarise_malformed
+from lotune.data.settings import split_sizes
 from lotune.data.tokenized import encode_row, render_supervision
 from lotune.data.tokenizer_training import LightTokenizer
 from lotune.errors import DataError
@@ -20,54 +21,56 @@ from lotune.model.loading import base_folder
 from lotune.model.settings import BaseSettings
 from lotune.recipe import RunOptions
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs
-from lotune.tasks.recognition import settings_of
+from lotune.tasks.candidates import Candidate, Decision, Wanted
+from lotune.tasks.recognition import candidate_of
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import RowSettings, TaskSettings
-from lotune.tasks.task import Row, Task
+from lotune.tasks.task import Task
 
 MAX_COUNTED_ROWS = 20_000
-"""Number of rows whose categories `init` counts."""
-SMALL_FILE_ROWS = 1_000
-"""Number of rows up to which `init` counts distinct prompts."""
+"""Number of rows that `init` turns into examples to count kinds, different questions and rows without an answer."""
+SHOWN_ROWS = 3
+"""Number of examples that `init` shows."""
+MAX_SKIPPED = 0.1
+"""Largest fraction of unusable rows that the recipe skips; more of them are a fault of the file."""
+NANO = BaseSettings().model
+PRACTICE_MODEL = "nano is a practice model of 2 million parameters"
+REAL_MODEL = "Qwen/Qwen2.5-0.5B"
+"""A real model to name as an example."""
 
 
-def init(file: Path, out: Path | None, force: bool, options: RunOptions) -> dict[str, Any]:
-    """Write a first recipe for a file of rows, and show three of them as they would be trained on.
+def init(file: Path, out: Path | None, force: bool, options: RunOptions, wanted: Wanted, base: str) -> dict[str, Any]:
+    """Write a first recipe for a file of rows, print its decisions, and show three rows as they would be trained on.
 
     Raises: DataError if no task reads such rows; SettingsError if the recipe would overwrite the rows, or exists
     already and `force` is not given.
     """
-    settings = settings_of(file)
+    candidate = candidate_of(file, wanted)
+    settings = candidate.settings
     target = out or Path(f"{file.resolve().name if file.is_dir() else file.stem}.yaml")
     refuse_overwriting_inputs(target, file)
     check_new(target, force)
     task = build_task(settings)
-    if "scorer" in type(settings).model_fields:
-        settings = settings.model_copy(update={"scorer": task.scorer})
     read = task.read(file, on_error="skip")
-    rows, malformed = read.rows, read.malformed
-    if malformed:
-        print_status(f"{len(malformed)} rows cannot be read: {summarise_malformed(malformed)}; {remedy_for(malformed)}")
+    survey = _survey(task, read)
     tokenizer = _nano_tokenizer()
-    shown = _usable(task, rows, 3)
-    for example in shown:
+    for example in survey.shown:
         print_status(f"--- {example.id}\n{render_supervision(tokenizer, encode_row(tokenizer, example))}")
-    write_atomically(target, _recipe_text(settings, file, _num_distinct(task, rows)))
-    kinds = _kinds(task, rows)
-    judge = f"judged by {task.scorer}, " if task.scorer else ""
-    of_kinds = f", of {kinds} kinds" if kinds > 1 else ""
-    print_status(f"{len(rows)} rows of {task.name}{of_kinds}; {judge}measured in {task.metric}")
-    columns = settings.columns if isinstance(settings, RowSettings) else {}
-    if columns:
-        print_status("columns: " + ", ".join(f"{field}: {name!r}" for field, name in columns.items()))
-    print_status(f"of the {len(shown)} above, what is trained on stands between ⟦ and ⟧")
-    print_status(
-        "nano only shows how lotune works; for your own data set base.model to a real model, such as Qwen/Qwen2.5-0.5B"
-    )
+    skips = bool(survey.unusable) and len(survey.unusable) <= MAX_SKIPPED * survey.read
+    decisions = [*candidate.decisions, *_decisions(task, candidate, survey, skips, base)]
+    write_atomically(target, _recipe_text(settings, file, base, skips))
+    print_status(f"of the {len(survey.shown)} rows above, what is trained on stands between ⟦ and ⟧")
+    for decision in decisions:
+        print_status(str(decision))
+    for other in candidate.others:
+        print_status(f"another reading: {other}")
     print_status(f"recipe written: lotune run {shlex.quote(str(target))}")
-    counts = {"rows": len(rows), "malformed": len(malformed)}
-    judged = {"scorer": task.scorer, "metric": task.metric}
-    return {"task": task.name, "columns": columns, **judged, "kinds": kinds, **counts, "recipe": str(target)}
+    columns = settings.columns if isinstance(settings, RowSettings) else {}
+    return {
+        "task": task.name, "columns": columns, "scorer": task.scorer, "metric": task.metric, "kinds": survey.kinds,
+        "rows": len(read.rows), "malformed": len(read.malformed), "decisions": list(map(str, decisions)),
+        "other_readings": list(map(str, candidate.others)), "base": base, "recipe": str(target),
+    }  # fmt: skip
 
 
 def _nano_tokenizer() -> LightTokenizer:
@@ -76,68 +79,81 @@ def _nano_tokenizer() -> LightTokenizer:
     return LightTokenizer(folder)
 
 
-def _usable(task: Task, rows: Sequence[tuple[str, Row]], number: int) -> list[Example]:
-    """Return the first examples that can be trained on.
+@dataclass
+class _Survey:
+    """What the first MAX_COUNTED_ROWS rows of a file give; larger files are extrapolated."""
 
-    Raises: DataError of the first row if there is none; it suggests `lotune generate` for rows without references.
+    shown: list[Example] = field(default_factory=list)
+    distinct: int = 0
+    kinds: int = 0
+    read: int = 0
+    unusable: list[Malformed] = field(default_factory=list)
+
+
+def _survey(task: Task, file: RowFile) -> _Survey:
+    """Return the first examples and the counts of a file.
+
+    Raises: DataError of the first row if none can be trained on; it suggests `lotune generate` for rows without
+    references.
     """
-    examples: list[Example] = []
-    faults: list[DataError] = []
-    for row in rows:
+    survey, faults = _Survey(unusable=list(file.malformed)), list[DataError]()
+    prompts, kinds = set(), set()
+    for row in islice(file.rows, MAX_COUNTED_ROWS):
         try:
-            examples += task.examples([row], training=True)
+            for example in task.examples([row], training=True):
+                prompts.add(hash((example.prompt, example.target)))
+                kinds.add(example.category)
+                survey.shown += [example] if len(survey.shown) < SHOWN_ROWS else []
         except DataError as error:
             faults.append(error)
-        if len(examples) >= number:
-            break
-    if not examples:
-        fault = faults[0]
-        without_keys = f"`lotune generate --task {task.name}` answers rows without keys"
-        remedies = [fault.remedy, without_keys if "to train on" in fault.found else ""]
-        raise DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
-    return examples[:number]
+            survey.unusable.append(Malformed(error.where, error.found, error.remedy))
+    if not survey.shown:
+        raise _without_answers(task, faults[0])
+    counted = min(len(file.rows), MAX_COUNTED_ROWS)
+    survey.kinds = len(kinds - {""})
+    survey.read = len(file.rows) + len(file.malformed)
+    survey.distinct = len(prompts) * len(file.rows) // counted
+    return survey
 
 
-def _kinds(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
-    """Return the number of categories in the first MAX_COUNTED_ROWS rows."""
-    categories = set()
-    for row in islice(rows, MAX_COUNTED_ROWS):
-        with suppress(DataError):
-            categories |= {example.category for example in task.examples([row], training=False)}
-    return len(categories - {""})
+def _without_answers(task: Task, fault: DataError) -> DataError:
+    """Return the error for a file without an example to train on, from that of its first row."""
+    without_keys = f"`lotune generate --task {task.name}` answers rows without keys"
+    remedies = [fault.remedy, without_keys if "to train on" in fault.found else ""]
+    return DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
 
 
-def _num_distinct(task: Task, rows: Sequence[tuple[str, Row]]) -> int:
-    """Return the number of distinct prompts to train on, or the number of rows if there are many."""
-    # Of a small file, a few duplicates decide whether the checkpoints fit; of a large one, counting only costs time.
-    if len(rows) > SMALL_FILE_ROWS:
-        return len(rows)
-    prompts = set()
-    for row in rows:
-        with suppress(DataError):
-            prompts |= {example.prompt for example in task.examples([row], training=True)}
-    return min(len(prompts), len(rows))
+def _decisions(task: Task, candidate: Candidate, survey: _Survey, skips: bool, base: str) -> Iterator[Decision]:
+    """Yield the decisions about measure, rows and base."""
+    if not any(decision.text.startswith("measure") for decision in candidate.decisions):
+        scorer = f", judged by {task.scorer}" if task.scorer else ""
+        yield Decision(f"measure: {task.metric}{scorer}", "task.scorer" if task.scorer else "--task")
+    of_kinds = f", of {survey.kinds} kinds" if survey.kinds > 1 else ""
+    if survey.unusable:
+        faults = summarise_malformed(survey.unusable, 3)
+        handled = "are skipped" if skips else "stop the run"
+        yield Decision(f"{len(survey.unusable)} of {survey.read:,} rows {handled}: {faults}", "data.on_error")
+    validation, test = split_sizes(survey.distinct)
+    training = max(0, survey.distinct - validation - test)
+    split = f"{survey.distinct:,} different rows{of_kinds}: about {training:,} to train on, {validation} to validate, "
+    yield Decision(f"{split}{test} to test", "data.validation_rows, data.test_rows")
+    if base == NANO:
+        yield Decision(f"base: {PRACTICE_MODEL}; for results name a real one, such as {REAL_MODEL}", "--base")
+    else:
+        yield Decision(f"base: {base}", "--base")
 
 
-REAL_MODEL = """\
-# nano only shows how lotune works. For your own data set base.model to a real model: a name on the Hugging Face hub,
-# such as Qwen/Qwen2.5-0.5B, or a local folder.
-"""
-
-
-def _recipe_text(settings: TaskSettings, file: Path, rows: int) -> str:
-    """Return the recipe as YAML: a tenth of a small file validates, and a fifth tests."""
+def _recipe_text(settings: TaskSettings, file: Path, base: str, skips: bool) -> str:
+    """Return the recipe as YAML."""
     import yaml
 
-    validation, test = max(1, min(50, rows // 10)), max(1, min(100, rows // 5))
     recipe: dict[str, Any] = {
-        "base": {"model": "nano"},
+        "base": {"model": base},
         "task": {"name": settings.name, **settings.model_dump(exclude_defaults=True)},
-        "data": {
-            "train": str(file),
-            "validation_rows": validation,
-            "test_rows": test,
-        },
+        "data": {"train": str(file), **({"on_error": "skip"} if skips else {})},
     }
-    header = f"# Tune nano on {file.name}. `lotune run --help` lists every setting.\n{REAL_MODEL}"
+    header = f"# Tune {base} on {file.name}. `lotune run --help` lists every setting.\n"
+    if base == NANO:
+        header += f"# {PRACTICE_MODEL}. For results set base.model to a real model: a name on the Hugging Face\n"
+        header += f"# hub, such as {REAL_MODEL}, or a local folder.\n"
     return header + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=1000)

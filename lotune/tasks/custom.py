@@ -37,7 +37,8 @@ class CustomSettings(PromptSettings):
     """Column of the reference answer."""
     scorer: Annotated[str, one_of(CUSTOM_SCORERS)] = "exact"
     """How to compare an answer with its reference: exact, contains, number, rouge-l, f1, letter, label,
-    regex:PATTERN, or bits-per-byte, the likelihood of the reference."""
+    significant:DIGITS, decimals:DIGITS, relative:TOLERANCE, regex:PATTERN, or bits-per-byte, the likelihood of the
+    reference."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Where the scorer is label: the word of each label, the positive one last."""
 

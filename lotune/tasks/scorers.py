@@ -28,6 +28,8 @@ SCORES: Mapping[str, tuple[str, ...]] = {
     REFERENCE_SCORER: (BITS_PER_BYTE, "rouge_l"),
 }
 """Scorers that give scores, and the metrics that are their means, the main one first. Others have the accuracy."""
+NUMBER_RULES = ("significant", "decimals", "relative")
+"""Rules that compare the last numbers of both texts with a tolerance, as for arithmetic."""
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -47,8 +49,8 @@ def score_text(scorer: str, text: str, reference: str, labels: Sequence[str] = (
         name, score = SCORES[scorer][-1], _overlap_score(scorer, text, reference)
         # The whole reference: stored bits per byte belong to exactly this text.
         return Score(answer, reference if scorer == REFERENCE_SCORER else expected, score == 100.0, {name: score})
-    if scorer == "number":
-        return Score(*match_numbers(text, reference, "exact"))
+    if scorer == "number" or scorer.partition(":")[0] in NUMBER_RULES:
+        return Score(*match_numbers(text, reference, "exact" if scorer == "number" else scorer))
     if scorer == "letter":
         # The scorer does not know the number of options, so it accepts any letter that a question can have.
         letter, expected_letter = (extract_letter(part, len(LETTERS)) for part in (text, reference))

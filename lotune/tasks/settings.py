@@ -17,8 +17,9 @@ from lotune.settings import Settings
 AUTO = "auto"
 """The value of `template` that takes the prompt template of the checkpoint."""
 # Patterns of the names of scorers: the settings check them, and `one_of` turns them into the list that an error shows.
-NUMBER_SCORERS = r"exact|significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
-TEXT_SCORERS = r"exact|contains|number|rouge-l|f1|bits-per-byte"
+NUMBER_TOLERANCES = r"significant:[1-9]\d*|decimals:\d+|relative:\d+(\.\d+)?([eE][-+]?\d+)?"
+NUMBER_SCORERS = rf"exact|{NUMBER_TOLERANCES}"
+TEXT_SCORERS = rf"exact|contains|number|rouge-l|f1|bits-per-byte|{NUMBER_TOLERANCES}"
 LIKELIHOOD_SCORERS = r"likelihood:(letter|text|text-normalised)"
 OTHER_SCORERS = r"letter|label|regex:.+"
 CUSTOM_SCORERS = rf"{TEXT_SCORERS}|{OTHER_SCORERS}"

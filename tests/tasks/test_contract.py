@@ -105,7 +105,7 @@ def test_the_seed_decides_generated_rows(task: Task) -> None:
 
 
 def test_an_unknown_scorer_or_column_is_refused(task: Task) -> None:
-    foreign = {"arithmetic": "contains", "instructions": "significant:3", "custom": "significant:3"}.get(
+    foreign = {"arithmetic": "contains", "instructions": "letter", "custom": "likelihood:letter"}.get(
         task.name, "exact"
     )
     fields = TASKS[task.name].settings.model_fields

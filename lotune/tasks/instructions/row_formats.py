@@ -22,6 +22,7 @@ from lotune.data.conversation import Conversation
 from lotune.data.rows import RowFile
 from lotune.errors import DataError
 from lotune.tasks.task import Row
+from lotune.tasks.user_rows import text_or_empty
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,11 @@ def nearest_field(fields: Iterable[str]) -> str:
 
 
 def _text(where: str, row: Row, field: str) -> str:
-    """Return a text of a row; empty if it is missing or null. Raises: DataError for another value."""
+    """Return a text, or a number as text; empty if it is missing or null. Raises: DataError for another value."""
     value = row.get(field)
-    if value is not None and not isinstance(value, str):
+    if value is not None and not isinstance(value, str | int | float):
         raise DataError(where, f"{field} is {type(value).__name__}, not a text", "a text")
-    return value or ""
+    return text_or_empty(value)
 
 
 def _from_turns(where: str, turns: Any, system: str) -> Conversation:

@@ -28,8 +28,8 @@ class InstructionsSettings(RowSettings):
     """Name of the task."""
     max_new_tokens: int = Field(256, ge=1)
     scorer: Annotated[str, one_of(TEXT_SCORERS)] = "exact"
-    """How to compare an answer with its reference: exact, contains, number, rouge-l, f1, or bits-per-byte,
-    the likelihood of the reference."""
+    """How to compare an answer with its reference: exact, contains, number, rouge-l, f1, significant:DIGITS,
+    decimals:DIGITS, relative:TOLERANCE, or bits-per-byte, the likelihood of the reference."""
     template: str = AUTO
     """Prompt template: alpaca, plain, qa, retention, or chat, the tokeniser's chat template. auto takes the template
     that the model was trained with, else the tokeniser's, else alpaca."""

@@ -183,7 +183,7 @@ SAID = {"role": "assistant", "content": "So."}
         ({"messages": []}, "has no question"),
         ({"conversations": [{"from": "system", "value": "s"}]}, "has no question"),
         ({"instruction": " ", "output": "b"}, "has an empty instruction"),
-        ({"instruction": "a", "output": 5}, "output is int, not a text"),
+        ({"instruction": "a", "output": [5]}, "output is list, not a text"),
         ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, "has a history"),
         ({"height": 1}, "has the fields height"),
     ],
