@@ -13,7 +13,7 @@ from lotune.generate.backends import slot_batcher
 from lotune.generate.transformers_fallback import TransformersBatcher
 from lotune.model.packing import probe_causal, probe_packing
 from lotune.model.probes import Finding, compare, format_table, relative_difference
-from lotune.train.loss import CausalLoss
+from lotune.train.output_head import OutputHead
 
 SIZE = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
@@ -51,7 +51,7 @@ def findings(model: Any) -> Iterator[Finding]:
     """What each room's probe finds out about a model that is to be trained on rows of 30 tokens."""
     yield probe_causal(model)
     yield probe_packing(model, 30)
-    path = CausalLoss(model)._probe_logits_path()
+    path = OutputHead(model).probe_logits_path()
     yield Finding("logits of the head alone", path == "plain", reason=path)
     with torch.inference_mode():
         batcher = slot_batcher(model)

@@ -91,6 +91,36 @@ class Batch:
                 ]
 
 
+def replay_part(batch: Batch, prefix_ids: Sequence[int] = ()) -> Batch | None:
+    """Return the replay rows of a batch as a batch of their own, None if it has none.
+
+    `prefix_ids`, such as virtual tokens, begin each row of the batch, and are left out.
+    """
+    import torch
+
+    if batch.replay_rows is None or not batch.replay_rows.any():
+        return None
+    kept = ~torch.isin(batch.input_ids, batch.input_ids.new_tensor(prefix_ids))  # (B, T)
+    if len(batch.input_ids) > 1:  # a row per line
+        return _part_of_padded(batch, batch.replay_rows, kept)
+    kept = (kept & (batch.replay_mask | (batch.sequence_ids == SHARED_PREFIX_ID)))[0]  # (T,)
+    ids = batch.sequence_ids[0, kept]  # (T,)
+    numbers = batch.replay_rows.cumsum(0) - 1  # of each row among the replay rows, (rows,)
+    ids = torch.where(ids >= 0, numbers[ids.clamp(min=0)], ids)
+    shared, positions = int((ids == SHARED_PREFIX_ID).sum()), batch.positions[:, kept] - len(prefix_ids)
+    marks = batch.replay_rows[batch.replay_rows]
+    return Batch(batch.input_ids[:, kept], batch.targets[:, kept], positions, ids[None], shared, marks)
+
+
+def _part_of_padded(batch: Batch, lines: torch.Tensor, kept: torch.Tensor) -> Batch:
+    """Return lines (B,) bool of a padded batch; `kept` (B, T) is False at the tokens of a prefix of one length."""
+    first = int((~kept[0]).sum())
+    last = 1 + int((batch.targets[lines] != IGNORE_INDEX).any(0).nonzero().max())
+    names = ("input_ids", "targets", "positions", "sequence_ids")
+    ids, targets, positions, sequence_ids = (getattr(batch, name)[lines, first:last] for name in names)
+    return Batch(ids, targets, positions - first, sequence_ids, replay_rows=lines[lines])
+
+
 def pad_rows(rows: Sequence[EncodedRow], pad_token_id: int) -> Batch:
     """Return a batch with one row per line, padded on the right to the longest row: (B, T).
 

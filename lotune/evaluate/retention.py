@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
@@ -54,9 +54,18 @@ class RetentionSettings(Settings):
     validation_rows: int | None = Field(None, ge=0)
     """Number of those rows, sampled by seed; 0: watch nothing; null: all rows of a file, or 100."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
+    divergence: float = Field(0.0, ge=0)
+    """Weight of KL(base‖tuned) per token of a replay row, which takes the place of its cross-entropy; 0: cross-entropy.
+    The base's logits come from the same weights without the adapter."""
     # The contest's rule: F1 and EM each keep 90 % of the base's.
     min_retained: float = Field(0.9, ge=0, le=1)
     """Fraction of the base's score that each retention metric must keep."""
+
+    @model_validator(mode="after")
+    def _divergence_has_rows(self) -> RetentionSettings:
+        if self.divergence and self.replay.rows == 0:
+            raise ValueError(f"divergence {self.divergence:g} needs replay rows: set retention.replay.rows above 0")
+        return self
 
 
 @dataclass(frozen=True)

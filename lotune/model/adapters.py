@@ -53,13 +53,20 @@ def add_adapter(
 def base_alone(model: PeftModel) -> Iterator[nn.Module]:
     """Return a context with a model that computes as the base of an adapted model does without its adapter.
 
-    Its weights are the model's own, so it takes no memory. The adapter is back when the context ends.
+    Its weights are the model's own, so it takes no memory. The adapter is back when the context ends, and no parameter
+    stops or begins to train, as with PEFT's own `disable_adapter`.
     """
     base: Any = model.get_base_model()
     embedding = base.get_input_embeddings()
     if not isinstance(embedding, VirtualTokenEmbedding):
-        with model.disable_adapter():
+        disabled = [module for module in model.modules() if getattr(module, "_disable_adapters", None) is False]
+        try:
+            for module in disabled:
+                vars(module)["_disable_adapters"] = True
             yield model
+        finally:
+            for module in disabled:
+                vars(module)["_disable_adapters"] = False
         return
     # PEFT's switch leaves the embedding of the virtual tokens in the base, so that they would still stand in front.
     try:

@@ -26,7 +26,10 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "evaluate.on_too_long",
     ),
     "pretrain": ("seed", "pretrain"),
-    "tune": ("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "retention.replay.rows"),
+    "tune": (
+        *("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count"),
+        *("retention.replay.rows", "retention.divergence"),
+    ),
     "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.min_retained"),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.merge_check_rows", "evaluate.dtype"),
     "evaluate": (

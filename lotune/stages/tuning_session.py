@@ -122,6 +122,7 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
     session = make_session(
         recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=dtype_name(base.dtype) == "bfloat16",
+        divergence=recipe.retention.divergence,
     )  # fmt: skip
     return TuningSession(base, collator, plan, session)
 
@@ -164,7 +165,9 @@ def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:
 
     batches = next(tuning.session.course.batches(1))
     merged = {"all": recipe.checkpoints.count, "chosen": 1, "none": 0}[recipe.merged_checkpoints]
-    return estimate(tuning.model, batches, tuning.plan.steps, recipe.checkpoints.count, merged)
+    return estimate(
+        tuning.model, batches, tuning.plan.steps, recipe.checkpoints.count, merged, tuning.session.objective
+    )
 
 
 def validation_set(recipe: Recipe, tuning: TuningSession) -> ValidationSet:

@@ -11,7 +11,7 @@ import torch
 from lotune.data.collate import Batch
 from lotune.memory import free_memory_bytes
 from lotune.train.fsdp import local_bytes
-from lotune.train.loop import TUNING_REMEDY, oom_guard, to_device
+from lotune.train.loop import TUNING_REMEDY, Objective, oom_guard, to_device
 from lotune.train.loss import CausalLoss, max_logits_per_chunk
 from lotune.train.train_state import STATES_KEPT
 
@@ -41,10 +41,12 @@ class Estimate:
         )
 
 
-def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: int) -> Estimate:
+def estimate(
+    model: Any, step: list[Batch], steps: int, adapters: int, merged: int, objective: Objective | None = None
+) -> Estimate:
     """Return an estimate from the micro-batches of a step, the largest of which is timed forward and backward."""
     largest = max(step, key=lambda batch: batch.input_ids.numel())
-    loss_of, device = CausalLoss(model), next(model.parameters()).device
+    loss_of, device = objective or CausalLoss(model), next(model.parameters()).device
     batch, elapsed, training = to_device(largest, device), [], model.training
     free = free_memory_bytes(device)
     model.train()  # gradient checkpointing acts in training mode only
@@ -63,7 +65,11 @@ def estimate(model: Any, step: list[Batch], steps: int, adapters: int, merged: i
     weights = local_bytes(model.parameters())
     tokens_at_once, recomputed = batch.input_ids.numel(), uses_gradient_checkpointing(model)
     memory = memory_bytes(
-        model, tokens_at_once, batch.num_scored_tokens, divided=loss_of.is_chunked, recomputed=recomputed
+        model,
+        tokens_at_once,
+        batch.num_scored_tokens,
+        divided=bool(getattr(loss_of, "is_chunked", False)),
+        recomputed=recomputed,
     )
     disk = checkpoint_bytes(model, adapters, merged)
     return Estimate(steps, seconds, memory, disk, None if free is None else free + weights)

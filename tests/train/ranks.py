@@ -2,8 +2,9 @@
 
 PLANS is a list in JSON. Each plan names a `folder`, and may say: save (after these steps), all (weights are trained),
 shard (them), tied (input and output embeddings), scaled (its logits), most_logits (held at once), old (is PyTorch, and
-knows no files of shards), kill and ask ([rank, step]: killed, or asked to stop, there), full (the rank that may write
-no more after the second step). Weights, and the gradients of all steps, are saved in the folder.
+knows no files of shards), divergence (its weight on the last six rows, which are then replay rows), kill and ask
+([rank, step]: killed, or asked to stop, there), full (the rank that may write no more after the second step). Weights,
+and the gradients of all steps, are saved in the folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from lotune.data.collate import Collator
 from lotune.data.rank_split import RankSplit
 from lotune.data.samplers import tuning_batches
-from lotune.data.token_files import TokenFile, write_token_file
+from lotune.data.token_files import FIRST_REPLAY_ROW, TokenFile, write_token_file
 from lotune.data.tokenized import EncodedRow
 from lotune.distributed import ProcessGroup, init_process_group
 from lotune.errors import LotuneError
@@ -34,6 +35,7 @@ from lotune.model.adapters import add_adapter
 from lotune.model.methods.lora import LoraSettings
 from lotune.model.new_models import new_llama
 from lotune.model.packing import enable_packing
+from lotune.train.divergence import DivergenceLoss
 from lotune.train.fsdp import apply_fsdp
 from lotune.train.loop import Step, train
 from lotune.train.loss import MAX_LOGITS_PER_CHUNK
@@ -58,7 +60,8 @@ def rows(folder: Path) -> TokenFile:
     """Twenty rows of 3 to 40 tokens; written by whoever starts the processes."""
     if not (folder / "rows.tokens.npy").exists():
         lengths = [3 + (7 * number) % 38 for number in range(20)]
-        write_token_file(folder / "rows", (_row(number, length) for number, length in enumerate(lengths)), 300)
+        notes = {FIRST_REPLAY_ROW: 14}
+        write_token_file(folder / "rows", (_row(number, length) for number, length in enumerate(lengths)), 300, notes)
     return TokenFile(folder / "rows")
 
 
@@ -106,7 +109,10 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
         rank_split=RankSplit(world.rank, world.size),
     )
     shares = [1.0] * STEPS
-    steps = train(trained, batches, optimizers, shares, max_grad_norm=0.5, first_step=done + 1, world=world)
+    objective = DivergenceLoss(trained, plan["divergence"]) if "divergence" in plan else None
+    steps = train(
+        trained, batches, optimizers, shares, objective=objective, max_grad_norm=0.5, first_step=done + 1, world=world
+    )
     found: list[Step] = []
     gradients: dict[str, torch.Tensor] = {}
 

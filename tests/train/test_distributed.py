@@ -94,6 +94,8 @@ def assert_same_gradients(one: Path, other: Path, step: int) -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "adapter": {},
     "adapter in shards": {"shard": True},
+    "adapter, divergence": {"divergence": 3.0},
+    "adapter in shards, divergence": {"shard": True, "divergence": 3.0, "tied": False},
     "all": {"all": True},
     "all in shards": {"all": True, "shard": True},
     "all in shards, untied": {"all": True, "shard": True, "tied": False},
