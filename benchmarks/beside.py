@@ -1,14 +1,14 @@
 """Answer and tune alone and beside a busy process, with lotune's thread settings and with those of PyTorch.
 
     python benchmarks/beside.py [--rounds 3] [--json FILE]
-    python benchmarks/beside.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
+    python benchmarks/beside.py --tiny --rounds 1     # a trial run in seconds; its figures mean nothing
 
-The busy process is one thread that never waits. PyTorch runs one thread for each core, and a thread without work spins
-before it sleeps: beside a busy process it burns the time that another thread of its own needs. Each measurement is a
-process of its own that loads nano, computes once without being timed, and is timed while it answers arithmetic
+The busy process is one thread that never waits. PyTorch runs one thread per core, and a thread without work spins
+before it sleeps: beside a busy process, it takes the time that another thread of the same program needs. Each
+measurement is a separate process that loads nano, computes once untimed, and is timed while it answers arithmetic
 questions (`answer`) or tunes a LoRA adapter (`tune`). Rounds alternate the settings and the work. Figures are medians
-of seconds: `answer beside` and `tune beside`, where lotune's settings are to win, and `answer alone` and `tune alone`,
-where they may cost 3 %.
+of seconds: `answer beside` and `tune beside`, in which lotune's settings should be faster, and `answer alone` and `tune
+alone`, in which they may cost 3 %.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 WORK = ("answer", "tune")
-PLACES = ("alone", "beside")
+CONDITIONS = ("alone", "beside")
 SETTINGS = ("lotune", "pytorch")
 REACH = {"alone": 0.97, "beside": 1.0}
-"""Least ratio of PyTorch's seconds to ours."""
+"""Minimum ratio of PyTorch's seconds to lotune's."""
 SPIN = "while True: pass"
 
 
 @contextmanager
-def busy(wanted: bool) -> Iterator[None]:
-    """A process that keeps one core busy, where one is wanted."""
-    process = subprocess.Popen([sys.executable, "-c", SPIN]) if wanted else None
+def busy(enabled: bool) -> Iterator[None]:
+    """Keep one core busy with another process, if enabled."""
+    process = subprocess.Popen([sys.executable, "-c", SPIN]) if enabled else None
     try:
         yield
     finally:
@@ -46,16 +46,16 @@ def busy(wanted: bool) -> Iterator[None]:
             process.wait()
 
 
-def measure(work: str, place: str, setting: str, tiny: bool) -> float:
-    """Seconds of one piece of work in a process of its own."""
-    words = [sys.executable, __file__, "--work", work, "--setting", setting, *(["--tiny"] if tiny else [])]
-    with busy(place == "beside"):
-        done = subprocess.run(words, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+def measure(work: str, condition: str, setting: str, tiny: bool) -> float:
+    """Return the seconds of one piece of work in a separate process."""
+    command = [sys.executable, __file__, "--work", work, "--setting", setting, *(["--tiny"] if tiny else [])]
+    with busy(condition == "beside"):
+        completed = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(completed.stdout.split()[-1])
 
 
 def answer(tiny: bool) -> float:
-    """Seconds that nano takes to answer arithmetic questions."""
+    """Return the seconds that nano takes to answer arithmetic questions."""
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
     from lotune.model.loading import load_model
@@ -78,7 +78,7 @@ def answer(tiny: bool) -> float:
 
 
 def tune(tiny: bool) -> float:
-    """Seconds of some steps of LoRA on nano, 4,096 tokens each."""
+    """Return the seconds of some LoRA steps on nano, 4,096 tokens each."""
     import numpy as np
     import torch
 
@@ -114,28 +114,28 @@ def work(options: argparse.Namespace) -> None:
 
 
 def figures(seconds: dict[tuple[str, str, str], list[float]]) -> list[dict[str, Any]]:
-    """Medians of ours and PyTorch's, and how many times as long PyTorch's settings take."""
-    found = []
-    for piece, place in product(WORK, PLACES):
-        ours, peer = (statistics.median(seconds[piece, place, setting]) for setting in SETTINGS)
-        found.append(
+    """Return the medians of lotune's and PyTorch's settings, and their ratio."""
+    rows = []
+    for piece, condition in product(WORK, CONDITIONS):
+        ours, peer = (statistics.median(seconds[piece, condition, setting]) for setting in SETTINGS)
+        rows.append(
             {
-                "name": f"{piece} {place}",
+                "name": f"{piece} {condition}",
                 "ours": ours,
                 "peer": peer,
                 "peer_name": "PyTorch's settings",
                 "ratio": peer / ours,
-                "reach": REACH[place],
+                "reach": REACH[condition],
                 "unit": "s",
             }
         )
-    return found
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="little work, to try everything out")
+    parser.add_argument("--tiny", action="store_true", help="little work, for a trial run")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
@@ -145,16 +145,16 @@ def main() -> int:
         work(options)
         return 0
     seconds: dict[tuple[str, str, str], list[float]] = {}
-    for _, *case in product(range(options.rounds), WORK, PLACES, SETTINGS):
+    for _, *case in product(range(options.rounds), WORK, CONDITIONS, SETTINGS):
         seconds.setdefault(tuple(case), []).append(measure(*case, options.tiny))
-    found = figures(seconds)
-    for one in found:
+    rows = figures(seconds)
+    for row in rows:
         print(
-            f"{one['name']:14} {one['ours']:7.2f} s   {one['peer_name']} {one['peer']:7.2f} s   "
-            f"ratio {one['ratio']:.2f}   (reach {one['reach']:.2f})"
+            f"{row['name']:14} {row['ours']:7.2f} s   {row['peer_name']} {row['peer']:7.2f} s   "
+            f"ratio {row['ratio']:.2f}   (reach {row['reach']:.2f})"
         )
     if options.json:
-        options.json.write_text(json.dumps({"figures": found}, indent=2))
+        options.json.write_text(json.dumps({"figures": rows}, indent=2))
     return 0
 
 

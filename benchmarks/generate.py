@@ -2,7 +2,7 @@
 
     python benchmarks/generate.py [--figures mixed,stream,…] [--rounds 3] [--json FILE]
     python benchmarks/generate.py --device cuda         # requests-1b, the figure of a GPU
-    python benchmarks/generate.py --tiny --rounds 1     # a try-out in seconds; its figures mean nothing
+    python benchmarks/generate.py --tiny --rounds 1     # a trial run in seconds; its figures mean nothing
 
 Everybody has the same random weights, number format, prompts and number of new tokens for each, and answers greedily;
 an answer that differs from ours where the two best logits are more than 1e-4 apart ends the run with an error; in
@@ -47,12 +47,12 @@ PROTOCOL_ITEMS = 2_067
 CLOSE = {"float32": 1e-4, "bfloat16": 0.25}
 """Two best logits that are less apart may change places."""
 BATCH_TOKENS = {"cpu": 65_536, "cuda": 262_144}
-"""What our engine may hold at once."""
+"""Tokens that lotune's engine may hold at once."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A prompt and how many tokens are to follow."""
+    """A prompt and the number of tokens to generate."""
 
     ids: tuple[int, ...]
     new: int
@@ -62,7 +62,7 @@ Contestant = Callable[[Any, Sequence[Ask]], list[tuple[int, ...]]]
 
 
 def prompts(count: int, seed: int) -> list[Ask]:
-    """Contest questions (16 to 96 new tokens) and passages with a question (4 to 24), by turns."""
+    """Return contest questions (16 to 96 new tokens) and passages with a question (4 to 24), alternating."""
     import random
 
     from lotune.data.templates import TEMPLATES
@@ -75,14 +75,14 @@ def prompts(count: int, seed: int) -> list[Ask]:
     task = build_task(ArithmeticSettings())
     numbered = ((str(number), row) for number, row in enumerate(generating(task).generate_training_rows(count, seed)))
     texts = [(example.prompt, draw.randint(16, 96)) for example in task.examples(numbered, training=False)]
-    for place, row in enumerate(passages(count // 2, seed, "both")):
+    for index, row in enumerate(passages(count // 2, seed, "both")):
         text = TEMPLATES["retention"].render(row["context"], row["qas"][0]["question"])
-        texts[2 * place] = (text, draw.randint(4, 24))
+        texts[2 * index] = (text, draw.randint(4, 24))
     return [Ask(tuple(tokenizer(text)["input_ids"]), new) for text, new in texts]
 
 
 def sentences(count: int, seed: int) -> list[Ask]:
-    """Sentences that are to be judged under one instruction, with two new tokens each."""
+    """Return sentences to classify under one instruction, with two new tokens each."""
     from lotune.tasks.reading.passage_generator import sentences as plain
     from lotune.tasks.registry import build_task
     from lotune.tasks.sentence_classification import SentencesSettings
@@ -93,7 +93,7 @@ def sentences(count: int, seed: int) -> list[Ask]:
 
 
 def nano_tokenizer() -> Any:
-    """Nano's tokeniser, whose ids every vocabulary here has."""
+    """Return nano's tokeniser, whose ids every vocabulary here has."""
     from lotune.model.loading import load_tokenizer
     from lotune.model.settings import BaseSettings
 
@@ -102,7 +102,7 @@ def nano_tokenizer() -> Any:
 
 @lru_cache(maxsize=1)
 def made(shape: str, dtype: str, device: str) -> Any:
-    """A model of random weights that never ends an answer by itself."""
+    """Return a model with random weights that never ends an answer by itself."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -118,28 +118,29 @@ def made(shape: str, dtype: str, device: str) -> Any:
 
 
 class Tokens:
-    """Stands in for a tokeniser: nothing is decoded here."""
+    """Stub of a tokeniser: nothing is decoded here."""
 
     eos_token_id = None
 
     def decode(self, ids: Sequence[int], **_: Any) -> str:
-        """No text."""
+        """Return no text."""
         return ""
 
 
 def ours(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
-    """Lotune's engine with all prompts at once."""
+    """Run lotune's engine with all prompts at once."""
     from lotune.generate.engine import generate_completions
     from lotune.generate.requests import Request
 
     tokens: Any = Tokens()
     batch_tokens = BATCH_TOKENS[model.device.type]
-    found = generate_completions(model, tokens, [Request(ask.ids, ask.new) for ask in asks], batch_tokens=batch_tokens)
-    return [answer.token_ids for answer in found]
+    requests = [Request(ask.ids, ask.new) for ask in asks]
+    completions = generate_completions(model, tokens, requests, batch_tokens=batch_tokens)
+    return [completion.token_ids for completion in completions]
 
 
 def ours_without_drafts(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
-    """The same a token at a time."""
+    """Run lotune's engine one prompt after the other, a token at a time."""
     from unittest.mock import patch
 
     from lotune.generate.continuous_batching import MAX_STEP_TOKENS
@@ -149,41 +150,43 @@ def ours_without_drafts(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]
 
 
 def ours_one_by_one(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
-    """Lotune's engine asked one prompt after the other."""
+    """Run lotune's engine one prompt after the other."""
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
 
     tokens: Any = Tokens()
     engine = Engine(model, tokens)
-    room = max(len(ask.ids) + ask.new for ask in asks)
-    return [next(engine.stream([Request(ask.ids, ask.new)], batch_tokens=room))[1].token_ids for ask in asks]
+    batch_tokens = max(len(ask.ids) + ask.new for ask in asks)
+    return [next(engine.stream([Request(ask.ids, ask.new)], batch_tokens=batch_tokens))[1].token_ids for ask in asks]
 
 
 def generate_in_batches(size: int, **more: Any) -> Contestant:
-    """Transformers' generate on padded batches of prompts of similar length; each runs to its longest answer."""
+    """Return a contestant: transformers' generate on padded batches of prompts of similar length."""
 
     def run(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
         import torch
 
         answers: dict[int, tuple[int, ...]] = {}
-        order = sorted(range(len(asks)), key=lambda place: (asks[place].new, len(asks[place].ids)))
+        order = sorted(range(len(asks)), key=lambda index: (asks[index].new, len(asks[index].ids)))
         for start in range(0, len(order), size):
             group = order[start : start + size]
-            width, new = max(len(asks[place].ids) for place in group), max(asks[place].new for place in group)
-            ids = torch.tensor([[*[0] * (width - len(asks[place].ids)), *asks[place].ids] for place in group])
-            mask = torch.tensor([[0] * (width - len(asks[p].ids)) + [1] * len(asks[p].ids) for p in group])
+            # Each batch runs to its longest answer.
+            length, new = max(len(asks[index].ids) for index in group), max(asks[index].new for index in group)
+            ids = torch.tensor([[*[0] * (length - len(asks[index].ids)), *asks[index].ids] for index in group])
+            mask = torch.tensor([[0] * (length - len(asks[i].ids)) + [1] * len(asks[i].ids) for i in group])
             out = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=new,
                 do_sample=False, pad_token_id=0, **more,
             )  # fmt: skip
-            answers |= {p: tuple(row[width : width + asks[p].new].tolist()) for p, row in zip(group, out, strict=True)}
-        return [answers[place] for place in range(len(asks))]
+            for index, row in zip(group, out, strict=True):
+                answers[index] = tuple(row[length : length + asks[index].new].tolist())
+        return [answers[index] for index in range(len(asks))]
 
     return run
 
 
 def continuous(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
-    """Transformers' own continuous batching; all answers run to the longest one, as it has one length for all."""
+    """Run transformers' continuous batching; it has one length for all, so each answer runs to the longest."""
     from transformers import GenerationConfig
 
     settings = GenerationConfig(max_new_tokens=max(ask.new for ask in asks), do_sample=False, eos_token_id=-1)
@@ -193,33 +196,37 @@ def continuous(model: Any, asks: Sequence[Ask]) -> list[tuple[int, ...]]:
 
 
 def one_at_a_time(model: Any, asks: Sequence[Ask], rounds: int) -> dict[str, Any]:
-    """Our engine and `generate` asked one by one, both also with and without drafts (ten tokens, as its guide has)."""
-    everybody = {
+    """Compare lotune's engine and `generate`, one prompt at a time, each with and without drafts.
+
+    `generate` drafts ten tokens, as in its guide.
+    """
+    contestants = {
         "lotune": ours_one_by_one, "lotune-plain": ours_without_drafts, "generate-1": generate_in_batches(1),
         "lookup": generate_in_batches(1, prompt_lookup_num_tokens=10),
     }  # fmt: skip
-    lines = compare(model, asks, everybody, {}, rounds)
+    lines = compare(model, asks, contestants, {}, rounds)
     peers = (("ratio", "generate-1"), ("ratio_to_lookup", "lookup"))
     return lines | {ratio: best({name: lines[name] for name in ("lotune", peer)}) for ratio, peer in peers}
 
 
-def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]], other: Any, name: str) -> int:
-    """How many answers differ at a tie. Ends the run where one differs and it is none."""
+def count_ties(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]], other: Any, name: str) -> int:
+    """Return the number of answers that differ at a tie. Raises: SystemExit if one differs elsewhere."""
     import torch
 
     ties, close = 0, CLOSE[str(model.dtype).removeprefix("torch.")]
-    for ask, mine, theirs in zip(asks, ours, other, strict=True):
-        if mine == theirs:
+    for ask, answer, peer_answer in zip(asks, ours, other, strict=True):
+        if answer == peer_answer:
             continue
-        place = next((p for p, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), None)
-        if place is None:
-            raise SystemExit(f"{name}: an answer has {len(theirs)} tokens, ours has {len(mine)}")
+        pairs = enumerate(zip(answer, peer_answer, strict=False))
+        index = next((index for index, pair in pairs if pair[0] != pair[1]), None)
+        if index is None:
+            raise SystemExit(f"{name}: an answer has {len(peer_answer)} tokens, ours has {len(answer)}")
         with torch.inference_mode():
-            ids = torch.tensor([[*ask.ids, *mine[:place]]], device=model.device)
+            ids = torch.tensor([[*ask.ids, *answer[:index]]], device=model.device)
             logits = model(input_ids=ids).logits[0, -1].float()
-        apart = float(logits.max() - logits[[mine[place], theirs[place]]].min())
-        if apart > close:
-            raise SystemExit(f"{name}: another answer than ours, with logits {apart:.2e} apart at token {place}")
+        difference = float(logits.max() - logits[[answer[index], peer_answer[index]]].min())
+        if difference > close:
+            raise SystemExit(f"{name}: another answer than ours, with logits {difference:.2e} apart at token {index}")
         ties += 1
     return ties
 
@@ -227,7 +234,7 @@ def check_same(model: Any, asks: Sequence[Ask], ours: Sequence[tuple[int, ...]],
 def compare(
     model: Any, asks: Sequence[Ask], contestants: dict[str, Contestant], part: dict[str, int], rounds: int
 ) -> Any:
-    """Tokens a second of each contestant, or why it failed; `part`: only so many of the prompts."""
+    """Return the tokens per second of each contestant, or why it failed; `part` limits its number of prompts."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     reference: list[tuple[int, ...]] = []
     lines: dict[str, Any] = {}
@@ -250,17 +257,17 @@ def compare(
             memory = {"peak_mib": peak_bytes(device) / 2**20} if device == "cuda" else {}
             reference = reference or answers
             if number == 0:
-                lines[name] = {"ties": check_same(model, chosen, reference[::stride], answers, name), **memory}
+                lines[name] = {"ties": count_ties(model, chosen, reference[::stride], answers, name), **memory}
             if name in rates:
                 rates[name].append(sum(ask.new for ask in chosen) / seconds)
                 print(f"  {name:<16}{rates[name][-1]:>10.1f} tokens/s", file=sys.stderr, flush=True)
-    for name, found in rates.items():
-        lines[name]["tokens_a_second"] = statistics.median(found)
+    for name, rounds_of_name in rates.items():
+        lines[name]["tokens_a_second"] = statistics.median(rounds_of_name)
     return lines
 
 
 def _begin(device: str) -> float:
-    """The time now, with nothing under way on the device and its most memory not yet taken."""
+    """Wait for the device, reset its peak memory, and return the time."""
     settle(device)
     if device == "cuda":
         import torch
@@ -270,7 +277,7 @@ def _begin(device: str) -> float:
 
 
 def limits(model: Any) -> dict[str, float]:
-    """Tokens a second of one stream that the memory and the dispatch of operations allow.
+    """Return the tokens per second of one stream that memory and dispatch of operations allow.
 
     The memory: all weights read once a token, at the rate of the machine's own product of a large matrix and a vector.
     The dispatch: the operations of one forward pass, counted by the profiler, at the time that a tiny one takes.
@@ -283,14 +290,14 @@ def limits(model: Any) -> dict[str, float]:
     read = [_seconds(lambda: matrix @ vector, device.type) for _ in range(9)]
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     ids = torch.tensor([[5]], device=device)
-    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen:
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as profiled:
         model(input_ids=ids)
-    calls = sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+    calls = sum(event.count for event in profiled.key_averages() if event.key.startswith("aten::"))
     small = torch.ones(8, device=device)
     thousand = [_seconds(lambda: [torch.add(small, small) for _ in range(1000)], device.type) for _ in range(9)]
-    one = statistics.median(thousand) / 1000
+    seconds_per_call = statistics.median(thousand) / 1000
     rate = matrix.numel() * 4 / statistics.median(read)
-    return {"bandwidth_bytes_a_second": rate, "bandwidth": rate / size, "dispatch": 1 / (calls * one)}
+    return {"bandwidth_bytes_a_second": rate, "bandwidth": rate / size, "dispatch": 1 / (calls * seconds_per_call)}
 
 
 def _seconds(do: Callable[[], Any], device: str) -> float:
@@ -302,7 +309,7 @@ def _seconds(do: Callable[[], Any], device: str) -> float:
 
 
 def retention(items: int, device: str) -> dict[str, float]:
-    """Seconds of nano's answers to generated passages, one question each, model loading left out."""
+    """Return the seconds of nano's answers to generated passages, one question each, without loading the model."""
     from lotune.evaluate.predict import predict
     from lotune.generate.answering_model import AnsweringModel
     from lotune.model.loading import load_model
@@ -317,23 +324,23 @@ def retention(items: int, device: str) -> dict[str, float]:
     examples = list(task.examples(((str(number), row) for number, row in enumerate(rows)), training=False))[:items]
     answering = AnsweringModel(base.model, base.tokenizer)
     started = time.perf_counter()
-    done = list(predict(task, examples, answering, batch_tokens=65_536, out=None, context=1024))
-    return {"items": len(done), "seconds": time.perf_counter() - started, "reach": 90.0}
+    predictions = list(predict(task, examples, answering, batch_tokens=65_536, out=None, context=1024))
+    return {"items": len(predictions), "seconds": time.perf_counter() - started, "reach": 90.0}
 
 
 def deviations(count: int, device: str) -> dict[str, int]:
-    """How many greedy answers of nano to prompts of both kinds are others in bfloat16.
+    """Return how many greedy answers of nano to prompts of both kinds differ in bfloat16.
 
-    `from_float32`: than in float32; `alone`: asked alone than together; `again`: asked of an engine that has answered
-    all of them before, which drafts what it said then; `…_in_float32`: the same in float32, where they may differ at
-    ties only.
+    `from_float32`: from those in float32; `alone`: generated alone from generated together; `again`: generated by an
+    engine that drafts from its earlier answers; `…_in_float32`: the same in float32, where they may differ at ties
+    only.
     """
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Request
     from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
-    asked = [Request(ask.ids, ask.new) for ask in prompts(count, 9)]
+    requests = [Request(ask.ids, ask.new) for ask in prompts(count, 9)]
     together: dict[str, list[tuple[int, ...]]] = {}
     alone: dict[str, list[tuple[int, ...]]] = {}
     again: dict[str, list[tuple[int, ...]]] = {}
@@ -342,80 +349,80 @@ def deviations(count: int, device: str) -> dict[str, int]:
         model: Any = base.model
         tokenizer: Any = base.tokenizer
         engine = Engine(model, tokenizer)
-        found = dict(engine.stream(asked, batch_tokens=65_536))
-        together[dtype] = [found[place].token_ids for place in range(count)]
+        completions = dict(engine.stream(requests, batch_tokens=65_536))
+        together[dtype] = [completions[index].token_ids for index in range(count)]
         alone[dtype] = [
-            next(Engine(model, tokenizer).stream([request], batch_tokens=1))[1].token_ids for request in asked
+            next(Engine(model, tokenizer).stream([request], batch_tokens=1))[1].token_ids for request in requests
         ]
-        again[dtype] = [next(engine.stream([request], batch_tokens=1))[1].token_ids for request in asked]
+        again[dtype] = [next(engine.stream([request], batch_tokens=1))[1].token_ids for request in requests]
 
-    def differing(one: list[Any], other: list[Any]) -> int:
-        return sum(mine != its for mine, its in zip(one, other, strict=True))
+    def num_different(answers: list[Any], other: list[Any]) -> int:
+        return sum(left != right for left, right in zip(answers, other, strict=True))
 
     return {
-        "answers": count, "from_float32": differing(together["bfloat16"], together["float32"]),
-        "alone": differing(alone["bfloat16"], together["bfloat16"]),
-        "again": differing(again["bfloat16"], alone["bfloat16"]),
-        "alone_in_float32": differing(alone["float32"], together["float32"]),
-        "again_in_float32": differing(again["float32"], alone["float32"]),
+        "answers": count, "from_float32": num_different(together["bfloat16"], together["float32"]),
+        "alone": num_different(alone["bfloat16"], together["bfloat16"]),
+        "again": num_different(again["bfloat16"], alone["bfloat16"]),
+        "alone_in_float32": num_different(alone["float32"], together["float32"]),
+        "again_in_float32": num_different(again["float32"], alone["float32"]),
     }  # fmt: skip
 
 
 def best(lines: dict[str, Any], name: str = "lotune") -> float | None:
-    """Our rate over that of the fastest peer; None where we failed, or all of them."""
-    rates = {one: line["tokens_a_second"] for one, line in lines.items() if "tokens_a_second" in line}
+    """Return lotune's rate divided by that of the fastest peer; None if lotune or all peers failed."""
+    rates = {contestant: line["tokens_a_second"] for contestant, line in lines.items() if "tokens_a_second" in line}
     ours = rates.pop(name, None)
     return float(ours / max(rates.values())) if ours and rates else None
 
 
 def mixed(options: argparse.Namespace) -> dict[str, Any]:
-    """256 prompts of both kinds at once."""
+    """Measure 256 prompts of both kinds at once."""
     asks = prompts(32 if options.tiny else 256, 3)
-    everybody = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in (1, 16, 64)}}
-    everybody["continuous"] = continuous
-    lines = compare(model_40m(options), asks, everybody, {"generate-1": len(asks) // 8}, options.rounds)
+    contestants = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in (1, 16, 64)}}
+    contestants["continuous"] = continuous
+    lines = compare(model_40m(options), asks, contestants, {"generate-1": len(asks) // 8}, options.rounds)
     return {**lines, "ratio": best(lines), "reach": 4.0}
 
 
 def stream(options: argparse.Namespace) -> dict[str, Any]:
-    """One prompt alone, and which share of the lower limit we reach."""
+    """Measure one prompt alone, and the fraction of the lower limit that lotune reaches."""
     asks, model = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)], model_40m(options)
     lines, allowed = one_at_a_time(model, asks, options.rounds), limits(model)
-    share = lines["lotune-plain"].get("tokens_a_second", 0) / min(allowed["bandwidth"], allowed["dispatch"])
-    return {**lines, "reach": 4.0, "limits": allowed, "share": share}
+    fraction = lines["lotune-plain"].get("tokens_a_second", 0) / min(allowed["bandwidth"], allowed["dispatch"])
+    return {**lines, "reach": 4.0, "limits": allowed, "share": fraction}
 
 
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
-    """Sentences under one instruction, one after the other."""
+    """Measure sentences under one instruction, one after the other."""
     asks = sentences(20 if options.tiny else 150, 3)
     return {**one_at_a_time(model_40m(options), asks, options.rounds), "reach": 10.0}
 
 
 def nano(options: argparse.Namespace) -> dict[str, Any]:
-    """What nano itself answers, one prompt after the other: each answer runs to its own end, and no further."""
+    """Measure nano, one prompt after the other; each answer ends where nano ends it."""
     from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     base = load_model(BaseSettings(dtype="float32"), options.device)
     model: Any = base.model
-    asked = [Ask(ask.ids, 300) for ask in prompts(4 if options.tiny else 60, 9)]
-    asks = [Ask(ask.ids, max(1, len(answer))) for ask, answer in zip(asked, ours(model, asked), strict=True)]
+    long = [Ask(ask.ids, 300) for ask in prompts(4 if options.tiny else 60, 9)]
+    asks = [Ask(ask.ids, max(1, len(answer))) for ask, answer in zip(long, ours(model, long), strict=True)]
     model.generation_config.eos_token_id = None
     return one_at_a_time(model, asks, options.rounds)
 
 
 def requests_1b(options: argparse.Namespace) -> dict[str, Any]:
-    """512 prompts of both kinds at once, on a GPU."""
+    """Measure 512 prompts of both kinds at once, on a GPU."""
     asks = prompts(32 if options.tiny else 512, 3)
     model = made("llama-tiny" if options.tiny else "llama-1b", "bfloat16", options.device)
     sizes = (8, 32) if options.tiny else (32, 64, 128, 256, 512)
-    everybody = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in sizes}}
-    lines = compare(model, asks, everybody, {}, options.rounds)
+    contestants = {"lotune": ours, **{f"generate-{size}": generate_in_batches(size) for size in sizes}}
+    lines = compare(model, asks, contestants, {}, options.rounds)
     return {**lines, "ratio": best(lines), "reach": 5.0}
 
 
 def model_40m(options: argparse.Namespace) -> Any:
-    """The model of the figures of a processor."""
+    """Return the model of the CPU figures."""
     return made("llama-tiny" if options.tiny else "llama-40m", "float32", options.device)
 
 
@@ -434,14 +441,14 @@ ON_GPU = "requests-1b"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", help="which ones, with commas (default: all of the device)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on which everybody computes")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="on which contestants computes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
-    options.figures = (options.figures or ",".join(one for one in FIGURES if (one == ON_GPU) == on_gpu)).split(",")
+    options.figures = (options.figures or ",".join(name for name in FIGURES if (name == ON_GPU) == on_gpu)).split(",")
     if unknown := set(options.figures) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     if ON_GPU in options.figures and not (on_gpu or options.tiny):
@@ -450,19 +457,19 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the figures that are asked for and print them."""
+    """Measure the requested figures and print them."""
     options = arguments()
     check_device(options.device)
     import torch
 
     torch.set_num_threads(options.threads)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for figure in options.figures:
         print(figure, file=sys.stderr, flush=True)
-        found[figure] = FIGURES[figure](options)
-    print(json.dumps(found, indent=2))
+        results[figure] = FIGURES[figure](options)
+    print(json.dumps(results, indent=2))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        options.json.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill a training with SIGKILL at random moments, go on, and compare the final weights with an undisturbed one's.
+"""Kill a training with SIGKILL at random moments, resume it, and compare its weights with an undisturbed one's.
 
     python benchmarks/kills.py [--verb tune|pretrain] [--kills 20] [--seed 0] [--base nano] [--json FILE]
 
@@ -52,15 +52,15 @@ WEIGHTS = {"tune": "checkpoints/step-*/adapter/adapter_model.safetensors", "pret
 FILES = {"tune": 3, "pretrain": 1}
 """Files of weights that a finished run has."""
 HEAVY = ("peft", "transformers.models.llama.modeling_llama", "lotune.generate.engine", "lotune.train.train_state")
-"""What every child needs, and its parent has imported."""
+"""Libraries that the parent imports for every child."""
 KILLED = -signal.SIGKILL
 
 
 def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 0, held_after: int = 0) -> int:
-    """A child that trains; the result is its process id. Everything heavy was imported before.
+    """Start a child process that trains, and return its process id. The parent has imported everything heavy.
 
-    Where it is to be killed in a save, the child does so itself, in the so many-th one. It stops, to be killed, once a
-    step that it is to be held after is logged.
+    With `killed_in_save`, the child kills itself in the save of that number. With `held_after`, it stops once this step
+    is logged, so that the parent can kill it.
     """
     child = os.fork()
     if child:
@@ -83,7 +83,7 @@ def begin(verb: str, recipe: Path, runs: Path, log: Path, killed_in_save: int = 
 
 
 def _kill_in_save(turn: int) -> None:
-    """Have this process end by SIGKILL in its so many-th save of a state, half of which is then written."""
+    """Make this process kill itself in a save of a state, given by its number, with half of it written."""
     from lotune.train import train_state
 
     save, saves = train_state.save_file, count(1)
@@ -98,7 +98,7 @@ def _kill_in_save(turn: int) -> None:
 
 
 def _hold_after(step: int) -> None:
-    """Have this process stop once it has logged a step."""
+    """Make this process stop once it has logged a step."""
     from lotune.stages import training_session
 
     append = training_session.append_record
@@ -112,12 +112,12 @@ def _hold_after(step: int) -> None:
 
 
 def steps_done(runs: Path) -> int:
-    """Steps that a training has logged."""
+    """Return the number of steps that a training has logged."""
     return (runs / "kills" / "metrics.jsonl").read_bytes().count(b'{"number"')
 
 
 def kill_held(child: int) -> int:
-    """Kill a child once it is held; its exit status, which is another one where it ended before."""
+    """Kill a child once it has stopped, and return its exit status; it differs if the child ended before."""
     _, status = os.waitpid(child, os.WUNTRACED)
     if not os.WIFSTOPPED(status):
         return os.waitstatus_to_exitcode(status)
@@ -126,35 +126,35 @@ def kill_held(child: int) -> int:
 
 
 def finish(child: int) -> int:
-    """Exit status of a child, negative where a signal ended it."""
+    """Wait for a child and return its exit status, negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def weights(verb: str, runs: Path) -> dict[str, str]:
-    """The digest of each file of weights that the verb leaves in the run."""
+    """Return the digest of each file of weights that the verb leaves in the run."""
     folder = runs / "kills"
     files = sorted(folder.glob(WEIGHTS[verb]))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def trial(verb: str, recipe: Path, runs: Path, steps: int, draw: random.Random) -> tuple[dict[str, str], bool, bool]:
-    """The weights of a run that was killed twice, and whether it met it at work: in a save, and from outside."""
+    """Return the weights of a run that was killed in a save and from outside, and whether each kill hit it at work."""
     log = runs.parent / "log.txt"
     saved = draw.randint(1, steps - 1)
     in_save = finish(begin(verb, recipe, runs, log, saved)) == KILLED
     outside = kill_held(begin(verb, recipe, runs, log, held_after=draw.randint(saved + 1, steps))) == KILLED
     status = finish(begin(verb, recipe, runs, log))
     if status:
-        raise SystemExit(f"the run did not go on: exit status {status}\n{log.read_text()[-2000:]}")
+        raise SystemExit(f"the run did not resume: exit status {status}\n{log.read_text()[-2000:]}")
     return weights(verb, runs), in_save, outside
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verb", choices=sorted(RECIPES), default="tune", help="what is killed")
-    parser.add_argument("--kills", type=int, default=20, help="trials")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--base", default="nano", help="the model that is tuned")
+    parser.add_argument("--verb", choices=sorted(RECIPES), default="tune", help="command to kill")
+    parser.add_argument("--kills", type=int, default=20, help="number of trials")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--base", default="nano", help="model to tune")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     from lotune.model.optional_libraries import hide_optional_libraries
@@ -163,7 +163,7 @@ def main() -> int:
     for name in HEAVY:
         import_module(name)
     verb = options.verb
-    draw, same, in_saves, outsides = random.Random(options.seed), 0, 0, 0
+    draw, identical, in_saves, outsides = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         recipe = Path(folder) / "kills.yaml"
         recipe.write_text(f"{COMMON}base: {{model: {options.base}}}\n{RECIPES[verb]}")
@@ -171,21 +171,22 @@ def main() -> int:
         expected, steps = weights(verb, Path(folder) / "whole"), steps_done(Path(folder) / "whole")
         assert len(expected) == FILES[verb]
         for number in range(options.kills):
-            found, in_save, outside = trial(verb, recipe, Path(folder) / f"trial-{number}", steps, draw)
-            same, in_saves, outsides = same + (found == expected), in_saves + in_save, outsides + outside
-            print(f"trial {number + 1}: {'identical' if found == expected else 'DIFFERENT'}", flush=True)
+            result, in_save, outside = trial(verb, recipe, Path(folder) / f"trial-{number}", steps, draw)
+            in_saves, outsides = in_saves + in_save, outsides + outside
+            identical += result == expected
+            print(f"trial {number + 1}: {'identical' if result == expected else 'DIFFERENT'}", flush=True)
     print(
-        f"{same} of {options.kills} identical, of {steps} steps each; {in_saves} were killed in the save of a state, "
-        f"{outsides} from outside"
+        f"{identical} of {options.kills} identical, of {steps} steps each; "
+        f"{in_saves} were killed in the save of a state, {outsides} from outside"
     )
     if options.json:
-        names = {"identical after kills": same, "killed in a save": in_saves, "killed from outside": outsides}
+        names = {"identical after kills": identical, "killed in a save": in_saves, "killed from outside": outsides}
         figures = [
-            {"name": f"{name} ({verb})", "ours": ours, "reach": options.kills, "unit": "trials"}
-            for name, ours in names.items()
+            {"name": f"{name} ({verb})", "ours": number, "reach": options.kills, "unit": "trials"}
+            for name, number in names.items()
         ]
         options.json.write_text(json.dumps({"figures": figures}))
-    return 0 if same == in_saves == options.kills else 1
+    return 0 if identical == in_saves == options.kills else 1
 
 
 if __name__ == "__main__":

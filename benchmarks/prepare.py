@@ -31,11 +31,11 @@ STAGES = {
 }
 ONE_BY_ONE = "one by one"
 REACH_SECONDS, REACH_GIB, FULL = 60.0, 1.0, 800_000
-"""What is to be reached for FULL rows."""
+"""Goals for FULL rows."""
 
 
 def examples(rows: int) -> Iterator[Any]:
-    """The examples of the benchmark, one at a time."""
+    """Yield the examples of the benchmark, one at a time."""
     from lotune.tasks.arithmetic.task import ArithmeticSettings
     from lotune.tasks.registry import build_task
     from lotune.tasks.user_rows import generating
@@ -49,7 +49,7 @@ def examples(rows: int) -> Iterator[Any]:
 
 
 def stage(name: str, rows: int, folder: Path) -> dict[str, float]:
-    """Seconds and tokens of one stage, and this process's peak of memory in GiB, imports and tokeniser included."""
+    """Return seconds and tokens of one stage, and the peak memory of this process in GiB, imports included."""
     from lotune.data.token_files import write_token_file
     from lotune.data.tokenization import encode_rows, rows_digest
     from lotune.data.tokenized import encode_row
@@ -81,23 +81,25 @@ def stage(name: str, rows: int, folder: Path) -> dict[str, float]:
 
 
 def in_child(name: str, rows: int) -> dict[str, float]:
-    """The figures of a stage that runs in a process of its own."""
+    """Return the figures of a stage that runs in a separate process."""
     command = [sys.executable, __file__, "--rows", str(rows), "--stage", name]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([*command, "--folder", folder], stdout=subprocess.PIPE, check=True, env=dict(os.environ))
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+        completed = subprocess.run(
+            [*command, "--folder", folder], stdout=subprocess.PIPE, check=True, env=dict(os.environ)
+        )
+    result: dict[str, float] = json.loads(completed.stdout)
+    return result
 
 
-def figures(found: dict[str, dict[str, float]], rows: int, peer_rows: int) -> list[dict[str, Any]]:
-    """The figures for machines; time is counted up to the full number of rows, memory is what was measured."""
-    whole, encoding = found["tokens"], found["tokens"]["seconds"] - found["read"]["seconds"]
-    peer = peer_rows / found[ONE_BY_ONE]["seconds"]
+def figures(stages: dict[str, dict[str, float]], rows: int, peer_rows: int) -> list[dict[str, Any]]:
+    """Return the figures for machines; the time is extrapolated to the full number of rows, the memory is not."""
+    tokens, encoding = stages["tokens"], stages["tokens"]["seconds"] - stages["read"]["seconds"]
+    peer = peer_rows / stages[ONE_BY_ONE]["seconds"]
     rate = rows / max(encoding, 1e-9)
     return [
-        {"name": f"{FULL:,} rows to tokens", "ours": whole["seconds"] * FULL / rows, "reach": REACH_SECONDS,
+        {"name": f"{FULL:,} rows to tokens", "ours": tokens["seconds"] * FULL / rows, "reach": REACH_SECONDS,
          "unit": "s"},
-        {"name": f"peak memory, {rows:,} rows", "ours": whole["gib"], "reach": REACH_GIB, "unit": "GiB"},
+        {"name": f"peak memory, {rows:,} rows", "ours": tokens["gib"], "reach": REACH_GIB, "unit": "GiB"},
         {"name": "encoding and writing alone", "ours": rate, "peer": peer, "peer_name": "transformers, row by row",
          "ratio": rate / peer, "unit": "rows/s"},
     ]  # fmt: skip
@@ -115,14 +117,14 @@ def main() -> int:
         print(json.dumps(stage(options.stage, options.rows, options.folder)))
         return 0
     sizes = {**dict.fromkeys(STAGES, options.rows), ONE_BY_ONE: options.peer_rows}
-    found = {}
+    stages = {}
     print(f"{'stage':28}{'rows':>10}{'seconds':>10}{'rows/s':>10}{'peak GiB':>10}")
     for name, rows in sizes.items():
-        found[name] = in_child(name, rows)
-        seconds, peak = found[name]["seconds"], found[name]["gib"]
+        stages[name] = in_child(name, rows)
+        seconds, peak = stages[name]["seconds"], stages[name]["gib"]
         label = STAGES.get(name, f"peer: {name}, in memory")
         print(f"{label:28}{rows:>10,}{seconds:>10.1f}{rows / seconds:>10,.0f}{peak:>10.2f}", flush=True)
-    result = figures(found, options.rows, options.peer_rows)
+    result = figures(stages, options.rows, options.peer_rows)
     print()
     for figure in result:
         against = f", {figure['ratio']:.1f} × {figure['peer_name']}" if "ratio" in figure else ""

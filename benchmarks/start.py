@@ -1,9 +1,9 @@
-"""Seconds that a command takes before it answers: the wall clock, and the processor's own.
+"""Seconds that a command takes: wall-clock time and CPU time.
 
     python benchmarks/start.py [--rounds 5] [--json FILE]
 
-Each command is a process of its own, in a folder of 60 rows, recipes that are refused, and two files of predictions;
-the least of some rounds counts, after one that warms up. `evaluate` asks one question and ends.
+Each command is a separate process, in a folder of 60 rows, recipes that are refused, and two files of predictions. The
+minimum of some rounds counts, after a warm-up round. `evaluate` answers a single question.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def write_inputs(folder: Path) -> None:
     (folder / "rows.csv").write_text("question,answer\n" + "".join(f"{n} and {n}?,{2 * n}\n" for n in range(60)))
     (folder / "task.yaml").write_text("task: {name: nosuch}\n")
     (folder / "unusable.yaml").write_text("task: {name: choice}\ndata: {train: rows.csv}\n")
-    asked = {"prompt": "1 + 1 =", "answer": "2", "extracted": "2", "reference": "2", "scores": {}, "kind": "add"}
+    answer = {"prompt": "1 + 1 =", "answer": "2", "extracted": "2", "reference": "2", "scores": {}, "kind": "add"}
     for name in ("a", "b"):
-        lines = (json.dumps({"id": str(n), **asked, "correct": n % 7 > 0}) for n in range(300))
+        lines = (json.dumps({"id": str(n), **answer, "correct": n % 7 > 0}) for n in range(300))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def seconds_of(words: tuple[str, ...], folder: Path) -> tuple[float, float]:
-    """Wall-clock and processor seconds of one command."""
+def seconds_of(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
+    """Return the wall-clock and the CPU seconds of one command."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "lotune", *words], capture_output=True, cwd=folder, check=False)
+    subprocess.run([sys.executable, "-m", "lotune", *arguments], capture_output=True, cwd=folder, check=False)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -56,10 +56,10 @@ def main() -> int:
     figures = []
     with tempfile.TemporaryDirectory() as name:
         write_inputs(Path(name))
-        for title, (words, reach) in COMMANDS.items():
-            found = [seconds_of(words, Path(name)) for _ in range(options.rounds + 1)][1:]
-            wall, own = (min(times) for times in zip(*found, strict=True))
-            print(f"{title:40} {wall:6.2f} s, {own:6.2f} s of the processor; to reach: {reach:g} s", flush=True)
+        for title, (arguments, reach) in COMMANDS.items():
+            rounds = [seconds_of(arguments, Path(name)) for _ in range(options.rounds + 1)][1:]
+            wall, cpu = (min(times) for times in zip(*rounds, strict=True))
+            print(f"{title:40} {wall:6.2f} s, {cpu:6.2f} s of CPU time; to reach: {reach:g} s", flush=True)
             figures.append({"name": title, "ours": wall, "reach": reach, "unit": "s"})
     if options.json:
         options.json.write_text(json.dumps({"figures": figures}))

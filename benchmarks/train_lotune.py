@@ -33,7 +33,7 @@ from lotune.train.settings import PretrainSettings, TuneSettings
 
 
 def make(folder: Path, plan: Plan) -> None:
-    """Write base, tokeniser, rows and, for LoRA, the adapter that everybody starts with."""
+    """Write base, tokeniser, rows and, for LoRA, the adapter that all contestants start with."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(SEED)
@@ -55,7 +55,7 @@ def make(folder: Path, plan: Plan) -> None:
 
 
 def _tokenizer(vocabulary: int) -> Any:
-    """A tokeniser of numbered words: no text is read, but every library asks for one."""
+    """Return a tokeniser of numbered words: no text is read, but every library needs a tokeniser."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
@@ -72,7 +72,7 @@ def _base(folder: Path, plan: Plan) -> LoadedModel:
 
 
 def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Result:
-    """The steps of `lotune tune`: its batches, its loop, its optimiser, with the settings that it has by default.
+    """Do the steps of `lotune tune`: its batches, its loop, its optimiser, with the default settings.
 
     A step of several `parts` has a token budget a batch that makes as many passes of it; under torchrun the processes
     share each step.
@@ -91,7 +91,7 @@ def tune(folder: Path, plan: Plan, compile: bool = False, parts: int = 1) -> Res
 
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
-    """The steps of `lotune pretrain` that goes on from a model, with AdamW; every parameter trains, in float32."""
+    """Do the steps of `lotune pretrain` from a model, with AdamW; every parameter trains, in float32."""
     rows, settings = TokenFile(folder / "train"), PretrainSettings(learning_rate=plan.learning_rate, optimizer="adamw")
     model: Any = _base(folder, plan).model.requires_grad_(True)
     register_packed_attention(model)
@@ -129,11 +129,11 @@ def _timed(
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST_SECONDS = 5.0
-"""A matrix product that would take longer, as where bfloat16 is only emulated, is timed with smaller matrices."""
+"""A matrix product that would take longer, such as in emulated bfloat16, is timed with smaller matrices."""
 
 
 def matrix_rates(size: int, device: str) -> dict[str, float]:
-    """Floating-point operations a second of a product of two square matrices, the median, by number format."""
+    """Return the median floating-point operations per second of a product of two square matrices, by dtype."""
     repeats = 7 if device == "cpu" else 100  # a GPU first has to raise its clock
     return {name: _matrix_rate(size, device, dtype, repeats) for name, dtype in DTYPES.items()}
 
@@ -147,7 +147,7 @@ def _matrix_rate(size: int, device: str, dtype: torch.dtype, repeats: int) -> fl
 
 
 def _product_seconds(size: int, device: str, dtype: torch.dtype, repeats: int) -> float:
-    """Median seconds of a product, after one that is not counted."""
+    """Return the median seconds of a product, after an untimed one."""
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     product = left @ right
     seconds = []
@@ -161,7 +161,7 @@ def _product_seconds(size: int, device: str, dtype: torch.dtype, repeats: int) -
 
 
 def contend(folder: Path, plan: Plan, compile: bool = False, divide: bool = False) -> Result:
-    """The contestant that a plan asks for: LoRA or pre-training."""
+    """Run the contestant of a plan: LoRA or pre-training."""
     if not plan.prompt_tokens:
         return pretrain(folder, plan, compile)
     return tune(folder, plan, compile, plan.parts if divide else 1)

@@ -26,7 +26,7 @@ class TrainedError(Exception):
 
 
 def _rows(folder: Path, plan: Plan) -> list[dict[str, list[int]]]:
-    """Tokens and labels of each row; whoever reads them shifts the labels.
+    """Yield tokens and labels of each row; the reader shifts the labels.
 
     The first token follows nothing, so that it is never scored; Trainer would count it in the mean all the same.
     """
@@ -36,7 +36,7 @@ def _rows(folder: Path, plan: Plan) -> list[dict[str, list[int]]]:
 
 
 def _model(folder: Path, plan: Plan, attention: str = "sdpa") -> Any:
-    """The base; for LoRA with the starting adapter, which PEFT keeps in float32."""
+    """Return the base; for LoRA with the initial adapter, which PEFT keeps in float32."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -49,7 +49,7 @@ def _model(folder: Path, plan: Plan, attention: str = "sdpa") -> Any:
 
 
 def _arguments(folder: Path, plan: Plan) -> dict[str, Any]:
-    """What Trainer and SFTTrainer are told: the workload, and to write, check and show nothing."""
+    """Return the arguments of Trainer and SFTTrainer: the workload, without any output or evaluation."""
     pretraining = {"adam_beta2": 0.95, "weight_decay": 0.1} if not plan.prompt_tokens else {}
     return {
         "output_dir": str(folder / "out"), "max_steps": plan.steps, "per_device_train_batch_size": plan.step_rows,
@@ -61,7 +61,7 @@ def _arguments(folder: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _watch(result: Result) -> Any:
-    """A callback that notes when a step ends, its loss and the norm of its gradient."""
+    """Return a callback that records the end of each step, its loss and the norm of its gradient."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -80,7 +80,7 @@ def _watch(result: Result) -> Any:
 
 
 def trainer(folder: Path, plan: Plan, compile: bool = False) -> Result:
-    """The Trainer of transformers, with PEFT's adapter for LoRA; compiled where asked."""
+    """Run the Trainer of transformers, with PEFT's adapter for LoRA; compiled if the plan says so."""
     from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
     result = Result(plan.device)
@@ -96,7 +96,7 @@ def trainer(folder: Path, plan: Plan, compile: bool = False) -> Result:
 
 
 def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
-    """TRL's SFTTrainer; its gradient checkpointing, on by default, is off as for everybody, for speed.
+    """Run TRL's SFTTrainer; its gradient checkpointing, on by default, is off as for all contestants.
 
     With packing, the rows of a part of the step make a line and the lines of a step are accumulated one by one: TRL
     lays the lines of a batch behind one another, where attention that is masked and not skipped costs their whole
@@ -123,7 +123,7 @@ def trl(folder: Path, plan: Plan, packing: bool = False) -> Result:
 
 
 def litgpt(folder: Path, plan: Plan) -> Result:
-    """LitGPT's `finetune_lora`, one iteration a step; its times and losses are those of its own log.
+    """Run LitGPT's `finetune_lora`, one iteration per step; times and losses are those of its log.
 
     It draws its adapter itself (as many parameters, the same modules, identity at the start) and its learning rate
     rises from zero, so only the loss of the first step is comparable. It tells no norms, and does not tie the head.
@@ -156,7 +156,7 @@ def litgpt(folder: Path, plan: Plan) -> Result:
 
 
 def _litgpt_checkpoint(folder: Path, plan: Plan) -> None:
-    """The base in LitGPT's layout, by its own conversion; it knows no other format than torch.save's."""
+    """Convert the base to LitGPT's layout, by LitGPT's own conversion; its only format is that of torch.save."""
     import shutil
 
     from litgpt.config import Config
@@ -183,7 +183,7 @@ def _litgpt_checkpoint(folder: Path, plan: Plan) -> None:
 
 
 def _litgpt_data(folder: Path, plan: Plan) -> Any:
-    """The rows as LitGPT takes data; it insists on validating once, which gets one batch."""
+    """Return the rows as LitGPT takes data; it always validates once, which gets one batch."""
     from litgpt.data import DataModule
     from litgpt.data.base import get_sft_collate_fn
     from litgpt.prompts import Default

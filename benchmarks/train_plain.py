@@ -17,7 +17,7 @@ from train_workload import SHAPES, Plan, Result
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a norm and added to what came in."""
+    """Attention and feed-forward, each after a norm and with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) to the same."""
+        """Map (B, T, width) to the same shape."""
         queries, keys, values = self.qkv(self.ln_1(x)).split(x.shape[-1], dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values))
         x = x + self.project(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
@@ -46,7 +46,7 @@ class GPT(nn.Module):
         self.head.weight = self.tokens.weight
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of (B, T) targets."""
+        """Return the mean cross-entropy of (B, T) targets."""
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
         for block in self.blocks:
             x = block(x)
@@ -60,7 +60,7 @@ WHOLE["norm.bias"] = "ln_f.bias"
 
 
 def load(folder: Path, plan: Plan) -> GPT:
-    """The model with the weights of the base that everybody starts from, a GPT-2 in Hugging Face's layout."""
+    """Return the model with the weights of the common base, a GPT-2 in Hugging Face's layout."""
     from safetensors.torch import load_file
 
     shape = SHAPES[plan.shape]
@@ -79,7 +79,7 @@ def load(folder: Path, plan: Plan) -> GPT:
 
 
 def pretrain(folder: Path, plan: Plan, compile: bool = False) -> Result:
-    """The loop: a block of rows, loss, backward, clip, step."""
+    """Train in a plain loop: a block of rows, loss, backward, clip, step."""
     model = load(folder, plan).to(plan.device)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]

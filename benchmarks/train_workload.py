@@ -1,4 +1,4 @@
-"""What every contestant of benchmarks/train.py works on, on disk, and what it gives back.
+"""Workload of every contestant of benchmarks/train.py, on disk, and its result.
 
 A workload is a folder: `plan.json`, `base/` (config, safetensors, tokeniser), for LoRA `adapter/` (PEFT's format), and
 `rows.npy`, (rows, tokens) int64, in the order in which the steps take them. Nothing here needs lotune, so that the
@@ -75,12 +75,12 @@ class Plan:
 
     @property
     def tokens_a_step(self) -> int:
-        """Real tokens, as rows × their length; the same count for every contestant."""
+        """Tokens without padding: rows × their length; the same number for every contestant."""
         return self.step_rows * self.row_tokens
 
     @property
     def parts(self) -> int:
-        """Passes of a step that is divided."""
+        """Number of forward passes of a divided step."""
         return max(1, self.step_rows // self.part_rows)
 
     def operations_a_step(self) -> float:
@@ -108,7 +108,7 @@ class Plan:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a workload."""
+    """Return the plan of a workload."""
     plan = json.loads((folder / "plan.json").read_text())
     return Plan(**{**plan, "targets": tuple(plan["targets"])})
 
@@ -119,7 +119,7 @@ PRETRAINERS = ("trainer", "trainer-compiled", "plain-loop", "plain-loop-compiled
 
 @dataclass(frozen=True)
 class Contest:
-    """A workload, its small form for a try-out, and who takes part beside lotune."""
+    """A workload, its small form for a trial run, and the contestants beside lotune."""
 
     plan: Plan
     tiny: Plan
@@ -152,7 +152,7 @@ CONTESTS = {
 
 
 def check_device(device: str) -> None:
-    """Nothing, where the device is there. Raises: SystemExit with status 2, after saying what is missing."""
+    """Check that the device is present. Raises: SystemExit with status 2, after printing what is missing."""
     if device == "cpu":
         return
     import torch
@@ -165,7 +165,7 @@ def check_device(device: str) -> None:
 
 
 def settle(device: str) -> None:
-    """Wait until the device has done what it was told: a GPU works on while Python goes on."""
+    """Wait until the device has finished its work: a GPU computes asynchronously."""
     if device == "cuda":
         import torch
 
@@ -174,7 +174,7 @@ def settle(device: str) -> None:
 
 @dataclass
 class Result:
-    """Seconds of each step, from end to end; losses; norms of the gradient where they are told."""
+    """Seconds of each step, from end to end; losses; norms of the gradient if the contestant reports them."""
 
     device: str
     step_seconds: list[float] = field(default_factory=list)
@@ -184,24 +184,24 @@ class Result:
     last: float = field(default_factory=time.perf_counter)
 
     def begin(self) -> None:
-        """The first step begins now."""
+        """Record the start of the first step."""
         settle(self.device)
         self.last = time.perf_counter()
 
     def step_ends(self) -> None:
-        """A step ends now."""
+        """Record the end of a step."""
         settle(self.device)
         now = time.perf_counter()
         self.step_seconds.append(now - self.last)
         self.last = now
 
     def remember_peak(self) -> None:
-        """Note the most memory that was taken so far; later calls change nothing."""
+        """Record the peak memory so far; later calls change nothing."""
         self.peak_bytes = self.peak_bytes or peak_bytes(self.device)
 
 
 def peak_bytes(device: str) -> int:
-    """The most memory of this process: that its tensors took on a GPU, else that was resident."""
+    """Return the peak memory of this process: of its tensors on a GPU, otherwise the resident memory."""
     if device == "cuda":
         import torch
 
@@ -210,7 +210,7 @@ def peak_bytes(device: str) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory of this process that was resident at once.
+    """Return the peak resident memory of this process.
 
     The kernel's own mark where there is one: getrusage counts what the parent held before this program began, too.
     """

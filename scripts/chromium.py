@@ -58,8 +58,8 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""
-        found = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        return found["result"].get("value")
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
 
     def picture(self) -> bytes:
         """Return the viewport as a PNG."""
@@ -80,19 +80,19 @@ class Page:
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._received:
             if not select.select([self._from], [], [], PATIENCE)[0]:
-                raise TimeoutError(f"the browser says nothing for {PATIENCE:.0f} s")
+                raise TimeoutError(f"the browser did not answer for {PATIENCE:.0f} s")
             part = os.read(self._from, 1 << 20)
             if not part:
-                raise RuntimeError("the browser has ended")
+                raise RuntimeError("the browser has exited")
             self._received += part
         message, _, self._received = self._received.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        answer: dict[str, Any] = json.loads(message)
+        return answer
 
 
 @contextmanager
 def browsing(browser: str) -> Iterator[Page]:
-    """A block with a page of a browser that ends with the block."""
+    """Open a page of a browser for a block, and close the browser at its end."""
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

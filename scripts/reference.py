@@ -36,22 +36,22 @@ current directory.
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     parts = [HEAD, "## Commands\n", *_commands(), EXITS, SETTINGS, *_settings(), "## Names\n", *_names()]
     return "\n".join(parts)
 
 
 def _commands() -> Iterator[str]:
-    """One section per command: what it does, how to call it, its options."""
+    """Yield a section per command: its purpose, its call and its options."""
     from typer.main import get_command
 
     from lotune.cli.app import app
 
     group: Any = get_command(app)
     for name, command in group.commands.items():
-        words = [p.metavar or p.name for p in command.params if p.param_type_name == "argument"]
+        arguments = [p.metavar or p.name for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
-        lines = [f"### {name}\n", f"    lotune {' '.join([name, *words])} [options]\n", f"{command.help}\n"]
+        lines = [f"### {name}\n", f"    lotune {' '.join([name, *arguments])} [options]\n", f"{command.help}\n"]
         rows = [[f"`{max(p.opts, key=len)}`", _default(p), p.help or ""] for p in options]
         yield "\n".join([*lines, *_table(["option", "default", "meaning"], rows)])
 
@@ -63,7 +63,7 @@ def _default(option: Any) -> str:
 
 
 def _settings() -> Iterator[str]:
-    """A table of the single settings, then one a group."""
+    """Yield a table of the single settings, then a table per group."""
     from lotune.recipe import Recipe
     from lotune.settings_help import describe
 
@@ -74,7 +74,7 @@ def _settings() -> Iterator[str]:
 
 
 def _names() -> Iterator[str]:
-    """The settings that take a name from a table in the code."""
+    """Yield a table of the settings that take a name from a table in the code."""
     from lotune.data.templates import TEMPLATES
     from lotune.tasks.registry import TASKS
 
@@ -88,10 +88,10 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)] + [""]
 
 
-def main(words: list[str]) -> int:
-    """Write the page, or compare it; 1 where it is not current."""
+def main(arguments: list[str]) -> int:
+    """Write the page, or with --check return 1 if it is not current."""
     text = page()
-    if words == ["--check"]:
+    if arguments == ["--check"]:
         current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
         print("docs/reference.md is current" if current else "docs/reference.md is old: python scripts/reference.py")
         return 0 if current else 1
