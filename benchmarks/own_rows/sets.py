@@ -104,23 +104,21 @@ def _sentences(text: str) -> str:
 
 
 def _review(rng: Random) -> tuple[str, ...]:
-    sentiment = rng.choices(("positive", "negative"), (0.58, 0.42))[0]
-    kind = rng.choice(list(en.REVIEW_KINDS.values()))
-    good, bad = sentiment == "positive", sentiment != "positive"
+    sentiment, other = rng.choice((("positive", "negative"),) * 4 + (("negative", "positive"),) * 3)
+    same, verdict = en.REVIEW_WORDS[sentiment]
     words = {
         **en.SHARED,
-        **kind,
-        "same": kind["good" if good else "bad"],
-        "opposite": kind["good" if bad else "bad"],
-        "verdict": kind["praise" if good else "blame"],
+        "thing": rng.choice(en.REVIEW_KINDS),
+        "same": same,
+        "opposite": en.REVIEW_WORDS[other][0],
+        "verdict": verdict,
     }
     parts = [
-        kind["opener"] if rng.random() < 0.6 else "",
-        _pick(rng, en.REVIEW_FORMS) + ".",
-        en.REVIEW_ENDS if rng.random() < 0.3 else "",
+        en.REVIEW_OPENERS if rng.random() < 0.5 else "",
+        en.REVIEW_FORMS,
+        en.REVIEW_ENDS if rng.random() < 0.4 else "",
     ]
-    text = " ".join(_fill(rng, _pick(rng, part), words) for part in parts)
-    return _sentences(text.replace("..", ".")), sentiment
+    return _sentences(" ".join(_fill(rng, _pick(rng, part), words) for part in parts)), sentiment
 
 
 def _message(rng: Random) -> tuple[str, ...]:
@@ -128,7 +126,7 @@ def _message(rng: Random) -> tuple[str, ...]:
     matter = _pick(rng, en.DEPARTMENTS[department])
     context = en.MESSAGE_CONTEXTS if rng.random() < 0.5 else ""
     around = [context, _closed(matter)] if rng.random() < 0.7 else [_closed(matter), context]
-    parts = [en.MESSAGE_OPENERS if rng.random() < 0.6 else "", *around, en.MESSAGE_ENDS if rng.random() < 0.5 else ""]
+    parts = [en.MESSAGE_OPENERS if rng.random() < 0.5 else "", *around, en.MESSAGE_ENDS if rng.random() < 0.5 else ""]
     # A message names one product throughout, as a customer would.
     words = {**en.SHARED, "product": _pick(rng, en.SHARED["product"])}
     return _sentences(" ".join(_fill(rng, _pick(rng, part), words) for part in parts)), department
@@ -136,38 +134,42 @@ def _message(rng: Random) -> tuple[str, ...]:
 
 def _comment(rng: Random) -> tuple[str, ...]:
     label = rng.choices(("好", "差", "中"), (0.45, 0.3, 0.25))[0]
-    openers, good, bad = (_wordings(text) for text in rng.choice(list(zh.KINDS.values())))
     if label == "中":
-        clauses = [rng.choice(good), rng.choice(bad)]
+        clauses = [_pick(rng, zh.GOOD), _pick(rng, zh.BAD)]
         rng.shuffle(clauses)
     else:
-        clauses = rng.sample(good if label == "好" else bad, rng.choice((1, 2, 2, 3)))
-    opener = rng.choice(openers) + "，" if rng.random() < 0.6 else ""
+        clauses = rng.sample(_wordings(zh.GOOD if label == "好" else zh.BAD), rng.choice((1, 2, 2)))
+    opener = _pick(rng, zh.OPENERS) + "，" if rng.random() < 0.5 else ""
     end = _pick(rng, zh.ENDS) if rng.random() < 0.3 else ""
     return _fill(rng, opener + "，".join(clauses) + "。" + end, zh.WORDS), label
 
 
 def _stay(rng: Random) -> tuple[str, ...]:
-    stars = rng.choices(range(1, 6), (0.1, 0.16, 0.26, 0.28, 0.2))[0]
-    grades = [(x, y) for x in range(3) for y in range(3) if x + y == stars - 1]
-    first, second = rng.choice(grades)
-    a, b = rng.sample(list(en.STAR_ASPECTS), 2)
-    x, y = _pick(rng, en.STAR_ASPECTS[a][first]), _pick(rng, en.STAR_ASPECTS[b][second])
-    words = {**en.SHARED, "opener": en.STAR_OPENERS, "end": en.STAR_ENDS}
-    words |= {"a": a, "b": b, "x": x, "y": y, "A": a.capitalize(), "B": b.capitalize()}
-    return _sentences(_fill(rng, _pick(rng, en.STAR_FORMS), words)), str(stars)
+    stars = rng.choices(range(1, 6), (0.12, 0.16, 0.24, 0.28, 0.2))[0]
+    words = {
+        **en.SHARED,
+        "thing": rng.choice(en.REVIEW_KINDS),
+        "x": en.STAR_WORDS[stars - 1],
+        "y": en.STAR_WORDS[stars - 1],
+    }
+    parts = [
+        en.REVIEW_OPENERS if rng.random() < 0.5 else "",
+        en.STAR_FORMS,
+        en.REVIEW_ENDS if rng.random() < 0.5 else "",
+    ]
+    return _sentences(" ".join(_fill(rng, _pick(rng, part), words) for part in parts)), str(stars)
 
 
 def _pair(rng: Random) -> tuple[str, ...]:
-    label = rng.choices(("same", "different"), (0.42, 0.58))[0]
-    subject_kind, value_kind, wordings = rng.choice(en.FACTS)
-    subjects = rng.sample(_wordings(en.PAIR_WORDS[subject_kind]), 2)
-    values = rng.sample(_wordings(en.PAIR_WORDS[value_kind]), 2)
-    first, second = rng.sample(_wordings(wordings), 2)
-    subject, value = subjects[0], values[0]
-    if label == "different":
-        subject, value = rng.choice(((subjects[1], values[0]), (subjects[0], values[1])))
-    return first.format(s=subjects[0], v=values[0]), second.format(s=subject, v=value), label
+    label = rng.choices(("yes", "no", "maybe"), (0.42, 0.32, 0.26))[0]
+    did, do = rng.choice(en.VERBS)
+    slots = {"s": _pick(rng, en.PEOPLE), "v": _pick(rng, en.THINGS), "did": did, "do": do}
+    first = "{s} {did} {n} {v}.".format(**slots, n=rng.randint(20, 99))
+    claim = _pick(rng, en.CLAIMS[label]).format(**slots, n=rng.randint(2, 19))
+    if label != "maybe" and rng.random() < 0.15:  # the opposite follows from a denial
+        first = "{s} did not {do} any {v}.".format(**slots)
+        label = "no" if label == "yes" else "yes"
+    return first, claim, label
 
 
 def _date(rng: Random) -> tuple[int, int, int]:
@@ -177,26 +179,20 @@ def _date(rng: Random) -> tuple[int, int, int]:
 
 def _written(rng: Random, year: int, month: int, day: int) -> str:
     """Return a date as people write it."""
-    name = en.MONTHS[month - 1]
-    ordinal = f"{day}{'th' if 10 < day < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
-    return rng.choice(
-        (
-            f"{day} {name} {year}",
-            f"{name} {day}, {year}",
-            f"{name} {ordinal}, {year}",
-            f"the {ordinal} of {name} {year}",
-            f"{day} {name[:3]} {year}",
-            f"{name[:3]} {day} {year}",
-            f"{day:02}.{month:02}.{year}",
-            f"{year}年{month}月{day}日",
-        )
+    name = en.MONTHS.split()[month - 1]
+    forms = (
+        f"{day} {name} {year}",
+        f"{name} {day}, {year}",
+        f"{day:02}.{month:02}.{year}",
+        f"{year}年{month}月{day}日",
     )
+    return rng.choice(forms)
 
 
 def _rewriting(rng: Random) -> tuple[str, ...]:
     year, month, day = _date(rng)
     sentence = _fill(rng, _pick(rng, en.DATE_SENTENCES).replace("{date}", _written(rng, year, month, day)), en.SHARED)
-    return en.DATE_INSTRUCTIONS + sentence, f"{year}-{month:02}-{day:02}"
+    return en.DATE_INSTRUCTION + sentence, f"{year}-{month:02}-{day:02}"
 
 
 def _order(rng: Random) -> tuple[str, ...]:
@@ -207,11 +203,10 @@ def _order(rng: Random) -> tuple[str, ...]:
         "phone": f"0{rng.randint(100, 999)} {rng.randint(1000, 9999)}",
         "price": f"{rng.randint(8, 220)}.{rng.choice(('00', '50', '90'))}",
         "date": _written(rng, *_date(rng)),
-        "model": f"{rng.choice('RST')}{rng.randint(2, 90)}",
     }
     missing = rng.random() < 0.12
     request = _pick(rng, en.NO_ORDERS if missing else en.ORDERS)
-    contexts = [context + " " for context in rng.sample(_wordings(en.ORDER_CONTEXTS), rng.choice((0, 1, 1, 2)))]
+    contexts = [context + " " for context in rng.sample(_wordings(en.ORDER_CONTEXTS), rng.choice((0, 1, 1)))]
     opener = rng.choice((*_wordings(en.MESSAGE_OPENERS), "", "", "")) + " "
     parts = [*contexts, f"{_closed(request)} "]
     rng.shuffle(parts)
@@ -258,7 +253,7 @@ SETS: dict[str, RowSet] = {
         ("sentence1", "sentence2", "label"),
         "pairs.tsv",
         1_500,
-        ("same", "different"),
+        ("yes", "no", "maybe"),
         numbered=True,
     ),
     "orders": RowSet(
