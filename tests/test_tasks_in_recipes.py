@@ -40,6 +40,10 @@ def test_a_run(name: str, small_base: Path, tmp_path: Path) -> None:
     call("run", tmp_path / "own.yaml", f"runs={tmp_path}")
     card = json.loads((tmp_path / "own" / "scorecard.json").read_text())
     assert (card["target"]["task"], card["target"]["metric"], card["target"]["n"]) == (name, METRICS[name], 6)
+    majority = card["target"]["majority"]
+    assert (majority is None) is (name == "custom")
+    said = majority and any(f"always {majority['answer']!r}" in reason for reason in card["reasons"])
+    assert majority is None or said is not majority["better"]
     trained = json.loads((tmp_path / "own" / "data" / "train.tokens.json").read_text())["rows"]
     assert 40 < trained <= 80 if name == "choice" else trained == 40  # copies that are shuffled into one go
     words = [f"task.{key}={json.dumps(value)}" for key, value in recipe["task"].items() if key != "name"]

@@ -41,6 +41,19 @@ class CategoryResult(_Record):
     base_interval: Interval | None = None
 
 
+class MajorityResult(_Record):
+    """The most frequent reference of the training rows, given as the answer to every test row."""
+
+    answer: str
+    value: float
+    """Accuracy, 0 to 1, on the rows of the target's figures."""
+    interval: Interval | None
+    p_value: float
+    """One-sided p-value of the paired test of the tuned model against it."""
+    better: bool
+    """Whether the tuned model is better beyond chance: p_value is below 0.05."""
+
+
 class Target(_Record):
     """The metric of the target task on the test rows, before (base) and after tuning."""
 
@@ -73,6 +86,10 @@ class Target(_Record):
     """Whether a lower value is better, as of bits per byte, whose figures have no upper bound."""
     beside: dict[str, CategoryResult] = {}
     """Further metrics by name, of which none decides: ROUGE-L beside bits per byte."""
+    majority: MajorityResult | None = None
+    """The majority answer, for labels and choices."""
+    chance: float | None = None
+    """Accuracy, 0 to 1, of guessing, for labels and choices."""
 
     @property
     def is_mean(self) -> bool:
@@ -283,6 +300,9 @@ def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: 
     if not target.better:
         chance = f"p = {target.p_value:.2g}, below {SIGNIFICANCE} needed"
         reasons.append(f"{target.task} is not better than the base beyond chance ({chance})")
+    if target.majority is not None and not target.majority.better:
+        majority = f"{target.majority.value:.1%}, p = {target.majority.p_value:.2g}"
+        reasons.append(f"{target.task} is not better than always {target.majority.answer!r} beyond chance ({majority})")
     return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lotune.data.examples import Example
 from lotune.errors import DataError
-from lotune.evaluate.scorecard import CategoryResult, Target
+from lotune.evaluate.scorecard import CategoryResult, MajorityResult, Target
 from lotune.evaluate.statistics import (
     Interval,
     PairedTest,
@@ -16,6 +17,7 @@ from lotune.evaluate.statistics import (
     weighted_mean,
     wilson,
 )
+from lotune.tasks.baselines import chance
 from lotune.tasks.metrics import LOWER_IS_BETTER, WEIGHTS, goodness
 from lotune.tasks.task import Score, Task
 
@@ -58,6 +60,24 @@ def measure_target(task: Task, base: Sequence[ScoredExample], tuned: Sequence[Sc
         score=score,
         lower_is_better=task.metric in LOWER_IS_BETTER,
     )
+
+
+def with_majority(
+    target: Target, task: Task, examples: Sequence[Example], tuned: Sequence[ScoredExample], answer: str
+) -> Target:
+    """Return the target of labels or choices with chance and with `answer` as the answer to every row."""
+    verdicts = {row.id: row.score.correct for row in tuned}
+    pairs = [(task.judge(example, answer).correct, verdicts.get(example.id)) for example in examples]
+    judged = [(bool(before), bool(after)) for before, after in pairs if before is not None and after is not None]
+    if not judged:
+        return target
+    before, after = map(list, zip(*judged, strict=True))
+    test = mcnemar(before, after)
+    majority = MajorityResult(
+        answer=answer, value=sum(before) / len(before), interval=wilson(sum(before), len(before)),
+        p_value=test.p_better, better=test.better,
+    )  # fmt: skip
+    return target.model_copy(update={"majority": majority, "chance": chance(task, examples)})
 
 
 class _Pair(NamedTuple):

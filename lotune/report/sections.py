@@ -143,7 +143,8 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
             metric_label(target),
             # One percent sign serves both values.
             f"{format_metric(target.base_value, target).removesuffix(' %')} → {format_metric(target.value, target)}",
-            f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}",
+            f"{target.task}, {target.n} test rows; 95 % interval {format_interval(target.interval, target)}"
+            + baselines_clause(target),
         ),
         Figure("kept", retained_text(min_retained(card.retention)), f"lowest of {_names(gating)}{needed}"),
         Figure(
@@ -156,6 +157,14 @@ def key_figures(card: Scorecard) -> tuple[Figure, ...]:
         return figures
     rank = "" if score.rank is None else f"; place {score.rank} among the {score.published} published"
     return (*figures, Figure("score", f"{score.value:.4f}", f"rule {score.rule}{rank}"))
+
+
+def baselines_clause(target: Target) -> str:
+    """Return the accuracies of the majority answer and of chance as a clause; empty if the answers are free texts."""
+    majority = (
+        "" if target.majority is None else f"; always {target.majority.answer!r}: {percent(target.majority.value)}"
+    )
+    return majority + ("" if target.chance is None else f"; chance: {percent(target.chance)}")
 
 
 def _names(lines: Sequence[RetentionMetric]) -> str:
@@ -323,6 +332,9 @@ def checks_table(card: Scorecard) -> Table:
     target = card.target
     better = f"{paired_text(target)}, below {SIGNIFICANCE} needed"
     rows = [("better than the base", _result(target.better), better)]
+    if (majority := target.majority) is not None:
+        evidence = f"always {majority.answer!r}: {percent(majority.value)}, one-sided p = {majority.p_value:.2g}"
+        rows.append(("better than the majority answer", _result(majority.better), evidence))
     # Metrics that are only reported decide nothing, so they are not in this table.
     for line in card.retention:
         if line.is_gated:

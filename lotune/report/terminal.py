@@ -79,6 +79,11 @@ def _figures(card: Scorecard) -> Table:
         format_metric(target.value, target),
         format_interval(target.interval, target),
     )
+    if (majority := target.majority) is not None:
+        always = f"always {majority.answer!r}, the commonest in training"
+        _add(table, always, "-", percent(majority.value), format_interval(majority.interval, target))
+    if target.chance is not None:
+        _add(table, "chance", "-", percent(target.chance), "-")
     for name, result in target.beside.items():
         base, tuned = (f"{value:.2f}" if value is not None else "-" for value in (result.base_value, result.value))
         _add(table, f"{target.task}: {name}, beside it", base, tuned, format_limits(result.interval, ".2f"))
@@ -140,6 +145,8 @@ def _closing_lines(card: Scorecard) -> list[str]:
     lines = [
         f"better than the base: {target.gained} rows gained, {target.lost} lost, one-sided p = {target.p_value:.2g}"
     ]
+    if (majority := target.majority) is not None:
+        lines.append(f"better than always {majority.answer!r}: one-sided p = {majority.p_value:.2g}")
     if card.score is not None:
         # Published scores come from another base and test, so the line says what the rank compares.
         rank = ""

@@ -28,7 +28,7 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
-from lotune.evaluate.target import ScoredExample, measure_target
+from lotune.evaluate.target import ScoredExample, measure_target, with_majority
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.loading import LoadedModel, count_parameters, dtype_name, load_model, resolve_device, resolve_dtype
@@ -161,6 +161,9 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     }
     lines = {name: _retention_metrics(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
+    if (majority := counts.get("majority")) is not None and not targets[chosen].is_mean:
+        scored = scored_examples(after[chosen].target)
+        targets[chosen] = with_majority(targets[chosen], task, rows["test"], scored, majority["answer"])
     effects = [effect for tested in (before, *after.values()) for effect in tested.batching_effects]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)

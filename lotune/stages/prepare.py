@@ -30,6 +30,7 @@ from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
+from lotune.tasks.baselines import majority_answer
 from lotune.tasks.build_datasets import (
     RETENTION_SEED,
     build_datasets,
@@ -38,7 +39,7 @@ from lotune.tasks.build_datasets import (
     retention_validation,
     right_by_rule,
 )
-from lotune.tasks.checks import require_references
+from lotune.tasks.checks import require_fitting_scorer, require_references
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
@@ -153,6 +154,7 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     held_out = {"retention": retention} | ({RETENTION_VALIDATION: watched} if watched else {})
     data = build_datasets(task, recipe.data, recipe.seed, held_out)
     require_references(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
+    require_fitting_scorer(task, data.test)
     require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
@@ -182,6 +184,7 @@ def _write_data(run: Run, recipe: Recipe) -> None:
         RETENTION_VALIDATION: len(watched),
         "asked": [counts.model_dump() for counts in set_counts], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
+        "majority": None if (majority := majority_answer(task, data.train)) is None else majority._asdict(),
     })  # fmt: skip
 
 

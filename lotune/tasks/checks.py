@@ -7,9 +7,20 @@ from pathlib import Path
 
 from lotune.data.examples import Example
 from lotune.data.rows import closest_columns_hint
-from lotune.errors import DataError
+from lotune.errors import DataError, SettingsError
+from lotune.tasks.scorers import better_scorer, median_words
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
+
+
+def require_fitting_scorer(task: Task, examples: Sequence[Example]) -> None:
+    """Raise SettingsError, with the better scorer, if the references are too long for the task's scorer."""
+    references = [example.references[0] for example in examples if example.references]
+    if (scorer := better_scorer(task.scorer, references)) is not None:
+        fault = (
+            f"{task.scorer} on answers of {median_words(references):.0f} words (median) cannot move: no model hits one"
+        )
+        raise SettingsError("task.scorer", fault, "a measure of long answers", f"task.scorer={scorer}")
 
 
 def require_references(task: Task, settings: TaskSettings, examples: Sequence[Example], data: Path | None) -> None:

@@ -101,6 +101,10 @@ class CustomTask(TextScored):
         # str.format would fail on other braces in the prompt, such as JSON.
         return _NAMES.sub(lambda match: str(row[match.group(1)]), self.settings.prompt)
 
+    def num_options(self, example: Example) -> int | None:
+        """Return the number of words that labels have, under the scorer `label`."""
+        return len(set(self.settings.labels.values())) if self.scorer == "label" else None
+
     def judge(self, example: Example, text: str) -> Score:
         """Return the score under the settings' scorer; `correct` is None without a reference."""
         labels = tuple(self.settings.labels.values())

@@ -169,6 +169,10 @@ class MultipleChoiceTask(Task):
             text += question.options[LETTERS.index(question.letter)]
         return (STEP_BY_STEP_PREFIX if self.settings.step_by_step_prefix else "") + text
 
+    def num_options(self, example: Example) -> int | None:
+        """Return the number of the row's options."""
+        return len(example.choices)
+
     def judge(self, example: Example, text: str) -> Score:
         """Return the score; `correct` is whether the answer names the reference letter, or None without one."""
         letter = extract_letter(text, len(example.choices))

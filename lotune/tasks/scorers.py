@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Protocol
 
 from lotune.errors import SettingsError
@@ -30,6 +31,7 @@ SCORES: Mapping[str, tuple[str, ...]] = {
 """Scorers that give scores, and the metrics that are their means, the main one first. Others have the accuracy."""
 NUMBER_RULES = ("significant", "decimals", "relative")
 """Rules that compare the last numbers of both texts with a tolerance, as for arithmetic."""
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -118,6 +120,35 @@ class TextScored(Task, Protocol):
         return {**values, "unjudgeable": float(num_without_reference(judged))}
 
 
+MAX_EXACT_WORDS = 20
+"""Median length of references, in words, up to which `exact` can tell a better model from a worse one."""
+
+
+def better_scorer(scorer: str, references: Sequence[str]) -> str | None:
+    """Return the scorer for references that are too long for this one; None if the scorer fits.
+
+    Of long answers hardly any is ever exactly the reference, so the figure of every model is 0.
+
+    >>> better_scorer("exact", ["word " * 80] * 3), better_scorer("exact", ["Kunming"] * 3)
+    ('bits-per-byte', None)
+    """
+    return REFERENCE_SCORER if scorer in ("exact", "contains") and median_words(references) > MAX_EXACT_WORDS else None
+
+
+def median_words(references: Sequence[str]) -> float:
+    """Return the median length in words; two Chinese characters, which are written without blanks, count as one.
+
+    >>> median_words(["two words", "one", "昆明在云南省"])
+    2.0
+    """
+    return float(median(map(_num_words, references))) if references else 0.0
+
+
+def _num_words(text: str) -> float:
+    num_chinese = len(_CHINESE.findall(text))
+    return len(_CHINESE.sub(" ", text).split()) + num_chinese / 2
+
+
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return the compiled pattern of `regex:PATTERN`. Raises: SettingsError if it is invalid."""
     try:
@@ -155,7 +186,7 @@ def rouge_tokens(text: str) -> list[str]:
     (['the', 'cat'], ['羊', '侃', ' ', 'Y', 'a', 'n', 'g'])
     """
     # Chinese is written without blanks, so a whole sentence would be one word.
-    if re.search(r"[\u4e00-\u9fff]", text):
+    if _CHINESE.search(text):
         return list(text.strip())
     return text.lower().split()
 

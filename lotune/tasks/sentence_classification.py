@@ -125,6 +125,10 @@ class SentenceClassificationTask(Task):
         remedy = f"{named_columns('sentence', 'label')}, or first and second for a pair"
         raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second", remedy)
 
+    def num_options(self, example: Example) -> int | None:
+        """Return the number of words that labels have."""
+        return len(set(self.labels.values()))
+
     def judge(self, example: Example, text: str) -> Score:
         """Return the score: `correct` is whether the first label word in the answer is the reference.
 

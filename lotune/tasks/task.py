@@ -112,6 +112,10 @@ class Task(Protocol):
         Raises: DataError for a row without the task's fields.
         """
 
+    def num_options(self, example: Example) -> int | None:
+        """Return the number of answers that a row chooses from; None if the answer is a free text."""
+        return None
+
     def judge(self, example: Example, text: str) -> Score:
         """Return the score of a generated answer."""
 
