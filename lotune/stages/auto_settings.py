@@ -37,7 +37,8 @@ def with_stored_settings(recipe: Recipe, folder: Path) -> Recipe:
 
 def with_settings(recipe: Recipe, record: Record) -> Recipe:
     """Return the recipe with the settings of a record in place of "auto"."""
-    for key, choice in record.get("settings", {}).items():
+    spacing = {"checkpoints.spacing": {"value": _spacing(recipe)}}
+    for key, choice in (spacing | record.get("settings", {})).items():
         group, _, field = key.partition(".")
         settings = getattr(recipe, group)
         if is_auto(getattr(settings, field, None)):
@@ -46,6 +47,11 @@ def with_settings(recipe: Recipe, record: Record) -> Recipe:
                 value = max(1, value // recipe.tune.gradient_accumulation_steps)
             recipe = recipe.model_copy(update={group: settings.model_copy(update={field: value})})
     return recipe
+
+
+def _spacing(recipe: Recipe) -> str:
+    """Return what `checkpoints.spacing=auto` stands for: who gives a length gets it."""
+    return "adaptive" if is_auto(recipe.tune.epochs) and recipe.tune.steps is None else "even"
 
 
 def resolve_run_settings(
@@ -70,6 +76,8 @@ def store_settings(run: Run, record: Record) -> None:
 
 def print_setting_reasons(recipe: Recipe, record: Record) -> None:
     """Print the settings that the recipe leaves open, in the form of an override each, and why they are such."""
+    if is_auto(recipe.checkpoints.spacing) and _spacing(recipe) == "adaptive":
+        print_status("auto: checkpoints.spacing=adaptive (ends early once validation no longer rises)")
     for key, choice in record["settings"].items():
         group, _, field = key.partition(".")
         if is_auto(getattr(getattr(recipe, group), field)):

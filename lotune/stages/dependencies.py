@@ -27,7 +27,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     ),
     "pretrain": ("seed", "pretrain"),
     "tune": (
-        *("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count"),
+        *("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "checkpoints.spacing"),
         *("retention.replay.rows", "retention.divergence"),
     ),
     "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.min_retained"),

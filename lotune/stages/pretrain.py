@@ -43,6 +43,7 @@ from lotune.stages.training_session import (
     lead,
     make_session,
     resume,
+    resume_follower,
 )
 from lotune.train.settings import PretrainSettings
 
@@ -164,7 +165,7 @@ def follow_pretraining(recipe: Recipe, options: RunOptions) -> None:
     recipe = with_dtypes(recipe, options.world.receive())
     assert recipe.pretrain is not None
     pretraining = _set_up(recipe, recipe.pretrain, options.world, inputs_fingerprint="")
-    for _ in follow(pretraining.session):
+    for _ in follow(pretraining.session, resume_follower(pretraining.session)):
         pass
     if pretraining.session.in_shards:
         _finish(recipe, recipe.pretrain, pretraining)

@@ -180,7 +180,12 @@ def resume(session: TrainingSession) -> SavedState:
     return state
 
 
-def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -> Iterator[Step]:
+def lead(
+    session: TrainingSession,
+    done: int,
+    notes: Callable[[], Any] = dict,
+    ends_after: Callable[[int], bool] = lambda step: False,
+) -> Iterator[Step]:
     """Yield the steps after the first `done`, each shown, logged, and its state saved if that is due.
 
     `notes` returns what a state holds besides the weights. See `save_states_between` for when states are saved, what
@@ -190,22 +195,33 @@ def lead(session: TrainingSession, done: int, notes: Callable[[], Any] = dict) -
     """
     course = session.course
     with _name_rows_on_nan(course.row_ids), Progress(course.title, course.steps, done) as progress:
-        for step in _saved_steps(session, done, notes):
+        for step in _saved_steps(session, done, notes, ends_after):
             progress.step(step.number, step.loss, step.tokens)
             # Before the step is yielded: the caller may stop at any of them, and every shown step is logged.
             append_record(session.folder / METRICS_FILE, asdict(step))
             yield step
 
 
-def follow(session: TrainingSession) -> Iterator[Step]:
-    """Yield the steps in a follower, which computes its part of each and writes nothing but its shards of states."""
+def resume_follower(session: TrainingSession) -> int:
+    """Bring a follower to the state of the leader, and return the number of steps done."""
     from lotune.train.train_state import sync_follower
 
-    done = sync_follower(session.folder / STATES_FOLDER, session.training, session.seed)
-    yield from _saved_steps(session, done, dict)
+    return sync_follower(session.folder / STATES_FOLDER, session.training, session.seed)
 
 
-def _saved_steps(session: TrainingSession, done: int, notes: Callable[[], Any]) -> Iterator[Step]:
+def follow(
+    session: TrainingSession, done: int, ends_after: Callable[[int], bool] = lambda step: False
+) -> Iterator[Step]:
+    """Yield the steps after the first `done` in a process that does not lead.
+
+    It computes its part of each step, and writes nothing of its own.
+    """
+    return _saved_steps(session, done, dict, ends_after)
+
+
+def _saved_steps(
+    session: TrainingSession, done: int, notes: Callable[[], Any], ends_after: Callable[[int], bool]
+) -> Iterator[Step]:
     from lotune.train.saved_steps import save_states_between
 
     return save_states_between(
@@ -215,6 +231,7 @@ def _saved_steps(session: TrainingSession, done: int, notes: Callable[[], Any]) 
         notes,
         minutes=session.save_every_minutes,
         always=session.course.checkpoints,
+        ends_after=ends_after,
     )
 
 

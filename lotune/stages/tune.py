@@ -6,7 +6,6 @@ The tuning is an iterator of records, which its consumer may stop: `tuning` trai
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.data.tokenized import encode_row
 from lotune.disk_space import require_free_space
+from lotune.evaluate.early_stopping import learning_outcome
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.memory import oom_names_setting, release_memory
@@ -39,7 +39,8 @@ from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.prompt_template import resolve_training_template
 from lotune.stages.run_dtypes import print_dtype_reason, resolve_run_dtypes, store_dtypes, tuning_deciders, with_dtypes
-from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume
+from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume, resume_follower
+from lotune.stages.tuning_progress import TuningProgress, validation_points
 from lotune.stages.tuning_session import (
     TuningSession,
     ValidationSet,
@@ -47,6 +48,7 @@ from lotune.stages.tuning_session import (
     set_up_tuning,
     tuning_inputs,
     validation_set,
+    with_early_end,
 )
 from lotune.stages.validate import CheckpointResult, checkpoint_result, ensure_validated, with_retention
 from lotune.stages.validation_rows import ANSWERS, BASE, ValidationRows
@@ -164,12 +166,24 @@ def follow_tuning(recipe: Recipe, options: RunOptions) -> None:
     if options.dry_run:
         return
     validation = validation_set(recipe, tuning)
-    in_shards = tuning.session.in_shards
-    if in_shards:
+    if tuning.session.in_shards:
         _base_answers(recipe, tuning, validation)
-    for step in follow(tuning.session):
-        if in_shards and step.number in tuning.plan.checkpoints:
-            _measure(recipe, tuning, validation, f"step {step.number}")
+    done = resume_follower(tuning.session)
+    decided_at: int | None = options.world.receive()
+    tuning = tuning if decided_at is None else with_early_end(tuning, decided_at)
+    while done < tuning.plan.steps:
+        for step in _followed_steps(tuning, done):
+            done = step.number
+            if tuning.session.in_shards and done in tuning.plan.checkpoints:
+                _measure(recipe, tuning, validation, f"step {done}")
+        if done < tuning.plan.steps:  # the main process has decided so
+            tuning = with_early_end(tuning, done)
+
+
+def _followed_steps(tuning: TuningSession, done: int) -> Iterator[Step]:
+    """Yield the steps of a follower up to the end of the tuning, or to that at which the main process ends it early."""
+    world = tuning.session.training.world
+    return follow(tuning.session, done, lambda step: step in tuning.plan.decisions and bool(world.receive()))
 
 
 def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningRecord, None, dict[str, Any]]:
@@ -180,34 +194,41 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
 
     trainable = trainable_count(tuning.model)
     total = count_parameters(tuning.model) - trainable
-    steps = tuning.plan.steps
-    print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {steps} steps")
+    steps, at_most = tuning.plan.steps, "at most " if tuning.plan.decisions else ""
+    print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {at_most}{steps} steps")
     validation = validation_set(recipe, tuning)
     base = _base_answers(recipe, tuning, validation)
     torch.manual_seed(recipe.seed)  # the estimate may have drawn random numbers
     state = resume(tuning.session)
-    results = [CheckpointResult(**result) for result in state.notes.get("found", [])]
     if state.step == 0:  # any checkpoints belong to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
     if validation.retained is not None:
         validation.retained.store(recipe, BASE, base)
-    started = time.monotonic() - state.notes.get("seconds", 0.0)
-
-    def notes() -> dict[str, Any]:
-        return {"found": [asdict(result) for result in results], "seconds": time.monotonic() - started}
-
-    for step in lead(tuning.session, state.step, notes):
-        yield step
-        if step.number in tuning.plan.checkpoints:
-            saved = _save_checkpoint(run, recipe, tuning, step.number)
-            yield saved
-            results.append(_validate(recipe, tuning, validation, base, saved))
-            append_record(run.folder / METRICS_FILE, {"validation": asdict(results[-1])})
-            yield results[-1]
-    checkpoints = [{"name": result.name, "step": result.step, "loss": result.loss} for result in results]
-    seconds = time.monotonic() - started
-    return {"steps": steps, "trainable": trainable, "total": total, "seconds": seconds, "checkpoints": checkpoints}
+    progress = TuningProgress.resumed(state.step, state.notes)
+    world = tuning.session.training.world
+    world.send_to_followers(progress.decided_at)
+    tuning = tuning if progress.decided_at is None else with_early_end(tuning, progress.decided_at)
+    while progress.done < tuning.plan.steps:
+        for step in lead(tuning.session, progress.done, progress.notes, lambda step: step == progress.decided_at):
+            yield step
+            progress.done = step.number
+            if step.number in tuning.plan.checkpoints:
+                saved = _save_checkpoint(run, recipe, tuning, step.number)
+                yield saved
+                progress.results.append(_validate(recipe, tuning, validation, base, saved))
+                append_record(run.folder / METRICS_FILE, {"validation": asdict(progress.results[-1])})
+                yield progress.results[-1]
+            if step.number in tuning.plan.decisions:
+                progress.decide(validation_points(validation.rows, progress.results))
+                world.send_to_followers(progress.decided_at is not None)
+        if progress.decided_at is not None and tuning.plan.decisions:
+            tuning = with_early_end(tuning, progress.decided_at)
+            print_status(f"ends early: {progress.reason}; the learning rate falls until step {tuning.plan.steps}")
+    outcome = learning_outcome(validation_points(validation.rows, progress.results))
+    print_status(outcome)
+    counts = {"steps": tuning.plan.steps, "planned_steps": steps, "trainable": trainable, "total": total}
+    return {**counts, **progress.summary(), "outcome": outcome}
 
 
 def _adapter_folder(run: Run, checkpoint: str) -> Path:

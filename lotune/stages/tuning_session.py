@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lotune.data.collate import Batch, Collator
@@ -31,7 +32,7 @@ from lotune.recipe import Recipe
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.training_session import TrainingCourse, TrainingSession, enable_features, make_session
 from lotune.stages.validation_rows import ValidationRows, retention_validation_rows, task_validation_rows
-from lotune.train.schedule import checkpoint_steps, tuning_steps
+from lotune.train.schedule import checkpoint_steps, end_early, lr_factors, tuning_steps
 
 if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
@@ -47,6 +48,8 @@ class Plan:
     steps: int
     checkpoints: list[int]
     step_rows: int
+    decisions: tuple[int, ...] = ()
+    """Checkpoints at which it may be decided to end early."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,33 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     settings = recipe.tune
     step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, rows)
     steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
-    return Plan(steps, checkpoint_steps(steps, recipe.checkpoints.count), step_rows)
+    checkpoints = checkpoint_steps(steps, recipe.checkpoints.count)
+    decisions: tuple[int, ...] = ()
+    if recipe.checkpoints.spacing == "adaptive":
+        factors = lr_factors(settings, steps)
+        decisions = tuple(step for step in checkpoints if len(end_early(factors, step, settings)) < steps)
+    return Plan(steps, checkpoints, step_rows, decisions)
+
+
+def with_early_end(tuning: TuningSession, decided_at: int) -> TuningSession:
+    """Return a tuning that ends early, as decided after a step: its learning rate falls from there on.
+
+    Its last checkpoint stands at its end. The steps up to the decision stay as they were planned.
+    """
+    session, course = tuning.session, tuning.session.course
+    factors = end_early(session.lr_factors, decided_at, session.settings)
+    steps = len(factors)
+    checkpoints = [*(step for step in tuning.plan.checkpoints if step <= decided_at), steps]
+
+    def batches(first_step: int) -> Iterator[list[Batch]]:
+        return islice(course.batches(first_step), steps + 1 - first_step)
+
+    ending = replace(course, steps=steps, checkpoints=checkpoints, batches=batches)
+    return replace(
+        tuning,
+        plan=replace(tuning.plan, steps=steps, checkpoints=checkpoints, decisions=()),
+        session=replace(session, course=ending, lr_factors=factors),
+    )
 
 
 def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str = "") -> TuningSession:

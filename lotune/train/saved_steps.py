@@ -23,12 +23,14 @@ def save_states_between(
     *,
     minutes: float,
     always: Container[int] = (),
+    ends_after: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[Step]:
     """Yield the steps, and save the state after a step if it is due, when the caller requests the next step.
 
     It is due every `minutes`, after each step in `always`, if the loss of the next step is not finite, and when Ctrl-C
     or SIGTERM stops the training, which raises KeyboardInterrupt after saving. A second Ctrl-C stops at once. If there
-    are several processes, the leader saves, by its own clock, and all stop after the same step.
+    are several processes, the leader saves, by its own clock, and all stop after the same step. The steps also end
+    after one for which `ends_after` is true in all processes.
 
     Raises: LostProcessError if another process has died; the leader has then saved the last complete step.
     """
@@ -45,6 +47,8 @@ def save_states_between(
                     saved = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
+                if ends_after(done):
+                    return
         except NotFiniteError:  # raised in all processes, before the step has changed the weights
             if done is not None:
                 save_together(folder, training, done, notes)

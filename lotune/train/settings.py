@@ -15,6 +15,9 @@ class CheckpointSettings(Settings):
 
     count: int = Field(5, ge=1)
     """How many checkpoints to save and validate, evenly spaced over the training."""
+    spacing: Literal["auto", "even", "adaptive"] = "auto"
+    """even: all planned steps are trained; adaptive: the tuning ends early once validation no longer rises; auto:
+    adaptive if tune.epochs is auto."""
     merged: Literal["auto", "all", "chosen", "none"] = "auto"
     """Which checkpoints are also saved as complete merged models; auto: the chosen one, if the method can be merged."""
     merge_check_rows: int = Field(200, ge=1)
@@ -34,8 +37,10 @@ class TrainingSettings(Settings):
     pre-training needs adamw."""
     learning_rate: float = Field(1e-3, gt=0, le=1)
     """Peak learning rate."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Course of the learning rate after the warm-up."""
+    decay_ratio: float = Field(0.2, gt=0, lt=1)
+    """Fraction of the steps in which the learning rate falls at the end: with wsd, or if a tuning ends early."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Fraction of the steps in which the learning rate rises from zero."""
     warmup_steps: int | None = Field(None, ge=0)
@@ -65,6 +70,7 @@ class TuneSettings(TrainingSettings):
     """Passes over the training rows; auto: some hundreds of steps, fewer if validation no longer improves."""
     learning_rate: AutoRate = AUTO
     """Peak learning rate; auto: from the base's width, its architecture and the method."""
+    lr_schedule: Literal["cosine", "linear", "constant", "wsd"] = "wsd"
     warmup_ratio: AutoFraction = AUTO
     """Fraction of the steps in which the learning rate rises from zero; auto: 3 %, but at least ten steps."""
     micro_batch_rows: AutoCount = AUTO

@@ -29,6 +29,7 @@ def test_a_dry_run_shows_what_was_resolved_and_why(recipe: Path, tmp_path: Path)
     assert "auto: tune.epochs=60 (300 steps of 8 rows)" in said
     assert re.search(r"^auto: tune\.learning_rate=0\.025 \(LoRA with alpha 16 on llama of width 32\)$", said, re.M)
     assert "auto: adapter.rank=8" in said
+    assert "auto: checkpoints.spacing=adaptive (ends early once validation no longer rises)" in said
     said = call(*words, "tune.steps=20", "tune.learning_rate=0.01", "adapter.rank=2").stderr
     assert re.findall("^auto: (.*)=", said, re.MULTILINE) == ["tune.micro_batch_rows", "tune.warmup_ratio"]
     said = call(*words, "tune.steps=20", "adapter.method=prompt_tuning", "adapter.num_virtual_tokens=3").stderr

@@ -45,6 +45,17 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
 
 
 @pytest.mark.slow
+def test_two_processes_end_a_tuning_early_together(tmp_path: Path, small_base: Path) -> None:
+    recipe = tmp_path / "flat.yaml"
+    recipe.write_text(RECIPE.format(base=small_base))
+    flat = ("tune.learning_rate=1e-9", "tune.epochs=2", "checkpoints.spacing=adaptive", "checkpoints.count=5")
+    said = together("tune", recipe, f"runs={tmp_path}", *flat).stderr
+    assert "ends early: validation is no better than at half the steps; the learning rate falls until step 5" in said
+    trained = json.loads((tmp_path / "flat" / "training.json").read_text())
+    assert [one["step"] for one in trained["checkpoints"]] == [2, 4, 5]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_sharded_weights_are_trained_like_whole_ones(tmp_path: Path, precision: str) -> None:
     """A pre-training through torchrun with `fsdp=on`, and a tuning of what came of it."""

@@ -17,6 +17,7 @@ from lotune.recipe import Recipe, RunOptions, read_recipe
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.tune import SavedCheckpoint, ensure_tuned, tuning
 from lotune.stages.validate import CheckpointResult
+from lotune.train.loop import Step
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def adapters(recipe: Recipe) -> dict[str, str]:
 
 
 def test_a_tuning_yields_steps_checkpoints_and_validations(recipe: Recipe) -> None:
-    from lotune.train.loop import Step
     from lotune.train.resource_estimate import Estimate
 
     first, *rest = records_of(recipe)
@@ -83,6 +83,41 @@ def test_a_consumer_stops_a_tuning_and_a_later_one_ends_at_the_same_weights(reci
     assert adapters(stopped) == adapters(whole) != {}
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stopped.folder, whole.folder)]
     assert len(lines[0]) == len(lines[1])
+
+
+@pytest.fixture
+def flat(recipe: Recipe) -> Recipe:
+    """A tuning of ten steps that moves nothing, so that its validation is the same at steps 2 and 4."""
+    update: dict[str, Any] = {"learning_rate": 1e-9, "epochs": 2.0, "lr_schedule": "wsd", "warmup_ratio": 0.1}
+    spacing = recipe.checkpoints.model_copy(update={"spacing": "adaptive", "count": 5})
+    tune = recipe.tune.model_copy(update=update)
+    return recipe.model_copy(update={"tune": tune, "checkpoints": spacing, "save_every_minutes": 0.0})
+
+
+def test_a_tuning_ends_early_where_validation_no_longer_rises(flat: Recipe) -> None:
+    records = records_of(flat)
+    rates = [record.learning_rate for record in records if isinstance(record, Step)]
+    assert rates[1:] == pytest.approx([1e-9] * 3 + [0.0]), "the rate falls in the last fifth of the steps"
+    trained = read_json(flat.folder / "training.json")
+    assert (trained["steps"], trained["planned_steps"]) == (5, 10)
+    assert [one["step"] for one in trained["checkpoints"]] == [2, 4, 5]
+    assert trained["ended_early"] == "validation is no better than at half the steps"
+
+
+@pytest.mark.parametrize("stopped_after", [3, 4, 5])
+def test_an_early_end_is_resumed_to_the_same_weights(flat: Recipe, tmp_path: Path, stopped_after: int) -> None:
+    """Stopped before the decision, after it, and while the rate falls."""
+    learns = flat.tune.model_copy(update={"learning_rate": 1e-4})
+    whole, stopped = (
+        flat.model_copy(update={"runs": tmp_path / name, "tune": learns}) for name in ("whole", "stopped")
+    )
+    records = records_of(whole)
+    assert read_json(whole.folder / "training.json")["steps"] == 5
+    most = next(n for n, r in enumerate(records, 1) if isinstance(r, Step) and r.number == stopped_after)
+    records_of(stopped, most)
+    assert not (stopped.folder / "training.json").exists()
+    assert len(records_of(stopped)) < len(records)
+    assert adapters(stopped) == adapters(whole) != {}
 
 
 def test_a_dry_run_ends_after_the_estimate(recipe: Recipe) -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.train.schedule import checkpoint_steps, lr_factor, resolve_warmup_steps, tuning_steps
+from lotune.train.schedule import (
+    checkpoint_steps,
+    end_early,
+    lr_factor,
+    lr_factors,
+    resolve_warmup_steps,
+    tuning_steps,
+)
+from lotune.train.settings import TuneSettings
 
 
 @pytest.mark.oracle
@@ -26,7 +34,9 @@ def test_the_course_is_that_of_transformers(steps: int, warmup: int, schedule: s
         assert lr_factor(step, steps, warmup, schedule) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
 
 
-@given(st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant"]))
+@given(
+    st.integers(1, 500), st.floats(0, 0.99), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant", "wsd"])
+)
 def test_it_rises_once_and_falls_once(steps: int, share: float, final: float, schedule: str) -> None:
     warmup = resolve_warmup_steps(steps, None, share)
     course = [lr_factor(step, steps, warmup, schedule, final) for step in range(1, steps + 1)]
@@ -73,3 +83,30 @@ def test_steps_of_an_epoch(rows: int, step_rows: int, epochs: float) -> None:
 def test_a_warm_up_leaves_a_step(steps: int, given_steps: int, share: float) -> None:
     assert 0 <= resolve_warmup_steps(steps, given_steps, share) < steps
     assert 0 <= resolve_warmup_steps(steps, None, share) < steps
+
+
+@given(
+    st.integers(2, 400), st.floats(0, 1), st.floats(0.01, 0.9), st.floats(0, 1),
+    st.sampled_from(["cosine", "linear", "constant", "wsd"]),
+)  # fmt: skip
+def test_an_early_end_keeps_the_past_and_falls_to_the_minimum(
+    steps: int, place: float, ratio: float, final: float, schedule: str
+) -> None:
+    how = TuneSettings(lr_schedule=schedule, decay_ratio=ratio, min_lr_ratio=final, warmup_steps=3, warmup_ratio=0.0)  # type: ignore[arg-type]
+    planned, decided_at = lr_factors(how, steps), 1 + round(place * (steps - 1))
+    ended = end_early(planned, decided_at, how)
+    assert ended[:decided_at] == planned[:decided_at], "steps that are done stay as they were"
+    assert decided_at <= len(ended) <= steps
+    if len(ended) > decided_at:
+        assert ended[-1] == pytest.approx(final)
+        fall = ended[decided_at - 1 :]
+        assert fall in (sorted(fall), sorted(fall, reverse=True))
+    if len(ended) < steps and decided_at > 1 / ratio:
+        assert (len(ended) - decided_at) / len(ended) == pytest.approx(ratio, abs=1 / len(ended))
+
+
+def test_wsd_falls_in_the_last_fifth_only() -> None:
+    how = TuneSettings(lr_schedule="wsd", warmup_ratio=0.1)
+    assert lr_factors(how, 100)[10:80] == [1.0] * 70
+    assert lr_factors(how, 100)[79:] == pytest.approx([1 - step / 20 for step in range(21)])
+    assert end_early(lr_factors(how, 100), 80, how) == pytest.approx(lr_factors(how, 100))

@@ -5,7 +5,7 @@ from lotune.train.settings import PretrainSettings, TrainingSettings, TuneSettin
 
 FROM_THE_ROWS = {"epochs", "learning_rate", "warmup_ratio"}
 """Settings that a tuning resolves from its rows, and so describes in its own words."""
-DIFFERENT_DEFAULTS = {"optimizer", "weight_decay", "adam_beta2", "compile"} | FROM_THE_ROWS
+DIFFERENT_DEFAULTS = {"optimizer", "lr_schedule", "weight_decay", "adam_beta2", "compile"} | FROM_THE_ROWS
 
 
 def test_settings_shared_by_tuning_and_pretraining_have_one_type_and_one_sentence() -> None:

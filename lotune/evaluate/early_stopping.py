@@ -1,0 +1,83 @@
+"""When a tuning has learned what it can from its rows: its validation no longer rises beyond chance.
+
+Checkpoints are compared over twice the steps, as learning slows down with the logarithm of the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lotune.evaluate.statistics import mcnemar, paired_permutation_test
+
+LEAST_LOSS_FALL = 0.05
+"""Fraction by which the loss of the validation rows falls if a model still learns, over twice the steps."""
+
+
+@dataclass(frozen=True)
+class ValidationPoint:
+    """A checkpoint on the validation rows: the value of each row, and the loss of the references.
+
+    Values are at most 1, which stands for a row that is right; higher is better.
+    """
+
+    step: int
+    values: Sequence[float]
+    loss: float
+
+
+def still_rises(points: Sequence[ValidationPoint]) -> bool | None:
+    """Return whether the last point is better than the one at half its steps; None if there is none so early.
+
+    It is better if its values are, beyond chance, or if its loss is lower by LEAST_LOSS_FALL: a model that does not get
+    a whole answer right yet shows there that it learns.
+
+    >>> points = [ValidationPoint(10, [0.0] * 8, 2.0), ValidationPoint(20, [1.0] * 8, 1.99)]
+    >>> still_rises(points), still_rises(points[:1])
+    (True, None)
+    >>> still_rises([*points, ValidationPoint(40, [1.0] * 8, 1.98)])
+    False
+    """
+    last = points[-1]
+    earlier = [point for point in points if 2 * point.step <= last.step]
+    if not earlier:
+        return None
+    return _is_better(earlier[-1].values, last.values) or last.loss < (1 - LEAST_LOSS_FALL) * earlier[-1].loss
+
+
+def reason_to_stop(points: Sequence[ValidationPoint]) -> str | None:
+    """Return why a tuning ends after the last of its points, None if it goes on.
+
+    >>> perfect = [ValidationPoint(step, [1.0] * 5, 1 / step) for step in (1, 2)]
+    >>> reason_to_stop(perfect), reason_to_stop(perfect[:1])
+    ('all validation rows are right at two checkpoints in a row', None)
+    """
+    if len(points) > 1 and points[-1].values and all(value >= 1 for point in points[-2:] for value in point.values):
+        return "all validation rows are right at two checkpoints in a row"
+    if still_rises(points) is False:
+        return "validation is no better than at half the steps"
+    return None
+
+
+def learning_outcome(points: Sequence[ValidationPoint]) -> str:
+    """Return a line that tells a tuning that had not finished learning from one that learned all it could.
+
+    >>> learning_outcome([ValidationPoint(10, [0.0] * 8, 2.0), ValidationPoint(20, [0.0] * 8, 2.0)])
+    'validation did not rise: no row was right at any checkpoint, and more steps of the same will hardly help'
+    """
+    rises = still_rises(points)
+    if rises is None:
+        return "validation: too few checkpoints to see whether it still rises"
+    if rises:
+        return "validation was still rising at the end: more steps (tune.epochs) may help"
+    if any(value > 0 for point in points for value in point.values):
+        return "validation no longer rose at the end"
+    return "validation did not rise: no row was right at any checkpoint, and more steps of the same will hardly help"
+
+
+def _is_better(before: Sequence[float], after: Sequence[float]) -> bool:
+    if not before or len(before) != len(after):
+        return False
+    if set(before) | set(after) <= {0.0, 1.0}:
+        return mcnemar([value == 1 for value in before], [value == 1 for value in after]).better
+    return paired_permutation_test(before, after).better
