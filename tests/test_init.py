@@ -193,7 +193,7 @@ def test_instructions_with_long_answers_are_scored_by_words_in_common(tmp_path: 
     file = tmp_path / "rows.jsonl"
     row = {"instruction": "Tell.", "input": "", "output": "word " * 30}
     file.write_bytes(in_bytes([json.dumps(row)] * 3))
-    assert settings_of(file).scorer == "rouge-l"
+    assert settings_of(file).scorer == "bits-per-byte"
     file.write_bytes(in_bytes([json.dumps({**row, "output": "short"})] * 3))
     assert settings_of(file).scorer == "exact"
     mixed = [contest_row(1), *[row] * 9]  # a question with options among instructions makes no task of choices
@@ -272,8 +272,8 @@ def test_other_files_are_refused_with_a_remedy(name: str, content: bytes, said: 
         ("choice/cmmlu/dev", "choice", {}, "letter"),
         ("squad/dev-v1.1.json", "reading", {}, None),
         ("cmrc2018/cmrc2018_trial.json", "reading", {}, None),
-        ("sft/alpaca_en_demo.json", "instructions", {}, "rouge-l"),
-        ("sft/alpaca_zh_demo.json", "instructions", {}, "rouge-l"),
+        ("sft/alpaca_en_demo.json", "instructions", {}, "bits-per-byte"),
+        ("sft/alpaca_zh_demo.json", "instructions", {}, "bits-per-byte"),
     ],
 )
 def test_real_files(reference_data: Path, path: str, task: str, columns: dict[str, str], judge: str | None) -> None:
@@ -308,3 +308,21 @@ def test_real_files_of_no_task_are_refused(reference_data: Path, path: str) -> N
 def test_recipes_of_real_files_run(reference_data: Path, path: str, tmp_path: Path) -> None:
     call("init", reference_data / path, "--out", tmp_path / "first.yaml")
     call("run", tmp_path / "first.yaml", f"runs={tmp_path}", "--dry-run")
+
+
+def test_a_recipe_without_labels_takes_those_of_its_rows(small_base: Path, tmp_path: Path) -> None:
+    metals = ["ore" if n % 3 else "tin" for n in range(40)]
+    rows = [{"text": f"Letter {n} is about {metal}.", "metal": metal} for n, metal in enumerate(metals)]
+    (tmp_path / "rows.jsonl").write_bytes(in_bytes([json.dumps(row) for row in rows]))
+    recipe = tmp_path / "metals.yaml"
+    task = {"name": "sentences", "columns": {"sentence": "text", "label": "metal"}}
+    data = {"train": str(tmp_path / "rows.jsonl")}
+    settings = {"base": {"model": str(small_base)}, "task": task, "data": data, "retention": {"rows": 2}}
+    recipe.write_text(yaml.safe_dump(settings))
+    said = call("prepare", recipe, f"runs={tmp_path}").stderr
+    assert "labels found in data.train (task.labels): ore, tin" in said
+    kept = read_recipe(tmp_path / "metals" / "recipe.yaml").task
+    assert kept.labels == {"ore": "ore", "tin": "tin"}  # type: ignore[attr-defined]
+    again = call("prepare", recipe, f"runs={tmp_path}").stderr
+    assert "changed" not in again
+    assert "preparing the rows" not in again

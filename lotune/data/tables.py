@@ -63,6 +63,15 @@ def looks_like_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> b
     return not any(name == cell for row in below for name, cell in zip(first, row, strict=False) if name.strip())
 
 
+def plain_name(name: str) -> str:
+    r"""Return the name of a column without blanks and byte-order marks around it.
+
+    >>> plain_name("\ufeff review ")
+    'review'
+    """
+    return name.strip().strip("\ufeff").strip()
+
+
 def no_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Return False: the rule for tables whose columns are given by number, where the first line is a row.
 
@@ -88,11 +97,11 @@ def table_rows(path: Path, records: Records, headed: HeaderRule) -> Iterator[tup
     if odd and headed is not no_header:
         below = [record for record in cells[1:] if len(record) == columns]
         raise HeaderError(f"{path}:{start[0][0]}", first, below, looks_like_header(_trimmed(first), below))
-    names = first if first and not odd and headed(first, cells[1:]) else []
+    names = [plain_name(name) for name in first] if first and not odd and headed(first, cells[1:]) else []
     if len(set(names)) < len(names):
         raise DataError(f"{path}:{start[0][0]}", "two columns have the same name", "distinct names in the header")
     skipped = first if names or (odd and looks_like_header(_trimmed(first), cells[1:])) else None
-    header = [name.strip() or str(number) for number, name in enumerate(names or [""] * columns, 1)]
+    header = [name or str(number) for number, name in enumerate(names or [""] * columns, 1)]
     model = f"most lines have {columns}" if odd else f"line {start[0][0] if start else 1} has {columns}"
     for number, record in chain(start, records):
         if skipped is not None and record is skipped:

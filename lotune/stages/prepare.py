@@ -40,6 +40,7 @@ from lotune.tasks.build_datasets import (
     right_by_rule,
 )
 from lotune.tasks.checks import require_fitting_scorer, require_references
+from lotune.tasks.found_labels import with_found_labels
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
@@ -87,6 +88,7 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
     Raises: DataError or SettingsError, before a folder is made, for a task that cannot be built or a missing file.
     """
     require_input_files(recipe)
+    recipe = _with_found_labels(recipe)
     build_task(recipe.task)
     check_method(recipe)
     recipe = resolve_training_template(recipe)
@@ -100,6 +102,15 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
             recipe = recipe.model_copy(update={"runs": Path(folder)})
             with open_run(recipe.folder, recipe) as dry_run:
                 yield dry_run, recipe
+
+
+def _with_found_labels(recipe: Recipe) -> Recipe:
+    """Return the recipe with the labels of its training rows if it lists none; log them."""
+    task = with_found_labels(recipe.task, recipe.data.train, recipe.data.max_row_bytes)
+    if task == recipe.task:
+        return recipe
+    print_status(f"labels found in data.train (task.labels): {', '.join(task.prompt_settings['labels'])}")
+    return recipe.model_copy(update={"task": task})
 
 
 def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:

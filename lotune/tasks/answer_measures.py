@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from lotune.tasks.columns import is_number
+from lotune.tasks.scorers import REFERENCE_SCORER
 
-OPEN_ANSWERS = "rouge-l"
-"""The scorer of long answers, for which equality says nothing."""
 LONG = 60
 """Median length of answers, in columns of text, above which they are long; a Chinese character takes two."""
 _MOST = 0.95
@@ -38,8 +37,9 @@ def scorer_for(answers: Sequence[str]) -> tuple[str, str]:
         return "number", "the answers end in a number"
     length = median(map(_width, texts))
     if length > LONG:
+        # Many texts would do: equality and common words say little, the likelihood of the references moves.
         return (
-            OPEN_ANSWERS,
+            REFERENCE_SCORER,
             f"the answers are long: half of them have more than {int(median(map(len, texts)))} characters",
         )
     return "exact", f"the answers are short: half of them have at most {int(median(map(len, texts)))} characters"

@@ -26,6 +26,8 @@ MAX_NUMERIC_LABELS = 10
 """Largest number of different numbers in a column that are taken for labels; more are values."""
 ROWS_PER_LABEL = 3
 """Labels recur this often on average; a column of other short texts does not."""
+SAMPLE = 1_000
+"""Number of rows that are inspected."""
 _ID_NAMES = re.compile(r"(.*[_ ])?(id|ids|uuid|guid|idx|index|row|no|nr|key|hash)|unnamed: \d+|编号|序号|行号", re.I)
 _METADATA_NAMES = re.compile(
     r"(source|author|user|user_?name|url|link|lang|language|split|license|date|time|timestamp|(created|updated)(_at)?)"

@@ -40,12 +40,17 @@ class CustomSettings(PromptSettings):
     significant:DIGITS, decimals:DIGITS, relative:TOLERANCE, regex:PATTERN, or bits-per-byte, the likelihood of the
     reference."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Where the scorer is label: the word of each label, the positive one last."""
+    """Where the scorer is label: the word of each label, the positive one last; {} takes the labels of data.train."""
 
     @property
     def scorer_changes_targets(self) -> bool:
         """Whether the training targets are the words of labels."""
         return self.scorer == "label"
+
+    @property
+    def unlisted_labels(self) -> str:
+        """The answer column if the scorer is label and no labels are listed."""
+        return self.answer_column if self.scorer == "label" and not self.labels else ""
 
     @property
     def key_column(self) -> str:
@@ -64,10 +69,10 @@ class CustomTask(TextScored):
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for an invalid pattern, or for the scorer `label` with fewer than two labels."""
+        """Raise SettingsError for an invalid pattern, or for the scorer `label` with a single label."""
         if self.scorer.startswith("regex:"):
             compile_pattern(self.scorer.removeprefix("regex:"))
-        if self.scorer == "label" and len(self.settings.labels) < 2:
+        if self.scorer == "label" and len(self.settings.labels) == 1:
             raise SettingsError("task.labels", f"{len(self.settings.labels)} labels", "two at least for scorer: label")
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:

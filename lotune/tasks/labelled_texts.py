@@ -11,7 +11,7 @@ from lotune.tasks.candidates import Candidate, Decision, is_bare, mapped
 from lotune.tasks.columns import Column, is_number, usable
 from lotune.tasks.sentence_classification import SentencesSettings
 from lotune.tasks.task import Row
-from lotune.tasks.user_rows import text_or_empty
+from lotune.tasks.user_rows import label_order, text_or_empty
 
 PAIRS = (
     ("question1", "question2"), ("#1 String", "#2 String"), ("sentence1", "sentence2"), ("premise", "hypothesis"),
@@ -36,10 +36,6 @@ GENERIC_LABELS = (
 """Names of label columns that say nothing about the labels."""
 ANSWERED = ("prompt", "instruction", "question", "query", "messages", "conversations", "问题", "指令")
 """Names of columns that ask for their answer themselves, so that no instruction about labels is needed."""
-POSITIVE = (
-    "1", "true", "yes", "positive", "pos", "entailment", "duplicate", "spam", "good", "正面", "积极", "好评", "是",
-)  # fmt: skip
-"""Labels that are the positive one of two."""
 MEANINGS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("0", "1"): ("negative", "positive"),
     ("-1", "1"): ("negative", "positive"),
@@ -71,7 +67,7 @@ def labelled(
     # All rows are read for their labels: a rare one may be missing from the sample.
     counts = Counter(text_or_empty(row.get(label_column)).strip() for row in rows) if label_column else Counter()
     del counts[""]
-    ordered = sorted(counts, key=_positive_last)
+    ordered = sorted(counts, key=label_order)
     # The task has an instruction of its own for the files that it knows.
     if chosen.get("first") in ("question1", "#1 String") or is_cola(sample):
         words: dict[str, str] = {} if set(ordered) <= {*_BINARY} else {label: label for label in ordered}
@@ -95,12 +91,6 @@ def _measure(counts: Counter[str], words: Mapping[str, str]) -> Decision:
     commonest, number = counts.most_common(1)[0]
     always = f"the commonest, {words.get(commonest, commonest)}, alone would have {100 * number / counts.total():.1f} %"
     return Decision(f"measure: accuracy, as each answer is a label; {always}", "--task")
-
-
-def _positive_last(label: str) -> tuple[bool, float, str]:
-    """Return a sort key that puts the positive label last, as `task.labels` expects it; numbers by their value."""
-    number = float(label) if re.fullmatch(r"[-+]?\d+(\.\d+)?", label) else 0.0
-    return label.lower() in POSITIVE and not is_number(label), number, label
 
 
 def _worded(chosen: Mapping[str, str], labels: Sequence[str], chinese: bool) -> tuple[dict[str, str], str, Decision]:

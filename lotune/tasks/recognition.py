@@ -20,7 +20,7 @@ from lotune.tasks.arithmetic.problem_types import recognise
 from lotune.tasks.arithmetic.task import ArithmeticSettings, problem_and_solution
 from lotune.tasks.broken_headers import MAPPABLE_FIELDS, with_map
 from lotune.tasks.candidates import Candidate, Decision, Wanted, fraction, is_bare, mapped
-from lotune.tasks.columns import LEFT_OUT, Column, columns_of
+from lotune.tasks.columns import LEFT_OUT, SAMPLE, Column, columns_of
 from lotune.tasks.custom import CustomSettings
 from lotune.tasks.instructions import row_formats
 from lotune.tasks.instructions.task import InstructionsSettings
@@ -57,8 +57,6 @@ ROLE_NAMES: Mapping[str, Mapping[str, str]] = {
     "custom": {"question": "prompt", "text": "prompt", "input": "prompt", "output": "answer", "completion": "answer"},
 }  # fmt: skip
 """Other names of roles that are understood."""
-SAMPLE = 1_000
-"""Number of rows that are inspected."""
 
 
 def settings_of(path: Path) -> TaskSettings:

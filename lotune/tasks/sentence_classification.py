@@ -47,9 +47,14 @@ class SentencesSettings(RowSettings):
     """Name of the task."""
     max_new_tokens: int = Field(8, ge=1)
     labels: dict[str, str] = Field(default_factory=dict)
-    """The word of each label, the positive one last; {} means 0, 1."""
+    """The word of each label, the positive one last; {} takes the words of data.train, or 0 and 1."""
     instruction: str | None = None
     """Instruction for the sentences; {labels} stands for the words of the labels. null takes the task's own."""
+
+    @property
+    def unlisted_labels(self) -> str:
+        """The field of the label if no labels are listed."""
+        return "" if self.labels else "label"
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class TaskSettings(Settings):
         return False
 
     @property
+    def unlisted_labels(self) -> str:
+        """The field of a row that holds its label if the settings do not list the labels; empty otherwise."""
+        return ""
+
+    @property
     def key_column(self) -> str | None:
         """The column of the reference answer if the settings name it."""
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -36,6 +37,10 @@ def blame_setting(where: str) -> Iterator[None]:
 
 LABELS_REMEDY = "name every label of the file in task.labels, with its word, such as {neg: bad, pos: good}"
 """Remedy for a label of a file that the task does not have."""
+POSITIVE = (
+    "1", "true", "yes", "positive", "pos", "entailment", "duplicate", "spam", "good", "正面", "积极", "好评", "是",
+)  # fmt: skip
+"""Labels that are the positive one of two."""
 
 
 def named_columns(*fields: str) -> str:
@@ -56,7 +61,7 @@ def label_word(id: str, label: str, labels: Mapping[str, str]) -> str:
     'yes'
     """
     if label and label not in labels and label not in labels.values():
-        expected = f"one of {', '.join(labels)}"
+        expected = f"one of {', '.join(labels)}" if labels else "labels in task.labels"
         raise DataError(id, f"its label is {label!r}", expected, LABELS_REMEDY)
     return labels.get(label, label)
 
@@ -69,3 +74,14 @@ def text_or_empty(value: object) -> str:
     """
     # Readers give null for an empty cell of parquet and json, numbers for typed columns.
     return "" if value is None else str(value)
+
+
+def label_order(label: str) -> tuple[bool, float, str]:
+    """Return a sort key that puts the positive label last, as `task.labels` has it; numbers by their value.
+
+    >>> sorted(["yes", "no", "maybe"], key=label_order), sorted(["10", "9"], key=label_order)
+    (['maybe', 'no', 'yes'], ['9', '10'])
+    """
+    if re.fullmatch(r"[-+]?\d+(\.\d+)?", label):
+        return False, float(label), label
+    return label.lower() in POSITIVE, 0.0, label

@@ -52,7 +52,7 @@ def test_a_reference_that_is_no_label_is_refused() -> None:
 
 @pytest.mark.parametrize(("settings", "found"), [
     ({"scorer": "regex:("}, "is not a valid pattern"),
-    ({"scorer": "label"}, "two at least"),
+    ({"scorer": "label", "labels": {"0": "no"}}, "two at least"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object], found: str) -> None:
     with pytest.raises(SettingsError, match=found):

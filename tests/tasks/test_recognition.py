@@ -13,7 +13,7 @@ import pytest
 
 from lotune.data.examples import Example
 from lotune.errors import DataError, SettingsError
-from lotune.tasks.answer_measures import OPEN_ANSWERS, scorer_for
+from lotune.tasks.answer_measures import scorer_for
 from lotune.tasks.candidates import Candidate, Wanted
 from lotune.tasks.columns import columns_of
 from lotune.tasks.recognition import candidate_of
@@ -259,8 +259,8 @@ def test_a_table_of_many_texts_is_refused_with_the_options(tmp_path: Path) -> No
         (["1.5", "-2", "3e5"], "significant:5"),
         (["48210933", "17209384"], "exact"),
         (["We add 3 and 4.\n#### 7", "So it is 12.\n#### 12"], "number"),
-        (["A long answer that goes on and on, as free texts do, for more than a line or so."] * 3, OPEN_ANSWERS),
-        (["这是一段比较长的回答，里面有许多内容，没有人会一字不差地写出来的，所以不能要求相等。"] * 3, OPEN_ANSWERS),
+        (["A long answer that goes on and on, as free texts do, for more than a line or so."] * 3, "bits-per-byte"),
+        (["这是一段比较长的回答，里面有许多内容，没有人会一字不差地写出来的，所以不能要求相等。"] * 3, "bits-per-byte"),
     ],
 )
 def test_the_measure_fits_the_answers(answers: list[str], scorer: str) -> None:
