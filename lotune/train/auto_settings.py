@@ -73,7 +73,7 @@ def tuning_choices(settings: TuneSettings, counts: RowCounts, learning_rate: Cho
     epochs = chosen.get("epochs", Choice(settings.epochs, "")).value
     steps = tuning_steps(counts.rows, step, epochs, settings.steps)
     if is_auto(settings.warmup_ratio):
-        chosen["warmup_ratio"] = Choice(max(WARMUP_RATIO, min(0.5, WARMUP_STEPS / steps)), f"{steps:,} steps")
+        chosen["warmup_ratio"] = Choice(round(max(WARMUP_RATIO, min(0.5, WARMUP_STEPS / steps)), 4), f"{steps:,} steps")
     if is_auto(settings.learning_rate):
         muon = Choice(MUON_RATE, "Muon")
         chosen["learning_rate"] = _rounded(muon if settings.optimizer == "muon" else learning_rate)
