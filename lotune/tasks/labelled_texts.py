@@ -47,8 +47,9 @@ _SENTIMENT = ("sentiment", "polarity", "情感", "情绪", "情感倾向")
 _IN_CHINESE = {
     "negative": "负面", "neutral": "中性", "positive": "正面", "no": "否", "yes": "是",
 }  # fmt: skip
-# The values of a column that answers yes or no.
 _BINARY = ("0", "1")
+_NO_AND_YES = (_BINARY, ("False", "True"), ("false", "true"), ("FALSE", "TRUE"))
+"""The values of a column that answers yes or no."""
 # CoLA's third column: the acceptability mark of the source, such as "*", "?" or "??".
 _COLA_MARKS = re.compile(r"[*? ]*")
 
@@ -97,13 +98,14 @@ def _worded(chosen: Mapping[str, str], labels: Sequence[str], chinese: bool) -> 
     """Return the word of each label, the instruction, and the decision about their meaning."""
     name = _subject(chosen.get("label", ""), chinese)
     number = 2 if "first" in chosen else 1
-    if not all(map(is_number, labels)):
+    telling = name and tuple(labels) in _NO_AND_YES
+    if not telling and not all(map(is_number, labels)):
         decision = Decision(f"labels: {', '.join(labels)}, the words of the file", "task.labels, task.instruction")
         # The words that the task takes from the rows itself need not stand in the recipe.
         return {label: label for label in labels}, _instruction(name, number, chinese), decision
     meant = MEANINGS.get(tuple(labels), ()) if chosen.get("label", "").strip().lower() in _SENTIMENT else ()
     instruction = _instruction(name, number, chinese, numeric=not meant)
-    if not meant and name and tuple(labels) == _BINARY:
+    if not meant and telling:
         meant, instruction = ("no", "yes"), _question(name, number, chinese)
     if not meant:
         return _unknown_numbers(labels, name, instruction, chinese)
@@ -245,13 +247,13 @@ def _texts(free: Sequence[Column], forced: bool) -> dict[str, str]:
 
 
 def _others(columns: Sequence[Column], chosen: Mapping[str, str]) -> tuple[Decision, ...]:
-    """Return other readings: other columns of labels and, of two texts, each alone."""
-    labels = [column.name for column in columns if column.kind == "label" and column.name not in chosen.values()]
-    others = [Decision(f"{name!r} is the label", f"--column label={name}") for name in labels]
+    """Return other readings: other columns of labels or of texts, and of two texts each alone."""
+    free = [column for column in columns if column.name not in chosen.values()]
+    labels = [column.name for column in free if column.kind == "label"]
+    texts = [column.name for column in free if column.kind == "text"]
     if "first" in chosen and chosen["first"] not in [name for pair in PAIRS for name in pair]:
-        others += [
-            Decision(f"{name!r} alone is the text", f"--column sentence={name}")
-            for role, name in chosen.items()
-            if role != "label"
-        ]
-    return tuple(others)
+        texts += [chosen["first"], chosen["second"]]
+    return (
+        *(Decision(f"{name!r} is the label", f"--column label={name}") for name in labels),
+        *(Decision(f"{name!r} alone is the text", f"--column sentence={name}") for name in texts),
+    )

@@ -256,7 +256,8 @@ def _refuse(path: Path, rows: Sequence[Row]) -> NoReturn:
 
 def _remedy(path: Path, fields: Sequence[str], rows: Sequence[Row]) -> str:
     answer = next((name for column in ANSWERS for name in fields if name.lower() == column), None)
-    if "text" in fields and answer is None:
+    nested = any(isinstance(value, list | dict) for value in rows[0].values())
+    if "text" in fields and answer is None and not nested:
         return (
             f"use rows of text for pre-training: pretrain: {{corpus: {path}}} (see docs/how-to/a-base-of-your-own.md)"
         )

@@ -80,7 +80,8 @@ def _chosen_columns(
     )
     if context and question == "instruction" and context not in chosen.values():
         chosen["input"] = context
-    return {role: name for role, name in chosen.items() if role != name}, by_position
+    ordered = sorted(chosen.items(), key=lambda item: item[0] == answer)
+    return {role: name for role, name in ordered if role != name}, by_position
 
 
 _CONTEXTS = ("input", *row_formats.OTHER_NAMES["input"])

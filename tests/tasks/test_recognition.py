@@ -90,6 +90,10 @@ LABELS: Mapping[str, tuple[str, Rows, dict[str, str], str, list[str]]] = {
         "mail.jsonl", labelled_rows("text", "is_spam", [0, 1]),
         {"sentence": "text", "label": "is_spam"}, "Does this text count as spam?", ["no", "yes"],
     ),
+    "true and false": (
+        "mail.jsonl", labelled_rows("text", "toxic", [False, True]),
+        {"sentence": "text", "label": "toxic"}, "Does this text count as toxic?", ["no", "yes"],
+    ),
     "a known meaning of numbers": (
         "mail.jsonl", labelled_rows("text", "sentiment", [-1, 0, 1]),
         {"sentence": "text", "label": "sentiment"}, "Which sentiment", ["negative", "neutral", "positive"],
@@ -150,6 +154,22 @@ def test_several_columns_of_labels_are_listed(tmp_path: Path) -> None:
     assert [other.change for other in candidate.others] == ["--column label=size"]
     chosen = candidate_of(path, Wanted(columns={"label": "size"}))
     assert chosen.settings.columns == {"sentence": "text", "label": "size"}  # type: ignore[attr-defined]
+
+
+def test_other_texts_are_listed(tmp_path: Path) -> None:
+    rows = labelled_rows("text", "team", ["red", "blue"], title=lambda n: f"Letter {n}")
+    others = candidate_of(write(tmp_path, "a.csv", rows)).others
+    assert [other.change for other in others] == ["--column sentence=title"]
+    rows = answered_rows("question", "answer", note=lambda n: f"Note {n} of the clerk")
+    others = candidate_of(write(tmp_path, "b.csv", rows)).others
+    assert [other.change for other in others] == ["--column output=note"]
+
+
+def test_lists_of_labels_are_refused(tmp_path: Path) -> None:
+    rows = [{"text": f"Letter {n}.", "labels": ["a", "b"][: n % 2 + 1]} for n in range(30)]
+    with pytest.raises(DataError) as caught:
+        candidate_of(write(tmp_path, "a.jsonl", rows))
+    assert "pretrain" not in caught.value.remedy
 
 
 def test_a_file_sorted_by_label_is_recognised(tmp_path: Path) -> None:
