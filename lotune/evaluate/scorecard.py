@@ -198,8 +198,18 @@ class BatchingEffect(_Record):
         return f"{self.rows} rows generated again alone in {self.dtype}: {counts}{wider}"
 
 
+class NextStep(_Record):
+    """A command to try after a run that is not valid, and the reason of the rule behind it."""
+
+    command: str
+    reason: str
+
+
 class Scorecard(_Record):
-    """The result of a run: `valid` if the gate and all checks pass and the target is better than the base's."""
+    """The result of a run.
+
+    It is `valid` if the gate and all checks pass, and the target is better than the base's and the majority answer.
+    """
 
     target: Target
     retention: tuple[RetentionMetric, ...]
@@ -222,6 +232,10 @@ class Scorecard(_Record):
     """Remarks on shortened prompts, contamination, rounding and checks that were left out."""
     evaluation_sets: tuple[EvaluationSetCounts, ...] = Field((), alias="asked")
     """Numbers of rows of each evaluation set."""
+    learning: str = ""
+    """Whether the tuning had not finished learning or no longer learnt, if the result is not valid."""
+    next_steps: tuple[NextStep, ...] = ()
+    """At most three commands to try if the result is not valid, the likeliest remedy first."""
 
 
 def measure_parameters(trainable: int, base_total: int, convention: str) -> Parameters:

@@ -21,6 +21,9 @@ def render_markdown(report: Report) -> str:
     # The headline names a single reason itself.
     if len(card.reasons) > 1:
         lines += [*(f"- not met: {escape_markdown(reason)}" for reason in card.reasons), ""]
+    lines += [f"{escape_markdown(card.learning)}.", ""] if card.learning else []
+    for step in card.next_steps:
+        lines += [f"To try next: {escape_markdown(step.reason)}.", "", *fenced(step.command), ""]
     lines += [
         f"- {escape_markdown(label)}: **{escape_markdown(value)}** ({escape_markdown(note)})"
         for label, value, note in sections.key_figures(card)

@@ -163,7 +163,13 @@ def _closing_lines(card: Scorecard) -> list[str]:
     if target.unjudgeable:
         lines.append(f"rows left out because their reference cannot be judged: {target.unjudgeable}")
     checks = [f"{check.name} {'passed' if check.passed else 'FAILED'}" + _detail(check.detail) for check in card.checks]
-    return lines + [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
+    lines += [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
+    return lines + ([card.learning] if card.learning else []) + _next_step_lines(card)
+
+
+def _next_step_lines(card: Scorecard) -> list[str]:
+    steps = [line for step in card.next_steps for line in (f"  {step.command}", f"    {step.reason}")]
+    return ["to try next, the likeliest first:", *steps] if steps else []
 
 
 def _detail(detail: str) -> str:

@@ -41,6 +41,7 @@ from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.merging import unchecked_notes
 from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
+from lotune.stages.next_steps import with_guidance
 from lotune.stages.predictions import PredictionJob, run_predictions, run_predictions_unbatched, with_long_prompt_counts
 from lotune.stages.prepare import (
     accepted_references_clause,
@@ -118,7 +119,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         _drop_altered_predictions(run)
         run.invalidate_stage("evaluate")
         _drop_predictions_of_other_inputs(run, inputs)
-        card = _evaluate(run, recipe, tuning, counts)
+        card = with_guidance(_evaluate(run, recipe, tuning, counts), recipe, tuning, counts, folder)
         write_scorecard(folder / "scorecard.json", card)
         run.mark_stage_done("evaluate", inputs, [folder / "scorecard.json", *(folder / "predictions").rglob("*.jsonl")])
     return read_scorecard(folder / "scorecard.json")

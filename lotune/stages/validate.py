@@ -14,10 +14,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from lotune.console import print_status
+from lotune.evaluate.learning import CheckpointScores, learning_course
 from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.metric_intervals import primary_metric_interval
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import gate_passed, min_retained
+from lotune.evaluate.target import ScoredExample
 from lotune.files import read_json, write_json
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
@@ -90,12 +92,20 @@ def _validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, An
     print_status(f"chosen on validation: {describe(chosen, rows.task.metric)}")
     if chosen.gate_passed is False:
         print_status(f"no checkpoint retains {recipe.retention.min_retained:.0%} of the base on the validation rows")
+    checkpoints = [CheckpointScores(result.loss, _scored(scores[result.name])) for result in results]
+    course = learning_course(rows.task, checkpoints)
     return {
         **trained,
+        "learning": None if course is None else asdict(course),
         "checkpoints": [asdict(result) for result in results],
         "chosen": chosen.name,
         "metric": rows.task.metric,
     }
+
+
+def _scored(scores: Sequence[Score]) -> list[ScoredExample]:
+    # The scores of all checkpoints are in the order of the validation rows.
+    return [ScoredExample(str(row), "", score) for row, score in enumerate(scores)]
 
 
 def describe(result: CheckpointResult, metric: str) -> str:
