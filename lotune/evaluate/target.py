@@ -136,7 +136,13 @@ def _beside(task: Task, base: Sequence[ScoredExample], tuned: Sequence[ScoredExa
     """Return the results of the other scores of a task that scores references: those of its generated answers."""
     if not task.scores_references:
         return {}
-    scores = {name: score for name, score in task.score_name_by_metric.items() if name != task.metric}
+    # Validation scores the references alone, without generated answers.
+    judged = [row.score.scores for row in (*base, *tuned) if row.score.correct is not None]
+    scores = {
+        name: score
+        for name, score in task.score_name_by_metric.items()
+        if name != task.metric and all(score in row for row in judged)
+    }
     return {name: _result([pair for _, pair in _pairs(base, tuned, score)], score) for name, score in scores.items()}
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lotune.data.examples import Example
 from lotune.evaluate.compare import compare_predictions
 from lotune.evaluate.facts import Facts
+from lotune.evaluate.learning import CheckpointScores, learning_course
 from lotune.evaluate.metric_intervals import metric_intervals
 from lotune.evaluate.predict import Prediction, predict, read_predictions
 from lotune.evaluate.reference_bits import REFERENCE_ONLY
@@ -156,6 +157,19 @@ def test_a_gain_is_a_fall() -> None:
     loss = measure_target(TASK, scored(after), scored(before))
     assert not loss.better
     assert loss.p_value > 0.9
+
+
+def test_validation_without_answers_has_a_course() -> None:
+    def checkpoint(bits: float, loss: float) -> CheckpointScores:
+        rows = scored([(bits + n / 50, 10 * n + 1) for n in range(30)])
+        alone = [row._replace(score=replace(row.score, scores={**row.score.scores})) for row in rows]
+        for row in alone:
+            del row.score.scores["rouge_l"]  # type: ignore[attr-defined]
+        return CheckpointScores(loss, alone)
+
+    falling, rising = ([checkpoint(bits, 1.0) for bits in course] for course in ((3.0, 2.0), (2.0, 3.0)))
+    found = [learning_course(TASK, course) for course in (falling, rising)]
+    assert [course.unfinished for course in found if course is not None] == [True, False]
 
 
 def test_every_choice_follows_the_direction() -> None:
