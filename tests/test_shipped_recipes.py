@@ -41,7 +41,7 @@ def test_a_file_comes_before_a_recipe_of_its_name_and_a_folder_does_not() -> Non
     assert read_recipe(Path("demo")).tune.learning_rate == 6e-3
     Path("demo").rmdir()
     Path("demo").write_text("seed: 5\n")
-    assert (read_recipe(Path("demo")).seed, read_recipe(Path("demo")).adapter.rank) == (5, 8)
+    assert (read_recipe(Path("demo")).seed, read_recipe(Path("demo")).data.generated_rows) == (5, 20_000)
 
 
 @pytest.mark.parametrize("name", ["dmeo", "demo.yaml", "recipes/demo", "../demo", "Demo"])

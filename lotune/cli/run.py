@@ -9,6 +9,7 @@ import typer
 
 from lotune.cli.execution import run_recipe_verb, run_verb
 from lotune.cli.options import RECIPE_HELP, Debug, DryRun, Json, Overrides
+from lotune.text_display import print_visible
 
 
 def run(
@@ -36,5 +37,5 @@ def _recipes(requested: bool, json: bool) -> Any:
     purposes = {name: recipe_purpose(name) for name in recipe_names()}
     if not json:
         width = max(map(len, purposes))
-        print("\n".join(f"{name:<{width}}  {purpose}" for name, purpose in purposes.items()))
+        print_visible("\n".join(f"{name:<{width}}  {purpose}" for name, purpose in purposes.items()))
     return purposes

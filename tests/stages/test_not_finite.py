@@ -117,7 +117,8 @@ def test_a_run_stops_at_the_validation_of_a_damaged_model(nan_base: Path, tmp_pa
     recipe = tmp_path / "run.yaml"
     recipe.write_text(RECIPE.format(base=nan_base))
     monkeypatch.setattr(training_session, "train_steps", lambda *_: iter([Step(1, 1.0, 0.1, 1, 1, 0.1, 1.0)]))
-    result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", "checkpoints.count=1", "tune.steps=1")
+    words = ("checkpoints.count=1", "tune.steps=1", "retention.validation_rows=0")
+    result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", *words)
     assert result.exit_code == 1, result.stderr
     said = result.stderr.splitlines()[-3]
     assert said.startswith("validating step-000001, row ")

@@ -59,7 +59,7 @@ def lora_rate(hidden_size: int, architecture: str, alpha: float) -> float:
     It does not depend on the rank. Source: "LoRA Without Regret" (Thinking Machines Lab, 2025), fitted with Adam.
 
     >>> round(lora_rate(192, "llama", 16), 5), round(lora_rate(896, "qwen2", 32), 5)
-    (0.00623, 0.00053)
+    (0.00624, 0.00053)
     """
     family = next((name for name in RATE_EXPONENTS if name in architecture), "qwen")
     return float(5e-4 * (2000 / hidden_size) ** RATE_EXPONENTS[family] * REFERENCE_ALPHA / alpha)
