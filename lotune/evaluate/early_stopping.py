@@ -70,7 +70,7 @@ def learning_outcome(points: Sequence[ValidationPoint]) -> str:
         return "validation: too few checkpoints to see whether it still rises"
     if rises:
         return "validation was still rising at the end: more steps (tune.epochs) may help"
-    if any(value > 0 for point in points for value in point.values):
+    if any(value != 0 for point in points for value in point.values):  # bits count below 0, and no row is right
         return "validation no longer rose at the end"
     return "validation did not rise: no row was right at any checkpoint, and more steps of the same will hardly help"
 

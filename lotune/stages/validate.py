@@ -92,7 +92,7 @@ def _validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, An
     print_status(f"chosen on validation: {describe(chosen, rows.task.metric)}")
     if chosen.gate_passed is False:
         print_status(f"no checkpoint retains {recipe.retention.min_retained:.0%} of the base on the validation rows")
-    checkpoints = [CheckpointScores(result.loss, _scored(scores[result.name])) for result in results]
+    checkpoints = [CheckpointScores(result.step, result.loss, _scored(scores[result.name])) for result in results]
     course = learning_course(rows.task, checkpoints)
     return {
         **trained,

@@ -165,7 +165,7 @@ def test_validation_without_answers_has_a_course() -> None:
         alone = [row._replace(score=replace(row.score, scores={**row.score.scores})) for row in rows]
         for row in alone:
             del row.score.scores["rouge_l"]  # type: ignore[attr-defined]
-        return CheckpointScores(loss, alone)
+        return CheckpointScores(1, loss, alone)
 
     falling, rising = ([checkpoint(bits, 1.0) for bits in course] for course in ((3.0, 2.0), (2.0, 3.0)))
     found = [learning_course(TASK, course) for course in (falling, rising)]

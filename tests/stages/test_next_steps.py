@@ -93,8 +93,10 @@ def test_no_gain_over_the_majority_counts_as_no_gain() -> None:
     assert settings_of(held)[0] == ["tune.epochs=4"]
 
 
-def scored(num_correct: int, loss: float, of: int = 40) -> CheckpointScores:
-    return CheckpointScores(loss, [ScoredExample(str(n), "", Score("1", "1", n < num_correct)) for n in range(of)])
+def scored(num_correct: int, loss: float, of: int = 40, step: int = 10) -> CheckpointScores:
+    return CheckpointScores(
+        step, loss, [ScoredExample(str(n), "", Score("1", "1", n < num_correct)) for n in range(of)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,12 +109,18 @@ def scored(num_correct: int, loss: float, of: int = 40) -> CheckpointScores:
     ],
     ids=["rising", "falling loss", "flat", "falling"],
 )
-def test_the_last_two_checkpoints_tell_who_still_learns(
+def test_the_last_checkpoints_tell_who_still_learns(
     before: CheckpointScores, last: CheckpointScores, unfinished: bool
 ) -> None:
-    found = learning_course(ArithmeticTask(), [scored(0, 5.0), before, last])
+    found = learning_course(ArithmeticTask(), [before, last])
     assert found is not None
     assert found.unfinished is unfinished
+    # The checkpoint at half the steps counts, however alike the last two are.
+    close = replace(before, step=19)
+    from_half = learning_course(ArithmeticTask(), [scored(0, 5.0), close, replace(last, step=20)])
+    assert from_half is not None
+    assert from_half.unfinished
+    assert from_half.evidence.startswith("from step 10 to 20")
 
 
 def test_a_single_checkpoint_tells_nothing() -> None:
