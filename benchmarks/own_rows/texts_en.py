@@ -100,10 +100,10 @@ DATE_SENTENCES = (
 DATE_INSTRUCTION = "Write the date as year-month-day: "
 
 SIXTY: dict[str, str] = {
-    "food": "we need more {dish} for {n} people|the {dish} was very good|is there any {dish} left"
-    "|{with} would like {dish} on {day}|who brings the {dish} on {day}",
-    "sport": "we need {n} more people for {game}|the {game} was very good|is there any {game} on {day}"
-    "|{with} would like {game} on {day}|who plays {game} on {day}",
+    "food": "we eat {dish} on {day}|who would eat {dish} with {with}|{with} will eat {dish} on {day}"
+    "|is there {dish} to eat on {day}|you should eat {dish} with {with}",
+    "sport": "we play {game} on {day}|who would play {game} with {with}|{with} will play {game} on {day}"
+    "|is there {game} to play on {day}|you should play {game} with {with}",
 }
 SIXTY_WORDS = {"dish": "rice|soup|bread|cheese", "game": "tennis|football|hockey|cricket"}
 SIXTY_WEIGHTS = (0.55, 0.45)
