@@ -113,6 +113,7 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         "data.test": recipe.data.test,
         "retention.data": recipe.retention.data,
         "retention.validation": recipe.retention.validation,
+        "retention.replay.data": recipe.retention.replay.data,
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.init_from": recipe.adapter.init_from,
     }

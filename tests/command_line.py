@@ -19,7 +19,7 @@ data: {{generated_rows: 40, validation_rows: 4, test_rows: 6}}
 adapter: {{rank: 2}}
 tune: {{epochs: 1, micro_batch_rows: 8, learning_rate: 0.01}}
 checkpoints: {{count: 2, merge_check_rows: 3}}
-retention: {{rows: 4, validation_rows: 3}}
+retention: {{rows: 4, replay: {{rows: 0}}, validation_rows: 3}}
 """
 """Five steps of eight rows."""
 

@@ -170,7 +170,8 @@ def _made_up_counts() -> dict[str, object]:
         "first": "1 + 1 = ⟦2<|endoftext|>⟧", "retention_cut": 2,
         "left_out": {"test": 1},
     }  # fmt: skip
-    return {"rows": asdict(rows), "replay": 100, "tokens": tokens}
+    replay = {"rows": 100, "source": "generator", "seconds": 0.5, "rehearsed": "reading"}
+    return {"rows": asdict(rows), "replay": replay, "tokens": tokens}
 
 
 def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str, float]) -> None:

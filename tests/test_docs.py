@@ -210,7 +210,7 @@ def test_the_task_of_the_how_to_page_completes_a_run(with_labels: Path, small_ba
     recipe.write_text(
         f"{{task: {{name: labels, ignore_case: true}}, base: {{model: '{small_base}', dtype: float32}}, device: cpu,"
         f" data: {{train: '{file}', validation_rows: 4, test_rows: 6}}, tune: {{epochs: 1}},"
-        " retention: {rows: 2, validation_rows: 0},"
+        " retention: {rows: 2, replay: {rows: 0}, validation_rows: 0},"
         f" checkpoints: {{count: 1}}, runs: '{tmp_path}'}}"
     )
 

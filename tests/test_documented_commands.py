@@ -47,6 +47,7 @@ RUN = [
     "checkpoints.merge_check_rows=3",
     "retention.rows=4",
     "retention.validation_rows=2",
+    "retention.replay.rows=0",
     "task.max_new_tokens=8",
 ]
 PRETRAINING = [
@@ -85,7 +86,7 @@ device: cpu
 base: {{model: '{base}', dtype: float32}}
 task: {{scratchpad: false, max_new_tokens: 8}}
 data: {{generated_rows: 16, validation_rows: 2, test_rows: 2}}
-retention: {{rows: 2, validation_rows: 0}}
+retention: {{rows: 2, replay: {{rows: 0}}, validation_rows: 0}}
 checkpoints: {{count: 1, merged: none}}
 tune: {{epochs: 1}}
 """

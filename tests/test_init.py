@@ -167,6 +167,7 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
     words = (
         "retention.rows=2",
         "retention.validation_rows=0",
+        "retention.replay.rows=0",
         "task.max_new_tokens=4",
         "checkpoints.merge_check_rows=2",
         "--json",
@@ -317,7 +318,12 @@ def test_a_recipe_without_labels_takes_those_of_its_rows(small_base: Path, tmp_p
     recipe = tmp_path / "metals.yaml"
     task = {"name": "sentences", "columns": {"sentence": "text", "label": "metal"}}
     data = {"train": str(tmp_path / "rows.jsonl")}
-    settings = {"base": {"model": str(small_base)}, "task": task, "data": data, "retention": {"rows": 2}}
+    settings = {
+        "base": {"model": str(small_base)},
+        "task": task,
+        "data": data,
+        "retention": {"rows": 2, "replay": {"rows": 0}},
+    }
     recipe.write_text(yaml.safe_dump(settings))
     said = call("prepare", recipe, f"runs={tmp_path}").stderr
     assert "labels found in data.train (task.labels): ore, tin" in said

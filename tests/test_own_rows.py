@@ -23,7 +23,7 @@ task: {{name: instructions, max_new_tokens: 6}}
 data: {{train: {rows}, validation_rows: 3, test_rows: 4}}
 tune: {{micro_batch_rows: 8, steps: 3}}
 checkpoints: {{count: 1, merge_check_rows: 2}}
-retention: {{rows: 2, validation_rows: 0}}
+retention: {{rows: 2, replay: {{rows: 0}}, validation_rows: 0}}
 """
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lotune.errors import DataError
+from lotune.evaluate.replay import ReplaySettings
 from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
 from lotune.settings import Settings
 from lotune.tasks.registry import RETENTION_TASK
@@ -29,13 +30,6 @@ RETENTION_ROWS = 200
 """Default number of generated retention rows."""
 RETENTION_VALIDATION_ROWS = 100
 """Default number of retention rows that are generated or set aside for validation."""
-
-
-class ReplaySettings(Settings):
-    """Rows of the retention task that are mixed into the training rows."""
-
-    rows: int = Field(0, ge=0)
-    """Number of generated retention rows to mix into the training rows, against forgetting."""
 
 
 class RetentionSettings(Settings):
@@ -54,17 +48,17 @@ class RetentionSettings(Settings):
     validation_rows: int | None = Field(None, ge=0)
     """Number of those rows, sampled by seed; 0: watch nothing; null: all rows of a file, or 100."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
-    divergence: float = Field(0.0, ge=0)
-    """Weight of KL(base‖tuned) per token of a replay row, which takes the place of its cross-entropy; 0: cross-entropy.
-    The base's logits come from the same weights without the adapter."""
+    divergence: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Weight of KL(base‖tuned) per token of a replay row, which takes the place of its cross-entropy; 0: cross-entropy;
+    auto: 1 for rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
     # The contest's rule: F1 and EM each keep 90 % of the base's.
     min_retained: float = Field(0.9, ge=0, le=1)
     """Fraction of the base's score that each retention metric must keep."""
 
     @model_validator(mode="after")
     def _divergence_has_rows(self) -> RetentionSettings:
-        if self.divergence and self.replay.rows == 0:
-            raise ValueError(f"divergence {self.divergence:g} needs replay rows: set retention.replay.rows above 0")
+        if self.divergence not in ("auto", 0) and self.replay.rows == 0:
+            raise ValueError(f"divergence {self.divergence} needs replay rows: set retention.replay.rows above 0")
         return self
 
 

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lotune.contest.scores import ContestScore
 from lotune.errors import RunError
+from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
+from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval
 from lotune.files import read_json, write_json
@@ -226,6 +228,10 @@ class Scorecard(_Record):
     """The best checkpoint on the test rows, if all were tested."""
     base: str = ""
     """Name of the base model."""
+    divergence: tuple[BaseDivergence, ...] = ()
+    """How far the tuned model is from its base, on the prompts of test rows and on replay rows."""
+    replay: ReplayCounts = ReplayCounts()
+    """The replay rows of the tuning."""
     batching_effects: tuple[BatchingEffect, ...] = Field((), alias="asked_alone")
     """The effect of batching, by model and evaluation set; empty in float32."""
     notes: tuple[str, ...] = ()
@@ -262,6 +268,8 @@ def make_scorecard(
     batching_effects: Sequence[BatchingEffect] = (),
     notes: Sequence[str] = (),
     evaluation_sets: Sequence[EvaluationSetCounts] = (),
+    replay: ReplayCounts | None = None,
+    divergence: Sequence[BaseDivergence] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -277,8 +285,10 @@ def make_scorecard(
         reasons=tuple(reasons),
         best_on_test=best_on_test(checkpoints, target.metric),
         base=base,
+        replay=replay or ReplayCounts(),
         batching_effects=tuple(batching_effects),
-        notes=(*notes, *evaluation_set_notes(evaluation_sets)),
+        divergence=tuple(divergence),
+        notes=(*notes, *(line.describe() for line in divergence), *evaluation_set_notes(evaluation_sets)),
         evaluation_sets=tuple(evaluation_sets),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.scorecard import EvaluationSetCounts
 from lotune.report.report_data import Report, TrainingSummary
 from lotune.report.sections import Table, format_optional
@@ -67,7 +68,7 @@ def counts_table(counts: Mapping[str, Any]) -> Table:
         ),
         ("removed because an evaluation set contains them", f"{rows['overlap']['removed']:,}"),
         ("kept to train on", f"{rows['kept']:,}"),
-        ("replay rows of the retention task", f"{counts.get('replay', 0):,}"),
+        ("replay rows", f"{ReplayCounts.from_counts(counts).rows:,}"),
         ("dropped as too long", f"{tokens['dropped_too_long']:,} (longer than {tokens['limit']:,} tokens)"),
         *((f"left out of {name}: prompt too long", f"{n:,}") for name, n in tokens.get("left_out", {}).items()),
         *_evaluation_lines([EvaluationSetCounts(**record) for record in counts.get("asked", ())]),

@@ -11,10 +11,12 @@ from lotune.console import print_status
 from lotune.contest.scores import ContestScore, contest_score, score
 from lotune.data.examples import Example
 from lotune.evaluate.batching_effect import measure_batching_effect, sample_unbatched_rows, widen_metric, widen_target
+from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.facts import facts_of
 from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
+from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
     BatchingEffect,
@@ -39,6 +41,7 @@ from lotune.report.terminal import show_scorecard
 from lotune.runs import Run
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
+from lotune.stages.divergence import base_divergences
 from lotune.stages.merging import unchecked_notes
 from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
 from lotune.stages.next_steps import with_guidance
@@ -156,10 +159,12 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     chosen = tuning["chosen"]
     all_names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
     names = all_names if recipe.evaluate.checkpoints == "all" else [chosen]
-    after = {
-        name: _predict_test_sets(run, recipe, name, tuned_model(run, recipe, name), (task, retained), rows)
-        for name in names
-    }
+    after, divergence = dict[str, ModelPredictions](), tuple[BaseDivergence, ...]()
+    for name in names:
+        model = tuned_model(run, recipe, name)
+        after[name] = _predict_test_sets(run, recipe, name, model, (task, retained), rows)
+        if name == chosen:
+            divergence = base_divergences(base.model, model.model, base.tokenizer, run.folder, rows["test"])
     lines = {name: _retention_metrics(recipe, retained, before, tested) for name, tested in after.items()}
     targets = {name: _target(task, before, tested) for name, tested in after.items()}
     if (majority := counts.get("majority")) is not None and not targets[chosen].is_mean:
@@ -178,6 +183,8 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checkpoints=[_checkpoint(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
+        replay=ReplayCounts.from_counts(counts),
+        divergence=divergence,
         batching_effects=effects,
         notes=[
             f"tuned in {recipe.base.dtype}",
@@ -337,7 +344,7 @@ def _reduced_dtype_clause(check: dict[str, Any] | None) -> str:
 
 
 def _notes(counts: dict[str, Any]) -> list[str]:
-    notes = []
+    notes = ReplayCounts.from_counts(counts).notes()
     removed = counts["rows"]["overlap"]["removed"]
     if removed:
         notes.append(f"{removed} training rows were removed because an evaluation set contains them")

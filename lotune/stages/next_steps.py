@@ -56,6 +56,12 @@ class Outcome:
         return self.course is not None and self.course.unfinished
 
     @property
+    def replayed(self) -> int:
+        """The number of replay rows."""
+        rows = self.recipe.retention.replay.rows
+        return self.card.replay.rows if rows == "auto" else rows
+
+    @property
     def forgot(self) -> bool:
         """Whether a gated metric that can be measured kept too little."""
         return any(line.is_gated and not line.passed and line.retained is not None for line in self.card.retention)
@@ -81,13 +87,13 @@ def _rate(factor: float) -> Callable[[Outcome], Mapping[str, Any]]:
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        lambda outcome: outcome.forgot and outcome.recipe.retention.replay.rows < REPLAY_ROWS,
+        lambda outcome: outcome.forgot and outcome.replayed < REPLAY_ROWS,
         lambda _: {"retention.replay.rows": REPLAY_ROWS},
-        "the model forgot what the gate measures; rows of the retention task among the training rows keep it",
+        "the model forgot what the gate measures; general rows among the training rows keep it",
     ),
     Rule(
-        lambda outcome: outcome.forgot and outcome.recipe.retention.replay.rows >= REPLAY_ROWS,
-        lambda outcome: {"retention.replay.rows": 3 * outcome.recipe.retention.replay.rows},
+        lambda outcome: outcome.forgot and outcome.replayed >= REPLAY_ROWS,
+        lambda outcome: {"retention.replay.rows": 3 * outcome.replayed},
         "the model forgot despite replay; more replay rows keep more",
     ),
     Rule(

@@ -19,6 +19,7 @@ from lotune.data.tokenized import EncodedRow, answer_end_id, check_scored_tokens
 from lotune.disk_space import require_free_space
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.predict import fit
+from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.scorecard import EvaluationSetCounts, evaluation_set_notes
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
@@ -30,12 +31,12 @@ from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
+from lotune.stages.replay import make_replay
 from lotune.tasks.baselines import majority_answer
 from lotune.tasks.build_datasets import (
     RETENTION_SEED,
     build_datasets,
     evaluation_set,
-    replay_rows,
     retention_validation,
     right_by_rule,
 )
@@ -169,29 +170,27 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
-    with blame_setting("retention.replay.rows"):
-        replay = replay_rows(retained, recipe.retention.replay.rows, recipe.seed, [*retention, *watched])
     folder = run.folder / "data"
     candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
     sets: dict[str, Sequence[Example]] = {"validation": data.validation, "test": data.test, "retention": retention}
     file_rows = {**data.file_rows, "retention": retained_set.file_rows}
     set_counts, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
     sets[RETENTION_VALIDATION] = watched
-    needed = prepared_bytes(tokenizer, (data.train, replay), chain.from_iterable(sets.values()))
+    replay = make_replay(recipe, retained, len(data.train), sets)
+    parts = data.train, replay.examples
+    needed = prepared_bytes(tokenizer, parts, chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
-    file = _train_tokens(
-        folder / "train", tokenizer, (data.train, replay), limit, recipe.data.on_too_long, needed, candidates
-    )
+    file = _train_tokens(folder / "train", tokenizer, parts, limit, recipe.data.on_too_long, needed, candidates)
     # From here on no row can be refused. A token file that a crash leaves behind is found again by its digest.
     run.invalidate_stage("prepare")
-    for name, examples in sets.items():
+    for name, examples in {**sets, "replay": replay.examples}.items():
         _write_examples(folder / f"{name}.jsonl", examples)
     tokens = TokenCounts(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
         file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]), set_counts[-1].cut,
     )  # fmt: skip
     write_json(folder / "counts.json", {
-        "rows": asdict(data.counts), "replay": len(replay), "tokens": asdict(tokens),
+        "rows": asdict(data.counts), "replay": replay.counts.model_dump(), "tokens": asdict(tokens),
         RETENTION_VALIDATION: len(watched),
         "asked": [counts.model_dump() for counts in set_counts], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
@@ -405,7 +404,7 @@ def describe_counts(counts: dict[str, Any]) -> str:
             if (removed := rows.get("validation_removed"))
             else []
         ),
-        f"replay rows of the retention task: {counts['replay']}",
+        ReplayCounts.from_counts(counts).describe(),
         f"retention prompts truncated to fit: {tokens['retention_cut']}",
         *([accepted_references_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
         *evaluation_set_notes(evaluation_sets),

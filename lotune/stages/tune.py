@@ -33,6 +33,7 @@ from lotune.stages.auto_settings import (
     with_settings,
     with_stored_settings,
 )
+from lotune.stages.divergence import divergence_limit_reason
 from lotune.stages.merging import ensure_merged, template_text
 from lotune.stages.model_loading import answer_dtype_context
 from lotune.stages.predictions import PredictionJob, run_predictions
@@ -220,7 +221,9 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
                 append_record(run.folder / METRICS_FILE, {"validation": asdict(progress.results[-1])})
                 yield progress.results[-1]
             if step.number in tuning.plan.decisions:
-                progress.decide(validation_points(validation.rows, progress.results))
+                adaptive = recipe.checkpoints.spacing == "adaptive"
+                points = validation_points(validation.rows, progress.results) if adaptive else None
+                progress.decide(points, _too_far(recipe, tuning, validation))
                 world.send_to_followers(progress.decided_at is not None)
         if progress.decided_at is not None and tuning.plan.decisions:
             tuning = with_early_end(tuning, progress.decided_at)
@@ -229,6 +232,10 @@ def _train(run: Run, recipe: Recipe, tuning: TuningSession) -> Generator[TuningR
     print_status(outcome)
     counts = {"steps": tuning.plan.steps, "planned_steps": steps, "trainable": trainable, "total": total}
     return {**counts, **progress.summary(), "outcome": outcome}
+
+
+def _too_far(recipe: Recipe, tuning: TuningSession, validation: ValidationSet) -> str | None:
+    return divergence_limit_reason(recipe, tuning.model, tuning.base.tokenizer, validation.rows.examples)
 
 
 def _adapter_folder(run: Run, checkpoint: str) -> Path:

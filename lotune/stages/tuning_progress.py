@@ -41,9 +41,10 @@ class TuningProgress:
         decision = {"decided_at": self.decided_at, "reason": self.reason}
         return {"found": [asdict(result) for result in self.results], "seconds": self._seconds(), **decision}
 
-    def decide(self, points: Sequence[ValidationPoint]) -> None:
-        """Decide whether to end early after the step that is done."""
-        reason = reason_to_stop(points)
+    def decide(self, points: Sequence[ValidationPoint] | None, reason: str | None = None) -> None:
+        """Decide whether to end early after the step that is done: for a `reason`, or by validation if it counts."""
+        if reason is None and points is not None:
+            reason = reason_to_stop(points)
         if reason is not None:
             self.decided_at, self.reason = self.done, reason
 

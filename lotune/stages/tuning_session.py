@@ -30,6 +30,7 @@ from lotune.model.parts import virtual_ids
 from lotune.model.quantization import load_quantized
 from lotune.recipe import Recipe
 from lotune.stages.dependencies import stage_inputs
+from lotune.stages.replay import divergence_of
 from lotune.stages.training_session import TrainingCourse, TrainingSession, enable_features, make_session
 from lotune.stages.validation_rows import ValidationRows, retention_validation_rows, task_validation_rows
 from lotune.train.schedule import checkpoint_steps, end_early, lr_factors, tuning_steps
@@ -95,7 +96,7 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
     checkpoints = checkpoint_steps(steps, recipe.checkpoints.count)
     decisions: tuple[int, ...] = ()
-    if recipe.checkpoints.spacing == "adaptive":
+    if recipe.checkpoints.spacing == "adaptive" or settings.max_divergence is not None:
         factors = lr_factors(settings, steps)
         decisions = tuple(step for step in checkpoints if len(end_early(factors, step, settings)) < steps)
     return Plan(steps, checkpoints, step_rows, decisions)
@@ -151,7 +152,7 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
     session = make_session(
         recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=dtype_name(base.dtype) == "bfloat16",
-        divergence=recipe.retention.divergence,
+        divergence=divergence_of(recipe),
     )  # fmt: skip
     return TuningSession(base, collator, plan, session)
 
@@ -167,6 +168,9 @@ def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[Loaded
     if in_shards and quantization != "none":
         found, remedy = "sharded weights cannot be quantised", "fsdp=off, or tune.quantization=none"
         raise SettingsError("tune.quantization", found, remedy=remedy)
+    if in_shards and recipe.tune.max_divergence is not None:
+        found, remedy = "the divergence of sharded weights is not measured", "fsdp=off, or tune.max_divergence=null"
+        raise SettingsError("tune.max_divergence", found, remedy=remedy)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
     return load_quantized(settings, "cpu" if in_shards else device, quantization), in_shards
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from lotune.data.bounded import MAX_ROW_BYTES
@@ -32,8 +31,6 @@ TEST_SEED = 1_000_003
 """Offset of the seed of generated test rows from that of the training rows. Overlap is removed nevertheless."""
 RETENTION_SEED = 2_000_003
 """Offset of the seed of generated retention rows."""
-REPLAY_SEED = 3_000_017
-"""Offset of the seed of replay rows of the retained task."""
 RETENTION_VALIDATION_SEED = 4_000_037
 """Offset of the seed of the retention rows that are generated for validation."""
 MAX_CHECKED_ANSWERS = 10_000
@@ -131,22 +128,6 @@ def right_by_rule(
                 count["right"] += correct
                 count["rows"] += 1
     return counts
-
-
-def replay_rows(task: Task, rows: int, seed: int, evaluation: Sequence[Example]) -> Sequence[Example]:
-    """Return generated examples of a retained task to mix into the training rows.
-
-    None has a question or a passage of the examples in `evaluation`.
-    """
-    if not rows:
-        return []
-    numbered = (
-        (f"replay:{number}", row)
-        for number, row in enumerate(generating(task).generate_training_rows(rows, seed + REPLAY_SEED), start=1)
-    )
-    # A row of the task may give several examples, so the limit applies to examples and not to rows alone.
-    examples, _ = remove_duplicates(examples_on_disk(islice(task.examples(numbered, training=True), rows)))
-    return remove_shared_passages(remove_contaminated(examples, {"retention": evaluation})[0], evaluation)
 
 
 def retention_validation(

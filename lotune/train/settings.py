@@ -81,6 +81,9 @@ class TuneSettings(TrainingSettings):
     """Number of micro-batches whose gradients make up one step; the loss is normalised over the whole step."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Whether to keep the base's frozen linear weights in 8 or 4 bits (needs pip install '.[quantize]')."""
+    max_divergence: float | None = Field(None, gt=0)
+    """Largest KL(base‖tuned), in nats per token of the replay rows, or of the validation prompts if there are none. It
+    is measured at each checkpoint, and a tuning above it ends early; null: no limit."""
     tensorboard: bool = False
     """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
 

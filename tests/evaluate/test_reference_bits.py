@@ -210,7 +210,7 @@ data: {{train: {rows}, validation_rows: 6, test_rows: 12}}
 adapter: {{rank: 4}}
 tune: {{micro_batch_rows: 8, steps: 24, learning_rate: 0.01}}
 checkpoints: {{count: 2, merge_check_rows: 2}}
-retention: {{rows: 2}}
+retention: {{rows: 2, replay: {{rows: 0}}}}
 """
 
 

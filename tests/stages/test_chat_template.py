@@ -30,7 +30,7 @@ task: {{name: instructions, max_new_tokens: 4}}
 data: {{train: {rows}, validation_rows: 2, test_rows: 2}}
 tune: {{micro_batch_rows: 8, steps: 2}}
 checkpoints: {{count: 1, merge_check_rows: 2}}
-retention: {{rows: 2, validation_rows: 0}}
+retention: {{rows: 2, replay: {{rows: 0}}, validation_rows: 0}}
 """
 
 

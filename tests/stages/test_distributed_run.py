@@ -94,7 +94,7 @@ pretrain:
   llama_config: {{vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4,
     num_key_value_heads: 4, intermediate_size: 64}}
 task: {{name: reading}}
-retention: {{rows: 5, validation_rows: 3}}
+retention: {{rows: 5, replay: {{rows: 0}}, validation_rows: 3}}
 data: {{test_rows: 5, validation_rows: 5}}
 checkpoints: {{count: 1, merged: none}}
 """

@@ -22,7 +22,7 @@ task: {{name: reading, language: en}}
 data: {{generated_rows: 16, validation_rows: 2, test_rows: 3}}
 tune: {{epochs: 1, micro_batch_rows: 8}}
 checkpoints: {{count: 1, merged: none}}
-retention: {{rows: 5, language: zh, validation_rows: 0}}
+retention: {{rows: 5, replay: {{rows: 0}}, language: zh, validation_rows: 0}}
 """
 
 

@@ -203,7 +203,7 @@ def test_test_rows_without_references_stop_a_run_before_training(small_base: Pat
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
         f"base: {{model: {small_base}}}\ntask: {{name: custom, prompt: '{{question}}'}}\n"
-        "retention: {rows: 2, validation_rows: 0}\n"
+        "retention: {rows: 2, replay: {rows: 0}, validation_rows: 0}\n"
         f"data: {{train: {tmp_path / 'train.jsonl'}, test: {tmp_path / 'test.jsonl'}, validation_rows: 2}}\n"
     )
     said = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr

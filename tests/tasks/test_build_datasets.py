@@ -20,7 +20,6 @@ from lotune.tasks.build_datasets import (
     build_datasets,
     evaluation_rows,
     evaluation_set,
-    replay_rows,
     retention_validation,
     right_by_rule,
 )
@@ -280,16 +279,6 @@ def test_an_example_survives_its_file(example: Example) -> None:
     assert from_record(json.loads(line)) == example
 
 
-def test_replay_practises_other_names_than_the_retention_rows_have() -> None:
-    reading = ReadingTask(ReadingSettings(language="both"))
-    evaluation = evaluation_rows(reading, None, 30, 1)
-    replayed = replay_rows(reading, 40, 1, evaluation)
-    assert len(replayed) == 40
-    assert not {example.prompt for example in replayed} & {example.prompt for example in evaluation}
-    assert all(example.target for example in replayed)
-    assert replay_rows(reading, 0, 1, evaluation) == []
-
-
 @pytest.mark.parametrize(
     ("task", "row", "remedy"),
     [
@@ -398,12 +387,3 @@ def test_a_task_that_generates_no_rows_leaves_some_of_its_file(tmp_path: Path) -
     assert not prompts(rows) & prompts(test.examples)
     whole = evaluation_set(task, file, None, 1)
     assert list(retention_validation(task, None, 100, 1, whole, file)) == [], "the test asks every row"
-
-
-def test_no_passage_of_an_evaluation_set_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation = [
-        next(READING.examples([("1", row)], training=False)) for row in list(READING.generate_training_rows(40, 9))
-    ]
-    replayed = READING.generate_training_rows(40, 9)  # other questions about the same passages
-    monkeypatch.setattr(ReadingTask, "generate_training_rows", lambda *_: replayed)
-    assert not passages(replay_rows(READING, 40, 0, evaluation)) & passages(evaluation)

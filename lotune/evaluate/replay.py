@@ -1,0 +1,127 @@
+"""Settings of replay: general rows among the training rows, so that tuning does not cost the model what it could do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lotune.settings import Settings
+
+ReplaySource = Literal["generator", "base", "file"]
+"""Where replay rows come from: the generator of the retention task, the base itself, or a file."""
+LEAST_ROWS = 100
+"""Fewest replay rows that `auto` takes, as a handful repeats itself."""
+MOST_ROWS = {"generator": 1000, "file": 1000, "base": 300}
+"""Most replay rows that `auto` takes, by source: those of the base take time to write."""
+
+
+class ReplaySettings(Settings):
+    """Rows that are mixed into the training rows against forgetting."""
+
+    rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Number of replay rows; 0: none; auto: as many as training rows, 100 at least and 1,000 at most (300 if the base
+    writes them)."""
+    source: Literal["auto", "generator", "base", "file"] = "auto"
+    """Where replay rows come from: generator: that of the retention task; base: the base writes them itself before the
+    tuning, which needs no data; file: retention.replay.data. auto: the file if one is named, the generator for nano,
+    else the base."""
+    data: Path | None = None
+    """File of general rows to replay: rows of any task, or jsonl with `text`."""
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> ReplaySettings:
+        if (self.source == "file") != (self.data is not None) and self.source != "auto":
+            missing = (
+                "names no file: set retention.replay.data" if self.data is None else "takes no retention.replay.data"
+            )
+            raise ValueError(f"source {self.source} {missing}")
+        return self
+
+
+class ReplayCounts(BaseModel):
+    """The replay rows of a run: their number and source, and the seconds that it took to have them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    rows: int = 0
+    source: ReplaySource | None = None
+    seconds: float = 0.0
+    overlapping: int = 0
+    """Rows removed because an evaluation set holds something of them."""
+    rehearsed: str = ""
+    """The retention task, if the rows are rows of that very task."""
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, Any]) -> ReplayCounts:
+        """Return the part of counts.json on replay rows; that of an earlier version is their number alone."""
+        record = counts.get("replay", {})
+        return cls(**record) if isinstance(record, dict) else cls(rows=int(record))
+
+    def describe(self) -> str:
+        """Return the counts as a clause.
+
+        >>> ReplayCounts(rows=250, source="base", seconds=12.34).describe()
+        'replay: 250 rows that the base wrote itself before tuning, in 12.3 s'
+        """
+        if self.source is None:
+            return "replay: none"
+        origin = {
+            "base": "that the base wrote itself before tuning",
+            "file": "of a file",
+            "generator": f"of the generator of {self.rehearsed}",
+        }[self.source]
+        removed = f"; {self.overlapping} removed as an evaluation set holds them" if self.overlapping else ""
+        return f"replay: {self.rows:,} rows {origin}, in {self.seconds:.1f} s{removed}"
+
+    def notes(self) -> list[str]:
+        """Return remarks for the scorecard: the counts, and whether the retention task itself was replayed.
+
+        >>> ReplayCounts(rows=9, source="file", rehearsed="reading").notes()[1][:63]
+        'the replay rows are of reading, the task that retention is meas'
+        """
+        rehearsal = (
+            f"the replay rows are of {self.rehearsed}, the task that retention is measured by: that it was kept says "
+            "little about other abilities"
+        )
+        if self.source is None:
+            return []
+        return [self.describe(), *([rehearsal] if self.rehearsed and self.rows else [])]
+
+
+def replay_source(settings: ReplaySettings, *, is_nano: bool) -> ReplaySource:
+    """Return where replay rows come from, with `auto` resolved.
+
+    >>> replay_source(ReplaySettings(), is_nano=True), replay_source(ReplaySettings(), is_nano=False)
+    ('generator', 'base')
+    """
+    if settings.source != "auto":
+        return settings.source
+    if settings.data is not None:
+        return "file"
+    return "generator" if is_nano else "base"
+
+
+def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_rows: int) -> int:
+    """Return the number of replay rows, with `auto` resolved for so many training rows.
+
+    >>> [replay_row_count(ReplaySettings(), "base", rows) for rows in (20, 200, 5000)]
+    [100, 200, 300]
+    """
+    if settings.rows != "auto":
+        return settings.rows
+    return max(LEAST_ROWS, min(training_rows, MOST_ROWS[source]))
+
+
+def divergence_weight(divergence: float | Literal["auto"], source: ReplaySource, replay_rows: int | str) -> float:
+    """Return the weight of the divergence from the base, with `auto` resolved; 0 without replay rows.
+
+    >>> divergence_weight("auto", "base", "auto"), divergence_weight("auto", "generator", 50)
+    (1.0, 0.0)
+    """
+    if replay_rows == 0:
+        return 0.0
+    # What the base wrote is a sample of its distribution, and the divergence is what such samples estimate.
+    return (1.0 if source == "base" else 0.0) if divergence == "auto" else divergence

@@ -1,0 +1,96 @@
+"""Replay rows of a run: where they come from, how many, and the time that the base takes to write its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from lotune.console import print_status
+from lotune.data.examples import Example
+from lotune.evaluate.replay import ReplayCounts, ReplaySource, divergence_weight, replay_row_count, replay_source
+from lotune.memory import release_memory
+from lotune.model.loading import NANO, load_model
+from lotune.recipe import Recipe
+from lotune.stages.model_loading import with_answer_dtype
+from lotune.stages.prompt_template import build_prompted_task
+from lotune.tasks.recognition import settings_of
+from lotune.tasks.replay import REPLAY_SEED, generated_replay_rows, holds_texts, replay_rows_of_file, without_evaluated
+from lotune.tasks.task import Task
+from lotune.tasks.user_rows import blame_setting
+
+BASE_ROW_TOKENS = 96
+"""Longest row that the base writes, in tokens: many short rows show more of a model than few long ones."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The replay rows of a run, and their counts."""
+
+    examples: Sequence[Example] = ()
+    counts: ReplayCounts = field(default_factory=ReplayCounts)
+
+
+def source_of(recipe: Recipe) -> ReplaySource:
+    """Return where a recipe's replay rows come from."""
+    return replay_source(recipe.retention.replay, is_nano=recipe.base.model == NANO)
+
+
+def divergence_of(recipe: Recipe) -> float:
+    """Return the weight of the divergence from the base in a recipe's tuning."""
+    return divergence_weight(recipe.retention.divergence, source_of(recipe), recipe.retention.replay.rows)
+
+
+def make_replay(
+    recipe: Recipe, retained: Task, training_rows: int, evaluation: Mapping[str, Sequence[Example]]
+) -> Replay:
+    """Return the replay rows of a recipe; none holds anything of an evaluation set.
+
+    Raises: NoGeneratorError if the retention task has no generator and rows of it are wanted; DataError for a file
+    that cannot be used.
+    """
+    source = source_of(recipe)
+    rows = replay_row_count(recipe.retention.replay, source, training_rows)
+    if not rows:
+        return Replay()
+    started = time.monotonic()
+    examples, rehearsed = _rows_of(recipe, source, retained, rows)
+    clean, overlapping = without_evaluated(examples, evaluation)
+    counts = ReplayCounts(
+        rows=len(clean), source=source, seconds=time.monotonic() - started, overlapping=overlapping, rehearsed=rehearsed
+    )
+    return Replay(clean, counts)
+
+
+def _rows_of(recipe: Recipe, source: ReplaySource, retained: Task, rows: int) -> tuple[Sequence[Example], str]:
+    """Return rows of a source, and the retention task's name if they are of that task."""
+    if source == "base":
+        return written_rows(recipe, rows), ""
+    if source == "generator":
+        with blame_setting("retention.replay.source"):
+            return generated_replay_rows(retained, rows, recipe.seed), retained.name
+    path = recipe.retention.replay.data
+    assert path is not None  # checked with the settings
+    if holds_texts(path):
+        return replay_rows_of_file(None, path, rows, recipe.seed), ""
+    task = build_prompted_task(settings_of(path), recipe.base)
+    examples = replay_rows_of_file(task, path, rows, recipe.seed)
+    return examples, retained.name if task.name == retained.name else ""
+
+
+def written_rows(recipe: Recipe, rows: int) -> list[Example]:
+    """Return rows that the base writes, fewer than `rows` if many are unusable."""
+    from lotune.generate.answering_model import AnsweringModel
+    from lotune.generate.base_rows import write_base_rows
+
+    print_status(f"the base writes {rows} rows to replay")
+    base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
+    write = partial(write_base_rows, AnsweringModel(base.model, base.tokenizer).engine, base.tokenizer, rows)
+    written = write(
+        seed=recipe.seed + REPLAY_SEED, max_new_tokens=BASE_ROW_TOKENS, batch_tokens=recipe.evaluate.max_batch_tokens
+    )
+    examples = [Example(f"base:{number}", row.opening, row.text) for number, row in enumerate(written, start=1)]
+    del base, write, written
+    release_memory()
+    return examples

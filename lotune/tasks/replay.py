@@ -1,0 +1,102 @@
+"""Replay rows: examples of a task's generator or of a file, without any that an evaluation set holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.corpus import Corpus
+from lotune.data.curation import (
+    normalise_prompt,
+    remove_contaminated,
+    remove_duplicates,
+    remove_shared_passages,
+    sample_examples,
+)
+from lotune.data.examples import Example, examples_on_disk
+from lotune.data.rows import read_rows
+from lotune.errors import DataError
+from lotune.tasks.task import Task
+from lotune.tasks.user_rows import generating
+
+REPLAY_SEED = 3_000_017
+"""Offset of the seed of replay rows from that of the training rows."""
+MIN_CONTAINED = 24
+"""Characters from which a passage, question or answer of an evaluation set is searched for inside replay rows."""
+
+TEXT_CHARACTERS = 400
+"""Characters of a plain text that are replayed: many short rows show more of a model than few long ones."""
+
+
+def generated_replay_rows(task: Task, rows: int, seed: int) -> Sequence[Example]:
+    """Return generated examples of a task. Raises: NoGeneratorError if it has no generator."""
+    numbered = (
+        (f"replay:{number}", row)
+        for number, row in enumerate(generating(task).generate_training_rows(rows, seed + REPLAY_SEED), start=1)
+    )
+    # A row of the task may give several examples, so the limit applies to examples and not to rows alone.
+    return remove_duplicates(examples_on_disk(islice(task.examples(numbered, training=True), rows)))[0]
+
+
+def holds_texts(path: Path) -> bool:
+    """Return whether a file holds plain texts: txt, or jsonl whose rows have nothing but `text` and perhaps an id."""
+    if path.suffix == ".txt":
+        return True
+    if path.suffix != ".jsonl":
+        return False
+    first = [row for _, row in islice(read_rows(path, on_error="skip").rows, 20)]
+    return bool(first) and all(isinstance(row.get("text"), str) and set(row) <= {"text", "id"} for row in first)
+
+
+def replay_rows_of_file(task: Task | None, path: Path, rows: int, seed: int) -> Sequence[Example]:
+    """Return examples of a file, sampled by seed: of a task, or plain texts if the task is None.
+
+    Raises: DataError if the file cannot be read or has none.
+    """
+    if task is None:
+        texts = (replace(text, target=_shortened(text.target)) for text in Corpus(path).articles())
+        source: Sequence[Example] = examples_on_disk(texts)
+    else:
+        source = examples_on_disk(_usable(task, path))
+    if not source:
+        raise DataError(str(path), "holds no rows to replay", "rows with answers, or texts", "check the file")
+    return sample_examples(remove_duplicates(source)[0], rows, seed + REPLAY_SEED)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS].rpartition(" ")[0] or text[:TEXT_CHARACTERS]
+
+
+def _usable(task: Task, path: Path) -> Iterator[Example]:
+    for row in task.read(path, "skip", MAX_ROW_BYTES).rows:
+        try:
+            yield from list(task.examples([row], training=True))
+        except DataError:
+            continue  # a row without an answer teaches nothing
+
+
+def without_evaluated(
+    replay: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
+) -> tuple[Sequence[Example], int]:
+    """Return the replay rows that hold nothing of an evaluation set, and the number of those removed.
+
+    A row is removed if it asks a question of the set, or contains a passage, question or answer of it that is longer
+    than a few words.
+    """
+    remaining = remove_contaminated(replay, evaluation)[0]
+    remaining = remove_shared_passages(remaining, list(chain.from_iterable(evaluation.values())))
+    parts = set[str]()
+    for examples in evaluation.values():
+        for example in examples:
+            passage = "" if example.prompt_parts is None else example.prompt_parts[1]
+            texts = (passage, example.question, example.stem, *example.references)
+            parts |= {part for text in texts if len(part := normalise_prompt(text)) >= MIN_CONTAINED}
+    rows = [normalise_prompt(row.prompt + row.target) for row in remaining]
+    # One search through all rows first: few parts are in any, and each row is then searched for those alone.
+    joined = "\0".join(rows)
+    found = [part for part in parts if part in joined]
+    clean = [row for row, text in zip(remaining, rows, strict=True) if not any(part in text for part in found)]
+    return clean, len(replay) - len(clean)
