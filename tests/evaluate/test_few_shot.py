@@ -78,7 +78,7 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
     test, shown = written("test.jsonl", range(5)), written("shots.jsonl", range(3, 9))
     found = EvaluationData(test, None, 3, shown).read(task, 1).examples
     heads = {example.prompt[: -len(bare.prompt)] for example, bare in zip(found, _bare(task, test), strict=True)}
-    assert len(heads) == 1  # the same for all, and none of them is asked
+    assert len(heads) == 1  # the same examples for all questions, and no example is a question
     [head] = heads
     assert head.count("### Response:") == 3
     assert all(f"计算 {n} + 1 等" not in head for n in range(5))

@@ -143,7 +143,7 @@ def test_an_answer_ends_at_its_deadline(
     whole, cut, none = generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=500, on_token=tick)
     assert [answer.finish_reason for answer in (whole, cut, none)] == ["length", "deadline", "deadline"]
     assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
-    assert len(cut.token_ids) in (8, 9)  # which of the two is asked first is left open
+    assert len(cut.token_ids) in (8, 9)  # the order of the two requests is unspecified
     assert none.token_ids == ()
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_adapter_is_refused(tiny_llama: LlamaForCausalLM, byte_tokeni
 def test_an_interrupted_pass_leaves_no_state(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the middle of a step: what was said so far is asked on about, and nothing half written is used."""
+    """After Ctrl-C in the middle of a step, a follow-up request continues the text and uses no partly written cache."""
     activation = tiny_llama.model.layers[1].mlp.act_fn
     prompt, forward = tuple(range(5, 45)), activation.forward
     engine, passes, said = Engine(tiny_llama, byte_tokenizer), [0], list[int]()

@@ -1,4 +1,4 @@
-"""vLLM behind the engine's face: what it is asked and how its answers are read, with a stand-in for the library.
+"""The vLLM backend: its requests and the parsing of its outputs, with a stand-in for the library.
 
 The stand-in answers with transformers' own `generate`, in the form that vLLM documents for its outputs.
 """
