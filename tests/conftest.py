@@ -130,6 +130,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lotune.recipe import Recipe
     from lotune.record_files import append_record
     from lotune.runs import open_run
+    from lotune.stages.auto_settings import with_stored_settings
     from lotune.stages.dependencies import stage_inputs
 
     recipe = Recipe.model_validate(
@@ -147,7 +148,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             append_record(run.folder / "metrics.jsonl", {**step, "tokens": 900, "seconds": 0.5, "gradient_norm": 1.0})
         write_json(run.folder / "data" / "counts.json", _made_up_counts())
         _write_made_up_results(run.folder, steps, losses)
-        inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": stage_inputs(recipe, "evaluate")}
+        tested = stage_inputs(with_stored_settings(recipe, run.folder), "evaluate")
+        inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": tested}
         for stage, values in inputs.items():
             run.mark_stage_done(stage, values)
     return recipe.folder

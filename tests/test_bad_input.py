@@ -127,7 +127,7 @@ def test_init_names_the_rows_that_it_cannot_read(tmp_path: Path) -> None:
     result = invoke("init", mixed, "--out", tmp_path / "mixed.yaml", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["malformed"] == 1
-    assert "1 rows cannot be read: mixed.jsonl:21 not JSON" in result.stderr
+    assert "1 of 21 rows are skipped: mixed.jsonl:21 not JSON" in result.stderr
 
 
 def test_a_task_without_a_generator_names_the_setting_that_needs_a_file(recipe: Path, tmp_path: Path) -> None:
