@@ -252,11 +252,14 @@ def _as_settings_error(
             text = f"{key}{value}: {message[:1].lower()}{message[1:]}"
             if fault["type"] == "string_type" and isinstance(fault["input"], bool):
                 remedy = "quote it: YAML reads a bare yes, no, on and off as truth values"
-        if any(name == key or name.startswith(f"{key}.") for name in overridden):
-            text += " (command line)"
         # A union reports one fault per branch; they become alternatives in one clause.
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
-    return SettingsError(where, "; ".join(faults.values()), remedy=remedy)
+    clauses = [f"{text} (command line)" if _is_overridden(key, overridden) else text for key, text in faults.items()]
+    return SettingsError(where, "; ".join(clauses), remedy=remedy)
+
+
+def _is_overridden(key: str, overridden: set[str]) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for name in overridden)
 
 
 def _dotted_key(model: type[Settings], location: tuple[int | str, ...]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -225,7 +224,8 @@ def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
     words = [*(f"{key}={value}" for key, value in large.items()), *(f"{key}=inf" for key in infinite)]
     said = refused("run", recipe, f"runs={tmp_path}", *words)
     for key in infinite:
-        assert re.search(f"{re.escape(key)} is 'inf': .*input should be a finite number", said)
+        alternative = "input should be 'auto', or " if key == "tune.epochs" else ""
+        assert f"{key} is 'inf': {alternative}input should be a finite number" in said
     for key, value in large.items():
         assert f"{key} is {value}: input should be less than or equal to" in said
     assert len(said.splitlines()) <= 3

@@ -170,6 +170,7 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
         "retention.replay.rows=0",
         "task.max_new_tokens=4",
         "checkpoints.merge_check_rows=2",
+        "tune.steps=5",
         "--json",
     )
     card = json.loads(call("run", "first.yaml", f"base.model={small_base}", "device=cpu", *words).stdout)

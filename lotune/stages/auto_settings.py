@@ -37,8 +37,7 @@ def with_stored_settings(recipe: Recipe, folder: Path) -> Recipe:
 
 def with_settings(recipe: Recipe, record: Record) -> Recipe:
     """Return the recipe with the settings of a record in place of "auto"."""
-    spacing = {"checkpoints.spacing": {"value": _spacing(recipe)}}
-    for key, choice in (spacing | record.get("settings", {})).items():
+    for key, choice in record.get("settings", {}).items():
         group, _, field = key.partition(".")
         settings = getattr(recipe, group)
         if is_auto(getattr(settings, field, None)):
@@ -49,9 +48,13 @@ def with_settings(recipe: Recipe, record: Record) -> Recipe:
     return recipe
 
 
-def _spacing(recipe: Recipe) -> str:
+def _spacing(recipe: Recipe) -> dict[str, Choice]:
     """Return what `checkpoints.spacing=auto` stands for: who gives a length gets it."""
-    return "adaptive" if is_auto(recipe.tune.epochs) and recipe.tune.steps is None else "even"
+    if not is_auto(recipe.checkpoints.spacing):
+        return {}
+    if is_auto(recipe.tune.epochs) and recipe.tune.steps is None:
+        return {"checkpoints.spacing": Choice("adaptive", "ends early once validation no longer rises")}
+    return {"checkpoints.spacing": Choice("even", "the recipe gives the length")}
 
 
 def resolve_run_settings(
@@ -76,12 +79,14 @@ def store_settings(run: Run, record: Record) -> None:
 
 def print_setting_reasons(recipe: Recipe, record: Record) -> None:
     """Print the settings that the recipe leaves open, in the form of an override each, and why they are such."""
-    if is_auto(recipe.checkpoints.spacing) and _spacing(recipe) == "adaptive":
-        print_status("auto: checkpoints.spacing=adaptive (ends early once validation no longer rises)")
     for key, choice in record["settings"].items():
         group, _, field = key.partition(".")
         if is_auto(getattr(getattr(recipe, group), field)):
-            print_status(f"auto: {key}={choice['value']:g} ({choice['why']})")
+            print_status(f"auto: {key}={_text(choice['value'])} ({choice['why']})")
+
+
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -101,6 +106,7 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
         adapter = check_init_adapter(adapter)
     tune = tuning_choices(recipe.tune, counts, Choice(*method.learning_rate(adapter, base)))
     return {
+        **_spacing(recipe),
         **{f"tune.{name}": choice for name, choice in tune.items()},
         **{f"adapter.{name}": Choice(*choice) for name, choice in sized.items()},
     }

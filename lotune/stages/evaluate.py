@@ -188,6 +188,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         batching_effects=effects,
         notes=[
             f"tuned in {recipe.base.dtype}",
+            *filter(None, [tuning.get("outcome")]),
             "answered on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in effects),
             *_notes(counts),

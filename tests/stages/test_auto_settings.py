@@ -31,9 +31,11 @@ def test_a_dry_run_shows_what_was_resolved_and_why(recipe: Path, tmp_path: Path)
     assert "auto: adapter.rank=8" in said
     assert "auto: checkpoints.spacing=adaptive (ends early once validation no longer rises)" in said
     said = call(*words, "tune.steps=20", "tune.learning_rate=0.01", "adapter.rank=2").stderr
-    assert re.findall("^auto: (.*)=", said, re.MULTILINE) == ["tune.micro_batch_rows", "tune.warmup_ratio"]
+    assert re.findall("^auto: (.*)=", said, re.MULTILINE) == [
+        "checkpoints.spacing", "tune.micro_batch_rows", "tune.warmup_ratio",
+    ]  # fmt: skip
     said = call(*words, "tune.steps=20", "adapter.method=prompt_tuning", "adapter.num_virtual_tokens=3").stderr
-    assert "auto: tune.learning_rate=0.03 (prompt tuning)" in said
+    assert "auto: tune.learning_rate=0.1 (prompt tuning)" in said
 
 
 @pytest.mark.slow
@@ -42,7 +44,8 @@ def test_a_run_keeps_what_it_began_with(recipe: Path, tmp_path: Path, monkeypatc
     call("run", *words)
     kept = json.loads((folder / "auto_settings.json").read_text())["settings"]
     assert {key: choice["value"] for key, choice in kept.items()} == {
-        "tune.micro_batch_rows": 8, "tune.warmup_ratio": 0.5, "tune.learning_rate": 0.025, "adapter.rank": 8,
+        "checkpoints.spacing": "even", "tune.micro_batch_rows": 8,
+        "tune.warmup_ratio": 0.5, "tune.learning_rate": 0.025, "adapter.rank": 8,
     }  # fmt: skip
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert max(step["learning_rate"] for step in steps if "loss" in step) == pytest.approx(0.025)
