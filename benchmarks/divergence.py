@@ -27,8 +27,9 @@ from train_workload import SEED, SHAPES
 from lotune.data.collate import Batch, Collator
 from lotune.data.tokenized import EncodedRow
 from lotune.model.adapters import add_adapter
-from lotune.model.loading import load_model, new_llama
+from lotune.model.loading import load_model
 from lotune.model.methods.lora import LoraSettings
+from lotune.model.new_models import new_llama
 from lotune.model.packing import enable_packing
 from lotune.model.settings import BaseSettings
 from lotune.train.divergence import DivergenceLoss
