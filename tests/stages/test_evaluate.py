@@ -128,7 +128,8 @@ def test_a_model_alone_answers_a_file_with_rows_that_are_too_long(small_base: Pa
     words = ("--model", small_base, "--task", "choice", "--data", file, f"task.scorer={judge}", "task.max_new_tokens=4")
     result = call("evaluate", *words, "--out", out, "--json")
     found = json.loads(result.stdout)
-    counted = {"name": "test", "rows": 4, "file": "choice.jsonl", "file_rows": 4, "too_long": 1, "cut": 0}
+    of_file = {"file": "choice.jsonl", "file_rows": 4}
+    counted = {"name": "test", "rows": 4, **of_file, "too_long": 1, "cut": 0, "left_out": 0}
     assert (found["n"], found["asked"]) == (4, counted)
     lines = sorted(out.read_bytes().splitlines())
     [long] = [one for one in map(json.loads, lines) if one["finish_reason"] == "too_long"]
