@@ -205,8 +205,8 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         return Prediction(f"row:{row}", prompt, text, judged, kind, finish_reason="eos", facts=facts)
 
     answers = {"base": [answer(row, row % 9 == 0) for row in range(60)]}
-    for place, name in enumerate(steps, start=1):
-        answers[name] = [answer(row, row % 5 < place and row != 18) for row in range(60)]
+    for index, name in enumerate(steps, start=1):
+        answers[name] = [answer(row, row % 5 < index and row != 18) for row in range(60)]
     for name, rows in answers.items():
         for row in rows:
             append_record(folder / "predictions" / "arithmetic" / f"{name}.jsonl", row.record())

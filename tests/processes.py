@@ -121,8 +121,8 @@ def ranks(code: str, words: Sequence[object], size: int = 2) -> Ended:
         for rank in range(size)
     ]
     ended = [process.result() for process in started]
-    status = next((one.returncode for one in ended if one.returncode), 0)
-    return Ended(status, "".join(one.stdout for one in ended), "".join(one.stderr for one in ended))
+    status = next((item.returncode for item in ended if item.returncode), 0)
+    return Ended(status, "".join(item.stdout for item in ended), "".join(item.stderr for item in ended))
 
 
 def _carry_out(

@@ -23,9 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave in `items` the tests that are to be run."""
-    wanted = bool(config.getoption("--soak"))
-    passed = remembered(config) if wanted else set()
-    left = [item for item in items if belongs(item, wanted) and item.nodeid not in passed]
+    expected = bool(config.getoption("--soak"))
+    passed = remembered(config) if expected else set()
+    left = [item for item in items if belongs(item, expected) and item.nodeid not in passed]
     config.hook.pytest_deselected(items=[item for item in items if item not in left])
     items[:] = left
 
@@ -63,8 +63,8 @@ def write(config: pytest.Config, passed: set[str]) -> None:
 
 def digest() -> str:
     """The sha256 of package, tests and benchmarks."""
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     for folder in ("lotune", "tests", "benchmarks"):
         for file in sorted((ROOT / folder).rglob("*.py")):
-            found.update(file.read_bytes())
-    return found.hexdigest()
+            result.update(file.read_bytes())
+    return result.hexdigest()

@@ -75,5 +75,5 @@ def step_of(
 def assert_same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], relative: float = 1e-5) -> None:
     """Each tensor is its counterpart but for `relative` of that one's norm."""
     assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).norm() <= relative * other.norm() + 1e-9
+    for result, other in zip(found, expected, strict=True):
+        assert (result - other).norm() <= relative * other.norm() + 1e-9

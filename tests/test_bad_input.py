@@ -40,8 +40,8 @@ def recipe(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(count: int = 20) -> list[str]:
-    found = [{"problem": f"计算 {n} + 7 等于多少？", "solution": f"{n} + 7 = {n + 7}"} for n in range(count)]
-    return [json.dumps(row, ensure_ascii=False) for row in found]
+    results = [{"problem": f"计算 {n} + 7 等于多少？", "solution": f"{n} + 7 = {n + 7}"} for n in range(count)]
+    return [json.dumps(row, ensure_ascii=False) for row in results]
 
 
 def write(path: Path, lines: list[str], end: str = "\n", mark: bytes = b"") -> Path:
@@ -52,11 +52,11 @@ def write(path: Path, lines: list[str], end: str = "\n", mark: bytes = b"") -> P
 def test_missing_files_and_folders_are_named_all_at_once(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     words = [f"data.train={tmp_path / 'none.jsonl'}", f"data.test={tmp_path / 'folder'}", "retention.data=none.json"]
-    said = refused("run", recipe, f"runs={tmp_path}", *words)
-    assert f"data.train: {tmp_path / 'none.jsonl'} does not exist" in said
-    assert f"data.test: {tmp_path / 'folder'} is an empty folder" in said
-    assert "retention.data: none.json does not exist" in said
-    assert len(said.splitlines()) == 3
+    output = refused("run", recipe, f"runs={tmp_path}", *words)
+    assert f"data.train: {tmp_path / 'none.jsonl'} does not exist" in output
+    assert f"data.test: {tmp_path / 'folder'} is an empty folder" in output
+    assert "retention.data: none.json does not exist" in output
+    assert len(output.splitlines()) == 3
 
 
 def test_an_empty_file(recipe: Path, tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path:
     good = rows()
     file = write(tmp_path / "mine.jsonl", [*good[:5], "{broken", *good[5:], '"text"', *["[1]"] * 12])
     words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
-    said = refused(*words)
-    assert "14 of 34 rows cannot be read: mine.jsonl:6 not JSON at column 2" in said
-    assert "mine.jsonl:22 a text, not an object" in said
-    assert "mine.jsonl:23, mine.jsonl:24" in said
-    assert f"and 4 more, all in {tmp_path / 'small' / 'malformed_rows.txt'}" in said
+    output = refused(*words)
+    assert "14 of 34 rows cannot be read: mine.jsonl:6 not JSON at column 2" in output
+    assert "mine.jsonl:22 a text, not an object" in output
+    assert "mine.jsonl:23, mine.jsonl:24" in output
+    assert f"and 4 more, all in {tmp_path / 'small' / 'malformed_rows.txt'}" in output
     assert len((tmp_path / "small" / "malformed_rows.txt").read_text().splitlines()) == 14
-    assert "data.on_error=skip" in said
-    assert len(said.splitlines()) <= 3
+    assert "data.on_error=skip" in output
+    assert len(output.splitlines()) <= 3
     result = invoke(*words, "data.on_error=skip", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["rows"]["malformed"] == 14
@@ -107,21 +107,21 @@ def test_malformed_lines_stop_with_a_list_or_are_counted(recipe: Path, tmp_path:
 
 
 def test_a_table_with_semicolons_names_them(tmp_path: Path) -> None:
-    said = refused("init", write(tmp_path / "mine.csv", ["problem;solution", "1 + 1;2", "2,5 + 2,5;5"]))
-    assert "';' separates its cells" in said
-    assert "save it with commas" in said
+    output = refused("init", write(tmp_path / "mine.csv", ["problem;solution", "1 + 1;2", "2,5 + 2,5;5"]))
+    assert "';' separates its cells" in output
+    assert "save it with commas" in output
 
 
 def test_init_names_the_rows_that_it_cannot_read(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.jsonl"
     foreign.write_bytes((rows()[0] + "\n").encode("gbk"))
-    said = refused("init", foreign)
-    assert "holds no rows (1 could not be read: foreign.jsonl:1 byte " in said
-    assert "save the file as UTF-8" in said
-    said = refused("init", write(tmp_path / "lone.jsonl", ['{"problem": "\\ud800", "solution": "1"}']))
-    assert "lone.jsonl:1 not JSON" in said
-    said = refused("init", write(tmp_path / "open.csv", ["problem,solution", '"1 + 1,2']))
-    assert "open.csv:2 not csv" in said
+    output = refused("init", foreign)
+    assert "holds no rows (1 could not be read: foreign.jsonl:1 byte " in output
+    assert "save the file as UTF-8" in output
+    output = refused("init", write(tmp_path / "lone.jsonl", ['{"problem": "\\ud800", "solution": "1"}']))
+    assert "lone.jsonl:1 not JSON" in output
+    output = refused("init", write(tmp_path / "open.csv", ["problem,solution", '"1 + 1,2']))
+    assert "open.csv:2 not csv" in output
     mixed = write(tmp_path / "mixed.jsonl", [*rows(), "{broken"])
     result = invoke("init", mixed, "--out", tmp_path / "mixed.yaml", "--json")
     assert result.exit_code == 0, result.stderr
@@ -133,29 +133,29 @@ def test_a_task_without_a_generator_names_the_setting_that_needs_a_file(recipe: 
     file = write(tmp_path / "mine.jsonl", rows(60))
     words = ("prepare", recipe, f"runs={tmp_path}", f"data.train={file}", "retention.task=choice")
     assert "retention.data: the task choice has no generator" in refused(*words)
-    said = refused("sample", "--task", "choice", "--out", tmp_path / "x.jsonl")
-    assert "--task: the task choice has no generator" in said
+    output = refused("sample", "--task", "choice", "--out", tmp_path / "x.jsonl")
+    assert "--task: the task choice has no generator" in output
     assert not (tmp_path / "x.jsonl").exists()
-    said = refused("evaluate", "--model", "nano", "--task", "choice")
-    assert "--data: the task choice has no generator" in said
+    output = refused("evaluate", "--model", "nano", "--task", "choice")
+    assert "--data: the task choice has no generator" in output
 
 
 def test_wrong_columns_name_the_nearest(recipe: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", ['{"Problems": "1 + 1", "solutoin": "2"}'] * 12)
-    said = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
-    assert "'problem' is 'Problems'" in said
-    assert "'solution' is 'solutoin'" in said
-    assert "mine.jsonl:10 " in said
-    assert len(said.splitlines()) <= 3
+    output = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    assert "'problem' is 'Problems'" in output
+    assert "'solution' is 'solutoin'" in output
+    assert "mine.jsonl:10 " in output
+    assert len(output.splitlines()) <= 3
 
 
 def test_other_encodings_are_refused_with_line_and_byte(recipe: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_bytes((rows()[0] + "\n").encode() + (rows()[1] + "\n").encode("gb18030"))
-    said = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
-    assert "mine.jsonl:2 byte " in said
-    assert "is not UTF-8" in said
-    assert "save the file as UTF-8" in said
+    output = refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
+    assert "mine.jsonl:2 byte " in output
+    assert "is not UTF-8" in output
+    assert "save the file as UTF-8" in output
     file.write_bytes("\n".join(rows()).encode("utf-16"))
     assert "is UTF-16" in refused("prepare", recipe, f"runs={tmp_path}", f"data.train={file}")
 
@@ -179,9 +179,9 @@ def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", rows(80)[70:])
     files = (f"data.train={file}", f"data.validation={fixed}", f"data.test={other}")
     words = ("prepare", recipe, f"runs={tmp_path}", *files)
-    said = refused(*words, "data.on_too_long=stop")
-    assert "1 rows are too long: mine.jsonl:11" in said
-    assert "1024 tokens" in said
+    output = refused(*words, "data.on_too_long=stop")
+    assert "1 rows are too long: mine.jsonl:11" in output
+    assert "1024 tokens" in output
     result = invoke(*words, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["tokens"]["dropped_too_long"] == 1
@@ -189,11 +189,11 @@ def test_a_row_longer_than_the_context(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("targets", [".*query.*", "[q_proj, query]"])
 def test_unknown_targets_list_the_layers(recipe: Path, tmp_path: Path, targets: str) -> None:
-    said = refused("run", recipe, f"runs={tmp_path}", f"adapter.target_modules={targets}")
-    assert "query" in said.splitlines()[0]
+    output = refused("run", recipe, f"runs={tmp_path}", f"adapter.target_modules={targets}")
+    assert "query" in output.splitlines()[0]
     for name in ("q_proj", "o_proj", "gate_proj", "all-linear"):
-        assert name in said
-    assert len(said.splitlines()) == 3
+        assert name in output
+    assert len(output.splitlines()) == 3
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
 
 
@@ -205,12 +205,12 @@ def test_settings_are_refused_all_at_once(recipe: Path, tmp_path: Path) -> None:
         "tune.epochs=many",
         "retention.min_retained=2",
     ]
-    said = refused("run", recipe, f"runs={tmp_path}", *words)
-    assert "tune.lerning_rate: did you mean tune.learning_rate?" in said
-    assert "data.generated_rwos: did you mean data.generated_rows?" in said
+    output = refused("run", recipe, f"runs={tmp_path}", *words)
+    assert "tune.lerning_rate: did you mean tune.learning_rate?" in output
+    assert "data.generated_rwos: did you mean data.generated_rows?" in output
     for key in ("adapter.rank is 0", "tune.epochs is 'many'", "retention.min_retained is 2"):
-        assert key in said
-    assert len(said.splitlines()) <= 3
+        assert key in output
+    assert len(output.splitlines()) <= 3
     assert not (tmp_path / "small").exists()
 
 
@@ -222,13 +222,13 @@ def test_numbers_without_end_are_refused(recipe: Path, tmp_path: Path) -> None:
     }
     infinite = ("tune.epochs", "adapter.alpha", "tune.weight_decay", "tune.adam_epsilon", "save_every_minutes")
     words = [*(f"{key}={value}" for key, value in large.items()), *(f"{key}=inf" for key in infinite)]
-    said = refused("run", recipe, f"runs={tmp_path}", *words)
+    output = refused("run", recipe, f"runs={tmp_path}", *words)
     for key in infinite:
         alternative = "input should be 'auto', or " if key == "tune.epochs" else ""
-        assert f"{key} is 'inf': {alternative}input should be a finite number" in said
+        assert f"{key} is 'inf': {alternative}input should be a finite number" in output
     for key, value in large.items():
-        assert f"{key} is {value}: input should be less than or equal to" in said
-    assert len(said.splitlines()) <= 3
+        assert f"{key} is {value}: input should be less than or equal to" in output
+    assert len(output.splitlines()) <= 3
     assert not (tmp_path / "small").exists()
 
 
@@ -247,9 +247,9 @@ def test_a_second_run_in_one_folder(recipe: Path, tmp_path: Path, monkeypatch: p
     (tmp_path / "small").mkdir()
     words = ("run", recipe, f"runs={tmp_path}")
     with _lock(tmp_path / "small" / ".lock"):
-        said = refused(*words)
-    assert f"{tmp_path / 'small'}: is in use by process {os.getpid()}" in said
-    assert "remedy: wait for it to finish, or stop it" in said
+        output = refused(*words)
+    assert f"{tmp_path / 'small'}: is in use by process {os.getpid()}" in output
+    assert "remedy: wait for it to finish, or stop it" in output
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -268,9 +268,9 @@ def base(small_base: Path, tmp_path: Path) -> Path:
 def test_bases_that_cannot_be_used(recipe: Path, base: Path, tmp_path: Path, small_base: Path) -> None:
     words = ("run", recipe, f"runs={tmp_path}", f"base.model={base}")
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
-    said = refused(*words)
-    assert "only as pickle (pytorch_model.bin), which can run code when opened" in said
-    assert "*.safetensors" in said
+    output = refused(*words)
+    assert "only as pickle (pytorch_model.bin), which can run code when opened" in output
+    assert "*.safetensors" in output
     (base / "pytorch_model.bin").unlink()
     assert "holds no weights" in refused(*words)
     (base / "config.json").unlink()
@@ -282,24 +282,24 @@ def test_bases_that_cannot_be_used(recipe: Path, base: Path, tmp_path: Path, sma
 def test_a_configuration_of_wrong_kinds(recipe: Path, base: Path, tmp_path: Path) -> None:
     file = base / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": "x"}))
-    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
-    assert f"{base}: cannot be loaded: " in said
-    assert "max_position_embeddings" in said
+    output = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert f"{base}: cannot be loaded: " in output
+    assert "max_position_embeddings" in output
 
 
 def test_a_tokeniser_with_other_special_tokens(recipe: Path, base: Path, tmp_path: Path) -> None:
     file = base / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": 7, "pad_token_id": 8}))
-    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
-    assert "eos_token_id is 0 in its tokeniser, 7 in its config.json" in said
+    output = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert "eos_token_id is 0 in its tokeniser, 7 in its config.json" in output
 
 
 def test_a_tokeniser_of_another_vocabulary(recipe: Path, base: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
     larger = type(byte_tokenizer).from_pretrained(str(base))
     larger.add_tokens([f"<extra-{number}>" for number in range(200)])
     larger.save_pretrained(str(base))
-    said = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
-    assert f"its tokeniser has {len(larger)} tokens, its embedding 400 rows" in said
+    output = refused("run", recipe, f"runs={tmp_path}", f"base.model={base}")
+    assert f"its tokeniser has {len(larger)} tokens, its embedding 400 rows" in output
     assert not (tmp_path / "small" / "data").exists(), "refused after long work"
 
 
@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     lines = rows(32)
     lines[9] = json.dumps({"problem": "计算 9 @ 7 等于多少？", "solution": "16"}, ensure_ascii=False)
     file = write(tmp_path / "mine.jsonl", lines)
-    others = [write(tmp_path / f"{name}.jsonl", rows(70)[start : start + 6]) for name, start in (("v", 50), ("t", 60))]
+    further = [write(tmp_path / f"{name}.jsonl", rows(70)[start : start + 6]) for name, start in (("v", 50), ("t", 60))]
     tokenizer = AutoTokenizer.from_pretrained(base)
     shape = {
         "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -329,8 +329,8 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
     save_model(model, tokenizer, base, torch.float32)
     words = ["run", recipe, f"runs={tmp_path}", f"base.model={base}", f"data.train={file}"]
     words += [
-        f"data.validation={others[0]}",
-        f"data.test={others[1]}",
+        f"data.validation={further[0]}",
+        f"data.test={further[1]}",
         "tune.micro_batch_rows=4",
         "tune.epochs=1",
         "checkpoints.count=1",
@@ -344,14 +344,14 @@ def test_a_loss_that_is_not_a_number_names_step_and_rows(recipe: Path, base: Pat
             break
     result = invoke(*words, f"seed={seed}")
     assert (result.exit_code, result.stdout) == (1, "")
-    said = result.stderr.splitlines()[-3:]
+    output = result.stderr.splitlines()[-3:]
     drawn = [ids[place] for place in rows_of_step(32, 4, seed, step)]
     layer = "base_model.model.model.embed_tokens"
-    found = f"the loss is nan and the norm of its gradient nan, first in {layer}; its rows: {', '.join(drawn)}"
-    assert said[0] == f"step {step}: {found}"
+    returned = f"the loss is nan and the norm of its gradient nan, first in {layer}; its rows: {', '.join(drawn)}"
+    assert output[0] == f"step {step}: {returned}"
     assert "mine.jsonl:10" in drawn
-    assert "lower the learning rate, which restarts the training, or fix these rows" in said[2]
-    assert said[2].endswith("the state before this step is kept")
+    assert "lower the learning rate, which restarts the training, or fix these rows" in output[2]
+    assert output[2].endswith("the state before this step is kept")
     assert list((tmp_path / "small" / "states").glob(f"step-{step - 1:09d}.*")), "at the default interval"
     assert f"resuming after step {step - 1}\n" in invoke(*words, f"seed={seed}").stderr
 
@@ -365,11 +365,11 @@ def test_a_run_folder_of_another_version_or_without_a_recipe(recipe: Path, tmp_p
     assert "was written by lotune 99.1.0" in refused(*words)
     assert json.loads((folder / "environment.json").read_text())["lotune"] == "99.1.0"
     (folder / "environment.json").unlink()
-    for text, found in (("seed: [", "is not YAML"), ("- 1\n", "holds a list")):
+    for text, result in (("seed: [", "is not YAML"), ("- 1\n", "holds a list")):
         (folder / "recipe.yaml").write_text(text)
-        said = refused(*words)
-        assert found in said
-        assert "choose another name with name=" in said
+        output = refused(*words)
+        assert result in output
+        assert "choose another name with name=" in output
         assert (folder / "recipe.yaml").read_text() == text
     (folder / "recipe.yaml").unlink()
     assert "holds files but no run" in refused(*words)
@@ -380,9 +380,9 @@ def test_a_damaged_memory_of_stages_is_named(recipe: Path, tmp_path: Path) -> No
     assert invoke(*words).exit_code == 0
     for text in ('{"prepare": 3}', "[1]", '{"prepare": {"inputs": {}}}'):
         (tmp_path / "small" / "stages.json").write_text(text)
-        said = refused(*words)
-        assert "stages.json: is damaged" in said
-        assert "delete it and run the same command again" in said
+        output = refused(*words)
+        assert "stages.json: is damaged" in output
+        assert "delete it and run the same command again" in output
     (tmp_path / "small" / "stages.json").unlink()
     assert invoke(*words).exit_code == 0
 
@@ -406,15 +406,15 @@ def test_too_little_disk_space_is_reported_before_tuning(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: 2048)
-    said = refused("tune", recipe, f"runs={tmp_path}")
-    assert "preparing needs " in said
+    output = refused("tune", recipe, f"runs={tmp_path}")
+    assert "preparing needs " in output
     assert not (tmp_path / "small" / "data").exists()
     monkeypatch.undo()
     assert invoke("prepare", recipe, f"runs={tmp_path}").exit_code == 0
     monkeypatch.setattr("lotune.disk_space.free_disk_bytes", lambda _: 2048)
-    said = refused("tune", recipe, f"runs={tmp_path}")
-    assert "tuning needs 1" in said
-    assert "KiB on this disk, 2.0 KiB are free" in said
+    output = refused("tune", recipe, f"runs={tmp_path}")
+    assert "tuning needs 1" in output
+    assert "KiB on this disk, 2.0 KiB are free" in output
     assert not (tmp_path / "small" / "checkpoints").exists()
     monkeypatch.undo()
     assert invoke("tune", recipe, f"runs={tmp_path}", "--dry-run").exit_code == 0
@@ -441,10 +441,10 @@ def test_a_full_disk_is_reported_wherever_it_fills_up(
         if result.exit_code == 0:
             break
         refusals += 1
-        said = result.stderr.splitlines()[-2:]
+        output = result.stderr.splitlines()[-2:]
         assert result.exit_code == 2, result.stderr
-        assert "cannot be written (No space left on device): " in said[0]
-        assert "are free on its disk" in said[0]
+        assert "cannot be written (No space left on device): " in output[0]
+        assert "are free on its disk" in output[0]
         assert not list(tmp_path.rglob("*.tmp*"))
     assert refusals > 4
     assert (tmp_path / "small" / "tuning.json").exists()
@@ -460,13 +460,13 @@ def full_disk_run(words: list[object], most: int) -> processes.Ended:
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of a file")
 def test_a_file_that_may_not_grow_is_reported_and_no_other_is_damaged(recipe: Path, tmp_path: Path) -> None:
     words: list[object] = ["tune", recipe, f"runs={tmp_path}", "save_every_minutes=0"]
-    done = full_disk_run(words, 60_000)  # an adapter fits in, the merged model does not
-    assert done.returncode == 2, done.stderr
-    said = done.stderr.splitlines()[-2:]
-    assert "merged: cannot be written" in said[0]
-    assert "are free on its disk, it needs 1" in said[0]
-    assert "the same command again" in said[1]
-    assert "Traceback" not in done.stderr
+    completed = full_disk_run(words, 60_000)  # an adapter fits in, the merged model does not
+    assert completed.returncode == 2, completed.stderr
+    output = completed.stderr.splitlines()[-2:]
+    assert "merged: cannot be written" in output[0]
+    assert "are free on its disk, it needs 1" in output[0]
+    assert "the same command again" in output[1]
+    assert "Traceback" not in completed.stderr
     before = digests(tmp_path / "small" / "checkpoints")
     assert len(before) >= 6
     assert invoke(*words).exit_code == 0
@@ -499,9 +499,9 @@ def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("lotune.stages.tune.require_free_space", lambda *_: None)
     result = invoke(*words)
     assert result.exit_code == 2
-    said = result.stderr.splitlines()[-2:]
-    assert "cannot be written" in said[0]
-    assert "are free on its disk, it needs " in said[0]
+    output = result.stderr.splitlines()[-2:]
+    assert "cannot be written" in output[0]
+    assert "are free on its disk, it needs " in output[0]
     assert digests(small_disk / "small" / "data") == before
     ballast.unlink()
     assert invoke(*words).exit_code == 0
@@ -522,17 +522,17 @@ def test_an_answer_longer_than_the_context_names_its_setting(
 ) -> None:
     file, out = write(tmp_path / "mine.jsonl", rows(2)), tmp_path / "out.jsonl"
     command = [word.replace("{rows}", str(file)).replace("{out}", str(out)) for word in words.split()]
-    said = refused(*(word.replace("{}", str(most)) for word in command), "--model", small_base)
+    output = refused(*(word.replace("{}", str(most)) for word in command), "--model", small_base)
     where = "--max-new-tokens" if "chat" in words else "task.max_new_tokens"
-    assert said.startswith(f"{where}: is {most}, and the model takes 1024 tokens, prompt and answer together\n")
-    assert "expected: 1023 at most" in said
+    assert output.startswith(f"{where}: is {most}, and the model takes 1024 tokens, prompt and answer together\n")
+    assert "expected: 1023 at most" in output
 
 
 def test_a_task_without_questions_is_refused_by_commands_that_answer_questions(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"problem": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
-    said = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")
-    assert "task.name: 'text' is unknown" in said
-    assert "text, which `evaluate --model` alone has" in said
+    output = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")
+    assert "task.name: 'text' is unknown" in output
+    assert "text, which `evaluate --model` alone has" in output
     assert not (tmp_path / "out.jsonl").exists()
     assert "remedy: did you mean text?" in refused("evaluate", "--model", "nano", "--task", "txet")

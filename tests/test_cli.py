@@ -41,11 +41,11 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
         return work
 
-    others = ("sample", "init", "evaluate_model")
-    for name in (*VERBS, *others):
+    further = ("sample", "init", "evaluate_model")
+    for name in (*VERBS, *further):
         setattr(module, name, stage(name))
     module.EvaluationData = lambda data, limit, shots, shots_data: (data, limit, shots, shots_data)
-    for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, *others))):
+    for place in ("lotune.stages", *(f"lotune.stages.{name}" for name in (*VERBS, *further))):
         monkeypatch.setitem(sys.modules, place, module)
     monkeypatch.setattr(lotune, "stages", module, raising=False)
     return module
@@ -78,9 +78,9 @@ def test_under_json_stdout_holds_json_only(stages: Any, recipe: str) -> None:
 def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
     words = ["--model", "nano", "--task", "reading", "--data", "x.json", "--limit", "5", "--out", "p.jsonl"]
     assert call("evaluate", *words, "evaluate.max_batch_tokens=64", "--json").exit_code == 0
-    [(name, (given, *others))] = stages.calls
+    [(name, (given, *further))] = stages.calls
     assert (name, given.task.name, given.evaluate.max_batch_tokens) == ("evaluate_model", "reading", 64)
-    assert others == [
+    assert further == [
         "nano",
         stages.EvaluationData(Path("x.json"), 5, 0, None),
         Path("p.jsonl"),
@@ -90,7 +90,7 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["evaluate"], "no recipe and no --model"),
         (["evaluate", "seed=3"], "no recipe and no --model"),
@@ -102,10 +102,10 @@ def test_evaluate_a_model(stages: Any, tmp_path: Path) -> None:
         (["sample", "--task", "arithmetic", "--out", "x", "--mixture", "fair"], "mixture is 'fair'"),
     ],
 )
-def test_bad_input(stages: Any, words: list[str], said: str) -> None:
+def test_bad_input(stages: Any, words: list[str], message: str) -> None:
     result = call(*words)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 3
     assert not result.stdout
     assert not stages.calls
@@ -124,8 +124,8 @@ def test_a_bare_command_prints_the_help() -> None:
 
 
 def test_the_lines_of_the_help_are_whole_at_80_columns() -> None:
-    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"], prog_name="lotune").stdout
-    lines = shown.partition("Commands:")[2].strip().splitlines()
+    displayed = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"], prog_name="lotune").stdout
+    lines = displayed.partition("Commands:")[2].strip().splitlines()
     assert len(lines) == 11
     assert [line for line in lines if "..." in line or not line.endswith(".")] == []
 
@@ -141,9 +141,9 @@ def test_a_word_that_is_not_utf8_is_refused(stages: Any, monkeypatch: pytest.Mon
 def test_sample_and_init(stages: Any) -> None:
     assert call("sample", "--task", "arithmetic", "--rows", "7", "--mixture", "raw", "--out", "x.jsonl").exit_code == 0
     assert call("init", "rows.csv", "--out", "mine.yaml").exit_code == 0
-    (_, (task, *others)), (_, named) = stages.calls
+    (_, (task, *further)), (_, named) = stages.calls
     assert (task.name, task.mixture, task.language) == ("arithmetic", "raw", "zh")
-    assert others == [7, 0, Path("x.jsonl"), "rows", False, RunOptions()]
+    assert further == [7, 0, Path("x.jsonl"), "rows", False, RunOptions()]
     assert named == (Path("rows.csv"), Path("mine.yaml"), False, RunOptions(), Wanted(), "nano")
 
 
@@ -218,5 +218,5 @@ def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
         f"try: app({words!r})\n"
         f"except SystemExit: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == "[]\n"
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert completed.stderr == "[]\n"

@@ -29,13 +29,13 @@ from lotune.library_errors import translate_error
 def test_each_librarys_way_to_say_full(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught, disk_full_as_run_error(tmp_path / "a.bin", 3 * 2**20):
         raise error
-    said = str(caught.value)
-    assert said.startswith(f"{tmp_path / 'a.bin'}: cannot be written")
-    assert "are free on its disk, it needs 3.0 MiB" in said
-    assert len(said.splitlines()) == 2
-    found = translate_error(error)
-    assert isinstance(found, RunError)
-    assert found.exit_status == 2
+    output = str(caught.value)
+    assert output.startswith(f"{tmp_path / 'a.bin'}: cannot be written")
+    assert "are free on its disk, it needs 3.0 MiB" in output
+    assert len(output.splitlines()) == 2
+    result = translate_error(error)
+    assert isinstance(result, RunError)
+    assert result.exit_status == 2
 
 
 @pytest.mark.parametrize(

@@ -216,11 +216,11 @@ def test_the_task_of_the_how_to_page_completes_a_run(with_labels: Path, small_ba
 
     def call(*words: str) -> str:
         command = [sys.executable, "-m", "lotune", *words]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(with_labels)}
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     assert "accuracy" in call("evaluate", "--model", str(small_base), "--task", "labels", "--data", str(file))
     for verb in ("prepare", "tune", "evaluate"):

@@ -70,7 +70,7 @@ def test_the_scorecard(finished: Path) -> None:
     assert parameters["convention"] == "measured"
     assert card["score"]["rule"] == "phase1"
     assert card["score"]["value"] == pytest.approx(0.3 * (1 - parameters["ratio"]) + 0.7 * target["value"])
-    assert [one["name"] for one in card["checkpoints"]] == ["step-000003", "step-000005"]
+    assert [item["name"] for item in card["checkpoints"]] == ["step-000003", "step-000005"]
     assert card["chosen_checkpoint"] in {"step-000003", "step-000005"}
     assert {check["name"] for check in card["checks"]} == {"parameters", "supervision", "merge"}
     assert all(check["passed"] for check in card["checks"])
@@ -85,13 +85,13 @@ def test_the_run_folder(finished: Path) -> None:
             lines = records(folder / "predictions" / task / f"{model}.jsonl")
             assert len({line["id"] for line in lines}) == len(lines) == rows
             assert all(
-                {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= set(one)
-                for one in lines
+                {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= set(item)
+                for item in lines
             )
     steps = [line for line in records(folder / "metrics.jsonl") if "loss" in line]
     assert [step["number"] for step in steps] == [1, 2, 3, 4, 5]
     validated = [line["validation"] for line in records(folder / "metrics.jsonl") if "validation" in line]
-    assert [one["step"] for one in validated] == [3, 5]
+    assert [item["step"] for item in validated] == [3, 5]
     counts = json.loads((folder / "data" / "counts.json").read_text())
     assert counts["rows"]["read"] == 44
     assert counts["rows"]["kept"] == counts["tokens"]["rows"] == 40 - counts["rows"]["overlap"]["removed"]
@@ -219,8 +219,10 @@ def test_another_scorer_scores_again_without_training_or_generation(
     monkeypatch.setattr("lotune.generate.engine.Engine.stream", None)
     monkeypatch.setattr("lotune.stages.tune._train", None)
     monkeypatch.setattr("lotune.stages.merging.merge_and_check", None)
-    said = call("run", recipe, f"runs={runs}", "task.scorer=relative:0.5").stderr
-    assert 'changed: task.scorer: "significant:5" -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in said
+    output = call("run", recipe, f"runs={runs}", "task.scorer=relative:0.5").stderr
+    assert (
+        'changed: task.scorer: "significant:5" -> "relative:0.5" (invalidates prepare, validate, evaluate)\n' in output
+    )
     assert weights(folder) == before
     assert (folder / "metrics.jsonl").read_bytes() == trained
     assert (folder / "merging.json").read_bytes() == merged
@@ -246,7 +248,7 @@ def test_another_scorer_may_choose_another_checkpoint(runs: Path, recipe: Path) 
     for judge in ("exact", "relative:0.5"):
         call("tune", recipe, f"runs={runs}", f"task.scorer={judge}", "checkpoints.merged=none")
         tuning = json.loads((folder / "tuning.json").read_text())
-        chosen[judge] = tuning["chosen"], [one["value"] for one in tuning["checkpoints"]]
+        chosen[judge] = tuning["chosen"], [item["value"] for item in tuning["checkpoints"]]
     assert chosen["exact"][0] == "step-000003"
     assert chosen["relative:0.5"] == ("step-000005", [0.75, 1.0])
     assert weights(folder / "checkpoints") == before
@@ -284,17 +286,17 @@ def test_an_altered_prediction_is_reported_and_generated_again(runs: Path, recip
     folder = runs / "small"
     card = (folder / "scorecard.json").read_bytes()
     path = folder / "predictions" / "arithmetic" / "base.jsonl"
-    before, whole = answered(folder / "predictions"), path.read_text()
+    before, complete = answered(folder / "predictions"), path.read_text()
     path.write_text("".join(json.dumps({**line, "correct": True}) + "\n" for line in records(path)))
     result = call("report", folder, status=1)
     clause = "predictions/arithmetic/base.jsonl: content changed"
     assert f"has changed since it was finished: {clause}\n" in result.stderr
     assert clause in (folder / "report.html").read_text(encoding="utf-8")
     assert clause.replace("_", "\\_") in (folder / "report.md").read_text(encoding="utf-8")
-    said = call("run", recipe, f"runs={runs}").stderr
-    assert "predictions/arithmetic/base.jsonl has changed since it was written: its rows are answered again" in said
+    output = call("run", recipe, f"runs={runs}").stderr
+    assert "predictions/arithmetic/base.jsonl has changed since it was written: its rows are answered again" in output
     assert (answered(folder / "predictions"), (folder / "scorecard.json").read_bytes()) == (before, card)
-    assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
+    assert sorted(path.read_text().splitlines()) == sorted(complete.splitlines())
     call("report", folder)
     shutil.rmtree(folder / "checkpoints")
     call("report", folder)
@@ -348,11 +350,11 @@ def test_a_refused_command_and_a_dry_run_leave_a_finished_run_unchanged(
     folder = runs / "small"
     before = digests(folder), (folder / "environment.json").read_bytes()
     words = ("run", recipe, f"runs={runs}")
-    said = call(*words, "--dry-run", "data.generated_rows=30", "adapter.rank=3").stderr
-    assert "changed: data.generated_rows: 40 -> 30 (invalidates prepare" in said
-    assert "preparing the rows in a temporary folder" in said
-    assert "rows: 34 read" in said
-    assert "estimate: 4 steps" in said
+    output = call(*words, "--dry-run", "data.generated_rows=30", "adapter.rank=3").stderr
+    assert "changed: data.generated_rows: 40 -> 30 (invalidates prepare" in output
+    assert "preparing the rows in a temporary folder" in output
+    assert "rows: 34 read" in output
+    assert "estimate: 4 steps" in output
     call(*words, "--dry-run", "adapter.rank=3")
     call(*words, "checkpoints.count=900", status=2)
     call(*words, "adapter.target_modules=nothing", status=2)
@@ -366,8 +368,8 @@ def test_a_refused_command_and_a_dry_run_leave_a_finished_run_unchanged(
 def test_a_changed_recipe_is_the_runs_once_its_work_begins(runs: Path, recipe: Path) -> None:
     """Another recipe in a finished run's folder is named and then followed; until its stages are done, no report is."""
     folder = runs / "small"
-    said = call("tune", recipe, f"runs={runs}", "tune.learning_rate=0.02").stderr
-    assert "changed: tune.learning_rate: 0.01 -> 0.02 (invalidates tune, evaluate)" in said
+    output = call("tune", recipe, f"runs={runs}", "tune.learning_rate=0.02").stderr
+    assert "changed: tune.learning_rate: 0.01 -> 0.02 (invalidates tune, evaluate)" in output
     assert "learning_rate: 0.02" in (folder / "recipe.yaml").read_text()
     assert "was tested with other settings: tune.learning_rate: 0.01 -> 0.02" in call("report", folder, status=2).stderr
     more = ("tune", recipe, f"runs={runs}", "tune.learning_rate=0.02", "evaluate.max_batch_tokens=4096")
@@ -412,7 +414,7 @@ def test_all_checkpoints_can_be_merged_and_tested(recipe: Path, tmp_path: Path) 
 def test_without_merged_models_the_answers_are_the_same(recipe: Path, finished: Path, tmp_path: Path) -> None:
     call("run", recipe, f"runs={tmp_path}", "checkpoints.merged=none")
     assert not list(tmp_path.glob("small/checkpoints/*/merged"))
-    card, other = (json.loads((one / "small" / "scorecard.json").read_text()) for one in (tmp_path, finished))
+    card, other = (json.loads((item / "small" / "scorecard.json").read_text()) for item in (tmp_path, finished))
     assert (card["target"], card["retention"]) == (other["target"], other["retention"])
 
 
@@ -425,11 +427,11 @@ def test_accumulation_is_the_large_batch(recipe: Path, finished: Path, tmp_path:
         "tune.gradient_accumulation_steps=4",
         "checkpoints.merged=none",
     )
-    ours, large = (
-        [line for line in records(one / "small" / "metrics.jsonl") if "loss" in line] for one in (tmp_path, finished)
+    actual, large = (
+        [line for line in records(item / "small" / "metrics.jsonl") if "loss" in line] for item in (tmp_path, finished)
     )
-    assert [step["loss"] for step in ours] == pytest.approx([step["loss"] for step in large], rel=1e-4)
-    assert [step["supervised"] for step in ours] == [step["supervised"] for step in large]
+    assert [step["loss"] for step in actual] == pytest.approx([step["loss"] for step in large], rel=1e-4)
+    assert [step["supervised"] for step in actual] == [step["supervised"] for step in large]
 
 
 def write_rows(path: Path, numbers: range, last: str = "") -> Path:
@@ -465,7 +467,7 @@ def test_an_edited_training_file_redoes_everything(recipe: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["checkpoints.count=9"], "9 checkpoints in 5 steps"),
         (["data.train=missing.jsonl"], "missing.jsonl"),
@@ -478,9 +480,9 @@ def test_an_edited_training_file_redoes_everything(recipe: Path, tmp_path: Path)
         (["adapter.target_modules=[nothing]"], "nothing"),
     ],
 )
-def test_bad_input_ends_with_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_bad_input_ends_with_2(recipe: Path, tmp_path: Path, words: list[str], message: str) -> None:
     result = call("run", recipe, f"runs={tmp_path}", *words, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not result.stdout
     assert not list(tmp_path.glob("*/checkpoints"))
@@ -513,10 +515,10 @@ def test_evaluate_a_model(finished: Path, small_base: Path, tmp_path: Path) -> N
     rows = write_rows(tmp_path / "rows.jsonl", range(6), json.dumps({"problem": "What is 1/2?", "solution": "none"}))
     words = ("evaluate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=8")
     result = call(*words, "--out", tmp_path / "predictions.jsonl", "--json")
-    found = json.loads(result.stdout)
-    assert (found["n"], found["unjudgeable"]) == (6, 1)
-    assert set(found["by_kind"]) == {"add", "english"}
-    assert 0 <= found["interval"][0] <= found["metrics"]["accuracy"] <= found["interval"][1] <= 1
+    returned = json.loads(result.stdout)
+    assert (returned["n"], returned["unjudgeable"]) == (6, 1)
+    assert set(returned["by_kind"]) == {"add", "english"}
+    assert 0 <= returned["interval"][0] <= returned["metrics"]["accuracy"] <= returned["interval"][1] <= 1
     assert len(records(tmp_path / "predictions.jsonl")) == 7
     assert "accuracy" in call(*words, "--limit", 3, "task.scorer=exact").stdout
     merged = next(finished.glob("small/checkpoints/*/merged"))
@@ -542,18 +544,18 @@ def test_sample(tmp_path: Path, task: str, suffix: str, form: str) -> None:
     for file, seed in zip(files, (4, 4, 5), strict=True):
         call("sample", "--task", task, "--rows", 30, "--seed", seed, "--form", form, "--out", file)
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
-    kept = files[0].read_bytes()
-    said = call("sample", "--task", task, "--rows", 30, "--seed", 5, "--form", form, "--out", files[0], status=2)
-    assert "already exists" in said.stderr
-    assert files[0].read_bytes() == kept
+    content = files[0].read_bytes()
+    output = call("sample", "--task", task, "--rows", 30, "--seed", 5, "--form", form, "--out", files[0], status=2)
+    assert "already exists" in output.stderr
+    assert files[0].read_bytes() == content
     call("sample", "--task", task, "--rows", 30, "--seed", 4, "--form", form, "--out", files[2], "--force")
-    assert files[2].read_bytes() == kept
+    assert files[2].read_bytes() == content
     known = build_task(task_settings(task))
     examples = list(known.examples(known.read(files[0]).rows, training=False))
     assert len(examples) == 30
     assert all(known.judge(example, example.target).correct for example in examples)
-    said = call("sample", "--task", task, "--out", tmp_path / "x", "--mixture", "odd", status=2).stderr
-    assert ("raw" if task == "arithmetic" else "mixture is not a setting") in said
+    output = call("sample", "--task", task, "--out", tmp_path / "x", "--mixture", "odd", status=2).stderr
+    assert ("raw" if task == "arithmetic" else "mixture is not a setting") in output
 
 
 def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,10 +568,10 @@ def test_init_writes_a_recipe_that_runs(small_base: Path, tmp_path: Path, monkey
     call("init", "my rows #1: sums.jsonl", "--out", "first.yaml", status=2)
     result = call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json")
     assert json.loads(result.stdout)["counts"]["rows"]["read"] == 12
-    kept = Path("my rows #1: sums.jsonl").read_bytes()
-    said = call("init", "my rows #1: sums.jsonl", "--out", "my rows #1: sums.jsonl", "--force", status=2).stderr
-    assert "is an input, and would be overwritten" in said
-    assert Path("my rows #1: sums.jsonl").read_bytes() == kept
+    content = Path("my rows #1: sums.jsonl").read_bytes()
+    output = call("init", "my rows #1: sums.jsonl", "--out", "my rows #1: sums.jsonl", "--force", status=2).stderr
+    assert "is an input, and would be overwritten" in output
+    assert Path("my rows #1: sums.jsonl").read_bytes() == content
     call("sample", "--task", "reading", "--rows", 5, "--out", "passages.json")
     call("init", "passages.json")
     assert "name: reading" in (tmp_path / "passages.yaml").read_text()
@@ -614,8 +616,8 @@ def test_a_stopped_evaluation_generates_only_missing_answers(
     assert ended.returncode == (130 if number == signal.SIGINT else -number), ended.stderr
     assert "Traceback" not in ended.stderr
     answers = tmp_path / "small" / "predictions" / "arithmetic" / "base.jsonl"
-    kept = answers.read_bytes().split(b"\n")[:-1]
-    assert len(kept) == 7
+    stored_lines = answers.read_bytes().split(b"\n")[:-1]
+    assert len(stored_lines) == 7
     assert not (tmp_path / "small" / "scorecard.json").exists()
     asked: Counter[str] = Counter()
     answer = predict._answer
@@ -626,11 +628,11 @@ def test_a_stopped_evaluation_generates_only_missing_answers(
 
     monkeypatch.setattr(predict, "_answer", counting)
     call(*words)
-    known = {json.loads(line)["id"] for line in kept}
+    known = {json.loads(line)["id"] for line in stored_lines}
     assert len(asked) == 30
     assert {id for id, times in asked.items() if times == 1} == known, "asked of the tuned model alone"
     assert set(asked.values()) == {1, 2}
-    assert set(kept) <= set(answers.read_bytes().split(b"\n"))
+    assert set(stored_lines) <= set(answers.read_bytes().split(b"\n"))
     assert (tmp_path / "small" / "scorecard.json").exists()
 
 
@@ -649,7 +651,7 @@ def test_the_command_in_a_report_repeats_the_run(finished: Path, runs: Path) -> 
 @pytest.mark.slow
 def test_the_installed_command(recipe: Path, finished: Path) -> None:
     command = [sys.executable, "-m", "lotune", "run", str(recipe), f"runs={finished}", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["target"]["task"] == "arithmetic"
-    assert "Warning" not in done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout)["target"]["task"] == "arithmetic"
+    assert "Warning" not in completed.stderr

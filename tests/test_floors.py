@@ -66,11 +66,11 @@ def upward_arrows(source: str, module: Path) -> list[str]:
     """The imports of a module that do not run to a lower floor or stay in its own folder."""
     room = room_of(module)
     name = module.relative_to(PACKAGE.parent)
-    found = []
+    results = []
     for line, other in rooms_imported(ast.parse(source), module):
         if other != room and FLOOR.get(other, len(FLOORS)) >= FLOOR.get(room, -1):
-            found.append(f"{name}:{line} imports lotune.{other}")
-    return found
+            results.append(f"{name}:{line} imports lotune.{other}")
+    return results
 
 
 def test_imports_run_downwards() -> None:

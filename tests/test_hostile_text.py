@@ -25,8 +25,8 @@ PACKAGE = Path(__file__).parent.parent / "lotune"
 
 def clean(result: Result) -> Result:
     """The result, in whose output nothing is hidden."""
-    found = {character for character in result.stdout + result.stderr if is_hidden(character)}
-    assert not found, (found, result.stdout, result.stderr)
+    results = {character for character in result.stdout + result.stderr if is_hidden(character)}
+    assert not results, (results, result.stdout, result.stderr)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
@@ -67,14 +67,14 @@ def recipe(folder: Path, small_base: Path) -> Path:
 def run(recipe: Path) -> Path:
     """The folder of the run of that recipe."""
     clean(call("run", recipe))
-    [found] = recipe.parent.glob("runs*/odd")
-    return found
+    [result] = recipe.parent.glob("runs*/odd")
+    return result
 
 
 def test_run_and_report(run: Path, recipe: Path) -> None:
-    said = clean(call("prepare", recipe)).stderr
-    assert "␛[31m" in said
-    assert MARKUP in said
+    output = clean(call("prepare", recipe)).stderr
+    assert "␛[31m" in output
+    assert MARKUP in output
     assert "scorecard" in clean(call("evaluate", recipe)).stdout
     assert json.loads(clean(call("evaluate", recipe, "--json")).stdout)["target"]["task"] == "instructions"
     clean(call("report", run))
@@ -82,9 +82,9 @@ def test_run_and_report(run: Path, recipe: Path) -> None:
 
 
 def test_init(folder: Path) -> None:
-    said = clean(call("init", folder / f"rows{STEERS}.jsonl", "--out", folder / f"first{STEERS}.yaml")).stderr
-    assert "␛[31m" in said
-    assert MARKUP in said
+    output = clean(call("init", folder / f"rows{STEERS}.jsonl", "--out", folder / f"first{STEERS}.yaml")).stderr
+    assert "␛[31m" in output
+    assert MARKUP in output
 
 
 @pytest.mark.parametrize("name", ["names.jsonl", "broken.jsonl", "table.csv", f"none{STEERS}.jsonl"])
@@ -107,10 +107,10 @@ def test_settings_and_names(folder: Path, recipe: Path) -> None:
 
 def test_evaluate_generate_and_compare_of_a_model(folder: Path, small_base: Path) -> None:
     rows, asked = folder / f"rows{STEERS}.jsonl", ["--model", small_base, "--task", "instructions", "--data"]
-    found = [folder / f"{letter}{STEERS}.jsonl" for letter in "ab"]
-    for out in found:
+    results = [folder / f"{letter}{STEERS}.jsonl" for letter in "ab"]
+    for out in results:
         clean(call("evaluate", *asked, rows, "--out", out, "--limit", 3, "task.max_new_tokens=4"))
-    clean(call("compare", *found))
+    clean(call("compare", *results))
     clean(call("generate", *asked, rows, "--out", folder / f"answers{STEERS}.txt", "task.max_new_tokens=4"))
     clean(call("generate", "--model", small_base, "--prompt", ODD, "task.max_new_tokens=40"))
     figures = clean(call("generate", "--model", small_base, "--prompt", ODD, "--json", "task.max_new_tokens=4"))
@@ -140,11 +140,11 @@ def test_the_bar_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("COLUMNS", "200")
     with Progress(ODD, 2) as bar:
         bar.advance(2, "[red]5")
-    shown = capsys.readouterr().err
-    assert "[bold]x[/bold]" in shown
-    assert "[red]5" in shown
-    assert "\x9b" not in shown
-    assert "\x1b]0;" not in shown
+    displayed = capsys.readouterr().err
+    assert "[bold]x[/bold]" in displayed
+    assert "[red]5" in displayed
+    assert "\x9b" not in displayed
+    assert "\x1b]0;" not in displayed
 
 
 def test_a_traceback_shows_marks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,9 +152,9 @@ def test_a_traceback_shows_marks(capsys: pytest.CaptureFixture[str]) -> None:
 
     error = ValueError(ODD)
     show_error(ValueError, error, None)
-    shown = capsys.readouterr().err
-    assert "ValueError: ␛[31m" in shown
-    assert not any(map(is_hidden, shown))
+    displayed = capsys.readouterr().err
+    assert "ValueError: ␛[31m" in displayed
+    assert not any(map(is_hidden, displayed))
 
 
 def test_everything_is_printed_through_one_function() -> None:

@@ -63,10 +63,10 @@ def imported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     (folder / "base.yaml").write_text("base: {model: ./missing}\n")
     (folder / "unusable.yaml").write_text("task: {name: choice}\ndata: {train: rows.csv}\n")
     given = json.dumps([WITHOUT_A_MODEL | WITH_A_MODEL, HEAVY])
-    done = subprocess.run([sys.executable, "-c", SCRIPT, given], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, tuple[int, list[str]]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    completed = subprocess.run([sys.executable, "-c", SCRIPT, given], capture_output=True, text=True, cwd=folder)
+    assert completed.returncode == 0, completed.stderr
+    result: dict[str, tuple[int, list[str]]] = json.loads(completed.stdout.splitlines()[-1])
+    return result
 
 
 @pytest.mark.parametrize("name", WITHOUT_A_MODEL)

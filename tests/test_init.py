@@ -20,7 +20,7 @@ TOWNS = ["Lima", "Cusco", "Ica", "Puno"]
 
 
 def contest_row(number: int, letter: str = "B") -> dict[str, str]:
-    options = "\n".join(f"{mark}.{number + place}" for place, mark in enumerate("ABCD"))
+    options = "\n".join(f"{mark}.{number + index}" for index, mark in enumerate("ABCD"))
     return {
         "instruction": "Here is a question about number theory, the correct answer is one of the options A/B/C/D. "
         "Please select the correct option and answer the question with 'The right option is'.",
@@ -92,15 +92,20 @@ def test_a_well_known_file_is_recognised_and_its_recipe_runs(
 ) -> None:
     result = init_in(tmp_path, name, monkeypatch)
     _, _, task, columns, judge, kinds = FILES[name]
-    found = json.loads(result.stdout)
-    assert (found["task"], found["columns"], found["scorer"], found["kinds"]) == (task, columns, judge, kinds)
-    assert (found["metric"], found["malformed"]) == ("accuracy", 0)
+    returned = json.loads(result.stdout)
+    assert (returned["task"], returned["columns"], returned["scorer"], returned["kinds"]) == (
+        task,
+        columns,
+        judge,
+        kinds,
+    )
+    assert (returned["metric"], returned["malformed"]) == ("accuracy", 0)
     assert result.stderr.count("⟦") == 3 + 1  # three rows, and the sign is explained
     recipe = read_recipe(Path("first.yaml"))
     assert (recipe.task.name, recipe.task.columns) == (task, columns)
     assert getattr(recipe.task, "scorer", judge) == judge
     counts = json.loads(call("run", "first.yaml", f"base.model={small_base}", "--dry-run", "--json").stdout)["counts"]
-    assert (counts["rows"]["read"], counts["rows"]["malformed"]) == (found["rows"], 0)
+    assert (counts["rows"]["read"], counts["rows"]["malformed"]) == (returned["rows"], 0)
     assert counts["tokens"]["rows"] > 0
 
 
@@ -114,8 +119,8 @@ def subjects(folder: Path, names: str = "abc", rows: int = 6) -> Path:
 def test_a_folder_of_subjects_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = subjects(tmp_path / "dev.v1")
-    found = json.loads(call("init", folder.name, "--json").stdout)
-    assert (found["task"], found["rows"], found["kinds"], found["recipe"]) == ("choice", 18, 3, "dev.v1.yaml")
+    result = json.loads(call("init", folder.name, "--json").stdout)
+    assert (result["task"], result["rows"], result["kinds"], result["recipe"]) == ("choice", 18, 3, "dev.v1.yaml")
     recipe = read_recipe(Path("dev.v1.yaml"))
     assert recipe.data.train == Path("dev.v1")
     task = build_task(recipe.task)
@@ -124,9 +129,9 @@ def test_a_folder_of_subjects_is_recognised(tmp_path: Path, monkeypatch: pytest.
     assert [example.id for example in asked[5:7]] == ["town_a_dev.csv:6", "town_b_dev.csv:1"]
     assert "which is an input" in call("init", folder, "--out", folder / "x.yaml", status=2).stderr
     (folder / "QQP_train.tsv").write_bytes(in_bytes(qqp_lines()))
-    said = call("init", folder, "--force", status=2).stderr
-    assert said.startswith(f"{folder / 'QQP_train.tsv'}: does not fit the other files of {folder}")
-    assert "expected: 6 columns without a header" in said
+    output = call("init", folder, "--force", status=2).stderr
+    assert output.startswith(f"{folder / 'QQP_train.tsv'}: does not fit the other files of {folder}")
+    assert "expected: 6 columns without a header" in output
 
 
 @pytest.mark.slow
@@ -146,15 +151,15 @@ def test_folders_are_trained_on_tested_and_distinguished(small_base: Path, tmp_p
     assert met["rows"] == 12
     assert 4 <= met["seen"] <= 8  # the first four questions of b and c stand in both folders, or in validation
     (train / "town_a_dev.csv").rename(train / "town_z_dev.csv")
-    said = call(*words).stderr
-    assert "changed: data.train: content changed" in said
+    output = call(*words).stderr
+    assert "changed: data.train: content changed" in output
     figures = call("evaluate", "--model", small_base, "--task", "choice", "--data", test, "--json")
     assert {kind: one["n"] for kind, one in json.loads(figures.stdout)["by_kind"].items()} == {
         "town b": 4, "town c": 4, "town d": 4,
     }  # fmt: skip
     (test / "town_b_dev.csv").write_text("Is it?,Lima,Cusco,Ica,Puno,E\n")
-    said = call("evaluate", "--model", small_base, "--task", "choice", "--data", test, status=2).stderr
-    assert "1 of 9 rows cannot be used: town_b_dev.csv:1 its answer 'E' is none of its options" in said
+    output = call("evaluate", "--model", small_base, "--task", "choice", "--data", test, status=2).stderr
+    assert "1 of 9 rows cannot be used: town_b_dev.csv:1 its answer 'E' is none of its options" in output
 
 
 @pytest.mark.slow
@@ -180,14 +185,14 @@ def test_a_recipe_of_init_runs_to_its_scorecard(
 def test_a_users_labels_are_mapped(tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(in_bytes([json.dumps({"review": row["review"], "sentiment": row["mood"]}) for row in MOODS]))
-    found = settings_of(file)
-    assert (found.name, found.columns) == ("sentences", {"sentence": "review", "label": "sentiment"})
-    assert found.labels == {"bad": "bad", "good": "good"}
+    result = settings_of(file)
+    assert (result.name, result.columns) == ("sentences", {"sentence": "review", "label": "sentiment"})
+    assert result.labels == {"bad": "bad", "good": "good"}
     file = tmp_path / "bare.tsv"
     file.write_bytes(in_bytes([f"{'no' if n % 2 else 'yes'}\tThe {n}th bird sings well." for n in range(9)]))
-    found = settings_of(file)
-    assert (found.columns, list(found.labels)) == ({"sentence": "2", "label": "1"}, ["no", "yes"])
-    task = build_task(found)
+    result = settings_of(file)
+    assert (result.columns, list(result.labels)) == ({"sentence": "2", "label": "1"}, ["no", "yes"])
+    task = build_task(result)
     assert len(list(task.examples(task.read(file).rows, training=True))) == 9
 
 
@@ -199,7 +204,7 @@ def test_instructions_with_long_answers_are_scored_by_words_in_common(tmp_path: 
     file.write_bytes(in_bytes([json.dumps({**row, "output": "short"})] * 3))
     assert settings_of(file).scorer == "exact"
     mixed = [contest_row(1), *[row] * 9]  # a question with options among instructions makes no task of choices
-    file.write_bytes(in_bytes([json.dumps(one) for one in mixed]))
+    file.write_bytes(in_bytes([json.dumps(item) for item in mixed]))
     assert settings_of(file).name == "instructions"
 
 
@@ -224,22 +229,24 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
 ) -> None:
     file = tmp_path / name
     file.write_bytes(in_bytes(lines))
-    said = call("init", file, status=2).stderr
-    assert said.startswith(f"{file}:1: its ")
-    assert "the rows below have" in said
-    remedy = said.partition("give the map in the recipe: ")[2].partition(" (the columns: 1 '")
-    shown: dict[str, Any] = yaml.safe_load(remedy[0])["task"]
-    assert shown["columns"] == columns
-    assert shown["name"] != "sentences" or "instruction" not in shown  # the task's own words, as these files are known
+    output = call("init", file, status=2).stderr
+    assert output.startswith(f"{file}:1: its ")
+    assert "the rows below have" in output
+    remedy = output.partition("give the map in the recipe: ")[2].partition(" (the columns: 1 '")
+    displayed: dict[str, Any] = yaml.safe_load(remedy[0])["task"]
+    assert displayed["columns"] == columns
+    assert (
+        displayed["name"] != "sentences" or "instruction" not in displayed
+    )  # the task's own words, as these files are known
     recipe = tmp_path / "mended.yaml"
-    recipe.write_text(yaml.safe_dump({"task": shown, "data": {"train": str(file), "on_error": "skip"}}))
+    recipe.write_text(yaml.safe_dump({"task": displayed, "data": {"train": str(file), "on_error": "skip"}}))
     task = build_task(read_recipe(recipe).task)
     examples = list(task.examples(task.read(file, "skip").rows, training=True))
     assert len(examples) == len(lines) - 1
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("articles.jsonl", b'{"id": "1", "title": "T", "text": "T\\n\\nBody."}\n', "pretrain: {corpus: "),
         ("results.jsonl", b'{"id": "1", "raw_answer": "x", "label": "y", "F1": 1.0}\n',
@@ -251,10 +258,10 @@ def test_the_map_that_mends_a_header_of_another_width_is_shown_and_works(
         ("CoLA_dev.tsv", in_bytes(["ab1\t\tShe left."]), "`lotune generate --task sentences` answers rows without"),
     ],
 )  # fmt: skip
-def test_other_files_are_refused_with_a_remedy(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_remedy(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     result = call("init", tmp_path / name, "--out", tmp_path / "first.yaml", status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 3
     assert not (tmp_path / "first.yaml").exists()
 
@@ -279,10 +286,10 @@ def test_other_files_are_refused_with_a_remedy(name: str, content: bytes, said: 
     ],
 )
 def test_real_files(reference_data: Path, path: str, task: str, columns: dict[str, str], judge: str | None) -> None:
-    found = settings_of(reference_data / path)
-    own = found.model_dump()
-    assert (found.name, own.get("columns", {}), own.get("scorer"), own.get("labels", {})) == (task, columns, judge, {})
-    known = build_task(found)
+    result = settings_of(reference_data / path)
+    own = result.model_dump()
+    assert (result.name, own.get("columns", {}), own.get("scorer"), own.get("labels", {})) == (task, columns, judge, {})
+    known = build_task(result)
     file = known.read(reference_data / path)
     usable = sum(1 for _ in known.examples(file.rows, training=True))
     assert usable >= len(file.rows) > 0

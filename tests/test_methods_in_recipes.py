@@ -23,9 +23,9 @@ def recipe(small_base: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_prompt_tuning_from_recipe_to_answers(recipe: Path, tmp_path: Path) -> None:
-    said = call("run", recipe).stderr
-    assert re.search(r"\b128 of [\d,]+ parameters are trained", said)
-    assert "estimate: 5 steps" in said
+    output = call("run", recipe).stderr
+    assert re.search(r"\b128 of [\d,]+ parameters are trained", output)
+    assert "estimate: 5 steps" in output
     card = json.loads((tmp_path / "own" / "scorecard.json").read_text())
     assert card["parameters"]["trainable"] == 4 * 32
     assert [check["name"] for check in card["checks"] if not check["passed"]] == []
@@ -41,8 +41,8 @@ def test_prompt_tuning_from_recipe_to_answers(recipe: Path, tmp_path: Path) -> N
     call("report", tmp_path / "own")
     assert "128" in (tmp_path / "own" / "report.md").read_text()
     further = ("name=further", f"adapter.init_from={folder / 'adapter'}", "adapter.init_text=null")
-    said = call("tune", recipe, *further, "adapter.num_virtual_tokens=5", status=2).stderr
-    assert "has num_virtual_tokens 4, the recipe adapter.num_virtual_tokens=5" in said
+    output = call("tune", recipe, *further, "adapter.num_virtual_tokens=5", status=2).stderr
+    assert "has num_virtual_tokens 4, the recipe adapter.num_virtual_tokens=5" in output
     call("tune", recipe, *further)
     [first, *_] = sorted((tmp_path / "further" / "checkpoints").glob("*/adapter/adapter_model.safetensors"))
     assert not torch.equal(*(load_file(file)["prompt_embeddings"] for file in (first, folder / "adapter" / first.name)))
@@ -50,11 +50,13 @@ def test_prompt_tuning_from_recipe_to_answers(recipe: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_unsupported_settings_of_a_method_are_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
-    said = call("run", recipe, "checkpoints.merged=all", status=2).stderr
-    assert "checkpoints.merged: is all, and prompt_tuning adapters cannot be merged" in said
-    said = call("run", recipe, "adapter.rank=3", status=2).stderr
-    assert "adapter.rank is not a setting of prompt_tuning, which has force_base, init_from, num_virtual_tokens" in said
+    output = call("run", recipe, "checkpoints.merged=all", status=2).stderr
+    assert "checkpoints.merged: is all, and prompt_tuning adapters cannot be merged" in output
+    output = call("run", recipe, "adapter.rank=3", status=2).stderr
+    assert (
+        "adapter.rank is not a setting of prompt_tuning, which has force_base, init_from, num_virtual_tokens" in output
+    )
     assert "expected one of lora, prompt_tuning" in call("run", recipe, "adapter.method=promt_tuning", status=2).stderr
-    said = call("run", recipe, "adapter.num_virtual_tokens=1023", status=2).stderr
-    assert "1023 virtual tokens fill the context of 1024 tokens" in said
+    output = call("run", recipe, "adapter.num_virtual_tokens=1023", status=2).stderr
+    assert "1023 virtual tokens fill the context of 1024 tokens" in output
     assert not (tmp_path / "own" / "data").exists()

@@ -43,9 +43,9 @@ def section(title: str) -> str:
 
 
 def block(title: str, language: str) -> str:
-    found = re.search(rf"^```{language}\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"^```{language}\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_the_rows_of_the_page_are_recognised(
     file = tmp_path / f"rows.{language}"
     file.write_text(block(title, language), encoding="utf-8")
     result = call("init", file.name, "--json")
-    found = json.loads(result.stdout)
-    assert (found["task"], found["columns"], found["recipe"]) == ("instructions", columns, "rows.yaml")
+    returned = json.loads(result.stdout)
+    assert (returned["task"], returned["columns"], returned["recipe"]) == ("instructions", columns, "rows.yaml")
     recipe = read_recipe(tmp_path / "rows.yaml")
     assert (recipe.task.template, recipe.task.columns, recipe.data.train) == (template, columns, Path(file.name))
     task = build_task(recipe.task)
     answers = [conversation_of(*row).answers for row in task.read(file).rows]
-    assert re.findall("⟦(.*?)<\\|endoftext\\|>⟧", result.stderr) == [one for row in answers for one in row]
+    assert re.findall("⟦(.*?)<\\|endoftext\\|>⟧", result.stderr) == [item for row in answers for item in row]
     if title == "Messages":
         assert block("How rows become prompts", "text").strip() in result.stderr
 
@@ -101,8 +101,8 @@ def test_init_distinguishes_the_contests_rows_and_passages_from_instructions(
 def test_init_overwrites_only_with_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": ""}, *[{"prompt": "a", "completion": "b"}] * 5])
-    said = call("init", "rows.jsonl").stderr
-    assert said.count("⟦b<|endoftext|>⟧") == 3
+    output = call("init", "rows.jsonl").stderr
+    assert output.count("⟦b<|endoftext|>⟧") == 3
     (tmp_path / "rows.yaml").write_text("seed: 5\n")
     assert "--force" in call("init", "rows.jsonl", status=2).stderr
     assert (tmp_path / "rows.yaml").read_text() == "seed: 5\n"
@@ -141,13 +141,13 @@ def test_conversations_are_trained_on_and_the_adapter_is_continued(recipe: Path,
     again = json.loads(call(*words, f"adapter.init_from={adapter}", "name=second").stdout)
     assert again["parameters"] == card["parameters"]
     assert all(check["passed"] for check in again["checks"])
-    said = call(*words, f"adapter.init_from={adapter}", "adapter.rank=4", "name=third", status=2).stderr
-    assert "has rank 2, the recipe adapter.rank=4" in said
+    output = call(*words, f"adapter.init_from={adapter}", "adapter.rank=4", "name=third", status=2).stderr
+    assert "has rank 2, the recipe adapter.rank=4" in output
     assert "has no adapter_config.json" in call(*words, "adapter.init_from=missing", "name=fourth", status=2).stderr
     assert not (tmp_path / "runs" / "fourth" / "data").exists()
     (adapter / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + "\n")
-    said = call("tune", recipe, f"runs={tmp_path / 'runs'}", f"adapter.init_from={adapter}", "name=second").stderr
-    assert "changed: adapter.init_from: content changed (invalidates tune, evaluate)" in said
+    output = call("tune", recipe, f"runs={tmp_path / 'runs'}", f"adapter.init_from={adapter}", "name=second").stderr
+    assert "changed: adapter.init_from: content changed (invalidates tune, evaluate)" in output
 
 
 def test_the_last_answer_only(recipe: Path, tmp_path: Path) -> None:
@@ -165,16 +165,18 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
     words = ("prepare", recipe, f"runs={tmp_path / 'runs'}", f"data.train={train}", f"data.test={test}", "--json")
     result = call(*words)
     counts = json.loads(result.stdout)
-    asked = {one["name"]: (one["rows"], one["file_rows"], one["too_long"], one["cut"]) for one in counts["asked"]}
+    asked = {
+        count["name"]: (count["rows"], count["file_rows"], count["too_long"], count["cut"]) for count in counts["asked"]
+    }
     in_validation = 1 - counts["tokens"]["dropped_too_long"]
     assert asked == {"validation": (3, None, in_validation, 0), "test": (4, 4, 1, 0), "retention": (2, None, 0, 0)}
     assert "test: 1 of 4 prompts too long for the model: counted as wrong" in result.stderr
     data = tmp_path / "runs" / "talk" / "data"
     assert len((data / "test.jsonl").read_text().splitlines()) == 4
-    said = call(
+    output = call(
         *words, "evaluate.on_too_long=stop", "data.train=" + str(write(tmp_path / "x.jsonl", rows[2:])), status=2
     )
-    assert "test rows: 1 prompts are too long for the model: test.jsonl:3" in said.stderr
+    assert "test rows: 1 prompts are too long for the model: test.jsonl:3" in output.stderr
     cut = json.loads(call(*words, "evaluate.on_too_long=truncate").stdout)["asked"][1]
     assert (cut["too_long"], cut["cut"]) == (0, 1)
     alone = write(tmp_path / "alone.jsonl", [talk("long " * 300, "yes")])
@@ -182,7 +184,7 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["data.train=null"], "the task instructions has no generator"),
         (
@@ -194,9 +196,9 @@ def test_rows_that_are_too_long_are_counted(recipe: Path, tmp_path: Path) -> Non
         (["task.train_on_turns=first"], "task.train_on_turns is 'first'"),
     ],
 )
-def test_invalid_settings_exit_with_status_2(recipe: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_settings_exit_with_status_2(recipe: Path, tmp_path: Path, words: list[str], message: str) -> None:
     result = call("prepare", recipe, f"runs={tmp_path / 'runs'}", *words, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 4
 
 

@@ -39,9 +39,9 @@ def test_a_file_of_one_unfinished_line(tmp_path: Path) -> None:
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers(-9, 9))), st.integers(0, 200))
 def test_of_a_file_cut_anywhere_the_whole_records_are_read(records: list[dict[str, object]], cut: int) -> None:
     data = encode_records(records)
-    whole = [json.loads(line) for _, line in record_lines(data[: max(0, len(data) - cut)])]
-    assert whole == records[: len(whole)]
-    assert len(encode_records(records[: len(whole) + 1])) > len(data) - cut or len(whole) == len(records)
+    complete = [json.loads(line) for _, line in record_lines(data[: max(0, len(data) - cut)])]
+    assert complete == records[: len(complete)]
+    assert len(encode_records(records[: len(complete) + 1])) > len(data) - cut or len(complete) == len(records)
 
 
 def test_records_are_found_again_by_id_and_prompt(tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "check_scorecard.py"
 
 
 def checked(card: Path, least: float) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, str(SCRIPT), str(card), str(least)], capture_output=True, text=True)
-    return done.returncode, done.stderr
+    completed = subprocess.run([sys.executable, str(SCRIPT), str(card), str(least)], capture_output=True, text=True)
+    return completed.returncode, completed.stderr
 
 
 def test_a_scorecard_that_is_not_valid_or_too_low_fails(finished_run: Path, tmp_path: Path) -> None:
     card = finished_run / "scorecard.json"
     value = json.loads(card.read_text())["target"]["value"]
     assert checked(card, value) == (0, "")
-    status, said = checked(card, value + 0.01)
+    status, output = checked(card, value + 0.01)
     assert status == 1
-    assert f"accuracy is {value:.3f}" in said
+    assert f"accuracy is {value:.3f}" in output
     spoilt = tmp_path / "scorecard.json"
     spoilt.write_text(json.dumps(json.loads(card.read_text()) | {"valid": False, "reasons": ["too little was kept"]}))
     assert checked(spoilt, 0.0) == (1, f"{spoilt}: too little was kept\n")
@@ -36,8 +36,8 @@ print(*sorted(script["closure"](["rich>=13"])))
 script["main"].__globals__["MAX_PACKAGES"] = 3
 raise SystemExit(script["main"]())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[0] == "markdown-it-py mdurl pygments rich"
-    assert "at most 3" in done.stdout
-    assert done.returncode == 1
-    assert "found: accelerate, " in done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.stdout.splitlines()[0] == "markdown-it-py mdurl pygments rich"
+    assert "at most 3" in completed.stdout
+    assert completed.returncode == 1
+    assert "found: accelerate, " in completed.stderr

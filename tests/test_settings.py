@@ -94,14 +94,14 @@ def test_names_of_other_programs_stand_for_one_setting_each() -> None:
     described = {setting.key for setting in describe(Recipe)}
     known = described | {key.partition(".")[0] for key in described}
     assert set(SETTINGS_ELSEWHERE) <= known
-    names = [name for others in SETTINGS_ELSEWHERE.values() for name in others]
+    names = [name for further in SETTINGS_ELSEWHERE.values() for name in further]
     assert len(set(names)) == len(names)
     # A name that a setting has here as well would never be reached in its own group.
     assert not set(names) & {key.rpartition(".")[2] for key in described}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("seed: [", "mine.yaml:"),
         ("- 1\n- 2\n", "holds a list"),
@@ -115,10 +115,10 @@ def test_names_of_other_programs_stand_for_one_setting_each() -> None:
         ("? [a, b]\n: 1\n", "mine.yaml"),
     ],
 )
-def test_bad_files(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_recipe(write(tmp_path, text))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -229,7 +229,7 @@ def test_a_written_recipe_reads_back(rows: int, rate: float, name: str) -> None:
 @pytest.mark.parametrize("name", ["nano", "nano-end"])
 def test_the_recipes_of_nano_do_not_hang_on_defaults_of_pre_training(name: str) -> None:
     """Its weights come from these recipes: they say themselves what defaults may change."""
-    said = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))["pretrain"]
+    output = yaml.safe_load((RECIPES[0].parent / f"{name}.yaml").read_text(encoding="utf-8"))["pretrain"]
     assert {
         "learning_rate",
         "optimizer",
@@ -237,4 +237,4 @@ def test_the_recipes_of_nano_do_not_hang_on_defaults_of_pre_training(name: str) 
         "warmup_ratio",
         "weight_decay",
         "autocast_dtype",
-    } <= said.keys()
+    } <= output.keys()

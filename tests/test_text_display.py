@@ -16,10 +16,10 @@ EVERYTHING = st.text(st.characters(codec=None))
 
 @given(EVERYTHING)
 def test_no_hidden_character_is_left(text: str) -> None:
-    shown = show_control_characters(text)
-    assert not any(map(is_hidden, shown))
-    assert show_control_characters(shown) == shown
-    shown.encode()
+    displayed = show_control_characters(text)
+    assert not any(map(is_hidden, displayed))
+    assert show_control_characters(displayed) == displayed
+    displayed.encode()
 
 
 @given(st.text())

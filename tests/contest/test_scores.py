@@ -49,6 +49,6 @@ def test_the_rules() -> None:
 def test_a_score_has_a_rank_if_it_is_comparable_with_the_published_ones(
     rule: str, base_total: str, is_contest_task: bool, rank: int | None
 ) -> None:
-    found = contest_score(rule, 0.75, base_total, is_contest_task=is_contest_task)
-    assert (found.rule, found.value, found.rank) == (rule, 0.75, rank)
-    assert (found.published is None) is (rank is None)
+    result = contest_score(rule, 0.75, base_total, is_contest_task=is_contest_task)
+    assert (result.rule, result.value, result.rank) == (rule, 0.75, rank)
+    assert (result.published is None) is (rank is None)

@@ -43,9 +43,9 @@ def test_a_row_that_is_too_long_is_named_or_skipped(tmp_path: Path, where: str) 
         read_rows(file, max_row_bytes=4000)
     assert f"1 of 3 rows cannot be read: {where} more than 4,000 bytes" in str(error.value)
     assert "data.max_row_bytes" in error.value.remedy
-    found = read_rows(file, on_error="skip", max_row_bytes=4000)
-    assert [row for _, row in found.rows] == [ROWS[0], ROWS[2]]
-    assert [row.where for row in found.malformed] == [where]
+    results = read_rows(file, on_error="skip", max_row_bytes=4000)
+    assert [row for _, row in results.rows] == [ROWS[0], ROWS[2]]
+    assert [row.where for row in results.malformed] == [where]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
@@ -56,12 +56,12 @@ def test_a_long_row_takes_no_memory(tmp_path: Path, suffix: str) -> None:
     assert file.stat().st_size > 10_000_000
     tracemalloc.start()
     try:
-        found = read_rows(file, on_error="skip", max_row_bytes=10_000)
+        result = read_rows(file, on_error="skip", max_row_bytes=10_000)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found.rows[0][1] == ROWS[0]
-    assert len(found.malformed) == 1
+    assert result.rows[0][1] == ROWS[0]
+    assert len(result.malformed) == 1
     assert peak < 6_000_000
 
 
@@ -85,9 +85,9 @@ def test_rows_of_csv_after_one_that_is_too_long_are_read_as_ever(
     fitting = [dict(zip("12", row, strict=True)) for row, size in zip(rows, lengths, strict=True) if size <= most]
     if not fitting:
         return
-    found = read_rows(file, on_error="skip", max_row_bytes=most, columns={"1": "x", "2": "y"})
-    assert [{"1": row["1"], "2": row["2"]} for _, row in found.rows] == fitting
-    assert len(found.malformed) == len(rows) - len(fitting)
+    results = read_rows(file, on_error="skip", max_row_bytes=most, columns={"1": "x", "2": "y"})
+    assert [{"1": row["1"], "2": row["2"]} for _, row in results.rows] == fitting
+    assert len(results.malformed) == len(rows) - len(fitting)
 
 
 @given(st.text(st.sampled_from('ab,"é'), max_size=30), st.integers(1, 5), st.booleans())
@@ -100,8 +100,8 @@ def test_the_shortest_line_leaves_quotes_as_open_as_they_were(line: str, size: i
             return None
 
     quotes, content = Quotes(within), line.encode() + b"\r\n"
-    for place in range(0, len(content), size):
-        quotes.read(content[place : place + size])
+    for index in range(0, len(content), size):
+        quotes.read(content[index : index + size])
     assert records(quotes.shortest()) == records(line)
 
 
@@ -119,9 +119,9 @@ def test_items_of_an_array_that_are_too_long_are_left_out(
 ) -> None:
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(items, ensure_ascii=False, indent=indent), encoding="utf-8")
-    found = list(array_items(file, size, most))
-    assert len(found) == len(items)
-    for text, item in zip(found, items, strict=True):
+    results = list(array_items(file, size, most))
+    assert len(results) == len(items)
+    for text, item in zip(results, items, strict=True):
         assert text is None or (json.loads(text) == item and len(text.encode()) <= most)
         assert text is not None or len(json.dumps(item, ensure_ascii=False, indent=indent).encode()) + 60 > most
 
@@ -161,9 +161,9 @@ class Batch:
 
 @given(st.lists(st.integers(1, 40).map(lambda length: "a" * length)), st.integers(20, 40), st.sampled_from([0, 500]))
 def test_the_size_of_parquet_rows_is_limited(texts: list[str], most: int, shared: int) -> None:
-    found = list(_bounded_rows(Batch(texts, shared), most))
-    assert len(found) == len(texts)
-    for row, text in zip(found, texts, strict=True):
+    results = list(_bounded_rows(Batch(texts, shared), most))
+    assert len(results) == len(texts)
+    for row, text in zip(results, texts, strict=True):
         assert row == {"a": text} or (isinstance(row, str) and len(text) + 8 > most)
 
 

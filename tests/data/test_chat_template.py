@@ -87,9 +87,9 @@ def test_the_tokens_are_those_of_transformers(
     example = conversation_example("1", Conversation(questions, answers, system), form)
     row = encode_row(speaker, example)
     messages = Conversation(questions, answers, system).messages
-    whole = speaker.apply_chat_template(messages, tokenize=True, return_dict=False)
-    assert list(row.token_ids) == whole[: len(row.token_ids)]
-    assert speaker.decode(whole[len(row.token_ids) :]).strip() == ""
+    complete = speaker.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert list(row.token_ids) == complete[: len(row.token_ids)]
+    assert speaker.decode(complete[len(row.token_ids) :]).strip() == ""
     asked = speaker.apply_chat_template(messages[:-1], tokenize=True, return_dict=False, add_generation_prompt=True)
     assert encode_prompt(speaker, example, 10**6)[0] == asked == list(row.token_ids[: row.completion_start])
 
@@ -139,7 +139,7 @@ def test_a_special_token_in_a_text_is_refused(speaker: Any, text: str) -> None:
             conversation_example("row 7", conversation, form)
 
 
-@pytest.mark.parametrize(("source", "found"), [
+@pytest.mark.parametrize(("source", "expected"), [
     (UNSAFE, "does what its sandbox forbids: access to attribute '__class__'"),
     ("{{ messages.append(1) }}", "does what its sandbox forbids"),
     ("{% for message in messages %}", "cannot be rendered: "),
@@ -149,11 +149,11 @@ def test_a_special_token_in_a_text_is_refused(speaker: Any, text: str) -> None:
     ("nothing of the messages", "does not end an answer with a special token"),
     (None, "has no chat template"),
 ])  # fmt: skip
-def test_unusable_templates_are_refused_before_any_row(speaker: Any, source: str | None, found: str) -> None:
+def test_unusable_templates_are_refused_before_any_row(speaker: Any, source: str | None, expected: str) -> None:
     speaker.chat_template = source
     with pytest.raises(ModelError) as caught:
         chat_template_of(speaker)
-    assert found in str(caught.value)
+    assert expected in str(caught.value)
     assert "task.template=alpaca" in str(caught.value)
 
 

@@ -47,12 +47,12 @@ def test_exactly_the_answers_are_scored_and_targets_are_shifted_once(rows: list[
         assert tensor.dtype == torch.int64
     for line, row in enumerate(rows):
         length = len(row.token_ids)
-        for place in range(width):
-            follows = place + 1  # the token that position `place` is to predict
+        for index in range(width):
+            follows = index + 1  # the token that position `place` is to predict
             scored = row.completion_start <= follows < length
-            assert batch.targets[line, place] == (row.token_ids[follows] if scored else IGNORE_INDEX)
-            assert batch.input_ids[line, place] == (row.token_ids[place] if place < length else PAD)
-            assert batch.sequence_ids[line, place] == (0 if place < length else PADDING_SEQUENCE_ID)
+            assert batch.targets[line, index] == (row.token_ids[follows] if scored else IGNORE_INDEX)
+            assert batch.input_ids[line, index] == (row.token_ids[index] if index < length else PAD)
+            assert batch.sequence_ids[line, index] == (0 if index < length else PADDING_SEQUENCE_ID)
         assert batch.targets[line, length - 2] == EOS or row.completion_start == length
         assert batch.positions[line].tolist() == list(range(width))
     assert batch.num_scored_tokens == sum(len(row.token_ids) - max(1, row.completion_start) for row in rows)
@@ -94,8 +94,8 @@ def test_a_shared_prefix_is_stored_once(rows: list[EncodedRow], head: list[int])
     for number, row in enumerate(headed):
         alone = pad_rows([row], PAD)
         own = (line.sequence_ids[0] == number).nonzero()[:, 0]
-        for found, wanted in ((line.input_ids, alone.input_ids), (line.targets, alone.targets)):
-            assert found[0, own].tolist() == wanted[0, line.shared_prefix :].tolist()
+        for result, expected in ((line.input_ids, alone.input_ids), (line.targets, alone.targets)):
+            assert result[0, own].tolist() == expected[0, line.shared_prefix :].tolist()
         assert line.positions[0, own].tolist() == list(range(line.shared_prefix, len(row.token_ids) - 1))
     assert set(line.targets[0, : line.shared_prefix].tolist()) == {IGNORE_INDEX}
 
@@ -112,12 +112,12 @@ layouts = st.builds(
 def rows_of(batch: Batch) -> list[list[int]]:
     """The input tokens of each row of a batch."""
     lines = zip(batch.input_ids.tolist(), batch.sequence_ids.tolist(), strict=True)
-    found: dict[tuple[int, int], list[int]] = {}
+    result: dict[tuple[int, int], list[int]] = {}
     for number, (tokens, row_ids) in enumerate(lines):
         for token, row in zip(tokens, row_ids, strict=True):
             if row != PADDING_SEQUENCE_ID:
-                found.setdefault((number, row), []).append(token)
-    return list(found.values())
+                result.setdefault((number, row), []).append(token)
+    return list(result.values())
 
 
 def _paired(found: list[list[int]], rows: list[EncodedRow]) -> list[tuple[list[int], tuple[int, ...]]]:
@@ -128,9 +128,9 @@ def _paired(found: list[list[int]], rows: list[EncodedRow]) -> list[tuple[list[i
 @given(encoded_rows(), layouts)
 def test_a_collator_keeps_every_row_once_and_its_limits(rows: list[EncodedRow], layout: Collator) -> None:
     batches = layout.batches(rows)
-    found = [row for batch in batches for row in rows_of(batch)]
-    assert len(found) == len(rows)
-    assert sorted(tuple(one)[: len(row) - 1] for one, row in _paired(found, rows)) == sorted(
+    results = [row for batch in batches for row in rows_of(batch)]
+    assert len(results) == len(rows)
+    assert sorted(tuple(one)[: len(row) - 1] for one, row in _paired(results, rows)) == sorted(
         row.token_ids[:-1] for row in rows
     )
     assert sum(batch.num_scored_tokens for batch in batches) == sum(

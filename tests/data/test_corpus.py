@@ -30,21 +30,21 @@ ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_si
 
 @given(ARTICLES, st.integers(8, 20))
 def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: int) -> None:
-    found, counts = cut(articles, size, "first_block")
+    result, counts = cut(articles, size, "first_block")
     fitting = [[n for n in range(2, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
-    expected = [(*a[: places[-1]], EOS) for a, places in zip(articles, fitting, strict=True) if places]
-    assert found == expected
-    assert counts == Counter(articles=len(articles), blocks=len(found), dropped=len(articles) - len(found))
+    expected = [(*a[: positions[-1]], EOS) for a, positions in zip(articles, fitting, strict=True) if positions]
+    assert result == expected
+    assert counts == Counter(articles=len(articles), blocks=len(result), dropped=len(articles) - len(result))
 
 
 @given(ARTICLES, st.integers(8, 20))
 def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], size: int) -> None:
     for article in articles:
-        found, counts = cut([article], size, "sentences")
-        assert all(2 <= len(block) <= size for block in found)
-        assert counts["dropped"] == (not found)
-        assert [block[-1] == EOS for block in found] == [False] * (len(found) - 1) + [True] * bool(found)
-        joined = [token for block in found for token in block if token != EOS]
+        results, counts = cut([article], size, "sentences")
+        assert all(2 <= len(block) <= size for block in results)
+        assert counts["dropped"] == (not results)
+        assert [block[-1] == EOS for block in results] == [False] * (len(results) - 1) + [True] * bool(results)
+        joined = [token for block in results for token in block if token != EOS]
         sentences = [[*map(int, part), STOP] for part in "".join(map(str, article)).split("9")[:-1]]
         if all(2 <= len(sentence) < size for sentence in sentences):
             assert joined == [token for sentence in sentences for token in sentence]
@@ -55,19 +55,19 @@ def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], 
 
 def test_a_sentence_that_is_too_long_is_left_out() -> None:
     long = [1] * 9
-    found, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "sentences")
-    assert found == [(2, 9), (3, 9, EOS), (4, 9, EOS)]
+    result, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "sentences")
+    assert result == [(2, 9), (3, 9, EOS), (4, 9, EOS)]
     assert counts == Counter(articles=3, blocks=3, dropped=1)
 
 
 @given(ARTICLES, st.integers(8, 20))
 def test_a_stream_loses_no_token(articles: list[list[int]], size: int) -> None:
-    found, _ = cut(articles, size, "stream")
-    whole = [token for article in articles for token in (*article, EOS)]
-    joined = [token for block in found for token in block]
-    assert joined == whole[: len(joined)]
-    assert len(whole) - len(joined) <= 1
-    assert all(len(block) == size for block in found[:-1])
+    results, _ = cut(articles, size, "stream")
+    complete = [token for article in articles for token in (*article, EOS)]
+    joined = [token for block in results for token in block]
+    assert joined == complete[: len(joined)]
+    assert len(complete) - len(joined) <= 1
+    assert all(len(block) == size for block in results[:-1])
 
 
 def test_articles_of_a_folder(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_articles_of_a_folder(tmp_path: Path) -> None:
     (below / "wiki_01.txt").write_text('<doc id="1">\nA\n\nA is first.\n</doc>\n<doc id="2">\nB\n\nB.\n</doc>\n')
     (tmp_path / "plain.txt").write_text("To be,\n\nor not.\n")
     (tmp_path / "notes.md").write_text("not read")
-    found = {Path(one.id).name: one.target for one in Corpus(tmp_path, "wiki").articles()}
-    assert found == {
+    result = {Path(article.id).name: article.target for article in Corpus(tmp_path, "wiki").articles()}
+    assert result == {
         "wiki_00.jsonl:1": "数学是一门学科。", "wiki_01.txt[1]": "A is first.", "wiki_01.txt[2]": "B.",
         "plain.txt": "or not.",
     }  # fmt: skip
-    kept = [one.target for one in Corpus(tmp_path / "plain.txt").articles()]
-    assert kept == ["To be,\n\nor not."]
+    remaining = [article.target for article in Corpus(tmp_path / "plain.txt").articles()]
+    assert remaining == ["To be,\n\nor not."]
 
 
 @given(st.integers(1, 30), st.floats(0.01, 0.99), st.integers(0, 9))
@@ -95,7 +95,7 @@ def test_every_article_is_trained_on_or_held_back(count: int, share: float, seed
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.jsonl"
         file.write_bytes(b"".join(orjson.dumps({"text": f"article {n}"}) + b"\n" for n in range(count)))
-        train, held = ([one.target for one in part] for part in Corpus(file).train_validation_split(share, seed))
+        train, held = ([item.target for item in part] for part in Corpus(file).train_validation_split(share, seed))
     assert train
     assert held
     if count > 1:
@@ -139,10 +139,10 @@ def test_blocks_of_real_articles_end_with_a_sentence(reference_data: Path) -> No
     counts: Counter[str] = Counter()
     articles = Corpus(reference_data / "zh_wiki" / "wiki_zh_AA_00.jsonl", "wiki").articles()
     rows = encode_rows(nano_tokenizer, articles)
-    found = list(chunk_articles(rows, 512, "first_block", sentence_ends(nano_tokenizer), counts))
+    results = list(chunk_articles(rows, 512, "first_block", sentence_ends(nano_tokenizer), counts))
     assert counts["articles"] == counts["blocks"] + counts["dropped"]
     assert counts["blocks"] > 50
-    for block in found:
+    for block in results:
         text = nano_tokenizer.decode(list(block.token_ids[:-1]))
         assert len(block.token_ids) <= 512
         assert text.rstrip()[-1] in "。！？.!?"

@@ -58,10 +58,10 @@ def numbered(rows: list[Example]) -> list[Example]:
 @quick
 @given(examples)
 def test_duplicates(rows: list[Example]) -> None:
-    kept, removed = remove_duplicates(rows)
-    assert len(kept) + removed == len(rows)
-    assert len(set(kept)) == len({(row.prompt, row.target, row.references) for row in rows}) == len(kept)
-    assert remove_duplicates(kept) == (kept, 0)
+    remaining, removed = remove_duplicates(rows)
+    assert len(remaining) + removed == len(rows)
+    assert len(set(remaining)) == len({(row.prompt, row.target, row.references) for row in rows}) == len(remaining)
+    assert remove_duplicates(remaining) == (remaining, 0)
 
 
 def test_rows_that_differ_in_a_reference_are_no_duplicates() -> None:
@@ -83,8 +83,8 @@ def test_draws(rows: list[Example], number: int | None, seed: int, stratify: str
         assert count_kinds(drawn) == dict.fromkeys(kinds, min(kinds.values()))
     else:
         assert len(drawn) == (len(rows) if number is None else min(number, len(rows)))
-    places = [int(row.id) for row in drawn]
-    assert places == sorted(set(places))
+    positions = [int(row.id) for row in drawn]
+    assert positions == sorted(set(positions))
     assert drawn == sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]
 
 
@@ -143,18 +143,18 @@ def test_splits_lose_no_row(rows: list[Example], number: int, seed: int) -> None
 @given(examples, examples, examples)
 def test_overlap_laws(train: list[Example], first: list[Example], second: list[Example]) -> None:
     sets = {"validation": first, "test": second}
-    kept, report = remove_contaminated(train, sets)
-    assert len(kept) + report.removed == len(train)
+    remaining, report = remove_contaminated(train, sets)
+    assert len(remaining) + report.removed == len(train)
     asked_forms = {normalise_prompt(row.prompt) for row in first + second}
-    assert kept == [row for row in train if normalise_prompt(row.prompt) not in asked_forms]
+    assert remaining == [row for row in train if normalise_prompt(row.prompt) not in asked_forms]
     for name, rows in sets.items():
         prompts = {row.prompt for row in rows}
         assert report.sets[name].exact == sum(row.prompt in prompts for row in train)
         assert report.sets[name].rows == len(rows)
-    again, nothing = remove_contaminated(kept, sets)
-    assert again == kept
+    again, nothing = remove_contaminated(remaining, sets)
+    assert again == remaining
     assert nothing.removed == 0
-    assert all(found.exact == found.normalised == found.seen == 0 for found in nothing.sets.values())
+    assert all(result.exact == result.normalised == result.seen == 0 for result in nothing.sets.values())
 
 
 FORMAT_CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]
@@ -175,8 +175,8 @@ def test_a_normalised_text_stays_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u200d", "\u2060", "\xad", "\ufeff", "\u200e", "\u202e", "\u2066"])
 def test_a_hidden_character_hides_no_test_question(hidden: str) -> None:
-    kept, report = remove_contaminated(asked(f"计算 1{hidden} + 1"), {"test": asked("计算 1 + 1")})
-    assert kept == []
+    remaining, report = remove_contaminated(asked(f"计算 1{hidden} + 1"), {"test": asked("计算 1 + 1")})
+    assert remaining == []
     assert report.sets["test"] == Contamination(exact=0, normalised=1, seen=1, rows=1)
 
 
@@ -194,8 +194,8 @@ def choice(number: int, stem: str, options: Sequence[str], letter: str = "A", **
 def test_options_in_any_order_are_the_same_question(options: list[str], draw: random.Random) -> None:
     shuffled = draw.sample(options, len(options))
     test = [choice(1, "Which is right?", options)]
-    kept, report = remove_contaminated([choice(2, "Which is  right?", shuffled)], {"test": test})
-    assert kept == []
+    remaining, report = remove_contaminated([choice(2, "Which is  right?", shuffled)], {"test": test})
+    assert remaining == []
     assert report.sets["test"].seen == 1
 
 
@@ -203,9 +203,9 @@ def test_options_in_any_order_are_the_same_question(options: list[str], draw: ra
 @given(options, st.text("abcd", min_size=1))
 def test_other_questions_or_options_are_not_the_same(options: list[str], more: str) -> None:
     test = [choice(1, "Which is right?", options)]
-    others = [choice(2, f"Which is right {more}?", options), choice(3, "Which is right?", [*options, "?"])]
-    kept, report = remove_contaminated(others, {"test": test})
-    assert kept == others
+    further = [choice(2, f"Which is right {more}?", options), choice(3, "Which is right?", [*options, "?"])]
+    remaining, report = remove_contaminated(further, {"test": test})
+    assert remaining == further
     assert report.removed == 0
 
 
@@ -213,18 +213,18 @@ def test_shuffled_real_questions_are_found(reference_data: Path) -> None:
     task = build_task(ChoiceSettings(augmented_copies=1))
     file = task.read(reference_data / "contest" / "choice-2000.json")
     test = list(task.examples(file.rows[:200], training=False))
-    copies = [one for one in task.examples(file.rows[:200], training=True) if one.augmented_from]
-    kept, report = remove_contaminated(copies, {"test": test})
-    assert kept == []
+    copies = [item for item in task.examples(file.rows[:200], training=True) if item.augmented_from]
+    remaining, report = remove_contaminated(copies, {"test": test})
+    assert remaining == []
     assert report.sets["test"].normalised > 150
 
 
 def test_overlap_counts_exact_and_normalised_apart() -> None:
     train = asked("计算 1 + 1", "计算　1 +  1\n", "计算 １ + 1", "计算 2 + 2", "计算 3 + 3")
-    kept, report = remove_contaminated(
+    remaining, report = remove_contaminated(
         train, {"test": asked("计算 1 + 1", "计算 9 + 9"), "other": asked("计算 2 + 2", "计算 1 + 1")}
     )
-    assert [row.prompt for row in kept] == ["计算 3 + 3"]
+    assert [row.prompt for row in remaining] == ["计算 3 + 3"]
     assert report == ContaminationReport(
         {"test": Contamination(exact=1, normalised=2, seen=1, rows=2), "other": Contamination(2, 2, 2, 2)}, removed=4
     )
@@ -253,8 +253,8 @@ def test_contest_rows_pass_through_and_none_is_lost() -> None:
     assert removed >= 300
     drawn = sample_examples(unique, 200, 3, "equal")
     train, validation = split(drawn, 50, 3)
-    kept, report = remove_contaminated(train, {"validation": validation, "all": rows})
-    assert kept == []
+    remaining, report = remove_contaminated(train, {"validation": validation, "all": rows})
+    assert remaining == []
     assert report.removed == 150
     assert report.sets["all"] == Contamination(150, 0, report.sets["all"].seen, 300)
     assert sum(Counter(row.category for row in drawn).values()) == 200

@@ -24,26 +24,28 @@ def of(items: list[str]) -> DiskList[str]:
 @settings(max_examples=60, deadline=None)
 @given(texts, st.data())
 def test_a_spool_is_its_list(items: list[str], data: st.DataObject) -> None:
-    found = of(items)
-    assert len(found) == len(items)
-    assert found == items
-    assert found != [*items, "more"]
+    result = of(items)
+    assert len(result) == len(items)
+    assert result == items
+    assert result != [*items, "more"]
     cut = data.draw(st.slices(len(items)))
-    assert list(found[cut]) == items[cut]
-    places = data.draw(st.lists(st.integers(0, len(items) - 1))) if items else []
-    assert list(found.select(places)) == list(select(items, places)) == [items[place] for place in places]
-    assert list(found.select(places)[::-1]) == [items[place] for place in places][::-1]
+    assert list(result[cut]) == items[cut]
+    positions = data.draw(st.lists(st.integers(0, len(items) - 1))) if items else []
+    assert (
+        list(result.select(positions)) == list(select(items, positions)) == [items[position] for position in positions]
+    )
+    assert list(result.select(positions)[::-1]) == [items[position] for position in positions][::-1]
     with pytest.raises(IndexError):
-        found[len(items)]
+        result[len(items)]
 
 
 def test_beyond_its_share_of_memory_a_spool_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_list, "MAX_BYTES_IN_MEMORY", 100)
     items = [f"item {number}" for number in range(500)]
-    found = of(items)
-    part = found.select([7, 3])
-    assert found._file._rolled  # type: ignore[attr-defined]
-    del found
+    result = of(items)
+    part = result.select([7, 3])
+    assert result._file._rolled  # type: ignore[attr-defined]
+    del result
     assert list(part) == ["item 7", "item 3"]
 
 

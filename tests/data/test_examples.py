@@ -12,9 +12,9 @@ def conversation(scored: bool) -> Example:
 
 def test_an_earlier_question_of_the_test_is_contamination() -> None:
     asked = {"test": [Example("test", "What ?", "")], "other": [Example("other", "What?", "")]}
-    kept, report = remove_contaminated([conversation(True)], asked)
-    assert kept == []
+    remaining, report = remove_contaminated([conversation(True)], asked)
+    assert remaining == []
     assert (report.removed, report.sets["other"].exact, report.sets["other"].seen) == (1, 1, 1)
-    kept, report = remove_contaminated([conversation(False)], asked)
-    assert len(kept) == 1
+    remaining, report = remove_contaminated([conversation(False)], asked)
+    assert len(remaining) == 1
     assert report.removed == 0

@@ -93,7 +93,7 @@ def test_a_txt_file_without_tabs_is_an_article(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "found"),
+    ("first", "expected"),
     [
         ("id\tsentence", "its header names 2 columns (id, sentence), the rows below have 3 cells"),
         ("id\tlabel\tsentence\tsource", "its header names 4 columns (id, label, sentence, source), the rows"),
@@ -101,12 +101,12 @@ def test_a_txt_file_without_tabs_is_an_article(tmp_path: Path) -> None:
         ("7\tcold", "its first line has 2 cells, the rows below have 3 cells"),
     ],
 )
-def test_a_first_line_of_another_width_is_blamed(tmp_path: Path, first: str, found: str) -> None:
+def test_a_first_line_of_another_width_is_blamed(tmp_path: Path, first: str, expected: str) -> None:
     (tmp_path / "mine.tsv").write_text(f"{first}\n1\tyes\tIt rains.\n2\tno\tIt rain.\n")
     with pytest.raises(HeaderError) as caught:
         read_rows(tmp_path / "mine.tsv")
     assert caught.value.where == f"{tmp_path / 'mine.tsv'}:1"
-    assert found in caught.value.found
+    assert expected in caught.value.found
     assert "task.columns" in caught.value.remedy
     file = read_rows(tmp_path / "mine.tsv", columns={"sentence": "3", "label": "2"}, on_error="skip")
     assert [row["sentence"] for _, row in file.rows] == ["It rains.", "It rain."]
@@ -116,8 +116,8 @@ def test_a_first_line_of_another_width_is_blamed(tmp_path: Path, first: str, fou
 @given(st.lists(st.lists(st.sampled_from(["a", "b c", "7", "", "d."]), min_size=1, max_size=4), min_size=1, max_size=8))
 def test_each_record_is_a_row_a_fault_or_the_header(records: list[list[str]]) -> None:
     try:
-        found = list(table_rows(Path("x.tsv"), iter(enumerate(records, 1)), looks_like_header))
+        results = list(table_rows(Path("x.tsv"), iter(enumerate(records, 1)), looks_like_header))
     except DataError:
         return
-    assert len(found) in (len(records), len(records) - 1)
-    assert len({len(row) for _, row in found if not isinstance(row, str)}) <= 1
+    assert len(results) in (len(records), len(records) - 1)
+    assert len({len(row) for _, row in results if not isinstance(row, str)}) <= 1

@@ -118,7 +118,7 @@ def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "expected"),
     [
         ("rows.jsonl", "", "is empty"),
         ("rows.jsonl", b"\xef\xbb\xbf", "is empty"),
@@ -133,12 +133,12 @@ def test_bytes_that_are_not_utf8_are_reported_with_line_and_offset(tmp_path: Pat
         ("rows.csv", "a,b\n".encode("utf-16"), "is UTF-16"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | bytes, found: str | None) -> None:
+def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | bytes, expected: str | None) -> None:
     path = written(tmp_path, name, content)
-    if found is None:
+    if expected is None:
         assert len(read_rows(path).rows) == 2
         return
-    with pytest.raises(DataError, match=found) as caught:
+    with pytest.raises(DataError, match=expected) as caught:
         read_rows(path)
     assert str(path) in str(caught.value)
 
@@ -337,8 +337,8 @@ def test_any_bytes_are_read_or_refused_in_three_lines(
     else:
         assert file.rows
         assert on_error == "skip" or not file.malformed
-        places = [where for where, _ in file.rows] + [row.where for row in file.malformed]
-        assert len(places) == len(set(places))
+        positions = [where for where, _ in file.rows] + [row.where for row in file.malformed]
+        assert len(positions) == len(set(positions))
 
 
 @in_one_folder
@@ -467,12 +467,12 @@ def test_the_items_of_an_array_are_found_one_by_one(tmp_path: Path, items: list[
 )
 def test_a_broken_array_is_reported_with_line_and_column(tmp_path: Path, text: str) -> None:
     file = written(tmp_path, "rows.json", text)
-    with pytest.raises(DataError) as whole:
+    with pytest.raises(DataError) as complete:
         read_json_document(file)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as messages:
         read_rows(file)
-    assert str(told.value) == str(whole.value)
-    assert "rows.json:1" in str(told.value)
+    assert str(messages.value) == str(complete.value)
+    assert "rows.json:1" in str(messages.value)
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "7"])
@@ -495,9 +495,9 @@ def test_rows_nested_too_deeply_are_named_or_skipped(tmp_path: Path, suffix: str
     with pytest.raises(DataError, match=r"nested deeper than 250 levels|depth limit exceeded"):
         read_rows(file)
     if suffix == "jsonl":
-        found = read_rows(file, on_error="skip")
-        assert [row for _, row in found.rows] == [{"a": 1}]
-        assert [row.where for row in found.malformed] == ["rows.jsonl:2"]
+        results = read_rows(file, on_error="skip")
+        assert [row for _, row in results.rows] == [{"a": 1}]
+        assert [row.where for row in results.malformed] == ["rows.jsonl:2"]
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> TokenFile:
 def test_tuning_draws_every_row_before_any_again(
     file: TokenFile, step_rows: int, layout: Collator, steps: int, seed: int
 ) -> None:
-    found = list(tuning_batches(file, layout, step_rows=step_rows, steps=steps, seed=seed))
-    assert len(found) == steps
-    drawn = [[row[0] - 10 for batch in step for row in rows_of(batch)] for step in found]
+    results = list(tuning_batches(file, layout, step_rows=step_rows, steps=steps, seed=seed))
+    assert len(results) == steps
+    drawn = [[row[0] - 10 for batch in step for row in rows_of(batch)] for step in results]
     assert all(len(step) == min(step_rows, 10) for step in drawn)
     order = [row for epoch in range(20) for row in epoch_order(10, seed, epoch)]
     for number, step in enumerate(drawn):
@@ -55,10 +55,10 @@ def test_tuning_draws_every_row_before_any_again(
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 50))
 def test_a_pretraining_step_has_as_many_rows_as_fit(file: TokenFile, budget: int, steps: int, seed: int) -> None:
-    found = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed)]
-    assert len(found) == steps
-    sizes = [batch.input_ids.shape[1] for batch in found]
-    starts = [[batch.input_ids[0, batch.positions[0] == 0]] for batch in found]
+    results = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed)]
+    assert len(results) == steps
+    sizes = [batch.input_ids.shape[1] for batch in results]
+    starts = [[batch.input_ids[0, batch.positions[0] == 0]] for batch in results]
     drawn = [int(token) - 10 for [tokens] in starts for token in tokens]
     assert drawn == [row for epoch in range(50) for row in epoch_order(10, seed, epoch)][: len(drawn)]
     for size, [tokens], [after] in zip(sizes, starts, [*starts[1:], [None]], strict=True):
@@ -67,16 +67,16 @@ def test_a_pretraining_step_has_as_many_rows_as_fit(file: TokenFile, budget: int
             following = len(file[int(after[0]) - 10].token_ids) - 1
             assert size + following > budget
     later = pretraining_batches(file, batch_tokens=budget, steps=steps, seed=seed, first_step=steps)
-    assert torch.equal(next(later)[0].input_ids, found[-1].input_ids)
+    assert torch.equal(next(later)[0].input_ids, results[-1].input_ids)
 
 
 @given(st.integers(2, 40), st.integers(1, 40), st.integers(0, 50))
 def test_passes_of_a_pretraining_step_hold_its_rows(file: TokenFile, budget: int, most: int, seed: int) -> None:
-    whole = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=4, seed=seed)]
+    complete = [batch for [batch] in pretraining_batches(file, batch_tokens=budget, steps=4, seed=seed)]
     parts = pretraining_batches(file, batch_tokens=budget, steps=4, seed=seed, micro_batch_tokens=most)
-    for one, lines in zip(whole, parts, strict=True):
-        assert torch.equal(one.input_ids, torch.cat([line.input_ids for line in lines], 1))
-        assert torch.equal(one.targets, torch.cat([line.targets for line in lines], 1))
+    for item, lines in zip(complete, parts, strict=True):
+        assert torch.equal(item.input_ids, torch.cat([line.input_ids for line in lines], 1))
+        assert torch.equal(item.targets, torch.cat([line.targets for line in lines], 1))
         assert all(line.input_ids.shape[1] <= most or int((line.positions == 0).sum()) == 1 for line in lines)
 
 

@@ -33,19 +33,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_rows_come_back_however_they_are_divided_into_chunks(
     rows: list[EncodedRow], size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    whole, divided = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("divided")
-    write_token_file(whole / "train", rows, 300)
+    complete, divided = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("divided")
+    write_token_file(complete / "train", rows, 300)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_files, "CHUNK_ROWS", size)
         file = write_token_file(divided / "train", iter(rows), 300)
-    assert contents(whole) == contents(divided)
-    assert ("train.earlier.npy" in contents(whole)) == any(row.earlier_completions for row in rows)
+    assert contents(complete) == contents(divided)
+    assert ("train.earlier.npy" in contents(complete)) == any(row.earlier_completions for row in rows)
     assert file.ids(range(len(rows))) == [row.id for row in rows]
-    found = [
-        (file[place].token_ids, file[place].completion_start, file[place].earlier_completions)
-        for place in range(len(file))
+    results = [
+        (file[index].token_ids, file[index].completion_start, file[index].earlier_completions)
+        for index in range(len(file))
     ]
-    assert found == [(row.token_ids, row.completion_start, row.earlier_completions) for row in rows]
+    assert results == [(row.token_ids, row.completion_start, row.earlier_completions) for row in rows]
     assert file.lengths().tolist() == [len(row.token_ids) for row in rows]
     assert file.metadata()["tokens"] == sum(len(row.token_ids) for row in rows)
 
@@ -99,7 +99,7 @@ print(*peaks)
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path, before: bool) -> None:
     if before:
         write_token_file(tmp_path / "train", [EncodedRow("old", (7, 8, 0), 1, ((0, 1),))], 300, {"digest": "old"})
-    there = contents(tmp_path)
+    existing = contents(tmp_path)
 
     def rows() -> Iterator[EncodedRow]:
         yield from (EncodedRow(str(number), (5, 0), 1) for number in range(3 * token_files.CHUNK_ROWS))
@@ -107,7 +107,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path, before: bool) -> No
 
     with pytest.raises(KeyboardInterrupt):
         write_token_file(tmp_path / "train", rows(), 300, {"digest": "new"})
-    assert contents(tmp_path) == there
+    assert contents(tmp_path) == existing
     assert (find_token_file(tmp_path / "train", "old") is not None) == before
 
 
@@ -136,9 +136,9 @@ def test_a_token_file_is_found_by_the_digest_of_its_inputs(tmp_path: Path) -> No
     stem = tmp_path / "train"
     assert find_token_file(stem, "abc") is None
     write_token_file(stem, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
-    found = find_token_file(stem, "abc")
-    assert found is not None
-    assert found[0].token_ids == (5, 0)
+    result = find_token_file(stem, "abc")
+    assert result is not None
+    assert result[0].token_ids == (5, 0)
     assert find_token_file(stem, "abd") is None
     write_token_file(stem, [EncodedRow("a", (6, 0), 1)], 300, {"digest": "abd"})
     assert find_token_file(stem, "abc") is None
@@ -155,16 +155,16 @@ def test_tokens_of_the_same_rows_are_taken_from_another_run(
 
     if not linked:
         monkeypatch.setattr(os, "link", refused)
-    old, mine = tmp_path / "old" / "train", tmp_path / "mine" / "train"
+    old, actual = tmp_path / "old" / "train", tmp_path / "mine" / "train"
     write_token_file(old, [EncodedRow("a", (5, 0), 1, ((0, 1),))], 300, {"digest": "abc"})
-    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    write_token_file(actual, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
     before = contents(old.parent)
-    assert link_token_file(mine, [mine, tmp_path / "none" / "train", old], "abd") is None
-    assert find_token_file(mine, "own") is not None
-    assert link_token_file(mine, [mine, tmp_path / "none" / "train", old], "abc") is not None
-    assert contents(mine.parent) == before
-    assert mine.with_suffix(".tokens.npy").samefile(old.with_suffix(".tokens.npy")) == linked
-    write_token_file(mine, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
+    assert link_token_file(actual, [actual, tmp_path / "none" / "train", old], "abd") is None
+    assert find_token_file(actual, "own") is not None
+    assert link_token_file(actual, [actual, tmp_path / "none" / "train", old], "abc") is not None
+    assert contents(actual.parent) == before
+    assert actual.with_suffix(".tokens.npy").samefile(old.with_suffix(".tokens.npy")) == linked
+    write_token_file(actual, [EncodedRow("b", (7, 0), 1)], 300, {"digest": "own"})
     assert contents(old.parent) == before
 
 

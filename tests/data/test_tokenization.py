@@ -105,7 +105,9 @@ def test_pretoken_splits_are_where_the_tokeniser_splits_any_text(nano: Any, text
 def test_every_character_of_the_basic_plane_may_stand_beside_a_seam(nano: Any) -> None:
     characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x10000))]
     for start in range(0, len(characters), 2048):
-        check_seams(nano, "".join(f"{one}a {one}#{one}" for one in characters[start : start + 2048]))
+        check_seams(
+            nano, "".join(f"{character}a {character}#{character}" for character in characters[start : start + 2048])
+        )
 
 
 def test_tokenisers_that_split_differently_are_not_cached(nano: Any) -> None:
@@ -159,25 +161,25 @@ def test_threads_and_chunks_change_nothing(framing: Any, monkeypatch: pytest.Mon
     rows = list(
         made.examples(((str(n), row) for n, row in enumerate(generating(made).generate_rows(200, 5))), training=True)
     )
-    found = []
+    results = []
     for parallel, chunk_rows in (("false", 7), ("true", 7), ("true", 500)):
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallel)
-        found.append(list(encode_rows(framing, rows, chunk_rows)))
-    assert found[0] == found[1] == found[2] == [encode_row(framing, row) for row in rows]
+        results.append(list(encode_rows(framing, rows, chunk_rows)))
+    assert results[0] == results[1] == results[2] == [encode_row(framing, row) for row in rows]
 
 
 def test_the_digest_is_that_of_all_that_decides_the_tokens(nano: Any, framing: Any, byte_tokenizer: Any) -> None:
     row = Example("1", "ab", "c", ("c",), earlier_turns=(Turn("a", "", True),))
     rows = [row, Example("2", "x", "y")]
-    others = [
+    further = [
         [replace(row, id="7"), rows[1]], [replace(row, prompt="aB"), rows[1]], [replace(row, target=""), rows[1]],
         [replace(row, prompt="abc", target=""), rows[1]],
         [replace(row, earlier_turns=(Turn("a", "", False),)), rows[1]],
         [replace(row, earlier_turns=(Turn("", "a", True),)), rows[1]], rows[::-1], rows[:1], [*rows, rows[1]],
     ]  # fmt: skip
-    found = [rows_digest(nano, rows, {"limit": 8}), *(rows_digest(nano, other, {"limit": 8}) for other in others)]
-    found += [rows_digest(nano, rows, {"limit": 9})]
-    found += [rows_digest(tokenizer, rows, {"limit": 8}) for tokenizer in (framing, byte_tokenizer)]
-    assert len(set(found)) == len(found)
-    assert rows_digest(nano, iter(rows), {"limit": 8}) == found[0]
-    assert rows_digest(nano, [replace(row, category="sum", references=("d",)), rows[1]], {"limit": 8}) == found[0]
+    results = [rows_digest(nano, rows, {"limit": 8}), *(rows_digest(nano, other, {"limit": 8}) for other in further)]
+    results += [rows_digest(nano, rows, {"limit": 9})]
+    results += [rows_digest(tokenizer, rows, {"limit": 8}) for tokenizer in (framing, byte_tokenizer)]
+    assert len(set(results)) == len(results)
+    assert rows_digest(nano, iter(rows), {"limit": 8}) == results[0]
+    assert rows_digest(nano, [replace(row, category="sum", references=("d",)), rows[1]], {"limit": 8}) == results[0]

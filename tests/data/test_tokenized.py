@@ -75,15 +75,15 @@ def test_a_long_passage_is_cut_at_its_end(byte_tokenizer: Any, budget: int) -> N
 def test_a_prompt_without_a_passage_loses_its_middle(
     byte_tokenizer: Any, length: int, budget: int, passage: bool
 ) -> None:
-    text = "".join(chr(ord("0") + place % 75) for place in range(length))
+    text = "".join(chr(ord("0") + index % 75) for index in range(length))
     example = parts(text[:1], "", text[1:]) if passage else Example("r7", text, "")
     ids, cut = encode_prompt(byte_tokenizer, example, budget, truncate=True)
-    shown = byte_tokenizer.decode(ids)
-    assert len(shown) == min(length, budget)
+    displayed = byte_tokenizer.decode(ids)
+    assert len(displayed) == min(length, budget)
     assert cut == (length > budget)
-    first = (len(shown) + 1) // 2
-    assert text.startswith(shown[:first])
-    assert text.endswith(shown[first:])
+    first = (len(displayed) + 1) // 2
+    assert text.startswith(displayed[:first])
+    assert text.endswith(displayed[first:])
 
 
 def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
@@ -94,9 +94,9 @@ def test_a_prompt_that_fits_is_left_alone(byte_tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "start", "said"),
+    ("tokens", "start", "message"),
     [((5, 6, EOS), 2, "no token of its answer"), ((5, 6, EOS), 3, "no token"), ((5, 6, 7), 1, "end-of-text")],
 )
-def test_a_row_without_scored_tokens_is_refused(tokens: tuple[int, ...], start: int, said: str) -> None:
-    with pytest.raises(DataError, match=f"row train.jsonl:12: .*{said}"):
+def test_a_row_without_scored_tokens_is_refused(tokens: tuple[int, ...], start: int, message: str) -> None:
+    with pytest.raises(DataError, match=f"row train.jsonl:12: .*{message}"):
         check_scored_tokens(EncodedRow("train.jsonl:12", tokens, start), {EOS})

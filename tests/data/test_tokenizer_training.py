@@ -22,12 +22,12 @@ SUM = "计算 -6797.66 - 280.27 等于多少？"
 
 
 def texts() -> list[str]:
-    told = [
+    messages = [
         f"### Input:\n{p['context']}\n{qa['question']}\n### Response:{qa['answers'][0]['text']}"
         for p in passages(300, 0, "both")
         for qa in p["qas"]
     ]
-    return [*told, *[SUM, "解方程 3x + 7 = 0"] * 20]
+    return [*messages, *[SUM, "解方程 3x + 7 = 0"] * 20]
 
 
 @pytest.fixture(scope="module")

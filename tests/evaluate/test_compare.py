@@ -27,24 +27,24 @@ FACTS = Facts("arithmetic", "exact", "alpaca", "greedy, 64 new tokens at most")
 def predictions(verdicts: Sequence[bool | None], scores: Sequence[float] | None = None) -> list[Prediction]:
     given = [{"contest_f1": score} for score in scores] if scores else [{}] * len(verdicts)
     return [
-        Prediction(str(n), f"p{n}", f"answer {right}", Score("x", "k", right, its), "kind", facts=FACTS)
-        for n, (right, its) in enumerate(zip(verdicts, given, strict=True))
+        Prediction(str(n), f"p{n}", f"answer {right}", Score("x", "k", right, values), "kind", facts=FACTS)
+        for n, (right, values) in enumerate(zip(verdicts, given, strict=True))
     ]
 
 
 def test_one_that_is_clearly_better() -> None:
     a, b = predictions([False] * 30 + [True] * 30), predictions([True] * 55 + [False] * 5)
-    found = compare_predictions(a, b, ("a", "b"))
-    assert (found.n, found.b_better_on, found.a_better_on, found.verdict) == (60, 30, 5, "B is better")
-    assert found.difference == pytest.approx(25 / 60)
-    assert found.interval.low > 0
+    results = compare_predictions(a, b, ("a", "b"))
+    assert (results.n, results.b_better_on, results.a_better_on, results.verdict) == (60, 30, 5, "B is better")
+    assert results.difference == pytest.approx(25 / 60)
+    assert results.interval.low > 0
     assert compare_predictions(b, a, ("b", "a")).verdict == "A is better"
-    assert [one.better for one in found.differing] == ["B"] * 30 + ["A"] * 5
+    assert [item.better for item in results.differing] == ["B"] * 30 + ["A"] * 5
 
 
 def test_items_that_cannot_tell() -> None:
-    found = compare_predictions(predictions([True, False, True]), predictions([True, True, False]), ("a", "b"))
-    assert (found.verdict, found.required_sample_size, found.difference) == ("these items cannot tell", None, 0.0)
+    result = compare_predictions(predictions([True, False, True]), predictions([True, True, False]), ("a", "b"))
+    assert (result.verdict, result.required_sample_size, result.difference) == ("these items cannot tell", None, 0.0)
     few = compare_predictions(
         predictions([True, False, False, None]), predictions([True, True, False, True]), ("a", "b")
     )
@@ -61,20 +61,20 @@ def test_the_items_needed_have_the_power_that_they_promise(drawings: int, least:
     before, after = [0.0] * 60 + [1.0] * 40, [0.0] * 40 + [1.0] * 50 + [0.0] * 10
     needed = required_sample_size(before, after)
     assert needed is not None
-    draw, shown = Random(1), 0
+    draw, significant = Random(1), 0
     for _ in range(drawings):
-        places = [draw.randrange(100) for _ in range(needed)]
-        a, b = (predictions([bool(side[place]) for place in places]) for side in (before, after))
-        shown += compare_predictions(a, b, ("a", "b")).verdict == "B is better"
-    assert least <= shown <= most
+        positions = [draw.randrange(100) for _ in range(needed)]
+        a, b = (predictions([bool(side[position]) for position in positions]) for side in (before, after))
+        significant += compare_predictions(a, b, ("a", "b")).verdict == "B is better"
+    assert least <= significant <= most
 
 
 def test_scores_are_compared_as_scores() -> None:
     a, b = predictions([False] * 20, [10.0] * 20), predictions([False] * 20, [10.0 + n for n in range(20)])
     assert compare_predictions(a, b, ("a", "b"), "accuracy").verdict == "these items cannot tell"
     for score in (None, "contest_f1"):
-        found = compare_predictions(a, b, ("a", "b"), score)
-        assert (found.score, found.verdict, found.difference) == ("contest_f1", "B is better", pytest.approx(9.5))
+        result = compare_predictions(a, b, ("a", "b"), score)
+        assert (result.score, result.verdict, result.difference) == ("contest_f1", "B is better", pytest.approx(9.5))
     with pytest.raises(DataError, match=r"has no score em \(it has contest_f1, accuracy\)"):
         compare_predictions(a, b, ("a", "b"), "em")
 
@@ -99,7 +99,7 @@ def test_files_that_cannot_be_compared() -> None:
 @pytest.mark.parametrize("fact", ["task", "scorer", "template", "protocol"])
 def test_answers_with_different_protocols_are_refused(fact: str) -> None:
     a, b = predictions([True, False]), predictions([True, True])
-    other = [replace(one, facts=replace(FACTS, **{fact: "another"})) for one in b]
+    other = [replace(item, facts=replace(FACTS, **{fact: "another"})) for item in b]
     with pytest.raises(DataError, match=f"{fact}: '.*' in A, 'another' in B"):
         compare_predictions(a, other, ("a", "b"))
     with pytest.raises(DataError, match=f"b: {fact}: '.*' in item 0, 'another' in item 1"):
@@ -143,16 +143,16 @@ def test_any_one_difference_is_found_in_either_direction(changed: str, place: in
 
 
 def test_facts_survive_the_file_and_lines_without_them_are_refused(tmp_path: Path) -> None:
-    kept, older = tmp_path / "kept.jsonl", tmp_path / "older.jsonl"
-    for one in predictions([True, False]):
-        append_record(kept, one.record())
-        append_record(older, replace(one, facts=None).record())
-    assert read_predictions(kept) == predictions([True, False])
-    assert [one.facts for one in read_predictions(older)] == [None, None]
-    error = call("compare", kept, older, status=2).stderr
+    stored, older = tmp_path / "kept.jsonl", tmp_path / "older.jsonl"
+    for item in predictions([True, False]):
+        append_record(stored, item.record())
+        append_record(older, replace(item, facts=None).record())
+    assert read_predictions(stored) == predictions([True, False])
+    assert [item.facts for item in read_predictions(older)] == [None, None]
+    error = call("compare", stored, older, status=2).stderr
     assert "older.jsonl: item 0 lacks task, scorer, template or protocol" in error
     (tmp_path / "empty.jsonl").touch()
-    assert "holds no predictions" in call("compare", kept, tmp_path / "empty.jsonl", status=2).stderr
+    assert "holds no predictions" in call("compare", stored, tmp_path / "empty.jsonl", status=2).stderr
 
 
 def test_answers_with_different_scorers_are_not_compared(small_base: Path, tmp_path: Path) -> None:
@@ -176,27 +176,27 @@ def test_answers_with_different_scorers_are_not_compared(small_base: Path, tmp_p
     }
     for clause, other in refused.items():
         assert clause in call("compare", strict, other, status=2).stderr
-    found = json.loads(call("compare", strict, strict, "--json").stdout)
-    assert found["facts"] == {
+    result = json.loads(call("compare", strict, strict, "--json").stdout)
+    assert result["facts"] == {
         "task": "arithmetic", "scorer": "exact", "template": "alpaca", "protocol": "greedy, 4 new tokens at most"
     }  # fmt: skip
-    assert len(found["prompts"]) == 64
+    assert len(result["prompts"]) == 64
     again = evaluated("loose", "task.scorer=exact")
     assert "these items cannot tell" in call("compare", strict, again).stdout, "judged again, in the same file"
 
 
 def test_the_command(tmp_path: Path, finished_run: Path) -> None:
     for name, verdicts in (("a", [False] * 12), ("b", [True] * 12 + [True])):
-        for one in predictions(verdicts):
-            append_record(tmp_path / f"{name}.jsonl", one.record())
-    said = call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl").stdout
-    assert "B is better on 12 items, A on 0" in said
-    assert "1 items are in one file only" in said
-    assert "and 2 more: --json lists them" in said
-    found = json.loads(call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json").stdout)
-    assert (found["verdict"], len(found["differing"])) == ("B is better", 12)
-    assert "B - A: +100.0 % (not estimable)" in said
-    assert found["interval"] is None
+        for prediction in predictions(verdicts):
+            append_record(tmp_path / f"{name}.jsonl", prediction.record())
+    output = call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl").stdout
+    assert "B is better on 12 items, A on 0" in output
+    assert "1 items are in one file only" in output
+    assert "and 2 more: --json lists them" in output
+    result = json.loads(call("compare", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--json").stdout)
+    assert (result["verdict"], len(result["differing"])) == ("B is better", 12)
+    assert "B - A: +100.0 % (not estimable)" in output
+    assert result["interval"] is None
     same = call("compare", finished_run, finished_run).stdout
     assert "these items cannot tell: there is no difference" in same
     assert "has no scorecard.json" in call("compare", tmp_path, finished_run, status=2).stderr

@@ -75,18 +75,18 @@ def test_examples_are_taken_from_a_file_or_generated(tmp_path: Path) -> None:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return tmp_path / name
 
-    test, shown = written("test.jsonl", range(5)), written("shots.jsonl", range(3, 9))
-    found = EvaluationData(test, None, 3, shown).read(task, 1).examples
-    heads = {example.prompt[: -len(bare.prompt)] for example, bare in zip(found, _bare(task, test), strict=True)}
+    test, shots = written("test.jsonl", range(5)), written("shots.jsonl", range(3, 9))
+    results = EvaluationData(test, None, 3, shots).read(task, 1).examples
+    heads = {example.prompt[: -len(bare.prompt)] for example, bare in zip(results, _bare(task, test), strict=True)}
     assert len(heads) == 1  # the same examples for all questions, and no example is a question
     [head] = heads
     assert head.count("### Response:") == 3
     assert all(f"计算 {n} + 1 等" not in head for n in range(5))
     with pytest.raises(DataError, match="has 4 rows that are not test rows"):
-        EvaluationData(test, None, 5, shown).read(task, 1)
+        EvaluationData(test, None, 5, shots).read(task, 1)
     with pytest.raises(SettingsError, match="--shots-data"):
         EvaluationData(test, None, 2).read(task, 1)
-    heads_by_seed = {EvaluationData(test, None, 1, shown).read(task, seed).examples[0].prompt for seed in range(8)}
+    heads_by_seed = {EvaluationData(test, None, 1, shots).read(task, seed).examples[0].prompt for seed in range(8)}
     assert len(heads_by_seed) > 2
     assert EvaluationData(None, 4, 2).read(task, 1).examples[0].prompt.count("### Response:") == 3
 

@@ -136,7 +136,7 @@ def test_a_broken_merge_is_caught(by: float, trio: Trio, questions: list[MergeCh
 def test_float64_decides_if_float32_rounds_too_much(
     in_float64: float, passes: bool, trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {torch.float32: 3e-4, torch.float64: in_float64}
+    returned = {torch.float32: 3e-4, torch.float64: in_float64}
     before = [copy.deepcopy(model.state_dict()) for model in trio]
 
     def difference(first: Any, second: Any, rows: Any, batch_tokens: int, on_device: Any, *_: Any) -> float:
@@ -145,7 +145,7 @@ def test_float64_decides_if_float32_rounds_too_much(
             with on_device(model):
                 seen |= {weight.dtype for weight in model.parameters()}
         [dtype] = seen
-        return found[dtype]
+        return returned[dtype]
 
     monkeypatch.setattr(merge_check, "largest_difference", difference)
     if passes:
@@ -162,7 +162,9 @@ def test_float64_decides_if_float32_rounds_too_much(
 def test_only_rows_that_differ_too_much_are_compared_in_float64(
     trio: Trio, questions: list[MergeCheckRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = {tuple(one.tokens): largest_difference(trio[0], trio[1], [one.tokens], 1) for one in questions}
+    alone = {
+        tuple(question.tokens): largest_difference(trio[0], trio[1], [question.tokens], 1) for question in questions
+    }
     monkeypatch.setattr(merge_check, "TOLERANCE", sorted(alone.values())[len(alone) // 2])
     asked: list[set[tuple[int, ...]]] = []
 
@@ -180,8 +182,8 @@ def test_only_rows_that_differ_too_much_are_compared_in_float64(
 def test_float64_detects_a_broken_merge(trio: Trio, questions: list[MergeCheckRow]) -> None:
     adapted, merged, _ = trio
     rows, exactly = [question.tokens for question in questions], partial(in_float64, on_device=nullcontext)
-    kept = largest_difference(adapted, merged, rows, 999, exactly)
-    assert 0 < kept < 1e-5
+    difference = largest_difference(adapted, merged, rows, 999, exactly)
+    assert 0 < difference < 1e-5
     assert largest_difference(adapted, broken(merged, 0.01), rows, 999, exactly) > 1e-4
 
 
@@ -243,9 +245,9 @@ def test_the_adapted_model_answers_the_first_rows_alone(
         asked.append((model, len(prompts)))
         return greedy(model, prompts, max_new_tokens)
 
-    whole = check(trio, questions)
+    complete = check(trio, questions)
     monkeypatch.setattr(merge_check, "ANSWERED", 5)
-    assert check(trio, questions, greedy=counting) == whole
+    assert check(trio, questions, greedy=counting) == complete
     assert asked == [(trio[0], 5), (trio[1], 12), (trio[2], 12)]
 
 
@@ -294,13 +296,13 @@ def test_the_check_also_generates_in_the_reduced_dtype_of_the_evaluation(
     assert check(copy.deepcopy(trio), questions).asked is None
     adapted, merged, saved = trio
     plain = greedy(merged, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
-    found = check((adapted, merged, saved), questions, asked_dtype=torch.bfloat16).asked
-    assert found is not None
+    result = check((adapted, merged, saved), questions, asked_dtype=torch.bfloat16).asked
+    assert result is not None
     assert next(saved.parameters()).dtype == torch.bfloat16, "asked in the arithmetic of the evaluation"
     reduced = greedy(saved, [question.tokens[: question.prompt_tokens] for question in questions], NEW_TOKENS)
-    assert found.texts_changed == sum(one != other for one, other in zip(plain, reduced, strict=True))
-    assert found.dtype == "bfloat16"
-    assert 0 < found.logit_difference < merge_check.MAX_REDUCED_DIFFERENCE
+    assert result.texts_changed == sum(item != other for item, other in zip(plain, reduced, strict=True))
+    assert result.dtype == "bfloat16"
+    assert 0 < result.logit_difference < merge_check.MAX_REDUCED_DIFFERENCE
 
 
 def test_a_format_that_computes_something_else_stops(

@@ -38,9 +38,9 @@ def test_of_the_rows_themselves_the_figures_are_the_metrics(pairs: list[tuple[st
     generator: Any = Once()
     counts = drawn_counts(rows, "1", generator, draws=2)
     assert counts[0].sum() == 2 * len(rows)
-    wanted = {"balanced_accuracy": balanced_accuracy(rows), "f1": f1(rows, "1"), "matthews": matthews(rows)}
-    assert set(wanted) == set(FROM_COUNTS)
-    for name, value in wanted.items():
+    expected = {"balanced_accuracy": balanced_accuracy(rows), "f1": f1(rows, "1"), "matthews": matthews(rows)}
+    assert set(expected) == set(FROM_COUNTS)
+    for name, value in expected.items():
         assert FROM_COUNTS[name](*counts).tolist() == pytest.approx([value, value])
 
 
@@ -48,12 +48,14 @@ def test_every_metric_of_labelled_sentences() -> None:
     draw = Random(3)
     rows = judged([(key, key if draw.random() < 0.8 else "10"[int(key)]) for key in "0010111010" * 30])
     task = build_task(SentencesSettings())
-    values, found = task.metrics([*rows, Score("1", "", None)]), metric_intervals(task, [*rows, Score("1", "", None)])
-    assert set(found) == set(values) - {"unjudgeable"}
+    values, results = task.metrics([*rows, Score("1", "", None)]), metric_intervals(task, [*rows, Score("1", "", None)])
+    assert set(results) == set(values) - {"unjudgeable"}
     assert (
-        found["accuracy"] == wilson(sum(bool(one.correct) for one in rows), 300) == primary_metric_interval(task, rows)
+        results["accuracy"]
+        == wilson(sum(bool(row.correct) for row in rows), 300)
+        == primary_metric_interval(task, rows)
     )
-    for name, (low, high) in found.items():
+    for name, (low, high) in results.items():
         assert low < values[name] < high, name
         assert 0.03 < high - low < 0.25, name
     assert metric_intervals(task, rows) == metric_intervals(task, rows)
@@ -72,15 +74,15 @@ def test_the_interval_of_matthews_correlation_holds_the_truth() -> None:
 
 def test_means_of_scores() -> None:
     task = build_task(ReadingSettings())
-    others = {"squad_f1": 50.0, "squad_em": 0.0, "cmrc_f1": 50.0, "cmrc_em": 0.0}
+    further = {"squad_f1": 50.0, "squad_em": 0.0, "cmrc_f1": 50.0, "cmrc_em": 0.0}
     rows = [
-        Score("", "", n % 4 == 0, {"contest_f1": float(n % 100), "contest_em": 100.0 * (n % 4 == 0), **others})
+        Score("", "", n % 4 == 0, {"contest_f1": float(n % 100), "contest_em": 100.0 * (n % 4 == 0), **further})
         for n in range(200)
     ]
-    found = metric_intervals(task, rows)
-    assert set(found) == {"contest_f1", "contest_em", *others}
-    assert found["squad_f1"] is None, "equal scores leave nothing to draw from"
-    assert found["contest_em"].low < 25.0 < found["contest_em"].high
+    result = metric_intervals(task, rows)
+    assert set(result) == {"contest_f1", "contest_em", *further}
+    assert result["squad_f1"] is None, "equal scores leave nothing to draw from"
+    assert result["contest_em"].low < 25.0 < result["contest_em"].high
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Own:
     score_name_by_metric: dict[str, str] = field(default_factory=dict)
 
     def metrics(self, rows: Sequence[Score]) -> dict[str, float]:
-        right = sum(bool(one.correct) for one in rows)
+        right = sum(bool(row.correct) for row in rows)
         return {"accuracy": right / len(rows), "odds": right / (len(rows) - right + 1)}
 
 

@@ -67,10 +67,10 @@ def ask(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -
 
 def test_every_example_is_answered_scored_and_written(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "predictions" / "echo" / "base.jsonl"
-    found = list(ask(EXAMPLES, out))
-    assert {prediction.example_id for prediction in found} == {example.id for example in EXAMPLES}
-    assert all(prediction.score.scores["length"] == len(prediction.text) for prediction in found)
-    assert read_predictions(out) == found
+    results = list(ask(EXAMPLES, out))
+    assert {prediction.example_id for prediction in results} == {example.id for example in EXAMPLES}
+    assert all(prediction.score.scores["length"] == len(prediction.text) for prediction in results)
+    assert read_predictions(out) == results
     row = orjson.loads(out.read_bytes().splitlines()[0])
     assert {"id", "prompt", "answer", "extracted", "reference", "correct", "scores", "kind"} <= row.keys()
 
@@ -81,16 +81,16 @@ def test_without_a_file_nothing_is_written(ask: Any, tmp_path: Path) -> None:
 
 
 def test_windows_do_not_change_the_answers(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
+    complete = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
     monkeypatch.setattr(module, "REQUEST_WINDOW", 5)
-    assert {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)} == whole
+    assert {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)} == complete
 
 
 def test_a_second_start_generates_only_missing_answers(
     ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "base.jsonl"
-    whole = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
+    complete = {prediction.example_id: prediction for prediction in ask(EXAMPLES, None)}
     first = ask(EXAMPLES, out)
     early = [next(first) for _ in range(5)]
     first.close()
@@ -102,21 +102,21 @@ def test_a_second_start_generates_only_missing_answers(
     again = list(ask(EXAMPLES, out))
     assert len(asked) == 7
     assert not set(asked) & {prediction.example_id for prediction in early}
-    assert {prediction.example_id: prediction for prediction in again} == whole
-    assert {prediction.example_id: prediction for prediction in read_predictions(out)} == whole
+    assert {prediction.example_id: prediction for prediction in again} == complete
+    assert {prediction.example_id: prediction for prediction in read_predictions(out)} == complete
 
 
 def test_a_changed_prompt_is_answered_again_and_unselected_rows_stay(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "base.jsonl"
-    whole = {one.example_id: one for one in ask(EXAMPLES, out)}
+    complete = {item.example_id: item for item in ask(EXAMPLES, out)}
     changed = [Example("q0", "Another question?", "7"), *EXAMPLES[1:6]]
-    assert {one.example_id for one in ask(changed, out)} == {example.id for example in changed}
+    assert {item.example_id for item in ask(changed, out)} == {example.id for example in changed}
     stored = read_predictions(out)
     assert len(stored) == 12
-    assert {one.example_id: one.prompt for one in stored} == {
+    assert {item.example_id: item.prompt for item in stored} == {
         example.id: example.prompt for example in [*changed, *EXAMPLES[6:]]
     }
-    assert all(one == whole[one.example_id] for one in stored if one.example_id != "q0")
+    assert all(item == complete[item.example_id] for item in stored if item.example_id != "q0")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Picking(Echo):
 
 def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "base.jsonl"
-    whole = {one.example_id: one for one in ask(EXAMPLES, None, task=Picking())}
+    complete = {item.example_id: item for item in ask(EXAMPLES, None, task=Picking())}
     monkeypatch.setattr(module, "LIKELIHOOD_WINDOW", 4)
     stopped = ask(EXAMPLES, out, task=Picking())
     for _ in range(5):
@@ -148,7 +148,7 @@ def test_choices_are_written_group_by_group(ask: Any, tmp_path: Path, monkeypatc
     groups: list[int] = []
     choose = module._choose
     monkeypatch.setattr(module, "_choose", lambda *a: (groups.append(len(a[1])), choose(*a))[1])
-    assert {one.example_id: one for one in ask(EXAMPLES, out, task=Picking())} == whole
+    assert {item.example_id: item for item in ask(EXAMPLES, out, task=Picking())} == complete
     assert groups == [4, 3]
 
 
@@ -162,8 +162,8 @@ def test_stored_answers_are_scored_again(ask: Any, tmp_path: Path) -> None:
 def test_long_passages_are_cut_and_counted(ask: Any) -> None:
     parts = ("Read. ", "word " * 100, " Answer:")
     long = Example("long", "".join(parts), "7", prompt_parts=parts)
-    found = list(ask([*EXAMPLES, long], None, context=64))
-    assert [prediction.example_id for prediction in found if prediction.prompt_truncated] == ["long"]
+    results = list(ask([*EXAMPLES, long], None, context=64))
+    assert [prediction.example_id for prediction in results if prediction.prompt_truncated] == ["long"]
 
 
 def test_a_long_prompt_without_a_passage_can_stop(ask: Any) -> None:
@@ -179,26 +179,26 @@ LONG_QUESTION = Example("question", "Read. p" + "ask " * 100, "7", prompt_parts=
 def test_a_prompt_that_is_too_long_is_wrong_without_generation(ask: Any, task: Echo, tmp_path: Path) -> None:
     """Even of a task that finds an empty answer right, and all the same after an interruption."""
     out, rows = tmp_path / "base.jsonl", [*EXAMPLES[:6], LONG, *EXAMPLES[6:], LONG_QUESTION]
-    whole = {one.example_id: one for one in ask(rows, out, context=64, task=task)}
-    assert len(whole) == len(rows)
-    alone = {one.example_id: one for one in ask(EXAMPLES, None, context=64, task=task)}
-    assert all(whole[id] == one for id, one in alone.items())
+    complete = {item.example_id: item for item in ask(rows, out, context=64, task=task)}
+    assert len(complete) == len(rows)
+    alone = {item.example_id: item for item in ask(EXAMPLES, None, context=64, task=task)}
+    assert all(complete[id] == item for id, item in alone.items())
     for id in ("long", "question"):
-        assert (whole[id].text, whole[id].finish_reason, whole[id].prompt_truncated) == ("", "too_long", False)
-        assert whole[id].score == Score(None, "7", False, {"length": 0.0})
-    assert {one.example_id: one for one in read_predictions(out)} == whole
+        assert (complete[id].text, complete[id].finish_reason, complete[id].prompt_truncated) == ("", "too_long", False)
+        assert complete[id].score == Score(None, "7", False, {"length": 0.0})
+    assert {item.example_id: item for item in read_predictions(out)} == complete
     lines = out.read_bytes().splitlines(keepends=True)
-    for kept in (1, 5, len(lines)):
-        out.write_bytes(b"".join(lines[:kept]))
-        assert {one.example_id: one for one in ask(rows, out, context=64, task=task)} == whole
+    for num_lines in (1, 5, len(lines)):
+        out.write_bytes(b"".join(lines[:num_lines]))
+        assert {item.example_id: item for item in ask(rows, out, context=64, task=task)} == complete
         assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(lines)
     with pytest.raises(PromptTooLongError):
         list(ask(rows, out, context=64, task=task, on_too_long="stop"))
 
 
 def test_a_row_without_a_reference_stays_unjudgeable(ask: Any) -> None:
-    [found] = ask([LONG], None, context=64, task=Echo(verdict=None))
-    assert (found.score.correct, found.finish_reason) == (None, "too_long")
+    [result] = ask([LONG], None, context=64, task=Echo(verdict=None))
+    assert (result.score.correct, result.finish_reason) == (None, "too_long")
 
 
 def test_a_prompt_that_is_too_long_can_lose_its_middle(
@@ -213,9 +213,9 @@ def test_a_prompt_that_is_too_long_can_lose_its_middle(
 
     monkeypatch.setattr(module, "_request", noting)
     rows = [Example("long", "Calculate" + " 1 +" * 100 + " 1. Answer:", "7"), LONG_QUESTION, EXAMPLES[0]]
-    found = {one.example_id: one for one in ask(rows, None, context=40, on_too_long="truncate")}
-    assert {id for id, one in found.items() if one.prompt_truncated} == {"long", "question"}
-    assert {one.finish_reason for one in found.values()} <= {"eos", "length"}
+    results = {item.example_id: item for item in ask(rows, None, context=40, on_too_long="truncate")}
+    assert {id for id, item in results.items() if item.prompt_truncated} == {"long", "question"}
+    assert {item.finish_reason for item in results.values()} <= {"eos", "length"}
     assert (asked["long"][:17], asked["long"][17:]) == ("Calculate 1 + 1 +", " + 1 + 1. Answer:")
     assert len(asked["question"]) == 34
     assert asked["q0"] == EXAMPLES[0].prompt
@@ -231,10 +231,12 @@ def test_answers_that_leave_no_room_are_refused(ask: Any) -> None:
 def test_every_row_has_one_prediction_even_if_its_prompt_does_not_fit(
     ask: Any, lengths: list[int], context: int
 ) -> None:
-    rows = [Example(str(place), "x" * length, "7") for place, length in enumerate(lengths)]
-    found = list(ask(rows, None, context=context))
-    assert sorted(int(one.example_id) for one in found) == list(range(len(rows)))
-    assert all((one.finish_reason == "too_long") == (lengths[int(one.example_id)] + 6 > context) for one in found)
+    rows = [Example(str(index), "x" * length, "7") for index, length in enumerate(lengths)]
+    results = list(ask(rows, None, context=context))
+    assert sorted(int(result.example_id) for result in results) == list(range(len(rows)))
+    assert all(
+        (result.finish_reason == "too_long") == (lengths[int(result.example_id)] + 6 > context) for result in results
+    )
 
 
 def test_a_damaged_file_is_named_with_its_line(tmp_path: Path) -> None:

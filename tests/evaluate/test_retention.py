@@ -59,16 +59,16 @@ def test_more_is_never_worse(base: float, tuned: float, threshold: float) -> Non
 def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
     base = [float(50 + n % 50) for n in range(80)]
     [line] = gate({"contest_f1": sum(base) / 80}, {"contest_f1": 0.95 * sum(base) / 80})
-    found = add_intervals(line, base, [0.95 * value for value in base])
-    assert found.base_interval is not None
-    assert found.tuned_interval is not None
-    assert found.base_interval.low < line.base < found.base_interval.high
-    assert found.tuned_interval == pytest.approx([0.95 * limit for limit in found.base_interval])
-    assert found.retained_interval is None, "both figures of a row go together: what was kept does not vary"
+    results = add_intervals(line, base, [0.95 * value for value in base])
+    assert results.base_interval is not None
+    assert results.tuned_interval is not None
+    assert results.base_interval.low < line.base < results.base_interval.high
+    assert results.tuned_interval == pytest.approx([0.95 * limit for limit in results.base_interval])
+    assert results.retained_interval is None, "both figures of a row go together: what was kept does not vary"
     [share] = gate({"accuracy": 75.0}, {"accuracy": 50.0})
-    its = add_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], is_accuracy=True)
-    assert its.base_interval == tuple(100 * limit for limit in wilson(3, 4))
-    assert its.retained_interval is not None
-    assert its.retained_interval.low < 2 / 3 < its.retained_interval.high
+    values = add_intervals(share, [100.0, 100.0, 100.0, 0.0], [100.0, 100.0, 0.0, 0.0], is_accuracy=True)
+    assert values.base_interval == tuple(100 * limit for limit in wilson(3, 4))
+    assert values.retained_interval is not None
+    assert values.retained_interval.low < 2 / 3 < values.retained_interval.high
     [nothing] = gate({"contest_em": 0.0}, {"contest_em": 50.0})
     assert add_intervals(nothing, [0.0, 0.0], [0.0, 100.0]).retained_interval is None

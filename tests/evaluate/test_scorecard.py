@@ -31,7 +31,7 @@ LOST = gate({"contest_f1": 60.0, "contest_em": 50.0}, {"contest_f1": 59.0, "cont
 
 def verdicts(*right: bool | None) -> list[ScoredExample]:
     kinds = ("+", "english")
-    return [ScoredExample(f"r{n}", kinds[one is None], Score("1", "1", one)) for n, one in enumerate(right)]
+    return [ScoredExample(f"r{n}", kinds[item is None], Score("1", "1", item)) for n, item in enumerate(right)]
 
 
 def target(gained: int = 10, lost: int = 1) -> Target:
@@ -54,16 +54,21 @@ def card(**changes: object) -> Scorecard:
 
 
 def test_the_targets_figures() -> None:
-    found = target()
-    assert (found.task, found.metric, found.scorer, found.score) == ("arithmetic", "accuracy", "significant:5", None)
-    assert (found.n, found.unjudgeable, found.gained, found.lost) == (12, 1, 10, 1)
-    assert found.value == pytest.approx(11 / 12)
-    assert found.base_value == pytest.approx(2 / 12)
-    assert found.p_value == pytest.approx(12 / 2048)
-    assert found.better
-    assert found.interval.low < found.value < found.interval.high
-    assert found.by_category["+"].n == 12
-    assert found.by_category["english"].model_dump() == {
+    result = target()
+    assert (result.task, result.metric, result.scorer, result.score) == (
+        "arithmetic",
+        "accuracy",
+        "significant:5",
+        None,
+    )
+    assert (result.n, result.unjudgeable, result.gained, result.lost) == (12, 1, 10, 1)
+    assert result.value == pytest.approx(11 / 12)
+    assert result.base_value == pytest.approx(2 / 12)
+    assert result.p_value == pytest.approx(12 / 2048)
+    assert result.better
+    assert result.interval.low < result.value < result.interval.high
+    assert result.by_category["+"].n == 12
+    assert result.by_category["english"].model_dump() == {
         "n": 0,
         "value": None,
         "base_value": None,
@@ -71,9 +76,9 @@ def test_the_targets_figures() -> None:
         "unjudgeable": 1,
         "base_interval": None,
     }
-    its = found.by_category["+"].base_interval
-    assert its is not None
-    assert its == found.base_interval
+    values = result.by_category["+"].base_interval
+    assert values is not None
+    assert values == result.base_interval
 
 
 def test_rows_are_paired_by_id_not_by_order() -> None:
@@ -84,13 +89,15 @@ def test_rows_are_paired_by_id_not_by_order() -> None:
 
 def test_a_mean_of_scores() -> None:
     def scored(*f1: float) -> list[ScoredExample]:
-        return [ScoredExample(str(n), "", Score("", "", one == 100, {"contest_f1": one})) for n, one in enumerate(f1)]
+        return [
+            ScoredExample(str(n), "", Score("", "", item == 100, {"contest_f1": item})) for n, item in enumerate(f1)
+        ]
 
-    found = measure_target(ReadingTask(), scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0))
-    assert (found.task, found.metric, found.score) == ("reading", "contest_f1", "contest_f1")
-    assert (found.value, found.base_value, found.better) == (52.5, 0.0, True)
-    assert found.difference_interval is not None
-    assert found.by_category == {}
+    result = measure_target(ReadingTask(), scored(*[0.0] * 20), scored(*[50.0] * 19, 100.0))
+    assert (result.task, result.metric, result.score) == ("reading", "contest_f1", "contest_f1")
+    assert (result.value, result.base_value, result.better) == (52.5, 0.0, True)
+    assert result.difference_interval is not None
+    assert result.by_category == {}
 
 
 def test_other_rows_are_refused() -> None:
@@ -118,10 +125,10 @@ def test_valid() -> None:
     ],
 )
 def test_not_valid(changes: dict, words: str) -> None:
-    found = card(**changes)
-    assert not found.valid
-    assert len(found.reasons) == 1
-    assert words in found.reasons[0]
+    result = card(**changes)
+    assert not result.valid
+    assert len(result.reasons) == 1
+    assert words in result.reasons[0]
 
 
 def test_the_contests_rule_needs_all_checkpoints() -> None:

@@ -24,8 +24,8 @@ COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.j
 def test_wilson_is_scipys(right: int, n: int, confidence: float) -> None:
     from scipy.stats import binomtest
 
-    theirs = binomtest(right, n).proportion_ci(confidence, method="wilson")
-    assert tuple(wilson(right, n, confidence)) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    expected = binomtest(right, n).proportion_ci(confidence, method="wilson")
+    assert tuple(wilson(right, n, confidence)) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @given(COUNTS)
@@ -49,20 +49,20 @@ def test_mcnemar_is_the_binomial_test(gained: int, lost: int, same: int) -> None
 
     before = [False] * gained + [True] * lost + [True] * same
     after = [True] * gained + [False] * lost + [True] * same
-    ours = mcnemar(before, after)
-    assert (ours.gained, ours.lost) == (gained, lost)
+    actual = mcnemar(before, after)
+    assert (actual.gained, actual.lost) == (gained, lost)
     if gained + lost:
-        assert ours.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
-        assert ours.p_better == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
+        assert actual.p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
+        assert actual.p_better == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
     else:
-        assert ours.p_value == ours.p_better == 1.0
-        assert not ours.better
+        assert actual.p_value == actual.p_better == 1.0
+        assert not actual.better
 
 
 def test_mcnemar_of_many_rows() -> None:
-    ours = mcnemar([False] * 3000 + [True] * 2000, [True] * 3000 + [False] * 2000)
-    assert ours.better
-    assert 0 <= ours.p_better < 1e-20
+    actual = mcnemar([False] * 3000 + [True] * 2000, [True] * 3000 + [False] * 2000)
+    assert actual.better
+    assert 0 <= actual.p_better < 1e-20
 
 
 @pytest.mark.oracle
@@ -88,8 +88,8 @@ def test_bootstrap_is_scipys() -> None:
 
     generator = np.random.default_rng(1)
     before, after = generator.uniform(0, 100, 150), generator.uniform(5, 100, 150)
-    theirs = bootstrap((after - before,), np.mean, method="percentile", rng=np.random.default_rng(2))
-    limits = theirs.confidence_interval
+    expected = bootstrap((after - before,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    limits = expected.confidence_interval
     assert tuple(bootstrap_difference(list(before), list(after))) == pytest.approx((limits.low, limits.high), abs=0.5)
 
 

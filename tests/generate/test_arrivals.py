@@ -51,9 +51,9 @@ def test_requests_join_at_any_time(
     byte_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, asked, draw = made(shape), sharing(20, seed=batch_tokens), random.Random(batch_tokens)
-    expected = [theirs(model, request) for request in asked]
-    engine, left = Engine(model, byte_tokenizer, batch_tokens=batch_tokens), list(asked)
+    model, submitted, draw = made(shape), sharing(20, seed=batch_tokens), random.Random(batch_tokens)
+    expected = [theirs(model, request) for request in submitted]
+    engine, left = Engine(model, byte_tokenizer, batch_tokens=batch_tokens), list(submitted)
     sizes, forward = list[int](), SlotModel.logits
 
     def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
@@ -63,9 +63,9 @@ def test_requests_join_at_any_time(
     monkeypatch.setattr(SlotModel, "logits", watched)
     ids = [engine.submit(left.pop(0))]
     answers = []
-    for place in range(20):
+    for index in range(20):
         events = list[Event]()
-        for event in engine.events(ids[place]):
+        for event in engine.events(ids[index]):
             events.append(event)
             for _ in range(draw.choice((0, 0, 0, 1, 3))):
                 if left:
@@ -74,7 +74,7 @@ def test_requests_join_at_any_time(
         if left:
             ids.append(engine.submit(left.pop(0)))
     assert answers == expected
-    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in asked)
+    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in submitted)
     assert max(sizes, default=0) <= max(batch_tokens, longest)
 
 
@@ -96,20 +96,20 @@ def test_one_that_comes_later_does_not_wait_for_those_that_run(
 def test_many_threads_submit_at_once(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model, asked = made(shape), sharing(24, seed=3)
-    alone = [generate_completions(model, byte_tokenizer, [request], batch_tokens=500)[0] for request in asked]
-    engine, found = Engine(model, byte_tokenizer, batch_tokens=500), dict[int, Completion]()
+    model, submitted = made(shape), sharing(24, seed=3)
+    alone = [generate_completions(model, byte_tokenizer, [request], batch_tokens=500)[0] for request in submitted]
+    engine, result = Engine(model, byte_tokenizer, batch_tokens=500), dict[int, Completion]()
 
     def client(first: int) -> None:
-        ids = {place: engine.submit(asked[place]) for place in range(first, 24, 6)}
-        found.update({place: answer(engine, id) for place, id in ids.items()})
+        ids = {index: engine.submit(submitted[index]) for index in range(first, 24, 6)}
+        result.update({index: answer(engine, id) for index, id in ids.items()})
 
     threads = [threading.Thread(target=client, args=(first,)) for first in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [found[place] for place in range(24)] == alone
+    assert [result[index] for index in range(24)] == alone
     assert not engine._rows
     assert engine._is_idle()
 
@@ -118,7 +118,7 @@ def test_tokens_of_a_model_without_slots_come_one_by_one(
     byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, request = Engine(made(rwkv), byte_tokenizer), Request((5, 6, 7), 30, 30)
-    whole = answer(engine, engine.submit(request))
+    complete = answer(engine, engine.submit(request))
     free, advance = threading.Event(), TokenSelector.advance
 
     def held(self: TokenSelector, logits: Any, rows: Any, largest: Any = None) -> list[int]:
@@ -129,21 +129,21 @@ def test_tokens_of_a_model_without_slots_come_one_by_one(
     events = engine.events(engine.submit(request))
     first = [next(events) for _ in range(3)]  # the fourth is not chosen before these are read
     free.set()
-    assert completion_of([*first, *events]) == whole
+    assert completion_of([*first, *events]) == complete
 
 
 def test_a_waiting_and_a_running_request_are_cancelled(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = Engine(tiny_llama, byte_tokenizer, batch_tokens=70)
-    asked = [Request((5, 6, 7 + number), 20, 20) for number in range(5)]
-    alone = [generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=60)[0] for request in asked]
-    ids = [engine.submit(request) for request in asked]
+    submitted = [Request((5, 6, 7 + number), 20, 20) for number in range(5)]
+    alone = [generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=60)[0] for request in submitted]
+    ids = [engine.submit(request) for request in submitted]
     events = engine.events(ids[0])
     first = [next(events) for _ in range(3)]
     running = next(id for id in ids[1:] if engine._rows[id].ids)
     waiting = next(id for id in ids[1:] if not engine._rows[id].ids)
-    others = [id for id in ids[1:] if id not in (running, waiting)]
+    further = [id for id in ids[1:] if id not in (running, waiting)]
     assert engine.cancel(waiting)
     assert engine.cancel(running)
     cut, unread = answer(engine, running), answer(engine, waiting)
@@ -152,7 +152,7 @@ def test_a_waiting_and_a_running_request_are_cancelled(
     assert 0 < len(cut.token_ids) < 20
     assert cut.token_ids == alone[ids.index(running)].token_ids[: len(cut.token_ids)]
     assert completion_of([*first, *events]) == alone[0]
-    assert [answer(engine, id) for id in others] == [alone[ids.index(id)] for id in others]
+    assert [answer(engine, id) for id in further] == [alone[ids.index(id)] for id in further]
     assert not engine.cancel(running)
     with pytest.raises(KeyError):
         engine.events(running)
@@ -185,8 +185,8 @@ def test_a_wrong_request_ends_itself_and_nobody_else(
         "expand_samples": Request((5,), 5, samples=2, sampling=Sampling(1.0)),
     }
     ids = [engine.submit(request) for pair in zip(good, wrong.values(), strict=True) for request in pair]
-    for place, message in enumerate(wrong):
-        [event] = engine.events(ids[2 * place + 1])
+    for index, message in enumerate(wrong):
+        [event] = engine.events(ids[2 * index + 1])
         assert isinstance(event, ErrorEvent)
         assert isinstance(event.error, DataError | SettingsError)
         assert message in str(event.error)
@@ -225,10 +225,10 @@ def failing(error: BaseException) -> Callable[..., Any]:
 def test_a_pass_that_fails_ends_the_rows_in_it(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Request((5, 6, 7), 20, 20)
-    whole = generate_completions(tiny_llama, byte_tokenizer, [asked], batch_tokens=60)[0]
+    submitted = Request((5, 6, 7), 20, 20)
+    complete = generate_completions(tiny_llama, byte_tokenizer, [submitted], batch_tokens=60)[0]
     engine = Engine(tiny_llama, byte_tokenizer, batch_tokens=50)
-    ids = [engine.submit(asked) for _ in range(3)]
+    ids = [engine.submit(submitted) for _ in range(3)]
     events = engine.events(ids[0])
     next(events)
     [waiting] = (id for id in ids if not engine._rows[id].ids)
@@ -239,15 +239,15 @@ def test_a_pass_that_fails_ends_the_rows_in_it(
     for event in (last, of_the_other):
         assert isinstance(event, ErrorEvent)
         assert isinstance(event.error, MemoryError)
-    assert answer(engine, waiting) == whole
+    assert answer(engine, waiting) == complete
 
 
 def test_an_interrupted_pass_ends_the_requests_of_others(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, asked = Engine(tiny_llama, byte_tokenizer), Request((5, 6, 7), 20, 20)
-    mine, other = engine.submit(asked), engine.submit(asked)
-    events = engine.events(mine)
+    engine, submitted = Engine(tiny_llama, byte_tokenizer), Request((5, 6, 7), 20, 20)
+    actual, other = engine.submit(submitted), engine.submit(submitted)
+    events = engine.events(actual)
     next(events)
     with monkeypatch.context() as patch:
         patch.setattr(LlamaForward, "forward", failing(KeyboardInterrupt()))
@@ -268,9 +268,9 @@ def test_a_named_adapter_leaves_all_rows_on_the_fast_pass(
         torch.manual_seed(0)
         model: Any = get_peft_model(made(llama), lora, adapter_name="first").eval()
         model.add_adapter("second", lora)
-    asked = sharing(12, seed=2)
-    named = [replace(one, adapter=(None, "second", NO_ADAPTER)[place % 3]) for place, one in enumerate(asked)]
-    alone = [generate_completions(model, byte_tokenizer, [one], batch_tokens=500)[0] for one in named]
+    submitted = sharing(12, seed=2)
+    named = [replace(item, adapter=(None, "second", NO_ADAPTER)[index % 3]) for index, item in enumerate(submitted)]
+    alone = [generate_completions(model, byte_tokenizer, [item], batch_tokens=500)[0] for item in named]
     engine, passes, forward = Engine(model, byte_tokenizer), list[ForwardInput](), LlamaForward.forward
 
     def watched(self: LlamaForward, inputs: ForwardInput, mask: Any, cache: Any) -> torch.Tensor:
@@ -283,7 +283,7 @@ def test_a_named_adapter_leaves_all_rows_on_the_fast_pass(
     assert [answer(engine, id) for id in ids] == alone
     assert any(len({*(inputs.adapter_names or ())}) == 3 for inputs in passes)
     passes.clear()
-    assert [answer(engine, engine.submit(one)) for one in named[::3]] == alone[::3]
+    assert [answer(engine, engine.submit(item)) for item in named[::3]] == alone[::3]
     assert all(inputs.adapter_names is None for inputs in passes)
 
 
@@ -325,7 +325,7 @@ ASKED = sharing(10, seed=11)
 def alone(byte_tokenizer: PreTrainedTokenizerFast) -> tuple[PreTrainedModel, list[Completion]]:
     """A model and its answers to each request alone."""
     model = made(llama)
-    return model, [generate_completions(model, byte_tokenizer, [one], batch_tokens=90)[0] for one in ASKED]
+    return model, [generate_completions(model, byte_tokenizer, [item], batch_tokens=90)[0] for item in ASKED]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

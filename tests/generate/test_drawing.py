@@ -45,16 +45,16 @@ def test_the_distribution_is_that_of_transformers(
 
     logits = torch.tensor(row) / 7 + torch.arange(len(row)) * 1e-3  # no two alike
     seen = [0, 2, 2]
-    found = Sampling(temperature, top_k, top_p, penalty).distribution(logits, seen).softmax(-1)
-    theirs = logits[None].clone()
+    result = Sampling(temperature, top_k, top_p, penalty).distribution(logits, seen).softmax(-1)
+    reference_values = logits[None].clone()
     for step in (
         RepetitionPenaltyLogitsProcessor(penalty), TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k),
         TopPLogitsWarper(top_p),
     ):  # fmt: skip
-        theirs = step(torch.tensor([seen]), theirs)
-    expected = theirs.softmax(-1)[0]
-    if (found - expected).abs().max() > 1e-5:  # a sum of probabilities that is top_p but for its last bit
-        reached = found.sort(descending=True).values.cumsum(0)
+        reference_values = step(torch.tensor([seen]), reference_values)
+    expected = reference_values.softmax(-1)[0]
+    if (result - expected).abs().max() > 1e-5:  # a sum of probabilities that is top_p but for its last bit
+        reached = result.sort(descending=True).values.cumsum(0)
         assert (reached - top_p).abs().min() < 1e-3 or top_p > 0.99
 
 
@@ -98,14 +98,14 @@ def test_samples_differ_come_in_order_and_again(
     several = [replace(request, samples=number) for number, request in enumerate(single, start=1)]
     answers = generate_completions(tiny_llama, byte_tokenizer, several, batch_tokens=10_000)
     assert len(answers) == 1 + 2 + 3 + 4
-    assert [one.token_ids for one in generate_completions(tiny_llama, byte_tokenizer, several, batch_tokens=40)] == [
-        one.token_ids for one in answers
+    assert [item.token_ids for item in generate_completions(tiny_llama, byte_tokenizer, several, batch_tokens=40)] == [
+        item.token_ids for item in answers
     ]
     first = generate_completions(tiny_llama, byte_tokenizer, single, batch_tokens=10_000)
-    assert [answers[place].token_ids for place in (0, 1, 3, 6)] == [one.token_ids for one in first]
-    assert len({one.token_ids for one in answers[6:]}) == 4
+    assert [answers[place].token_ids for place in (0, 1, 3, 6)] == [item.token_ids for item in first]
+    assert len({item.token_ids for item in answers[6:]}) == 4
     fewer = generate_completions(tiny_llama, byte_tokenizer, [replace(single[3], samples=3)], batch_tokens=10_000)
-    assert [one.token_ids for one in fewer] == [one.token_ids for one in answers[6:9]]
+    assert [item.token_ids for item in fewer] == [item.token_ids for item in answers[6:9]]
 
 
 def test_the_prompt_of_several_samples_is_read_once(
@@ -120,7 +120,12 @@ def test_the_prompt_of_several_samples_is_read_once(
     monkeypatch.setattr(SlotModel, "logits", watched)
     request = Request(tuple(range(2, 92)), 1, 1, sampling=DRAWN, samples=8)
     assert (
-        len({one.token_ids for one in generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)})
+        len(
+            {
+                completion.token_ids
+                for completion in generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=10_000)
+            }
+        )
         > 2
     )
     assert read == [89, 8]  # the prompt, and its last token for each sample
@@ -135,14 +140,14 @@ def test_a_drawn_answer_depends_on_its_seed_alone(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     requests = asked(12, DRAWN)
-    whole = generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=10_000)
+    complete = generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=10_000)
     alone = generate_completions(tiny_llama, byte_tokenizer, requests[::-1], batch_tokens=60)[::-1]
-    assert [one.token_ids for one in alone] == [one.token_ids for one in whole]
-    for one, other in zip(alone, whole, strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert [item.token_ids for item in alone] == [item.token_ids for item in complete]
+    for item, other in zip(alone, complete, strict=True):
+        assert item.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     other = generate_completions(tiny_llama, byte_tokenizer, asked(12, replace(DRAWN, top_k=None)), batch_tokens=10_000)
     greedy = generate_completions(tiny_llama, byte_tokenizer, asked(12, Sampling()), batch_tokens=10_000)
-    assert len({tuple(one.token_ids for one in answers) for answers in (whole, other, greedy)}) == 3
+    assert len({tuple(item.token_ids for item in answers) for answers in (complete, other, greedy)}) == 3
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely(
@@ -153,7 +158,8 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(
         likely = tiny_llama(torch.tensor([prompt])).logits[0, -1].softmax(-1)
     requests = [Request(prompt, 1, 1, sampling=Sampling(temperature=1.0, seed=seed)) for seed in range(1500)]
     drawn = Counter(
-        one.token_ids[0] for one in generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=50_000)
+        completion.token_ids[0]
+        for completion in generate_completions(tiny_llama, byte_tokenizer, requests, batch_tokens=50_000)
     )
     likely[0] = 0  # no end-of-text before the minimum
     likely /= likely.sum()
@@ -176,8 +182,8 @@ def test_log_probabilities_are_those_of_transformers(
     ]
     assert len(given_rows) > 5
     for batch_tokens in (1, 40, 10_000):
-        found = LogLikelihood(tiny_llama).score(given_rows, batch_tokens=batch_tokens)
-        for row, values in zip(given_rows, found, strict=True):
+        results = LogLikelihood(tiny_llama).score(given_rows, batch_tokens=batch_tokens)
+        for row, values in zip(given_rows, results, strict=True):
             ids = torch.tensor([[*row.prompt_ids, *row.ids]])
             labels = ids.clone()
             labels[0, : len(row.prompt_ids)] = -100
@@ -185,13 +191,13 @@ def test_log_probabilities_are_those_of_transformers(
                 loss = tiny_llama(ids, labels=labels).loss.item()
             assert -sum(values) / len(values) == pytest.approx(loss, rel=1e-4)
     own = [answer.logprobs for answer in answers if answer.token_ids]
-    for values, expected in zip(own, found, strict=True):
+    for values, expected in zip(own, results, strict=True):
         assert values == pytest.approx(expected, abs=1e-4)
 
 
 def test_continuations_that_cannot_be_are_refused(tiny_llama: LlamaForCausalLM) -> None:
-    for row, found in ((Continuation((), (3,), "row 4"), "row 4"), (Continuation((3,), ()), "continuation 0")):
-        with pytest.raises(DataError, match=found):
+    for row, result in ((Continuation((), (3,), "row 4"), "row 4"), (Continuation((3,), ()), "continuation 0")):
+        with pytest.raises(DataError, match=result):
             LogLikelihood(tiny_llama).score([row], batch_tokens=10)
     with pytest.raises(DataError, match="at most"):
         LogLikelihood(tiny_llama).score([Continuation((3,) * 5000, (3,))], batch_tokens=10)
@@ -239,14 +245,14 @@ def test_a_stop_text_that_is_a_special_token_ends_an_answer(
 
 def test_stop_ids_and_cancelling(tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     request = Request((5, 9, 30), 20)
-    [whole] = generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
-    assert len(whole.token_ids) > 3
-    third = whole.token_ids[2]
-    first = whole.token_ids.index(third)
+    [complete] = generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100)
+    assert len(complete.token_ids) > 3
+    third = complete.token_ids[2]
+    first = complete.token_ids.index(third)
     [stopped] = generate_completions(
         tiny_llama, byte_tokenizer, [replace(request, stop_ids=(third,))], batch_tokens=100
     )
-    assert (stopped.token_ids, stopped.finish_reason) == (whole.token_ids[:first], "eos")
+    assert (stopped.token_ids, stopped.finish_reason) == (complete.token_ids[:first], "eos")
     seen: list[int] = []
 
     def until_two(index: int, token: int) -> bool:
@@ -254,8 +260,8 @@ def test_stop_ids_and_cancelling(tiny_llama: LlamaForCausalLM, byte_tokenizer: P
         return len(seen) == 2
 
     [cancelled] = generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=100, on_token=until_two)
-    assert (cancelled.token_ids, cancelled.finish_reason) == (whole.token_ids[:2], "cancelled")
-    assert tuple(seen) == whole.token_ids[:2]
+    assert (cancelled.token_ids, cancelled.finish_reason) == (complete.token_ids[:2], "cancelled")
+    assert tuple(seen) == complete.token_ids[:2]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -263,18 +269,18 @@ def test_stop_ids_and_cancelling(tiny_llama: LlamaForCausalLM, byte_tokenizer: P
 def test_pieces_join_to_the_whole_and_no_character_is_half(byte_tokenizer: Any, text: str, stop: list[str]) -> None:
     tokenizer = byte_tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    places = [place for place in map(whole.find, stop) if place >= 0]
-    end = min(places, default=len(whole))
-    pieces, shown = StreamingDetokenizer(tokenizer, stop), ""
+    complete = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    positions = [place for place in map(complete.find, stop) if place >= 0]
+    end = min(positions, default=len(complete))
+    pieces, displayed = StreamingDetokenizer(tokenizer, stop), ""
     for token in ids:
         piece = pieces.add_token(token)
-        if len(shown + piece) > end:  # the engine stops at a stop text
+        if len(displayed + piece) > end:  # the engine stops at a stop text
             break
-        shown += piece
+        displayed += piece
         assert "\ufffd" not in piece or "\ufffd" in text
-        assert whole.startswith(shown)
-    assert shown + pieces.finalize(whole[:end]) == whole[:end]
+        assert complete.startswith(displayed)
+    assert displayed + pieces.finalize(complete[:end]) == complete[:end]
 
 
 def test_a_token_that_goes_beyond_a_stop_string_hides_the_stop_string() -> None:

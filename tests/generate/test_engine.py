@@ -166,11 +166,11 @@ def test_answers_are_those_of_transformers(
     shape: Callable[[], PreTrainedModel], byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = made(shape)
-    asked = requests(14)
-    expected = [theirs(model, request) for request in asked]
+    submitted = requests(14)
+    expected = [theirs(model, request) for request in submitted]
     assert len(set(expected)) > 10
     for batch_tokens in (1, 150, 10_000):  # one row at a time, few rows with refills, all at once
-        assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=batch_tokens)) == expected
+        assert ids(generate_completions(model, byte_tokenizer, submitted, batch_tokens=batch_tokens)) == expected
 
 
 @pytest.mark.parametrize("shape", SLOTTED, ids=lambda shape: shape.__name__)
@@ -186,13 +186,13 @@ def test_these_models_run_in_aligned_batches(shape: Callable[[], PreTrainedModel
 def test_answers_do_not_depend_on_order_or_company(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    asked = requests(40, seed=3)
-    expected = ids(generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=400))
+    submitted = requests(40, seed=3)
+    expected = ids(generate_completions(tiny_llama, byte_tokenizer, submitted, batch_tokens=400))
     order = list(range(40))
     random.Random(1).shuffle(order)
     for batch_tokens in (90, 1000):
         shuffled = ids(
-            generate_completions(tiny_llama, byte_tokenizer, [asked[i] for i in order], batch_tokens=batch_tokens)
+            generate_completions(tiny_llama, byte_tokenizer, [submitted[i] for i in order], batch_tokens=batch_tokens)
         )
         assert shuffled == [expected[i] for i in order]
 
@@ -221,11 +221,11 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
         return answer
 
     monkeypatch.setattr(ContinuousBatcher, "_prefill_one", counted)
-    asked = [Request((5, *range(2, 2 + length)), 10 + length % 7, min_new_tokens=50) for length in range(40)]
-    generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=300)
+    submitted = [Request((5, *range(2, 2 + length)), 10 + length % 7, min_new_tokens=50) for length in range(40)]
+    generate_completions(tiny_llama, byte_tokenizer, submitted, batch_tokens=300)
     assert max(sizes) <= 300
     # a prompt that is read alone has its first token without a step
-    assert sum(heights) + len(alone) == sum(request.max_new_tokens for request in asked)
+    assert sum(heights) + len(alone) == sum(request.max_new_tokens for request in submitted)
     assert len(heights) < sum(heights) / 5  # the batch stays full, and grows as the prompts get shorter
 
 
@@ -237,7 +237,7 @@ def test_many_rows_attend_to_their_own_lengths(
     """Blocks of slots keep rows of similar length while rows come and go; the answers are those of a row alone."""
     model, draw = made(shape), random.Random(4)
     lengths = [draw.choice((3, 90)) for _ in range(70)]
-    asked = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
+    submitted = [Request(tuple(draw.randrange(2, 300) for _ in range(n)), draw.randint(2, 60)) for n in lengths]
     widths, forward = [], ContinuousBatcher._forward
 
     def watched(self: ContinuousBatcher, rows: Any, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
@@ -247,9 +247,9 @@ def test_many_rows_attend_to_their_own_lengths(
 
     monkeypatch.setattr(ContinuousBatcher, "_forward", watched)
     before = model.config._attn_implementation
-    answers = ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=40 * 150))
+    answers = ids(generate_completions(model, byte_tokenizer, submitted, batch_tokens=40 * 150))
     assert model.config._attn_implementation == before
-    assert all(is_greedy(model, request, answer) for request, answer in zip(asked, answers, strict=True))
+    assert all(is_greedy(model, request, answer) for request, answer in zip(submitted, answers, strict=True))
     if before == "eager":
         assert not widths
         return
@@ -270,7 +270,7 @@ def test_each_answer_is_reported_once_and_the_training_mode_comes_back(
     tiny_llama.train()
     seen: dict[int, Completion] = {}
     answers = generate_completions(tiny_llama, byte_tokenizer, requests(9), batch_tokens=200, on_done=seen.__setitem__)
-    assert [seen[place] for place in range(9)] == answers
+    assert [seen[index] for index in range(9)] == answers
     assert tiny_llama.training
 
 
@@ -285,8 +285,8 @@ class Scripted:
         """From position prompt_tokens - 1 on the model is sure of each token of the text, then of end-of-text."""
 
         def sure(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
-            kept = output.logits.shape[1]
-            for row, positions in enumerate(kwargs["position_ids"][:, -kept:].tolist()):
+            length = output.logits.shape[1]
+            for row, positions in enumerate(kwargs["position_ids"][:, -length:].tolist()):
                 for column, position in enumerate(positions):
                     place = min(position - prompt_tokens + 1, len(self.tokens) - 1)
                     if place >= 0:
@@ -343,9 +343,9 @@ def test_the_minimum_is_that_of_transformers(byte_tokenizer: PreTrainedTokenizer
     model = made(llama)
     with torch.no_grad():  # end-of-text is always likely
         model.lm_head.weight[0] = model.lm_head.weight[1:].abs().max(0).values * 2
-    asked = [Request(r.prompt_ids, r.max_new_tokens, min_new_tokens=5) for r in requests(12, low=6)]
-    expected = [theirs(model, request) for request in asked]
-    assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=300)) == expected
+    submitted = [Request(r.prompt_ids, r.max_new_tokens, min_new_tokens=5) for r in requests(12, low=6)]
+    expected = [theirs(model, request) for request in submitted]
+    assert ids(generate_completions(model, byte_tokenizer, submitted, batch_tokens=300)) == expected
     assert min(map(len, expected)) == 5
 
 
@@ -388,6 +388,6 @@ def test_an_adapted_model_answers_as_transformers_has_it(byte_tokenizer: PreTrai
 
     model = get_peft_model(made(llama), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     model.eval()
-    asked = requests(8)
-    expected = [theirs(model, request) for request in asked]
-    assert ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=200)) == expected
+    submitted = requests(8)
+    expected = [theirs(model, request) for request in submitted]
+    assert ids(generate_completions(model, byte_tokenizer, submitted, batch_tokens=200)) == expected

@@ -82,13 +82,13 @@ def test_nan_in_an_embedding_names_the_row_and_the_layer(
         {"row 0", "row 1", "row 2"} if tied else {"row 1"}
     )  # where they are tied every row has a NaN among its logits
     for sampling in (None, Sampling(temperature=1.0)):
-        found = stopped(
+        result = stopped(
             lambda how=sampling: generate_completions(model, byte_tokenizer, requests(how), batch_tokens=999)
         )
-        assert found.model == "mine"
-        assert found.row in rows
-        assert found.layer == (embedding if found.row == "row 1" else "lm_head")
-        assert "the logits hold nan" in str(found)
+        assert result.model == "mine"
+        assert result.row in rows
+        assert result.layer == (embedding if result.row == "row 1" else "lm_head")
+        assert "the logits hold nan" in str(result)
     weighed = stopped(lambda: LogLikelihood(model).score(continuations(), batch_tokens=999))
     assert weighed.row in rows
 
@@ -97,10 +97,10 @@ def test_the_rows_before_a_bad_one_are_answered(byte_tokenizer: Any) -> None:
     model = made(llama)
     spoil(model.get_input_embeddings().weight, math.nan, RARE)
     answers = Engine(model, byte_tokenizer).stream(requests(), batch_tokens=8)
-    done = []
-    found = stopped(lambda: done.extend(iter(answers)))
-    assert (found.row, found.layer) == ("row 1", "model.embed_tokens")
-    assert [number for number, _ in done] in ([], [0], [2], [0, 2])
+    completed = []
+    result = stopped(lambda: completed.extend(iter(answers)))
+    assert (result.row, result.layer) == ("row 1", "model.embed_tokens")
+    assert [number for number, _ in completed] in ([], [0], [2], [0, 2])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -132,9 +132,9 @@ def test_a_row_without_a_finite_logit(byte_tokenizer: Any) -> None:
 def test_the_validation_loss_finds_its_row(packed: bool) -> None:
     model = made(llama)
     spoil(model.get_input_embeddings().weight, math.nan, RARE)
-    found = stopped(lambda: evaluate_loss(model, batches(packed)))
-    assert found.layer == "model.embed_tokens"
-    assert found.ids[:4] == ROWS[1]
+    result = stopped(lambda: evaluate_loss(model, batches(packed)))
+    assert result.layer == "model.embed_tokens"
+    assert result.ids[:4] == ROWS[1]
 
 
 def test_an_adapter_is_traced_like_its_base(byte_tokenizer: Any) -> None:
@@ -146,11 +146,11 @@ def test_an_adapter_is_traced_like_its_base(byte_tokenizer: Any) -> None:
             spoil(parameter, math.nan)
     generate_completions(model, byte_tokenizer, requests(), batch_tokens=999)
     named = [Request(ids, 4, adapter="other") for ids in ROWS]
-    found = stopped(lambda: generate_completions(model, byte_tokenizer, named, batch_tokens=999))
-    assert (found.adapter, found.layer) == ("other", "model.layers.1.self_attn.v_proj.lora_B.other")
+    result = stopped(lambda: generate_completions(model, byte_tokenizer, named, batch_tokens=999))
+    assert (result.adapter, result.layer) == ("other", "model.layers.1.self_attn.v_proj.lora_B.other")
     model.set_adapter("other")
-    found = stopped(lambda: generate_completions(model, byte_tokenizer, requests(), batch_tokens=999))
-    assert found.layer == "model.layers.1.self_attn.v_proj.lora_B.other"
+    result = stopped(lambda: generate_completions(model, byte_tokenizer, requests(), batch_tokens=999))
+    assert result.layer == "model.layers.1.self_attn.v_proj.lora_B.other"
 
 
 @pytest.fixture
@@ -163,9 +163,9 @@ def masked() -> PreTrainedModel:
 
 def test_masked_tokens_are_allowed(masked: PreTrainedModel, byte_tokenizer: Any) -> None:
     assert slot_batcher(masked) is not None
-    asked = [Request(ids, 12) for ids in ROWS]
+    submitted = [Request(ids, 12) for ids in ROWS]
     for request, answer in zip(
-        asked, generate_completions(masked, byte_tokenizer, asked, batch_tokens=999), strict=True
+        submitted, generate_completions(masked, byte_tokenizer, submitted, batch_tokens=999), strict=True
     ):
         assert answer.token_ids == theirs(masked, request)
     generate_completions(masked, byte_tokenizer, requests(Sampling(1.0)), batch_tokens=999)

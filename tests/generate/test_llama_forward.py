@@ -89,25 +89,25 @@ def test_passes_give_the_logits_of_each_row_alone(shape: Callable[[], PreTrained
     torch.manual_seed(2)
     rows = torch.randint(2, 300, (3, 40))
     firsts, seconds = [9, 5, 7], [4, 8, 1]
-    places = torch.arange(9).expand(3, -1)
-    lean.forward(ForwardInput(1, rows[:, :9], places, 9, firsts, fresh=True), None, cache)
+    positions = torch.arange(9).expand(3, -1)
+    lean.forward(ForwardInput(1, rows[:, :9], positions, 9, firsts, fresh=True), None, cache)
     starts = torch.tensor(firsts)[:, None]
-    places = (starts + torch.arange(8)).clamp(max=39)
-    mask = torch.zeros(3, 1, 8, 13).masked_fill(torch.arange(13) > places[:, None, :, None], float("-inf"))
-    hidden = lean.forward(ForwardInput(1, rows.gather(1, places), places, 13, seconds), mask, cache)
+    positions = (starts + torch.arange(8)).clamp(max=39)
+    mask = torch.zeros(3, 1, 8, 13).masked_fill(torch.arange(13) > positions[:, None, :, None], float("-inf"))
+    hidden = lean.forward(ForwardInput(1, rows.gather(1, positions), positions, 13, seconds), mask, cache)
     ends = [first + second for first, second in zip(firsts, seconds, strict=True)]
-    found = lean.logits(hidden[torch.tensor(seconds).cumsum(0) - 1])
+    result = lean.logits(hidden[torch.tensor(seconds).cumsum(0) - 1])
     for row, end in enumerate(ends):
         expected = model(rows[row : row + 1, :end]).logits[0, -1]
-        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
-    places = torch.tensor(ends)[:, None]
-    mask = torch.zeros(3, 1, 1, 14).masked_fill(torch.arange(14) > places[:, None, :, None], float("-inf"))
+        torch.testing.assert_close(result[row], expected, rtol=1e-4, atol=1e-4)
+    positions = torch.tensor(ends)[:, None]
+    mask = torch.zeros(3, 1, 1, 14).masked_fill(torch.arange(14) > positions[:, None, :, None], float("-inf"))
     for widths in (None, [(0, 2, 14), (2, 3, 9)]):
-        step = ForwardInput(1, rows.gather(1, places), places, 14, key_spans=widths)
-        found = lean.logits(lean.forward(step, mask, cache))
+        step = ForwardInput(1, rows.gather(1, positions), positions, 14, key_spans=widths)
+        result = lean.logits(lean.forward(step, mask, cache))
         for row, end in enumerate(ends):
             expected = model(rows[row : row + 1, : end + 1]).logits[0, -1]
-            torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(result[row], expected, rtol=1e-4, atol=1e-4)
 
 
 def scaled_queries() -> PreTrainedModel:
@@ -147,12 +147,12 @@ def test_bfloat16_is_as_close_to_float32_as_in_transformers() -> None:
     model = copy.deepcopy(exact).bfloat16()
     lean, cache = LlamaForward.of(model, model), SlotCache(1, 60)
     assert lean is not None
-    ids, places = torch.randint(2, 300, (1, 60), generator=torch.Generator().manual_seed(1)), torch.arange(60)[None]
+    ids, positions = torch.randint(2, 300, (1, 60), generator=torch.Generator().manual_seed(1)), torch.arange(60)[None]
     with torch.inference_mode():
-        wanted = exact(ids).logits[0]
-        found = lean.logits(lean.forward(ForwardInput(0, ids, places, 60, fresh=True), None, cache))
-        theirs = model(ids).logits[0]
-    assert (found - wanted).norm() <= 1.2 * (theirs - wanted).norm()
+        expected = exact(ids).logits[0]
+        result = lean.logits(lean.forward(ForwardInput(0, ids, positions, 60, fresh=True), None, cache))
+        reference_values = model(ids).logits[0]
+    assert (result - expected).norm() <= 1.2 * (reference_values - expected).norm()
 
 
 def test_a_part_in_training_mode_does_not_drop_anything(byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -165,9 +165,9 @@ def test_a_part_in_training_mode_does_not_drop_anything(byte_tokenizer: PreTrain
     model.set_adapter("b")
     learning = [module.training for module in model.modules()]
     assert any(learning)
-    asked = [Request((5, 6, 7 + number), 12, min_new_tokens=12) for number in range(3)]
-    found = [dict(engine.stream(asked, batch_tokens=200)) for _ in range(3)]
-    assert found[0] == found[1] == found[2]
+    submitted = [Request((5, 6, 7 + number), 12, min_new_tokens=12) for number in range(3)]
+    results = [dict(engine.stream(submitted, batch_tokens=200)) for _ in range(3)]
+    assert results[0] == results[1] == results[2]
     assert [module.training for module in model.modules()] == learning
 
 
@@ -175,23 +175,23 @@ def test_no_more_rows_run_at_once_than_pay(
     byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MAX_RUNNING, "cpu", 3)
-    model, asked = made(llama), [Request((5, 6, 7 + number), 6) for number in range(8)]
+    model, submitted = made(llama), [Request((5, 6, 7 + number), 6) for number in range(8)]
     engine = Engine(model, byte_tokenizer)
-    found = dict(engine.stream(asked, batch_tokens=1000))
+    result = dict(engine.stream(submitted, batch_tokens=1000))
     assert isinstance(engine._backend, ContinuousBatcher)
     assert engine._backend.slots.slots == 3
-    assert [found[place].token_ids for place in range(8)] == [theirs(model, request) for request in asked]
+    assert [result[index].token_ids for index in range(8)] == [theirs(model, request) for request in submitted]
 
 
 def test_changed_weights_are_seen_at_the_next_pass(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    model, asked = made(llama), Request((5, 6, 7, 8), 12)
+    model, submitted = made(llama), Request((5, 6, 7, 8), 12)
     engine = Engine(model, byte_tokenizer)
     assert isinstance(engine._backend, ContinuousBatcher)
     assert engine._backend.slots.fast is not None
-    [(_, before)] = engine.stream([asked], batch_tokens=50)
+    [(_, before)] = engine.stream([submitted], batch_tokens=50)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(-0.9)
-    [after] = generate_completions(model, byte_tokenizer, [asked], batch_tokens=50)
+    [after] = generate_completions(model, byte_tokenizer, [submitted], batch_tokens=50)
     engine.reset()
-    assert dict(engine.stream([asked], batch_tokens=50))[0] == after != before
+    assert dict(engine.stream([submitted], batch_tokens=50))[0] == after != before

@@ -50,17 +50,17 @@ def test_figures_are_those_of_transformers(shape: Callable[[], PreTrainedModel])
     model, rows = made(shape), questions(6)
     expected = [alone(model, row) for row in rows]
     for batch_tokens in (1, 700, 20_000):
-        found = LogLikelihood(model).score(rows, batch_tokens=batch_tokens)
-        for values, those in zip(found, expected, strict=True):
-            assert values == pytest.approx(those, abs=1e-5, rel=1e-5)
+        results = LogLikelihood(model).score(rows, batch_tokens=batch_tokens)
+        for values, expected_values in zip(results, expected, strict=True):
+            assert values == pytest.approx(expected_values, abs=1e-5, rel=1e-5)
 
 
 def test_few_logits_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = made(llama), questions(6)
     expected = LogLikelihood(model).score(rows, batch_tokens=20_000)
     monkeypatch.setattr(loglikelihood, "MAX_LOGITS", 300 * 12)
-    for values, those in zip(LogLikelihood(model).score(rows, batch_tokens=20_000), expected, strict=True):
-        assert values == pytest.approx(those, abs=1e-5)
+    for values, expected_values in zip(LogLikelihood(model).score(rows, batch_tokens=20_000), expected, strict=True):
+        assert values == pytest.approx(expected_values, abs=1e-5)
 
 
 def test_shared_prefixes_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +94,6 @@ def test_without_anything_shared_no_slots_are_made(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loglikelihood, "continuation_logits", lambda *_: pytest.fail("nothing is shared"))
     model, draw = made(llama), random.Random(1)
     rows = [Continuation(tuple(draw.randrange(2, 300) for _ in range(20)), (5, 6)) for _ in range(6)]
-    found = LogLikelihood(model).score(rows, batch_tokens=100)
-    for row, values in zip(rows, found, strict=True):
+    results = LogLikelihood(model).score(rows, batch_tokens=100)
+    for row, values in zip(rows, results, strict=True):
         assert values == pytest.approx(alone(model, row), abs=1e-5)

@@ -26,14 +26,14 @@ def prompts(tokenizer: Any, count: int) -> list[Request]:
     """Questions on passages (two on each), contest questions, equations and beginnings of sentences, by turns."""
     task = build_task(ArithmeticSettings())
     rows = ((str(number), row) for number, row in enumerate(generating(task).generate_training_rows(count, 11)))
-    asked = [example.prompt for example in task.examples(rows, training=False)]
+    submitted = [example.prompt for example in task.examples(rows, training=False)]
     reading = [
         TEMPLATES["retention"].render(row["context"], question["question"])
         for row in passages(count // 2, 11, "both", "unseen")
         for question in row["qas"][:2]
     ]
     plain = [text[: 4 + len(text) // 2] for text in sentences(count, 11, "both")]
-    texts = [text for four in zip(asked, reading[::2], reading[1::2], plain, strict=False) for text in four][:count]
+    texts = [text for four in zip(submitted, reading[::2], reading[1::2], plain, strict=False) for text in four][:count]
     draw = random.Random(1)
     return [Request(tuple(tokenizer(text)["input_ids"]), draw.choice((8, 24, 40))) for text in texts]
 
@@ -44,8 +44,8 @@ def prompts(tokenizer: Any, count: int) -> list[Request]:
 def test_answers_of_all_kinds_are_those_of_transformers(count: int) -> None:
     base = load_model(BaseSettings(dtype="float32"), "cpu")
     model: Any = base.model
-    asked, draw = prompts(base.tokenizer, count), random.Random(3)
-    assert len(asked) == count
+    submitted, draw = prompts(base.tokenizer, count), random.Random(3)
+    assert len(submitted) == count
     engine = Engine(model, base.tokenizer)  # type: ignore[arg-type]
     known: set[tuple[int, tuple[int, ...], bool]] = set()
     for batch_tokens in (400, 4_000, 60_000):
@@ -53,7 +53,7 @@ def test_answers_of_all_kinds_are_those_of_transformers(count: int) -> None:
         cancelled = set(draw.sample(order, count // 10))
         answers = dict(
             engine.stream(
-                [asked[place] for place in order],
+                [submitted[place] for place in order],
                 batch_tokens=batch_tokens,
                 on_token=lambda number, _, order=order, cancelled=cancelled: order[number] in cancelled,
             )
@@ -62,5 +62,5 @@ def test_answers_of_all_kinds_are_those_of_transformers(count: int) -> None:
     assert {place for place, _, cut in known if not cut} == set(range(count))
     for place, answer, cut in known:
         assert len(answer) <= 1 or not cut
-        whole = not cut or not answer  # an answer that ends before its first token cannot be cancelled
-        assert is_greedy(model, asked[place], answer, CLOSE, whole=whole), place
+        complete = not cut or not answer  # an answer that ends before its first token cannot be cancelled
+        assert is_greedy(model, submitted[place], answer, CLOSE, whole=complete), place

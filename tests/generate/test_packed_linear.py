@@ -20,14 +20,14 @@ PACKS = torch.backends.mkl.is_available()
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The outputs of each layer that is packed."""
     assert mkl_packing_works() == PACKS
-    found, pack = list[int](), packed_linear._pack
+    result, pack = list[int](), packed_linear._pack
 
     def watched(weight: torch.Tensor) -> torch.Tensor | None:
-        found.append(len(weight))
+        result.append(len(weight))
         return pack(weight)
 
     monkeypatch.setattr(packed_linear, "_pack", watched)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -41,21 +41,21 @@ def test_a_product_is_that_of_the_layer(rows: int, bias: bool) -> None:
 @pytest.mark.skipif(not PACKS, reason="PyTorch was built without MKL")
 def test_weights_are_packed_once_and_again_when_they_change(packed: list[int]) -> None:
     layer, given = nn.Linear(8, 9), torch.randn(4, 8)
-    found = PackedLinears(layer)
+    result = PackedLinears(layer)
     with torch.inference_mode():
-        found(layer, given[:1])
+        result(layer, given[:1])
         assert packed == []
-        found(layer, given)
-        found(layer, given)
+        result(layer, given)
+        result(layer, given)
         assert packed == [9]
     with torch.no_grad():
         layer.weight.mul_(2)
     with torch.inference_mode():
-        assert torch.allclose(found(layer, given), layer(given), atol=1e-5)
+        assert torch.allclose(result(layer, given), layer(given), atol=1e-5)
         assert packed == [9, 9]
     layer.weight = nn.Parameter(torch.randn(9, 8))
     with torch.inference_mode():
-        assert torch.allclose(found(layer, given), layer(given), atol=1e-5)
+        assert torch.allclose(result(layer, given), layer(given), atol=1e-5)
 
 
 @pytest.mark.skipif(not PACKS, reason="PyTorch was built without MKL")

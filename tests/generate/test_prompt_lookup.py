@@ -60,30 +60,30 @@ def alike(one: list[int], other: list[int]) -> int:
 
 @given(tokens, tokens)
 def test_the_longest_matching_context_is_found(row: list[int], end: list[int]) -> None:
-    found, place = NgramIndex(row).look_up(end)
+    result, place = NgramIndex(row).look_up(end)
     last = [place for place in range(1, len(row)) if end and row[place - 1] == end[-1]][-MAX_CANDIDATES:]
-    assert found == max((alike(row[:place], end) for place in last), default=0)
+    assert result == max((alike(row[:place], end) for place in last), default=0)
     if last:
-        assert place == max(place for place in last if alike(row[:place], end) == found)
+        assert place == max(place for place in last if alike(row[:place], end) == result)
 
 
 @given(tokens, tokens, st.integers(0, 20))
 def test_a_draft_follows_the_longest_matching_context(row: list[int], before: list[int], most: int) -> None:
     own, past = NgramIndex(row), NgramIndex(before)
-    found, places = propose_draft(own, past, most), [(*trail.look_up(row), trail) for trail in (own, past)]
-    same, place, trail = places[0] if places[0][0] >= places[1][0] else places[1]
-    assert len(found) <= most
+    result, positions = propose_draft(own, past, most), [(*trail.look_up(row), trail) for trail in (own, past)]
+    same, place, trail = positions[0] if positions[0][0] >= positions[1][0] else positions[1]
+    assert len(result) <= most
     if not same or not most:
-        assert found == []
+        assert result == []
         return
     known = trail.ids[place : place + most]
-    assert found[: len(known)] == known
+    assert result[: len(known)] == known
     if trail is own:  # what repeats goes on
-        whole = [*row, *found]
-        assert len(found) == most
-        assert all(whole[len(row) + n] == whole[place + n] for n in range(most))
+        complete = [*row, *result]
+        assert len(result) == most
+        assert all(complete[len(row) + n] == complete[place + n] for n in range(most))
     else:
-        assert found == known
+        assert result == known
 
 
 @given(st.lists(tokens, min_size=1, max_size=6))
@@ -91,8 +91,8 @@ def test_a_trail_can_grow_in_parts(parts: list[list[int]]) -> None:
     grown = NgramIndex()
     for part in parts:
         grown.extend(part)
-    whole = NgramIndex(token for part in parts for token in part)
-    assert (grown.ids, grown.look_up(whole.ids)) == (whole.ids, whole.look_up(whole.ids))
+    complete = NgramIndex(token for part in parts for token in part)
+    assert (grown.ids, grown.look_up(complete.ids)) == (complete.ids, complete.look_up(complete.ids))
 
 
 def test_drafts_grow_after_accepted_and_shrink_after_rejected_ones() -> None:
@@ -139,12 +139,12 @@ def test_the_last_token_of_an_answer_is_never_drafted() -> None:
 
 def repeating(count: int, seed: int) -> list[Request]:
     """Prompts that repeat themselves, so that what comes is drafted, rightly or not."""
-    draw, asked = random.Random(seed), []
+    draw, submitted = random.Random(seed), []
     for number in range(count):
         part = [draw.randrange(2, 300) for _ in range(draw.randint(1, 6))]
         prompt = (*part * draw.randint(1, 5), *part[: draw.randint(1, len(part))])
-        asked.append(Request(prompt, draw.randint(1, 30), min_new_tokens=draw.choice((0, 9)), label=str(number)))
-    return asked
+        submitted.append(Request(prompt, draw.randint(1, 30), min_new_tokens=draw.choice((0, 9)), label=str(number)))
+    return submitted
 
 
 @pytest.mark.oracle
@@ -154,14 +154,14 @@ def test_answers_are_those_of_one_token_at_a_time(
     shape: Callable[[], PreTrainedModel], company: int, byte_tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, ...]],
 ) -> None:  # fmt: skip
-    model, asked = made(shape), repeating(24, 5)
+    model, submitted = made(shape), repeating(24, 5)
 
     def answers() -> list[Completion]:
-        engine, found = Engine(model, byte_tokenizer), []
-        for first in range(0, len(asked), company):
-            part = dict(engine.stream(asked[first : first + company], batch_tokens=400))
-            found += [part[place] for place in range(len(part))]
-        return found
+        engine, result = Engine(model, byte_tokenizer), []
+        for first in range(0, len(submitted), company):
+            part = dict(engine.stream(submitted[first : first + company], batch_tokens=400))
+            result += [part[index] for index in range(len(part))]
+        return result
 
     drafted, made_with = answers(), len(passes)
     assert any(width > 1 for _, width in passes)
@@ -169,7 +169,7 @@ def test_answers_are_those_of_one_token_at_a_time(
     monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
     plain = answers()
     assert ids(drafted) == ids(plain)
-    assert [one.finish_reason for one in drafted] == [one.finish_reason for one in plain]
+    assert [item.finish_reason for item in drafted] == [item.finish_reason for item in plain]
     assert made_with <= len(passes)
 
 
@@ -177,17 +177,19 @@ def test_drawn_answers_and_their_log_probabilities_are_the_same(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = Sampling(temperature=0.3, top_p=0.9, repetition_penalty=1.1)
-    asked = [
+    submitted = [
         replace(request, sampling=replace(how, seed=number), logprobs=True)
         for number, request in enumerate(repeating(12, 6))
     ]
-    drafted = [generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=200)[0] for request in asked]
+    drafted = [
+        generate_completions(tiny_llama, byte_tokenizer, [request], batch_tokens=200)[0] for request in submitted
+    ]
     monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
-    plain = generate_completions(tiny_llama, byte_tokenizer, asked, batch_tokens=400)
+    plain = generate_completions(tiny_llama, byte_tokenizer, submitted, batch_tokens=400)
     assert ids(drafted) == ids(plain)
-    for one, other in zip(drafted, plain, strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
-        assert len(one.logprobs) == len(one.token_ids)
+    for item, other in zip(drafted, plain, strict=True):
+        assert item.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert len(item.logprobs) == len(item.token_ids)
 
 
 def test_an_answer_that_was_given_before_is_read_in_one_pass(
@@ -205,7 +207,7 @@ def test_an_answer_is_cancelled_and_stopped_inside_a_draft(
     tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, passes: list[tuple[int, ...]]
 ) -> None:
     engine, request = Engine(tiny_llama, byte_tokenizer), Request(tuple(range(2, 40)), 9, 9)
-    [(_, whole)] = engine.stream([request], batch_tokens=100)
+    [(_, complete)] = engine.stream([request], batch_tokens=100)
     seen: list[int] = []
 
     def third(_: int, token: int) -> bool:
@@ -216,15 +218,19 @@ def test_an_answer_is_cancelled_and_stopped_inside_a_draft(
     [(_, cut)] = engine.stream([request], batch_tokens=100, on_token=third)
     assert len(passes) == 1
     assert passes[0][1] > 3
-    assert (cut.finish_reason, cut.token_ids, tuple(seen)) == ("cancelled", whole.token_ids[:3], whole.token_ids[:3])
-    stop = next((token for token in whole.token_ids if token != whole.token_ids[0]), whole.token_ids[0])
+    assert (cut.finish_reason, cut.token_ids, tuple(seen)) == (
+        "cancelled",
+        complete.token_ids[:3],
+        complete.token_ids[:3],
+    )
+    stop = next((token for token in complete.token_ids if token != complete.token_ids[0]), complete.token_ids[0])
     ended = replace(request, min_new_tokens=0, stop_ids=(stop,))
     passes.clear()
     [(_, stopped)] = engine.stream([ended], batch_tokens=100)
     assert len(passes) == 1
-    assert stopped.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
+    assert stopped.token_ids == complete.token_ids[: complete.token_ids.index(stop)]
     [(_, again)] = engine.stream([request], batch_tokens=100)  # what the slot holds is still right
-    assert again.token_ids == whole.token_ids
+    assert again.token_ids == complete.token_ids
 
 
 def test_the_stored_context_is_bounded(
@@ -245,9 +251,9 @@ def assert_the_books_are_right(engine: Engine) -> None:
     for slot, held in enumerate(slots.cached_ids):
         if held:
             fresh: Any = slots.model(input_ids=torch.tensor([held]), use_cache=True).past_key_values
-            for layer, theirs in zip(slots.cache.layers, fresh.layers, strict=True):
-                for mine, its in ((layer.keys, theirs.keys), (layer.values, theirs.values)):
-                    assert torch.allclose(mine[slot, :, : len(held)], its[0], atol=1e-4)
+            for layer, expected in zip(slots.cache.layers, fresh.layers, strict=True):
+                for actual, values in ((layer.keys, expected.keys), (layer.values, expected.values)):
+                    assert torch.allclose(actual[slot, :, : len(held)], values[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -257,26 +263,28 @@ def test_random_streams_with_cancelling_and_closing(
     draw, engine = random.Random(seed), Engine(tiny_llama, byte_tokenizer)
     head = tuple(draw.randrange(2, 300) for _ in range(20))
     known = [
-        replace(one, prompt_ids=(*head[: draw.choice((0, 18, 20))], *one.prompt_ids)) for one in repeating(16, seed)
+        replace(item, prompt_ids=(*head[: draw.choice((0, 18, 20))], *item.prompt_ids)) for item in repeating(16, seed)
     ]
     with monkeypatch.context() as plain:
         plain.setitem(MAX_STEP_TOKENS, "cpu", 1)
-        whole = [
-            generate_completions(tiny_llama, byte_tokenizer, [one], batch_tokens=100)[0].token_ids for one in known
+        complete = [
+            generate_completions(tiny_llama, byte_tokenizer, [item], batch_tokens=100)[0].token_ids for item in known
         ]
     for _ in range(12):
         chosen = [draw.randrange(len(known)) for _ in range(draw.randint(1, 9))]
-        cuts = {place: draw.randint(1, 9) for place in range(len(chosen)) if draw.random() < 0.3}
+        cuts = {index: draw.randint(1, 9) for index in range(len(chosen)) if draw.random() < 0.3}
         said = [0] * len(chosen)
 
         def on_token(number: int, _: int, said: list[int] = said, cuts: dict[int, int] = cuts) -> bool:
             said[number] += 1
             return said[number] == cuts.get(number)
 
-        answers = engine.stream([known[one] for one in chosen], batch_tokens=draw.choice((90, 400)), on_token=on_token)
+        answers = engine.stream(
+            [known[item] for item in chosen], batch_tokens=draw.choice((90, 400)), on_token=on_token
+        )
         with closing(answers):  # type: ignore[type-var]
             for number, answer in islice(answers, draw.choice((1, 2, 99))):
-                expected = whole[chosen[number]]
+                expected = complete[chosen[number]]
                 assert answer.token_ids == expected[: cuts.get(number, len(expected))]
         assert_the_books_are_right(engine)
 
@@ -290,10 +298,12 @@ def test_each_request_drafts_with_its_own_adapter(byte_tokenizer: PreTrainedToke
         torch.manual_seed(0)
         model: Any = get_peft_model(made(llama), settings, adapter_name="first")
     model.eval()
-    asked = [replace(one, adapter=(None, "first", NO_ADAPTER)[place % 3]) for place, one in enumerate(repeating(18, 8))]
+    submitted = [
+        replace(item, adapter=(None, "first", NO_ADAPTER)[index % 3]) for index, item in enumerate(repeating(18, 8))
+    ]
     drafted, engine = list[tuple[int, ...]](), Engine(model, byte_tokenizer)
-    for first in range(0, len(asked), 3):
-        part = dict(engine.stream(asked[first : first + 3], batch_tokens=400))
-        drafted += ids([part[place] for place in range(3)])
+    for first in range(0, len(submitted), 3):
+        part = dict(engine.stream(submitted[first : first + 3], batch_tokens=400))
+        drafted += ids([part[index] for index in range(3)])
     monkeypatch.setitem(MAX_STEP_TOKENS, "cpu", 1)
-    assert drafted == ids(generate_completions(model, byte_tokenizer, asked, batch_tokens=400))
+    assert drafted == ids(generate_completions(model, byte_tokenizer, submitted, batch_tokens=400))

@@ -15,20 +15,20 @@ LOGITS = st.lists(st.integers(-20, 20), min_size=2, max_size=12).map(lambda row:
 
 @given(LOGITS, st.floats(0.05, 1))
 def test_top_p_keeps_the_fewest_that_reach_p(logits: torch.Tensor, p: float) -> None:
-    kept = top_p_filter(logits, p).isfinite()[0]
+    remaining = top_p_filter(logits, p).isfinite()[0]
     probabilities = logits.softmax(-1)[0]
-    mass = float(probabilities[kept].sum())
-    assert kept[logits[0].argmax()]
+    mass = float(probabilities[remaining].sum())
+    assert remaining[logits[0].argmax()]
     assert mass >= p - 1e-5
-    assert mass - float(probabilities[kept].min()) < p + 1e-5
+    assert mass - float(probabilities[remaining].min()) < p + 1e-5
 
 
 @given(LOGITS, st.integers(1, 15))
 def test_top_k_keeps_the_best(logits: torch.Tensor, k: int) -> None:
-    kept = top_k_filter(logits, k).isfinite()[0]
-    assert int(kept.sum()) >= min(k, logits.shape[1])
-    if not kept.all():
-        assert logits[0][kept].min() > logits[0][~kept].max()
+    remaining = top_k_filter(logits, k).isfinite()[0]
+    assert int(remaining.sum()) >= min(k, logits.shape[1])
+    if not remaining.all():
+        assert logits[0][remaining].min() > logits[0][~remaining].max()
 
 
 @given(LOGITS, st.floats(0.1, 3))

@@ -111,8 +111,8 @@ def test_a_model_without_slots_generates_through_transformers(
     model: Any = made(llama)
 
     def mix(module: Any, given: Any, named: Any, output: Any) -> Any:
-        places = named["position_ids"]
-        if len(places) > 1 and not (places == places[:1]).all():
+        positions = named["position_ids"]
+        if len(positions) > 1 and not (positions == positions[:1]).all():
             output.logits += output.logits.mean(0, keepdim=True)
         return output
 
@@ -135,19 +135,19 @@ def test_cancelling_and_deadlines_end_a_row_of_a_batch(
         now[0] += number == 0
         return number == 1 and now[0] >= 2
 
-    whole, cancelled, cut, none = generate_completions(
+    complete, cancelled, cut, none = generate_completions(
         model, byte_tokenizer, requests, batch_tokens=1000, on_token=tick
     )
-    assert [one.finish_reason for one in (whole, cancelled, cut, none)] == [
+    assert [item.finish_reason for item in (complete, cancelled, cut, none)] == [
         "length",
         "cancelled",
         "deadline",
         "deadline",
     ]
-    assert len(whole.token_ids) == 8
+    assert len(complete.token_ids) == 8
     for short in (cancelled, cut):
         assert 0 < len(short.token_ids) < 6
-        assert short.token_ids == whole.token_ids[: len(short.token_ids)]
+        assert short.token_ids == complete.token_ids[: len(short.token_ids)]
     assert none.token_ids == ()
 
 

@@ -101,18 +101,18 @@ def requests(nano: LoadedModel) -> list[Request]:
 
 @pytest.mark.oracle
 def test_answers_are_those_of_our_engine(library: None, nano: LoadedModel) -> None:
-    asked = requests(nano)
+    submitted = requests(nano)
     model: Any = nano.model
     tokenizer: Any = nano.tokenizer
-    ours = dict(Engine(model, tokenizer).stream(asked, batch_tokens=4096))
-    theirs = dict(Engine(VllmModel(BaseSettings(), tokenizer), tokenizer).stream(asked, batch_tokens=4096))
-    assert theirs.keys() == ours.keys()
-    for number, answer in theirs.items():
+    actual = dict(Engine(model, tokenizer).stream(submitted, batch_tokens=4096))
+    expected = dict(Engine(VllmModel(BaseSettings(), tokenizer), tokenizer).stream(submitted, batch_tokens=4096))
+    assert expected.keys() == actual.keys()
+    for number, answer in expected.items():
         assert (answer.text, answer.token_ids, answer.finish_reason) == (
-            ours[number].text, ours[number].token_ids, ours[number].finish_reason
+            actual[number].text, actual[number].token_ids, actual[number].finish_reason
         )  # fmt: skip
-        assert answer.logprobs == pytest.approx(ours[number].logprobs, abs=1e-4)
-    assert {answer.finish_reason for answer in theirs.values()} >= {"stop", "length"}
+        assert answer.logprobs == pytest.approx(actual[number].logprobs, abs=1e-4)
+    assert {answer.finish_reason for answer in expected.values()} >= {"stop", "length"}
 
 
 def test_weights_are_safetensors_and_no_code_is_run(library: None, nano: LoadedModel) -> None:
@@ -143,12 +143,12 @@ def test_without_the_library_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_a_model_is_evaluated_with_it(library: None, tmp_path: Path) -> None:
     folder, test = str(base_folder(BaseSettings())), EvaluationData(limit=6)
-    found = []
+    results = []
     for engine in ("lotune", "vllm"):
         recipe = Recipe.model_validate(
             {"task": {"name": "reading"}, "evaluate": {"engine": engine}, "base": {"dtype": "float32"}, "device": "cpu"}
         )
-        found.append(evaluate_model(recipe, folder, test, tmp_path / f"{engine}.jsonl", False, RunOptions(json=True)))
-    assert found[0] == found[1]
+        results.append(evaluate_model(recipe, folder, test, tmp_path / f"{engine}.jsonl", False, RunOptions(json=True)))
+    assert results[0] == results[1]
     assert LLM.made
     assert (tmp_path / "lotune.jsonl").read_bytes().count(b"\n") == 6

@@ -56,10 +56,10 @@ def test_the_seed_decides_and_the_callers_random_state_stays(llama: LlamaForCaus
 
 
 def test_names_of_both_toolkits_mean_the_same_modules(llama: LlamaForCausalLM) -> None:
-    ours = find_targets(llama, ["q_proj", "v_proj", "o_proj"])
-    assert len(ours) == 6
+    actual = find_targets(llama, ["q_proj", "v_proj", "o_proj"])
+    assert len(actual) == 6
     for other in (".*wq|.*wv|.*wo", ["wq", "wv", "wo"], ["attention.wq", "self_attn.v_proj", "wo"]):
-        assert list(find_targets(llama, other)) == list(ours)
+        assert list(find_targets(llama, other)) == list(actual)
     assert list(find_targets(llama, ".*w1|.*w2|.*w3")) == list(
         find_targets(llama, ["gate_proj", "down_proj", "up_proj"])
     )

@@ -30,9 +30,9 @@ def test_weights_without_room_in_float32_answer_in_bfloat16(
     small_base: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, dtype: str
 ) -> None:
     monkeypatch.setattr(answering, "free_memory_bytes", lambda _: free)
-    found = choose_answer_dtype("auto", BaseSettings(model=str(small_base)), "cpu")
-    assert found.dtype == dtype
-    assert ("GiB are free" in found.why) == (dtype == "bfloat16")
+    result = choose_answer_dtype("auto", BaseSettings(model=str(small_base)), "cpu")
+    assert result.dtype == dtype
+    assert ("GiB are free" in result.why) == (dtype == "bfloat16")
     assert choose_answer_dtype("float32", BaseSettings(model=str(small_base)), "cpu").dtype == "float32"
 
 

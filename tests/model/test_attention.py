@@ -26,14 +26,14 @@ def packed_on_cpu(*tensors: Any) -> torch.Tensor:
 
 def reference(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     """Softmax attention by its formula, each row by itself after what all share, (T, H, E) in float64."""
-    found = []
-    shared, *others = zip(*(tensor.double().split(lengths) for tensor in (query, key, value)), strict=True)
-    for number, own in enumerate(others):
+    results = []
+    shared, *further = zip(*(tensor.double().split(lengths) for tensor in (query, key, value)), strict=True)
+    for number, own in enumerate(further):
         q, k, v = (torch.cat(parts).transpose(0, 1) for parts in zip(shared, own, strict=True))
         later = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
         weights = (q @ k.transpose(1, 2) * 0.3).masked_fill(later, float("-inf")).softmax(-1)
-        found.append((weights @ v).transpose(0, 1)[lengths[0] if number else 0 :])
-    return torch.cat(found)
+        results.append((weights @ v).transpose(0, 1)[lengths[0] if number else 0 :])
+    return torch.cat(results)
 
 
 ROWS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
@@ -51,11 +51,13 @@ def test_rows_attend_to_themselves_and_the_shared_prefix(shared: int, own: list[
     joint = torch.randn(sum(lengths), 6, 8, requires_grad=True)
     weights = torch.randn(sum(lengths), 2, 8)
     expected = reference(*joint.split(2, 1), lengths)
-    wanted = torch.autograd.grad((expected * weights).sum(), joint)
+    expected_values = torch.autograd.grad((expected * weights).sum(), joint)
     parts = joint.split(2, 1) if len(own) % 2 else joint.mT.contiguous().mT.split(2, 1)
-    found = attend(*parts, torch.tensor(lengths), 0.3)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
+    result = attend(*parts, torch.tensor(lengths), 0.3)
+    torch.testing.assert_close(result, expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad((result * weights).sum(), joint), expected_values, rtol=1e-4, atol=1e-5
+    )
 
 
 @given(
@@ -80,19 +82,19 @@ def test_gradients_are_finite_and_right_for_scores_of_any_size(
     inputs = [part.to(dtype).requires_grad_() for part in (query, key, parts[2])]
     wide = [part.repeat_interleave(4 // part.shape[1], 1) for part in inputs]
     expected = reference(*wide, lengths)
-    found, _ = _attention(
+    result, _ = _attention(
         None, *(part.transpose(0, 1)[None] for part in inputs), None, torch.tensor(lengths), scaling=scale
     )
-    wanted = torch.autograd.grad((expected * parts[3]).sum(), inputs)
-    gradients = torch.autograd.grad((found[0] * parts[3]).sum(), inputs)
+    expected_values = torch.autograd.grad((expected * parts[3]).sum(), inputs)
+    gradients = torch.autograd.grad((result[0] * parts[3]).sum(), inputs)
     rounding = 1e-3 if dtype == torch.float32 else 3e-2
-    assert (found[0] - expected).norm() <= rounding * expected.norm()
+    assert (result[0] - expected).norm() <= rounding * expected.norm()
     # where one weight is all but 1 the gradient of the scores is a difference of products that are all but equal
     products = scale * parts[3].norm() * wide[2].norm(dim=-1).max()
     sizes = products * wide[1].norm(dim=-1).max(), products * wide[0].norm(dim=-1).max(), 0.0
-    for one, other, size in zip(gradients, wanted, sizes, strict=True):
-        assert one.isfinite().all()
-        assert (one.double() - other.double()).norm() <= rounding * (other.double().norm() + size)
+    for gradient, other, size in zip(gradients, expected_values, sizes, strict=True):
+        assert gradient.isfinite().all()
+        assert (gradient.double() - other.double()).norm() <= rounding * (other.double().norm() + size)
 
 
 def row_by_row(
@@ -115,14 +117,14 @@ def row_by_row(
     queries, keys = query_ends.diff().tolist(), key_ends.diff().tolist()
     assert (most_queries, most_keys) == (max(queries), max(keys))
     assert (len(query), len(key)) == (sum(queries), sum(keys))
-    found = []
+    results = []
     rows = zip(query.split(queries), key.split(keys), value.split(keys), strict=True)
     for q, k, v in rows:
         seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
         parts = (part.transpose(0, 1) for part in (q, k, v))
-        found.append(torch.nn.functional.scaled_dot_product_attention(*parts, seen, scale=scale).transpose(0, 1))
-    return torch.cat(found)
+        results.append(torch.nn.functional.scaled_dot_product_attention(*parts, seen, scale=scale).transpose(0, 1))
+    return torch.cat(results)
 
 
 @pytest.fixture
@@ -152,10 +154,12 @@ def test_the_gpu_kernel_gets_the_same_rows(kernel: list[int], shared: int, own: 
     expected = bucketed_attention(
         query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1), torch.tensor(lengths), 0.3
     )
-    wanted = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = varlen_attention(query, key, value, varlen_arguments(lengths, CPU, 64), 0.3)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), joint), wanted, rtol=1e-4, atol=1e-5)
+    expected_values = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
+    result = varlen_attention(query, key, value, varlen_arguments(lengths, CPU, 64), 0.3)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad((result * weights).sum(), joint), expected_values, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("dtype", "head_size", "called"), [("bfloat16", 8, 2), ("bfloat16", 7, 0), ("float32", 8, 0)])
@@ -164,13 +168,13 @@ def test_a_model_calls_the_kernel_if_it_supports_its_heads(
 ) -> None:
     model, lengths = tiny_llama.to(getattr(torch, dtype)), [3, 9, 2, 5]
     register_packed_attention(model)
-    ids, places = torch.arange(2, 21)[None], torch.cat([torch.arange(3), *(3 + torch.arange(n) for n in (9, 2, 5))])
-    words = {"input_ids": ids, "position_ids": places[None], **packed_attention_kwargs(torch.tensor(lengths))}
+    ids, positions = torch.arange(2, 21)[None], torch.cat([torch.arange(3), *(3 + torch.arange(n) for n in (9, 2, 5))])
+    words = {"input_ids": ids, "position_ids": positions[None], **packed_attention_kwargs(torch.tensor(lengths))}
     expected = model(**words).logits
     assert not kernel
-    found = model(**words, segments=varlen_arguments(lengths, CPU, head_size)).logits
+    result = model(**words, segments=varlen_arguments(lengths, CPU, head_size)).logits
     assert kernel == [19] * called
-    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(result, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_the_kernel_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +183,11 @@ def test_the_kernel_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> No
     varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs torch 2.10")
     if "enable_gqa" not in inspect.signature(varlen.varlen_attn).parameters:
         pytest.skip("needs torch 2.12")
-    gpu, found = torch.device("cuda"), []
+    gpu, result = torch.device("cuda"), []
     for capability in ((7, 5), (8, 0), (8, 6), (9, 0), (12, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, capability=capability: capability)
-        found.append(max_head_size(gpu))
-    assert found == [0, 256, 192, 256, 192]
+        result.append(max_head_size(gpu))
+    assert result == [0, 256, 192, 256, 192]
     monkeypatch.setattr(varlen, "varlen_attn", lambda query, key, value, is_causal: query)  # as in torch 2.10
     assert max_head_size(gpu) == max_head_size(CPU) == 0
     assert "segments" not in packed_attention_kwargs(torch.tensor([0, 3]))
@@ -203,11 +207,11 @@ def test_on_a_gpu_the_kernel_agrees_with_rows_in_groups(shared: int, size: int) 
     row_lengths, weights = torch.tensor(lengths), torch.randn(sum(lengths), 8, size, device=gpu)
     wide = (part.float() for part in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
     expected = bucketed_attention(*wide, row_lengths, 0.1)
-    [wanted] = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
-    found = varlen_attention(query, key, value, varlen_arguments(lengths, gpu, head_size), 0.1).float()
-    [gradient] = torch.autograd.grad((found * weights).sum(), joint)
-    assert (found - expected).norm() <= 1e-2 * expected.norm()
-    assert (gradient.float() - wanted.float()).norm() <= 2e-2 * wanted.float().norm()
+    [expected_values] = torch.autograd.grad((expected * weights).sum(), joint, retain_graph=True)
+    result = varlen_attention(query, key, value, varlen_arguments(lengths, gpu, head_size), 0.1).float()
+    [gradient] = torch.autograd.grad((result * weights).sum(), joint)
+    assert (result - expected).norm() <= 1e-2 * expected.norm()
+    assert (gradient.float() - expected_values.float()).norm() <= 2e-2 * expected_values.float().norm()
 
 
 @pytest.mark.gpu
@@ -224,16 +228,16 @@ def test_on_a_gpu_a_compiled_model_takes_packed_rows_in_one_graph() -> None:
     for lengths in ([0, 30, 9], [0, 5, 2, 8], [0, 4, 4, 4, 7], [12, 4, 9]):
         ids = torch.arange(2, 2 + sum(lengths), device="cuda")[None]
         words = {"input_ids": ids, "position_ids": ids, **packed_attention_kwargs(torch.tensor(lengths, device="cuda"))}
-        found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
-        torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2)
+        result, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
+        torch.testing.assert_close(result, expected, rtol=5e-2, atol=5e-2)
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 99), min_size=1, max_size=30))
 def test_every_token_belongs_to_one_row(shared: int, own: list[int]) -> None:
-    found = length_buckets((shared, *own))
-    places = torch.cat([group.indices.flatten()[group.own] for group in found])
-    assert places.sort().values.tolist() == list(range(shared + sum(own)))
-    real = sum(len(group.real) for group in found)
+    results = length_buckets((shared, *own))
+    positions = torch.cat([group.indices.flatten()[group.own] for group in results])
+    assert positions.sort().values.tolist() == list(range(shared + sum(own)))
+    real = sum(len(group.real) for group in results)
     assert real == sum(own) + shared * len(own)
 
 
@@ -248,8 +252,8 @@ def test_without_packed_rows_a_model_answers_as_before(tiny_llama: Any, heads: i
     mask = torch.tensor([[0, 0, 0] + [1] * 17])
     padded = model(input_ids=torch.cat([ids[:, :3] * 0 + 1, ids[:, :17]], 1), attention_mask=mask).logits
     torch.testing.assert_close(padded[:, 3:], alone[:, :17], rtol=1e-4, atol=1e-5)
-    twice, places = torch.cat([ids, ids[:, :5]], 1), torch.cat([torch.arange(20), torch.arange(5)])[None]
-    packed = model(input_ids=twice, position_ids=places, **packed_attention_kwargs(torch.tensor([0, 20, 5]))).logits
+    twice, positions = torch.cat([ids, ids[:, :5]], 1), torch.cat([torch.arange(20), torch.arange(5)])[None]
+    packed = model(input_ids=twice, position_ids=positions, **packed_attention_kwargs(torch.tensor([0, 20, 5]))).logits
     torch.testing.assert_close(packed, torch.cat([alone, alone[:, :5]], 1), rtol=1e-4, atol=1e-5)
 
 
@@ -266,8 +270,8 @@ def test_a_compiled_model_takes_packed_rows(tiny_llama: Any, backend: str) -> No
     for lengths in ([3, 9], [5, 2, 8], [4, 4, 4, 7]):
         ids = torch.arange(2, 2 + sum(lengths))[None]
         words = {"input_ids": ids, "position_ids": ids * 0 + 1, **packed_attention_kwargs(torch.tensor([0, *lengths]))}
-        found, expected = compiled(**words).last_hidden_state, tiny_llama.model(**words).last_hidden_state
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        result, expected = compiled(**words).last_hidden_state, tiny_llama.model(**words).last_hidden_state
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -301,6 +305,6 @@ def test_rows_of_varied_lengths_are_compiled_to_one_graph(tiny_llama: Any, monke
         ids = torch.arange(2, 2 + sum(lengths))[None]
         words = {"input_ids": ids, "position_ids": ids, **packed_attention_kwargs(torch.tensor(lengths))}
         words["segments"] = varlen_arguments(lengths, CPU, 64)
-        found, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
-        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+        result, expected = compiled(**words).last_hidden_state, model.model(**words).last_hidden_state
+        torch.testing.assert_close(result, expected, rtol=2e-2, atol=2e-2)
     assert len(graphs) <= 2

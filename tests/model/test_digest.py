@@ -64,23 +64,23 @@ def drawn(draw: Any) -> dict[str, torch.Tensor]:
 def test_the_digest_is_that_of_the_tensors_however_they_are_stored(data: Any, tmp_path_factory: Any) -> None:
     tensors = drawn(data.draw)
     folder = tmp_path_factory.mktemp("digest")
-    whole = folder / "whole.safetensors"
-    save_file(tensors, whole, metadata={"format": "pt"})
-    found = weights_digest([whole])
+    complete = folder / "whole.safetensors"
+    save_file(tensors, complete, metadata={"format": "pt"})
+    result = weights_digest([complete])
     parts: list[dict[str, torch.Tensor]] = [{}, {}, {}]
     for name, tensor in tensors.items():
         parts[data.draw(st.integers(0, 2))][name] = tensor
     files = [folder / f"{number}.safetensors" for number in range(3)]
     for file, part in zip(files, parts, strict=True):
         save_file(part, file)
-    assert weights_digest(data.draw(st.permutations(files))) == found
+    assert weights_digest(data.draw(st.permutations(files))) == result
     name = data.draw(st.sampled_from(sorted(tensors)))
     place, tensor = data.draw(st.integers(0, tensors[name].numel() - 1)), tensors[name].clone()
     tensor.view(-1)[place] += 1
-    others = [{name: tensor}, {name: tensors[name][None]}, {name: tensors[name].to(torch.float64)}]
-    for number, other in enumerate([tensors | one for one in others]):
+    further = [{name: tensor}, {name: tensors[name][None]}, {name: tensors[name].to(torch.float64)}]
+    for number, other in enumerate([tensors | item for item in further]):
         save_file(other, folder / f"other-{number}.safetensors")
-        assert weights_digest([folder / f"other-{number}.safetensors"]) != found
+        assert weights_digest([folder / f"other-{number}.safetensors"]) != result
 
 
 @pytest.mark.parametrize("place", [0, -1])
@@ -88,15 +88,15 @@ def test_of_a_large_tensor_pieces_count(place: int, tmp_path: Path, monkeypatch:
     for name, value in (("MAX_WHOLE_BYTES", 100), ("PIECES", 4), ("PIECE", 8)):
         monkeypatch.setattr(digest, name, value)
     tensor = torch.zeros(1000, dtype=torch.int8)
-    found = []
+    results = []
     for number in range(2):
         save_file({"a": tensor}, tmp_path / f"{number}.safetensors")
-        found.append(weights_digest([tmp_path / f"{number}.safetensors"]))
+        results.append(weights_digest([tmp_path / f"{number}.safetensors"]))
         tensor[place] = 1
-    assert found[0] != found[1]
+    assert results[0] != results[1]
     tensor[place], tensor[100] = 0, 1  # between two pieces
     save_file({"a": tensor}, tmp_path / "2.safetensors")
-    assert weights_digest([tmp_path / "2.safetensors"]) == found[0]
+    assert weights_digest([tmp_path / "2.safetensors"]) == results[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x09\0\0\0\0\0\0\0" + b'{"a": 1 }'])
@@ -151,13 +151,13 @@ def test_through_the_command_line(base_folder: Path, tmp_path: Path) -> None:
     other = moved(base_folder, tmp_path / "other", "model.embed_tokens.weight")
     words = ("generate", "--model", saved, "--prompt", "1", "task.max_new_tokens=2")
     assert "does not record" not in call(*words).stderr
-    said = call(*words, "--base", other, status=2).stderr
-    assert f"{saved}: was made for a base of other weights than those of {other}" in said
-    assert "Traceback" not in said
+    output = call(*words, "--base", other, status=2).stderr
+    assert f"{saved}: was made for a base of other weights than those of {other}" in output
+    assert "Traceback" not in output
     call(*words, "--base", other, "adapter.force_base=true")
     (tmp_path / "run.yaml").write_text(RECIPE.format(base=other))
     run = ("prepare", tmp_path / "run.yaml", f"runs={tmp_path / 'runs'}", f"adapter.init_from={saved}")
     assert "was made for a base of other weights" in call(*run, status=2).stderr
     foreign = adapter(read(base_folder), tmp_path / "foreign", ours=False)
-    said = call("generate", "--model", foreign, "--prompt", "1", "task.max_new_tokens=2", "--base", other).stderr
-    assert f"{foreign} does not record which weights it was trained on" in said
+    output = call("generate", "--model", foreign, "--prompt", "1", "task.max_new_tokens=2", "--base", other).stderr
+    assert f"{foreign} does not record which weights it was trained on" in output

@@ -73,13 +73,13 @@ def test_bfloat16_is_chosen_if_it_is_clearly_faster(
     measured: Measured, float32: float, bfloat16: float, faster: bool
 ) -> None:
     asked = measured(float32, bfloat16)
-    found = choose_training_dtype("cpu", WORK)
-    assert found.dtype == ("bfloat16" if faster else "float32")
-    assert choose_training_dtype("cpu", WORK) == found
+    result = choose_training_dtype("cpu", WORK)
+    assert result.dtype == ("bfloat16" if faster else "float32")
+    assert choose_training_dtype("cpu", WORK) == result
     assert asked == [WORK]
-    assert f"{1e3 * float32:.1f} ms in float32" in found.why
-    assert found.figures["products"] == [[64, 32, 16, 2]]
-    assert (found.figures["float32"], found.figures["processor"]) == (float32, "Model One")
+    assert f"{1e3 * float32:.1f} ms in float32" in result.why
+    assert result.figures["products"] == [[64, 32, 16, 2]]
+    assert (result.figures["float32"], result.figures["processor"]) == (float32, "Model One")
 
 
 def test_the_choice_is_cached_by_cpu_and_products(
@@ -155,19 +155,19 @@ def test_each_kind_of_gpu_is_measured(measured: Measured, monkeypatch: pytest.Mo
 
 
 def test_the_products_are_the_linear_layers_of_the_model(tiny_llama: LlamaForCausalLM) -> None:
-    found = matrix_products(tiny_llama, 99)
-    assert found == [
+    result = matrix_products(tiny_llama, 99)
+    assert result == [
         Product(99, 32, 300, 1), Product(99, 32, 64, 4), Product(99, 32, 32, 4), Product(99, 64, 32, 2),
     ]  # fmt: skip
 
 
 @given(st.builds(Product, st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 10**5), st.just(1)))
 def test_the_timed_products_are_small(product: Product) -> None:
-    found = dtype_benchmark._smaller(product)
-    assert dtype_benchmark._work(found) <= MAX_TIMED_STEPS
-    assert found.rows == min(product.rows, MAX_TIMED_ROWS)
-    assert 1 <= found.inputs <= product.inputs
-    assert 1 <= found.outputs <= product.outputs
+    result = dtype_benchmark._smaller(product)
+    assert dtype_benchmark._work(result) <= MAX_TIMED_STEPS
+    assert result.rows == min(product.rows, MAX_TIMED_ROWS)
+    assert 1 <= result.inputs <= product.inputs
+    assert 1 <= result.outputs <= product.outputs
 
 
 def test_a_measurement_is_an_estimate_of_the_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +189,6 @@ def test_a_format_without_products_takes_forever(monkeypatch: pytest.MonkeyPatch
         return product(one, other)
 
     monkeypatch.setattr(torch, "mm", refusing)
-    found = measure_products(WORK, trains_all=True)
-    assert found.bfloat16 == math.inf
-    assert 0 < found.float32 < math.inf
+    result = measure_products(WORK, trains_all=True)
+    assert result.bfloat16 == math.inf
+    assert 0 < result.float32 < math.inf

@@ -73,11 +73,11 @@ def test_gpt_2_s_activation_is_one_kernel_and_the_same(base_folder: Path) -> Non
     plain.save_pretrained(base_folder)
     ids = torch.arange(40)[None]
     with torch.profiler.profile() as profile:
-        found = load_model(BaseSettings(model=str(base_folder), dtype="float32"), "cpu").model(ids).logits
+        result = load_model(BaseSettings(model=str(base_folder), dtype="float32"), "cpu").model(ids).logits
     operations = {event.key for event in profile.key_averages()}
     assert "aten::gelu" in operations
     assert "aten::tanh" not in operations
-    torch.testing.assert_close(found, plain(ids).logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result, plain(ids).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", EAGER, ids=lambda shape: shape.__name__)

@@ -92,8 +92,8 @@ for kind in sys.argv[2:]:
 def test_libraries_that_a_command_holds_back_are_let_in_for_a_quantised_base(small_base: Path) -> None:
     kinds = [kind for kind, library in QUANTIZATION_LIBRARIES.items() if importlib.util.find_spec(library) is not None]
     command = [sys.executable, "-c", HELD_BACK, str(small_base), *kinds]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_a_library_that_is_not_there_is_named(
@@ -102,6 +102,6 @@ def test_a_library_that_is_not_there_is_named(
     recipe = tmp_path / "mini.yaml"
     recipe.write_text(RECIPE.format(base=small_base))
     monkeypatch.setattr("lotune.model.quantization.find_spec", lambda name: None)
-    said = call("tune", recipe, f"runs={tmp_path}", "tune.quantization=4bit", status=2).stderr
-    assert "4bit weights need bitsandbytes" in said
-    assert "pip install '.[quantize]'" in said
+    output = call("tune", recipe, f"runs={tmp_path}", "tune.quantization=4bit", status=2).stderr
+    assert "4bit weights need bitsandbytes" in output
+    assert "pip install '.[quantize]'" in output

@@ -44,9 +44,9 @@ def saved(base: LoadedModel, tmp_path: Path) -> Path:
 def test_training_starts_from_the_saved_adapter(
     base: LoadedModel, saved: Path, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
-    wanted = load_adapter(reload(base), saved)(input_ids=tokens).logits
+    expected = load_adapter(reload(base), saved)(input_ids=tokens).logits
     model = init_adapter(reload(base), LoraSettings(init_from=saved), seed=7)
-    assert torch.equal(model(input_ids=tokens).logits, wanted)
+    assert torch.equal(model(input_ids=tokens).logits, expected)
     assert trainable_count(model) == count_adapter(saved).trainable
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if "lora_" in name}
@@ -58,7 +58,7 @@ def test_training_starts_from_the_saved_adapter(
     model.eval()
     again = load_adapter(reload(base), tmp_path / "next")(input_ids=tokens).logits
     assert torch.equal(again, model(input_ids=tokens).logits)
-    assert not torch.equal(again, wanted)
+    assert not torch.equal(again, expected)
     torch.testing.assert_close(merge(reload(base), tmp_path / "next")(tokens).logits, again, rtol=0, atol=1e-4)
 
 
@@ -69,16 +69,16 @@ def test_an_adapter_saved_by_peft_continues_in_float32(
 ) -> None:
     fresh: Any = reload(base).model
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], lora_dropout=0.5, use_rslora=True)
-    theirs = shaken(get_peft_model(fresh, config))
-    for parameter in [parameter for parameter in theirs.parameters() if parameter.requires_grad]:
+    expected = shaken(get_peft_model(fresh, config))
+    for parameter in [parameter for parameter in expected.parameters() if parameter.requires_grad]:
         parameter.data = parameter.data.to(dtype)
-    theirs.save_pretrained(str(tmp_path / "theirs"))
+    expected.save_pretrained(str(tmp_path / "theirs"))
     model = init_adapter(reload(base), LoraSettings(init_from=tmp_path / "theirs"), seed=0)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert model.peft_config["default"].lora_dropout == 0.0
     assert model.peft_config["default"].base_model_name_or_path == base.name
-    ours = model(input_ids=tokens).logits
-    torch.testing.assert_close(ours, theirs.float().eval()(input_ids=tokens).logits, rtol=0, atol=1e-4)
+    actual = model(input_ids=tokens).logits
+    torch.testing.assert_close(actual, expected.float().eval()(input_ids=tokens).logits, rtol=0, atol=1e-4)
 
 
 def test_a_recipe_that_contradicts_the_adapter_is_refused(base: LoadedModel, saved: Path) -> None:

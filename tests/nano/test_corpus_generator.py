@@ -34,8 +34,8 @@ def made() -> list[Example]:
 def test_the_same_seed_makes_the_same_text() -> None:
     first = list(documents(300, 5))
     assert list(documents(300, 5)) == first
-    assert [one.target for one in documents(300, 6)] != [one.target for one in first]
-    assert [one.id for one in first] == [str(number) for number in range(300)]
+    assert [item.target for item in documents(300, 6)] != [item.target for item in first]
+    assert [item.id for item in first] == [str(number) for number in range(300)]
 
 
 def test_every_sort_has_its_share(made: list[Example]) -> None:
@@ -110,8 +110,8 @@ def test_a_reading_document_asks_every_question_of_its_passage(made: list[Exampl
     readings = [example for example in made if example.category in ("reading", "contrast")]
     for example in readings:
         passage, _, asked = (example.prompt + example.target).partition("### Response:")
-        first, *others = asked.split("\n\n### Input:\n")
-        answers = [first, *(one.split("\n\n### Response:")[1] for one in others)]
+        first, *further = asked.split("\n\n### Input:\n")
+        answers = [first, *(item.split("\n\n### Response:")[1] for item in further)]
         assert all(answer.strip() for answer in answers)
         assert all(answer in passage for answer in answers)
     chinese = sum(bool(re.search("[一-鿿]", example.target)) for example in readings)

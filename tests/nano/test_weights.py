@@ -24,7 +24,7 @@ def known_sentences(language: str) -> list[re.Pattern[str]]:
         parts = re.split(r"{(\w+?)2?}", wording)
         words = ("|".join(map(re.escape, templates_en.VOCABULARY[language][table].split(" "))) for table in parts[1::2])
         fixed = map(re.escape, parts[::2])
-        text = next(fixed) + "".join(f"({slot}){rest}" for slot, rest in zip(words, fixed, strict=True))
+        text = next(fixed) + "".join(f"({slot}){further}" for slot, further in zip(words, fixed, strict=True))
         patterns.append(re.compile(text, re.IGNORECASE))
     return patterns
 
@@ -37,9 +37,9 @@ def test_nano_continues_plain_sentences(language: str) -> None:
     texts = [_everyday(draw, language) for _ in range(8)]
     starts = [text[: text.index(" ", len(text) // 3) if language == "en" else len(text) // 2] for text in texts]
     requests = [Request(tuple(base.tokenizer(start)["input_ids"]), 40) for start in starts]
-    found = list(generate_completions(base.model, base.tokenizer, requests, batch_tokens=4_000))
-    sentences = [start + one.text for start, one in zip(starts, found, strict=True)]
-    assert [one.finish_reason for one in found] == ["eos"] * 8, sentences
+    results = list(generate_completions(base.model, base.tokenizer, requests, batch_tokens=4_000))
+    sentences = [start + result.text for start, result in zip(starts, results, strict=True)]
+    assert [result.finish_reason for result in results] == ["eos"] * 8, sentences
     patterns = known_sentences(language)
     known = [sentence for sentence in sentences if any(pattern.fullmatch(sentence) for pattern in patterns)]
     assert len(known) >= 7, sentences

@@ -37,10 +37,10 @@ def pages(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """A report as it is made, and one whose figures, names and settings are as long as they come."""
     folder = tmp_path_factory.mktemp("pages")
     report = collect_report(finished_run, "mine", [], "lotune run mine.yaml")
-    found = {"plain": folder / "plain.html", "long": folder / "long.html"}
-    found["plain"].write_text(render_page(report), encoding="utf-8")
-    found["long"].write_text(render_page(_long(report)), encoding="utf-8")
-    return found
+    result = {"plain": folder / "plain.html", "long": folder / "long.html"}
+    result["plain"].write_text(render_page(report), encoding="utf-8")
+    result["long"].write_text(render_page(_long(report)), encoding="utf-8")
+    return result
 
 
 def _long(report: Report) -> Report:
@@ -70,8 +70,8 @@ def test_no_page_is_wider_than_a_phone(chromium: ModuleType, pages: dict[str, Pa
     with chromium.browsing(browser) as page:
         for name, file in pages.items():
             for width in (390, 320, 1280):
-                found: Any
+                result: Any
                 page.open(file, width, 800)
-                found = page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
-                assert found[0] == width, "the viewport is as wide as was asked for"
-                assert found[1] <= width, (name, width, page.evaluate(WIDER))
+                result = page.evaluate("[innerWidth, document.documentElement.scrollWidth]")
+                assert result[0] == width, "the viewport is as wide as was asked for"
+                assert result[1] <= width, (name, width, page.evaluate(WIDER))

@@ -75,8 +75,8 @@ def test_the_page_is_one_well_made_whole(page: str) -> None:
     assert len(pictures) > 10
     for picture in pictures:
         assert ElementTree.fromstring(picture).tag == "svg"
-    named = [ElementTree.fromstring(one) for one in pictures if "aria-hidden" not in one]
-    assert all(one.get("role") == "img" and one.get("aria-label") for one in named)
+    named = [ElementTree.fromstring(item) for item in pictures if "aria-hidden" not in item]
+    assert all(item.get("role") == "img" and item.get("aria-label") for item in named)
 
 
 def test_the_page_loads_nothing_and_runs_no_script(page: str) -> None:
@@ -175,8 +175,8 @@ def probed(report: Report) -> Report:
 
     def of(one: ExamplePair) -> ExamplePair:
         judged = replace(one.tuned.score, extracted=PROBE, reference=PROBE)
-        its = replace(one.tuned, text=PROBE, prompt=PROBE, example_id=PROBE, category=PROBE, score=judged)
-        return ExamplePair(PROBE, its, its)
+        values = replace(one.tuned, text=PROBE, prompt=PROBE, example_id=PROBE, category=PROBE, score=judged)
+        return ExamplePair(PROBE, values, values)
 
     rows = {name: tuple(map(of, getattr(report.examples, name))) for name in ("won", "lost", "unsolved")}
     counts = {
@@ -204,9 +204,9 @@ def test_nothing_in_either_form_is_hidden(probed: Report) -> None:
 
 
 def test_each_text_from_outside_has_its_own_writing_direction(probed: Report) -> None:
-    found = [(text, own) for text, own in Directions(render_page(probed)).found if "\u05d0" in text]
-    assert len(found) > 30
-    assert [text for text, own in found if not own] == []
+    results = [(text, own) for text, own in Directions(render_page(probed)).found if "\u05d0" in text]
+    assert len(results) > 30
+    assert [text for text, own in results if not own] == []
 
 
 def test_written_texts_are_escaped_in_the_markdown(report: Report) -> None:
@@ -229,7 +229,7 @@ def test_written_texts_are_escaped_in_the_markdown(report: Report) -> None:
 
 
 def test_both_say_the_same_figures(report: Report, page: str) -> None:
-    shown, text = "".join(Reader(page).text).replace("\N{NO-BREAK SPACE}", " "), render_markdown(report)
+    displayed, text = "".join(Reader(page).text).replace("\N{NO-BREAK SPACE}", " "), render_markdown(report)
     for words_said in (
         *("11.7 → 60.0 %", "47.4 to 71.4 %", "96.0 %", "14,592 of 2,164,416", "0.7123", "32 rows gained, 3 lost"),
         *("step-000100 with 78.3 %", "32 rows won, 3 lost", "100 steps, 90,000 tokens", "81,234 in 1,047 rows"),
@@ -241,7 +241,7 @@ def test_both_say_the_same_figures(report: Report, page: str) -> None:
             "learning_rate: 0.02",
         ),
     ):
-        assert words_said in shown, words_said
+        assert words_said in displayed, words_said
         assert words_said in text, words_said
 
 
@@ -271,14 +271,15 @@ def with_a_failed_check(card: Scorecard) -> Scorecard:
 def with_one_tested(card: Scorecard) -> Scorecard:
     untested = {"value": None, "score": None, "retained": None, "gate_passed": None}
     points = [
-        one if one.name == card.chosen_checkpoint else one.model_copy(update=untested) for one in card.checkpoints
+        checkpoint if checkpoint.name == card.chosen_checkpoint else checkpoint.model_copy(update=untested)
+        for checkpoint in card.checkpoints
     ]
     return changed(card, checkpoints=points)
 
 
 def with_nothing_to_keep(card: Scorecard) -> Scorecard:
     lines = [replace(line, base=0.0, retained=None, passed=False) for line in card.retention]
-    points = [one.model_copy(update={"retained": None, "gate_passed": False}) for one in card.checkpoints]
+    points = [checkpoint.model_copy(update={"retained": None, "gate_passed": False}) for checkpoint in card.checkpoints]
     return changed(card, retention=lines, checkpoints=points)
 
 
@@ -286,7 +287,9 @@ def of_a_mean(card: Scorecard) -> Scorecard:
     interval = type(card.target.interval)
     figures = {"metric": "contest_f1", "task": "reading", "value": 66.0, "base_value": 33.0, "by_category": {}}
     ranges = {name: interval(20.0, 70.0) for name in ("interval", "base_interval", "difference_interval")}
-    points = [one.model_copy(update={"value": 50.0, "validation_value": 40.0}) for one in card.checkpoints]
+    points = [
+        checkpoint.model_copy(update={"value": 50.0, "validation_value": 40.0}) for checkpoint in card.checkpoints
+    ]
     return changed(card, target=card.target.model_copy(update={**figures, **ranges}), checkpoints=points)
 
 
@@ -297,7 +300,7 @@ def unjudgeable_kind(card: Scorecard) -> Scorecard:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without_a_gain, ["stayed at 11.7 %", "2 conditions are not met", "50.0% of the base kept", "failed"]),
         (with_a_failed_check, ["Not valid", "but the check merge failed."]),
@@ -307,12 +310,12 @@ def unjudgeable_kind(card: Scorecard) -> Scorecard:
         (unjudgeable_kind, ["0 (+4 unjudgeable)", "60 (+4 unjudgeable)", "–"]),
     ],
 )
-def test_other_cards(report: Report, change: Callable[[Scorecard], Scorecard], said: list[str]) -> None:
+def test_other_cards(report: Report, change: Callable[[Scorecard], Scorecard], message: list[str]) -> None:
     other = replace(report, card=change(report.card))
-    shown = "".join(Reader(render_page(other)).text).replace("\N{NO-BREAK SPACE}", " ")
+    displayed = "".join(Reader(render_page(other)).text).replace("\N{NO-BREAK SPACE}", " ")
     text = render_markdown(other)
-    for words_said in said:
-        assert words_said in shown, words_said
+    for words_said in message:
+        assert words_said in displayed, words_said
         assert words_said in text, words_said
 
 

@@ -88,7 +88,9 @@ def test_labels_are_escaped() -> None:
 
 @given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=12), st.sampled_from([WIDE, NARROW]))
 def test_labels_do_not_overlap_and_stay_inside(places: list[tuple[float, float]], width: int) -> None:
-    marks = [LabelledPoint(Point(kept, value), f"step-{number:06d}") for number, (kept, value) in enumerate(places)]
+    marks = [
+        LabelledPoint(Point(retained, value), f"step-{number:06d}") for number, (retained, value) in enumerate(places)
+    ]
     svg = target_vs_retention_plot(marks, 0.9, "test accuracy", 1.0, width, percent=True)
     boxes = label_boxes(svg)
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
@@ -107,18 +109,18 @@ def test_the_chosen_one_has_the_first_choice_of_room() -> None:
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 10))
 def test_ticks_are_round_and_within(low: float, span: float, most: int) -> None:
     high = low + span
-    found = ticks(low, high, most)
+    results = ticks(low, high, most)
     slack = 1e-6 * max(abs(low), abs(high), span)
-    assert len(found) <= most
-    assert all(low - slack <= value <= high + slack for value in found)
-    assert found == sorted(set(found))
+    assert len(results) <= most
+    assert all(low - slack <= value <= high + slack for value in results)
+    assert results == sorted(set(results))
 
 
 @given(st.floats(1e-6, 1e3), st.floats(2, 1e6))
 def test_log_ticks_are_within(low: float, factor: float) -> None:
-    found = log_ticks(low, low * factor)
-    assert all(low * 0.999 <= value <= low * factor * 1.001 for value in found)
-    assert factor < 5 or found
+    results = log_ticks(low, low * factor)
+    assert all(low * 0.999 <= value <= low * factor * 1.001 for value in results)
+    assert factor < 5 or results
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=2000))
@@ -133,8 +135,8 @@ def test_thinning_and_smoothing_keep_the_course(losses: list[float]) -> None:
 
 
 def test_strips() -> None:
-    kept = parsed(retention_bar(1.7, 0.9, "f1", passed=True))
-    bar = next(iter(kept.iter("rect")))
+    image = parsed(retention_bar(1.7, 0.9, "f1", passed=True))
+    bar = next(iter(image.iter("rect")))
     assert bar.get("width") == "96.00%"  # the scale ends before 170 %
     assert bar.get("class") == "kept"
     assert next(iter(parsed(retention_bar(0.5, 0.9, "f1", passed=False)).iter("rect"))).get("class") == "missed"

@@ -114,7 +114,7 @@ def test_kinds_take_turns() -> None:
         return ExamplePair("", prediction, prediction)
 
     rows = [row(number, kind) for number, kind in enumerate("aaaabbc")]
-    assert [one.tuned.category for one in pick_by_kind(rows, 6)] == ["a", "b", "c", "a", "b", "a"]
+    assert [item.tuned.category for item in pick_by_kind(rows, 6)] == ["a", "b", "c", "a", "b", "a"]
     assert pick_by_kind([], 6) == []
 
 

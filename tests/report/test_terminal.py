@@ -26,7 +26,7 @@ from lotune.tasks.task import Score
 
 def card(tuned_em: float = 49.0, name: str = "step-000020") -> Scorecard:
     def verdicts(*right: bool | None) -> list[ScoredExample]:
-        return [ScoredExample(str(n), "[red]+" if n % 2 else "/", Score("", "", one)) for n, one in enumerate(right)]
+        return [ScoredExample(str(n), "[red]+" if n % 2 else "/", Score("", "", item)) for n, item in enumerate(right)]
 
     base = {"contest_f1": 60.0, "contest_em": 50.0, "squad_f1": 61.0, "squad_em": 51.0}
     return make_scorecard(
@@ -69,11 +69,11 @@ def test_a_valid_card() -> None:
 def test_a_measured_ratio_has_no_rank() -> None:
     own = measure_parameters(3_407_872, 8_030_261_248, "measured")
     score = contest_score("phase1", 0.9999, own.convention, is_contest_task=True)
-    found = card().model_copy(update={"parameters": own, "score": score})
-    assert "score (phase1): 0.9999" in printed(found)
-    assert "published" not in printed(found)
+    result = card().model_copy(update={"parameters": own, "score": score})
+    assert "score (phase1): 0.9999" in printed(result)
+    assert "published" not in printed(result)
     assert "published" in key_figures(card())[3].note
-    assert "published" not in key_figures(found)[3].note
+    assert "published" not in key_figures(result)[3].note
 
 
 def test_an_invalid_scorecard_gives_reasons() -> None:
@@ -97,11 +97,11 @@ def test_without_variation_no_interval_is_estimated() -> None:
     target = measure_target(ReadingTask(), verdicts(40.0), verdicts(60.0))
     kinds = target.by_category.values()
     assert [target.interval, target.base_interval, target.difference_interval] == [None] * 3
-    assert [one.interval for one in kinds] == [None] * 2
-    points = [one.model_copy(update={"value": 60.0, "validation_value": 55.0}) for one in card().checkpoints]
-    whole = card().model_copy(update={"target": target, "checkpoints": tuple(points)})
-    again = Scorecard.model_validate(json.loads(json.dumps(whole.model_dump(mode="json"))))
-    assert again == whole
+    assert [item.interval for item in kinds] == [None] * 2
+    points = [item.model_copy(update={"value": 60.0, "validation_value": 55.0}) for item in card().checkpoints]
+    complete = card().model_copy(update={"target": target, "checkpoints": tuple(points)})
+    again = Scorecard.model_validate(json.loads(json.dumps(complete.model_dump(mode="json"))))
+    assert again == complete
     text = printed(again)
     assert "reading 40.00 -> 60.00" in text, "a mean stays a mean, in points"
     assert text.count("not estimable") == 1 + 2 + 4 + 2, "the target, its kinds, what was kept, the test's figures"
@@ -113,10 +113,12 @@ def test_without_variation_no_interval_is_estimated() -> None:
 def test_report_and_terminal_show_the_intervals_of_figures_and_retention() -> None:
     plain = card()
     spans = {"base_interval": Interval(55.0, 65.0), "retained_interval": Interval(0.95, 1.01)}
-    points = [one.model_copy(update={"validation_interval": Interval(0.3, 0.5)}) for one in plain.checkpoints]
+    points = [
+        checkpoint.model_copy(update={"validation_interval": Interval(0.3, 0.5)}) for checkpoint in plain.checkpoints
+    ]
     lines = [replace(plain.retention[0], **spans), *plain.retention[1:]]  # type: ignore[arg-type]
-    whole = plain.model_copy(update={"retention": tuple(lines), "checkpoints": tuple(points)})
-    assert "100.0 %   95.0 to 101.0 %" in printed(whole, 80)
-    tables = [str(table.rows) for table in (retention_table(whole.retention), checkpoints_table(whole))]
+    complete = plain.model_copy(update={"retention": tuple(lines), "checkpoints": tuple(points)})
+    assert "100.0 %   95.0 to 101.0 %" in printed(complete, 80)
+    tables = [str(table.rows) for table in (retention_table(complete.retention), checkpoints_table(complete))]
     assert "60.00 (55.0 to 65.0)" in tables[0]
     assert "40.0 % (30.0 to 50.0 %)" in tables[1]

@@ -36,13 +36,13 @@ def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: py
     file = tmp_path / "said.jsonl"
     lines = ["", "Hello.", "And now?", f"/save {file}", "/what", "/quit", "never said"]
     converse(talk, lines)
-    shown = capsys.readouterr()
-    assert shown.out == "".join(answer + "\n" for answer in talk.conversation.answers)
+    displayed = capsys.readouterr()
+    assert displayed.out == "".join(answer + "\n" for answer in talk.conversation.answers)
     assert talk.conversation.questions == ("Hello.", "And now?")
-    assert "/reset starts a new conversation" in shown.err
+    assert "/reset starts a new conversation" in displayed.err
     saved = json.loads(file.read_text())
-    assert [one["role"] for one in saved["messages"]] == ["user", "assistant"] * 2
-    assert [one["content"] for one in saved["messages"]][::2] == list(talk.conversation.questions)
+    assert [item["role"] for item in saved["messages"]] == ["user", "assistant"] * 2
+    assert [item["content"] for item in saved["messages"]][::2] == list(talk.conversation.questions)
     converse(talk, ["/system Be brief.", f"/save {tmp_path}", "/save ."])
     assert talk.conversation == Conversation(system="Be brief.")
     assert capsys.readouterr().err.count("cannot be written") == 2
@@ -76,13 +76,13 @@ def test_saving_overwrites_only_the_saved_conversation(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    mine = tmp_path / "mine.jsonl"
-    mine.write_text("my rows\n")
-    (tmp_path / "link.jsonl").symlink_to(mine)
+    actual = tmp_path / "mine.jsonl"
+    actual.write_text("my rows\n")
+    (tmp_path / "link.jsonl").symlink_to(actual)
     converse(talk, ["Hello.", "/save mine.jsonl", "/save link.jsonl", "/save ~/new.jsonl", "More.", "/save new.jsonl"])
-    shown = capsys.readouterr().err
-    assert shown.count("already exists") == 2
-    assert mine.read_text() == "my rows\n"
+    displayed = capsys.readouterr().err
+    assert displayed.count("already exists") == 2
+    assert actual.read_text() == "my rows\n"
     assert len(json.loads((tmp_path / "new.jsonl").read_text())["messages"]) == 4
     assert not (tmp_path / "~").exists()
     talk.saved = set()
@@ -143,9 +143,9 @@ def test_a_turn_has_the_prompt_of_its_training(talk: ChatSession, monkeypatch: p
 def test_turns_that_do_not_fit_the_context(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     talk.form = TEMPLATES["plain"]
     converse(talk, ["a" * 600, "b" * 600, "c" * 2000])
-    shown = capsys.readouterr()
-    assert "[the first 1 turns no longer fit in the context and are left out]" in shown.out
-    assert "your message: has 2000 tokens" in shown.err
+    displayed = capsys.readouterr()
+    assert "[the first 1 turns no longer fit in the context and are left out]" in displayed.out
+    assert "your message: has 2000 tokens" in displayed.err
     assert len(talk.conversation.questions) == len(talk.conversation.answers) == 2
 
 
@@ -172,12 +172,12 @@ def test_the_command_uses_the_template_of_the_model(small_base: Path, tmp_path: 
     shutil.copytree(small_base, model)
     save_template(model, TEMPLATES["qa"])
     words = ["chat", "--model", str(model), "--max-new-tokens", "4", "--temperature", "0.7", "--seed", "3"]
-    done = [CliRunner().invoke(app, words, input="Where?\n/quit\n") for _ in range(2)]
-    assert done[0].exit_code == 0, done[0].stderr
-    assert "template qa" in done[0].stderr
-    assert done[0].stdout == done[1].stdout
+    completed = [CliRunner().invoke(app, words, input="Where?\n/quit\n") for _ in range(2)]
+    assert completed[0].exit_code == 0, completed[0].stderr
+    assert "template qa" in completed[0].stderr
+    assert completed[0].stdout == completed[1].stdout
     odd = CliRunner().invoke(app, words, input=b"\xff\xfe\nWhere?\n/quit\n")
-    assert (odd.exit_code, odd.stdout) == (0, done[0].stdout)
+    assert (odd.exit_code, odd.stdout) == (0, completed[0].stdout)
     assert "is not UTF-8 text" in odd.stderr
     wrong = CliRunner().invoke(app, ["chat", "--model", str(model), "--top-p", "2"])
     assert (wrong.exit_code, "top_p: is 2.0" in wrong.stderr) == (2, True)

@@ -55,8 +55,8 @@ def test_the_order_of_templates(chat_base: Path, small_base: Path, tmp_path: Pat
     def template(base: Path, **task: Any) -> str:
         start = Recipe().adapter.model_copy(update={"init_from": task.pop("init_from", None)})
         recipe = Recipe(task=InstructionsSettings(**task), base=BaseSettings(model=str(base)), adapter=start)
-        found: Any = resolve_training_template(recipe).task
-        return found.template
+        result: Any = resolve_training_template(recipe).task
+        return result.template
 
     assert template(tmp_path / "trained") == "qa"
     assert template(chat_base, init_from=tmp_path / "trained") == "qa"

@@ -14,9 +14,9 @@ from command_line import RECIPE, call
 
 def together(*words: object) -> processes.Ended:
     """What the command leaves in two processes."""
-    done = processes.ranks(processes.LOTUNE, ["lotune", *words])
-    assert done.returncode == 0, done.stderr
-    return done
+    completed = processes.ranks(processes.LOTUNE, ["lotune", *words])
+    assert completed.returncode == 0, completed.stderr
+    return completed
 
 
 @pytest.mark.slow
@@ -26,22 +26,22 @@ def test_two_processes_carry_out_a_run_as_one_does(tmp_path: Path, small_base: P
     call("run", recipe, f"runs={tmp_path / 'alone'}")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     words = ["lotune", "run", str(recipe), f"runs={tmp_path / 'two'}", "--json"]
-    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
     steps = [
         [json.loads(line) for line in (tmp_path / name / "mini" / "metrics.jsonl").read_text().splitlines()]
         for name in ("alone", "two")
     ]
     assert len(steps[0]) == len(steps[1]) > 5
-    for one, other in zip(*steps, strict=True):
-        assert one.keys() == other.keys()
-        for name in {"loss", "gradient_norm"} & one.keys():
-            assert other[name] == pytest.approx(one[name], rel=1e-5)
-        for name in {"number", "tokens", "supervised"} & one.keys():
-            assert other[name] == one[name]
+    for step, other in zip(*steps, strict=True):
+        assert step.keys() == other.keys()
+        for name in {"loss", "gradient_norm"} & step.keys():
+            assert other[name] == pytest.approx(step[name], rel=1e-5)
+        for name in {"number", "tokens", "supervised"} & step.keys():
+            assert other[name] == step[name]
     scorecards = [json.loads((tmp_path / name / "mini" / "scorecard.json").read_text()) for name in ("alone", "two")]
     assert scorecards[0]["parameters"] == scorecards[1]["parameters"]
-    assert json.loads(done.stdout) == scorecards[1], "one process speaks"
+    assert json.loads(completed.stdout) == scorecards[1], "one process speaks"
 
 
 @pytest.mark.slow
@@ -103,17 +103,17 @@ checkpoints: {{count: 1, merged: none}}
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(tmp_path: Path, small_base: Path) -> None:
     words = ["evaluate", "--model", small_base, "--task", "reading", "--limit", "7", "--json", "--out"]
-    found = {}
+    result = {}
     for name, start in (("alone", call), ("two", together)):
-        done = start(*words, tmp_path / f"{name}.jsonl")
+        completed = start(*words, tmp_path / f"{name}.jsonl")
         lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        found[name] = json.loads(done.stdout), sorted(lines, key=lambda line: line["id"])
-    assert found["alone"] == found["two"]
+        result[name] = json.loads(completed.stdout), sorted(lines, key=lambda line: line["id"])
+    assert result["alone"] == result["two"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
 
     lines = (tmp_path / "two.jsonl").read_text().splitlines(keepends=True)
-    kept = json.loads(lines[0]) | {"answer": "kept as it is"}
-    (tmp_path / "two.jsonl.2-of-3").write_text(json.dumps(kept) + "\n")  # of three processes that were stopped
+    remaining = json.loads(lines[0]) | {"answer": "kept as it is"}
+    (tmp_path / "two.jsonl.2-of-3").write_text(json.dumps(remaining) + "\n")  # of three processes that were stopped
     (tmp_path / "two.jsonl").write_text("".join(lines[2:]))
     together(*words, tmp_path / "two.jsonl")
     answers = [json.loads(line)["answer"] for line in (tmp_path / "two.jsonl").read_text().splitlines()]

@@ -72,7 +72,7 @@ def sums(path: Path, numbers: range, *long: int) -> Path:
 def predictions(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
     """The lines of each model's answers to the test, by id."""
     return {
-        path.stem: {one["id"]: one for one in map(json.loads, path.read_text().splitlines())}
+        path.stem: {item["id"]: item for item in map(json.loads, path.read_text().splitlines())}
         for path in folder.glob("predictions/arithmetic/*.jsonl")
     }
 
@@ -88,7 +88,7 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
         f"data.validation={validation}", "--json",
     )  # fmt: skip
     card, folder = json.loads(call(*words).stdout), tmp_path / "runs" / "long"
-    asked = {one["name"]: (one["rows"], one["file_rows"], one["too_long"], one["cut"]) for one in card["asked"]}
+    asked = {item["name"]: (item["rows"], item["file_rows"], item["too_long"], item["cut"]) for item in card["asked"]}
     assert asked == {"validation": (4, 5, 1, 0), "test": (12, 12, 2, 0), "retention": (4, None, 0, 0)}
     assert (card["target"]["n"], card["target"]["unjudgeable"]) == (12, 0)
     note = "test: 2 of 12 prompts too long for the model: counted as wrong"
@@ -96,7 +96,7 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     for name in ("report.md", "report.html"):
         assert note in (folder / name).read_text(encoding="utf-8")
     for answers in predictions(folder).values():
-        long = {id for id, one in answers.items() if one["finish_reason"] == "too_long"}
+        long = {id for id, item in answers.items() if item["finish_reason"] == "too_long"}
         assert long == {"test.jsonl:4", "test.jsonl:5"}
         assert all(
             (answers[id]["answer"], answers[id]["correct"], answers[id]["prompt_truncated"]) == ("", False, False)
@@ -108,10 +108,10 @@ def test_rows_too_long_for_the_model_count_as_wrong(small_base: Path, tmp_path: 
     result = call(*words, "evaluate.on_too_long=truncate")
     changed = 'changed: evaluate.on_too_long: "wrong" -> "truncate" (invalidates prepare, validate, evaluate)'
     assert changed in result.stderr
-    cut = {one["name"]: (one["too_long"], one["cut"]) for one in json.loads(result.stdout)["asked"]}
+    cut = {item["name"]: (item["too_long"], item["cut"]) for item in json.loads(result.stdout)["asked"]}
     assert cut == {"validation": (0, 1), "test": (0, 2), "retention": (0, 0)}
     for answers in predictions(folder).values():
-        assert {id for id, one in answers.items() if one["prompt_truncated"]} == {"test.jsonl:4", "test.jsonl:5"}
+        assert {id for id, item in answers.items() if item["prompt_truncated"]} == {"test.jsonl:4", "test.jsonl:5"}
     refused = call(*words, "evaluate.on_too_long=stop", status=2).stderr
     assert "validation rows: 1 prompts are too long for the model: validation.jsonl:2" in refused
 
@@ -127,22 +127,22 @@ def test_a_model_alone_answers_a_file_with_rows_that_are_too_long(small_base: Pa
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ("--model", small_base, "--task", "choice", "--data", file, f"task.scorer={judge}", "task.max_new_tokens=4")
     result = call("evaluate", *words, "--out", out, "--json")
-    found = json.loads(result.stdout)
+    returned = json.loads(result.stdout)
     of_file = {"file": "choice.jsonl", "file_rows": 4}
     counted = {"name": "test", "rows": 4, **of_file, "too_long": 1, "cut": 0, "left_out": 0}
-    assert (found["n"], found["asked"]) == (4, counted)
+    assert (returned["n"], returned["asked"]) == (4, counted)
     lines = sorted(out.read_bytes().splitlines())
-    [long] = [one for one in map(json.loads, lines) if one["finish_reason"] == "too_long"]
+    [long] = [item for item in map(json.loads, lines) if item["finish_reason"] == "too_long"]
     assert (long["id"], long["answer"], long["correct"]) == ("choice.jsonl:3", "", False)
     out.write_bytes(b"".join(line + b"\n" for line in lines[:2]))
-    shown = call("evaluate", *words, "--out", out).stdout
-    assert "note: test: 1 of 4 prompts too long for the model: counted as wrong" in shown
+    displayed = call("evaluate", *words, "--out", out).stdout
+    assert "note: test: 1 of 4 prompts too long for the model: counted as wrong" in displayed
     assert sorted(out.read_bytes().splitlines()) == lines
-    shown = call("evaluate", *words, "--limit", 2, "evaluate.on_too_long=truncate").stdout
-    assert "note: test: 2 of 4 rows of choice.jsonl" in shown
-    said = call("evaluate", *words, "evaluate.on_too_long=stop", status=2).stderr
-    assert "row choice.jsonl:3: the prompt has" in said
-    assert "evaluate.on_too_long" in said
+    displayed = call("evaluate", *words, "--limit", 2, "evaluate.on_too_long=truncate").stdout
+    assert "note: test: 2 of 4 rows of choice.jsonl" in displayed
+    output = call("evaluate", *words, "evaluate.on_too_long=stop", status=2).stderr
+    assert "row choice.jsonl:3: the prompt has" in output
+    assert "evaluate.on_too_long" in output
 
 
 @pytest.mark.slow
@@ -150,15 +150,15 @@ def test_a_prompt_that_is_too_long_has_an_empty_answer(small_base: Path, tmp_pat
     file, out = sums(tmp_path / "test.jsonl", range(4), 1, 2), tmp_path / "answers.jsonl"
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", file, "task.max_new_tokens=4")
     result = call(*words, "--out", out, "--json")
-    found = json.loads(result.stdout)
-    assert (found["rows"], found["too_long"], found["cut"]) == (4, 2, 0)
+    returned = json.loads(result.stdout)
+    assert (returned["rows"], returned["too_long"], returned["cut"]) == (4, 2, 0)
     assert "4 answers in" in result.stderr
     assert "2 are empty, as the prompt is too long for the model" in result.stderr
     answers = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [one["id"] for one in answers] == [f"test.jsonl:{n}" for n in range(1, 5)]
-    assert [one["answer"] for one in answers[1:3]] == ["", ""]
-    found = json.loads(call(*words, "--out", out, "--force", "--json", "evaluate.on_too_long=truncate").stdout)
-    assert (found["too_long"], found["cut"]) == (0, 2)
+    assert [answer["id"] for answer in answers] == [f"test.jsonl:{n}" for n in range(1, 5)]
+    assert [answer["answer"] for answer in answers[1:3]] == ["", ""]
+    returned = json.loads(call(*words, "--out", out, "--force", "--json", "evaluate.on_too_long=truncate").stdout)
+    assert (returned["too_long"], returned["cut"]) == (0, 2)
     assert "row test.jsonl:2" in call(*words, "--out", out, "--force", "evaluate.on_too_long=stop", status=2).stderr
     long = ("generate", "--model", small_base, "--prompt", "1 + " * 900, "task.max_new_tokens=4")
     assert "evaluate.on_too_long=truncate" in call(*long, status=2).stderr

@@ -35,7 +35,7 @@ def test_one_answer_a_row_in_order(small_base: Path, rows: Path, tmp_path: Path)
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
     call(*words, "--out", tmp_path / "answers.jsonl")
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    assert [one["id"] for one in answers] == [f"test.jsonl:{n}" for n in range(1, 13)]
+    assert [answer["id"] for answer in answers] == [f"test.jsonl:{n}" for n in range(1, 13)]
     assert not list(tmp_path.glob(".*"))
     call(*words, "--out", tmp_path / "answers.txt")
     assert len((tmp_path / "answers.txt").read_text().splitlines()) == 12
@@ -52,17 +52,17 @@ def test_a_stopped_command_resumes(
 ) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
     call(*words, "--out", tmp_path / "whole.jsonl")
-    whole = (tmp_path / "whole.jsonl").read_text()
+    complete = (tmp_path / "whole.jsonl").read_text()
     monkeypatch.setattr("lotune.stages.generate.write_jsonl", interrupted)
     call(*words, "--out", tmp_path / "again.jsonl", status=130)
     [part] = tmp_path.glob(".again.jsonl.*.part.jsonl")
     monkeypatch.undo()
-    kept = part.read_text().splitlines(keepends=True)
-    part.write_text("".join(kept[:5]))
+    stored_lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(stored_lines[:5]))
     call(*words, "--out", tmp_path / "again.jsonl", "task.max_new_tokens=4")
     assert part.exists(), "answers of other settings are no beginning of these"
     call(*words, "--out", tmp_path / "again.jsonl", "--force")
-    assert (tmp_path / "again.jsonl").read_text() == whole
+    assert (tmp_path / "again.jsonl").read_text() == complete
     assert not part.exists()
 
 
@@ -77,8 +77,8 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
     model = tmp_path / "model"
     shutil.copytree(small_base, model)
     save_template(model, TEMPLATES["qa"])
-    said = call("generate", "--model", model, "--prompt", "Where is Kunming?", "task.max_new_tokens=3", "--json")
-    assert json.loads(said.stdout)["prompt"] == "Where is Kunming? ## "
+    output = call("generate", "--model", model, "--prompt", "Where is Kunming?", "task.max_new_tokens=3", "--json")
+    assert json.loads(output.stdout)["prompt"] == "Where is Kunming? ## "
     words = ("--model", model, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=3")
     out = tmp_path / "answers.jsonl"
     call("generate", *words, "--out", out)
@@ -95,21 +95,21 @@ def test_a_model_in_the_home_folder_is_used_with_its_template(
     shutil.copytree(small_base, tmp_path / "model")
     save_template(tmp_path / "model", TEMPLATES["qa"])
     monkeypatch.setenv("HOME", str(tmp_path))
-    said = call("generate", "--model=~/model", "--prompt", "Where?", "task.max_new_tokens=3", "--json")
-    assert json.loads(said.stdout)["prompt"] == "Where? ## "
+    output = call("generate", "--model=~/model", "--prompt", "Where?", "task.max_new_tokens=3", "--json")
+    assert json.loads(output.stdout)["prompt"] == "Where? ## "
     assert with_stored_template(ArithmeticSettings(), "~/model", force=False).template == "qa"
 
 
 def test_the_rows_are_never_written_over(small_base: Path, rows: Path, tmp_path: Path) -> None:
-    mine, link = tmp_path / "mine.jsonl", tmp_path / "link.jsonl"
-    shutil.copy(rows, mine)
-    link.symlink_to(mine)
-    before = mine.read_bytes()
-    words = ("--model", small_base, "--task", "arithmetic", "--data", mine, "--out")
-    for verb, out in (("generate", mine), ("generate", link), ("evaluate", mine), ("evaluate", link)):
+    actual, link = tmp_path / "mine.jsonl", tmp_path / "link.jsonl"
+    shutil.copy(rows, actual)
+    link.symlink_to(actual)
+    before = actual.read_bytes()
+    words = ("--model", small_base, "--task", "arithmetic", "--data", actual, "--out")
+    for verb, out in (("generate", actual), ("generate", link), ("evaluate", actual), ("evaluate", link)):
         assert "is an input, and would be overwritten" in call(verb, *words, out, status=2).stderr
     assert "is inside" in call("generate", *words, small_base / "config.txt", status=2).stderr
-    assert mine.read_bytes() == before
+    assert actual.read_bytes() == before
     articles = tmp_path / "articles.jsonl"
     articles.write_text('{"text": "A text."}\n')
     text = ("evaluate", "--model", small_base, "--task", "text", "--data", articles, "--out", articles)
@@ -133,22 +133,22 @@ def test_one_process_answers_a_prompt(small_base: Path, monkeypatch: pytest.Monk
 def test_two_processes_answer_as_one_does(small_base: Path, rows: Path, tmp_path: Path) -> None:
     words = ("generate", "--model", small_base, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=5")
     call(*words, "--out", tmp_path / "alone.jsonl")
-    done = processes.ranks(processes.LOTUNE, ["lotune", *words, "--out", tmp_path / "two.jsonl", "--json"])
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 12
+    completed = processes.ranks(processes.LOTUNE, ["lotune", *words, "--out", tmp_path / "two.jsonl", "--json"])
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout)["rows"] == 12
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "alone.jsonl").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.jsonl", "two.jsonl"]
 
 
 def test_several_answers_are_drawn_to_a_prompt(small_base: Path) -> None:
     words = ("generate", "--model", small_base, "--prompt", "12 + 3 =", "task.max_new_tokens=6", "--temperature", "2")
-    found = json.loads(call(*words, "--samples", "3", "--json").stdout)
-    assert len(set(found["answers"])) == 3
-    assert found["answer"] == found["answers"][0]
+    result = json.loads(call(*words, "--samples", "3", "--json").stdout)
+    assert len(set(result["answers"])) == 3
+    assert result["answer"] == result["answers"][0]
     again = call(*words, "--samples", "3").stdout
-    assert again == show_control_characters("\n\n".join(found["answers"])) + "\n"
+    assert again == show_control_characters("\n\n".join(result["answers"])) + "\n"
     alone = json.loads(call(*words, "--json").stdout)
-    assert (alone["answer"], "answers" in alone) == (found["answer"], False)
+    assert (alone["answer"], "answers" in alone) == (result["answer"], False)
     other = json.loads(call(*words, "--seed", "1", "--json").stdout)
     assert other["answer"] != alone["answer"]
 
@@ -181,15 +181,15 @@ def test_a_model_without_a_context_limit_generates(byte_tokenizer: PreTrainedTok
     assert json.loads(call("generate", *words, "--prompt", "1 + 1 =", "task.max_new_tokens=4").stdout)["prompt"]
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "One text."}\n')
-    found = json.loads(call("evaluate", *words, "--task", "text", "--data", texts).stdout)
-    assert found["tokens"] == len("One text.")
+    result = json.loads(call("evaluate", *words, "--task", "text", "--data", texts).stdout)
+    assert result["tokens"] == len("One text.")
     judged = json.loads(
         call("evaluate", *words, "--task", "arithmetic", "--limit", "3", "task.max_new_tokens=4").stdout
     )
     assert judged["n"] == 3
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("words", "message"), [
     (["--task", "arithmetic"], "no input"),
     (["--prompt", "x", "--data", "y"], "--prompt together with --data"),
     (["--task", "arithmetic", "--data", "ROWS", "--out", "a.csv"], "a.csv has an unknown suffix"),
@@ -204,5 +204,5 @@ def test_a_model_without_a_context_limit_generates(byte_tokenizer: PreTrainedTok
     (["--task", "choice", "--data", "ROWS", "--out", "a.txt", "--top-k", "5", "--temperature", "1",
       "task.scorer=likelihood:letter"], "options are chosen by likelihood and cannot be sampled"),
 ])  # fmt: skip
-def test_bad_input(rows: Path, words: list[str], said: str) -> None:
-    assert said in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr
+def test_bad_input(rows: Path, words: list[str], message: str) -> None:
+    assert message in call("generate", *(str(rows) if word == "ROWS" else word for word in words), status=2).stderr

@@ -18,8 +18,8 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 @pytest.mark.parametrize("verb", ["tune", "pretrain"])
 def test_a_killed_training_resumes_to_the_same_weights(small_base: Path, tmp_path: Path, verb: str, kills: int) -> None:
     words = ["--verb", verb, "--kills", kills, "--base", small_base, "--json", tmp_path / "figures.json"]
-    done = processes.script(BENCHMARK, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = processes.script(BENCHMARK, *words)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     same, in_saves, outsides = json.loads((tmp_path / "figures.json").read_text())["figures"]
     assert same["ours"] == same["reach"] == kills
     assert in_saves["ours"] == kills, "no kill met the save of a state"

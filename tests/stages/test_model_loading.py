@@ -62,13 +62,13 @@ def records(file: Path) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_an_adapter_answers_as_the_merged_model_does(tuned: Path, small_base: Path, rows: Path, tmp_path: Path) -> None:
     words = ("--task", "arithmetic", "--data", rows, "task.max_new_tokens=6", "base.dtype=float32", "device=cpu")
-    said = {}
+    output = {}
     for name, folder in (("adapter", tuned / "adapter"), ("merged", tuned / "merged"), ("base", small_base)):
         out = tmp_path / f"{name}.jsonl"
-        said[name] = json.loads(call("evaluate", "--model", folder, *words, "--out", out, "--json").stdout)
+        output[name] = json.loads(call("evaluate", "--model", folder, *words, "--out", out, "--json").stdout)
     answers = {
-        name: {one["id"]: (one["prompt"], one["answer"]) for one in records(tmp_path / f"{name}.jsonl")}
-        for name in said
+        name: {record["id"]: (record["prompt"], record["answer"]) for record in records(tmp_path / f"{name}.jsonl")}
+        for name in output
     }
     assert answers["adapter"] == answers["merged"]
     assert {text for _, text in answers["adapter"].values()}.isdisjoint(text for _, text in answers["base"].values())
@@ -76,12 +76,12 @@ def test_an_adapter_answers_as_the_merged_model_does(tuned: Path, small_base: Pa
     assert "### Response" not in answers["adapter"]["test.jsonl:1"][0], "in the template that the adapter was tuned in"
     out = tmp_path / "answers.jsonl"
     call("generate", "--model", tuned / "adapter", *words, "--out", out)
-    assert {one["id"]: one["answer"] for one in records(out)} == {
+    assert {record["id"]: record["answer"] for record in records(out)} == {
         id: text for id, (_, text) in answers["merged"].items()
     }
-    shown = call("evaluate", "--model", tuned / "adapter", *words).stdout
-    assert "on cpu in float32: 6 rows, judged by significant:5" in shown
-    assert "accuracy: 0 (95 % interval 0 to 0.3903)" in shown
+    displayed = call("evaluate", "--model", tuned / "adapter", *words).stdout
+    assert "on cpu in float32: 6 rows, judged by significant:5" in displayed
+    assert "accuracy: 0 (95 % interval 0 to 0.3903)" in displayed
 
 
 def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -> None:
@@ -95,14 +95,16 @@ def test_the_base_of_an_adapter(tuned: Path, small_base: Path, tmp_path: Path) -
         load_model_or_adapter(named, adapter)
     shutil.copytree(adapter, tmp_path / "odd")
     config = json.loads((tmp_path / "odd" / "adapter_config.json").read_text())
-    for base, found in ((str(tmp_path / "gone"), "its base cannot be loaded"), (None, "names no base")):
+    for base, result in ((str(tmp_path / "gone"), "its base cannot be loaded"), (None, "names no base")):
         (tmp_path / "odd" / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
-        with pytest.raises(ModelError, match=f"(?s){found}.*--base"):
+        with pytest.raises(ModelError, match=f"(?s){result}.*--base"):
             load_model_or_adapter(Recipe(), str(tmp_path / "odd"))
     model = load_model_or_adapter(Recipe.model_validate({"base": {"model": str(small_base)}}), str(tmp_path / "odd"))
     assert hasattr(model.model, "peft_config")
-    said = call("evaluate", "--model", adapter, "--task", "arithmetic", "--limit", 1, "evaluate.engine=vllm", status=2)
-    assert "vllm does not support this: an unmerged adapter" in said.stderr
+    output = call(
+        "evaluate", "--model", adapter, "--task", "arithmetic", "--limit", 1, "evaluate.engine=vllm", status=2
+    )
+    assert "vllm does not support this: an unmerged adapter" in output.stderr
 
 
 def test_the_fingerprint_covers_what_an_answer_depends_on(small_base: Path, tuned: Path) -> None:
@@ -113,10 +115,10 @@ def test_the_fingerprint_covers_what_an_answer_depends_on(small_base: Path, tune
         return answers_fingerprint(recipe, str(model), recipe.task, **more)
 
     plain = mark("base.dtype=float32")
-    others = {mark(*([] if "dtype" in words else ["base.dtype=float32"]), *words.split()) for words in MARKS}
-    others |= {mark("base.dtype=float32", model=tuned / name) for name in ("adapter", "merged")}
-    others.add(mark("base.dtype=float32", shots=2))
-    assert len(others | {plain}) == len(MARKS) + 4
+    further = {mark(*([] if "dtype" in words else ["base.dtype=float32"]), *words.split()) for words in MARKS}
+    further |= {mark("base.dtype=float32", model=tuned / name) for name in ("adapter", "merged")}
+    further.add(mark("base.dtype=float32", shots=2))
+    assert len(further | {plain}) == len(MARKS) + 4
     for same in ("task.scorer=exact", "evaluate.max_batch_tokens=9", "seed=4", "threads=1"):
         assert mark("base.dtype=float32", same) == plain
     assert answers_fingerprint(Recipe(), str(small_base), ArithmeticSettings(), x=1) != answers_fingerprint(
@@ -154,24 +156,24 @@ def test_a_processor_with_fast_bfloat16_answers_in_float32_while_there_is_room(
     texts = []
     for batch_tokens in (1, 9_999):
         out = tmp_path / f"{batch_tokens}.jsonl"
-        found = call("evaluate", *words, f"evaluate.max_batch_tokens={batch_tokens}", "--out", out, "--json")
-        assert json.loads(found.stdout)["dtype"] == dtype
-        assert (f"{small_base} answers in bfloat16: float32 needs" in found.stderr) == (free is not None)
-        texts.append(sorted((one["id"], one["answer"]) for one in records(out)))
+        result = call("evaluate", *words, f"evaluate.max_batch_tokens={batch_tokens}", "--out", out, "--json")
+        assert json.loads(result.stdout)["dtype"] == dtype
+        assert (f"{small_base} answers in bfloat16: float32 needs" in result.stderr) == (free is not None)
+        texts.append(sorted((record["id"], record["answer"]) for record in records(out)))
     if free is None:
         assert texts[0] == texts[1]
     named = json.loads(call("evaluate", *words, "evaluate.dtype=float32", "--json").stdout)
     assert named["dtype"] == "float32"
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("words", "message"), [
     (["--task", "custom", "task.answer_column=anwser"], "no row has the column 'anwser' of task.answer_column"),
     (["--task", "custom", "task.answer_column=anwser"], "nearest to 'anwser' is 'answer'"),
     (["--task", "custom", "task.answer_column=nothing"], "none of 3 rows has a reference that can be scored (the"),
     (["--task", "arithmetic", "task.columns={problem: question}"], "none of 3 rows has a reference that can be scored"),
 ])  # fmt: skip
 def test_rows_without_references_are_refused_before_generation(
-    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     file = tmp_path / "rows.jsonl"
     row = {"question": "计算 1 + 1 等于多少？", "answer": "2", "nothing": ""}
@@ -180,7 +182,7 @@ def test_rows_without_references_are_refused_before_generation(
         "lotune.stages.evaluate_model.load_for_generation", lambda *_: pytest.fail("a model was loaded")
     )
     result = call("evaluate", "--model", small_base, "--data", file, *words, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 3
 
 
@@ -189,10 +191,10 @@ def test_rouge_l_reports_how_it_tokenises(small_base: Path, tmp_path: Path) -> N
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"question": f"Who {n}?", "answer": "the river"}) + "\n" for n in range(4)))
     words = ("evaluate", "--model", small_base, "--task", "custom", "--data", file, "task.scorer=rouge-l")
-    found = json.loads(call(*words, "task.max_new_tokens=4", "--json").stdout)
-    assert found["rouge_l"]["beta"] == 1.0
-    assert "characters" in found["rouge_l"]["segments"]
-    assert found["intervals"]["rouge_l"] == found["interval"]
+    result = json.loads(call(*words, "task.max_new_tokens=4", "--json").stdout)
+    assert result["rouge_l"]["beta"] == 1.0
+    assert "characters" in result["rouge_l"]["segments"]
+    assert result["intervals"]["rouge_l"] == result["interval"]
     assert "judged by rouge-l (beta 1; lower-case words" in call(*words, "task.max_new_tokens=4").stdout
 
 
@@ -206,5 +208,5 @@ def test_test_rows_without_references_stop_a_run_before_training(small_base: Pat
         "retention: {rows: 2, replay: {rows: 0}, validation_rows: 0}\n"
         f"data: {{train: {tmp_path / 'train.jsonl'}, test: {tmp_path / 'test.jsonl'}, validation_rows: 2}}\n"
     )
-    said = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr
-    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a reference that can be scored" in said
+    output = call("prepare", recipe, f"runs={tmp_path / 'runs'}", status=2).stderr
+    assert f"{tmp_path / 'test.jsonl'}: none of 8 rows has a reference that can be scored" in output

@@ -69,18 +69,18 @@ def stopped(command: str, model: Path, rows: Path, out: Path) -> str:
     assert result.exit_code == 1, result.stderr
     assert not result.stdout
     assert not list(out.glob("*.jsonl"))
-    said = result.stderr.splitlines()[-3:]
-    assert said[0].startswith(str(model))
-    assert said[1].startswith("expected: finite logits")
-    return said[0]
+    output = result.stderr.splitlines()[-3:]
+    assert output[0].startswith(str(model))
+    assert output[1].startswith("expected: finite logits")
+    return output[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_base_with_nan_gets_no_score(name: str, nan_base: Path, rows: Path, tmp_path: Path) -> None:
-    said = stopped(COMMANDS[name], nan_base, rows, tmp_path)
-    assert "the logits hold nan" in said
-    assert said.endswith("that is not finite is that of model.layers.1.post_attention_layernorm")
-    assert ("--prompt" if name == "prompt" else "article" if name == "text" else "row ") in said
+    output = stopped(COMMANDS[name], nan_base, rows, tmp_path)
+    assert "the logits hold nan" in output
+    assert output.endswith("that is not finite is that of model.layers.1.post_attention_layernorm")
+    assert ("--prompt" if name == "prompt" else "article" if name == "text" else "row ") in output
 
 
 def test_an_infinite_logit_is_found_in_the_head(small_base: Path, rows: Path, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_adapters_and_merged_models_too(small_base: Path, rows: Path, tmp_path: 
         if "layers.1" in name and "v_proj.lora_B" in name:
             parameter.data[0, 0] = math.nan
     save_adapter(model, tmp_path / "adapter")
-    said = stopped(COMMANDS["evaluate"], tmp_path / "adapter", rows, tmp_path)
-    assert said.endswith("is that of model.layers.1.self_attn.v_proj.lora_B.default")
+    output = stopped(COMMANDS["evaluate"], tmp_path / "adapter", rows, tmp_path)
+    assert output.endswith("is that of model.layers.1.self_attn.v_proj.lora_B.default")
     merged = damaged(small_base, tmp_path / "merged", "model.layers.1.self_attn.v_proj.weight", math.nan)
     assert stopped(COMMANDS["letters"], merged, rows, tmp_path).endswith("is that of model.layers.1.self_attn.v_proj")
 
@@ -120,6 +120,6 @@ def test_a_run_stops_at_the_validation_of_a_damaged_model(nan_base: Path, tmp_pa
     words = ("checkpoints.count=1", "tune.steps=1", "retention.validation_rows=0")
     result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", *words)
     assert result.exit_code == 1, result.stderr
-    said = result.stderr.splitlines()[-3]
-    assert said.startswith("validating step-000001, row ")
-    assert "that is not finite is that of model.layers.1.post_attention_layernorm" in said
+    output = result.stderr.splitlines()[-3]
+    assert output.startswith("validating step-000001, row ")
+    assert "that is not finite is that of model.layers.1.post_attention_layernorm" in output

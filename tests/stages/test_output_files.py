@@ -77,6 +77,6 @@ def test_with_several_processes_unselected_answers_stay(tmp_path: Path, monkeypa
     monkeypatch.setattr(ProcessGroup, "all_gather", lambda self, *values: [values, values])
     monkeypatch.setattr(ProcessGroup, "all_gather_bytes", lambda self, data: [data, line("2", answer="b")])
     assert len(merge_rank_outputs(out, ProcessGroup(0, 2), lambda own: line("1", answer="a"))) == 2
-    stored = {one["id"]: one.get("answer") for one in map(orjson.loads, out.read_text().splitlines())}
+    stored = {item["id"]: item.get("answer") for item in map(orjson.loads, out.read_text().splitlines())}
     assert stored == {"7": None, "1": "a", "2": "b"}
     assert [file.name for file in tmp_path.iterdir()] == ["out.jsonl"]

@@ -17,20 +17,20 @@ ROWS = [Example(f"a.jsonl:{number}", f"{number} + 1 =", "9" * number) for number
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the rows that are encoded, as they are."""
-    found: list[str] = []
+    result: list[str] = []
     original = prepare.encode_rows
 
     def noting(tokenizer: Any, examples: list[Example]) -> Any:
         for row in original(tokenizer, examples):
-            found.append(row.id)
+            result.append(row.id)
             yield row
 
     monkeypatch.setattr(prepare, "encode_rows", noting)
-    return found
+    return result
 
 
 def tokens(file: Any) -> list[tuple[int, ...]]:
-    return [file[place].token_ids for place in range(len(file))]
+    return [file[index].token_ids for index in range(len(file))]
 
 
 def test_the_same_rows_are_not_encoded_again(tmp_path: Path, byte_tokenizer: Any, encoded: list[str]) -> None:
@@ -62,8 +62,8 @@ def test_changed_rows_are_encoded_again(
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     file = prepare._train_tokens(stem, byte_tokenizer, (rows,), limit, "drop")
     assert encoded == [row.id for row in rows]
-    whole = [encode_row(byte_tokenizer, row).token_ids for row in rows]
-    assert tokens(file) == [found for found in whole if len(found) <= limit]
+    complete = [encode_row(byte_tokenizer, row).token_ids for row in rows]
+    assert tokens(file) == [result for result in complete if len(result) <= limit]
 
 
 def test_rows_too_long_that_stop_the_run_leave_the_folder_unchanged(tmp_path: Path, byte_tokenizer: Any) -> None:

@@ -23,7 +23,7 @@ from lotune.tasks.registry import build_task, task_settings
 LABELS = {"0": "no", "1": "yes"}
 
 
-@pytest.mark.parametrize(("trained", "asked", "said"), [
+@pytest.mark.parametrize(("trained", "asked", "message"), [
     ({"name": "choice"}, {"name": "choice", "instruction_style": "plain"},
      "was tuned with task.instruction_style='contest', now prompted with task.instruction_style='plain'"),
     ({"name": "sentences", "labels": LABELS}, {"name": "sentences"}, "task.labels={'0': 'no', '1': 'yes'}, now"),
@@ -36,14 +36,14 @@ LABELS = {"0": "no", "1": "yes"}
 ])  # fmt: skip
 @pytest.mark.parametrize("force", [True, False])
 def test_prompt_settings_that_differ_from_the_training_are_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: dict, asked: dict, said: str, force: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: dict, asked: dict, message: str, force: bool
 ) -> None:
     (tmp_path / TEMPLATE_FILE).write_text(template_text(Recipe(task=task_settings(**trained))))
     settings = task_settings(**asked)
     assert with_stored_template(settings, str(tmp_path), force).prompt_settings == settings.prompt_settings
-    told = capsys.readouterr().err
-    assert said in told
-    assert bool(told) is bool(said)
+    messages = capsys.readouterr().err
+    assert message in messages
+    assert bool(messages) is bool(message)
 
 
 def test_a_file_without_wording_is_read_as_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,8 +63,8 @@ def test_torch_is_not_imported(folder: Path) -> None:
         "except SystemExit as end: print(end.code, [name for name in ('torch', 'transformers', 'peft', 'scipy') "
         "if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "0 []\n", done.stderr
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert completed.stdout == "0 []\n", completed.stderr
     assert (folder / "report.html").exists()
 
 
@@ -117,14 +117,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "said", "remedy"), FAULTS)
+@pytest.mark.parametrize(("damage", "message", "remedy"), FAULTS)
 def test_unfinished_and_damaged_runs_are_refused(
-    folder: Path, damage: Callable[[Path], None], said: str, remedy: str
+    folder: Path, damage: Callable[[Path], None], message: str, remedy: str
 ) -> None:
     damage(folder)
     result = call(folder)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert re.search(f"remedy: {remedy}", result.stderr)
     assert len(result.stderr.splitlines()) <= 3
     assert not (folder / "report.html").exists()
@@ -159,7 +159,10 @@ def test_a_setting_that_a_newer_version_adds_is_no_change(folder: Path) -> None:
 
 def test_the_settings_that_differ() -> None:
     recipe = Recipe.model_validate({"tune": {"steps": 7}, "adapter": {"target_modules": "all-linear"}})
-    found = changed_settings(recipe)
-    assert [(one.key, one.value) for one in found] == [("adapter.target_modules", '"all-linear"'), ("tune.steps", "7")]
-    assert found[0].default == '["q_proj","v_proj"]'
-    assert all(one.sentence for one in found)
+    results = changed_settings(recipe)
+    assert [(result.key, result.value) for result in results] == [
+        ("adapter.target_modules", '"all-linear"'),
+        ("tune.steps", "7"),
+    ]
+    assert results[0].default == '["q_proj","v_proj"]'
+    assert all(result.sentence for result in results)

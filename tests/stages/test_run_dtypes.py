@@ -15,8 +15,8 @@ from lotune.stages import tune
 
 def decides(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     """Make this the machine on which trainings are faster in a format."""
-    found = DtypeDecision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
-    monkeypatch.setattr("lotune.model.dtype_benchmark.choose_training_dtype", lambda *_, **__: found)
+    result = DtypeDecision(dtype, f"faster in {dtype}", {"float32": 1.0})  # type: ignore[arg-type]
+    monkeypatch.setattr("lotune.model.dtype_benchmark.choose_training_dtype", lambda *_, **__: result)
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def recipe(small_base: Path, tmp_path: Path) -> Path:
 
 
 def card_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "scorecard.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "scorecard.json").read_text())
+    return result
 
 
 def test_a_training_resumes_in_its_dtype_on_another_machine(
@@ -45,9 +45,9 @@ def test_a_training_resumes_in_its_dtype_on_another_machine(
     monkeypatch.setattr(tune, "_validate", stopped)
     begun = call("run", *words, status=130)
     assert "tuning computes in bfloat16: faster in bfloat16" in begun.stderr
-    kept = json.loads((folder / "dtypes.json").read_text())
-    assert kept["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
-    assert kept["answers"]["dtype"] == "float32"
+    stored = json.loads((folder / "dtypes.json").read_text())
+    assert stored["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
+    assert stored["answers"]["dtype"] == "float32"
 
     monkeypatch.setattr(tune, "_validate", checkpoint)
     decides(monkeypatch, "float32")
@@ -83,16 +83,16 @@ def test_rows_in_a_reduced_dtype_are_generated_again_alone(
     words, folder = (recipe, f"runs={tmp_path}"), tmp_path / "kept"
     decides(monkeypatch, "float32")
     call("run", *words)
-    said = call("run", *words, "evaluate.dtype=bfloat16").stderr
-    assert 'changed: evaluate.dtype: "float32" -> "bfloat16" (invalidates merge, evaluate)' in said
+    output = call("run", *words, "evaluate.dtype=bfloat16").stderr
+    assert 'changed: evaluate.dtype: "float32" -> "bfloat16" (invalidates merge, evaluate)' in output
     card = card_of(folder)
-    found = [(one["model"], one["set"], one["dtype"], one["rows"]) for one in card["asked_alone"]]
+    results = [(item["model"], item["set"], item["dtype"], item["rows"]) for item in card["asked_alone"]]
     chosen = card["chosen_checkpoint"]
-    assert found == [
+    assert results == [
         (name, part, "bfloat16", n) for name in ("base", chosen) for part, n in (("test", 6), ("retention", 4))
     ]
-    texts = [one["texts"] for one in card["asked_alone"]]
+    texts = [item["texts"] for item in card["asked_alone"]]
     assert f"base, test: 6 rows generated again alone in bfloat16: {texts[0]} texts" in " ".join(card["notes"])
     for page in ("report.html", "report.md"):
         assert "rows generated again alone in bfloat16" in (folder / page).read_text()
-    assert "answering in bfloat16 changes" in next(one["detail"] for one in card["checks"] if one["name"] == "merge")
+    assert "answering in bfloat16 changes" in next(item["detail"] for item in card["checks"] if item["name"] == "merge")

@@ -22,9 +22,9 @@ def recipe(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def curves(folder: Path) -> dict[str, dict[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+    results = EventAccumulator(str(folder))
+    results.Reload()
+    return {tag: {event.step: event.value for event in results.Scalars(tag)} for tag in results.Tags()["scalars"]}
 
 
 @pytest.mark.slow
@@ -49,9 +49,9 @@ def test_the_curves_are_those_of_the_training(recipe: Path, tmp_path: Path, monk
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "number" in line]
         assert [line["number"] for line in steps] == [1, 2, 3, 4, 5]
-        found = curves(folder / "tensorboard")
+        result = curves(folder / "tensorboard")
         for name in ("loss", "learning_rate", "gradient_norm"):
-            assert found[f"train/{name}"] == pytest.approx({line["number"]: line[name] for line in steps})
+            assert result[f"train/{name}"] == pytest.approx({line["number"]: line[name] for line in steps})
 
 
 @pytest.mark.parametrize("verb", ["tune", "run", "prepare"])
@@ -59,7 +59,7 @@ def test_a_missing_extra_is_reported_before_anything_is_prepared(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setattr("lotune.recipe.find_spec", lambda name: None)
-    said = call(verb, recipe, status=2).stderr
-    assert "tune.tensorboard: TensorBoard is not installed" in said
-    assert "remedy: pip install '.[tensorboard]'" in said
+    output = call(verb, recipe, status=2).stderr
+    assert "tune.tensorboard: TensorBoard is not installed" in output
+    assert "remedy: pip install '.[tensorboard]'" in output
     assert not (tmp_path / "runs" / "curves" / "data").exists()

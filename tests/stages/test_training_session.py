@@ -10,8 +10,8 @@ from lotune.stages.training_session import _step_of
 
 def test_later_lines_and_lines_of_another_training_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    ours = ['{"number":1,"loss":2.0}', '{"validation":{"step":2,"loss":1.0}}', '{"number":3,"loss":1.5}']
-    others = ["7", '"text"', "[]", "{}", "null", '{"number":"x"}', '{"validation":3}', '{"number":4}', '{"number":']
-    path.write_text("\n".join([*others[:4], *ours, *others[4:]]))
+    actual = ['{"number":1,"loss":2.0}', '{"validation":{"step":2,"loss":1.0}}', '{"number":3,"loss":1.5}']
+    further = ["7", '"text"', "[]", "{}", "null", '{"number":"x"}', '{"validation":3}', '{"number":4}', '{"number":']
+    path.write_text("\n".join([*further[:4], *actual, *further[4:]]))
     filter_records(path, lambda line: _step_of(line) <= 3)
-    assert path.read_text().splitlines() == ours
+    assert path.read_text().splitlines() == actual

@@ -54,8 +54,8 @@ def test_a_plan(rows: int, batch: int, accumulation: int, epochs: float) -> None
 
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.floats(0, 5)), min_size=1, max_size=6))
 def test_the_best_on_validation_is_chosen(figures: list[tuple[float, float]]) -> None:
-    found = [CheckpointResult(str(step), step, value, loss) for step, (value, loss) in enumerate(figures)]
-    chosen = best_checkpoint(found)
+    results = [CheckpointResult(str(step), step, value, loss) for step, (value, loss) in enumerate(figures)]
+    chosen = best_checkpoint(results)
     assert chosen.value == max(value for value, _ in figures)
     assert chosen.loss == min(loss for value, loss in figures if value == chosen.value)
 
@@ -126,11 +126,11 @@ def test_what_a_change_invalidates(tmp_path: Path, change: dict[str, Any], stage
     for stage in STAGE_ORDER:
         run.mark_stage_done(stage, {**stage_inputs(Recipe(**given), stage), "rows": 1})
     assert invalidated(run, Recipe(**given)) == {}
-    found = invalidated(run, Recipe(**change | {"tune": given["tune"] | change.get("tune", {})}))
-    assert {stage for one in found.values() for stage in one} == stages
+    results = invalidated(run, Recipe(**change | {"tune": given["tune"] | change.get("tune", {})}))
+    assert {stage for result in results.values() for stage in result} == stages
     other_task = "name" in change.get("task", {})  # has settings of its own, too
-    assert len(found) > 2 if other_task else len(found) == bool(stages)
-    assert all(" -> " in text for text in found)
+    assert len(results) > 2 if other_task else len(results) == bool(stages)
+    assert all(" -> " in text for text in results)
 
 
 def test_a_merged_model_that_differs_stops_the_run(
@@ -187,12 +187,12 @@ def test_a_merge_is_compared_on_rows_of_all_sets(small_base: Path, tmp_path: Pat
     asked = [{"name": name, "rows": len(examples), "too_long": int(name == "test")} for name, examples in sets.items()]
     write_json(tmp_path / "data" / "counts.json", {"asked": asked})
     tokenizer, context = load_tokenizer(recipe.base)
-    for wanted, names in ((2, 1), (3, 1), (4, 2), (5, 3), (99, 3)):
-        files = checked_files(tmp_path, wanted)
+    for expected, names in ((2, 1), (3, 1), (4, 2), (5, 3), (99, 3)):
+        files = checked_files(tmp_path, expected)
         assert [file.stem for file in files] == ["validation", "test", "retention"][:names]
-    found = list(checked(recipe, rows_of(recipe, files), tokenizer, context))
-    assert [one.example.id for one in found] == ["v0", "v1", "v2", "t1", *(one.id for one in sets["retention"])]
-    assert [one.task.name for one in found] == ["arithmetic"] * 4 + ["reading"] * 4
+    results = list(checked(recipe, rows_of(recipe, files), tokenizer, context))
+    assert [item.example.id for item in results] == ["v0", "v1", "v2", "t1", *(item.id for item in sets["retention"])]
+    assert [item.task.name for item in results] == ["arithmetic"] * 4 + ["reading"] * 4
     row = encode_row(tokenizer, sets["validation"][0])
-    assert found[0].question == MergeCheckRow(row.token_ids, row.completion_start)
-    assert all(len(one.question.tokens) <= context for one in found)
+    assert results[0].question == MergeCheckRow(row.token_ids, row.completion_start)
+    assert all(len(item.question.tokens) <= context for item in results)

@@ -48,20 +48,22 @@ def adapters(recipe: Recipe) -> dict[str, str]:
 def test_a_tuning_yields_steps_checkpoints_and_validations(recipe: Recipe) -> None:
     from lotune.train.resource_estimate import Estimate
 
-    first, *rest = records_of(recipe)
+    first, *further = records_of(recipe)
     assert isinstance(first, Estimate)
-    steps = [record.number for record in rest if isinstance(record, Step)]
+    steps = [record.number for record in further if isinstance(record, Step)]
     assert steps == list(range(1, first.steps + 1))
-    for saved, validated in zip(*([r for r in rest if isinstance(r, kind)] for kind in KINDS), strict=True):
-        index = rest.index(saved)
-        assert rest[index - 1].number == saved.step
-        assert rest[index + 1] is validated
+    for saved, validated in zip(*([r for r in further if isinstance(r, kind)] for kind in KINDS), strict=True):
+        index = further.index(saved)
+        assert further[index - 1].number == saved.step
+        assert further[index + 1] is validated
         assert (validated.name, validated.step) == (saved.name, saved.step)
         assert (saved.folder / "adapter_config.json").is_file()
         with pytest.raises(FrozenInstanceError):
             saved.name = "other"
     trained = read_json(recipe.folder / "training.json")
-    assert [one["name"] for one in trained["checkpoints"]] == [r.name for r in rest if isinstance(r, SavedCheckpoint)]
+    assert [item["name"] for item in trained["checkpoints"]] == [
+        r.name for r in further if isinstance(r, SavedCheckpoint)
+    ]
     assert records_of(recipe) == [], "what is done is not done again"
 
 
@@ -69,8 +71,8 @@ KINDS = (SavedCheckpoint, CheckpointResult)
 
 
 def test_a_consumer_stops_a_tuning_and_a_later_one_ends_at_the_same_weights(recipe: Recipe, tmp_path: Path) -> None:
-    whole = recipe.model_copy(update={"runs": tmp_path / "whole", "save_every_minutes": 0.0})
-    records = records_of(whole)
+    complete = recipe.model_copy(update={"runs": tmp_path / "whole", "save_every_minutes": 0.0})
+    records = records_of(complete)
     first_result = next(number for number, r in enumerate(records, 1) if isinstance(r, CheckpointResult))
     before = signal.getsignal(signal.SIGINT)
 
@@ -78,10 +80,10 @@ def test_a_consumer_stops_a_tuning_and_a_later_one_ends_at_the_same_weights(reci
     assert isinstance(records_of(stopped, first_result)[-1], CheckpointResult)
     assert signal.getsignal(signal.SIGINT) is before
     assert not (stopped.folder / "training.json").exists()
-    rest = records_of(stopped)
-    assert 2 < len(rest) < len(records), "it goes on from a saved state"
-    assert adapters(stopped) == adapters(whole) != {}
-    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stopped.folder, whole.folder)]
+    further = records_of(stopped)
+    assert 2 < len(further) < len(records), "it goes on from a saved state"
+    assert adapters(stopped) == adapters(complete) != {}
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stopped.folder, complete.folder)]
     assert len(lines[0]) == len(lines[1])
 
 

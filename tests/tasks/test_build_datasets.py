@@ -37,7 +37,7 @@ def row(number: int, text: str = "") -> dict[str, str]:
 
 
 def write(path: Path, rows: Sequence[Any]) -> Path:
-    lines = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in rows]
+    lines = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -93,8 +93,8 @@ def test_rows_of_an_evaluation_set_are_removed_from_training(tmp_path: Path) -> 
     how = DataSettings(train=train, test=test, validation_rows=5)
     retained = [Example("q", TASK.settings.instruction_prefix + prompt_of(7), "")]
     data = build_datasets(TASK, how, 1, {"retention": retained})
-    found = data.counts.overlap.sets
-    met = {name: (one.exact, one.normalised) for name, one in found.items()}
+    results = data.counts.overlap.sets
+    met = {name: (one.exact, one.normalised) for name, one in results.items()}
     in_validation = {number for number in (3, 4, 7) if prompt_of(number) in prompts(data.validation)}
     assert met["test"] == (int(3 not in in_validation), int(4 not in in_validation))
     assert met["retention"] == (int(7 not in in_validation), 0)
@@ -122,7 +122,7 @@ def test_a_validation_file_takes_no_training_row(tmp_path: Path) -> None:
 def test_validation_rows_of_the_test_are_removed(tmp_path: Path) -> None:
     """Two rows with one problem and two solutions are no duplicates, and can be split to different sides."""
     problems = [f"计算 {number % 40} + 1 等于多少？" for number in range(80)]
-    rows = [{"problem": problem, "solution": f"{place}"} for place, problem in enumerate(problems)]
+    rows = [{"problem": problem, "solution": f"{index}"} for index, problem in enumerate(problems)]
     how = DataSettings(train=write(tmp_path / "rows.jsonl", rows), validation_rows=12, test_rows=12)
     removed = []
     for seed in range(5):
@@ -220,11 +220,11 @@ def test_all_rows_of_a_file_are_evaluated_unless_a_limit_is_set(tmp_path: Path) 
     test = write(tmp_path / "test.jsonl", [row(number) for number in range(100, 800)])
     validation = write(tmp_path / "validation.jsonl", [row(number) for number in range(1000, 1150)])
     files = {"train": train, "test": test, "validation": validation}
-    whole = build_datasets(TASK, DataSettings(**files), 1, {})
-    assert (len(whole.test), len(whole.validation)) == (700, 150)
+    complete = build_datasets(TASK, DataSettings(**files), 1, {})
+    assert (len(complete.test), len(complete.validation)) == (700, 150)
     few = build_datasets(TASK, DataSettings(**files, test_rows=9, validation_rows=8), 1, {})
     assert (len(few.test), len(few.validation)) == (9, 8)
-    assert whole.file_rows == few.file_rows == {"test": 700, "validation": 150}
+    assert complete.file_rows == few.file_rows == {"test": 700, "validation": 150}
     generated = build_datasets(TASK, DataSettings(generated_rows=40), 1, {})
     assert (len(generated.test), len(generated.validation), generated.file_rows) == (500, 100, {})
 

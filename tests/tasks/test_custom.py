@@ -47,15 +47,15 @@ def test_a_reference_that_is_no_label_is_refused() -> None:
         with pytest.raises(DataError, match=r"row 2: its label is 'T'\nexpected: one of 0, 1"):
             list(task.examples([("row 2", {"q": "So?", "answer": "T"})], training=training))
     words = [("1", {"q": "So?", "answer": " yes "}), ("2", {"q": "So?", "answer": ""})]
-    assert [one.references for one in task.examples(words, training=False)] == [("yes",), ()]
+    assert [example.references for example in task.examples(words, training=False)] == [("yes",), ()]
 
 
-@pytest.mark.parametrize(("settings", "found"), [
+@pytest.mark.parametrize(("settings", "expected"), [
     ({"scorer": "regex:("}, "is not a valid pattern"),
     ({"scorer": "label", "labels": {"0": "no"}}, "two at least"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_are_refused(settings: dict[str, object], found: str) -> None:
-    with pytest.raises(SettingsError, match=found):
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object], expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
         CustomTask(CustomSettings(**settings))  # type: ignore[arg-type]
 
 
@@ -68,8 +68,8 @@ def test_a_column_that_is_not_there_is_named() -> None:
 @pytest.mark.oracle
 def test_rouge_l_of_the_published_examples(reference_data: Path) -> None:
     rows = [orjson.loads(line) for line in (reference_data / "rouge-l-zh-examples.jsonl").read_bytes().splitlines()]
-    found = [round(rouge_l(row["prediction"], row["reference"]), 4) for row in rows]
-    assert found == [0.3077, 0.875, 1.0, 0.8356, 0.2143, 0.2724]
+    results = [round(rouge_l(row["prediction"], row["reference"]), 4) for row in rows]
+    assert results == [0.3077, 0.875, 1.0, 0.8356, 0.2143, 0.2724]
     for row in rows:
         judged = score_text("rouge-l", row["prediction"], row["reference"])
         assert judged.scores["rouge_l"] == pytest.approx(100 * row["f1_beta1"])
@@ -92,7 +92,7 @@ def test_figures_are_those_of_scikit_learn(labels: str) -> None:
     draw = Random(5)
     for count in (2, 5, 60):
         judged = all_pairs(draw, labels, count)
-        keys, reads = [one.reference for one in judged], [one.extracted for one in judged]
+        keys, reads = [item.reference for item in judged], [item.extracted for item in judged]
         assert matthews(judged) == pytest.approx(metrics.matthews_corrcoef(keys, reads))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

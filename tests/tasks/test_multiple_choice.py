@@ -50,7 +50,7 @@ def test_the_contest_s_prompt_comes_back() -> None:
     assert (example.target, example.references, example.category) == (CONTEST["output"], ("B",), "arts")
 
 
-@pytest.mark.parametrize(("row", "found"), [
+@pytest.mark.parametrize(("row", "expected"), [
     ({"question": "Who?", "options": ["one"], "answer": "A"}, "two options"),
     ({"question": "", "options": ["one", "two"], "answer": "A"}, "two options"),
     ({"question": "Who?", "options": ["one", "two"], "answer": "C"}, "'C' is none of its options"),
@@ -60,8 +60,8 @@ def test_the_contest_s_prompt_comes_back() -> None:
     ({"question": "Who?", "options": list("abcdefghijk"), "answer": "A"}, "11 options"),
     ({**CONTEST, "input": "Who?"}, "not a question with options"),
 ])  # fmt: skip
-def test_a_row_that_is_no_question_is_named(row: dict[str, Any], found: str) -> None:
-    with pytest.raises(DataError, match=found):
+def test_a_row_that_is_no_question_is_named(row: dict[str, Any], expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
         parse_question("row 3", row)
 
 
@@ -75,8 +75,8 @@ def test_the_reference_of_a_row(answer: Any, letter: str | None) -> None:
         with pytest.raises(DataError):
             parse_question("train.csv:3", row)
         return
-    found = parse_question("train.csv:3", row)
-    assert (found.letter, found.options, found.domain) == (letter, ("Vitamin A", "Vitamin C", "Vitamin D"), "")
+    result = parse_question("train.csv:3", row)
+    assert (result.letter, result.options, result.domain) == (letter, ("Vitamin A", "Vitamin C", "Vitamin D"), "")
 
 
 ROWS = [["Capital of Peru", "Lima", "Cusco", "Ica", "2", "A"], ["Who wrote it?", "one", "two", "three", "1", "C"]]
@@ -92,12 +92,12 @@ def test_a_table_without_a_header_keeps_its_first_row_and_all_its_options(
     file.write_text("".join(("," if suffix == ".csv" else "\t").join(row) + "\n" for row in rows))
     task = MultipleChoiceTask()
     examples = list(task.examples(task.read(file).rows, training=False))
-    assert [one.references for one in examples] == ([("A",), ("C",)] if keys else [(), ()])
-    assert [one.choices for one in examples] == [tuple(row[1:5]) for row in rows]
-    for row, one in zip(rows, examples, strict=True):
-        assert f"Question: {row[0]} \nA.{row[1]}\nB.{row[2]}\nC.{row[3]}\nD.{row[4]}" in one.prompt
-        assert "A/B/C/D" in one.prompt
-        assert suffix != ".csv" or one.category == "world facts"
+    assert [example.references for example in examples] == ([("A",), ("C",)] if keys else [(), ()])
+    assert [example.choices for example in examples] == [tuple(row[1:5]) for row in rows]
+    for row, example in zip(rows, examples, strict=True):
+        assert f"Question: {row[0]} \nA.{row[1]}\nB.{row[2]}\nC.{row[3]}\nD.{row[4]}" in example.prompt
+        assert "A/B/C/D" in example.prompt
+        assert suffix != ".csv" or example.category == "world facts"
 
 
 def test_five_columns_may_be_three_options_and_a_letter(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_five_columns_may_be_three_options_and_a_letter(tmp_path: Path) -> None:
     file.write_text("Who wrote it?,one,two,three,C\nWho read it?,one,two,three,\n")
     task = MultipleChoiceTask()
     examples = list(task.examples(task.read(file).rows, training=False))
-    assert [(one.choices, one.references) for one in examples] == [
+    assert [(example.choices, example.references) for example in examples] == [
         (("one", "two", "three"), key) for key in [("C",), ()]
     ]
 
@@ -135,16 +135,16 @@ def test_training_rows_are_augmented_and_test_rows_are_not() -> None:
         augmented_copies=5, include_option_text=True, step_by_step_prefix=True, instruction_style="plain"
     )
     task = MultipleChoiceTask(settings)
-    found = list(task.examples([("r", CONTEST)], training=True))
-    assert [one.id for one in found] == ["r", "r#1", "r#2", "r#3", "r#4", "r#5"]
-    assert len({one.prompt for one in found}) > 1
-    for one in found:
-        letter = one.references[0]
-        assert one.target == f"Let's think step by step. The right option is {letter}.two\nlines"
-        assert task.judge(one, one.target).correct
-        assert f"\n{letter}.two\nlines" in one.prompt
-        assert "Choose the right option of this question about arts: A/B/C/D." in one.prompt
-    assert list(task.examples([("r", CONTEST)], training=True)) == found, "the same each time"
+    results = list(task.examples([("r", CONTEST)], training=True))
+    assert [result.id for result in results] == ["r", "r#1", "r#2", "r#3", "r#4", "r#5"]
+    assert len({result.prompt for result in results}) > 1
+    for result in results:
+        letter = result.references[0]
+        assert result.target == f"Let's think step by step. The right option is {letter}.two\nlines"
+        assert task.judge(result, result.target).correct
+        assert f"\n{letter}.two\nlines" in result.prompt
+        assert "Choose the right option of this question about arts: A/B/C/D." in result.prompt
+    assert list(task.examples([("r", CONTEST)], training=True)) == results, "the same each time"
     [asked] = task.examples([("r", CONTEST)], training=False)
     assert asked.target == CONTEST["output"]
 
@@ -180,8 +180,8 @@ def test_real_files_are_read_whole(reference_data: Path) -> None:
         files = sorted((reference_data / "choice" / folder).rglob("*.csv"))
         assert files
         for file in files:
-            found = list(task.examples(task.read(file).rows, training=True))
-            assert all(len(one.choices) == 4 and one.category for one in found), file
+            results = list(task.examples(task.read(file).rows, training=True))
+            assert all(len(result.choices) == 4 and result.category for result in results), file
 
 
 @pytest.mark.oracle
@@ -202,10 +202,10 @@ def test_the_likeliest_option_is_that_of_transformers(small_base: Path, judge: s
     ]
     rows = [(str(n), {"question": f"{n}?", "options": some, "answer": 0}) for n, some in enumerate(options)]
     examples = list(task.examples(rows, training=False))
-    found = predict(
+    results = predict(
         task, examples, AnsweringModel(base.model, base.tokenizer), batch_tokens=400, out=None, context=1024
     )
-    for example, prediction in zip(examples, found, strict=True):
+    for example, prediction in zip(examples, results, strict=True):
         texts = [f"The right option is {letter}." for letter in "ABCD"] if "letter" in judge else example.choices
         weights = []
         for text in texts:
@@ -231,17 +231,17 @@ def test_copies_are_trained_on_only_and_never_beside_a_row_that_tests(tmp_path: 
     file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in [*rows, rows[3]]))
     task = MultipleChoiceTask(ChoiceSettings(augmented_copies=3))
     settings = DataSettings(train=file, validation_rows=5, test_rows=6)
-    found = build_datasets(task, settings, 1, {})
-    assert (len(found.validation), len(found.test), found.counts.test) == (5, 6, 6)
-    asked = {re.findall("Which is [0-9]+", one.prompt)[0] for one in (*found.validation, *found.test)}
-    trained = {re.findall("Which is [0-9]+", one.prompt)[0] for one in found.train}
+    results = build_datasets(task, settings, 1, {})
+    assert (len(results.validation), len(results.test), results.counts.test) == (5, 6, 6)
+    asked = {re.findall("Which is [0-9]+", item.prompt)[0] for item in (*results.validation, *results.test)}
+    trained = {re.findall("Which is [0-9]+", item.prompt)[0] for item in results.train}
     assert not asked & trained
     assert len(asked | trained) == 40
-    assert not any(one.augmented_from for one in (*found.validation, *found.test))
-    assert len(found.train) > 2.5 * len(trained)
+    assert not any(item.augmented_from for item in (*results.validation, *results.test))
+    assert len(results.train) > 2.5 * len(trained)
     other = tmp_path / "other.jsonl"
     other.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:10]))
     apart = build_datasets(task, settings.model_copy(update={"test": other, "test_rows": 10}), 1, {})
     assert not {f"Which is {n}" for n in range(10)} & {
-        re.findall("Which is [0-9]+", one.prompt)[0] for one in apart.train
+        re.findall("Which is [0-9]+", item.prompt)[0] for item in apart.train
     }

@@ -26,9 +26,9 @@ FILES = {
 def test_the_well_known_files(tmp_path: Path, name: str, first: str, labels: list[str]) -> None:
     (tmp_path / name).write_text(FILES[name], encoding="utf-8", newline="")
     task = SentenceClassificationTask()
-    found = list(task.examples(task.read(tmp_path / name).rows, training=True))
-    assert [one.target for one in found] == labels
-    assert first in found[0].prompt
+    results = list(task.examples(task.read(tmp_path / name).rows, training=True))
+    assert [result.target for result in results] == labels
+    assert first in results[0].prompt
 
 
 def test_a_dev_file_without_labels_is_answered_but_not_scored(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ def test_the_order_of_labels_redoes_a_run() -> None:
     from lotune.recipe import Recipe
     from lotune.stages.dependencies import stage_inputs
 
-    found = [
+    results = [
         stage_inputs(Recipe(task=SentencesSettings(labels=labels)), "evaluate")
         for labels in ({"0": "no", "1": "yes"}, {"1": "yes", "0": "no"})
     ]
-    assert found[0] != found[1]
+    assert results[0] != results[1]

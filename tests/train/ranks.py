@@ -66,7 +66,7 @@ def rows(folder: Path) -> TokenFile:
 
 
 def _row(number: int, length: int) -> EncodedRow:
-    tokens = (*(2 + (number * 31 + place * 17) % 290 for place in range(length - 1)), 0)
+    tokens = (*(2 + (number * 31 + index * 17) % 290 for index in range(length - 1)), 0)
     return EncodedRow(str(number), tokens, 1 + length // 2)
 
 
@@ -90,14 +90,14 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
     MAX_LOGITS_PER_CHUNK["cpu"] = plan.get("most_logits", 2**22)
     trained = model(plan)
     if plan.get("shard") and world.size > 1:
-        kept = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
-        apply_fsdp(trained, world, "cpu", kept)
+        unsharded = [] if plan.get("all") else [p for p in trained.parameters() if p.requires_grad]
+        apply_fsdp(trained, world, "cpu", unsharded)
     packed = enable_packing(trained, 64)
     # an epsilon above the last bits of gradients, which Adam would make whole steps of
     optimizers = adamw([p for p in trained.parameters() if p.requires_grad], 1e-2, (0.9, 0.99), 1e-5, 0.1)
     training = Training(trained, optimizers, "mark", world)
     with torch_of(plan):
-        done = begun(folder / "states", training)
+        completed = begun(folder / "states", training)
     layout, token_file = Collator(4, 64, 1, packed), rows(folder)
     batches = tuning_batches(
         token_file,
@@ -105,19 +105,26 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
         step_rows=STEP_ROWS,
         steps=STEPS,
         seed=SEED,
-        first_step=done + 1,
+        first_step=completed + 1,
         rank_split=RankSplit(world.rank, world.size),
     )
     shares = [1.0] * STEPS
     objective = DivergenceLoss(trained, plan["divergence"]) if "divergence" in plan else None
     steps = train(
-        trained, batches, optimizers, shares, objective=objective, max_grad_norm=0.5, first_step=done + 1, world=world
+        trained,
+        batches,
+        optimizers,
+        shares,
+        objective=objective,
+        max_grad_norm=0.5,
+        first_step=completed + 1,
+        world=world,
     )
-    found: list[Step] = []
+    result: list[Step] = []
     gradients: dict[str, torch.Tensor] = {}
 
     def keep(*_: Any) -> None:
-        number = done + len(found) + 1
+        number = completed + len(result) + 1
         named = ((f"{number}/{name}", p.grad) for name, p in trained.named_parameters() if p.grad is not None)
         gradients.update((name, grad.detach().clone()) for name, grad in named)
 
@@ -127,7 +134,7 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
         for step in save_states_between(
             steps, folder / "states", training, dict, minutes=60, always=plan.get("save", [])
         ):
-            found.append(step)
+            result.append(step)
             if plan.get("kill") == [world.rank, step.number]:
                 os.kill(os.getpid(), signal.SIGKILL)
             if plan.get("ask") == [world.rank, step.number]:
@@ -138,10 +145,10 @@ def run(plan: dict[str, Any], world: ProcessGroup) -> list[Step]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     weights = {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
     for name, tensors in (("weights", weights), ("gradients", gradients)):
-        whole = {key: _whole(tensor) for key, tensor in tensors.items()}
+        complete = {key: _whole(tensor) for key, tensor in tensors.items()}
         if world.is_main_process:
-            save_file(whole, folder / f"{name}.safetensors")
-    return found
+            save_file(complete, folder / f"{name}.safetensors")
+    return result
 
 
 def begun(states: Path, training: Training) -> int:
@@ -167,8 +174,8 @@ def torch_of(plan: dict[str, Any]) -> AbstractContextManager[Any]:
 
 
 def _whole(weight: Any) -> torch.Tensor:
-    found: torch.Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-    return found.detach().clone()
+    result: torch.Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return result.detach().clone()
 
 
 def figures(steps: list[Step]) -> Iterator[dict[str, Any]]:
@@ -186,9 +193,9 @@ def main() -> int:
     try:
         with init_process_group("cpu") as world:
             for plan in json.loads(sys.argv[1]):
-                found = list(figures(run(plan, world)))
+                results = list(figures(run(plan, world)))
                 if world.is_main_process:
-                    (Path(plan["folder"]) / "steps.json").write_text(json.dumps(found))
+                    (Path(plan["folder"]) / "steps.json").write_text(json.dumps(results))
     except LotuneError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -72,9 +72,9 @@ def going_on(folder: Path, before: dict[str, Any], step: int, **plan: Any) -> di
 
 def assert_same(found: Any, expected: Any) -> None:
     """Losses alike to a relative 1e-5; norms and weights to what Adam makes of the last bit of a gradient."""
-    for one, other in zip(found[0], expected[0], strict=True):
-        assert one["norm"] == pytest.approx(other["norm"], rel=1e-4)
-        assert {**one, "norm": 0} == pytest.approx({**other, "norm": 0}, rel=1e-5)
+    for result, other in zip(found[0], expected[0], strict=True):
+        assert result["norm"] == pytest.approx(other["norm"], rel=1e-4)
+        assert {**result, "norm": 0} == pytest.approx({**other, "norm": 0}, rel=1e-5)
     assert found[1].keys() == expected[1].keys()
     for name, weight in found[1].items():
         torch.testing.assert_close(weight, expected[1][name], rtol=1e-4, atol=1e-4)
@@ -82,12 +82,12 @@ def assert_same(found: Any, expected: Any) -> None:
 
 def assert_same_gradients(one: Path, other: Path, step: int) -> None:
     """Each weight's gradients of a step alike to a relative 1e-5: of weights that were the same to the bit before."""
-    found, expected = (
+    results, expected = (
         {name: tensor for name, tensor in load_file(folder / "gradients.safetensors").items() if name[0] == str(step)}
         for folder in (one, other)
     )
-    assert found.keys() == expected.keys() != set()
-    for name, gradient in found.items():
+    assert results.keys() == expected.keys() != set()
+    for name, gradient in results.items():
         assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
 
 
@@ -108,15 +108,15 @@ WAYS: dict[str, dict[str, Any]] = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], ...]]:
     """For each of WAYS: the plan of two processes, and of two that go on from the third step of one."""
     folder = tmp_path_factory.mktemp("ranks")
-    found = {}
+    results = {}
     for name, way in WAYS.items():
         one = begun(folder / f"{name}, one", save=[3, ranks.STEPS], **way)
         ranks.run(one, SINGLE_PROCESS)
         two = begun(folder / f"{name}, two", save=[3, ranks.STEPS], **way)
-        found[name] = (two, going_on(folder / f"{name}, on", one, 3, **way))
-    done = launched([plan for plans in found.values() for plan in plans])
-    assert done.returncode == 0, done.stderr
-    return found
+        results[name] = (two, going_on(folder / f"{name}, on", one, 3, **way))
+    completed = launched([plan for plans in results.values() for plan in plans])
+    assert completed.returncode == 0, completed.stderr
+    return results
 
 
 @pytest.mark.slow
@@ -168,8 +168,8 @@ def test_any_number_of_processes_resumes_from_shards_unless_they_are_damaged(
         content[-5] ^= 1
         damaged.write_bytes(content)
     for number in (2, 3):
-        done = launched([plans[number]], number)
-        assert done.returncode == 0, done.stderr
+        completed = launched([plans[number]], number)
+        assert completed.returncode == 0, completed.stderr
         assert_same(together(plans[number]), onward)
         assert [path.name.split(".")[0] for path in states(plans[number])] == ["step-000000003", "step-000000006"]
         assert len(list(states(plans[number])[1].glob("*.safetensors"))) == number
@@ -181,8 +181,8 @@ def test_any_number_of_processes_resumes_from_shards_unless_they_are_damaged(
 @pytest.mark.slow
 def test_an_older_torch_puts_the_shards_together_in_one_file(tmp_path: Path) -> None:
     plan = begun(tmp_path / "old", save=[3], old=True, **WAYS["all in shards, untied"])
-    done = launched([plan])
-    assert done.returncode == 0, done.stderr
+    completed = launched([plan])
+    assert completed.returncode == 0, completed.stderr
     assert [path.suffix for path in states(plan)] == [".safetensors"]
     expected = alone(begun(tmp_path / "one", **WAYS["all in shards, untied"]))
     assert_same(alone(plan), (expected[0][3:], expected[1]))
@@ -195,10 +195,10 @@ def test_a_full_disk_of_one_process_is_raised_by_all_and_the_previous_state_is_c
     tmp_path: Path, rank: int
 ) -> None:
     plan = begun(tmp_path / "full", save=[1, 3], full=rank, **WAYS["all in shards"])
-    done = launched([plan])
-    assert done.returncode != 0
-    assert "states: cannot be written (File too large)" in done.stderr
-    assert "the same command again" in done.stderr
+    completed = launched([plan])
+    assert completed.returncode != 0
+    assert "states: cannot be written (File too large)" in completed.stderr
+    assert "the same command again" in completed.stderr
     assert [path.name.split(".")[0] for path in states(plan)] == ["step-000000001"]
     expected = alone(begun(tmp_path / "one", **WAYS["all in shards"]))
     assert_same(alone({**plan, "full": None}), (expected[0][1:], expected[1]))
@@ -209,12 +209,12 @@ def test_a_full_disk_of_one_process_is_raised_by_all_and_the_previous_state_is_c
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_with_a_state(tmp_path: Path, rank: int) -> None:
     plan = begun(tmp_path / "killed", save=[2], kill=[rank, 3])
-    done = launched([plan])
-    assert done.returncode != 0
+    completed = launched([plan])
+    assert completed.returncode != 0
     last = 3 if rank else 2  # what the leader knew is lost with it
     if rank:
-        assert "process 1 of 2: lost another process after step 3" in done.stderr
-        assert "remedy:" in done.stderr
+        assert "process 1 of 2: lost another process after step 3" in completed.stderr
+        assert "remedy:" in completed.stderr
     expected = alone(begun(tmp_path / "one"))
     assert_same(alone({**plan, "kill": None}), (expected[0][last:], expected[1]))
 

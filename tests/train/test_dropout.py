@@ -31,8 +31,8 @@ def test_keys_follow_from_the_text_alone(
     rows = sorted(some_rows(count, seed, shared), key=lambda row: len(row.token_ids))
     alone = [text_keys(Collator(1, 1, PAD, packed=False).batches([row])[0], 3, step)[0].tolist() for row in rows]
     batches = Collator(layout[0], layout[1], PAD, layout[2]).batches(rows)
-    found = [keys for batch in batches for keys in _keys_of_rows(batch, step)]
-    assert [keys[: len(row.token_ids) - 1] for keys, row in zip(found, rows, strict=True)] == alone
+    results = [keys for batch in batches for keys in _keys_of_rows(batch, step)]
+    assert [keys[: len(row.token_ids) - 1] for keys, row in zip(results, rows, strict=True)] == alone
 
 
 def _keys_of_rows(batch: Batch, step: int) -> list[list[int]]:
@@ -61,14 +61,14 @@ def tuned(llama: Any, dropout: float = 0.5) -> Any:
 def test_a_step_is_the_same_however_it_is_divided_and_recomputed(tiny_llama: Any, shared: int) -> None:
     model, rows = tuned(tiny_llama), some_rows(9, 5, shared)
     padded = [Collator(size, 9999, PAD, packed=False).batches(rows) for size in (99, 2)]
-    (step, gradients), *others = [step_of(model, batches) for batches in padded]
+    (step, gradients), *further = [step_of(model, batches) for batches in padded]
     assert enable_packing(model, 36)
-    others += [step_of(model, Collator(*sizes, PAD, packed=True).batches(rows)) for sizes in ((99, 9999), (3, 50))]
+    further += [step_of(model, Collator(*sizes, PAD, packed=True).batches(rows)) for sizes in ((99, 9999), (3, 50))]
     enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
-    others.append(step_of(model, padded[0]))
-    for other, found in others:
+    further.append(step_of(model, padded[0]))
+    for other, result in further:
         assert other.loss == pytest.approx(step.loss, rel=1e-5)
-        assert_same(found, gradients, 1e-4)
+        assert_same(result, gradients, 1e-4)
 
 
 def test_each_step_drops_other_values_and_a_resumed_training_drops_the_same(tiny_llama: Any) -> None:
@@ -80,10 +80,10 @@ def test_each_step_drops_other_values_and_a_resumed_training_drops_the_same(tiny
         steps = train(model, [batches] * (last + 1 - first), optimizers, [1.0] * last, first_step=first)
         return [step.loss for step in steps]
 
-    whole = losses(1, 4)
-    assert len(set(whole)) == 4
+    complete = losses(1, 4)
+    assert len(set(complete)) == 4
     torch.rand(5)  # other random numbers have no part in it
-    assert losses(3, 4) == whole[2:]
+    assert losses(3, 4) == complete[2:]
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
@@ -93,12 +93,12 @@ def test_dropped_values_look_random(p: float) -> None:
     [batch] = Collator(1, 1, PAD, packed=False).batches([row])
     keys, later = (text_keys(batch, 0, step)[0] for step in (1, 2))
     assert len(keys.unique()) == len(keys)
-    found = dropped(keys, 256, 0, p)
+    result = dropped(keys, 256, 0, p)
     pairs = [
-        (found[1:], found[:-1]), (found[:, 1:], found[:, :-1]), (found, dropped(keys, 256, 1, p)),
-        (found, dropped(later, 256, 0, p)),
+        (result[1:], result[:-1]), (result[:, 1:], result[:, :-1]), (result, dropped(keys, 256, 1, p)),
+        (result, dropped(later, 256, 0, p)),
     ]  # fmt: skip
-    assert abs(found.float().mean() - p) <= 5 * (p * (1 - p) / found.numel()) ** 0.5
+    assert abs(result.float().mean() - p) <= 5 * (p * (1 - p) / result.numel()) ** 0.5
     for one, other in pairs:
         together = ((one.double() - p) * (other.double() - p)).mean()
         assert abs(together) <= 5 * p * (1 - p) / one.numel() ** 0.5
@@ -109,11 +109,11 @@ def test_the_mean_stays_and_dropped_values_get_no_gradient(tiny_llama: Any) -> N
     layer = next(module for module in model.modules() if isinstance(module, TextDropout)).train()
     layer.draw.keys = torch.randint(-(2**31), 2**31 - 1, (1, 500), dtype=torch.int32)
     inputs = torch.ones(1, 500, 32, requires_grad=True)
-    found = layer(inputs)
-    assert found.unique().tolist() == [0.0, pytest.approx(4 / 3)]
-    assert found.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(torch.autograd.grad(found.sum(), inputs)[0], found)
-    assert torch.equal(layer(inputs.flatten(0, 1)), found[0])
+    result = layer(inputs)
+    assert result.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert result.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(torch.autograd.grad(result.sum(), inputs)[0], result)
+    assert torch.equal(layer(inputs.flatten(0, 1)), result[0])
     layer.eval()
     assert layer(inputs) is inputs
 

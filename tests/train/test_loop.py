@@ -52,9 +52,9 @@ def test_a_step_is_that_of_one_large_batch_however_it_is_divided(
     order.shuffle(rows)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, count - 1)), max_size=count)) - {count})
     groups = [rows[a:b] for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
-    step, found = step_of(llama, [pad_rows(group, PAD) for group in groups])
+    step, result = step_of(llama, [pad_rows(group, PAD) for group in groups])
     assert step.loss == pytest.approx(loss, rel=1e-5)
-    assert_same(found, gradients)
+    assert_same(result, gradients)
     assert step.supervised == sum(len(row.token_ids) - row.completion_start for row in rows)
     assert step.tokens <= sum(len(row.token_ids) for row in rows)
     assert step.gradient_norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-4)
@@ -65,9 +65,9 @@ def test_groups_by_length_give_the_same_step(llama: Any) -> None:
     rows = some_rows(24, 5)
     loss, gradients = plain_step(llama, rows)
     for layout in (Collator(4, 999, PAD, packed=False), Collator(9, 40, PAD, packed=False)):
-        step, found = step_of(llama, layout.batches(rows))
+        step, result = step_of(llama, layout.batches(rows))
         assert step.loss == pytest.approx(loss, rel=1e-5)
-        assert_same(found, gradients)
+        assert_same(result, gradients)
 
 
 @pytest.mark.oracle
@@ -75,9 +75,9 @@ def test_logits_made_in_parts_give_the_same_step(llama: Any, monkeypatch: pytest
     rows = some_rows(12, 5)
     loss, gradients = plain_step(llama, rows)
     monkeypatch.setitem(MAX_LOGITS_PER_CHUNK, "cpu", 900)
-    step, found = step_of(llama, [pad_rows(rows, PAD)])
+    step, result = step_of(llama, [pad_rows(rows, PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
-    assert_same(found, gradients)
+    assert_same(result, gradients)
 
 
 def test_prompt_and_padding_are_no_targets(llama: Any) -> None:
@@ -99,9 +99,9 @@ def test_the_adapter_alone_is_trained(llama: Any) -> None:
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     rows = some_rows(7, 2)
     loss, gradients = plain_step(model, rows)
-    step, found = step_of(model, [pad_rows(rows[:3], PAD), pad_rows(rows[3:], PAD)])
+    step, result = step_of(model, [pad_rows(rows[:3], PAD), pad_rows(rows[3:], PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
-    assert_same(found, gradients)
+    assert_same(result, gradients)
     assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
@@ -175,9 +175,9 @@ def test_scaled_and_capped_logits_are_the_model_s_own_however_large(
         model.get_output_embeddings().weight.mul_(200)
         hidden = model.get_decoder()(input_ids=batch.input_ids).last_hidden_state
         simple = torch.nn.functional.cross_entropy(model.get_output_embeddings()(hidden).mT, batch.targets)
-    found = head(batch)
+    result = head(batch)
     loss, gradients = plain_step(model, rows)
-    assert found.item() == pytest.approx(loss * batch.num_scored_tokens, rel=1e-5)
+    assert result.item() == pytest.approx(loss * batch.num_scored_tokens, rel=1e-5)
     assert simple.item() > 1.1 * loss  # the head alone would be wrong
     step, caught = step_of(model, [pad_rows(rows[:2], PAD), pad_rows(rows[2:], PAD)])
     assert step.loss == pytest.approx(loss, rel=1e-5)
@@ -198,10 +198,10 @@ class Largest(TorchDispatchMode):
     numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        made = (leaf.numel() for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor))
+        results = func(*args, **(kwargs or {}))
+        made = (leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor))
         self.numbers = max(self.numbers, *made, 0)
-        return found
+        return results
 
 
 def adapted_head() -> Any:
@@ -260,9 +260,9 @@ def test_a_head_that_is_no_mere_matrix_is_called_in_parts(llama: Any, monkeypatc
     rows = some_rows(9, 6)
     for model in (adapted, biased):
         loss, gradients = plain_step(model, rows)
-        step, found = step_of(model, [pad_rows(rows, PAD)])
+        step, result = step_of(model, [pad_rows(rows, PAD)])
         assert step.loss == pytest.approx(loss, rel=1e-5)
-        assert_same(found, gradients)
+        assert_same(result, gradients)
 
 
 def test_a_measured_loss_makes_no_gradient(llama: Any) -> None:
@@ -287,33 +287,33 @@ def test_a_training_is_that_of_torch_and_transformers(llama: Any, max_grad_norm:
 
     from lotune.train.schedule import lr_factor
 
-    ours, theirs = copy.deepcopy(llama), copy.deepcopy(llama)
+    actual, expected = copy.deepcopy(llama), copy.deepcopy(llama)
     steps = [some_rows(6, seed) for seed in range(5)]
     shares = [lr_factor(step, 5, 2, "cosine") for step in range(1, 6)]
-    optimizers = adamw(list(ours.parameters()), 1e-2, (0.9, 0.99), 1e-3, 0.1)
+    optimizers = adamw(list(actual.parameters()), 1e-2, (0.9, 0.99), 1e-3, 0.1)
     batches = [[pad_rows(rows[:4], PAD), pad_rows(rows[4:], PAD)] for rows in steps]
-    records = list(train(ours, batches, optimizers, shares, max_grad_norm=max_grad_norm))
+    records = list(train(actual, batches, optimizers, shares, max_grad_norm=max_grad_norm))
 
-    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
-    vectors = [p for p in theirs.parameters() if p.ndim < 2]
+    matrices = [p for p in expected.parameters() if p.ndim >= 2]
+    vectors = [p for p in expected.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.99), eps=1e-3)
     schedule = get_cosine_schedule_with_warmup(optimizer, 2, 5)
     optimizer.step()  # without gradients nothing moves; ours counts from 1: its first step already has a learning rate
-    theirs.train()
+    expected.train()
     for rows, record in zip(steps, records, strict=True):
         schedule.step()
-        loss = plain_loss(theirs, rows)
+        loss = plain_loss(expected, rows)
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_grad_norm or float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), max_grad_norm or float("inf"))
         assert record.learning_rate == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         assert record.loss == pytest.approx(loss.item(), rel=1e-4)
         assert record.gradient_norm == pytest.approx(norm.item(), rel=1e-3)
     assert [record.number for record in records] == [1, 2, 3, 4, 5]
-    assert_same(list(ours.parameters()), list(theirs.parameters()))
-    moved = [(a - b).norm().item() for a, b in zip(ours.parameters(), llama.parameters(), strict=True)]
+    assert_same(list(actual.parameters()), list(expected.parameters()))
+    moved = [(a - b).norm().item() for a, b in zip(actual.parameters(), llama.parameters(), strict=True)]
     assert min(moved) > 0
 
 
@@ -379,9 +379,9 @@ def test_products_in_bfloat16_leave_the_weights_in_float32(llama: Any) -> None:
         assert (torch.bfloat16 in formats) == half
         return losses, model
 
-    (half, _), (whole, _) = trained(True), trained(False)
-    assert half == pytest.approx(whole, rel=0.05)
-    assert half != whole
+    (half, _), (complete, _) = trained(True), trained(False)
+    assert half == pytest.approx(complete, rel=0.05)
+    assert half != complete
 
 
 def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_precision(llama: Any) -> None:
@@ -403,25 +403,25 @@ def test_an_adapter_of_a_bfloat16_base_gets_inputs_and_gradients_of_bfloat16_pre
         for name, module in own.named_modules():
             if name.endswith("lora_A.default"):
                 module.register_forward_pre_hook(lambda _, given: inputs.add(given[0].dtype))
-        _, found = step_of(own, [batch], autocast_bfloat16=half)
+        _, results = step_of(own, [batch], autocast_bfloat16=half)
         assert all(getattr(module, "cast_input_dtype_enabled", True) for module in own.modules())
-        return torch.cat([gradient.flatten().double() for gradient in found])
+        return torch.cat([gradient.flatten().double() for gradient in results])
 
     exact = gradients(torch.float64, half=False)
     turned = (gradients(torch.bfloat16, half=False) - exact).norm()
     assert inputs == {torch.float32}
-    kept = (gradients(torch.bfloat16, half=True) - exact).norm()
+    rounding_error = (gradients(torch.bfloat16, half=True) - exact).norm()
     assert inputs == {torch.bfloat16}
-    assert kept <= 1.5 * turned
-    assert kept <= 0.1 * exact.norm()
+    assert rounding_error <= 1.5 * turned
+    assert rounding_error <= 0.1 * exact.norm()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
 def test_a_compiled_model_learns_the_same(llama: Any, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced, differentiated and run; the kernels themselves, half a minute of a C++ compiler's work, are torch's."""
-    whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend=backend))
+    complete = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: complete(module, backend=backend))
 
     def losses(compile: bool) -> list[float]:
         model = copy.deepcopy(llama)
@@ -444,23 +444,23 @@ def test_a_model_that_cannot_be_compiled_is_refused_with_the_setting(
     def failing(graph: Any, inputs: Any) -> Any:
         raise FileNotFoundError("g++")
 
-    whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend=failing))
+    complete = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: complete(module, backend=failing))
     optimizers = adamw(list(llama.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
     with pytest.raises(BackendCompilerFailed) as raised:
         list(
             train(llama, [[pad_rows(some_rows(8), PAD)]], optimizers, [1.0], objective=CausalLoss(llama, compile=True))
         )
-    said = str(translate_error(raised.value))
-    assert "compile: the model cannot be compiled" in said
-    assert "tune.compile=off" in said
+    output = str(translate_error(raised.value))
+    assert "compile: the model cannot be compiled" in output
+    assert "tune.compile=off" in output
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 def test_muon_takes_the_matrices_of_the_layers(llama: Any) -> None:
     model = copy.deepcopy(llama)
     optimizers = muon(model, 0.02, 0.01)
-    held = [{id(p) for group in one.param_groups for p in group["params"]} for one in optimizers.members]
+    held = [{id(p) for group in member.param_groups for p in group["params"]} for member in optimizers.members]
     assert not held[0] & held[1]
     assert held[0] | held[1] == {id(p) for p in model.parameters()}
     assert id(model.model.embed_tokens.weight) in held[1]
@@ -499,8 +499,8 @@ def test_muon_trains_an_adapter_and_leaves_its_base_alone(llama: Any) -> None:
 
 
 def test_the_layer_of_a_fault_is_named_in_a_compiled_model_too(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, whole = copy.deepcopy(llama), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: whole(module, backend="eager"))
+    model, complete = copy.deepcopy(llama), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: complete(module, backend="eager"))
     model.model.layers[1].mlp.up_proj.weight.data[0] = math.inf
     optimizers = adamw(list(model.parameters()), 1e-2, (0.9, 0.99), 1e-8, 0.0)
     batches = [[pad_rows(some_rows(8), PAD)]]
@@ -512,8 +512,8 @@ def test_the_layer_of_a_fault_is_named_in_a_compiled_model_too(llama: Any, monke
 def test_measuring_a_loss_changes_nothing(llama: Any) -> None:
     model = copy.deepcopy(llama).train()
     rows = some_rows(9)
-    whole = evaluate_loss(model, [pad_rows(rows, PAD)])
-    assert evaluate_loss(model, [pad_rows([row], PAD) for row in rows]) == pytest.approx(whole, rel=1e-5)
+    complete = evaluate_loss(model, [pad_rows(rows, PAD)])
+    assert evaluate_loss(model, [pad_rows([row], PAD) for row in rows]) == pytest.approx(complete, rel=1e-5)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     assert evaluate_loss(model, []) == 0

@@ -89,9 +89,9 @@ def test_packed_lines_give_the_step_of_one_padded_batch(shape: Callable[[], Any]
     assert enable_packing(model, 36)
     assert model.config._attn_implementation == ATTENTION_NAME
     for layout in (Collator(99, 9999, PAD, packed=True), Collator(7, 40, PAD, packed=True)):
-        step, found = step_of(model, layout.batches(rows))
+        step, result = step_of(model, layout.batches(rows))
         assert step.loss == pytest.approx(loss, rel=1e-5)
-        assert_same(found, gradients)
+        assert_same(result, gradients)
 
 
 @pytest.mark.parametrize("shape", [mistral, dynamic_llama, bloom, mamba, lambda: gpt2(0.1), biogpt, bert])
@@ -111,9 +111,9 @@ def test_models_with_custom_attention_are_tuned_on_padded_rows(shape: Callable[[
     model, rows = made(lambda: new_model_from_config(tmp_path, {})), some_rows(12, 3)
     loss, gradients = plain_step(model.train(), rows)
     assert not enable_packing(model, 36)
-    step, found = step_of(model, Collator(5, 999, PAD, packed=False).batches(rows))
+    step, result = step_of(model, Collator(5, 999, PAD, packed=False).batches(rows))
     assert step.loss == pytest.approx(loss, rel=1e-5)
-    assert_same(found, gradients)
+    assert_same(result, gradients)
 
 
 @pytest.mark.parametrize("shape", [biogpt, bert, mamba, lambda: modernbert(local_attention=8)])
@@ -167,10 +167,10 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     step_of(model, batches)
     once = len(calls)
     enable_gradient_checkpointing(model, "tune.gradient_checkpointing")
-    again, found = step_of(model, batches)
+    again, result = step_of(model, batches)
     assert len(calls) - once > once > 0
     assert again.loss == pytest.approx(step.loss, rel=1e-6)
-    assert_same(found, gradients)
+    assert_same(result, gradients)
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
@@ -209,9 +209,9 @@ def test_an_estimate_is_of_a_training_that_recomputes() -> None:
 
         [batch] = Collator(99, 9999, PAD, packed=False).batches(some_rows(4))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            found = estimate(model, [batch], 10, 1, 0)
+            result = estimate(model, [batch], 10, 1, 0)
         assert not model.training
-        return kept, found.memory_bytes
+        return kept, result.memory_bytes
 
     plain, recomputing = made(llama).eval(), made(llama).eval()
     enable_gradient_checkpointing(recomputing, "tune.gradient_checkpointing")

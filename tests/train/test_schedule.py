@@ -27,11 +27,11 @@ def test_the_course_is_that_of_transformers(steps: int, warmup: int, schedule: s
 
     name = "constant_with_warmup" if schedule == "constant" else schedule
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    expected = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     for step in range(1, steps + 1):
         optimizer.step()
-        theirs.step()
-        assert lr_factor(step, steps, warmup, schedule) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        expected.step()
+        assert lr_factor(step, steps, warmup, schedule) == pytest.approx(expected.get_last_lr()[0], abs=1e-12)
 
 
 @given(
@@ -40,7 +40,7 @@ def test_the_course_is_that_of_transformers(steps: int, warmup: int, schedule: s
 def test_it_rises_once_and_falls_once(steps: int, share: float, final: float, schedule: str) -> None:
     warmup = resolve_warmup_steps(steps, None, share)
     course = [lr_factor(step, steps, warmup, schedule, final) for step in range(1, steps + 1)]
-    assert all(0 <= one <= 1 + 1e-12 for one in course)
+    assert all(0 <= item <= 1 + 1e-12 for item in course)
     assert course[:warmup] == sorted(course[:warmup])
     assert all(a >= b - 1e-12 for a, b in zip(course[warmup:], course[warmup + 1 :], strict=False))
     if warmup:
@@ -56,14 +56,14 @@ def test_checkpoints_are_evenly_spaced(steps: int, count: int) -> None:
         with pytest.raises(SettingsError, match=f"{count} checkpoints in {steps} steps"):
             checkpoint_steps(steps, count)
         return
-    found = checkpoint_steps(steps, count)
-    assert len(found) == len(set(found)) == count
-    assert found == sorted(found)
-    assert found[-1] == steps
-    assert found[0] >= 1
-    for i, step in enumerate(found, 1):
+    results = checkpoint_steps(steps, count)
+    assert len(results) == len(set(results)) == count
+    assert results == sorted(results)
+    assert results[-1] == steps
+    assert results[0] >= 1
+    for i, step in enumerate(results, 1):
         assert abs(step - i * steps / count) <= 0.5
-    gaps = [b - a for a, b in zip([0, *found], found, strict=False)]
+    gaps = [b - a for a, b in zip([0, *results], results, strict=False)]
     assert max(gaps) - min(gaps) <= 1
 
 

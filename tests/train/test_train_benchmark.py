@@ -23,19 +23,19 @@ def _run(*words: object, **variables: str) -> processes.Ended:
 @pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    ("wanted", "contestants"),
+    ("expected", "contestants"),
     [
         ("memory,share,lora", "lotune,trainer"),
         pytest.param("pretrain-15m", "lotune,trainer,plain-loop", marks=pytest.mark.soak),
     ],
 )
-def test_contestants_do_the_same_work(tmp_path: Path, wanted: str, contestants: str) -> None:
+def test_contestants_do_the_same_work(tmp_path: Path, expected: str, contestants: str) -> None:
     file = tmp_path / "figures.json"
     words = ("--contestants", contestants, "--peers-python", sys.executable)
-    done = _run("--figures", wanted, *words, "--json", file)
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = {one["name"]: one for one in json.loads(file.read_text())["figures"]}
-    assert set(figures) == set(wanted.split(","))
+    completed = _run("--figures", expected, *words, "--json", file)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    figures = {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]}
+    assert set(figures) == set(expected.split(","))
     for name in figures.keys() - {"share"}:
         assert figures[name]["peer_name"] in contestants.split(",")[1:]
         assert figures[name]["ratio"] == pytest.approx(figures[name]["ours"] / figures[name]["peer"])
@@ -43,10 +43,10 @@ def test_contestants_do_the_same_work(tmp_path: Path, wanted: str, contestants: 
 
 
 def test_an_unknown_figure_is_refused() -> None:
-    done = _run("--figures", "loar")
-    assert done.returncode == 2
-    assert "no figure loar" in done.stderr
-    assert "pretrain-124m" in done.stderr
+    completed = _run("--figures", "loar")
+    assert completed.returncode == 2
+    assert "no figure loar" in completed.stderr
+    assert "pretrain-124m" in completed.stderr
 
 
 @pytest.mark.slow
@@ -54,11 +54,11 @@ def test_an_unknown_figure_is_refused() -> None:
     "device", [pytest.param("cpu", marks=pytest.mark.soak), pytest.param("cuda", marks=pytest.mark.gpu)]
 )
 def test_the_figures_of_a_gpu_come_from_one_contest(tmp_path: Path, device: str) -> None:
-    file, wanted = tmp_path / "figures.json", "lora-8b,share-8b,hours-8b"
-    done = _run("--device", device, "--figures", wanted, "--contestants", "lotune", "--json", file)
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = {one["name"]: one for one in json.loads(file.read_text())["figures"]}
-    assert ",".join(figures) == wanted
+    file, expected = tmp_path / "figures.json", "lora-8b,share-8b,hours-8b"
+    completed = _run("--device", device, "--figures", expected, "--contestants", "lotune", "--json", file)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    figures = {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]}
+    assert ",".join(figures) == expected
     assert figures["hours-8b"]["ours"] == pytest.approx(90_000 * 5 * 81 / figures["lora-8b"]["ours"] / 3600)
     assert figures["share-8b"]["ours"] > 0
 
@@ -81,7 +81,7 @@ def test_a_contestant_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPat
     failed: dict[str, str] = {}
     measured, matrices = train.run_contest("lora-8b", options, "float32", tmp_path / "contest", failed)
     assert failed == {"lora-8b: trl": "trl failed: no memory"}
-    assert [one.name for one in measured] == ["lotune", "trl-packed"]
+    assert [item.name for item in measured] == ["lotune", "trl-packed"]
     plan = train.read_plan(tmp_path / "contest")
     ratio, share, hours = train.figures("lora-8b", list(train.ON_GPU), measured, matrices, plan)
     assert (ratio["peer_name"], ratio["ratio"]) == ("trl-packed", 1.0)
@@ -91,10 +91,10 @@ def test_a_contestant_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    done = _run("--device", "cuda", CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2
-    *_, found, expected, remedy = done.stderr.splitlines()
-    assert found.startswith("--device: cuda was asked for")
+    completed = _run("--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert completed.returncode == 2
+    *_, result, expected, remedy = completed.stderr.splitlines()
+    assert result.startswith("--device: cuda was asked for")
     assert expected.startswith("expected: ")
     assert remedy.startswith("remedy: --device cpu")
 

@@ -63,17 +63,17 @@ def test_resuming_gives_the_same_weights_bit_for_bit(
     tiny_llama: Any, tmp_path: Path, optimizer: str, save: Callable[..., Any]
 ) -> None:
     start = {name: value.clone() for name, value in tiny_llama.state_dict().items()}
-    whole = begin(tiny_llama, optimizer)
-    for step in steps(whole):
+    complete = begin(tiny_llama, optimizer)
+    for step in steps(complete):
         if step.number == 4:
-            save(tmp_path, whole, 4, {"found": [1.5]})
-    expected = weights(whole)
+            save(tmp_path, complete, 4, {"found": [1.5]})
+    expected = weights(complete)
     tiny_llama.load_state_dict(start)
     again = begin(tiny_llama, optimizer)
     torch.manual_seed(99)
-    found = load_state(tmp_path, again)
-    assert found.state is not None
-    assert (found.state.step, found.state.notes) == (4, {"found": [1.5]})
+    result = load_state(tmp_path, again)
+    assert result.state is not None
+    assert (result.state.step, result.state.notes) == (4, {"found": [1.5]})
     assert not same(weights(again), expected)
     assert [step.number for step in steps(again, 5)] == [5, 6]
     assert same(weights(again), expected)
@@ -90,10 +90,10 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_used(tiny_llama: Any, 
     else:
         content[-5] ^= 1
     newest.write_bytes(content)
-    found = load_state(tmp_path, training)
-    assert found.damaged == (newest.name,)
-    assert found.state is not None
-    assert found.state.step == STEPS - 1
+    result = load_state(tmp_path, training)
+    assert result.damaged == (newest.name,)
+    assert result.state is not None
+    assert result.state.step == STEPS - 1
 
 
 @pytest.mark.parametrize("harm", ["cut", "altered", "gone", "added", "header"])
@@ -115,10 +115,10 @@ def test_a_damaged_sharded_state_is_detected_and_written_again(tiny_llama: Any, 
         (newest / "other.safetensors").write_bytes(file.read_bytes())
     else:
         (newest / HEADER).write_bytes(b"{}")
-    found = load_state(tmp_path, training)
-    assert found.damaged == (newest.name,)
-    assert found.state is not None
-    assert found.state.step == STEPS - 1
+    result = load_state(tmp_path, training)
+    assert result.damaged == (newest.name,)
+    assert result.state is not None
+    assert result.state.step == STEPS - 1
     for step in steps(training, STEPS):
         save_shards(tmp_path, training, step.number, None)
     assert load_state(tmp_path, training).damaged == ()
@@ -191,19 +191,19 @@ def test_a_request_to_stop_saves_first(tiny_llama: Any, tmp_path: Path, number: 
     with pytest.raises(KeyboardInterrupt):
         work()
     assert seen == [1, 2, 3]
-    found = load_state(tmp_path, training).state
-    assert found is not None
-    assert (found.step, found.notes) == (3, {"seen": 3})
+    result = load_state(tmp_path, training).state
+    assert result is not None
+    assert (result.step, result.notes) == (3, {"seen": 3})
     assert signal.getsignal(number) is handler
 
 
 def test_states_are_saved_when_due(tiny_llama: Any, tmp_path: Path) -> None:
     training = begin(tiny_llama, "adamw")
-    kept = []
+    state_names = []
     for _ in save_states_between(steps(training), tmp_path, training, lambda: None, minutes=60, always=(2, 5)):
-        kept.append(sorted(path.name.split(".")[0] for path in tmp_path.iterdir()))
-    assert [len(names) for names in kept] == [0, 0, 1, 1, 1, 2]
-    assert kept[-1] == ["step-000000002", "step-000000005"]
+        state_names.append(sorted(path.name.split(".")[0] for path in tmp_path.iterdir()))
+    assert [len(names) for names in state_names] == [0, 0, 1, 1, 1, 2]
+    assert state_names[-1] == ["step-000000002", "step-000000005"]
 
 
 def test_the_last_good_state_is_saved_if_a_loss_is_not_finite(tiny_llama: Any, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_last_good_state_is_saved_if_a_loss_is_not_finite(tiny_llama: Any, t
         list(save_states_between(failing(), tmp_path, training, lambda: {"seen": 3}, minutes=5))
     with torch.no_grad():
         next(tiny_llama.parameters()).zero_()
-    found = load_state(tmp_path, training).state
-    assert found is not None
-    assert (found.step, found.notes) == (3, {"seen": 3})
+    result = load_state(tmp_path, training).state
+    assert result is not None
+    assert (result.step, result.notes) == (3, {"seen": 3})
     assert same(weights(training), good)

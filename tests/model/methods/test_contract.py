@@ -115,8 +115,8 @@ def test_equal_seeds_are_equal_adapters(settings: AdapterSettings, base: LoadedM
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     pairs = list(zip(weights(5), weights(5), strict=True))
-    assert all(torch.equal(one, other) for one, other in pairs)
-    assert not all(torch.equal(one, other) for one, other in zip(weights(5), weights(6), strict=True))
+    assert all(torch.equal(weight, other) for weight, other in pairs)
+    assert not all(torch.equal(weight, other) for weight, other in zip(weights(5), weights(6), strict=True))
 
 
 def test_only_the_adapter_trains_in_float32(settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor) -> None:
@@ -141,12 +141,14 @@ def test_a_saved_adapter_gives_the_same_logits_here_and_in_peft(
     model = shaken(add_adapter(base.model, settings, seed=0))
     expected = model(input_ids=tokens).logits
     save_adapter(model, tmp_path / "adapter", base=base)
-    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.name), str(tmp_path / "adapter"))
-    assert torch.equal(theirs(input_ids=tokens).logits, expected)
-    ours: Any = load_adapter(reload(base), tmp_path / "adapter")
-    assert torch.equal(ours(input_ids=tokens).logits, expected)
-    assert trainable_count(ours) == 0
-    save_adapter(ours, tmp_path / "again", base=base)
+    reference_values = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base.name), str(tmp_path / "adapter")
+    )
+    assert torch.equal(reference_values(input_ids=tokens).logits, expected)
+    actual: Any = load_adapter(reload(base), tmp_path / "adapter")
+    assert torch.equal(actual(input_ids=tokens).logits, expected)
+    assert trainable_count(actual) == 0
+    save_adapter(actual, tmp_path / "again", base=base)
     names = ("adapter_config.json", "adapter_model.safetensors")
     assert all((tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes() for name in names)
     further: Any = init_adapter(reload(base), settings.model_copy(update={"init_from": tmp_path / "adapter"}), seed=7)
@@ -162,8 +164,8 @@ def test_virtual_ids_give_the_embeddings_that_peft_puts_before_a_prompt(
     ids = virtual_ids(model)
     assert len(ids) == method.num_virtual_tokens(settings)
     assert context_length(model) == (declared_context_length(base.model.config) or 0) - len(ids)
-    whole = torch.cat([torch.tensor([ids], dtype=torch.int64).expand(len(tokens), -1), tokens], 1)
-    assert torch.equal(token_reader(model)(input_ids=whole).logits, model(input_ids=tokens).logits)
+    complete = torch.cat([torch.tensor([ids], dtype=torch.int64).expand(len(tokens), -1), tokens], 1)
+    assert torch.equal(token_reader(model)(input_ids=complete).logits, model(input_ids=tokens).logits)
 
 
 def test_merged_is_adapted_or_refused(
@@ -194,8 +196,8 @@ def test_the_loss_is_that_of_peft_row_by_row(
     expected = torch.tensor(0.0)
     for row in rows(tokens):
         logits = model(input_ids=torch.tensor([row.token_ids])).logits[0, -len(row.token_ids) :].log_softmax(-1)
-        places = [place for first, last in row.spans for place in range(first, last)]
-        expected = expected - sum(logits[place - 1, row.token_ids[place]] for place in places)
+        positions = [item for first, last in row.spans for item in range(first, last)]
+        expected = expected - sum(logits[item - 1, row.token_ids[item]] for item in positions)
     expected.backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = [parameter.grad for parameter in trained]
@@ -222,14 +224,14 @@ def test_a_resumed_training_ends_with_the_same_weights(
         batches = Collator(8, 4096, 257, False, virtual_ids(begun.model)).batches(rows(tokens))
         list(train(begun.model, [batches] * (last - first + 1), begun.optimizers, [1.0] * 4, first_step=first))
 
-    whole, stopped, resumed = training(), training(), training()
-    steps(whole, 1, 4)
+    complete, stopped, resumed = training(), training(), training()
+    steps(complete, 1, 4)
     steps(stopped, 1, 2)
     save_state(tmp_path, stopped, 2, None)
     state = load_state(tmp_path, resumed).state
     assert state is not None
     steps(resumed, state.step + 1, 4)
-    weights = [dict(begun.model.named_parameters()) for begun in (whole, resumed)]
+    weights = [dict(begun.model.named_parameters()) for begun in (complete, resumed)]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
@@ -257,8 +259,8 @@ def test_answers_and_likelihoods_are_those_of_peft(
     assert [answer.token_ids for answer in answers] == expected
     engine = Engine(model, base.tokenizer)
     engine._backend = TransformersBatcher(engine.model, engine._base)
-    done = dict(engine.stream(requests, batch_tokens=4096))
-    assert [done[number].token_ids for number in range(len(prompts))] == expected
+    completed = dict(engine.stream(requests, batch_tokens=4096))
+    assert [completed[number].token_ids for number in range(len(prompts))] == expected
     continuations = [Continuation(prompt, (7, 8)) for prompt in prompts]
     for prompt, values in zip(prompts, LogLikelihood(model).score(continuations, batch_tokens=4096), strict=True):
         logits = model(input_ids=torch.tensor([[*prompt, 7]])).logits[0, -2:].log_softmax(-1)

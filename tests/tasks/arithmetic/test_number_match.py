@@ -81,8 +81,8 @@ READ = {
 
 @pytest.mark.parametrize(("text", "number"), READ.items())
 def test_the_number_that_counts(text: str, number: str | None) -> None:
-    found = read_number(text)
-    assert (None if found is None else str(found)) == number
+    result = read_number(text)
+    assert (None if result is None else str(result)) == number
 
 
 VERDICTS = [
@@ -168,9 +168,9 @@ def test_no_almost_number_is_refused(answer: str, key: str, rule: str) -> None:
 @given(value=NUMBERS)
 def test_a_number_is_read_back(value: Decimal) -> None:
     for form in (f"{value:f}", f"{value:E}", f"x = {value:,f} 克", rf"\boxed{{{value:f}}}", f"7, final, {value:f}."):
-        found = read_number(form)
-        assert found is not None
-        assert found.numerator == value
+        result = read_number(form)
+        assert result is not None
+        assert result.numerator == value
 
 
 PIECES = [
@@ -196,13 +196,13 @@ PIECES += ["\\boxed{", "}", "{", "final", "1E", "1E+", ".", "1.", "，", "9" * 5
 def test_long_texts_take_linear_time(piece: str) -> None:
     def seconds(length: int) -> float:
         texts = (piece * (length // len(piece)), "=" + piece * (length // len(piece)) + "7")
-        found = []
+        results = []
         for _ in range(3):  # the least is what the machine's other work leaves undisturbed
             start = time.process_time()
             for text in texts:
                 match_numbers(text, text, "significant:5")
-            found.append(time.process_time() - start)
-        return min(found)
+            results.append(time.process_time() - start)
+        return min(results)
 
     assert seconds(80_000) <= 8 * 3 * seconds(10_000) + 0.02, "eight times the text, where the square would be 64"
 

@@ -60,9 +60,9 @@ def test_every_chinese_row_of_the_contest_comes_out(reference_data: Path) -> Non
     assert kinds["english"] == 6
     assert kinds["other"] == 0
     for row in rows:
-        if found := recognise(row["problem"]):
-            assert PROBLEM_TYPES[found[0]].solution(found[1]) == row["solution"]
-            assert PROBLEM_TYPES[found[0]].problem_zh(found[1]) == row["problem"]
+        if result := recognise(row["problem"]):
+            assert PROBLEM_TYPES[result[0]].solution(result[1]) == row["solution"]
+            assert PROBLEM_TYPES[result[0]].problem_zh(result[1]) == row["problem"]
     assert len(rows) - kinds["english"] == 294
 
 

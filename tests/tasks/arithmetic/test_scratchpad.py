@@ -45,9 +45,9 @@ nonzero = decimals().filter(lambda text: Decimal(text) != 0)
 
 def columns(line: str, width: int) -> list[str]:
     """The steps of a line of working."""
-    found = [line[i : i + width] for i in range(0, len(line), width)]
-    assert all(len(one) == width for one in found)
-    return found
+    results = [line[i : i + width] for i in range(0, len(line), width)]
+    assert all(len(result) == width for result in results)
+    return results
 
 
 def digits_of(steps: list[str]) -> int:
@@ -90,7 +90,7 @@ def test_sums(a: str, b: str, operator: str) -> None:
     if first[0] == second[0]:
         assert (compared, operation) == ("", "+")
     else:  # digits in pairs, highest first, down to the first two that are unlike
-        pairs = [one + other for one, other in zip(first[2:], second[2:], strict=True)]
+        pairs = [item + other for item, other in zip(first[2:], second[2:], strict=True)]
         assert compared == "".join(pairs)[: len(compared)]
         assert all(pair[0] == pair[1] for pair in pairs[: len(compared) // 2 - 1])
         assert abs(int(first)) == abs(int(second)) or compared[-2] != compared[-1]
@@ -145,14 +145,14 @@ def test_products(a: str, b: str) -> None:
     x, y = abs(int(first)), abs(int(second))
     rows = [line.split(":") for line in lines[2:-1]]
     assert [left for left, _ in rows] == [str(y)[:end] for end in range(len(str(y)), 0, -1)]
-    running, found = 0, ""
+    running, returned = 0, ""
     for left, steps in rows:  # the lowest digit of a row is final, the others are added to in the next
-        digit, shown = left[-1], columns(steps, 7)
-        assert "".join(step[4] for step in reversed(shown)) == str(running).zfill(len(shown))
-        total = digits_of(shown)
+        digit, displayed = left[-1], columns(steps, 7)
+        assert "".join(step[4] for step in reversed(displayed)) == str(running).zfill(len(displayed))
+        total = digits_of(displayed)
         assert total == running + int(digit) * x
-        running, found = total // 10, str(total % 10) + found
-    assert int(str(running) + found) == x * y
+        running, returned = total // 10, str(total % 10) + returned
+    assert int(str(running) + returned) == x * y
 
 
 @given(decimals(), nonzero)
@@ -175,9 +175,9 @@ def test_quotients(a: str, b: str) -> None:
         trial, steps = row.split(":")
         *highest, digit = trial.split(",")
         assert highest == [str(number).zfill(width)[:TRIAL_DIGITS] for number in (remainder, divisor)]
-        shown = columns(steps, 7)
-        assert int("".join(step[4] for step in reversed(shown))) == remainder
-        left = digits_of(shown)
+        displayed = columns(steps, 7)
+        assert int("".join(step[4] for step in reversed(displayed))) == remainder
+        left = digits_of(displayed)
         assert left == remainder - int(digit) * divisor
         assert 0 <= left < divisor
         remainder = 10 * left
@@ -189,22 +189,22 @@ def test_roots(a: str) -> None:
     assert_ends_on(text, result)
     with localcontext(Context(prec=60)):
         exact = Decimal(a).sqrt()
-    found, root, remainder = Decimal(result), 0, None
+    returned, root, remainder = Decimal(result), 0, None
     for row in text.splitlines()[2:-1]:
         trial, steps = row.split(":")
         *highest, digit = trial.split(",")
-        shown = columns(steps, 7)
-        started = int("".join(step[4] for step in reversed(shown)))
-        assert highest == [str(number).zfill(len(shown))[:TRIAL_DIGITS] for number in (started, 20 * root)]
+        displayed = columns(steps, 7)
+        started = int("".join(step[4] for step in reversed(displayed)))
+        assert highest == [str(number).zfill(len(displayed))[:TRIAL_DIGITS] for number in (started, 20 * root)]
         assert remainder is None or started // 100 == remainder
-        remainder = digits_of(shown)
+        remainder = digits_of(displayed)
         assert remainder == started - (20 * root + int(digit)) * int(digit)
         root = 10 * root + int(digit)
         assert 0 <= remainder <= 2 * root
-    if found**2 == Decimal(a):
+    if returned**2 == Decimal(a):
         return
     with localcontext(Context(prec=6, rounding=ROUND_DOWN)):
-        assert +found == +exact
+        assert +returned == +exact
 
 
 @given(decimals(99_999), st.integers(0, 5))
@@ -232,14 +232,14 @@ def test_rounded_products(a: str, b: str) -> None:
 def test_long_sums(numbers: list[str]) -> None:
     text, result = total_blocks(tuple(numbers))
     assert Decimal(result) == sum(map(Decimal, numbers))
-    marked = [chr(ord("a") + place) + number for place, number in enumerate(numbers)]
+    marked = [chr(ord("a") + index) + number for index, number in enumerate(numbers)]
     assert text.startswith("".join(marked) + "=?\n")
     blocks = text.split("=?\n")[1:]
     assert len(blocks) == len(numbers)
     assert blocks[0] == f"{marked[0]}+{marked[1]}"
     reached = [block.splitlines()[-2][1:] for block in blocks[1:-1]]  # what one block reaches, the next begins with
     begins = [block.splitlines()[-1] for block in blocks[1:-1]]
-    assert all(begun.startswith(one + "+") for one, begun in zip(reached, begins, strict=True))
+    assert all(begun.startswith(item + "+") for item, begun in zip(reached, begins, strict=True))
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=6))

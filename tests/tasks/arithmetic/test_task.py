@@ -112,7 +112,7 @@ def test_figures_leave_unjudgeable_rows_out() -> None:
     task = ArithmeticTask()
     examples = [example_of(ROW), example_of(ROW), example_of({"problem": "Who?", "solution": "me"})]
     judged = [task.judge(example, text) for example, text in zip(examples, ["-0.75", "0.75", "3"], strict=True)]
-    assert [one.correct for one in judged] == [True, False, None]
+    assert [item.correct for item in judged] == [True, False, None]
     assert (judged[0].extracted, judged[0].reference, judged[2].reference) == ("-0.75", "-0.75", "me")
     assert task.metrics(judged) == {"accuracy": 0.5, "unjudgeable": 1.0}
     assert by_kind(judged, examples) == {"add": {"accuracy": 0.5, "right": 1, "n": 2}}
@@ -130,7 +130,7 @@ def test_the_contests_answers_are_correct(reference_data: Path) -> None:
     task = ArithmeticTask()
     examples = list(task.examples(((str(i), orjson.loads(line)) for i, line in enumerate(lines, 1)), training=True))
     judged = [task.judge(example, example.target) for example in examples]
-    assert all(one.correct for one in judged)
+    assert all(item.correct for item in judged)
     assert by_kind(judged, examples)["english"]["n"] == 6
 
 

@@ -34,12 +34,12 @@ FREE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max
 
 def turns(conversation: Conversation, keys: tuple[str, str], names: tuple[str, str]) -> list[dict[str, str]]:
     """The turns of a conversation, the last answer left out where it is missing."""
-    said = [("system", conversation.system)] if conversation.system else []
+    output = [("system", conversation.system)] if conversation.system else []
     for pair in zip(conversation.questions, conversation.answers, strict=True):
-        said += list(zip(names, pair, strict=True))
-    if not said[-1][1]:
-        said.pop()
-    return [dict(zip(keys, one, strict=True)) for one in said]
+        output += list(zip(names, pair, strict=True))
+    if not output[-1][1]:
+        output.pop()
+    return [dict(zip(keys, item, strict=True)) for item in output]
 
 
 def as_row(shape: str, conversation: Conversation) -> Row:
@@ -85,7 +85,7 @@ def test_a_conversation_has_the_texts_of_its_row(shape: str, data: st.DataObject
 @given(data=st.data())
 def test_written_rows_are_read_again(shape: str, mark: str, name: str, data: st.DataObject, tmp_path: Path) -> None:
     """With a byte-order mark and Windows' line ends, too."""
-    rows = [as_row(shape, one) for one in data.draw(st.lists(conversations(shape), min_size=1, max_size=4))]
+    rows = [as_row(shape, item) for item in data.draw(st.lists(conversations(shape), min_size=1, max_size=4))]
     TASK.write(tmp_path / name, rows)
     content = (tmp_path / name).read_bytes()
     if mark:
@@ -110,8 +110,8 @@ def test_tables_with_a_column_map(
     (tmp_path / name).write_bytes((mark + file.getvalue()).encode())
     columns = {"instruction": "question", "output": "answer"}
     task = InstructionsTask(InstructionsSettings(columns=columns))
-    found = [conversation_of(*row) for row in task.read(tmp_path / name).rows]
-    assert [(one.questions[0], one.answers[0]) for one in found] == pairs
+    results = [conversation_of(*row) for row in task.read(tmp_path / name).rows]
+    assert [(result.questions[0], result.answers[0]) for result in results] == pairs
 
 
 def refusal(tmp_path: Path, rows: list[Any], task: InstructionsTask = TASK) -> str:
@@ -124,10 +124,10 @@ def refusal(tmp_path: Path, rows: list[Any], task: InstructionsTask = TASK) -> s
 
 
 def test_unknown_fields_are_named_with_the_map_that_mends_them(tmp_path: Path) -> None:
-    said = refusal(tmp_path, [{"id": 1, "question": "a", "answer": "b"}])
-    assert "rows.jsonl: its rows have the fields id, question, answer" in said
-    assert "expected: instruction, input, output; messages; conversations; prompt, completion" in said
-    assert "task.columns: {instruction: question, output: answer}" in said
+    output = refusal(tmp_path, [{"id": 1, "question": "a", "answer": "b"}])
+    assert "rows.jsonl: its rows have the fields id, question, answer" in output
+    assert "expected: instruction, input, output; messages; conversations; prompt, completion" in output
+    assert "task.columns: {instruction: question, output: answer}" in output
     assert "did you mean messages by mesages?" in refusal(tmp_path, [{"mesages": []}])
     assert "(none)" in refusal(tmp_path, [{}])
 
@@ -138,8 +138,8 @@ def test_an_answer_under_another_name_is_noticed(tmp_path: Path) -> None:
 
 
 def test_mixed_formats_are_refused(tmp_path: Path) -> None:
-    said = refusal(tmp_path, [{"prompt": "a", "completion": "b"}, {"x": 1}, {"instruction": "a", "output": "b"}])
-    assert "mixes formats: completion (rows.jsonl:1), alpaca (rows.jsonl:3)" in said
+    output = refusal(tmp_path, [{"prompt": "a", "completion": "b"}, {"x": 1}, {"instruction": "a", "output": "b"}])
+    assert "mixes formats: completion (rows.jsonl:1), alpaca (rows.jsonl:3)" in output
 
 
 def test_a_wrong_column_gets_the_nearest(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ SAID = {"role": "assistant", "content": "So."}
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"messages": [SAID]}, "turn 1 is of assistant, not of user"),
         ({"messages": [{"role": "system", "content": "s"}, ASKED, ASKED]}, "turn 3 is of user, not of assistant"),
@@ -188,10 +188,10 @@ SAID = {"role": "assistant", "content": "So."}
         ({"height": 1}, "has the fields height"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(row: Row, said: str) -> None:
+def test_rows_that_cannot_be_used_are_named(row: Row, message: str) -> None:
     with pytest.raises(DataError, match=r"^mine.jsonl:3: ") as caught:
         conversation_of("mine.jsonl:3", row)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_null_is_an_empty_text() -> None:

@@ -30,10 +30,10 @@ def task(**changes: Any) -> InstructionsTask:
 
 
 def row_of(pairs: list[tuple[str, str]], system: str = "") -> Row:
-    said = [("system", system)] if system else []
+    output = [("system", system)] if system else []
     for question, answer in pairs:
-        said += [("user", question), ("assistant", answer)]
-    return {"messages": [{"role": role, "content": text} for role, text in said]}
+        output += [("user", question), ("assistant", answer)]
+    return {"messages": [{"role": role, "content": text} for role, text in output]}
 
 
 def example_of(row: Row, **changes: Any) -> Example:
@@ -45,8 +45,8 @@ def scored_texts(tokenizer: Any, example: Example) -> list[str]:
     """The stretches of text that a batch of this one row trains on."""
     batch = pad_rows([encode_row(tokenizer, example)], tokenizer.pad_token_id)
     targets = batch.targets[0].numpy()
-    places = np.flatnonzero(targets != IGNORE_INDEX)
-    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    positions = np.flatnonzero(targets != IGNORE_INDEX)
+    runs = np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
     return [tokenizer.decode(targets[run]) for run in runs]
 
 

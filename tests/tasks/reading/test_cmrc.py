@@ -29,7 +29,7 @@ def test_worked_values(prediction: str, golds: list[str], f1: float, em: float) 
     assert cmrc_scores(prediction, golds) == pytest.approx((f1, em))
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
+@pytest.mark.parametrize(("text", "expected"), [
     ("don't we'll o'clock", ["do", "n't", "we", "'ll", "o'clock"]),
     ("(24) a,b 1,000 cannot", ["(", "24", ")", "a", ",", "b", "1,000", "can", "not"]),
     ("u.s. army etc.", ["u.s.", "army", "etc", "."]),
@@ -37,8 +37,8 @@ def test_worked_values(prediction: str, golds: list[str], f1: float, em: float) 
     ("the 'pink' one...", ["the", "'", "pink", "'", "one", "..."]),
     ("于2001年force", ["于", "2001", "年", "force"]),
 ])  # fmt: skip
-def test_words_are_those_of_the_treebank(text: str, wanted: list[str]) -> None:
-    assert cmrc_tokens(text) == wanted
+def test_words_are_those_of_the_treebank(text: str, expected: list[str]) -> None:
+    assert cmrc_tokens(text) == expected
 
 
 @given(TEXTS, TEXTS, TEXTS)

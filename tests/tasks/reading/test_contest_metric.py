@@ -73,8 +73,8 @@ def test_segments_lose_nothing(text: str) -> None:
 @given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=8))
 def test_longest_common_run_is_the_longest(first: list[int], second: list[int]) -> None:
     runs = {tuple(second[i:j]) for i in range(len(second)) for j in range(i, len(second) + 1)}
-    ours = (tuple(first[i:j]) for i in range(len(first)) for j in range(i, len(first) + 1))
-    assert longest_common_run(first, second) == max((len(run) for run in ours if run in runs), default=0)
+    actual = (tuple(first[i:j]) for i in range(len(first)) for j in range(i, len(first) + 1))
+    assert longest_common_run(first, second) == max((len(run) for run in actual if run in runs), default=0)
 
 
 @pytest.mark.parametrize(
@@ -96,5 +96,5 @@ def test_worked_values(prediction: str, label: str, f1: float, em: float) -> Non
 def test_the_first_use_is_quiet() -> None:
     code = "from lotune.tasks.reading.contest_metric import contest_f1_em; contest_f1_em('a b', 'a')"
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == done.stderr == ""
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert completed.stdout == completed.stderr == ""

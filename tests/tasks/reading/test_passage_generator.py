@@ -96,8 +96,8 @@ def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
         "from lotune.tasks.reading.passage_generator import passages; print([p['title'] for p in passages(5, 9, 'en')])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == str([p["title"] for p in passages(5, 9, "en")])
+    displayed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert displayed.strip() == str([p["title"] for p in passages(5, 9, "en")])
 
 
 def test_the_vocabulary_is_closed_and_questions_ask_for_all_relations() -> None:
@@ -113,10 +113,10 @@ def test_every_relation_is_worded_in_both_languages() -> None:
     keys = {f"{kind}.{relation}" for kind, relations in templates_en.RELATIONS.items() for relation in relations}
     assert len(keys) >= 8
     assert set(templates_en.ENGLISH) == set(CHINESE) == keys
-    for predicates, whole, questions, reverse in [*templates_en.ENGLISH.values(), *CHINESE.values()]:
-        assert len((predicates + "|" + whole).split("|")) >= 3
+    for predicates, complete, questions, reverse in [*templates_en.ENGLISH.values(), *CHINESE.values()]:
+        assert len((predicates + "|" + complete).split("|")) >= 3
         assert all(text.count("{v}") == 1 and "{s}" not in text for text in predicates.split("|"))
-        assert all(text.count("{v}") == 1 and text.count("{s}") == 1 for text in whole.split("|"))
+        assert all(text.count("{v}") == 1 and text.count("{s}") == 1 for text in complete.split("|"))
         assert len(questions.split("|")) >= 3
         assert all(text.count("{s}") == 1 and "{v}" not in text for text in questions.split("|"))
         assert all(text.count("{v}") == 1 and "{s}" not in text for text in reverse.split("|"))

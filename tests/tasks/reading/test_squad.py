@@ -30,14 +30,14 @@ def test_two_published_systems(system: str, em: float, f1: float, missing: int, 
     examples = list(task.examples(task.read(reference_data / "squad/dev-v1.1.json").rows, training=False))
     assert len(examples) == 10570
     predictions = json.loads((reference_data / f"squad/predictions/{system}.json").read_text())
-    assert sum(one.id not in predictions for one in examples) == missing
-    answered = [(one, predictions[one.id]) for one in examples if one.id in predictions]
-    scores = [squad_scores(text, one.references) for one, text in answered]  # a missing answer counts 0
+    assert sum(example.id not in predictions for example in examples) == missing
+    answered = [(example, predictions[example.id]) for example in examples if example.id in predictions]
+    scores = [squad_scores(text, example.references) for example, text in answered]  # a missing answer counts 0
     assert sum(score for _, score in scores) / len(examples) == pytest.approx(em, abs=1e-9)
     assert sum(score for score, _ in scores) / len(examples) == pytest.approx(f1, abs=1e-9)
-    for (one, text), (squad_f1, squad_em) in list(zip(answered, scores, strict=True))[:300]:
-        found = task.judge(one, text).scores
-        assert (found["squad_f1"], found["squad_em"]) == (squad_f1, squad_em)
+    for (example, text), (squad_f1, squad_em) in list(zip(answered, scores, strict=True))[:300]:
+        result = task.judge(example, text).scores
+        assert (result["squad_f1"], result["squad_em"]) == (squad_f1, squad_em)
 
 
 @pytest.mark.parametrize(

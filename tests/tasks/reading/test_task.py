@@ -36,9 +36,9 @@ def test_the_first_question_and_the_prompt() -> None:
 
 
 def test_training_takes_every_question_and_a_test_those_that_the_settings_want() -> None:
-    assert [one.id for one in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
+    assert [example.id for example in ReadingTask().examples([("row", ROW)], training=True)] == ["q1", "q2"]
     every = ReadingTask(ReadingSettings(questions_per_passage="all"))
-    assert [one.id for one in every.examples([("row", ROW)], training=False)] == ["q1", "q2"]
+    assert [example.id for example in every.examples([("row", ROW)], training=False)] == ["q1", "q2"]
 
 
 @pytest.mark.parametrize("answers", [{}, {"answers": []}])
@@ -49,13 +49,16 @@ def test_questions_without_references_are_answered_but_not_scored(tmp_path: Path
     write_jsonl(tmp_path / "test.jsonl", [row])
     task = ReadingTask(ReadingSettings(questions_per_passage="all"))
     for name in ("test.json", "test.jsonl"):
-        found = task.read(tmp_path / name).rows
-        examples = list(task.examples(found, training=False))
-        assert [(one.id, one.target, one.references) for one in examples] == [("q0", "", ()), ("q1", "", ())]
+        result = task.read(tmp_path / name).rows
+        examples = list(task.examples(result, training=False))
+        assert [(example.id, example.target, example.references) for example in examples] == [
+            ("q0", "", ()),
+            ("q1", "", ()),
+        ]
         assert examples[1].prompt.endswith("### Input:\nWhich 1?\n\n### Response:")
         assert task.judge(examples[0], "Denver\nBroncos") == Score("Denver", "", None)
         with pytest.raises(DataError, match="no answer to train on for q0, q1"):
-            list(task.examples(found, training=True))
+            list(task.examples(result, training=True))
 
 
 def test_verdicts_and_means() -> None:
@@ -106,4 +109,4 @@ def test_settings_may_allow_longer_answers() -> None:
 def test_the_protocol_has_2067_items(reference_data: Path) -> None:
     items = read_items(reference_data / "squad" / "dev-v1.1.json")
     examples = list(ReadingTask().examples(items, training=False))
-    assert len(examples) == len({one.id for one in examples}) == 2067
+    assert len(examples) == len({example.id for example in examples}) == 2067
