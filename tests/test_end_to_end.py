@@ -108,7 +108,7 @@ def test_the_run_folder(finished: Path) -> None:
 def test_the_report_is_made_from_the_folder_alone(finished: Path, tmp_path: Path) -> None:
     written = {name: (finished / "small" / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")}
     assert all("Not valid" in text for text in written.values())
-    copy = shutil.copytree(finished / "small", tmp_path / "elsewhere")
+    copy = shutil.copytree(finished / "small", tmp_path / "elsewhere" / "small")
     for name in written:
         (copy / name).unlink()
     assert str(copy / "report.html") in call("report", copy).stderr
@@ -641,7 +641,7 @@ def test_the_command_in_a_report_repeats_the_run(finished: Path, runs: Path) -> 
     path = runs / "small" / "recipe.yaml"
     path.write_text(path.read_text().replace(str(finished), str(runs)))
     call("report", runs / "small")
-    command = re.search(r"^lotune (run .*)$", (runs / "small" / "report.md").read_text(), re.MULTILINE)
+    command = re.search(r"^lotune (run .* name=small-again)$", (runs / "small" / "report.md").read_text(), re.MULTILINE)
     assert command is not None
     call(*shlex.split(command[1]))
     cards = [(runs / name / "scorecard.json").read_bytes() for name in ("small", "small-again")]

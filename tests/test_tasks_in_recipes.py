@@ -46,7 +46,7 @@ def test_a_run(name: str, small_base: Path, tmp_path: Path) -> None:
     assert majority is None or said is not majority["better"]
     assert (0 < len(card["next_steps"]) <= 3) is not card["valid"]
     for page in ("report.html", "report.md"):
-        assert all("lotune run" in step["command"] for step in card["next_steps"])
+        assert all("=" in setting for step in card["next_steps"] for setting in step["settings"])
         assert ("To try next" in (tmp_path / "own" / page).read_text()) is bool(card["next_steps"])
     trained = json.loads((tmp_path / "own" / "data" / "train.tokens.json").read_text())["rows"]
     assert 40 < trained <= 80 if name == "choice" else trained == 40  # copies that are shuffled into one go

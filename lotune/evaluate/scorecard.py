@@ -5,6 +5,7 @@ Fractions (accuracy, retained, threshold, ratio) are 0 to 1; retention metrics a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -201,10 +202,20 @@ class BatchingEffect(_Record):
 
 
 class NextStep(_Record):
-    """A command to try after a run that is not valid, and the reason of the rule behind it."""
+    """A new run to try after one that is not valid: its settings, `key=value`, and the reason of the rule behind it.
 
-    command: str
+    `recipe` is the run's recipe, which the settings change. It is not stored: the folder of a run may move.
+    """
+
+    settings: tuple[str, ...]
     reason: str
+    recipe: Path = Field(Path("recipe.yaml"), exclude=True)
+
+    @property
+    def command(self) -> str:
+        """The command of the new run."""
+        name = f"name={self.recipe.parent.name or 'run'}-next"
+        return shlex.join(["lotune", "run", str(self.recipe), name, *self.settings])
 
 
 class Scorecard(_Record):
@@ -351,9 +362,12 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """Read a scorecard. Raises: RunError if the file is missing or damaged."""
+    """Read the scorecard of a run's folder. Raises: RunError if the file is missing or damaged."""
+    recipe = path.parent / "recipe.yaml"
     try:
-        return Scorecard.model_validate(read_json(path))
+        card = Scorecard.model_validate(read_json(path))
+        steps = tuple(step.model_copy(update={"recipe": recipe}) for step in card.next_steps)
+        return card.model_copy(update={"next_steps": steps})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

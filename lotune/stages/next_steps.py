@@ -5,7 +5,6 @@ To add a rule, append a row to RULES and a line to the table of docs/scoring.md,
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,16 +159,10 @@ def next_steps(outcome: Outcome, folder: Path) -> tuple[NextStep, ...]:
     for rule in RULES:
         if rule.applies(outcome):
             settings = rule.settings(outcome)
-            name = f"name={outcome.recipe.name or folder.name}-next"
-            words = [
-                "lotune",
-                "run",
-                str(folder / "recipe.yaml"),
-                name,
-                *(f"{key}={settings[key]}" for key in settings),
-            ]
+            words = tuple(f"{key}={value}" for key, value in settings.items())
+            step = NextStep(settings=words, reason=rule.reason, recipe=folder / "recipe.yaml")
             # A second rule for a setting would contradict the first.
-            steps.setdefault(tuple(settings), NextStep(command=shlex.join(words), reason=rule.reason))
+            steps.setdefault(tuple(settings), step)
     return tuple(steps.values())[:MOST_STEPS]
 
 
