@@ -107,9 +107,7 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
     for place, (option, value) in enumerate(pairwise(words), start=1):
         if option in NUMBERS:
             words[place] = str(min(NUMBERS[option], int(value)))
-    recipe = next(
-        (word for before, word in zip(words, words[1:], strict=False) if word in SMALLER and before != "--model"), None
-    )
+    recipe = next((word for before, word in pairwise(words) if word in SMALLER and before != "--model"), None)
     if recipe is not None and not {"report", "init"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail
