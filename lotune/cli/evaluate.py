@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lotune.cli.execution import expand_user, recipe_from_options, run_options, run_recipe_verb, run_verb
 from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json
 from lotune.errors import SettingsError
-from lotune.recipe import RunOptions
+
+if TYPE_CHECKING:
+    from lotune.recipe import RunOptions
 
 
 def evaluate(

@@ -99,6 +99,16 @@ def _close_quietly(file: IO[bytes]) -> None:
         file.close()
 
 
+def evenly_spaced(items: Sequence[T], most: int) -> Sequence[T]:
+    """Return at most `most` of the items, evenly spaced over all of them.
+
+    >>> evenly_spaced(range(7), 3), evenly_spaced(range(2), 3), evenly_spaced([], 3)
+    ([0, 2, 4], [0, 1], [])
+    """
+    count = min(most, len(items))
+    return select(items, (number * len(items) // count for number in range(count)))
+
+
 def select(items: Sequence[T], indices: Iterable[int]) -> Sequence[T]:
     """Return the items at these indices, in this order: a DiskList of a DiskList, a list of any other sequence."""
     return items.select(indices) if isinstance(items, DiskList) else [items[index] for index in indices]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from lotune.data.disk_list import evenly_spaced
 from lotune.data.tokenized import EncodedRow
 from lotune.evaluate.statistics import Interval, bootstrap_ratio
 
@@ -57,8 +58,7 @@ def measure_divergence(base: Any, tuned: Any, rows: Sequence[EncodedRow], name: 
 
     If `base` is the tuned model itself, its base is the model without the adapter. Both models have one tokeniser.
     """
-    count = min(len(rows), MOST_ROWS)
-    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    chosen = evenly_spaced(rows, MOST_ROWS)
     figures = [(nats, tokens) for nats, tokens in _row_divergences(base, tuned, chosen) if tokens]
     if not figures or not all(math.isfinite(nats) for nats, _ in figures):
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
+from lotune.data.disk_list import evenly_spaced
 from lotune.data.examples import Example
 from lotune.data.tokenized import EncodedRow, PromptTooLongError, encode_prompt, encode_row
 from lotune.evaluate.divergence import MOST_ROWS, BaseDivergence, measure_divergence
@@ -32,7 +32,7 @@ def base_divergences(
     sets = {prompts: _prompt_rows, REPLAY: _answer_rows}
     room = context_length(base) - len(_virtual_ids(tuned))
     found = (
-        measure_divergence(base, tuned, list(rows(tokenizer, _evenly(examples), room)), name)
+        measure_divergence(base, tuned, list(rows(tokenizer, evenly_spaced(examples, MOST_ROWS), room)), name)
         for (name, rows), examples in zip(sets.items(), (asked, replay), strict=True)
     )
     measured = tuple(divergence for divergence in found if divergence is not None)
@@ -58,12 +58,6 @@ def _virtual_ids(model: Any) -> tuple[int, ...]:
     return virtual_ids(model)
 
 
-def _evenly(examples: Sequence[Example]) -> Iterator[Example]:
-    """Yield at most MOST_ROWS examples, evenly chosen."""
-    count = min(len(examples), MOST_ROWS)
-    return (examples[number * len(examples) // count] for number in range(count))
-
-
 def _prompt_rows(tokenizer: Any, examples: Iterable[Example], room: int) -> Iterator[EncodedRow]:
     """Yield the prompts as rows of which all tokens but the first are scored."""
     for example in examples:
@@ -78,4 +72,4 @@ def _prompt_rows(tokenizer: Any, examples: Iterable[Example], room: int) -> Iter
 def _answer_rows(tokenizer: Any, examples: Iterable[Example], room: int) -> Iterator[EncodedRow]:
     """Yield the rows that fit, of which the answers are scored."""
     rows = (encode_row(tokenizer, example) for example in examples)
-    return islice((row for row in rows if 1 < len(row.token_ids) <= room), MOST_ROWS)
+    return (row for row in rows if 1 < len(row.token_ids) <= room)

@@ -38,9 +38,6 @@ from lotune.train.schedule import checkpoint_steps, end_early, lr_factors, tunin
 if TYPE_CHECKING:
     from lotune.train.resource_estimate import Estimate
 
-TUNING_OOM_REMEDY = "lower tune.max_batch_tokens, or set tune.gradient_checkpointing=true"
-"""Remedy if a forward or backward pass runs out of memory."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -178,6 +175,8 @@ def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[Loaded
 def _training_course(
     recipe: Recipe, plan: Plan, rows: TokenFile, collator: Collator, world: ProcessGroup
 ) -> TrainingCourse:
+    from lotune.train.loop import TUNING_REMEDY
+
     def batches(first_step: int) -> Iterator[list[Batch]]:
         return tuning_batches(
             rows, collator, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
@@ -185,7 +184,7 @@ def _training_course(
         )  # fmt: skip
 
     row_ids = partial(_row_ids, rows, plan, recipe.seed)
-    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, TUNING_OOM_REMEDY)
+    return TrainingCourse("tuning", plan.steps, plan.checkpoints, batches, row_ids, TUNING_REMEDY)
 
 
 def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:

@@ -20,6 +20,7 @@ from lotune.data.curation import (
     sample_examples,
     split,
 )
+from lotune.data.disk_list import evenly_spaced
 from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import SPLIT_ONE_IN, TEST_ROWS, VALIDATION_ROWS, DataSettings
@@ -120,8 +121,7 @@ def right_by_rule(
     counts: dict[str, dict[str, int]] = {}
     if not isinstance(task, SeveralRules):
         return counts
-    rows = min(max_rows, len(examples))
-    for example in (examples[number * len(examples) // rows] for number in range(rows)):
+    for example in evenly_spaced(examples, max_rows):
         for rule, correct in task.verdicts(example, example.target).items():
             if correct is not None:
                 count = counts.setdefault(rule, {"right": 0, "rows": 0})
