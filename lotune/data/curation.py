@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
@@ -159,11 +159,11 @@ def stratified_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]
 
 
 def split(
-    examples: Sequence[Example], rows: int, seed: int, name: str = "validation", at_most_one_in: int | None = None
+    examples: Sequence[Example], rows: int | Callable[[int], int], seed: int, name: str = "validation"
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split `rows` examples off for an evaluation set; return the training examples and those of the set.
 
-    With `at_most_one_in=5`, a small set of examples gives up a fifth of them, and one at least.
+    `rows` may be a function of the number of examples that are no augmented copies.
 
     Both are in the original order. Augmented copies are for training only: they come last, and are dropped if their
     original is in the evaluation set. Two examples with the same prompt can end up on different sides;
@@ -173,8 +173,8 @@ def split(
     """
     is_copy = np.fromiter((bool(example.augmented_from) for example in examples), dtype=bool, count=len(examples))
     originals = np.flatnonzero(~is_copy)  # (originals,)
-    if at_most_one_in is not None:
-        rows = min(rows, max(1, len(originals) // at_most_one_in))
+    if callable(rows):
+        rows = rows(len(originals))
     if rows >= len(originals):
         raise DataError(
             f"data.{name}_rows",

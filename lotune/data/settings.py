@@ -29,16 +29,36 @@ TEST_ROWS = 500
 """Default number of test rows generated or split off."""
 SPLIT_ONE_IN = 5
 """Unless the settings name a number, at most one in so many rows of a file is split off for each evaluation set."""
+FEWEST_TEST_ROWS = 25
+"""Test rows split off at least, if that is no more than a third: with fewer, hardly any gain is beyond chance."""
 
 
 def split_sizes(rows: int) -> tuple[int, int]:
     """Return how many validation and test rows the defaults split off a file of so many different rows.
 
     >>> split_sizes(60), split_sizes(60_000)
-    ((9, 12), (100, 500))
+    ((8, 20), (100, 500))
     """
-    test = min(TEST_ROWS, max(1, rows // SPLIT_ONE_IN))
-    return min(VALIDATION_ROWS, max(1, (rows - test) // SPLIT_ONE_IN)), test
+    test = default_test_rows(rows)
+    return default_validation_rows(rows - test), test
+
+
+def default_test_rows(rows: int) -> int:
+    """Return how many of so many rows the defaults split off to test: a fifth, or a third where rows are few.
+
+    >>> [default_test_rows(rows) for rows in (60, 100, 1_000, 60_000)]
+    [20, 25, 200, 500]
+    """
+    return min(TEST_ROWS, max(rows // SPLIT_ONE_IN, min(FEWEST_TEST_ROWS, rows // 3), 1))
+
+
+def default_validation_rows(rows: int) -> int:
+    """Return how many of so many rows the defaults split off to validate: a fifth at most.
+
+    >>> default_validation_rows(40), default_validation_rows(800)
+    (8, 100)
+    """
+    return min(VALIDATION_ROWS, max(1, rows // SPLIT_ONE_IN))
 
 
 def row_limit(rows: int | None, file: Path | None, default: int) -> int | None:
@@ -67,7 +87,7 @@ class DataSettings(Settings):
     """File or folder of test rows; null lets the generator write fresh ones, or splits them off a training file."""
     test_rows: int | None = Field(None, ge=1)
     """How many test rows, drawn by seed; null: all rows of a test file, or 500 that are generated or split off, a
-    fifth of the file at most."""
+    fifth of the file at most (of less than 125 rows 25, a third of the file at most)."""
     on_error: Literal["stop", "skip"] = "stop"
     """Unreadable training and validation rows stop the run, or are skipped and counted."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, ge=1)

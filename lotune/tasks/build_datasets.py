@@ -23,7 +23,13 @@ from lotune.data.curation import (
 from lotune.data.disk_list import evenly_spaced
 from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import Malformed, MalformedRowsError
-from lotune.data.settings import SPLIT_ONE_IN, TEST_ROWS, VALIDATION_ROWS, DataSettings
+from lotune.data.settings import (
+    TEST_ROWS,
+    VALIDATION_ROWS,
+    DataSettings,
+    default_test_rows,
+    default_validation_rows,
+)
 from lotune.errors import DataError
 from lotune.tasks.task import Generating, Row, SeveralRules, Task
 from lotune.tasks.user_rows import generating
@@ -190,12 +196,11 @@ def _test_rows(
 ) -> tuple[Sequence[Example], EvaluationSet]:
     if settings.test is not None:
         return train, evaluation_set(task, settings.test, settings.test_rows, seed, settings.max_row_bytes)
-    rows = settings.test_rows or TEST_ROWS
     # Generated test rows cost nothing, so training rows are given up only if they come from a file.
     if settings.train is not None:
-        train, test = split(train, rows, seed + TEST_SEED, "test", None if settings.test_rows else SPLIT_ONE_IN)
+        train, test = split(train, settings.test_rows or default_test_rows, seed + TEST_SEED, "test")
         return train, EvaluationSet(test)
-    return train, evaluation_set(task, None, rows, seed + TEST_SEED)
+    return train, evaluation_set(task, None, settings.test_rows or TEST_ROWS, seed + TEST_SEED)
 
 
 def _validation_rows(
@@ -203,8 +208,8 @@ def _validation_rows(
 ) -> tuple[Sequence[Example], _Source, int | None]:
     """Return the remaining training rows, the validation rows, and the number of rows of the validation file."""
     if settings.validation is None:
-        limit = None if settings.validation_rows or settings.train is None else SPLIT_ONE_IN
-        train, validation = split(train, settings.validation_rows or VALIDATION_ROWS, seed, at_most_one_in=limit)
+        default = VALIDATION_ROWS if settings.train is None else default_validation_rows
+        train, validation = split(train, settings.validation_rows or default, seed)
         return train, _Source(validation), None
     source = _source(task, settings, settings.validation, 0, seed, training=True)
     # Augmented copies would count a validation question several times.

@@ -24,7 +24,7 @@ STEP_TOKENS = 8_192
 """Tokens of a step, at most, while more than FEWEST_ROWS rows make one."""
 FEWEST_ROWS, MOST_ROWS = 8, 32
 """Rows of a step."""
-ROWS_OF_LARGEST_STEP = 1_024
+ROWS_OF_LARGEST_STEP = 2_048
 """Training rows from which on a step has MOST_ROWS of them; half as many rows make steps of half as many."""
 WARMUP_RATIO, WARMUP_STEPS = 0.03, 10
 """The warm-up: this fraction of the steps, but at least so many."""
@@ -59,7 +59,7 @@ def tuning_choices(settings: TuneSettings, counts: RowCounts, learning_rate: Cho
 
     >>> chosen = tuning_choices(TuneSettings(), RowCounts(1_000, 40_000), Choice(6e-3, "LoRA"))
     >>> {name: choice.value for name, choice in chosen.items()}
-    {'micro_batch_rows': 16, 'epochs': 8.0, 'warmup_ratio': 0.03, 'learning_rate': 0.006}
+    {'micro_batch_rows': 8, 'epochs': 8.0, 'warmup_ratio': 0.03, 'learning_rate': 0.006}
     """
     chosen: dict[str, Choice] = {}
     accumulated = settings.gradient_accumulation_steps

@@ -76,7 +76,7 @@ def test_every_row_of_a_file_is_accounted_for(
     assert build_datasets(TASK, how, seed, {}) == data
 
 
-@pytest.mark.parametrize(("rows", "test", "validation"), [(3, 1, 1), (60, 12, 9), (1000, 200, 100), (4000, 500, 100)])
+@pytest.mark.parametrize(("rows", "test", "validation"), [(3, 1, 1), (60, 20, 8), (1000, 200, 100), (4000, 500, 100)])
 def test_default_splits_leave_most_rows_to_train_on(rows: int, test: int, validation: int, tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(number) for number in range(rows)])
     data = build_datasets(TASK, DataSettings(train=file), 0, {})
