@@ -153,17 +153,27 @@ def choose_checkpoint(
 ) -> CheckpointResult:
     """Return the best checkpoint among those that pass the retention gate, or among all if none passes.
 
-    Of checkpoints within one standard error of the best one, the one that retains most is returned. `scores` maps the
-    name of each checkpoint to its scores on the same validation rows. Source: the one-standard-error rule of Breiman
-    et al. (Classification and Regression Trees, 1984), here with the standard error of the paired difference.
+    Of the checkpoints within one standard error of the best one, those count that retain most, again within one standard
+    error; the best of these is returned. `scores` maps the name of each checkpoint to its scores on the same validation
+    rows. Source: the one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984), here with
+    the standard error of the paired difference for the task's metric.
     """
     passing = [result for result in results if result.gate_passed] or results
     best = best_checkpoint(passing, task.metric)
-    near = [best, *(result for result in passing if _within_error(task, scores[result.name], scores[best.name]))]
     if best.retained is None:
         return best
-    most = max(result.retained or 0.0 for result in near)
-    return best_checkpoint([result for result in near if (result.retained or 0.0) == most], task.metric)
+    near = [best, *(result for result in passing if _within_error(task, scores[result.name], scores[best.name]))]
+    most = max(near, key=lambda result: result.retained or 0.0)
+    enough = (most.retained or 0.0) - _standard_error_of_retained(most)
+    return best_checkpoint([result for result in near if (result.retained or 0.0) >= enough], task.metric)
+
+
+def _standard_error_of_retained(result: CheckpointResult) -> float:
+    """Return the standard error of the retained fraction by its 95 % interval; 0 if that could not be estimated."""
+    if result.retained_interval is None:
+        return 0.0
+    low, high = result.retained_interval
+    return (high - low) / (2 * 1.96)
 
 
 def _within_error(task: Task, scores: Sequence[Score], best: Sequence[Score]) -> bool:
