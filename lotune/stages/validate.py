@@ -153,10 +153,10 @@ def choose_checkpoint(
 ) -> CheckpointResult:
     """Return the best checkpoint among those that pass the retention gate, or among all if none passes.
 
-    Of the checkpoints within one standard error of the best one, those count that retain most, again within one standard
-    error; the best of these is returned. `scores` maps the name of each checkpoint to its scores on the same validation
-    rows. Source: the one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984), here with
-    the standard error of the paired difference for the task's metric.
+    Of the checkpoints within one standard error of the best one, those count that retain most, again within one
+    standard error; the best of these is returned. `scores` maps the name of each checkpoint to its scores on the same
+    validation rows. Source: the one-standard-error rule of Breiman et al. (Classification and Regression Trees, 1984),
+    here with the standard error of the paired difference for the task's metric.
     """
     passing = [result for result in results if result.gate_passed] or results
     best = best_checkpoint(passing, task.metric)
