@@ -496,7 +496,7 @@ def test_a_full_disk(recipe: Path, small_disk: Path, monkeypatch: pytest.MonkeyP
     ballast.write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 80_000))
     before = digests(small_disk / "small" / "data")
     assert "tuning needs" in refused(*words)
-    monkeypatch.setattr("lotune.stages.tune.require_free_space", lambda *_: None)
+    monkeypatch.setattr("lotune.stages.tuning.require_free_space", lambda *_: None)
     result = invoke(*words)
     assert result.exit_code == 2
     output = result.stderr.splitlines()[-2:]

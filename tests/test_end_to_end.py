@@ -217,7 +217,7 @@ def test_another_scorer_scores_again_without_training_or_generation(
     answers = {name: answered(folder / name) for name in ("predictions", "validation")}
     merged = (folder / "merging.json").read_bytes()
     monkeypatch.setattr("lotune.generate.engine.Engine.stream", None)
-    monkeypatch.setattr("lotune.stages.tune._train", None)
+    monkeypatch.setattr("lotune.stages.tuning._train", None)
     monkeypatch.setattr("lotune.stages.merging.merge_and_check", None)
     output = call("run", recipe, f"runs={runs}", "task.scorer=relative:0.5").stderr
     assert (
@@ -260,7 +260,7 @@ def test_longer_answers_are_generated_without_training(
     folder = runs / "small"
     adapters = {name: age for name, age in weights(folder).items() if "adapter" in name}
     trained = (folder / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr("lotune.stages.tune._train", None)
+    monkeypatch.setattr("lotune.stages.tuning._train", None)
     call("run", recipe, f"runs={runs}", "task.max_new_tokens=5")
     assert {name: age for name, age in weights(folder).items() if "adapter" in name} == adapters
     assert (folder / "metrics.jsonl").read_bytes() == trained
@@ -276,7 +276,7 @@ def test_a_lost_answer_of_the_validation_is_generated_again(
     path = folder / "validation" / "step-000003.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     (folder / "validation" / "step-000005.jsonl").unlink()
-    monkeypatch.setattr("lotune.stages.tune._train", None)
+    monkeypatch.setattr("lotune.stages.tuning._train", None)
     call("run", recipe, f"runs={runs}")
     assert answered(folder / "validation") == before
     assert weights(folder) == adapters
@@ -385,6 +385,7 @@ def test_retention_is_watched_at_each_checkpoint(runs: Path, recipe: Path) -> No
     tuning = (folder / "tuning.json").read_text()
     # The random base has nothing to retain, so no checkpoint can pass.
     assert [one["gate_passed"] for one in json.loads(tuning)["checkpoints"]] == [False, False]
+    assert not (folder / "repair").exists(), "and there is nothing to repair"
     before = {path.name: sorted(path.read_text().splitlines()) for path in watched.iterdir()}
     shutil.rmtree(watched)
     call("run", recipe, f"runs={runs}", "retention.min_retained=0.8")

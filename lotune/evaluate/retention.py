@@ -54,6 +54,11 @@ class RetentionSettings(Settings):
     # The contest's rule: F1 and EM each keep 90 % of the base's.
     min_retained: float = Field(0.9, ge=0, le=1)
     """Fraction of the base's score that each retention metric must keep."""
+    action: Literal["report", "stop", "repair"] = "repair"
+    """What to do about a checkpoint that does not pass the gate on the validation rows. report: nothing; stop: end the
+    tuning there; repair: if none passes, tune on from the best one, with more replay and divergence from the base."""
+    repair_steps: int = Field(200, ge=5)
+    """Optimizer steps of a repair, at most: it ends once a checkpoint passes, unless checkpoints.spacing is even."""
 
     @model_validator(mode="after")
     def _divergence_has_rows(self) -> RetentionSettings:

@@ -15,6 +15,7 @@ from lotune.contest.scores import ContestScore
 from lotune.errors import RunError
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
+from lotune.evaluate.repair import Repair
 from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval
@@ -243,6 +244,8 @@ class Scorecard(_Record):
     """How far the tuned model is from its base, on the prompts of test rows and on replay rows."""
     replay: ReplayCounts = ReplayCounts()
     """The replay rows of the tuning."""
+    repair: Repair | None = None
+    """What was done because no checkpoint of the tuning passed the gate on the validation rows."""
     batching_effects: tuple[BatchingEffect, ...] = Field((), alias="asked_alone")
     """The effect of batching, by model and evaluation set; empty in float32."""
     notes: tuple[str, ...] = ()
@@ -280,6 +283,7 @@ def make_scorecard(
     notes: Sequence[str] = (),
     evaluation_sets: Sequence[EvaluationSetCounts] = (),
     replay: ReplayCounts | None = None,
+    repair: Repair | None = None,
     divergence: Sequence[BaseDivergence] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
@@ -297,6 +301,7 @@ def make_scorecard(
         best_on_test=best_on_test(checkpoints, target.metric),
         base=base,
         replay=replay or ReplayCounts(),
+        repair=repair,
         batching_effects=tuple(batching_effects),
         divergence=tuple(divergence),
         notes=(*notes, *(line.describe() for line in divergence), *evaluation_set_notes(evaluation_sets)),

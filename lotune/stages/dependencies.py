@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lotune.recipe import Recipe, input_files, row_limits
 from lotune.settings import flatten, is_auto
 
-Stage = Literal["prepare", "pretrain", "tune", "validate", "merge", "evaluate"]
+Stage = Literal["prepare", "pretrain", "tune", "validate", "repair", "merge", "evaluate"]
 
 STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
     "prepare": (
@@ -31,6 +31,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *("retention.replay", "retention.divergence"),
     ),
     "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.min_retained"),
+    "repair": ("retention.action", "retention.repair_steps", "retention.min_retained"),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.merge_check_rows", "evaluate.dtype"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),
@@ -54,6 +55,8 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     if stage == "tune" and recipe.task.scorer_changes_targets:
         excluded.discard("task.scorer")
     inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in excluded}
+    if stage == "tune" and recipe.retention.action == "stop":
+        inputs |= {"retention.action": "stop", "retention.min_retained": recipe.retention.min_retained}
     # The rows of a step decide the weights; how they are divided into micro-batches does not.
     if "tune.micro_batch_rows" in inputs and not is_auto(recipe.tune.micro_batch_rows):
         inputs["tune.micro_batch_rows"] = recipe.tune.micro_batch_rows * recipe.tune.gradient_accumulation_steps

@@ -12,11 +12,11 @@ from typing import Any
 from lotune.distributed import END_OF_RUN, init_process_group, raise_on_lost_process
 from lotune.model.loading import resolve_device
 from lotune.recipe import Recipe, RunOptions
-from lotune.stages import pretrain, tune
+from lotune.stages import pretrain, tuning
 from lotune.train.loop import NotFiniteError
 
 FOLLOWER_STAGES: Mapping[str, Callable[[Recipe, RunOptions], None]] = {
-    "tune": tune.follow_tuning,
+    "tune": tuning.follow_tuning,
     "pretrain": pretrain.follow_pretraining,
 }
 """What a follower runs when the main process names a training."""

@@ -16,6 +16,7 @@ from lotune.evaluate.facts import facts_of
 from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
+from lotune.evaluate.repair import Repair
 from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
@@ -42,7 +43,7 @@ from lotune.runs import Run
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.divergence import base_divergences
-from lotune.stages.merging import unchecked_notes
+from lotune.stages.merging import repair_inputs, unchecked_notes
 from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
 from lotune.stages.next_steps import with_guidance
 from lotune.stages.predictions import PredictionJob, run_predictions, run_predictions_unbatched, with_long_prompt_counts
@@ -61,7 +62,7 @@ BASE = "base"
 RETENTION_FOLDER = "retention"
 """Folder of the predictions on the retention rows if the retention task is the tuned task itself."""
 RESCORE_ONLY_SETTINGS = (
-    *("score.", "retention.min_retained", "evaluate.checkpoints", "task.scorer"),
+    *("score.", "retention.min_retained", "retention.action", "evaluate.checkpoints", "task.scorer"),
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
 """Prefixes of settings whose change keeps the stored answers, which are only scored again."""
@@ -114,6 +115,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         "training": folder / "training.json",
         "tuning": folder / "tuning.json",
         "merging": folder / "merging.json",
+        **repair_inputs(folder, tuning),
         "test.rows": folder / "data" / "test.jsonl",
         "retention.rows.file": folder / "data" / "retention.jsonl",
     }
@@ -184,6 +186,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
         replay=ReplayCounts.from_counts(counts),
+        repair=None if tuning.get("repair") is None else Repair(**tuning["repair"]),
         divergence=divergence,
         batching_effects=effects,
         notes=[
@@ -192,6 +195,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             "answered on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in effects),
             *_notes(counts),
+            *([Repair(**tuning["repair"]).describe()] if tuning.get("repair") else []),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
         evaluation_sets=_evaluation_set_counts(counts, before),

@@ -8,7 +8,7 @@ from lotune.runs import Run
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import Stage, stage_inputs
 
-STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "merge", "evaluate")
+STAGE_ORDER: tuple[Stage, ...] = ("prepare", "tune", "validate", "repair", "merge", "evaluate")
 """The stages of a run in their order."""
 
 

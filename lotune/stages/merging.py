@@ -62,6 +62,11 @@ def template_text(recipe: Recipe) -> str:
     return orjson.dumps(record, option=orjson.OPT_INDENT_2).decode()
 
 
+def repair_inputs(folder: Path, tuning: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the file that changes with the weights of a run's repaired checkpoints; nothing if there are none."""
+    return {"repair": folder / "repair" / "training.json"} if tuning.get("repair") else {}
+
+
 def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str, Any]:
     """Return the checks of the merged checkpoints (merging.json), by their names; merge what is missing or outdated."""
     from lotune.evaluate.merge_check import judged_again, read_check
@@ -69,7 +74,7 @@ def ensure_merged(run: Run, recipe: Recipe, tuning: dict[str, Any]) -> dict[str,
     names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
     merged = {"all": names, "chosen": [tuning["chosen"]], "none": []}[recipe.merged_checkpoints]
     path, files = run.folder / "merging.json", checked_files(run.folder, recipe.checkpoints.merge_check_rows)
-    trained = {"checkpoints": merged, "training": run.folder / "training.json"}
+    trained = {"checkpoints": merged, "training": run.folder / "training.json", **repair_inputs(run.folder, tuning)}
     rows = {f"{file.stem}.rows": file for file in files}
     inputs = {**stage_inputs(recipe, "merge"), **trained, **rows}
     if run.stage_state("merge", inputs) != "done":

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lotune.evaluate.early_stopping import ValidationPoint, reason_to_stop
+from lotune.evaluate.early_stopping import ValidationPoint
 from lotune.evaluate.predict import read_predictions
 from lotune.stages.validate import CheckpointResult
 from lotune.stages.validation_rows import ValidationRows
@@ -41,10 +41,8 @@ class TuningProgress:
         decision = {"decided_at": self.decided_at, "reason": self.reason}
         return {"found": [asdict(result) for result in self.results], "seconds": self._seconds(), **decision}
 
-    def decide(self, points: Sequence[ValidationPoint] | None, reason: str | None = None) -> None:
-        """Decide whether to end early after the step that is done: for a `reason`, or by validation if it counts."""
-        if reason is None and points is not None:
-            reason = reason_to_stop(points)
+    def decide(self, reason: str | None) -> None:
+        """End early after the step that is done if there is a reason to."""
         if reason is not None:
             self.decided_at, self.reason = self.done, reason
 

@@ -93,7 +93,8 @@ def make_plan(recipe: Recipe, rows: int) -> Plan:
     steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
     checkpoints = checkpoint_steps(steps, recipe.checkpoints.count)
     decisions: tuple[int, ...] = ()
-    if recipe.checkpoints.spacing == "adaptive" or settings.max_divergence is not None:
+    may_end = settings.max_divergence is not None or recipe.retention.action == "stop"
+    if recipe.checkpoints.spacing == "adaptive" or may_end:
         factors = lr_factors(settings, steps)
         decisions = tuple(step for step in checkpoints if len(end_early(factors, step, settings)) < steps)
     return Plan(steps, checkpoints, step_rows, decisions)

@@ -59,24 +59,27 @@ class CheckpointResult:
 
 def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Return training.json with the figures of each checkpoint and the chosen one; score again if an input changed."""
-    path, training = run.folder / "tuning.json", run.folder / "training.json"
+    path, training = run.folder / "validation.json", run.folder / "training.json"
     files = {f"{name}.rows": run.folder / "data" / f"{name}.jsonl" for name in ("validation", RETENTION_VALIDATION)}
     inputs = {**stage_inputs(recipe, "validate"), "training": training, **files}
-    if run.stage_state("validate", inputs) != "done":
+    if run.stage_state("validate", inputs) != "done" or not path.exists():
         # Before the stage is invalidated: only its record tells edited answers from those that lotune wrote.
         for altered in run.altered(["validate"]):
             if altered.startswith(f"{ANSWERS}/"):
                 (run.folder / altered).unlink(missing_ok=True)
         run.invalidate_stage("validate")
-        write_json(path, _validate(run, recipe, read_json(training)))
+        write_json(path, validate(run, recipe, read_json(training)))
         release_memory()
         run.mark_stage_done("validate", inputs, [path, *(run.folder / ANSWERS).rglob("*.jsonl")])
-    tuning: dict[str, Any] = read_json(path)
-    return tuning
+    validated: dict[str, Any] = read_json(path)
+    return validated
 
 
-def _validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any]:
-    """Return training.json with the figures of each checkpoint and the chosen one."""
+def validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a training with the figures of each checkpoint and the chosen one.
+
+    Stored answers are scored; a checkpoint without them answers the validation rows again.
+    """
     rows, retained = task_validation_rows(recipe), retention_validation_rows(recipe)
     base = None if retained is None else _answers(run, recipe, retained, BASE)
     results, scores = [], {}

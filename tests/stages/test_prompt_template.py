@@ -12,8 +12,8 @@ from command_line import call, save_template
 from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, load_task_prompt_settings, load_template
 from lotune.errors import ModelError, SettingsError
 from lotune.recipe import Recipe
+from lotune.stages.merging import template_text
 from lotune.stages.prompt_template import check_template, with_stored_template
-from lotune.stages.tune import template_text
 from lotune.tasks.arithmetic.task import ArithmeticSettings
 from lotune.tasks.custom import CustomSettings
 from lotune.tasks.multiple_choice import ChoiceSettings

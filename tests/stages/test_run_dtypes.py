@@ -10,7 +10,7 @@ import pytest
 from command_line import RECIPE, call
 
 from lotune.model.dtype_benchmark import DtypeDecision
-from lotune.stages import tune
+from lotune.stages import tuning
 
 
 def decides(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
@@ -36,28 +36,28 @@ def test_a_training_resumes_in_its_dtype_on_another_machine(
 ) -> None:
     words, folder = (recipe, f"runs={tmp_path}", "save_every_minutes=0"), tmp_path / "kept"
     decides(monkeypatch, "bfloat16")
-    checkpoint, asked = tune._validate, []
+    checkpoint, asked = tuning._validate, []
 
     def stopped(*arguments: Any) -> Any:
         checkpoint(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "_validate", stopped)
+    monkeypatch.setattr(tuning, "_validate", stopped)
     begun = call("run", *words, status=130)
     assert "tuning computes in bfloat16: faster in bfloat16" in begun.stderr
     stored = json.loads((folder / "dtypes.json").read_text())
     assert stored["tuning"] == {"dtype": "bfloat16", "why": "faster in bfloat16", "figures": {"float32": 1.0}}
     assert stored["answers"]["dtype"] == "float32"
 
-    monkeypatch.setattr(tune, "_validate", checkpoint)
+    monkeypatch.setattr(tuning, "_validate", checkpoint)
     decides(monkeypatch, "float32")
-    ask = tune.run_predictions
+    ask = tuning.run_predictions
 
     def requested(job: Any, *rest: Any) -> Any:
         asked.append(job.answering.model.dtype)
         return ask(job, *rest)
 
-    monkeypatch.setattr(tune, "run_predictions", lambda what, *rest: requested(what, *rest))
+    monkeypatch.setattr(tuning, "run_predictions", lambda what, *rest: requested(what, *rest))
     gone_on = call("run", *words)
     assert "tuning computes in bfloat16, in which this run began" in gone_on.stderr
     assert "resuming after step" in gone_on.stderr

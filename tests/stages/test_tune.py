@@ -17,6 +17,7 @@ from lotune.data.tokenized import EncodedRow, encode_row
 from lotune.distributed import SINGLE_PROCESS
 from lotune.errors import CheckError, SettingsError
 from lotune.evaluate.merge_check import MergeCheckRow
+from lotune.evaluate.retention import RetentionSettings
 from lotune.files import write_json
 from lotune.model.adapters import add_adapter
 from lotune.model.checkpoints import save_adapter
@@ -110,7 +111,8 @@ CHANGES = [
         },
         set(),
     ),
-    ({"retention": {"min_retained": 0.5}}, {"validate", "evaluate"}),
+    ({"retention": {"min_retained": 0.5}}, {"validate", "repair", "evaluate"}),
+    ({"retention": {"action": "report"}}, {"repair", "evaluate"}),
     ({"retention": {"validation_rows": 9}}, {"prepare", "evaluate"}),
     ({"score": {"rule": "phase2"}}, {"evaluate"}),
     ({"evaluate": {"dtype": "float32"}}, {"merge", "evaluate"}),
@@ -196,3 +198,10 @@ def test_a_merge_is_compared_on_rows_of_all_sets(small_base: Path, tmp_path: Pat
     row = encode_row(tokenizer, sets["validation"][0])
     assert results[0].question == MergeCheckRow(row.token_ids, row.completion_start)
     assert all(len(item.question.tokens) <= context for item in results)
+
+
+def test_a_tuning_depends_on_the_gate_only_if_it_stops_there() -> None:
+    watched, stopping = (Recipe(retention=RetentionSettings(action=action)) for action in ("report", "stop"))
+    names = {"retention.action", "retention.min_retained"}
+    assert not names & stage_inputs(watched, "tune").keys()
+    assert names <= stage_inputs(stopping, "tune").keys()

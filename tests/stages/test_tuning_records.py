@@ -15,7 +15,8 @@ from command_line import RECIPE
 from lotune.files import read_json
 from lotune.recipe import Recipe, RunOptions, read_recipe
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
-from lotune.stages.tune import SavedCheckpoint, ensure_tuned, tuning
+from lotune.stages.tune import ensure_tuned
+from lotune.stages.tuning import SavedCheckpoint, tuning
 from lotune.stages.validate import CheckpointResult
 from lotune.train.loop import Step
 
