@@ -149,7 +149,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_json(run.folder / "data" / "counts.json", _made_up_counts())
         _write_made_up_results(run.folder, steps, losses)
         tested = stage_inputs(with_stored_settings(recipe, run.folder), "evaluate")
-        inputs = {"prepare": {}, "tune": {}, "validate": {}, "merge": {}, "evaluate": tested}
+        inputs = {"prepare": {}, "tune": {}, "validate": {}, "repair": {}, "merge": {}, "evaluate": tested}
         for stage, values in inputs.items():
             run.mark_stage_done(stage, values)
     return recipe.folder
