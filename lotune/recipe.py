@@ -154,11 +154,14 @@ def _has_content(path: Path) -> bool:
 
 
 def check_method(recipe: Recipe) -> None:
-    """Raise SettingsError if a recipe requires merging with a method that cannot be merged."""
+    """Raise SettingsError if a recipe requires merging or a strength of a method that cannot do it."""
     method = recipe.adapter.method
     if recipe.merged_checkpoints != "none" and not METHODS[method].mergeable:
         fault = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
         raise SettingsError("checkpoints.merged", fault, "auto or none", "use the adapter beside its base")
+    if recipe.retention.strength not in ("auto", 1) and METHODS[method].proportional is None:
+        fault = f"is {recipe.retention.strength}, and {method} adapters have no strength that can be lowered"
+        raise SettingsError("retention.strength", fault, "auto or 1", "adapter.method=lora")
 
 
 def check_extras(recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lotune.evaluate.replay import ReplaySource
+from lotune.evaluate.statistics import standard_error
 
 FEWEST_REPLAY_ROWS = {"generator": 1000, "file": 1000, "base": 300}
 """Replay rows of a repair at least, by source."""
@@ -81,5 +82,4 @@ def retains_beyond_doubt(retained: float | None, interval: Sequence[float] | Non
     """
     if retained is None:
         return False
-    error = 0.0 if interval is None else (interval[1] - interval[0]) / (2 * 1.96)
-    return retained - error >= threshold or retained >= 1
+    return retained - standard_error(interval) >= threshold or retained >= 1

@@ -60,6 +60,18 @@ class RetentionSettings(Settings):
     repair_steps: int = Field(200, ge=5)
     """Optimizer steps of a repair, at most: it ends once a checkpoint passes, unless checkpoints.spacing is even."""
 
+    strength: Annotated[float, Field(gt=0, le=1)] | Literal["auto", "search"] = "auto"
+    """Factor on the change that the chosen adapter makes. search: the one that suits the gate and the task best on the
+    validation rows; auto: search it only if no checkpoint passes the gate even after a repair, else 1."""
+    strength_groups: int = Field(1, ge=1)
+    """Groups of neighbouring layers that get a strength each in a search."""
+
+    @model_validator(mode="after")
+    def _search_has_rows(self) -> RetentionSettings:
+        if self.strength == "search" and self.validation_rows == 0:
+            raise ValueError("strength search needs retention validation rows: set retention.validation_rows above 0")
+        return self
+
     @model_validator(mode="after")
     def _divergence_has_rows(self) -> RetentionSettings:
         if self.divergence not in ("auto", 0) and self.replay.rows == 0:

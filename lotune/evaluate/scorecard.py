@@ -19,6 +19,7 @@ from lotune.evaluate.repair import Repair
 from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval
+from lotune.evaluate.strength import StrengthSearch
 from lotune.files import read_json, write_json
 from lotune.tasks.metrics import goodness
 
@@ -246,6 +247,8 @@ class Scorecard(_Record):
     """The replay rows of the tuning."""
     repair: Repair | None = None
     """What was done because no checkpoint of the tuning passed the gate on the validation rows."""
+    strength: StrengthSearch | None = None
+    """The strengths of the adapter that were tried on the validation rows."""
     batching_effects: tuple[BatchingEffect, ...] = Field((), alias="asked_alone")
     """The effect of batching, by model and evaluation set; empty in float32."""
     notes: tuple[str, ...] = ()
@@ -284,10 +287,12 @@ def make_scorecard(
     evaluation_sets: Sequence[EvaluationSetCounts] = (),
     replay: ReplayCounts | None = None,
     repair: Repair | None = None,
+    strength: StrengthSearch | None = None,
     divergence: Sequence[BaseDivergence] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
+    described = [line for line in (repair, strength, *divergence) if line is not None]
     return Scorecard(
         target=target,
         retention=tuple(retention),
@@ -302,9 +307,10 @@ def make_scorecard(
         base=base,
         replay=replay or ReplayCounts(),
         repair=repair,
+        strength=strength,
         batching_effects=tuple(batching_effects),
         divergence=tuple(divergence),
-        notes=(*notes, *(line.describe() for line in divergence), *evaluation_set_notes(evaluation_sets)),
+        notes=(*notes, *(line.describe() for line in described), *evaluation_set_notes(evaluation_sets)),
         evaluation_sets=tuple(evaluation_sets),
     )
 

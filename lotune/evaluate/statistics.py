@@ -35,6 +35,15 @@ class Interval(NamedTuple):
     high: float
 
 
+def standard_error(interval: Sequence[float] | None) -> float:
+    """Return the standard error behind a symmetric 95 % interval (low, high); 0 if there is none.
+
+    >>> round(standard_error((0.87, 1.03)), 3), standard_error(None)
+    (0.041, 0.0)
+    """
+    return 0.0 if interval is None else (interval[1] - interval[0]) / (2 * 1.96)
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """Result of a paired test.

@@ -51,15 +51,15 @@ def save_adapter(
     if isinstance(targets := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _atomic_folder(folder, _bytes(contiguous.values())) as temporary:
+    with atomic_folder(folder, _bytes(contiguous.values())) as temporary:
         digest = {BASE_DIGEST: weights_digest(base.weights)} if base is not None and base.weights else {}
         save_file(contiguous, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
-        _sort_metadata(temporary / ADAPTER_WEIGHTS)
+        sort_metadata(temporary / ADAPTER_WEIGHTS)
         config.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
 
 
-def _sort_metadata(file: Path) -> None:
+def sort_metadata(file: Path) -> None:
     """Sort the metadata in a safetensors header, whose order varies, so that equal adapters are equal files."""
     with file.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -75,7 +75,7 @@ def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -
     Raises: ModelError if the folder holds no adapter in safetensors, or if the adapter has an unknown method, tensors
     that do not fit the base or, unless `force_base` is set, another base.
     """
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     check_base(folder, base.name, base.weights, force=force_base)
     return _load(base, folder, config, trainable=False).requires_grad_(False)
 
@@ -128,7 +128,7 @@ def check_init_adapter(settings: AdapterSettings) -> AdapterSettings:
 
 
 def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     if method_name(config) != settings.method:
         found, name = f"is a {method_name(config)} adapter", method_name(config)
         raise ModelError(str(folder), found, f"adapter.method={settings.method}", f"adapter.method={name}")
@@ -178,7 +178,7 @@ def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
 
     Raises: ModelError as `load_adapter` does, or if the method cannot be merged or a merged weight is not finite.
     """
-    method = METHODS[method_name(_read_config(adapter_folder))]
+    method = METHODS[method_name(read_adapter_config(adapter_folder))]
     if not method.mergeable:
         raise ModelError(
             str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
@@ -210,7 +210,7 @@ def save_model(
     rounded = cast_parameters(model, dtype)
     if rounded.generation_config is not None:
         _fix_generation_config(rounded.generation_config)
-    with silence_transformers(), _atomic_folder(folder, _bytes(rounded.parameters())) as temporary:
+    with silence_transformers(), atomic_folder(folder, _bytes(rounded.parameters())) as temporary:
         rounded.save_pretrained(str(temporary))
         tokenizer.save_pretrained(str(temporary))
         _write_template(temporary, template_json)
@@ -233,7 +233,7 @@ def _write_template(folder: Path, template_json: str | None) -> None:
 
 
 @contextmanager
-def _atomic_folder(folder: Path, needed: int) -> Iterator[Path]:
+def atomic_folder(folder: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary folder that replaces `folder` if the block succeeds and is removed if it fails.
 
     Raises: RunError if the disk has no room for the `needed` bytes; `folder` is then as it was.
@@ -266,7 +266,7 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _read_config(folder: Path) -> PeftConfig:
+def read_adapter_config(folder: Path) -> PeftConfig:
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(str(folder), f"has no {ADAPTER_CONFIG}", "a folder in PEFT's format")
     if not (folder / ADAPTER_WEIGHTS).is_file():

@@ -7,13 +7,14 @@ their own labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lotune.report import provenance, sections
+from lotune.evaluate.scorecard import Scorecard
+from lotune.report import provenance, sections, strengths
 from lotune.report.canvas import LabelledPoint, Point
 from lotune.report.plots import (
     NARROW,
@@ -50,6 +51,7 @@ def render_page(report: Report) -> str:
         report=report,
         sections=sections,
         provenance=provenance,
+        strengths=strengths,
         style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
         kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
@@ -113,6 +115,7 @@ def plots(report: Report) -> dict[str, Markup]:
         "loss": _for_both_screens(lambda width: _loss(report, width)),
         "validation": _for_both_screens(lambda width: _validation(report, width)),
         "watched": _for_both_screens(lambda width: _watched(report, width)),
+        "strength": _for_both_screens(lambda width: _strength(report, width)),
         "trade": _for_both_screens(lambda width: _trade(report, width)),
     }
 
@@ -163,6 +166,23 @@ def _watched(report: Report, width: int) -> str:
     return watched_plot(points, max(thresholds), width) if points and thresholds else ""
 
 
+def _strength(report: Report, width: int) -> str:
+    """Plot validation metric and retained fraction of the chosen adapter at the strengths that were tried."""
+    card = report.card
+    if card.strength is None:
+        return ""
+    points = [
+        LabelledPoint(
+            Point(tried.retained, tried.value),
+            tried.label,
+            "chosen" if tried.strengths == card.strength.chosen else "tuned",
+        )
+        for tried in card.strength.points
+        if tried.retained is not None
+    ]
+    return _against_retention(card, points, "validation", width) if points else ""
+
+
 def _trade(report: Report, width: int) -> str:
     card = report.card
     tested = sections.tested_checkpoints(card)
@@ -172,9 +192,11 @@ def _trade(report: Report, width: int) -> str:
     for checkpoint, retained, value in tested:
         kind = "chosen" if checkpoint.name == card.chosen_checkpoint else "tuned"
         points.append(LabelledPoint(Point(retained, value), f"step {checkpoint.step}", kind))
+    return _against_retention(card, points, "test", width)
+
+
+def _against_retention(card: Scorecard, points: Sequence[LabelledPoint], rows: str, width: int) -> str:
     threshold = max(line.threshold for line in card.retention if line.is_gated)
-    name, highest = (
-        f"test {card.target.metric}",
-        scale_end(card.target, [labelled.point.y for labelled in points]),
-    )
+    highest = scale_end(card.target, [labelled.point.y for labelled in points])
+    name = f"{rows} {card.target.metric}"
     return target_vs_retention_plot(points, threshold, name, highest, width, percent=not card.target.is_mean)

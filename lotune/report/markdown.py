@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from lotune.evaluate.predict import Prediction
-from lotune.report import provenance, sections
+from lotune.evaluate.scorecard import Scorecard
+from lotune.report import provenance, sections, strengths
 from lotune.report.report_data import ExamplePair, Report
 from lotune.report.sections import Table
 from lotune.text_display import show_control_characters
@@ -49,7 +50,11 @@ def _section(report: Report, anchor: str) -> list[str]:
                 escape_markdown(provenance.training_note(report.training)),
             ]
         case "checkpoints":
-            return [*table_lines(sections.checkpoints_table(card)), escape_markdown(sections.checkpoints_note(card))]
+            return [
+                *table_lines(sections.checkpoints_table(card)),
+                escape_markdown(sections.checkpoints_note(card)),
+                *_strength(card),
+            ]
         case "examples":
             return [escape_markdown(sections.examples_note(report.examples)), *_examples(report)]
         case "data":
@@ -62,6 +67,13 @@ def _section(report: Report, anchor: str) -> list[str]:
             return table_lines(provenance.environment_table(report.environment))
         case _:
             return [*fenced(report.command), "", provenance.REPEAT_NOTE]
+
+
+def _strength(card: Scorecard) -> list[str]:
+    if card.strength is None:
+        return []
+    table = table_lines(strengths.strength_table(card.strength, card.target))
+    return ["", "### Strength of the adapter", "", escape_markdown(strengths.strength_note(card.strength)), "", *table]
 
 
 def _examples(report: Report) -> Iterator[str]:

@@ -31,7 +31,10 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *("retention.replay", "retention.divergence"),
     ),
     "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.min_retained"),
-    "repair": ("retention.action", "retention.repair_steps", "retention.min_retained"),
+    "repair": (
+        *("retention.action", "retention.repair_steps", "retention.min_retained"),
+        *("retention.strength", "retention.strength_groups"),
+    ),
     "merge": ("base", "task", "checkpoints.merged", "checkpoints.merge_check_rows", "evaluate.dtype"),
     "evaluate": (
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints"),

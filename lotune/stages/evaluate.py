@@ -31,6 +31,7 @@ from lotune.evaluate.scorecard import (
     read_scorecard,
     write_scorecard,
 )
+from lotune.evaluate.strength import StrengthSearch
 from lotune.evaluate.target import ScoredExample, measure_target, with_majority
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
@@ -62,7 +63,14 @@ BASE = "base"
 RETENTION_FOLDER = "retention"
 """Folder of the predictions on the retention rows if the retention task is the tuned task itself."""
 RESCORE_ONLY_SETTINGS = (
-    *("score.", "retention.min_retained", "retention.action", "evaluate.checkpoints", "task.scorer"),
+    *(
+        "score.",
+        "retention.min_retained",
+        "retention.action",
+        "retention.strength",
+        "evaluate.checkpoints",
+        "task.scorer",
+    ),
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
 """Prefixes of settings whose change keeps the stored answers, which are only scored again."""
@@ -186,7 +194,8 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         checks=_checks(tuning, trainable, counts),
         base=recipe.base.model,
         replay=ReplayCounts.from_counts(counts),
-        repair=None if tuning.get("repair") is None else Repair(**tuning["repair"]),
+        repair=Repair(**tuning["repair"]) if tuning.get("repair") else None,
+        strength=StrengthSearch(**tuning["strength"]) if tuning.get("strength") else None,
         divergence=divergence,
         batching_effects=effects,
         notes=[
@@ -195,7 +204,6 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             "answered on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in effects),
             *_notes(counts),
-            *([Repair(**tuning["repair"]).describe()] if tuning.get("repair") else []),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
         evaluation_sets=_evaluation_set_counts(counts, before),

@@ -28,6 +28,7 @@ from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.prepare import ensure_prepared, open_prepared_run, retention_task_settings
 from lotune.stages.replay import source_of
+from lotune.stages.strength import with_strength
 from lotune.stages.tuning_display import run_tuning
 from lotune.stages.validate import CheckpointResult, ensure_validated, validate
 from lotune.stages.validation_rows import ANSWERS
@@ -45,7 +46,7 @@ WARMUP_RATIO = 0.05
 
 
 def ensure_repaired(run: Run, recipe: Recipe, validated: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    """Return the content of tuning.json: the figures of the validation, and those of a repair if one is due.
+    """Return the content of tuning.json: the figures of the validation, of a repair if one is due, and of a strength.
 
     `recipe` has numbers in place of "auto". A repair that cannot be made leaves the figures as they are.
     """
@@ -59,8 +60,9 @@ def ensure_repaired(run: Run, recipe: Recipe, validated: dict[str, Any], options
                 tuned = _repair(run, recipe, validated, options)
             except LotuneError as error:
                 print_status(f"the tuning cannot be repaired: {error}")
+        tuned = with_strength(run, recipe, tuned)
         write_json(path, tuned)
-        run.mark_stage_done("repair", inputs, [path, *_repaired_adapters(run, tuned)])
+        run.mark_stage_done("repair", inputs, [path, *_added_adapters(run, validated, tuned)])
     record: dict[str, Any] = read_json(path)
     return record
 
@@ -104,7 +106,9 @@ def repair_recipe(run: Run, recipe: Recipe, start: str) -> Recipe:
     """Return the recipe of a repair: that of the run, but from a checkpoint, with more replay and the divergence."""
     source, replayed = _source(recipe), ReplayCounts.from_counts(read_json(run.folder / "data" / "counts.json")).rows
     replay = recipe.retention.replay.model_copy(update={"rows": repair_rows(replayed, source), "source": source})
-    retention = recipe.retention.model_copy(update={"action": "report", "replay": replay, "divergence": DIVERGENCE})
+    retention = recipe.retention.model_copy(
+        update={"action": "report", "strength": 1.0, "replay": replay, "divergence": DIVERGENCE}
+    )
     tune = recipe.tune.model_copy(update={
         "steps": recipe.retention.repair_steps, "epochs": "auto", "warmup_ratio": WARMUP_RATIO, "warmup_steps": None,
         "learning_rate": RATE_FRACTION * float(recipe.tune.learning_rate),
@@ -135,6 +139,7 @@ def _copy_checkpoint(run: Run, repair: Run, name: str, copied: str) -> None:
         shutil.copyfile(repair.folder / answers / f"{name}.jsonl", run.folder / answers / f"{copied}.jsonl")
 
 
-def _repaired_adapters(run: Run, tuning: dict[str, Any]) -> list[Path]:
-    names = (one["name"] for one in tuning["checkpoints"])
-    return [run.folder / "checkpoints" / name / "adapter" for name in names if name.startswith(f"{FOLDER}-")]
+def _added_adapters(run: Run, validated: dict[str, Any], tuned: dict[str, Any]) -> list[Path]:
+    """Return the adapters that the tuning itself did not save."""
+    added = tuned["checkpoints"][len(validated["checkpoints"]) :]
+    return [run.folder / "checkpoints" / one["name"] / "adapter" for one in added]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -19,6 +20,7 @@ from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.metric_intervals import primary_metric_interval
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import gate_passed, min_retained
+from lotune.evaluate.statistics import standard_error
 from lotune.evaluate.target import ScoredExample
 from lotune.files import read_json, write_json
 from lotune.memory import release_memory
@@ -81,14 +83,14 @@ def validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any
     Stored answers are scored; a checkpoint without them answers the validation rows again.
     """
     rows, retained = task_validation_rows(recipe), retention_validation_rows(recipe)
-    base = None if retained is None else _answers(run, recipe, retained, BASE)
+    base = None if retained is None else stored_answers(run, recipe, retained, BASE)
     results, scores = [], {}
     for checkpoint in trained["checkpoints"]:
         name = checkpoint["name"]
-        answers = _answers(run, recipe, rows, name)
+        answers = stored_answers(run, recipe, rows, name)
         result = checkpoint_result(name, checkpoint["step"], checkpoint["loss"], rows.task, answers)
         if retained is not None and base is not None:
-            result = with_retention(result, recipe, retained, base, _answers(run, recipe, retained, name))
+            result = with_retention(result, recipe, retained, base, stored_answers(run, recipe, retained, name))
         results.append(result)
         scores[name] = [answer.score for answer in answers]
     chosen = choose_checkpoint(results, rows.task, scores)
@@ -167,16 +169,8 @@ def choose_checkpoint(
         return best
     near = [best, *(result for result in passing if _within_error(task, scores[result.name], scores[best.name]))]
     most = max(near, key=lambda result: result.retained or 0.0)
-    enough = (most.retained or 0.0) - _standard_error_of_retained(most)
+    enough = (most.retained or 0.0) - standard_error(most.retained_interval)
     return best_checkpoint([result for result in near if (result.retained or 0.0) >= enough], task.metric)
-
-
-def _standard_error_of_retained(result: CheckpointResult) -> float:
-    """Return the standard error of the retained fraction by its 95 % interval; 0 if that could not be estimated."""
-    if result.retained_interval is None:
-        return 0.0
-    low, high = result.retained_interval
-    return (high - low) / (2 * 1.96)
 
 
 def _within_error(task: Task, scores: Sequence[Score], best: Sequence[Score]) -> bool:
@@ -193,28 +187,36 @@ def _within_error(task: Task, scores: Sequence[Score], best: Sequence[Score]) ->
     return abs(mean(differences)) <= stdev(differences) / math.sqrt(len(differences))
 
 
-def _answers(run: Run, recipe: Recipe, rows: ValidationRows, name: str) -> list[Prediction]:
+def stored_answers(run: Run, recipe: Recipe, rows: ValidationRows, name: str) -> list[Prediction]:
     """Return the stored answers of a checkpoint or of the base; answer again if some are missing or of another kind."""
     stored = rows.stored(recipe, name)
     return _answer_again(run, recipe, rows, name) if stored is None else stored
 
 
 def _answer_again(run: Run, recipe: Recipe, rows: ValidationRows, name: str) -> list[Prediction]:
-    from lotune.generate.answering_model import AnsweringModel
     from lotune.model.checkpoints import load_adapter
-    from lotune.model.eval_mode import in_float32_for_now
     from lotune.model.quantization import load_dequantized
 
     base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
     model: Any = base.model
     if name != BASE:
         model = load_adapter(base, run.folder / "checkpoints" / name / "adapter")
-    title, on_too_long = f"validating {name}", recipe.evaluate.on_too_long
-    answering, facts = AnsweringModel(model, base.tokenizer), rows.facts(recipe)
+    return answers_of(recipe, rows, name, model, base.tokenizer, rows.file(name))
+
+
+def answers_of(
+    recipe: Recipe, rows: ValidationRows, name: str, model: Any, tokenizer: Any, out: Path | None = None
+) -> list[Prediction]:
+    """Return a model's answers to validation rows, in the dtype of those during the training; append them to `out`."""
+    from lotune.generate.answering_model import AnsweringModel
+    from lotune.model.eval_mode import in_float32_for_now
+
+    answering, facts = AnsweringModel(model, tokenizer), rows.facts(recipe)
     job = PredictionJob(
-        title, answering, recipe.evaluate.max_batch_tokens, facts=facts, on_too_long=on_too_long, references_only=True
-    )
+        f"validating {name}", answering, recipe.evaluate.max_batch_tokens, facts=facts,
+        on_too_long=recipe.evaluate.on_too_long, references_only=True,
+    )  # fmt: skip
     # As during the training: an answer given again must not differ because of the dtype.
     is_float32 = resolve_answer_dtype(recipe, recipe.base).dtype == "float32"
     with in_float32_for_now(model) if is_float32 else nullcontext():
-        return run_predictions(job, rows.task, rows.examples, rows.file(name))
+        return run_predictions(job, rows.task, rows.examples, out)

@@ -174,5 +174,7 @@ LORA = Method(
     needs_wrapper=lambda config: bool(getattr(config, "alora_invocation_tokens", None)),
     dropout_layers=_dropout_layers,
     learning_rate=_learning_rate,
+    # DoRA divides the sum of weight and update by its norm.
+    proportional=lambda config, tensor: not config.use_dora and (".lora_B." in tensor or ".lora_embedding_B" in tensor),
     sized=_sized,
 )

@@ -73,6 +73,11 @@ class Method:
     """Whether PEFT's wrapper decides in each call whether the adapter acts, so that the base cannot be called alone."""
     dropout_layers: Callable[[nn.Module], Iterable[nn.Module]] = lambda model: ()
     """Return the modules of an adapted model whose children are the adapter's dropout layers, in the model's order."""
+    proportional: Callable[[Any, str], bool] | None = None
+    """Whether the change of the model is proportional to a tensor, by PEFT's configuration and the tensor's name.
+
+    None if it is proportional to no tensor, so that an adapter has no strength that could be lowered.
+    """
     num_virtual_tokens: Callable[[Any], int] = lambda settings: 0
     """Return the number of tokens that the adapter puts before each prompt; they count against the context."""
 
