@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, row_limit
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError, install_extra
+from lotune.evaluate.abilities import AbilitySettings
 from lotune.evaluate.retention import RETENTION_ROWS, RETENTION_VALIDATION_ROWS, RetentionSettings
 from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
@@ -111,8 +112,8 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         "data.train": recipe.data.train,
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
-        "retention.data": recipe.retention.data,
-        "retention.validation": recipe.retention.validation,
+        **{f"{recipe.retention.key_of(one)}.data": one.data for one in recipe.retention.measured},
+        **{f"{recipe.retention.key_of(one)}.validation": one.validation for one in recipe.retention.measured},
         "retention.replay.data": recipe.retention.replay.data,
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.init_from": recipe.adapter.init_from,
@@ -122,15 +123,20 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
 
 def row_limits(recipe: Recipe) -> dict[str, Any]:
     """Return the maximum number of rows of each evaluation set by dotted key; None stands for the whole file."""
-    data, retention = recipe.data, recipe.retention
+    data, abilities = recipe.data, {recipe.retention.key_of(one): one for one in recipe.retention.measured}
     return {
         "data.validation_rows": row_limit(data.validation_rows, data.validation, VALIDATION_ROWS),
         "data.test_rows": row_limit(data.test_rows, data.test, TEST_ROWS),
-        "retention.rows": row_limit(retention.rows, retention.data, RETENTION_ROWS),
-        "retention.validation_rows": row_limit(
-            retention.validation_rows, retention.validation, RETENTION_VALIDATION_ROWS
-        ),
+        **{f"{key}.rows": row_limit(one.rows, one.data, RETENTION_ROWS) for key, one in abilities.items()},
+        **{f"{key}.validation_rows": watched_row_limit(one) for key, one in abilities.items()},
     }
+
+
+def watched_row_limit(ability: AbilitySettings) -> int | None:
+    """Return the maximum number of rows on which an ability is watched while tuning; 0 for one that does not gate."""
+    if not ability.gate:
+        return 0
+    return row_limit(ability.validation_rows, ability.validation, RETENTION_VALIDATION_ROWS)
 
 
 def require_input_files(recipe: Recipe) -> None:

@@ -267,8 +267,10 @@ def _dotted_key(model: type[Settings], location: tuple[int | str, ...]) -> str:
     key: list[str] = []
     inner: tuple[type[Settings], ...] = (model,)
     for position, part in enumerate(location):
+        if isinstance(part, int):  # the place in a list of groups
+            key.append(str(part))
+            continue
         if not inner:
-            key += [str(part)] if isinstance(part, int) else []
             continue
         field = next((group.model_fields[str(part)] for group in inner if part in group.model_fields), None)
         if field is None:
@@ -276,7 +278,7 @@ def _dotted_key(model: type[Settings], location: tuple[int | str, ...]) -> str:
                 key.append(str(part))
             continue
         key.append(str(part))
-        inner = group_models(field.annotation)
+        inner = group_models(field.annotation) or listed_models(field.annotation)
     return ".".join(key)
 
 
@@ -313,8 +315,11 @@ def _nearest(model: type[Settings], key: str, variant: type[Settings] | None) ->
     """Return the key that is meant by an unknown one; empty if none is close."""
     import difflib
 
-    keys = _keys(model) + _group_names(model)
     group, _, last = key.rpartition(".")
+    if items := listed_models(_annotation(model, group.rpartition(".")[0])):
+        near = difflib.get_close_matches(last, list(items[0].model_fields), n=1)
+        return near[0] if near else ""
+    keys = _keys(model) + _group_names(model)
     prefix = f"{group}." if group else ""
     siblings = {name.removeprefix(prefix).split(".")[0] for name in keys if name.startswith(prefix)}
     if variant is not None:
@@ -354,6 +359,11 @@ def group_models(annotation: Any) -> tuple[type[Settings], ...]:
     """Return the settings models in an annotation: `Inner`, `Inner | None` or a union of several."""
     members = union_members(annotation)
     return tuple(member for member in members if isinstance(member, type) and issubclass(member, Settings))
+
+
+def listed_models(annotation: Any) -> tuple[type[Settings], ...]:
+    """Return the settings models of the items of a list: `list[Inner]`."""
+    return group_models(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is list else ()
 
 
 def tag_of(model: type[Settings]) -> str:

@@ -52,7 +52,9 @@ class ReplayCounts(BaseModel):
     overlapping: int = 0
     """Rows removed because an evaluation set holds something of them."""
     rehearsed: str = ""
-    """The retention task, if the rows are rows of that very task."""
+    """The abilities of whose very task the rows are."""
+    not_rehearsed: str = ""
+    """The abilities that are measured, and of whose task no row is replayed."""
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, Any]) -> ReplayCounts:
@@ -77,18 +79,26 @@ class ReplayCounts(BaseModel):
         return f"replay: {self.rows:,} rows {origin}, in {self.seconds:.1f} s{removed}"
 
     def notes(self) -> list[str]:
-        """Return remarks for the scorecard: the counts, and whether the retention task itself was replayed.
+        """Return remarks for the scorecard: the counts, and which abilities were rehearsed.
 
         >>> ReplayCounts(rows=9, source="file", rehearsed="reading").notes()[1][:63]
         'the replay rows are of reading, the task that retention is meas'
+        >>> ReplayCounts(rows=9, source="generator", rehearsed="reading", not_rehearsed="copying").notes()[1]
+        'the replay rows are of reading; copying was not replayed, and shows what else was kept'
         """
-        rehearsal = (
-            f"the replay rows are of {self.rehearsed}, the task that retention is measured by: that it was kept says "
-            "little about other abilities"
-        )
         if self.source is None:
             return []
-        return [self.describe(), *([rehearsal] if self.rehearsed and self.rows else [])]
+        return [self.describe(), *([self._rehearsal()] if self.rehearsed and self.rows else [])]
+
+    def _rehearsal(self) -> str:
+        if self.not_rehearsed:
+            were, show = ("were", "show") if " and " in self.not_rehearsed else ("was", "shows")
+            others = f"{self.not_rehearsed} {were} not replayed, and {show} what else was kept"
+            return f"the replay rows are of {self.rehearsed}; {others}"
+        return (
+            f"the replay rows are of {self.rehearsed}, the task that retention is measured by: that it was kept says "
+            "little about other abilities (retention.abilities measures some)"
+        )
 
 
 def replay_source(settings: ReplaySettings, *, is_nano: bool) -> ReplaySource:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lotune.errors import DataError
+from lotune.evaluate.abilities import FLAT_SETTINGS, AbilityRows, AbilitySettings
 from lotune.evaluate.replay import ReplaySettings
-from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
-from lotune.settings import Settings
+from lotune.evaluate.statistics import Interval, bootstrap_mean, bootstrap_ratio, bootstrap_weighted_mean, wilson
+from lotune.tasks.metrics import LOWER_IS_BETTER
 from lotune.tasks.registry import RETENTION_TASK
 
 MIN_BASE_SCORE = 5.0
 """Points (0 to 100) below which a base has no ability to keep."""
+MIN_RETAINED = 0.9
+"""The contest's rule: F1 and EM each keep this fraction of the base's."""
 CONTEST_METRICS = ("contest_f1", "contest_em")
 """The two gated metrics of the contest; beside them, other metrics are only reported."""
 
@@ -32,27 +34,18 @@ RETENTION_VALIDATION_ROWS = 100
 """Default number of retention rows that are generated or set aside for validation."""
 
 
-class RetentionSettings(Settings):
-    """The ability that the model must not lose."""
+class RetentionSettings(AbilityRows):
+    """The ability that the model must not lose, or a list of several."""
 
-    task: str = RETENTION_TASK
-    """Task that measures what the model retains."""
-    data: Path | None = None
-    """File of retention rows (for reading: SQuAD's layout); null: generate them."""
-    rows: int | None = Field(None, ge=1)
-    """Number of retention rows, sampled by seed; null: all rows of a file, or 200 generated ones."""
-    language: Literal["zh", "en", "both"] = "both"
-    """Language of the generated retention rows."""
-    validation: Path | None = None
-    """File of rows on which the gate is watched while tuning; null: generate them, or set rows of `data` aside."""
-    validation_rows: int | None = Field(None, ge=0)
-    """Number of those rows, sampled by seed; 0: watch nothing; null: all rows of a file, or 100."""
+    abilities: list[AbilitySettings] = []
+    """Several abilities in place of one: a list of mappings with task, data, rows, language, validation and
+    validation_rows as beside it, name, gate (false: only measured) and replay (false: its generator's rows are not
+    replayed)."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     divergence: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """Weight of KL(base‖tuned) per token of a replay row, which takes the place of its cross-entropy; 0: cross-entropy;
     auto: 1 for rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
-    # The contest's rule: F1 and EM each keep 90 % of the base's.
-    min_retained: float = Field(0.9, ge=0, le=1)
+    min_retained: float = Field(MIN_RETAINED, ge=0, le=1)
     """Fraction of the base's score that each retention metric must keep."""
     action: Literal["report", "stop", "repair"] = "repair"
     """What to do about a checkpoint that does not pass the gate on the validation rows. report: nothing; stop: end the
@@ -66,9 +59,34 @@ class RetentionSettings(Settings):
     strength_groups: int = Field(1, ge=1)
     """Groups of neighbouring layers that get a strength each in a search."""
 
+    @property
+    def measured(self) -> tuple[AbilitySettings, ...]:
+        """The abilities to measure: those listed, or the one that the settings beside the list describe."""
+        if self.abilities:
+            return tuple(self.abilities)
+        return (AbilitySettings(**{name: getattr(self, name) for name in FLAT_SETTINGS}),)
+
+    def key_of(self, ability: AbilitySettings) -> str:
+        """Return the dotted key under which an ability's settings are recorded."""
+        return f"retention.abilities.{ability.label}" if self.abilities else "retention"
+
+    @model_validator(mode="after")
+    def _abilities_are_told_apart(self) -> RetentionSettings:
+        labels = [ability.label for ability in self.abilities]
+        # A stored recipe has the defaults written out, so that only other values are a contradiction.
+        default = AbilityRows()
+        both = [name for name in FLAT_SETTINGS if labels and getattr(self, name) != getattr(default, name)]
+        if both:
+            raise ValueError(f"abilities are listed, and {', '.join(both)} is set beside the list: set it in the list")
+        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two abilities are called {', '.join(repeated)}: give each a name")
+        if labels and not any(ability.gate for ability in self.abilities):
+            raise ValueError("no ability of the list has gate: true, so nothing would decide validity")
+        return self
+
     @model_validator(mode="after")
     def _search_has_rows(self) -> RetentionSettings:
-        if self.strength == "search" and self.validation_rows == 0:
+        if self.strength == "search" and all(one.validation_rows == 0 for one in self.measured if one.gate):
             raise ValueError("strength search needs retention validation rows: set retention.validation_rows above 0")
         return self
 
@@ -81,13 +99,15 @@ class RetentionSettings(Settings):
 
 @dataclass(frozen=True)
 class RetentionMetric:
-    """One metric before and after tuning, 0 to 100.
+    """One metric before and after tuning, 0 to 100, or bits per byte.
 
-    `retained` is tuned / base, or None if the base is below 5 points (not measurable). `is_gated` tells whether the
-    metric decides validity or is only reported. An interval (95 %) is None if it cannot be estimated.
+    `retained` is tuned / base, or None if the base is below 5 points (not measurable); of bits, of which fewer are
+    better, base / tuned. `is_gated` tells whether the metric decides validity or is only reported. An interval (95 %)
+    is None if it cannot be estimated.
     """
 
     task: str
+    """Name of the ability, by default that of its task."""
     metric: str
     base: float
     tuned: float
@@ -103,10 +123,15 @@ class RetentionMetric:
 def gate(
     base_metrics: Mapping[str, float],
     tuned_metrics: Mapping[str, float],
-    settings: RetentionSettings | None = None,
+    *,
+    min_retained: float = MIN_RETAINED,
+    ability: str = RETENTION_TASK,
     gating: Sequence[str] = CONTEST_METRICS,
+    is_gated: bool = True,
 ) -> list[RetentionMetric]:
-    """Compare each metric (0 to 100) with the base's; if none of them is in `gating`, all are gated.
+    """Compare each metric of an ability with the base's, 0 to 100 or in bits per byte.
+
+    The metrics in `gating` are gated, or all if none of them is there; none without `is_gated`.
 
     Raises: DataError if base and tuned model have different metrics.
 
@@ -117,32 +142,66 @@ def gate(
     if set(base_metrics) != set(tuned_metrics):
         measured = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
         raise DataError("retention", measured, ", ".join(sorted(base_metrics)))
-    settings = settings or RetentionSettings()
     # Other metrics beside the contest's are only reported; a task without the contest's metrics must keep all its own.
     gated = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
+    lines = (_compare(metric, base, tuned_metrics[metric]) for metric, base in base_metrics.items())
     return [
-        _compare(settings, metric, base, tuned_metrics[metric], metric in gated)
-        for metric, base in base_metrics.items()
-    ]
+        RetentionMetric(
+            ability, metric, base, tuned_metrics[metric], retained, min_retained,
+            # The last bit of a mean must not decide.
+            passed=retained is not None and retained >= min_retained - 1e-12,
+            is_gated=is_gated and metric in gated,
+        )
+        for (metric, base), retained in zip(base_metrics.items(), lines, strict=True)
+    ]  # fmt: skip
+
+
+def _compare(metric: str, base: float, tuned: float) -> float | None:
+    """Return the retained fraction of a metric; None if the base has too little to keep.
+
+    >>> _compare("contest_f1", 60.0, 57.0), _compare("bits_per_byte", 1.9, 2.0)
+    (0.95, 0.95)
+    """
+    if metric in LOWER_IS_BETTER:
+        return base / tuned if tuned > 0 else None
+    return tuned / base if base >= MIN_BASE_SCORE else None
 
 
 def add_intervals(
-    line: RetentionMetric, base: Sequence[float], tuned: Sequence[float], *, is_accuracy: bool = False
+    line: RetentionMetric,
+    base: Sequence[float],
+    tuned: Sequence[float],
+    *,
+    is_accuracy: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> RetentionMetric:
     """Return the metric with its intervals, from the points of the same rows before and after.
 
     The intervals of an accuracy (0 or 100 points per row) are Wilson's, those of a mean are bootstrapped, and that of
-    the retained fraction is a paired bootstrap.
+    the retained fraction is a paired bootstrap. `weights` are those of the rows in the mean.
     """
     return replace(
         line,
-        base_interval=_of_points(base, is_accuracy),
-        tuned_interval=_of_points(tuned, is_accuracy),
-        retained_interval=None if line.retained is None else bootstrap_ratio(tuned, base),
+        base_interval=_of_points(base, is_accuracy, weights),
+        tuned_interval=_of_points(tuned, is_accuracy, weights),
+        retained_interval=None if line.retained is None else _of_fraction(line.metric, base, tuned, weights),
     )
 
 
-def _of_points(points: Sequence[float], is_accuracy: bool) -> Interval | None:
+def _of_fraction(
+    metric: str, base: Sequence[float], tuned: Sequence[float], weights: Sequence[float] | None
+) -> Interval | None:
+    # A ratio of weighted means over the same rows is one of sums: the sum of the weights is in both.
+    before, after = (
+        [value * weight for value, weight in zip(values, weights or [1.0] * len(values), strict=True)]
+        for values in (base, tuned)
+    )
+    return bootstrap_ratio(before, after) if metric in LOWER_IS_BETTER else bootstrap_ratio(after, before)
+
+
+def _of_points(points: Sequence[float], is_accuracy: bool, weights: Sequence[float] | None) -> Interval | None:
+    if weights is not None:
+        return bootstrap_weighted_mean(points, weights)
     if not is_accuracy:
         return bootstrap_mean(points)
     # A bootstrap has no width if all rows have the same verdict; Wilson's interval does.
@@ -170,10 +229,3 @@ def min_retained(lines: Sequence[RetentionMetric]) -> float | None:
     retained = [line.retained for line in lines if line.is_gated]
     measured = [fraction for fraction in retained if fraction is not None]
     return min(measured) if measured and len(measured) == len(retained) else None
-
-
-def _compare(settings: RetentionSettings, metric: str, base: float, tuned: float, is_gated: bool) -> RetentionMetric:
-    threshold = settings.min_retained
-    retained = tuned / base if base >= MIN_BASE_SCORE else None
-    passed = retained is not None and retained >= threshold - 1e-12  # the last bit of a mean must not decide
-    return RetentionMetric(settings.task, metric, base, tuned, retained, threshold, passed, is_gated)

@@ -22,6 +22,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.language",
         "retention.validation",
         "retention.validation_rows",
+        "retention.abilities",
         "retention.replay",
         "evaluate.on_too_long",
     ),
@@ -30,7 +31,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         *("seed", "base", "task", "data", "adapter", "tune", "checkpoints.count", "checkpoints.spacing"),
         *("retention.replay", "retention.divergence"),
     ),
-    "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.min_retained"),
+    "validate": ("task", "evaluate.on_too_long", "retention.task", "retention.abilities", "retention.min_retained"),
     "repair": (
         *("retention.action", "retention.repair_steps", "retention.min_retained"),
         *("retention.strength", "retention.strength_groups"),
@@ -57,7 +58,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     excluded = {*EXECUTION_ONLY_SETTINGS, *UNTRAINED.get(stage, ())}
     if stage == "tune" and recipe.task.scorer_changes_targets:
         excluded.discard("task.scorer")
-    inputs = {key: value for key, value in flatten(recipe).items() if _in_groups(key, keys) and key not in excluded}
+    inputs = {key: value for key, value in _values(recipe).items() if _in_groups(key, keys) and key not in excluded}
     if stage == "tune" and recipe.retention.action == "stop":
         inputs |= {"retention.action": "stop", "retention.min_retained": recipe.retention.min_retained}
     # The rows of a step decide the weights; how they are divided into micro-batches does not.
@@ -91,6 +92,15 @@ Dropout of the base itself (as in GPT-2) still depends on the micro-batches; dro
 """
 PROMPT_FORMAT_VERSION = 5
 """Increased when the same settings produce other texts (scratchpad, generator), so that old rows are prepared again."""
+
+
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Return all settings by dotted key, those of listed abilities under the name of each."""
+    values, retention = flatten(recipe), recipe.retention
+    del values["retention.abilities"]
+    for ability in retention.abilities:
+        values |= {f"{retention.key_of(ability)}.{key}": value for key, value in flatten(ability).items()}
+    return values
 
 
 def _in_groups(key: str, keys: Sequence[str]) -> bool:

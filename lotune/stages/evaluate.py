@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from lotune.console import print_status
 from lotune.contest.scores import ContestScore, contest_score, score
-from lotune.data.examples import Example
-from lotune.evaluate.batching_effect import measure_batching_effect, sample_unbatched_rows, widen_metric, widen_target
+from lotune.evaluate.batching_effect import widen_metric, widen_target
 from lotune.evaluate.divergence import BaseDivergence
-from lotune.evaluate.facts import facts_of
 from lotune.evaluate.measured_retention import measure_retention
 from lotune.evaluate.parameter_ratio import count_adapter
 from lotune.evaluate.predict import Prediction
@@ -20,7 +17,6 @@ from lotune.evaluate.repair import Repair
 from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
-    BatchingEffect,
     Check,
     Checkpoint,
     EvaluationSetCounts,
@@ -35,33 +31,32 @@ from lotune.evaluate.strength import StrengthSearch
 from lotune.evaluate.target import ScoredExample, measure_target, with_majority
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
-from lotune.model.loading import LoadedModel, count_parameters, dtype_name, load_model, resolve_device, resolve_dtype
-from lotune.model.methods.registry import METHODS
-from lotune.model.quantization import load_dequantized
+from lotune.model.loading import count_parameters, load_model
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run
+from lotune.stages.abilities import abilities_of
+from lotune.stages.answered_sets import (
+    TARGET,
+    AnsweredSet,
+    ModelPredictions,
+    answered_sets,
+    predict_test_sets,
+    tuned_model,
+)
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.divergence import base_divergences
 from lotune.stages.merging import repair_inputs, unchecked_notes
 from lotune.stages.model_loading import device_and_dtype, resolve_answer_dtype, with_answer_dtype, with_evaluate_dtype
 from lotune.stages.next_steps import with_guidance
-from lotune.stages.predictions import PredictionJob, run_predictions, run_predictions_unbatched, with_long_prompt_counts
-from lotune.stages.prepare import (
-    accepted_references_clause,
-    ensure_prepared,
-    open_prepared_run,
-    read_examples,
-    retention_task_settings,
-)
+from lotune.stages.predictions import with_long_prompt_counts
+from lotune.stages.prepare import accepted_references_clause, ensure_prepared, open_prepared_run, read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 
 BASE = "base"
 """Name of the untuned model's predictions."""
-RETENTION_FOLDER = "retention"
-"""Folder of the predictions on the retention rows if the retention task is the tuned task itself."""
 RESCORE_ONLY_SETTINGS = (
     *(
         "score.",
@@ -74,22 +69,6 @@ RESCORE_ONLY_SETTINGS = (
     *("checkpoints.merged", "checkpoints.merge_check_rows", "merging", "tuning"),
 )
 """Prefixes of settings whose change keeps the stored answers, which are only scored again."""
-
-
-@dataclass(frozen=True)
-class ModelPredictions:
-    """A model's predictions on the test rows and on the retention rows.
-
-    `batching_effects` compare answers with those to the same rows one by one; empty if the model answers in float32.
-    """
-
-    target: list[Prediction]
-    retained: list[Prediction]
-    batching_effects: tuple[BatchingEffect, ...] = ()
-
-    def changed_verdicts(self, index: int) -> float:
-        """Return the fraction of verdicts that batching changes, on the test rows (0) or the retention rows (1)."""
-        return self.batching_effects[index].changed_verdict_fraction if self.batching_effects else 0.0
 
 
 def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
@@ -125,7 +104,7 @@ def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: d
         "merging": folder / "merging.json",
         **repair_inputs(folder, tuning),
         "test.rows": folder / "data" / "test.jsonl",
-        "retention.rows.file": folder / "data" / "retention.jsonl",
+        **{f"{one.test_set}.rows.file": one.file(folder, one.test_set) for one in abilities_of(recipe)},
     }
     if run.stage_state("evaluate", inputs) != "done":
         # Before the stage is invalidated: only its record says which files have changed since.
@@ -149,8 +128,9 @@ def _drop_altered_predictions(run: Run) -> None:
 def _drop_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
     """Delete the predictions of an interrupted evaluation unless they depend on the same inputs."""
     relevant = {key: value for key, value in inputs.items() if not key.startswith(RESCORE_ONLY_SETTINGS)}
-    for name in ("test.rows", "retention.rows.file"):  # an answer depends on its prompt, and not on the reference
-        relevant[name] = [[example.id, example.prompt] for example in read_examples(inputs[name])]
+    for name, file in inputs.items():  # an answer depends on its prompt, and not on the reference
+        if name == "test.rows" or name.endswith(".rows.file"):
+            relevant[name] = [[example.id, example.prompt] for example in read_examples(file)]
     fingerprint, path = inputs_fingerprint(relevant), run.folder / "predictions" / "inputs.json"
     if not path.exists() or read_json(path) != fingerprint:
         shutil.rmtree(run.folder / "predictions", ignore_errors=True)
@@ -161,26 +141,25 @@ def _drop_predictions_of_other_inputs(run: Run, inputs: dict[str, Any]) -> None:
 def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:
     # Base and tuned model must answer in one dtype, or rounding would count as an effect of the tuning.
     recipe = with_evaluate_dtype(recipe, resolve_answer_dtype(recipe, recipe.base).dtype)
-    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
-    rows = {name: read_examples(run.folder / "data" / f"{name}.jsonl") for name in ("test", "retention")}
+    sets = answered_sets(run, recipe)
     base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
     total = count_parameters(base.model)
-    before = _predict_test_sets(run, recipe, BASE, base, (task, retained), rows)
+    before = predict_test_sets(run, recipe, BASE, base, sets)
     chosen = tuning["chosen"]
     all_names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
     names = all_names if recipe.evaluate.checkpoints == "all" else [chosen]
     after, divergence = dict[str, ModelPredictions](), tuple[BaseDivergence, ...]()
     for name in names:
         model = tuned_model(run, recipe, name)
-        after[name] = _predict_test_sets(run, recipe, name, model, (task, retained), rows)
+        after[name] = predict_test_sets(run, recipe, name, model, sets)
         if name == chosen:
-            divergence = base_divergences(base.model, model.model, base.tokenizer, run.folder, rows["test"])
-    lines = {name: _retention_metrics(recipe, retained, before, tested) for name, tested in after.items()}
-    targets = {name: _target(task, before, tested) for name, tested in after.items()}
+            divergence = base_divergences(base.model, model.model, base.tokenizer, run.folder, sets[0].examples)
+    lines = {name: _retention_metrics(recipe, sets, before, tested) for name, tested in after.items()}
+    targets = {name: _target(sets[0].task, before, tested) for name, tested in after.items()}
     if (majority := counts.get("majority")) is not None and not targets[chosen].is_mean:
-        scored = scored_examples(after[chosen].target)
-        targets[chosen] = with_majority(targets[chosen], task, rows["test"], scored, majority["answer"])
-    effects = [effect for tested in (before, *after.values()) for effect in tested.batching_effects]
+        scored = scored_examples(after[chosen].answers[TARGET])
+        targets[chosen] = with_majority(targets[chosen], sets[0].task, sets[0].examples, scored, majority["answer"])
+    effects = [effect for tested in (before, *after.values()) for effect in tested.effects.values()]
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)
     scores = {name: _contest_value(recipe, parameters.ratio, target) for name, target in targets.items()}
@@ -210,67 +189,9 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     )
 
 
-def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
-    """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory.
-
-    An adapter of a method that cannot be merged stays beside its base.
-    """
-    from lotune.model.checkpoints import load_adapter, merge
-
-    folder, settings = run.folder / "checkpoints" / name, with_answer_dtype(recipe, recipe.base)
-    if (folder / "merged").is_dir():
-        return load_model(settings.model_copy(update={"model": str(folder / "merged")}), recipe.device)
-    base = load_dequantized(recipe.base, recipe.device, recipe.tune.quantization)
-    dtype = resolve_dtype(recipe.base.dtype, resolve_device(recipe.device))
-    answer_dtype = resolve_dtype(settings.dtype, recipe.device)
-    if not METHODS[recipe.adapter.method].mergeable:
-        for parameter in base.model.parameters():
-            parameter.data = parameter.data.to(answer_dtype)
-        adapted: Any = load_adapter(base, folder / "adapter", force_base=True)
-        return LoadedModel(name, adapted, base.tokenizer, None, answer_dtype)
-    merged = merge(base, folder / "adapter")
-    for parameter in merged.parameters():
-        # Rounded as in a merged folder, then converted to the dtype of answers.
-        parameter.data = parameter.data.to(dtype).to(answer_dtype)
-    return LoadedModel(name, merged, base.tokenizer, None, answer_dtype)
-
-
-def _predict_test_sets(
-    run: Run, recipe: Recipe, name: str, model: LoadedModel, tasks: tuple[Task, Task], rows: dict[str, list[Example]]
-) -> ModelPredictions:
-    from lotune.generate.answering_model import AnsweringModel
-    from lotune.model.eval_mode import REDUCED_DTYPES
-
-    answering = AnsweringModel(model.model, model.tokenizer)
-    predictions, effects, target = list[list[Prediction]](), list[BatchingEffect](), tasks[0].name
-    settings = recipe.task, retention_task_settings(recipe)
-    parts = zip(tasks, settings, (rows["test"], rows["retention"]), (target, RETENTION_FOLDER), strict=True)
-    for task, task_settings, examples, part in parts:
-        # The target and the retention task may be the same: separate folders keep their answers apart.
-        folder = part if task.name == target else task.name
-        out = run.folder / "predictions" / folder / f"{name}.jsonl"
-        title, batch_tokens = f"{name}, {task.name}", recipe.evaluate.max_batch_tokens
-        on_too_long = recipe.evaluate.on_too_long
-        facts = facts_of(task_settings, task, on_too_long=on_too_long)
-        job = PredictionJob(title, answering, batch_tokens, facts=facts, on_too_long=on_too_long)
-        predictions.append(run_predictions(job, task, examples, out))
-        # In a reduced dtype an answer may depend on its batch; float32 showed no such answer (docs/log.md).
-        if model.dtype in REDUCED_DTYPES:
-            unbatched_job = replace(job, title=f"{title}, alone")
-            unbatched_out = run.folder / "predictions" / "alone" / folder / out.name
-            answers = run_predictions_unbatched(
-                unbatched_job, task, sample_unbatched_rows(examples, recipe.seed), unbatched_out
-            )
-            names = {"set": "test" if part == target else RETENTION_FOLDER, "model": name}
-            effect = measure_batching_effect(predictions[-1], answers, dtype_name(model.dtype))
-            effects.append(effect.model_copy(update=names))
-    return ModelPredictions(predictions[0], predictions[1], tuple(effects))
-
-
 def _evaluation_set_counts(counts: dict[str, Any], before: ModelPredictions) -> list[EvaluationSetCounts]:
     """Return the counts of each evaluation set; the answers give those of the test and retention rows."""
-    sets = [EvaluationSetCounts(**record) for record in counts["asked"]]
-    answers = {"test": before.target, "retention": before.retained}
+    sets, answers = [EvaluationSetCounts(**record) for record in counts["asked"]], before.answers
     return [with_long_prompt_counts(rows, answers[rows.name]) if rows.name in answers else rows for rows in sets]
 
 
@@ -280,16 +201,23 @@ def scored_examples(predictions: Sequence[Prediction]) -> list[ScoredExample]:
 
 
 def _retention_metrics(
-    recipe: Recipe, task: Task, before: ModelPredictions, after: ModelPredictions
+    recipe: Recipe, sets: Sequence[AnsweredSet], before: ModelPredictions, after: ModelPredictions
 ) -> list[RetentionMetric]:
-    metrics = measure_retention(task, recipe.retention, before.retained, after.retained)
-    return [widen_metric(metric, before.changed_verdicts(1), after.changed_verdicts(1)) for metric in metrics]
+    """Return the metrics of all abilities, those of each in the order of the sets."""
+    threshold, lines = recipe.retention.min_retained, list[RetentionMetric]()
+    for one in sets:
+        if one.ability is not None:
+            answers = before.answers[one.name], after.answers[one.name]
+            changed = before.changed_verdicts(one.name), after.changed_verdicts(one.name)
+            metrics = measure_retention(one.task, one.ability, threshold, *answers)
+            lines += [widen_metric(metric, *changed) for metric in metrics]
+    return lines
 
 
 def _target(task: Task, before: ModelPredictions, after: ModelPredictions) -> Target:
-    rows = scored_examples(before.target), scored_examples(after.target)
+    rows = scored_examples(before.answers[TARGET]), scored_examples(after.answers[TARGET])
     target = measure_target(task, *rows)
-    return widen_target(target, before.changed_verdicts(0), after.changed_verdicts(0))
+    return widen_target(target, before.changed_verdicts(TARGET), after.changed_verdicts(TARGET))
 
 
 def _contest_value(recipe: Recipe, ratio: float, target: Target) -> float | None:

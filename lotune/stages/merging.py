@@ -33,9 +33,10 @@ from lotune.model.methods.registry import DEFAULT_METHOD, METHODS
 from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe
 from lotune.runs import Run
+from lotune.stages.abilities import abilities_of
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import resolve_answer_dtype
-from lotune.stages.prepare import read_examples, retention_task_settings
+from lotune.stages.prepare import read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import PromptSettings
 from lotune.tasks.task import Task
@@ -43,8 +44,8 @@ from lotune.tasks.task import Task
 if TYPE_CHECKING:
     from lotune.evaluate.merge_check import MergeCheck, MergeCheckRow
 
-SETS = ("validation", "test", "retention")
-"""The evaluation sets in the order in which their rows are compared."""
+SETS = ("validation", "test")
+"""The evaluation sets whose rows are compared first, in this order; those of retention follow."""
 
 
 @dataclass(frozen=True)
@@ -205,18 +206,19 @@ def checked_files(folder: Path, num_rows: int) -> list[Path]:
     """
     counts = read_json(folder / "data" / "counts.json")
     rows = {evaluation["name"]: evaluation["rows"] - evaluation["too_long"] for evaluation in counts["asked"]}
-    preceding = [0, *accumulate(rows[name] for name in SETS)]
+    names = [*SETS, *(name for name in rows if name not in SETS)]
+    preceding = [0, *accumulate(rows[name] for name in names)]
     # A set beyond the last compared row is no input of the stage, so its changes leave the merges valid.
     return [
-        folder / "data" / f"{name}.jsonl" for name, before in zip(SETS, preceding, strict=False) if before < num_rows
+        folder / "data" / f"{name}.jsonl" for name, before in zip(names, preceding, strict=False) if before < num_rows
     ]
 
 
 def rows_of(recipe: Recipe, files: Iterable[Path]) -> Iterator[tuple[Task, Example]]:
     """Yield the examples of these files, each with its task."""
-    task, retained = build_task(recipe.task), build_task(retention_task_settings(recipe))
+    task, retained = build_task(recipe.task), {one.test_set: one.task for one in abilities_of(recipe)}
     for file in files:
-        file_task = retained if file.stem == "retention" else task
+        file_task = retained.get(file.stem, task)
         yield from ((file_task, example) for example in read_examples(file))
 
 

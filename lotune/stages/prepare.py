@@ -28,29 +28,29 @@ from lotune.model.methods.registry import METHODS
 from lotune.model.quantization import check_quantization
 from lotune.recipe import Recipe, RunOptions, check_method, require_input_files, row_limits
 from lotune.runs import Run, open_run
+from lotune.stages.abilities import Ability, abilities_of
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
+from lotune.stages.own_answers import OWN_ANSWERS, needs_own_answers, own_answers
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
 from lotune.stages.replay import make_replay
 from lotune.tasks.baselines import majority_answer
 from lotune.tasks.build_datasets import (
     RETENTION_SEED,
+    EvaluationSet,
     build_datasets,
-    evaluation_set,
+    retention_test,
     retention_validation,
     right_by_rule,
 )
 from lotune.tasks.checks import require_fitting_scorer, require_references
 from lotune.tasks.found_labels import with_found_labels
-from lotune.tasks.registry import build_task, task_settings
-from lotune.tasks.settings import TaskSettings
+from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
 """Number of rows to tokenise for an estimate of the disk space of all rows."""
-RETENTION_VALIDATION = "retention_validation"
-"""Name of the retention rows that checkpoints are validated on, and of their file."""
 FEW_BYTES = 2**22
 """Total size of the data files up to which the rows are checked before the model."""
 ROW_BYTES = 48
@@ -134,11 +134,6 @@ def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
     return {**stage_inputs(recipe, "prepare"), **tokenizer}
 
 
-def retention_task_settings(recipe: Recipe) -> TaskSettings:
-    """Return the settings of the retention task: its defaults, in the recipe's language."""
-    return task_settings(recipe.retention.task, language=recipe.retention.language)
-
-
 def read_examples(path: Path) -> list[Example]:
     """Return the examples of one of the run's files."""
     import orjson
@@ -149,34 +144,30 @@ def read_examples(path: Path) -> list[Example]:
 
 def _write_data(run: Run, recipe: Recipe) -> None:
     """Write the data; raise all errors about the input before anything in the run changes."""
-    task, retained = build_prompted_task(recipe.task, recipe.base), build_task(retention_task_settings(recipe))
+    task = build_prompted_task(recipe.task, recipe.base)
     for start in (base_folder(recipe.base), recipe.adapter.init_from):
         check_template(recipe.task, start)
     # The faster check comes first, so that its errors do not wait for the slower one.
     loaded = None if _is_small_data(recipe) else _check_model(recipe)
-    with blame_setting("retention.data"):
-        rows, seed = row_limits(recipe)["retention.rows"], recipe.seed + RETENTION_SEED
-        retained_set = evaluation_set(retained, recipe.retention.data, rows, seed, recipe.data.max_row_bytes)
-        retention = retained_set.examples
-    with blame_setting("retention.validation"):
-        watched = retention_validation(
-            retained, recipe.retention.validation, row_limits(recipe)["retention.validation_rows"], recipe.seed,
-            retained_set, recipe.retention.data, recipe.data.max_row_bytes,
-        )  # fmt: skip
-    held_out = {"retention": retention} | ({RETENTION_VALIDATION: watched} if watched else {})
+    abilities = abilities_of(recipe)
+    tests, watched = _retention_sets(recipe, abilities)
+    retention = {name: rows.examples for name, rows in tests.items()}
+    held_out = {**retention, **{name: rows for name, rows in watched.items() if rows}}
     data = build_datasets(task, recipe.data, recipe.seed, held_out)
     require_references(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     require_fitting_scorer(task, data.test)
-    require_references(retained, retention_task_settings(recipe), retention, recipe.retention.data)
+    for one in abilities:
+        require_references(one.task, one.task_settings, retention[one.test_set], one.settings.data)
     tokenizer, context = loaded or _check_model(recipe)
     limit = min(recipe.data.max_length or context, context)
     folder = run.folder / "data"
     candidates = [path.parent / "train" for path in recipe.runs.glob("*/data/train.tokens.json")]
-    sets: dict[str, Sequence[Example]] = {"validation": data.validation, "test": data.test, "retention": retention}
-    file_rows = {**data.file_rows, "retention": retained_set.file_rows}
-    set_counts, too_long = _count_evaluation_sets(recipe, sets, (task, retained), file_rows, tokenizer, context)
-    sets[RETENTION_VALIDATION] = watched
-    replay = make_replay(recipe, retained, len(data.train), sets)
+    sets: dict[str, Sequence[Example]] = {"validation": data.validation, "test": data.test, **retention}
+    file_rows = {**data.file_rows, **{name: rows.file_rows for name, rows in tests.items()}}
+    set_counts, too_long = _count_evaluation_sets(recipe, sets, task, file_rows, tokenizer, context)
+    sets |= watched
+    sets[OWN_ANSWERS] = own_answers(recipe) if needs_own_answers(abilities, watched) else []
+    replay = make_replay(recipe, len(data.train), sets)
     parts = data.train, replay.examples
     needed = prepared_bytes(tokenizer, parts, chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
@@ -187,30 +178,55 @@ def _write_data(run: Run, recipe: Recipe) -> None:
         _write_examples(folder / f"{name}.jsonl", examples)
     tokens = TokenCounts(
         len(file), int(file.lengths().sum()), file.supervised(), int(file.lengths().max()), limit,
-        file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]), set_counts[-1].cut,
+        file.metadata()["dropped_too_long"], render_supervision(tokenizer, file[0]),
+        sum(counts.cut for counts in set_counts if counts.name in tests),
     )  # fmt: skip
     write_json(folder / "counts.json", {
         "rows": asdict(data.counts), "replay": replay.counts.model_dump(), "tokens": asdict(tokens),
-        RETENTION_VALIDATION: len(watched),
+        "retention_validation": sum(map(len, watched.values())), OWN_ANSWERS: len(sets[OWN_ANSWERS]),
         "asked": [counts.model_dump() for counts in set_counts], "too_long": too_long,
         "right_by_rule": right_by_rule(task, data.train),
         "majority": None if (majority := majority_answer(task, data.train)) is None else majority._asdict(),
     })  # fmt: skip
 
 
+def _retention_sets(
+    recipe: Recipe, abilities: Sequence[Ability]
+) -> tuple[dict[str, EvaluationSet], dict[str, Sequence[Example]]]:
+    """Return the test rows of each ability, and the rows on which it is watched, by the names of the sets."""
+    limits, seed, most_bytes = row_limits(recipe), recipe.seed, recipe.data.max_row_bytes
+    tests, watched = dict[str, EvaluationSet](), dict[str, Sequence[Example]]()
+    for one in abilities:
+        with blame_setting(f"{one.key}.data"):
+            aside = 0 if one.settings.validation else limits[f"{one.key}.validation_rows"]
+            tests[one.test_set] = retention_test(
+                one.task, one.settings.data, limits[f"{one.key}.rows"], aside, seed + RETENTION_SEED, most_bytes
+            )
+    asked = list(chain.from_iterable(rows.examples for rows in tests.values()))
+    for one in abilities:
+        with blame_setting(f"{one.key}.validation"):
+            watched[one.validation_set] = retention_validation(
+                one.task, one.settings.validation, limits[f"{one.key}.validation_rows"], seed, asked,
+                one.settings.data, most_bytes,
+            )  # fmt: skip
+    return tests, watched
+
+
 def _count_evaluation_sets(
     recipe: Recipe,
     sets: Mapping[str, Sequence[Example]],
-    tasks: tuple[Task, Task],
+    target: Task,
     file_rows: Mapping[str, int | None],
     tokenizer: Any,
     context: int,
 ) -> tuple[list[EvaluationSetCounts], dict[str, int]]:
     """Return the counts of each evaluation set, and how many of its prompts are too long without truncation."""
-    files = {"validation": recipe.data.validation, "test": recipe.data.test, "retention": recipe.retention.data}
+    retained = {one.test_set: one for one in abilities_of(recipe)}
+    files = {"validation": recipe.data.validation, "test": recipe.data.test}
+    files |= {name: one.settings.data for name, one in retained.items()}
     mode, set_counts, too_long = recipe.evaluate.on_too_long, [], {}
     for name, examples in sets.items():
-        task, file = tasks[name == "retention"], files[name]
+        task, file = retained[name].task if name in retained else target, files[name]
         long, cut = _count_long(tokenizer, examples, task, context, name, mode)
         too_long[name] = long
         unanswered, shorter = (0, cut + long) if mode == "truncate" else (long, cut)
@@ -408,10 +424,15 @@ def describe_counts(counts: dict[str, Any]) -> str:
         f"retention prompts truncated to fit: {tokens['retention_cut']}",
         *([accepted_references_clause(right_counts)] if (right_counts := counts.get("right_by_rule")) else []),
         *evaluation_set_notes(evaluation_sets),
-        "to be answered: {} validation rows at each checkpoint; {} test and {} retention rows, twice".format(
-            *(f"{evaluation.rows - evaluation.too_long - evaluation.left_out:,}" for evaluation in evaluation_sets)
-        ),
+        _describe_answers(evaluation_sets),
         "first row, supervised between ⟦ and ⟧:",
         tokens["first"],
     ]
     return "\n".join(lines)
+
+
+def _describe_answers(evaluation_sets: Sequence[EvaluationSetCounts]) -> str:
+    """Return how many rows of each set are to be answered; the sets behind the first two are those of retention."""
+    validation, test, *retained = (one.rows - one.too_long - one.left_out for one in evaluation_sets)
+    twice = f"{test:,} test and {sum(retained):,} retention rows, twice"
+    return f"to be answered: {validation:,} validation rows at each checkpoint; {twice}"

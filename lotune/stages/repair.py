@@ -26,14 +26,12 @@ from lotune.recipe import Recipe, RunOptions
 from lotune.runs import Run
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.prepare import ensure_prepared, open_prepared_run, retention_task_settings
-from lotune.stages.replay import source_of
+from lotune.stages.prepare import ensure_prepared, open_prepared_run
+from lotune.stages.replay import has_replay_generator, source_of
 from lotune.stages.strength import with_strength
 from lotune.stages.tuning_display import run_tuning
 from lotune.stages.validate import CheckpointResult, ensure_validated, validate
 from lotune.stages.validation_rows import ANSWERS
-from lotune.tasks.registry import build_task
-from lotune.tasks.task import Generating
 
 FOLDER = "repair"
 """Folder of the repair's own run, and the beginning of the names of its checkpoints."""
@@ -126,8 +124,7 @@ def repair_recipe(run: Run, recipe: Recipe, start: str) -> Recipe:
 def _source(recipe: Recipe) -> ReplaySource:
     """Return where the replay rows of a repair come from: as in the tuning, if its source can give any."""
     source = source_of(recipe)
-    retained = build_task(retention_task_settings(recipe))
-    return "base" if source == "generator" and not isinstance(retained, Generating) else source
+    return "base" if source == "generator" and not has_replay_generator(recipe) else source
 
 
 def _copy_checkpoint(run: Run, repair: Run, name: str, copied: str) -> None:
@@ -135,8 +132,9 @@ def _copy_checkpoint(run: Run, repair: Run, name: str, copied: str) -> None:
     folder = run.folder / "checkpoints" / copied
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(repair.folder / "checkpoints" / name / "adapter", folder / "adapter")
-    for answers in (ANSWERS, f"{ANSWERS}/retention"):
-        shutil.copyfile(repair.folder / answers / f"{name}.jsonl", run.folder / answers / f"{copied}.jsonl")
+    for file in (repair.folder / ANSWERS).rglob(f"{name}.jsonl"):
+        folder = run.folder / file.parent.relative_to(repair.folder)
+        shutil.copyfile(file, folder / f"{copied}.jsonl")
 
 
 def _added_adapters(run: Run, validated: dict[str, Any], tuned: dict[str, Any]) -> list[Path]:

@@ -6,18 +6,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 from lotune.console import print_status
 from lotune.data.examples import Example
+from lotune.errors import SettingsError
 from lotune.evaluate.replay import ReplayCounts, ReplaySource, divergence_weight, replay_row_count, replay_source
 from lotune.memory import release_memory
 from lotune.model.loading import NANO, load_model
 from lotune.recipe import Recipe
+from lotune.settings import join_names
+from lotune.stages.abilities import Ability, abilities_of
 from lotune.stages.model_loading import with_answer_dtype
 from lotune.stages.prompt_template import build_prompted_task
 from lotune.tasks.recognition import settings_of
 from lotune.tasks.replay import REPLAY_SEED, generated_replay_rows, holds_texts, replay_rows_of_file, without_evaluated
-from lotune.tasks.task import Task
+from lotune.tasks.task import Generating
 from lotune.tasks.user_rows import blame_setting
 
 BASE_ROW_TOKENS = 96
@@ -34,7 +38,7 @@ class Replay:
 
 def source_of(recipe: Recipe) -> ReplaySource:
     """Return where a recipe's replay rows come from."""
-    return replay_source(recipe.retention.replay, is_nano=recipe.base.model == NANO)
+    return replay_source(recipe.retention.replay, is_nano=recipe.base.model == NANO and has_replay_generator(recipe))
 
 
 def divergence_of(recipe: Recipe) -> float:
@@ -42,12 +46,10 @@ def divergence_of(recipe: Recipe) -> float:
     return divergence_weight(recipe.retention.divergence, source_of(recipe), recipe.retention.replay.rows)
 
 
-def make_replay(
-    recipe: Recipe, retained: Task, training_rows: int, evaluation: Mapping[str, Sequence[Example]]
-) -> Replay:
+def make_replay(recipe: Recipe, training_rows: int, evaluation: Mapping[str, Sequence[Example]]) -> Replay:
     """Return the replay rows of a recipe; none holds anything of an evaluation set.
 
-    Raises: NoGeneratorError if the retention task has no generator and rows of it are wanted; DataError for a file
+    Raises: NoGeneratorError if no ability to replay has a generator and rows of it are wanted; DataError for a file
     that cannot be used.
     """
     source = source_of(recipe)
@@ -55,28 +57,58 @@ def make_replay(
     if not rows:
         return Replay()
     started = time.monotonic()
-    examples, rehearsed = _rows_of(recipe, source, retained, rows)
+    examples, rehearsed = _rows_of(recipe, source, rows)
     clean, overlapping = without_evaluated(examples, evaluation)
+    others = [one.label for one in abilities_of(recipe) if one.label not in rehearsed]
     counts = ReplayCounts(
-        rows=len(clean), source=source, seconds=time.monotonic() - started, overlapping=overlapping, rehearsed=rehearsed
-    )
+        rows=len(clean), source=source, seconds=time.monotonic() - started, overlapping=overlapping,
+        rehearsed=join_names(rehearsed) if rehearsed else "", not_rehearsed=join_names(others) if others else "",
+    )  # fmt: skip
     return Replay(clean, counts)
 
 
-def _rows_of(recipe: Recipe, source: ReplaySource, retained: Task, rows: int) -> tuple[Sequence[Example], str]:
-    """Return rows of a source, and the retention task's name if they are of that task."""
+def has_replay_generator(recipe: Recipe) -> bool:
+    """Return whether the generator of an ability can give a recipe replay rows."""
+    return bool(_replayed(recipe))
+
+
+def _replayed(recipe: Recipe) -> list[Ability]:
+    """Return the abilities whose generators can give replay rows."""
+    return [one for one in abilities_of(recipe) if one.settings.replay and isinstance(one.task, Generating)]
+
+
+def _rows_of(recipe: Recipe, source: ReplaySource, rows: int) -> tuple[Sequence[Example], list[str]]:
+    """Return rows of a source, and the names of the abilities of whose task they are."""
     if source == "base":
-        return written_rows(recipe, rows), ""
+        return written_rows(recipe, rows), []
     if source == "generator":
-        with blame_setting("retention.replay.source"):
-            return generated_replay_rows(retained, rows, recipe.seed), retained.name
+        return _generated_rows(recipe, rows)
     path = recipe.retention.replay.data
     assert path is not None  # checked with the settings
     if holds_texts(path):
-        return replay_rows_of_file(None, path, rows, recipe.seed), ""
+        return replay_rows_of_file(None, path, rows, recipe.seed), []
     task = build_prompted_task(settings_of(path), recipe.base)
     examples = replay_rows_of_file(task, path, rows, recipe.seed)
-    return examples, retained.name if task.name == retained.name else ""
+    return examples, [one.label for one in abilities_of(recipe) if one.task.name == task.name]
+
+
+def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[str]]:
+    """Return as many rows of each ability to replay, and the names of these abilities."""
+    replayed = _replayed(recipe) or [one for one in abilities_of(recipe) if one.settings.replay]
+    if not replayed:
+        found, remedy = "no ability has replay: true", "set it for one, or another retention.replay.source"
+        raise SettingsError("retention.replay.source", f"is generator, and {found}", remedy=remedy)
+    with blame_setting("retention.replay.source"):
+        bounds = [rows * number // len(replayed) for number in range(len(replayed) + 1)]
+        parts = [
+            # Another seed for each: two abilities of one task would get the same rows.
+            generated_replay_rows(
+                one.task, bounds[place + 1] - bounds[place], recipe.seed + place, f"replay{one.suffix}"
+            )
+            for place, one in enumerate(replayed)
+        ]
+    examples = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
+    return examples, [one.label for one in replayed]
 
 
 def written_rows(recipe: Recipe, rows: int) -> list[Example]:

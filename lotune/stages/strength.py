@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -70,11 +70,11 @@ class _Trials:
         self.groups = recipe.retention.strength_groups
         with at_strengths(self.model, (1.0,) * self.groups):  # raises for an adapter without a strength
             pass
-        self.rows, self.retained = task_validation_rows(recipe), retention_validation_rows(recipe)
-        self.base_answers = None if self.retained is None else stored_answers(run, recipe, self.retained, BASE)
+        self.rows, self.watched = task_validation_rows(recipe), retention_validation_rows(recipe)
+        self.base_answers = [stored_answers(run, recipe, rows, BASE) for rows in self.watched]
         self.results: dict[Strengths, CheckpointResult] = {}
         self.answers: dict[Strengths, list[list[Prediction]]] = {}
-        stored = [stored_answers(run, recipe, rows, full.name) for rows in self._sets()]
+        stored = [stored_answers(run, recipe, rows, full.name) for rows in (self.rows, *self.watched)]
         self._note((1.0,) * self.groups, full, stored)
 
     def search(self) -> Strengths:
@@ -95,11 +95,6 @@ class _Trials:
         best = choose_checkpoint(results, self.rows.task, scores)
         return next(strengths for strengths in tried if self.results[strengths] == best)
 
-    def _sets(self) -> Iterator[Any]:
-        yield self.rows
-        if self.retained is not None:
-            yield self.retained
-
     def _measure(self, strengths: Strengths) -> CheckpointResult:
         """Return the result at these strengths, measured only once."""
         if strengths in self.results:
@@ -108,11 +103,13 @@ class _Trials:
 
         name = strengthened_name(self.full.name, strengths)
         with at_strengths(self.model, strengths):
-            answers = [answers_of(self.recipe, rows, name, self.model, self.tokenizer) for rows in self._sets()]
+            answers = [
+                answers_of(self.recipe, rows, name, self.model, self.tokenizer) for rows in (self.rows, *self.watched)
+            ]
             loss = self._loss()
         result = checkpoint_result(name, self.full.step, loss, self.rows.task, answers[0])
-        if self.retained is not None and self.base_answers is not None:
-            result = with_retention(result, self.recipe, self.retained, self.base_answers, answers[1])
+        if self.watched:
+            result = with_retention(result, self.recipe, self.watched, self.base_answers, answers[1:])
         print_status(f"strength {strength_label(strengths)}: {describe(result, self.rows.task.metric)}")
         return self._note(strengths, result, answers)
 
@@ -146,7 +143,7 @@ class _Trials:
         if result == self.full:
             return tuned
         save_at_strengths(self.folder, self.run.folder / "checkpoints" / result.name / "adapter", chosen)
-        for rows, answers in zip(self._sets(), self.answers[chosen], strict=True):
+        for rows, answers in zip((self.rows, *self.watched), self.answers[chosen], strict=True):
             rows.store(self.recipe, result.name, answers)
         del self.model
         release_memory()

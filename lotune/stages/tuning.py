@@ -165,8 +165,8 @@ def _train(
     if state.step == 0:  # any checkpoints belong to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
-    if validation.retained is not None:
-        validation.retained.store(recipe, BASE, base)
+    for rows, answers in zip(validation.watched, base, strict=True):
+        rows.store(recipe, BASE, answers)
     progress = TuningProgress.resumed(state.step, state.notes)
     world = tuning.session.training.world
     world.send_to_followers(progress.decided_at)
@@ -228,26 +228,25 @@ def _validate(
     recipe: Recipe,
     tuning: TuningSession,
     validation: ValidationSet,
-    base: list[Prediction],
+    base: Sequence[list[Prediction]],
     checkpoint: SavedCheckpoint,
 ) -> CheckpointResult:
-    """Measure a checkpoint on the validation rows, and store its answers; `base` has those to the retention rows."""
+    """Measure a checkpoint on the validation rows, and store its answers; `base` has those to the watched rows."""
     answers = _measure(recipe, tuning, validation, checkpoint.name)
-    rows, retained = validation.rows, validation.retained
+    rows, watched = validation.rows, validation.watched
     rows.store(recipe, checkpoint.name, answers.target)
     result = checkpoint_result(checkpoint.name, checkpoint.step, answers.loss, rows.task, answers.target)
-    if retained is None:
-        return result
-    retained.store(recipe, checkpoint.name, answers.retained)
-    return with_retention(result, recipe, retained, base, answers.retained)
+    for retained, given in zip(watched, answers.watched, strict=True):
+        retained.store(recipe, checkpoint.name, given)
+    return with_retention(result, recipe, watched, base, answers.watched) if watched else result
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers to the validation rows of task and retention, and the loss of the task's references."""
+    """The answers to the validation rows of task and watched abilities, and the loss of the task's references."""
 
     target: list[Prediction]
-    retained: list[Prediction]
+    watched: list[list[Prediction]]
     loss: float
 
 
@@ -259,20 +258,19 @@ def _measure(recipe: Recipe, tuning: TuningSession, validation: ValidationSet, n
     tuning.model.eval()
     with _name_row_on_nan(tuning.base.tokenizer, validation.rows.examples, title):
         loss = evaluate_loss(tuning.model, validation.batches)
-    sets = [validation.rows] if validation.retained is None else [validation.rows, validation.retained]
-    target, *retained = _answer(recipe, tuning, tuning.model, sets, title)
-    return _Answers(target, retained[0] if retained else [], loss)
+    target, *watched = _answer(recipe, tuning, tuning.model, [validation.rows, *validation.watched], title)
+    return _Answers(target, watched, loss)
 
 
-def _base_answers(recipe: Recipe, tuning: TuningSession, validation: ValidationSet) -> list[Prediction]:
-    """Return the base's answers to the retention rows, if any; with sharded weights, all processes call it."""
+def _base_answers(recipe: Recipe, tuning: TuningSession, validation: ValidationSet) -> list[list[Prediction]]:
+    """Return the base's answers to the rows of each watched ability; with sharded weights, all processes call it."""
     from lotune.model.adapters import base_alone
 
-    if validation.retained is None:
+    if not validation.watched:
         return []
     tuning.model.eval()
     with base_alone(tuning.model) as base:
-        return _answer(recipe, tuning, base, [validation.retained], "the base, before tuning")[0]
+        return _answer(recipe, tuning, base, validation.watched, "the base, before tuning")
 
 
 def _answer(

@@ -69,12 +69,12 @@ class TuningSession:
 class ValidationSet:
     """The rows that checkpoints are validated on; `batches` holds those that fit, with their answers.
 
-    `retained` are the rows on which the retention gate is watched, if there are any.
+    `watched` are the rows on which the retention gate is watched, those of each ability apart.
     """
 
     rows: ValidationRows
     batches: list[Batch]
-    retained: ValidationRows | None
+    watched: tuple[ValidationRows, ...]
 
 
 def tuning_inputs(recipe: Recipe) -> dict[str, Any]:

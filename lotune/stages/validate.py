@@ -26,10 +26,11 @@ from lotune.files import read_json, write_json
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
 from lotune.runs import Run
+from lotune.stages.abilities import abilities_of
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.model_loading import resolve_answer_dtype
+from lotune.stages.own_answers import OWN_ANSWERS
 from lotune.stages.predictions import PredictionJob, run_predictions
-from lotune.stages.prepare import RETENTION_VALIDATION
 from lotune.stages.validation_rows import (
     ANSWERS,
     BASE,
@@ -62,7 +63,10 @@ class CheckpointResult:
 def ensure_validated(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Return training.json with the figures of each checkpoint and the chosen one; score again if an input changed."""
     path, training = run.folder / "validation.json", run.folder / "training.json"
-    files = {f"{name}.rows": run.folder / "data" / f"{name}.jsonl" for name in ("validation", RETENTION_VALIDATION)}
+    names = ["validation", *(one.validation_set for one in abilities_of(recipe))]
+    if (run.folder / "data" / f"{OWN_ANSWERS}.jsonl").exists():  # earlier versions wrote none
+        names.append(OWN_ANSWERS)
+    files = {f"{name}.rows": run.folder / "data" / f"{name}.jsonl" for name in names}
     inputs = {**stage_inputs(recipe, "validate"), "training": training, **files}
     if run.stage_state("validate", inputs) != "done" or not path.exists():
         # Before the stage is invalidated: only its record tells edited answers from those that lotune wrote.
@@ -82,15 +86,16 @@ def validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any
 
     Stored answers are scored; a checkpoint without them answers the validation rows again.
     """
-    rows, retained = task_validation_rows(recipe), retention_validation_rows(recipe)
-    base = None if retained is None else stored_answers(run, recipe, retained, BASE)
+    rows, watched = task_validation_rows(recipe), retention_validation_rows(recipe)
+    base = [stored_answers(run, recipe, retained, BASE) for retained in watched]
     results, scores = [], {}
     for checkpoint in trained["checkpoints"]:
         name = checkpoint["name"]
         answers = stored_answers(run, recipe, rows, name)
         result = checkpoint_result(name, checkpoint["step"], checkpoint["loss"], rows.task, answers)
-        if retained is not None and base is not None:
-            result = with_retention(result, recipe, retained, base, stored_answers(run, recipe, retained, name))
+        if watched:
+            tuned = [stored_answers(run, recipe, retained, name) for retained in watched]
+            result = with_retention(result, recipe, watched, base, tuned)
         results.append(result)
         scores[name] = [answer.score for answer in answers]
     chosen = choose_checkpoint(results, rows.task, scores)
@@ -132,10 +137,22 @@ def checkpoint_result(name: str, step: int, loss: float, task: Task, answers: li
 
 
 def with_retention(
-    result: CheckpointResult, recipe: Recipe, rows: ValidationRows, base: list[Prediction], tuned: list[Prediction]
+    result: CheckpointResult,
+    recipe: Recipe,
+    watched: Sequence[ValidationRows],
+    base: Sequence[list[Prediction]],
+    tuned: Sequence[list[Prediction]],
 ) -> CheckpointResult:
-    """Return the figures of a checkpoint with those of the retention gate, from the answers of base and checkpoint."""
-    metrics = measure_retention(rows.task, recipe.retention, base, tuned)
+    """Return the figures of a checkpoint with those of the retention gate, from the answers of base and checkpoint.
+
+    Both have answered the rows of each ability that is watched.
+    """
+    metrics = [
+        metric
+        for rows, before, after in zip(watched, base, tuned, strict=True)
+        if rows.ability is not None
+        for metric in measure_retention(rows.task, rows.ability, recipe.retention.min_retained, before, after)
+    ]
     retained = min_retained(metrics)
     interval = next((m.retained_interval for m in metrics if m.is_gated and m.retained == retained), None)
     limits = None if interval is None else (interval.low, interval.high)

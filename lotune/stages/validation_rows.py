@@ -1,4 +1,4 @@
-"""The rows that checkpoints answer while tuning: those of the task, and those of the ability to retain."""
+"""The rows that checkpoints answer while tuning: those of the task, and those of the abilities to retain."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lotune.data.examples import Example
+from lotune.evaluate.abilities import AbilitySettings
 from lotune.evaluate.facts import Facts, facts_of
 from lotune.evaluate.predict import Prediction, keep_predictions, read_predictions
 from lotune.recipe import Recipe
 from lotune.record_files import write_records
-from lotune.stages.prepare import RETENTION_VALIDATION, read_examples, retention_task_settings
+from lotune.stages.abilities import abilities_of
+from lotune.stages.own_answers import OWN_ANSWERS, own_answer_settings
+from lotune.stages.prepare import read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
@@ -29,6 +32,8 @@ class ValidationRows:
     settings: TaskSettings
     examples: list[Example]
     folder: Path
+    ability: AbilitySettings | None = None
+    """The ability that they watch; None for the rows of the task that is tuned."""
 
     def file(self, name: str) -> Path:
         """Return the file with the answers of a checkpoint, or of the base."""
@@ -60,10 +65,18 @@ def task_validation_rows(recipe: Recipe) -> ValidationRows:
     return ValidationRows(build_task(recipe.task), recipe.task, examples, recipe.folder / ANSWERS)
 
 
-def retention_validation_rows(recipe: Recipe) -> ValidationRows | None:
-    """Return the rows on which the retention gate of a prepared run is watched; None if there are none."""
-    path = recipe.folder / "data" / f"{RETENTION_VALIDATION}.jsonl"
-    examples = read_examples(path) if path.exists() else []
-    settings = retention_task_settings(recipe)
-    folder = recipe.folder / ANSWERS / "retention"
-    return ValidationRows(build_task(settings), settings, examples, folder) if examples else None
+def retention_validation_rows(recipe: Recipe) -> tuple[ValidationRows, ...]:
+    """Return the rows on which the retention gate of a prepared run is watched, those of each ability apart."""
+    watched = []
+    for one in abilities_of(recipe):
+        path = one.file(recipe.folder, one.validation_set)
+        examples = read_examples(path) if path.exists() else []
+        if examples:
+            folder = recipe.folder / ANSWERS / one.test_set
+            watched.append(ValidationRows(one.task, one.task_settings, examples, folder, one.settings))
+    path = recipe.folder / "data" / f"{OWN_ANSWERS}.jsonl"
+    if path.exists() and (examples := read_examples(path)):
+        settings, ability = own_answer_settings()
+        folder = recipe.folder / ANSWERS / OWN_ANSWERS
+        watched.append(ValidationRows(build_task(settings), settings, examples, folder, ability))
+    return tuple(watched)

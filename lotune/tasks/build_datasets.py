@@ -24,6 +24,7 @@ from lotune.data.disk_list import evenly_spaced
 from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import Malformed, MalformedRowsError
 from lotune.data.settings import (
+    SPLIT_ONE_IN,
     TEST_ROWS,
     VALIDATION_ROWS,
     DataSettings,
@@ -40,6 +41,8 @@ RETENTION_SEED = 2_000_003
 """Offset of the seed of generated retention rows."""
 RETENTION_VALIDATION_SEED = 4_000_037
 """Offset of the seed of the retention rows that are generated for validation."""
+FEWEST_ASIDE = 20
+"""Rows left for validation below which they tell nothing."""
 MAX_CHECKED_ANSWERS = 10_000
 """Maximum number of training answers that are scored under each rule, which takes some two seconds."""
 
@@ -136,16 +139,35 @@ def right_by_rule(
     return counts
 
 
+def retention_test(
+    task: Task, path: Path | None, rows: int | None, aside: int, seed: int, max_row_bytes: int = MAX_ROW_BYTES
+) -> EvaluationSet:
+    """Return the test rows of an ability.
+
+    Of a file of a task without a generator, a fifth is left for validation, `aside` rows at most, unless `rows` gives
+    the number to test or too few rows would be left to be of use.
+
+    Raises: DataError for rows that cannot be used, naming each.
+    """
+    test = evaluation_set(task, path, rows, seed, max_row_bytes)
+    if path is None or rows is not None or isinstance(task, Generating):
+        return test
+    left = min(len(test.examples) // SPLIT_ONE_IN, aside)
+    if left < FEWEST_ASIDE:
+        return test
+    return EvaluationSet(sample_examples(test.examples, len(test.examples) - left, seed), test.file_rows)
+
+
 def retention_validation(
     task: Task,
     path: Path | None,
     rows: int | None,
     seed: int,
-    test: EvaluationSet,
+    test: Sequence[Example],
     test_path: Path | None,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Sequence[Example]:
-    """Return retention rows to validate on, which share no question and no passage with the retention test.
+    """Return rows of an ability to validate on, which share no question and no passage with a retention test, `test`.
 
     They come from `path`, else from the task's generator, else from the rows of the test's file that the test leaves;
     if there are none of these, the result is empty. At most `rows` are returned, sampled by seed; None takes all.
@@ -163,7 +185,7 @@ def retention_validation(
         examples = evaluation_set(task, test_path, None, seed, max_row_bytes).examples
     else:
         return []
-    remaining = remove_shared_passages(remove_contaminated(examples, {"retention": test.examples})[0], test.examples)
+    remaining = remove_shared_passages(remove_contaminated(examples, {"retention": test})[0], test)
     if path is not None and not remaining:
         raise DataError("retention.validation", "the retention test asks every row", "other rows", "use another file")
     return sample_examples(remaining, rows, seed)

@@ -31,10 +31,13 @@ TEXT_CHARACTERS = 400
 """Characters of a plain text that are replayed: many short rows show more of a model than few long ones."""
 
 
-def generated_replay_rows(task: Task, rows: int, seed: int) -> Sequence[Example]:
-    """Return generated examples of a task. Raises: NoGeneratorError if it has no generator."""
+def generated_replay_rows(task: Task, rows: int, seed: int, name: str = "replay") -> Sequence[Example]:
+    """Return generated examples of a task, their ids beginning with `name`.
+
+    Raises: NoGeneratorError if it has no generator.
+    """
     numbered = (
-        (f"replay:{number}", row)
+        (f"{name}:{number}", row)
         for number, row in enumerate(generating(task).generate_training_rows(rows, seed + REPLAY_SEED), start=1)
     )
     # A row of the task may give several examples, so the limit applies to examples and not to rows alone.

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import DataError
-from lotune.evaluate.retention import RetentionSettings, add_intervals, gate, gate_passed
+from lotune.evaluate.retention import add_intervals, gate, gate_passed
 from lotune.evaluate.statistics import wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
@@ -50,10 +50,10 @@ def test_other_metrics_after_tuning_are_refused() -> None:
 
 @given(st.floats(5, 100), st.floats(0, 100), st.floats(0, 1))
 def test_more_is_never_worse(base: float, tuned: float, threshold: float) -> None:
-    (line,) = gate({"m": base}, {"m": tuned}, RetentionSettings(min_retained=threshold))
-    (more,) = gate({"m": base}, {"m": tuned + 1}, RetentionSettings(min_retained=threshold))
+    (line,) = gate({"m": base}, {"m": tuned}, min_retained=threshold)
+    (more,) = gate({"m": base}, {"m": tuned + 1}, min_retained=threshold)
     assert more.passed >= line.passed
-    assert gate({"m": base}, {"m": base}, RetentionSettings(min_retained=threshold))[0].passed
+    assert gate({"m": base}, {"m": base}, min_retained=threshold)[0].passed
 
 
 def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:

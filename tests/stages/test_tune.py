@@ -25,10 +25,10 @@ from lotune.model.loading import load_model, load_tokenizer
 from lotune.model.methods.lora import LoraSettings
 from lotune.recipe import Recipe
 from lotune.runs import Run
+from lotune.stages.abilities import abilities_of
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER, invalidated
 from lotune.stages.merging import checked, checked_files, merge_and_check, rows_of
-from lotune.stages.prepare import retention_task_settings
 from lotune.stages.tuning_session import make_plan, set_up_tuning
 from lotune.stages.validate import CheckpointResult, best_checkpoint, choose_checkpoint
 from lotune.tasks.build_datasets import evaluation_rows
@@ -178,7 +178,7 @@ def test_a_bfloat16_base_is_tuned_with_products_in_bfloat16(small_base: Path, tm
 def test_a_merge_is_compared_on_rows_of_all_sets(small_base: Path, tmp_path: Path) -> None:
     """Validation rows come first, then those of the test and the retained ones; what is too long is left out."""
     recipe = Recipe(base={"model": str(small_base), "dtype": "float32"}, retention={"language": "en"})
-    reading = build_task(retention_task_settings(recipe))
+    reading = abilities_of(recipe)[0].task
     sets = {
         "validation": [Example(f"v{n}", f"{n} + 1 =", str(n + 1), (str(n + 1),)) for n in range(3)],
         "test": [Example("t0", "1 + 1 =" * 900, "2", ("2",)), Example("t1", "1 + 2 =", "3", ("3",))],

@@ -355,7 +355,7 @@ def squad(path: Path, numbers: Sequence[int]) -> Path:
 
 
 def watched(test: EvaluationSet, path: Path | None = None, rows: int | None = None, data: Path | None = None) -> Any:
-    return retention_validation(READING, path, rows, 1, test, data)
+    return retention_validation(READING, path, rows, 1, test.examples, data)
 
 
 def test_generated_retention_rows_to_validate_on_share_nothing_with_the_test() -> None:
@@ -382,8 +382,8 @@ def test_a_task_that_generates_no_rows_leaves_some_of_its_file(tmp_path: Path) -
     task = InstructionsTask(InstructionsSettings())
     file = write(tmp_path / "rows.jsonl", [{"instruction": f"Say {n}.", "output": str(n)} for n in range(30)])
     test = evaluation_set(task, file, 20, 1)
-    rows = retention_validation(task, None, 100, 1, test, file)
+    rows = retention_validation(task, None, 100, 1, test.examples, file)
     assert len(rows) == 10
     assert not prompts(rows) & prompts(test.examples)
     whole = evaluation_set(task, file, None, 1)
-    assert list(retention_validation(task, None, 100, 1, whole, file)) == [], "the test asks every row"
+    assert list(retention_validation(task, None, 100, 1, whole.examples, file)) == [], "the test asks every row"

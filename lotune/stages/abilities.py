@@ -1,0 +1,82 @@
+"""The abilities that a run measures beside its task, each with its task and the names of its sets of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lotune.errors import SettingsError
+from lotune.evaluate.abilities import AbilitySettings
+from lotune.recipe import Recipe
+from lotune.tasks.registry import build_task, task_settings
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Task
+
+RETENTION = "retention"
+"""Name of the test rows of the only ability, and the beginning of those of several."""
+RETENTION_VALIDATION = "retention_validation"
+"""Name of the rows on which the only ability is watched while tuning, and the beginning of those of several."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """An ability of a recipe: its settings, those of its task, and where its rows and answers are kept."""
+
+    settings: AbilitySettings
+    task_settings: TaskSettings
+    key: str
+    """Dotted key of its settings."""
+    suffix: str
+    """End of the names of its sets; empty if it is the only one."""
+
+    @property
+    def label(self) -> str:
+        """Name of the ability."""
+        return self.settings.label
+
+    @property
+    def task(self) -> Task:
+        """The task that measures it."""
+        return build_task(self.task_settings)
+
+    @property
+    def test_set(self) -> str:
+        """Name of its test rows, and of their file."""
+        return RETENTION + self.suffix
+
+    @property
+    def validation_set(self) -> str:
+        """Name of the rows on which it is watched while tuning, and of their file."""
+        return RETENTION_VALIDATION + self.suffix
+
+    def predictions_folder(self, target: str) -> str:
+        """Return the name of the folder of the answers to its test rows, beside those of the task `target`."""
+        return self.test_set if self.label == target else self.label
+
+    def file(self, folder: Path, set_name: str) -> Path:
+        """Return the file of one of its sets in a run's folder."""
+        return folder / "data" / f"{set_name}.jsonl"
+
+
+def abilities_of(recipe: Recipe) -> tuple[Ability, ...]:
+    """Return the abilities that a recipe measures.
+
+    Raises: SettingsError with the nearest name if there is no task of a name.
+    """
+    retention = recipe.retention
+    return tuple(
+        Ability(
+            settings,
+            _task_settings(settings, retention.key_of(settings)),
+            retention.key_of(settings),
+            f"-{settings.label}" if retention.abilities else "",
+        )
+        for settings in retention.measured
+    )
+
+
+def _task_settings(settings: AbilitySettings, key: str) -> TaskSettings:
+    try:
+        return task_settings(settings.task, language=settings.language)
+    except SettingsError as error:
+        raise SettingsError(f"{key}.task", error.found, error.expected, error.remedy) from None

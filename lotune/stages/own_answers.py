@@ -1,0 +1,86 @@
+"""The base's own greedy answers as references: rows to watch the gate on where no ability has rows to spare for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import log
+from typing import Any
+
+from lotune.console import print_status
+from lotune.data.examples import Example
+from lotune.data.tokenized import encode_text
+from lotune.evaluate.abilities import AbilitySettings
+from lotune.generate.requests import Completion, Request
+from lotune.memory import release_memory
+from lotune.model.loading import load_model
+from lotune.recipe import Recipe
+from lotune.stages.abilities import Ability
+from lotune.stages.model_loading import with_answer_dtype
+from lotune.tasks.registry import task_settings
+from lotune.tasks.settings import TaskSettings
+
+OWN_ANSWERS = "own_answers"
+"""Name of the set, of its file, and of the folder of the answers to it."""
+OWN_ANSWERS_SEED = 5_000_011
+"""Offset of the seed of these rows, so that none of them is a replay row."""
+TEXTS, TEXT_TOKENS = 60, 48
+"""Number of texts that the base writes, and their longest length; the first half of each is a prompt."""
+CONTINUATION_TOKENS = 16
+"""Tokens with which the base continues a prompt greedily."""
+MOST_ROWS = 200
+"""Rows at most. Each asks for one token: longer answers of two good models differ in wording."""
+# A base that is not sure has many good answers, and the choice among them changes with every tuning (docs/log.md).
+SURE = 0.5
+"""Probability of a token from which on the base is sure of it."""
+
+
+def own_answer_settings() -> tuple[TaskSettings, AbilitySettings]:
+    """Return the settings of the task that compares answers with the base's own, and those of the ability."""
+    task = task_settings("instructions", scorer="exact", max_new_tokens=1)
+    return task, AbilitySettings(name=OWN_ANSWERS, task=task.name)
+
+
+def needs_own_answers(abilities: Sequence[Ability], watched: Mapping[str, Sequence[Example]]) -> bool:
+    """Return whether the gate is to be watched, and no ability that gates has rows for it."""
+    wanted = [one for one in abilities if one.settings.gate and one.settings.validation_rows != 0]
+    return bool(wanted) and not any(watched[one.validation_set] for one in wanted)
+
+
+def own_answers(recipe: Recipe) -> list[Example]:
+    """Return beginnings of texts that the base writes, each with the next token of which the base is sure."""
+    from lotune.generate.answering_model import AnsweringModel
+    from lotune.generate.base_rows import write_base_rows
+
+    print_status("no retention row is left to watch the gate on: the base's own answers are watched")
+    base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
+    answering, batch_tokens = AnsweringModel(base.model, base.tokenizer), recipe.evaluate.max_batch_tokens
+    texts = write_base_rows(
+        answering.engine, base.tokenizer, TEXTS,
+        seed=recipe.seed + OWN_ANSWERS_SEED, max_new_tokens=TEXT_TOKENS, batch_tokens=batch_tokens,
+    )  # fmt: skip
+    prompts = [prompt for text in texts if (prompt := text.opening + text.text[: len(text.text) // 2])]
+    requests = [
+        Request(tuple(encode_text(base.tokenizer, prompt, first=True)), CONTINUATION_TOKENS, logprobs=True)
+        for prompt in prompts
+    ]
+    completions = dict(answering.engine.stream(requests, batch_tokens=batch_tokens))
+    examples = [
+        Example(f"{OWN_ANSWERS}:{number}.{place}", begun, token, (token,))
+        for number, prompt in enumerate(prompts)
+        for place, begun, token in sure_tokens(prompt, completions[number], base.tokenizer)
+    ]
+    del base, answering, texts
+    release_memory()
+    return examples[:MOST_ROWS]
+
+
+def sure_tokens(prompt: str, completion: Completion, tokenizer: Any) -> Iterator[tuple[int, str, str]]:
+    """Yield the tokens of a completion of which the model was sure: place, text before it, its own text.
+
+    Tokens that show nothing, or only a part of a character, are left out.
+    """
+    for place, (id, logprob) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True)):
+        begun: str = prompt + tokenizer.decode(list(completion.token_ids[:place]))
+        token: str = tokenizer.decode([id])
+        if logprob > log(SURE) and token.strip() and "\N{REPLACEMENT CHARACTER}" not in begun + token:
+            yield place, begun, token
