@@ -78,10 +78,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     r"""Return a Markdown table.
 
-    >>> markdown_table(["set", "value"], [["demo", "1"]])
+    >>> markdown(["set", "value"], [["demo", "1"]])
     '| set | value |\n| --- | --- |\n| demo | 1 |\n'
     """
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))

@@ -15,7 +15,7 @@ import yaml
 from benchmarks.measured import (
     Command,
     accuracy,
-    markdown_table,
+    markdown,
     measured_once,
     paired_interval,
     percent,
@@ -120,7 +120,7 @@ def table(names: Sequence[str], results: Path) -> str:
     """Return the results as a Markdown table; what has not been measured is a dash."""
     head = ["set", "first run", "base", "tuned", "kept", "seconds", "held out", "best of grid", "difference, 95 %"]
     known = records(results)
-    return markdown_table(head, [_table_row(name, known) for name in names])
+    return markdown(head, [_table_row(name, known) for name in names])
 
 
 def _table_row(name: str, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
