@@ -1,14 +1,8 @@
-"""Measure the first run of each set, and what the best of a grid reaches; every result is kept as it is made.
-
-A result is a record of `results.jsonl` under its id. A result that exists is not measured again, so a stopped command
-continues where it was; a folder belongs to one version of lotune.
-"""
+"""Measure the first run of each set, and what the best of a grid reaches; every result is kept as it is made."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,26 +12,24 @@ from typing import Any
 
 import yaml
 
+from benchmarks.measured import (
+    Command,
+    accuracy,
+    markdown,
+    measured_once,
+    paired_interval,
+    percent,
+    records,
+    run_lotune,
+    verdicts_of,
+)
 from benchmarks.own_rows.files import write_set
-from lotune.evaluate.statistics import bootstrap_difference
-from lotune.record_files import append_record, stored_records
 
 GRID = tuple(
     {"tune.learning_rate": rate, "tune.epochs": epochs, "retention.replay.rows": replay}
     for rate, epochs, replay in product((2e-3, 5e-3, 1.2e-2), (3, 8), (0, 1000))
 )
 """The settings of the grid."""
-
-Command = Callable[[Path, Sequence[str]], None]
-"""Run a command of lotune in a folder."""
-
-
-def run_lotune(folder: Path, words: Sequence[str]) -> None:
-    """Run a command of lotune. Raises: CalledProcessError, after its last lines are printed."""
-    done = subprocess.run([sys.executable, "-m", "lotune", *words], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        print("\n".join(done.stderr.splitlines()[-5:]), file=sys.stderr)
-        done.check_returncode()
 
 
 @dataclass(frozen=True)
@@ -53,13 +45,7 @@ class Measurement:
 
     def result(self, key: str, measure: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
         """Return the record of a key, measured only if there is none."""
-        id = f"{self.name}: {key}"
-        known = stored_records([self.results]).get((id, None))
-        if known is None:
-            known = {"id": id, **measure()}
-            append_record(self.results, known)
-            print(json.dumps(known), flush=True)
-        return known
+        return measured_once(self.results, f"{self.name}: {key}", measure)
 
     def first_run(self) -> Mapping[str, Any]:
         """Return what `init` and `run` reach without a further setting."""
@@ -122,9 +108,7 @@ class Measurement:
         out = f"{label}.jsonl"
         words = ["--model", str(adapter), "--task", task["name"], "--data", self._files[1].name, "--out", out]
         self.command(self.folder, ["evaluate", *words, *settings])
-        lines = (self.folder / out).read_text(encoding="utf-8").splitlines()
-        verdicts = {record["id"]: bool(record["correct"]) for record in map(json.loads, lines)}
-        return {"run": run, "verdicts": "".join("01"[verdicts[id]] for id in sorted(verdicts))}
+        return {"run": run, "verdicts": verdicts_of(self.folder / out)}
 
 
 def _flow(value: Any) -> str:
@@ -135,39 +119,24 @@ def _flow(value: Any) -> str:
 def table(names: Sequence[str], results: Path) -> str:
     """Return the results as a Markdown table; what has not been measured is a dash."""
     head = ["set", "first run", "base", "tuned", "kept", "seconds", "held out", "best of grid", "difference, 95 %"]
-    records = {key[0]: record for key, record in stored_records([results]).items()}
-    rows = [_table_row(name, records) for name in names]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    known = records(results)
+    return markdown(head, [_table_row(name, known) for name in names])
 
 
-def _table_row(name: str, records: Mapping[Any, Mapping[str, Any]]) -> list[str]:
-    first = records.get(f"{name}: first run")
-    verdicts = [records.get(f"{name}: held out, {of}", {}).get("verdicts", "") for of in ("first run", "best of grid")]
+def _table_row(name: str, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    first = known.get(f"{name}: first run")
+    verdicts = [known.get(f"{name}: held out, {of}", {}).get("verdicts", "") for of in ("first run", "best of grid")]
     measured = ["–"] * 5
     if first:
         kept = min((value for value in first["kept"].values() if value is not None), default=None)
         measured = [
             "VALID" if first["valid"] else "NOT VALID",
-            _percent(first["base"]),
-            _percent(first["tuned"]),
-            _percent(kept),
+            percent(first["base"]),
+            percent(first["tuned"]),
+            percent(kept),
             f"{first['seconds']:.0f}",
         ]
-    return [name, *measured, *(_percent(_mean(text)) for text in verdicts), _difference(*verdicts)]
-
-
-def _mean(verdicts: str) -> float | None:
-    return verdicts.count("1") / len(verdicts) if verdicts else None
-
-
-def _percent(value: float | None) -> str:
-    """Return a fraction in percent.
-
-    >>> _percent(0.9751), _percent(None)
-    ('97.5 %', '–')
-    """
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return [name, *measured, *(percent(accuracy(text)) for text in verdicts), _difference(*verdicts)]
 
 
 def _difference(first: str, best: str) -> str:
@@ -178,8 +147,7 @@ def _difference(first: str, best: str) -> str:
     """
     if not first or not best:
         return "–"
-    before, after = ([float(verdict) for verdict in verdicts] for verdicts in (best, first))
-    interval = bootstrap_difference(before, after)
+    interval = paired_interval(best, first)
     if interval is None:
-        return f"{100 * (after[0] - before[0]):.1f}"
+        return f"{100.0 * (int(first[0]) - int(best[0])):.1f}"
     return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"

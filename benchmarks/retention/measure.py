@@ -1,0 +1,114 @@
+"""Measure each remedy on each set: one run, and one record of its figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measured import Command, measured_once, records, run_lotune, verdicts_of
+from benchmarks.own_rows.files import write_set
+from benchmarks.retention.remedies import NONE, REMEDIES, SETS, run_words
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measurement of one set in a folder of its own."""
+
+    name: str
+    folder: Path
+    results: Path
+    words: tuple[str, ...] = ()
+    """Settings of every run, such as threads=1."""
+    command: Command = run_lotune
+
+    def measure(self, remedy: str) -> Mapping[str, Any]:
+        """Return the record of a remedy, run only if there is none."""
+        return measured_once(self.results, record_id(self.name, remedy), lambda: self._measure(remedy))
+
+    def _measure(self, remedy: str) -> dict[str, Any]:
+        self._write_recipe()
+        if REMEDIES[remedy].continues:
+            self._copy_tuning(remedy)
+        self.command(self.folder, [*run_words(self.name, remedy), *self.words])
+        return figures(self._run(remedy))
+
+    def _run(self, remedy: str) -> Path:
+        return self.folder / "runs" / remedy
+
+    def _write_recipe(self) -> None:
+        """Write the files of the set and their recipe, unless they are there or the recipe is a shipped one."""
+        task_set = SETS[self.name]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if task_set.own_rows and not (self.folder / task_set.recipe).exists():
+            file, _ = write_set(self.name, self.folder)
+            self.command(self.folder, ["init", file.name, "--force"])
+
+    def _copy_tuning(self, remedy: str) -> None:
+        """Begin a run with a copy of the finished run without a remedy; without one, the tuning is made again."""
+        source, copy = self._run(NONE), self._run(remedy)
+        if copy.exists() or not source.exists() or record_id(self.name, NONE) not in records(self.results):
+            return
+        part = copy.with_name(f".{remedy}.part")  # a copy that was stopped must not pass as a run
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        part.rename(copy)
+
+
+def record_id(set_name: str, remedy: str) -> str:
+    """Return the id of a record.
+
+    >>> record_id("demo", "strength")
+    'demo: strength'
+    """
+    return f"{set_name}: {remedy}"
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """Return the figures of a finished run."""
+    card = _read(run / "scorecard.json")
+    return {
+        "valid": card["valid"],
+        "verdicts": verdicts_of(run / "predictions" / card["target"]["task"] / f"{card['chosen_checkpoint']}.jsonl"),
+        "base": card["target"]["base_value"],
+        "kept": kept(card["retention"]),
+        "divergence": {line["set"]: [line["value"], line["interval"]] for line in card["divergence"]},
+        "seconds": _seconds(run, card),
+        "repair": card["repair"],
+        "strength": (card["strength"] or {}).get("chosen"),
+    }
+
+
+def kept(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the retained fraction and its interval by ability and metric: of a gated ability, the gated metrics.
+
+    >>> metrics = {"f1": True, "bleu": False}
+    >>> lines = [{"task": "reading", "metric": name, "is_gated": gated} for name, gated in metrics.items()]
+    >>> kept([{**line, "retained": 0.9, "retained_interval": [0.8, 1.0]} for line in lines])
+    {'reading': {'f1': [0.9, [0.8, 1.0]]}}
+    """
+    lines = list(lines)
+    gated = {line["task"] for line in lines if line["is_gated"]}
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        if line["is_gated"] or line["task"] not in gated:
+            found.setdefault(line["task"], {})[line["metric"]] = [line["retained"], line["retained_interval"]]
+    return found
+
+
+def _seconds(run: Path, card: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of the tuning with its validations, of having replay rows, and of what followed."""
+    parts = {
+        "tuning": _read(run / "training.json")["seconds"],
+        "replay": _read(run / "data" / "counts.json")["replay"]["seconds"],
+        "repair": (card["repair"] or {}).get("seconds", 0.0),
+        "strength": (card["strength"] or {}).get("seconds", 0.0),
+    }
+    return {name: round(seconds, 2) for name, seconds in parts.items()}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,140 @@
+"""The sets of the benchmark, the harsh settings of every run, and the remedies: names to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Settings = Mapping[str, str]
+"""Values by dotted key, as a command line takes them."""
+
+ABILITIES = ("reading", "copying", "equations")
+"""The abilities that every run measures. Only reading decides the gate, and only its rows are replayed."""
+OTHERS = "rows: 200, gate: false, replay: false"
+"""Settings of the abilities beside reading: no remedy knows of them."""
+HARSH: Settings = {
+    "tune.learning_rate": "5e-3",
+    "checkpoints.spacing": "even",
+    "checkpoints.merged": "none",
+    "retention.abilities": (
+        f"[{{task: reading, rows: 300}}, {{task: copying, {OTHERS}}}, {{task: equations, {OTHERS}}}]"
+    ),
+    "retention.validation_rows": "100",
+    "retention.replay.rows": "0",
+    "retention.action": "report",
+    "retention.strength": "1",
+}
+"""Settings of every run: a high learning rate, and nothing against forgetting."""
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """A task that is tuned: its recipe, and its settings beside the harsh ones."""
+
+    about: str
+    recipe: str
+    """Name of a shipped recipe, or of the file that `init` writes."""
+    settings: Settings
+    own_rows: bool = True
+    """Whether the rows are a file of `benchmarks.own_rows`; without it, the recipe generates them."""
+
+
+SETS: Mapping[str, TaskSet] = {
+    "demo": TaskSet(
+        "Arithmetic, the shipped recipe: 3,600 rows, one epoch, rank 1; 2,000 test questions",
+        "demo",
+        {"data.test_rows": "2000"},
+        own_rows=False,
+    ),
+    "reviews": TaskSet(
+        "Reviews as positive or negative, a csv file of 1,200 rows, eight epochs; 1,000 test rows",
+        "reviews.yaml",
+        {"tune.epochs": "8", "data.test": "reviews-held-out.csv"},
+    ),
+    "orders": TaskSet(
+        "The order number of a message, a jsonl file of 1,000 rows, eight epochs; 1,000 test rows",
+        "orders.yaml",
+        {"tune.epochs": "8", "data.test": "orders-held-out.jsonl"},
+    ),
+}
+"""The sets by name."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A remedy: its settings on top of the harsh ones."""
+
+    title: str
+    about: str
+    settings: Settings
+    continues: bool = False
+    """Whether it starts from the finished tuning of `none`, as no setting of the tuning differs."""
+
+
+def _replay(source: str, rows: int, divergence: int) -> Settings:
+    return {
+        "retention.replay.source": source,
+        "retention.replay.rows": str(rows),
+        "retention.divergence": str(divergence),
+    }
+
+
+NONE = "none"
+"""Name of the run without a remedy."""
+REMEDIES: Mapping[str, Remedy] = {
+    NONE: Remedy("none", "the harsh settings alone", {}),
+    "replay-generated": Remedy(
+        "replay, generated rows",
+        "1,000 generated rows of reading among the training rows, trained on as answers",
+        _replay("generator", 1000, 0),
+    ),
+    "replay-own": Remedy(
+        "replay, own rows",
+        "at most 300 texts that the base writes itself, trained on as answers",
+        _replay("base", 300, 0),
+    ),
+    "divergence-generated": Remedy(
+        "replay with divergence, generated rows",
+        "the same 1,000 rows, but the model is held to the base's predictions on them",
+        _replay("generator", 1000, 1),
+    ),
+    "divergence-own": Remedy(
+        "replay with divergence, own rows",
+        "such texts, but the model is held to the base's predictions on them",
+        _replay("base", 300, 1),
+    ),
+    "repair-generated": Remedy(
+        "repair, generated rows",
+        "after the harsh tuning, further steps with 1,000 generated rows and divergence",
+        {"retention.action": "repair"},
+        continues=True,
+    ),
+    # Another source is another setting of the tuning, though it replays nothing: the same tuning is made again.
+    "repair-own": Remedy(
+        "repair, own rows",
+        "after the harsh tuning, further steps with at most 300 texts of the base and divergence",
+        {"retention.action": "repair", "retention.replay.source": "base"},
+    ),
+    "strength": Remedy(
+        "strength",
+        "after the harsh tuning, the adapter weakened as the validation rows suggest",
+        {"retention.strength": "search"},
+        continues=True,
+    ),
+}
+"""The remedies by name, which is also the name of the run; `none` comes first, as others continue its run.
+
+A replay row has either the cross-entropy or the divergence, so replay and divergence together are the divergence on
+replay rows: there is no further remedy that adds one to the other.
+"""
+
+
+def run_words(set_name: str, remedy: str) -> list[str]:
+    """Return the words of a command that runs a remedy on a set.
+
+    >>> run_words("demo", "strength")[:3], run_words("demo", "strength")[-1]
+    (['run', 'demo', 'name=strength'], 'data.test_rows=2000')
+    """
+    task_set = SETS[set_name]
+    settings = {**HARSH, **REMEDIES[remedy].settings, **task_set.settings}
+    return ["run", task_set.recipe, f"name={remedy}", *(f"{key}={value}" for key, value in settings.items())]
