@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.data.tokenized import encode_text
 from lotune.evaluate.abilities import AbilitySettings
-from lotune.generate.requests import Completion, Request
 from lotune.memory import release_memory
 from lotune.model.loading import load_model
 from lotune.recipe import Recipe
 from lotune.stages.abilities import Ability
 from lotune.stages.model_loading import with_answer_dtype
-from lotune.tasks.registry import task_settings
+from lotune.tasks.registry import CONVERSATION_TASK, task_settings
 from lotune.tasks.settings import TaskSettings
+
+if TYPE_CHECKING:
+    from lotune.generate.requests import Completion
 
 OWN_ANSWERS = "own_answers"
 """Name of the set, of its file, and of the folder of the answers to it."""
@@ -36,7 +38,7 @@ SURE = 0.5
 
 def own_answer_settings() -> tuple[TaskSettings, AbilitySettings]:
     """Return the settings of the task that compares answers with the base's own, and those of the ability."""
-    task = task_settings("instructions", scorer="exact", max_new_tokens=1)
+    task = task_settings(CONVERSATION_TASK, scorer="exact", max_new_tokens=1)
     return task, AbilitySettings(name=OWN_ANSWERS, task=task.name)
 
 
@@ -50,6 +52,7 @@ def own_answers(recipe: Recipe) -> list[Example]:
     """Return beginnings of texts that the base writes, each with the next token of which the base is sure."""
     from lotune.generate.answering_model import AnsweringModel
     from lotune.generate.base_rows import write_base_rows
+    from lotune.generate.requests import Request
 
     print_status("no retention row is left to watch the gate on: the base's own answers are watched")
     base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)

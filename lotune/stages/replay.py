@@ -99,12 +99,10 @@ def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[
         found, remedy = "no ability has replay: true", "set it for one, or another retention.replay.source"
         raise SettingsError("retention.replay.source", f"is generator, and {found}", remedy=remedy)
     with blame_setting("retention.replay.source"):
-        bounds = [rows * number // len(replayed) for number in range(len(replayed) + 1)]
+        share, rest = divmod(rows, len(replayed))
         parts = [
             # Another seed for each: two abilities of one task would get the same rows.
-            generated_replay_rows(
-                one.task, bounds[place + 1] - bounds[place], recipe.seed + place, f"replay{one.suffix}"
-            )
+            generated_replay_rows(one.task, share + (place < rest), recipe.seed + place, f"replay{one.suffix}")
             for place, one in enumerate(replayed)
         ]
     examples = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
