@@ -107,8 +107,8 @@ def _docstrings(module: str) -> Mapping[tuple[str, str], str]:
 def _type_name(annotation: Any) -> str:
     """Return a type in the notation of the help.
 
-    >>> _type_name(int | None), _type_name(typing.Literal["a", "b"]), _type_name(list[str])
-    ('int | null', 'a | b', 'list[str]')
+    >>> _type_name(int | None), _type_name(typing.Literal["a", "b"]), _type_name(list[str]), _type_name(list[Settings])
+    ('int | null', 'a | b', 'list[str]', 'list[mapping]')
     """
     names = []
     for choice in union_members(annotation):
@@ -122,6 +122,8 @@ def _type_name(annotation: Any) -> str:
         elif origin is not None:
             inner = ", ".join(_type_name(argument) for argument in typing.get_args(choice))
             names.append(f"{getattr(origin, '__name__', origin)}[{inner}]")
+        elif isinstance(choice, type) and issubclass(choice, Settings):
+            names.append("mapping")
         else:
             names.append({"Path": "path"}.get(choice.__name__, choice.__name__))
     return " | ".join(names)

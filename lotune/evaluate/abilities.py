@@ -19,7 +19,7 @@ class AbilityRows(Settings):
     data: Path | None = None
     """File of retention rows (for reading: SQuAD's layout); null: generate them."""
     rows: int | None = Field(None, ge=1)
-    """Number of retention rows, sampled by seed; null: all rows of a file, or 200 generated ones."""
+    """Number of retention rows, sampled by seed; null: all rows of a file, or 500 generated ones."""
     language: Literal["zh", "en", "both"] = "both"
     """Language of the generated retention rows."""
     validation: Path | None = None

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NANO = "nano"
+PRACTICE_MODEL = "nano is a practice model of 2 million parameters"
+REAL_MODEL = "Qwen/Qwen2.5-0.5B"
+"""A real model to name in its place, which is small enough for a CPU."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DEFAULT_ATTENTION = {"attn_implementation": None}
 """With None, transformers uses torch's fused attention (sdpa) or, if an architecture has none, its own (eager)."""

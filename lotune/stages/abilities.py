@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from lotune.data.examples import Example
 from lotune.errors import SettingsError
 from lotune.evaluate.abilities import AbilitySettings
-from lotune.recipe import Recipe
+from lotune.recipe import Recipe, row_limits
+from lotune.tasks.build_datasets import RETENTION_SEED, EvaluationSet, retention_test, retention_validation
 from lotune.tasks.registry import build_task, task_settings
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
+from lotune.tasks.user_rows import blame_setting
 
 RETENTION = "retention"
 """Name of the test rows of the only ability, and the beginning of those of several."""
@@ -80,3 +85,25 @@ def _task_settings(settings: AbilitySettings, key: str) -> TaskSettings:
         return task_settings(settings.task, language=settings.language)
     except SettingsError as error:
         raise SettingsError(f"{key}.task", error.found, error.expected, error.remedy) from None
+
+
+def retention_sets(
+    recipe: Recipe, abilities: Sequence[Ability]
+) -> tuple[dict[str, EvaluationSet], dict[str, Sequence[Example]]]:
+    """Return the test rows of each ability, and the rows on which it is watched, by the names of the sets."""
+    limits, seed, most_bytes = row_limits(recipe), recipe.seed, recipe.data.max_row_bytes
+    tests, watched = dict[str, EvaluationSet](), dict[str, Sequence[Example]]()
+    for one in abilities:
+        with blame_setting(f"{one.key}.data"):
+            aside = 0 if one.settings.validation else limits[f"{one.key}.validation_rows"]
+            tests[one.test_set] = retention_test(
+                one.task, one.settings.data, limits[f"{one.key}.rows"], aside, seed + RETENTION_SEED, most_bytes
+            )
+    asked = list(chain.from_iterable(rows.examples for rows in tests.values()))
+    for one in abilities:
+        with blame_setting(f"{one.key}.validation"):
+            watched[one.validation_set] = retention_validation(
+                one.task, one.settings.validation, limits[f"{one.key}.validation_rows"], seed, asked,
+                one.settings.data, most_bytes,
+            )  # fmt: skip
+    return tests, watched

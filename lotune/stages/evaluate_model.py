@@ -40,7 +40,7 @@ from lotune.stages.predictions import (
 )
 from lotune.stages.prompt_template import build_prompted_task, resolve_auto, with_stored_template
 from lotune.tasks.build_datasets import EvaluationSet, evaluation_rows, evaluation_set
-from lotune.tasks.checks import require_references
+from lotune.tasks.checks import require_fitting_scorer, require_references
 from lotune.tasks.metrics import rouge_l
 from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
@@ -111,6 +111,7 @@ def evaluate_model(
     tested = test.read(task, recipe.seed, recipe.data.max_row_bytes)
     examples = tested.examples
     require_references(task, settings, examples, test.data)
+    require_fitting_scorer(task, examples)
     if options.dry_run:
         return {"model": model, "task": task.name, "rows": len(examples)}
     recipe = with_resolved_dtype(recipe, model)

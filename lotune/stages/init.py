@@ -17,7 +17,7 @@ from lotune.data.tokenized import encode_row, render_supervision
 from lotune.data.tokenizer_training import LightTokenizer
 from lotune.errors import DataError
 from lotune.files import write_atomically
-from lotune.model.loading import base_folder
+from lotune.model.loading import NANO, PRACTICE_MODEL, REAL_MODEL, base_folder
 from lotune.model.settings import BaseSettings
 from lotune.recipe import RunOptions
 from lotune.stages.output_files import check_new, refuse_overwriting_inputs
@@ -33,10 +33,6 @@ SHOWN_ROWS = 3
 """Number of examples that `init` shows."""
 MAX_SKIPPED = 0.1
 """Largest fraction of unusable rows that the recipe skips; more of them are a fault of the file."""
-NANO = BaseSettings().model
-PRACTICE_MODEL = "nano is a practice model of 2 million parameters"
-REAL_MODEL = "Qwen/Qwen2.5-0.5B"
-"""A real model to name as an example."""
 
 
 def init(file: Path, out: Path | None, force: bool, options: RunOptions, wanted: Wanted, base: str) -> dict[str, Any]:

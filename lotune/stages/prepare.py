@@ -23,12 +23,20 @@ from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.scorecard import EvaluationSetCounts, evaluation_set_notes
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
-from lotune.model.loading import base_folder, load_tokenizer, meta_model, resolve_device
+from lotune.model.loading import (
+    NANO,
+    PRACTICE_MODEL,
+    REAL_MODEL,
+    base_folder,
+    load_tokenizer,
+    meta_model,
+    resolve_device,
+)
 from lotune.model.methods.registry import METHODS
 from lotune.model.quantization import check_quantization
-from lotune.recipe import Recipe, RunOptions, check_method, require_input_files, row_limits
+from lotune.recipe import Recipe, RunOptions, check_method, require_input_files
 from lotune.runs import Run, open_run
-from lotune.stages.abilities import Ability, abilities_of
+from lotune.stages.abilities import abilities_of, retention_sets
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.own_answers import OWN_ANSWERS, needs_own_answers, own_answers
@@ -36,18 +44,13 @@ from lotune.stages.prompt_template import build_prompted_task, check_template, r
 from lotune.stages.replay import make_replay
 from lotune.tasks.baselines import majority_answer
 from lotune.tasks.build_datasets import (
-    RETENTION_SEED,
-    EvaluationSet,
     build_datasets,
-    retention_test,
-    retention_validation,
     right_by_rule,
 )
 from lotune.tasks.checks import require_fitting_scorer, require_references
 from lotune.tasks.found_labels import with_found_labels
 from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
-from lotune.tasks.user_rows import blame_setting
 
 MEASURED_ROWS = 200
 """Number of rows to tokenise for an estimate of the disk space of all rows."""
@@ -118,6 +121,8 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Return the counts of the prepared data; prepare it if it is missing or an input has changed."""
     inputs = prepare_inputs(recipe)
     if run.stage_state("prepare", inputs) != "done":
+        if recipe.base.model == NANO and recipe.data.train is not None:
+            print_status(f"{PRACTICE_MODEL}; for results name a real one, such as base.model={REAL_MODEL}")
         print_status("preparing the rows")
         _write_data(run, recipe)
         run.mark_stage_done("prepare", inputs, [run.folder / "data"])
@@ -150,7 +155,7 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     # The faster check comes first, so that its errors do not wait for the slower one.
     loaded = None if _is_small_data(recipe) else _check_model(recipe)
     abilities = abilities_of(recipe)
-    tests, watched = _retention_sets(recipe, abilities)
+    tests, watched = retention_sets(recipe, abilities)
     retention = {name: rows.examples for name, rows in tests.items()}
     held_out = {**retention, **{name: rows for name, rows in watched.items() if rows}}
     data = build_datasets(task, recipe.data, recipe.seed, held_out)
@@ -188,28 +193,6 @@ def _write_data(run: Run, recipe: Recipe) -> None:
         "right_by_rule": right_by_rule(task, data.train),
         "majority": None if (majority := majority_answer(task, data.train)) is None else majority._asdict(),
     })  # fmt: skip
-
-
-def _retention_sets(
-    recipe: Recipe, abilities: Sequence[Ability]
-) -> tuple[dict[str, EvaluationSet], dict[str, Sequence[Example]]]:
-    """Return the test rows of each ability, and the rows on which it is watched, by the names of the sets."""
-    limits, seed, most_bytes = row_limits(recipe), recipe.seed, recipe.data.max_row_bytes
-    tests, watched = dict[str, EvaluationSet](), dict[str, Sequence[Example]]()
-    for one in abilities:
-        with blame_setting(f"{one.key}.data"):
-            aside = 0 if one.settings.validation else limits[f"{one.key}.validation_rows"]
-            tests[one.test_set] = retention_test(
-                one.task, one.settings.data, limits[f"{one.key}.rows"], aside, seed + RETENTION_SEED, most_bytes
-            )
-    asked = list(chain.from_iterable(rows.examples for rows in tests.values()))
-    for one in abilities:
-        with blame_setting(f"{one.key}.validation"):
-            watched[one.validation_set] = retention_validation(
-                one.task, one.settings.validation, limits[f"{one.key}.validation_rows"], seed, asked,
-                one.settings.data, most_bytes,
-            )  # fmt: skip
-    return tests, watched
 
 
 def _count_evaluation_sets(
