@@ -12,7 +12,9 @@ from pydantic import Field
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticSettings, ArithmeticTask
+from lotune.tasks.copying import CopyingSettings, CopyingTask
 from lotune.tasks.custom import CustomSettings, CustomTask
+from lotune.tasks.equations import EquationsSettings, EquationsTask
 from lotune.tasks.instructions.task import InstructionsSettings, InstructionsTask
 from lotune.tasks.multiple_choice import ChoiceSettings, MultipleChoiceTask
 from lotune.tasks.reading.task import ReadingSettings, ReadingTask
@@ -35,6 +37,8 @@ TASKS: Mapping[str, TaskEntry] = {
     "choice": TaskEntry(ChoiceSettings, MultipleChoiceTask),
     "sentences": TaskEntry(SentencesSettings, SentenceClassificationTask),
     "custom": TaskEntry(CustomSettings, CustomTask),
+    "copying": TaskEntry(CopyingSettings, CopyingTask),
+    "equations": TaskEntry(EquationsSettings, EquationsTask),
 }
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"
