@@ -530,9 +530,8 @@ def test_an_answer_longer_than_the_context_names_its_setting(
 
 def test_a_task_without_questions_is_refused_by_commands_that_answer_questions(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"problem": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
+    rows.write_text('{"text": "计算 1 + 1 等于多少？"}\n', encoding="utf-8")
     output = refused("generate", "--model", "nano", "--task", "text", "--data", rows, "--out", tmp_path / "out.jsonl")
-    assert "task.name: 'text' is unknown" in output
-    assert "text, which `evaluate --model` alone has" in output
+    assert "the task text has no questions to answer" in output
     assert not (tmp_path / "out.jsonl").exists()
     assert "remedy: did you mean text?" in refused("evaluate", "--model", "nano", "--task", "txet")

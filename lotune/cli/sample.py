@@ -12,7 +12,7 @@ from lotune.cli.options import Debug, Json
 
 
 def sample(
-    task: Annotated[str, typer.Option(help="Task to generate rows for: arithmetic or reading.")],
+    task: Annotated[str, typer.Option(help="Task to generate rows for: arithmetic, reading, copying or equations.")],
     out: Annotated[Path, typer.Option(help="Output file.")],
     rows: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,

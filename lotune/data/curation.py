@@ -206,7 +206,7 @@ def remove_contaminated(
     Prompts are compared verbatim and by their `forms`. Of a conversation, the text before each answer in the loss is
     compared.
     """
-    eval_prompts = {name: {example.prompt for example in examples} for name, examples in evaluation.items()}
+    eval_prompts = {name: {questions(row)[-1] for row in examples} for name, examples in evaluation.items()}
     eval_forms = {name: set().union(*map(forms, examples)) for name, examples in evaluation.items()}
     exact: Counter[str] = Counter()
     normalised: Counter[str] = Counter()
@@ -221,7 +221,7 @@ def remove_contaminated(
             continue
         removed_forms |= example_forms
         for name in sets:
-            is_exact = not eval_prompts[name].isdisjoint(example.trained_prompts)
+            is_exact = not eval_prompts[name].isdisjoint(questions(example))
             (exact if is_exact else normalised)[name] += 1
     by_set = {}
     for name, rows in evaluation.items():
@@ -249,6 +249,8 @@ Form = str | tuple[str, tuple[str, ...]]
 def forms(example: Example) -> set[Form]:
     """Return the forms of an example: each of its normalised prompts, and the stem and options of a choice.
 
+    The form of a plain text, which has no prompt, is the text.
+
     The options are normalised and sorted, so that their order and their letters do not matter.
 
     >>> first = Example("1", "Peak? A.Etna B.K2", "B", choices=("Etna", "K2"), stem="Peak?")
@@ -256,11 +258,21 @@ def forms(example: Example) -> set[Form]:
     >>> forms(first) & forms(second)
     {('Peak?', ('Etna', 'K2'))}
     """
-    prompts: set[Form] = {normalise_prompt(prompt) for prompt in example.trained_prompts}
+    prompts: set[Form] = {normalise_prompt(prompt) for prompt in questions(example)}
     if not example.stem:
         return prompts
     options = tuple(sorted({normalise_prompt(option) for option in example.choices}))
     return {*prompts, (normalise_prompt(example.stem), options)}
+
+
+def questions(example: Example) -> tuple[str, ...]:
+    """Return the text before each answer in the loss; of a plain text, which has no prompt, the text itself.
+
+    >>> questions(Example("1", "1+1=", "2")), questions(Example("2", "", "A text."))
+    (('1+1=',), ('A text.',))
+    """
+    # All plain texts have the same prompt, which does not make them the same.
+    return tuple(prompt if prompt.strip() else example.target for prompt in example.trained_prompts)
 
 
 def normalise_prompt(text: str) -> str:

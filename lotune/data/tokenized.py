@@ -201,6 +201,16 @@ def encode_text(tokenizer: Any, text: str, first: bool = False) -> list[int]:
     return strip_eos(ids, tokenizer.eos_token_id) if first else ids
 
 
+def first_ids(tokenizer: Any) -> list[int]:
+    """Return the token to read before a text that nothing precedes: begin-of-text, else end-of-text, if there is one.
+
+    It lets the first token of the text be predicted.
+    """
+    # Qwen's tokeniser, for example, has no begin-of-text token; its training separated documents by end-of-text.
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return [id for id in ids if id is not None][:1]
+
+
 def strip_eos(ids: list[int], end: int) -> list[int]:
     """Return the ids without the end-of-text that some tokenisers append to every text."""
     return ids[:-1] if ids and ids[-1] == end else ids

@@ -53,7 +53,8 @@ def facts_of(settings: TaskSettings, task: Task, shots: int = 0, on_too_long: On
     else:
         protocol = f"greedy, {task.max_new_tokens} new tokens at most"
     if task.scores_references:
-        protocol = f"the likelihood of the reference; {protocol}"
+        answers = f"; {protocol}" if task.generates_answers else ""
+        protocol = f"the likelihood of the reference{answers}"
     protocol += f", {shots} shots" if shots else ""
     # "wrong" and "stop" change no prompt, so they are not part of the protocol.
     protocol += ", long prompts cut" if on_too_long == "truncate" else ""

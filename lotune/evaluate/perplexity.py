@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from lotune.data.examples import Example
-from lotune.data.tokenized import encode_text
+from lotune.data.tokenized import encode_text, first_ids
 from lotune.errors import DataError
 from lotune.evaluate.statistics import Interval, bootstrap_ratio
 from lotune.generate.loglikelihood import Continuation, LogLikelihood
@@ -46,14 +46,13 @@ def score_texts(
 
     Raises: DataError for a tokeniser with neither token, or a context below four tokens; NotFiniteLogitsError.
     """
-    # Qwen's tokeniser, for example, has no begin-of-text token; its training separated documents by end-of-text.
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if first is None or context < 4:
+    first = first_ids(tokenizer)
+    if not first or context < 4:
         raise DataError("texts", "need a token to begin with, and a context of four", "bos_token or eos_token")
     remaining, likelihood = iter(articles), LogLikelihood(model)
     while group := list(islice(remaining, ARTICLES_AT_ONCE)):
         windows = [
-            sliding_windows(encode_text(tokenizer, article.target), first, context, f"article {article.id}")
+            sliding_windows(encode_text(tokenizer, article.target), first[0], context, f"article {article.id}")
             for article in group
         ]
         rows = [window for article_windows in windows for window in article_windows]

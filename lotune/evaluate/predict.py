@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from lotune.data.examples import Example
-from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_target, encode_text
+from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_target, encode_text, first_ids
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.facts import Facts, read_facts
 from lotune.evaluate.reference_bits import (
@@ -118,11 +118,12 @@ def predict(
     together. A longer prompt loses the end of its passage; `on_too_long` decides about a prompt without a passage. An
     answer ends before any of the `stop` texts and of the task's own. `fingerprint` (of model and settings) and `facts`
     are stored with each prediction. Decoding is greedy, or samples with a seed derived from `sampling` and the id.
-    With `references_only`, a task that scores references gets no generated answers beside them.
+    With `references_only`, or if the task generates no answers, the references alone are scored.
 
     Raises: PromptTooLongError if a prompt is too long and `on_too_long` is "stop"; DataError if `out` is damaged;
     SettingsError if the longest answer leaves no room for a prompt.
     """
+    references_only = references_only or not task.generates_answers
     resumed = keep_predictions(task, examples, out, facts, on_too_long, references_only) if out is not None else {}
     yield from resumed.values()
     remaining = [example for index, example in enumerate(examples) if index not in resumed]
@@ -239,11 +240,24 @@ def fit(
     budget = max(0, context - needed)
     try:
         ids, is_truncated = encode_prompt(tokenizer, example, budget, truncate=on_too_long == "truncate")
+        if not ids and task.scores_references:
+            ids = _text_start(example, tokenizer, budget)
     except PromptTooLongError:
         if on_too_long == "stop":
             raise
         return None
     return Fitted(tuple(ids), is_truncated)
+
+
+def _text_start(example: Example, tokenizer: PreTrainedTokenizerBase, budget: int) -> list[int]:
+    """Return the token before a text without prompt, whose first token counts, too.
+
+    Raises: PromptTooLongError if the text leaves no room for it.
+    """
+    ids = first_ids(tokenizer)
+    if len(ids) > budget:
+        raise PromptTooLongError(f"row {example.id}", "the text fills the context", "a shorter text", "shorten it")
+    return ids
 
 
 def _answer(

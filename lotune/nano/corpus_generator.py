@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from lotune.data.examples import Example, Turn
 from lotune.data.templates import TEMPLATES
 from lotune.tasks.arithmetic import scratchpad
+from lotune.tasks.arithmetic.random_numbers import joined_numbers, nonzero, number, small
+from lotune.tasks.copying import COPY_INSTRUCTIONS
+from lotune.tasks.equations import sum_operands
 from lotune.tasks.reading.passage_generator import Language, lists, passages, sentences
 from lotune.tasks.task import Row
 
@@ -42,25 +45,8 @@ With one, nano learnt to end real equations after their heading, too.
 """
 
 
-def number(rng: random.Random, limit: int = 999_999) -> str:
-    """Return a decimal with two decimals within ±`limit` hundredths."""
-    return scratchpad.unscaled(rng.randint(-limit, limit), 2)
-
-
-def small(rng: random.Random, limit: int = 100) -> str:
-    """Return an integer from 1 to `limit`."""
-    return str(rng.randint(1, limit))
-
-
 def _sum(rng: random.Random) -> str:
-    # One sum in four has operands of nearly the same magnitude: most wrong sums compared such a pair wrongly.
-    a = number(rng)
-    if rng.random() < 0.25:
-        near = abs(scratchpad.scaled(a)[0]) + rng.choice((9, 99, 999, 9_999)) * rng.randint(-9, 9) // 9
-        b = scratchpad.unscaled(rng.choice((-1, 1)) * near, 2)
-    else:
-        b = number(rng)
-    return scratchpad.sum_block(a, rng.choice("+-"), b)[0]
+    return scratchpad.sum_block(*sum_operands(rng))[0]
 
 
 def _chain(rng: random.Random) -> str:
@@ -76,7 +62,7 @@ def _product(rng: random.Random) -> str:
 
 def _quotient(rng: random.Random) -> str:
     limit = rng.choice((999_999, 999_999, 999_999, 9_999))
-    return scratchpad.quotient_block(number(rng, limit), _nonzero(rng, limit))[0]
+    return scratchpad.quotient_block(number(rng, limit), nonzero(rng, limit))[0]
 
 
 def _root(rng: random.Random) -> str:
@@ -92,7 +78,7 @@ def _power(rng: random.Random) -> str:
 def _rounded(rng: random.Random) -> str:
     # The intermediate steps of powers: a mantissa with an exponent times a decimal.
     start = f"{rng.randint(1, 9)}.{rng.randint(0, 999_999):06d}E{rng.randint(-2, 15):+d}"
-    factor = rng.choice((_nonzero(rng, 99_999), _nonzero(rng, 999), small(rng)))
+    factor = rng.choice((nonzero(rng, 99_999), nonzero(rng, 999), small(rng)))
     return scratchpad.rounded_product_block(start, factor)[0]
 
 
@@ -127,10 +113,6 @@ def _heading(rng: random.Random) -> str:
     """
     block = rng.choice((_sum, _sum, _sum, _product, _quotient, _root, _root, _power, _small, _chain, _chain))(rng)
     return "".join(block.splitlines(keepends=True)[:2]).replace("=?", "=:", 1)
-
-
-def _nonzero(rng: random.Random, limit: int) -> str:
-    return scratchpad.unscaled(rng.choice((-1, 1)) * rng.randint(1, limit), 2)
 
 
 EQUATIONS = {
@@ -209,7 +191,7 @@ def _instruction(rng: random.Random, index: int, sentence: str) -> Example:
     terms = rng.sample(ARITHMETIC_WORDS, 3)
     text = rng.choice((
         sentence, " ".join(terms), f"{terms[0]} {number(rng)} {terms[1]} {small(rng)} {terms[2]}",
-        _numbers(rng), _numbers(rng), f"{terms[0]} {_numbers(rng)} {terms[1]}",
+        joined_numbers(rng), joined_numbers(rng), f"{terms[0]} {joined_numbers(rng)} {terms[1]}",
     ))  # fmt: skip
     if rng.random() < 0.2:
         numbers = [small(rng) for _ in range(rng.randint(3, 10))]
@@ -218,22 +200,8 @@ def _instruction(rng: random.Random, index: int, sentence: str) -> Example:
     elif rng.random() < 0.3:
         instruction, answer = rng.choice(("Without blanks: ", "去掉空格：")), text.replace(" ", "")
     else:
-        instruction, answer = rng.choice(("Repeat: ", "Copy this: ", "重复：", "抄写：")), text
+        instruction, answer = rng.choice((*COPY_INSTRUCTIONS["en"], *COPY_INSTRUCTIONS["zh"])), text
     return Example(str(index), "", TEMPLATES["alpaca"].render(instruction + text) + answer, category="instruction")
-
-
-def _numbers(rng: random.Random) -> str:
-    """Return numbers joined by a sign, to copy."""
-    generate = rng.choice((number, number, small, _long))
-    sign = rng.choice((" + ", " - ", " * ", " / ", ", ", "^", " = "))
-    return sign.join(generate(rng) for _ in range(rng.choice((1, 2, 2, 2, 3, 6)) if sign == ", " else 2))
-
-
-def _long(rng: random.Random) -> str:
-    """Return a number of up to twelve digits."""
-    # Half of the numbers have two or three different digits: repeats are what a copy loses first.
-    digits = "".join(rng.choices(rng.sample("0123456789", rng.choice((2, 3, 10, 10))), k=rng.randint(6, 12)))
-    return scratchpad.unscaled(rng.choice((-1, 1)) * int(digits), rng.randint(0, 6))
 
 
 def tokenizer_texts(count: int, seed: int) -> Iterator[str]:

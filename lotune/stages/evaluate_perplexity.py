@@ -21,6 +21,7 @@ from lotune.report.terminal import format_limits
 from lotune.stages.model_loading import device_and_dtype, folders_of, load_model_or_adapter, with_resolved_dtype
 from lotune.stages.output_files import check_fingerprints, merge_rank_outputs, refuse_overwriting_inputs
 from lotune.stages.predictions import answers_fingerprint, name_model_in_errors
+from lotune.tasks.registry import TEXT
 from lotune.tasks.settings import TaskSettings
 from lotune.text_display import print_visible
 
@@ -44,10 +45,10 @@ def evaluate_texts(
     limited = limit is not None and len(articles) > limit
     articles = articles[:limit]
     if options.dry_run:
-        return {"model": model, "task": "text", "rows": len(articles)}
+        return {"model": model, "task": TEXT, "rows": len(articles)}
     recipe, fingerprint = with_resolved_dtype(recipe, model), ""
     if out is not None:
-        fingerprint = answers_fingerprint(recipe, model, TaskSettings(name="text"), data=data, cleaning=cleaning)
+        fingerprint = answers_fingerprint(recipe, model, TaskSettings(name=TEXT), data=data, cleaning=cleaning)
         check_fingerprints(out, fingerprint)
     with init_process_group(resolve_device(recipe.device)) as world, raise_on_lost_process(world):
         base, rank_articles = load_model_or_adapter(recipe, model), articles[world.rank :: world.size]
@@ -58,7 +59,7 @@ def evaluate_texts(
         return None
     losses = {text.id: text for part in parts for text in parse_texts(part)}
     figures = {
-        "model": model, "task": "text", **device_and_dtype(recipe), "perplexity_unit": "per token",
+        "model": model, "task": TEXT, **device_and_dtype(recipe), "perplexity_unit": "per token",
         **summarise([losses[article.id] for article in articles]),
         **({"limited_to_first": limit} if limited else {}),
     }  # fmt: skip

@@ -67,6 +67,8 @@ def generate_answers(
     settings = resolve_auto(with_stored_template(recipe.task, model, force), weights)
     task = build_prompted_task(settings, weights)
     check_engine(recipe, task)
+    if not task.generates_answers:
+        raise SettingsError("task.name", f"the task {task.name} has no questions to answer", "a task with questions")
     _refuse_sampled_choice(task, sampling)
     refuse_overwriting_inputs(out, data, *folders_of(recipe, model))
     check_new(out, overwrite)

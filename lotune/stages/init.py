@@ -123,7 +123,8 @@ def _decisions(task: Task, candidate: Candidate, survey: _Survey, skips: bool, b
     """Yield the decisions about measure, rows and base."""
     if not any(decision.text.startswith("measure") for decision in candidate.decisions):
         scorer = f", judged by {task.scorer}" if task.scorer else ""
-        yield Decision(f"measure: {task.metric}{scorer}", "task.scorer" if task.scorer else "--task")
+        changed_by = "task.scorer" if "scorer" in type(candidate.settings).model_fields else "--task"
+        yield Decision(f"measure: {task.metric}{scorer}", changed_by)
     of_kinds = f", of {survey.kinds} kinds" if survey.kinds > 1 else ""
     if survey.unusable:
         faults = summarise_malformed(survey.unusable, 3)

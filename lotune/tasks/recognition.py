@@ -75,6 +75,9 @@ def candidate_of(path: Path, wanted: Wanted | None = None) -> Candidate:
         entry_named(wanted.task)
     if wanted.task in (None, "reading") and (wanted.task or _holds_passages(path)):
         return Candidate(ReadingSettings(), (Decision("task: reading, passages with questions", "--task"),))
+    if wanted.task is not None and wanted.task not in ROLES:
+        _roles(wanted.task, wanted.columns)  # refuses any column
+        return Candidate(task_settings(wanted.task), (Decision(f"task: {wanted.task}", "--task"),))
     try:
         file = read_rows(path, on_error="skip", headed=multiple_choice.names_columns)
     except HeaderError as error:

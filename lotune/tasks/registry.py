@@ -12,13 +12,16 @@ from pydantic import Field
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticSettings, ArithmeticTask
+from lotune.tasks.copying import CopyingSettings, CopyingTask
 from lotune.tasks.custom import CustomSettings, CustomTask
+from lotune.tasks.equations import EquationsSettings, EquationsTask
 from lotune.tasks.instructions.task import InstructionsSettings, InstructionsTask
 from lotune.tasks.multiple_choice import ChoiceSettings, MultipleChoiceTask
 from lotune.tasks.reading.task import ReadingSettings, ReadingTask
 from lotune.tasks.sentence_classification import SentenceClassificationTask, SentencesSettings
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
+from lotune.tasks.text import TextSettings, TextTask
 
 
 class TaskEntry(NamedTuple):
@@ -35,6 +38,9 @@ TASKS: Mapping[str, TaskEntry] = {
     "choice": TaskEntry(ChoiceSettings, MultipleChoiceTask),
     "sentences": TaskEntry(SentencesSettings, SentenceClassificationTask),
     "custom": TaskEntry(CustomSettings, CustomTask),
+    "copying": TaskEntry(CopyingSettings, CopyingTask),
+    "equations": TaskEntry(EquationsSettings, EquationsTask),
+    "text": TaskEntry(TextSettings, TextTask),
 }
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"
@@ -53,7 +59,8 @@ else:
 
 
 TEXT = "text"
-"""Name of the perplexity evaluation (`lotune.stages.evaluate_perplexity`), which has no questions and answers."""
+"""Name of the task of plain texts. `evaluate --model` measures perplexity instead of this task
+(`lotune.stages.evaluate_perplexity`)."""
 
 
 def task_settings(name: str, **values: Any) -> TaskSettings:
@@ -81,8 +88,6 @@ def entry_named(name: str) -> TaskEntry:
     """Return the entry of a task. Raises: SettingsError with the nearest name if there is none."""
     if entry := TASKS.get(name):
         return entry
-    # `text` is a valid name elsewhere: no other name must be suggested for it.
-    near = [] if name == TEXT else get_close_matches(name, (*TASKS, TEXT), 1)
+    near = get_close_matches(name, TASKS, 1)
     remedy = f"did you mean {near[0]}?" if near else ""
-    expected = f"one of {', '.join(TASKS)}; and {TEXT}, which `evaluate --model` alone has"
-    raise SettingsError("task.name", f"{name!r} is unknown", expected, remedy)
+    raise SettingsError("task.name", f"{name!r} is unknown", f"one of {', '.join(TASKS)}", remedy)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from lotune.data.bounded import MAX_ROW_BYTES
-from lotune.data.corpus import Corpus
 from lotune.data.curation import (
     normalise_prompt,
     remove_contaminated,
@@ -20,15 +18,13 @@ from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import read_rows
 from lotune.errors import DataError
 from lotune.tasks.task import Task
+from lotune.tasks.text import TextTask
 from lotune.tasks.user_rows import generating
 
 REPLAY_SEED = 3_000_017
 """Offset of the seed of replay rows from that of the training rows."""
 MIN_CONTAINED = 24
 """Characters from which a passage, question or answer of an evaluation set is searched for inside replay rows."""
-
-TEXT_CHARACTERS = 400
-"""Characters of a plain text that are replayed: many short rows show more of a model than few long ones."""
 
 
 def generated_replay_rows(task: Task, rows: int, seed: int, name: str = "replay") -> Sequence[Example]:
@@ -59,18 +55,10 @@ def replay_rows_of_file(task: Task | None, path: Path, rows: int, seed: int) -> 
 
     Raises: DataError if the file cannot be read or has none.
     """
-    if task is None:
-        texts = (replace(text, target=_shortened(text.target)) for text in Corpus(path).articles())
-        source: Sequence[Example] = examples_on_disk(texts)
-    else:
-        source = examples_on_disk(_usable(task, path))
+    source = examples_on_disk(_usable(task or TextTask(), path))
     if not source:
         raise DataError(str(path), "holds no rows to replay", "rows with answers, or texts", "check the file")
     return sample_examples(remove_duplicates(source)[0], rows, seed + REPLAY_SEED)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= TEXT_CHARACTERS else text[:TEXT_CHARACTERS].rpartition(" ")[0] or text[:TEXT_CHARACTERS]
 
 
 def _usable(task: Task, path: Path) -> Iterator[Example]:

@@ -81,6 +81,11 @@ class Task(Protocol):
         return False
 
     @property
+    def generates_answers(self) -> bool:
+        """Whether the model answers prompts; otherwise its metric needs the references alone (`scores_references`)."""
+        return True
+
+    @property
     def is_contest_task(self) -> bool:
         """Whether the contest's published scores are those of this task."""
         return False

@@ -36,6 +36,7 @@ class Echo:
     chooses_by_likelihood: bool = False
     verdict: bool | None = True
     scores_references: bool = False
+    generates_answers: bool = True
 
     def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterable[Example]:
         raise NotImplementedError

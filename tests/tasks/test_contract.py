@@ -9,9 +9,11 @@ import pytest
 
 from lotune.data.tokenized import check_scored_tokens, encode_prompt, encode_row
 from lotune.errors import DataError, SettingsError
+from lotune.evaluate.reference_bits import with_reference_scores
 from lotune.generate.sampling import cut_at_stop
 from lotune.recipe import Recipe
 from lotune.settings import read_settings
+from lotune.tasks.metrics import BITS_PER_BYTE, WEIGHTS
 from lotune.tasks.registry import TASKS, build_task, task_settings
 from lotune.tasks.task import Row, Task
 from lotune.tasks.user_rows import generating
@@ -26,6 +28,7 @@ OWN_ROWS: dict[str, list[Row]] = {
     ],
     "sentences": [{"sentence": f"The {number} cats sleeps.", "label": str(number % 2)} for number in range(8)],
     "custom": [{"question": f"{number} and 1?", "answer": f"It is {number + 1}."} for number in range(8)],
+    "text": [{"text": f"The {number} cats sleep, and nobody wakes them."} for number in range(8)],
 }
 """Rows of the tasks that have no generator."""
 
@@ -52,7 +55,7 @@ def test_the_name_of_a_task_is_its_key(task: Task) -> None:
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
 def test_rows_come_back_as_they_were_written(task: Task, rows: list[Row], name: str, tmp_path: Path) -> None:
-    if (task.name, name) in (("arithmetic", "rows.json"), ("reading", "rows.jsonl")):
+    if (task.name, name) in (("arithmetic", "rows.json"), ("reading", "rows.jsonl"), ("text", "rows.json")):
         pytest.skip("not a layout that the task writes")
     task.write(tmp_path / name, rows)
     assert [row for _, row in task.read(tmp_path / name).rows] == rows
@@ -81,8 +84,13 @@ def test_targets_are_correct_and_not_cut(task: Task, rows: list[Row], training: 
 
 def test_figures_of_all_right_and_all_wrong(task: Task, rows: list[Row]) -> None:
     examples = list(task.examples(numbered(rows), training=False))
-    best = task.metrics([task.judge(example, example.target) for example in examples])
-    worst = task.metrics([task.judge(example, "?") for example in examples])
+    judged = {text: [task.judge(example, text or example.target) for example in examples] for text in ("", "?")}
+    if not task.generates_answers:
+        scores = {BITS_PER_BYTE: 0.5, WEIGHTS[BITS_PER_BYTE]: 8.0}
+        assert task.scores_references
+        assert task.metrics([with_reference_scores(score, scores) for score in judged["?"]])[task.metric] == 0.5
+        return
+    best, worst = task.metrics(judged[""]), task.metrics(judged["?"])
     assert best[task.metric] == (100.0 if task.score_name_by_metric else 1.0)
     assert worst[task.metric] == 0.0
     assert set(task.score_name_by_metric) <= set(best)

@@ -1,0 +1,105 @@
+"""Text: plain texts, measured by how likely a model finds them.
+
+`lotune evaluate --model MODEL --task text` is another measure: perplexity over whole articles, with windows
+(`lotune.stages.evaluate_perplexity`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from lotune.data.bounded import MAX_ROW_BYTES
+from lotune.data.corpus import Corpus
+from lotune.data.folders import files_digest
+from lotune.data.rows import OnError, RowFile, closest_columns_hint, rows_on_disk, write_jsonl
+from lotune.data.templates import TEMPLATES, Template
+from lotune.errors import DataError
+from lotune.tasks.scorers import REFERENCE_SCORER, TextScored, score_text
+from lotune.tasks.settings import TaskSettings
+from lotune.tasks.task import Example, Row, Score
+
+TEXT_CHARACTERS = 400
+"""Characters of a plain text that are used: many short rows show more of a model than few long ones."""
+
+
+class TextSettings(TaskSettings):
+    """Texts have no prompt, and their scorer is fixed."""
+
+    own_template: ClassVar[str] = "plain"
+
+    name: Literal["text"] = "text"
+    """Name of the task."""
+    # No answer is generated for a figure. The check of a merged model compares a few tokens.
+    max_new_tokens: int = Field(16, ge=1)
+
+    @property
+    def scorer_name(self) -> str:
+        """The scorer of how likely the model finds the texts."""
+        return REFERENCE_SCORER
+
+    @property
+    def prompt_template(self) -> Template:
+        """The bare text."""
+        return TEMPLATES[self.own_template]
+
+
+@dataclass(frozen=True)
+class TextTask(TextScored):
+    """Rows {"text"}: the prompt is empty, the target is the text, cut at a blank after TEXT_CHARACTERS at most."""
+
+    settings: TextSettings = field(default_factory=TextSettings)
+    name: str = "text"
+
+    @property
+    def generates_answers(self) -> bool:
+        """False: the text itself is scored."""
+        return False
+
+    def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
+        """Return the texts of a jsonl or txt file, or of all such files in a folder, as a corpus has them.
+
+        Any fault is an error, whatever `on_error` is. Raises: DataError.
+        """
+        corpus, folder = Corpus(path, max_row_bytes=max_row_bytes), f"{path.parent}{os.sep}"
+        rows = rows_on_disk(
+            (article.id.removeprefix(folder), {"text": article.target}) for article in corpus.articles()
+        )
+        return RowFile(path, rows, (), files_digest(corpus.files()))
+
+    def write(self, path: Path, rows: Iterable[Row]) -> None:
+        """Write texts as jsonl, one at a time."""
+        write_jsonl(path, rows)
+
+    def examples(self, rows: Iterable[tuple[str, Row]], *, training: bool) -> Iterator[Example]:
+        """Yield an example for each row. Raises: DataError for a row without text."""
+        for id, row in rows:
+            text = row.get("text")
+            if not isinstance(text, str) or not text.strip():
+                near = closest_columns_hint(("text",), row)
+                raise DataError(id, f"has no text (it has {', '.join(row) or 'nothing'}{near})", "text")
+            target = shorten(text.strip())
+            yield Example(id, "", target, (target,))
+
+    def judge(self, example: Example, text: str) -> Score:
+        """Return the score of a generated text, which is right if it is the text itself."""
+        return score_text(self.scorer, text, example.references[0])
+
+
+def shorten(text: str, characters: int = TEXT_CHARACTERS) -> str:
+    """Return the beginning of a text, cut at its last blank, of at most so many characters.
+
+    Without a blank in its second half it is cut anywhere, as Chinese may have a single blank near its start.
+
+    >>> shorten("To be or not to be", 12), shorten("数学 是一门学科，历史也是", 6)
+    ('To be or not', '数学 是一门')
+    """
+    if len(text) <= characters:
+        return text
+    cut = text.rfind(" ", characters // 2, characters + 1)
+    return text[: cut if cut > 0 else characters]
