@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.own_rows.measure import GRID, Measurement, table
+from benchmarks.own_rows.page import page
+from benchmarks.own_rows.real import FILES, measure_real, real_table
 
 BEST = 7
 """The cell of the grid with the highest validation figure."""
@@ -34,7 +36,8 @@ class StandIn:
             lines = [{"id": f"row {number:02}", "correct": number < right} for number in range(10)]
             out.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
         else:
-            name = next((word.removeprefix("name=") for word in words if word.startswith("name=")), "reviews")
+            named = (word.removeprefix("name=") for word in words if word.startswith("name="))
+            name = next(named, Path(words[1]).stem)
             run = folder / "runs" / name
             run.mkdir(parents=True)
             value = 0.9 if name == f"grid-{BEST}" else 0.5
@@ -43,7 +46,7 @@ class StandIn:
             kept = [
                 {"metric": name, "retained": value, "is_gated": True} for name, value in (("f1", 0.98), ("em", 0.97))
             ]
-            target = {"metric": "accuracy", "value": 0.75, "base_value": 0.0}
+            target = {"metric": "accuracy", "value": 0.75, "base_value": 0.0, "better": True}
             card = {"valid": True, "reasons": [], "target": target, "retention": kept}
             (run / "scorecard.json").write_text(json.dumps(card))
 
@@ -100,3 +103,26 @@ def test_the_table_shows_what_is_known(tmp_path: Path, capsys: pytest.CaptureFix
     lines = table(["reviews", "stars"], measured.results).splitlines()
     assert "| 60.0 % | 90.0 % | -60.0 to +0.0 |" in lines[2]
     assert lines[3].startswith("| stars | – |")
+
+
+def test_a_file_of_public_data_is_copied_and_measured_once(tmp_path: Path) -> None:
+    source = tmp_path / "data" / FILES["math-300"]
+    source.parent.mkdir(parents=True)
+    source.write_text("{}\n")
+    command, results = StandIn(), tmp_path / "results.jsonl"
+    for _ in range(2):
+        measure_real("math-300", tmp_path / "data", tmp_path / "math-300", results, ("threads=1",), command)
+    assert command.commands == [["init", "math-300.jsonl", "--force"], ["run", "math-300.yaml", "threads=1"]]
+    rows = real_table(results).splitlines()
+    assert "| math-300.jsonl | accuracy | 0.0 % | 75.0 % | 97.0 % | " in rows[2]
+    assert rows[2].endswith(" | yes | VALID |")
+    assert rows[3] == "| choice-2000.json | – | – | – | – | – | – | – |"
+
+
+def test_the_page_has_every_set_and_file(tmp_path: Path) -> None:
+    measured = measurement(tmp_path, StandIn())
+    measured.first_run()
+    text = page(measured.results)
+    assert "| reviews | VALID | 0.0 % | 75.0 % | 97.0 % | " in text
+    assert text.count("| – | – | – | – | – | – | – |") == 7 + 4
+    assert "learning rates 0.002, 0.005 and 0.012, 3 and 8 epochs and 0 and 300 replay rows" in text

@@ -19,7 +19,9 @@ HARSH: Settings = {
     "retention.abilities": (
         f"[{{task: reading, rows: 300}}, {{task: copying, {OTHERS}}}, {{task: equations, {OTHERS}}}]"
     ),
-    "retention.validation_rows": "100",
+    # The shipped recipe sets them; each ability has its own.
+    "retention.rows": "null",
+    "retention.validation_rows": "null",
     "retention.replay.rows": "0",
     "retention.action": "report",
     "retention.strength": "1",

@@ -1,0 +1,61 @@
+"""The page docs/own-rows.md, made from the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.own_rows.measure import GRID, table
+from benchmarks.own_rows.real import real_table
+from benchmarks.own_rows.sets import HELD_OUT_ROWS, SETS
+
+PAGE = Path(__file__).parents[2] / "docs" / "own-rows.md"
+TEXT = """\
+# First runs on one's own rows
+
+What `lotune init FILE` and `lotune run RECIPE` reach without a further setting. The base is `nano`, with 2 million
+parameters; *kept* is the smaller of the two gated reading metrics, as a fraction of the base's; *seconds* are those of
+both commands. `{command}` measures it and writes this page; stopped, it continues where it was.
+
+## Eight generated sets
+
+{sets}
+
+Each set is generated from a seed (`benchmarks/own_rows/sets.py`); {held_out:,} further rows of it are in no file. The last
+three columns are about these: the accuracy of the first run's checkpoint, that of the best of a grid of
+{cells} settings, and the paired 95 % interval of the difference in points. The grid has every combination of the
+learning rates {rates}, {epochs} epochs and {replay} replay rows; its best is the one with the highest validation
+accuracy, whatever it forgets.
+
+{table}
+## Four files of public data
+
+The files are in the folder that `LOTUNE_REFERENCE_DATA` names. Accuracies are in percent; F1 is 0 to 100; bits per byte
+are those of the reference answers, and lower is better.
+
+{real}"""
+
+
+def page(results: Path) -> str:
+    """Return the page; what has not been measured is a dash."""
+    sets = [f"- `{name}`: {one.about}, {one.rows:,} rows ({one.file})" for name, one in SETS.items()]
+    return TEXT.format(
+        command="python -m benchmarks.own_rows all FOLDER",
+        sets="\n".join(sets),
+        held_out=HELD_OUT_ROWS,
+        cells=len(GRID),
+        rates=_values("tune.learning_rate"),
+        epochs=_values("tune.epochs"),
+        replay=_values("retention.replay.rows"),
+        table=table(list(SETS), results),
+        real=real_table(results),
+    )
+
+
+def _values(key: str) -> str:
+    """Return the values of a setting in the grid.
+
+    >>> _values("tune.epochs")
+    '3 and 8'
+    """
+    *first, last = (f"{value:g}" for value in dict.fromkeys(cell[key] for cell in GRID))
+    return f"{', '.join(first)} and {last}"
