@@ -20,8 +20,8 @@ both commands. `{command}` measures it and writes this page; stopped, it continu
 
 {sets}
 
-Each set is generated from a seed (`benchmarks/own_rows/sets.py`); {held_out:,} further rows of it are in no file. The last
-three columns are about these: the accuracy of the first run's checkpoint, that of the best of a grid of
+Each set is generated from a seed (`benchmarks/own_rows/sets.py`); {held_out:,} further rows of it are in no file. The
+last three columns are about these: the accuracy of the first run's checkpoint, that of the best of a grid of
 {cells} settings, and the paired 95 % interval of the difference in points. The grid has every combination of the
 learning rates {rates}, {epochs} epochs and {replay} replay rows; its best is the one with the highest validation
 accuracy, whatever it forgets.

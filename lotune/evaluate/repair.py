@@ -55,10 +55,10 @@ class Repair(BaseModel):
         )
 
 
-def needs_repair(checkpoints: Sequence[Mapping[str, Any]]) -> bool:
+def none_passes(checkpoints: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a gate that can be measured was passed by no checkpoint.
 
-    >>> [needs_repair([{"gate_passed": False, "retained": retained}]) for retained in (0.4, None)]
+    >>> [none_passes([{"gate_passed": False, "retained": retained}]) for retained in (0.4, None)]
     [True, False]
     """
     measured = [checkpoint for checkpoint in checkpoints if checkpoint.get("retained") is not None]

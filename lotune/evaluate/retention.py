@@ -49,7 +49,8 @@ class RetentionSettings(AbilityRows):
     """Fraction of the base's score that each retention metric must keep."""
     action: Literal["report", "stop", "repair"] = "repair"
     """What to do about a checkpoint that does not pass the gate on the validation rows. report: nothing; stop: end the
-    tuning there; repair: if none passes, tune on from the best one, with more replay and divergence from the base."""
+    tuning there; repair: if none passes, or none that is as good as the best one, tune on from that one, with more
+    replay and divergence from the base."""
     repair_steps: int = Field(200, ge=5)
     """Optimizer steps of a repair, at most: it ends once a checkpoint passes, unless checkpoints.spacing is even."""
 

@@ -16,7 +16,6 @@ from lotune.evaluate.repair import (
     DIVERGENCE,
     RATE_FRACTION,
     Repair,
-    needs_repair,
     repair_rows,
     retains_beyond_doubt,
 )
@@ -53,9 +52,10 @@ def ensure_repaired(run: Run, recipe: Recipe, validated: dict[str, Any], options
     if run.stage_state("repair", inputs) != "done":
         run.invalidate_stage("repair")
         tuned = validated
-        if recipe.retention.action == "repair" and needs_repair(validated["checkpoints"]):
+        start = next((one for one in validated["checkpoints"] if one["name"] == validated.get("repair_start")), None)
+        if recipe.retention.action == "repair" and start is not None:
             try:
-                tuned = _repair(run, recipe, validated, options)
+                tuned = _repair(run, recipe, validated, start, options)
             except LotuneError as error:
                 print_status(f"the tuning cannot be repaired: {error}")
         tuned = with_strength(run, recipe, tuned)
@@ -65,13 +65,15 @@ def ensure_repaired(run: Run, recipe: Recipe, validated: dict[str, Any], options
     return record
 
 
-def _repair(run: Run, recipe: Recipe, validated: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    """Tune on from the chosen checkpoint, and choose again among all checkpoints."""
-    start = next(one for one in validated["checkpoints"] if one["name"] == validated["chosen"])
+def _repair(
+    run: Run, recipe: Recipe, validated: dict[str, Any], start: dict[str, Any], options: RunOptions
+) -> dict[str, Any]:
+    """Tune on from a checkpoint, and choose again among all checkpoints."""
     further = repair_recipe(run, recipe, start["name"])
-    print_status(
-        f"repair: no checkpoint retains {recipe.retention.min_retained:.0%} of the base; tuning on from {start['name']}"
-    )
+    none = not any(one["gate_passed"] for one in validated["checkpoints"])
+    kept = f"retains {recipe.retention.min_retained:.0%} of the base"
+    why = f"no checkpoint {kept}" if none else f"no checkpoint that {kept} is as good as {start['name']}"
+    print_status(f"repair: {why}; tuning on from {start['name']}")
 
     def goal(results: Sequence[CheckpointResult]) -> str | None:
         last, enough = results[-1], recipe.retention.min_retained

@@ -12,7 +12,7 @@ from lotune.data.collate import Collator
 from lotune.data.tokenized import encode_row
 from lotune.errors import ModelError
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.repair import needs_repair
+from lotune.evaluate.repair import none_passes
 from lotune.evaluate.strength import SCALES, StrengthPoint, StrengthSearch, strength_label, strengthened_name
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
@@ -40,7 +40,7 @@ def with_strength(run: Run, recipe: Recipe, tuned: dict[str, Any]) -> dict[str, 
     """
     strength, checkpoints = recipe.retention.strength, tuned["checkpoints"]
     is_last_resort = strength == "auto"
-    if strength == 1 or (is_last_resort and not (recipe.retention.action == "repair" and needs_repair(checkpoints))):
+    if strength == 1 or (is_last_resort and not (recipe.retention.action == "repair" and none_passes(checkpoints))):
         return tuned
     full = CheckpointResult(**next(one for one in checkpoints if one["name"] == tuned["chosen"]))
     try:

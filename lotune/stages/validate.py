@@ -21,7 +21,7 @@ from lotune.evaluate.metric_intervals import primary_metric_interval
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import gate_passed, min_retained
 from lotune.evaluate.statistics import standard_error
-from lotune.evaluate.target import ScoredExample
+from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.files import read_json, write_json
 from lotune.memory import release_memory
 from lotune.recipe import Recipe
@@ -109,6 +109,7 @@ def validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any
         "learning": None if course is None else asdict(course),
         "checkpoints": [asdict(result) for result in results],
         "chosen": chosen.name,
+        "repair_start": repair_start(results, chosen, rows.task, scores),
         "metric": rows.task.metric,
     }
 
@@ -188,6 +189,23 @@ def choose_checkpoint(
     most = max(near, key=lambda result: result.retained or 0.0)
     enough = (most.retained or 0.0) - standard_error(most.retained_interval)
     return best_checkpoint([result for result in near if (result.retained or 0.0) >= enough], task.metric)
+
+
+def repair_start(
+    results: Sequence[CheckpointResult], chosen: CheckpointResult, task: Task, scores: Mapping[str, Sequence[Score]]
+) -> str | None:
+    """Return the checkpoint from which a repair would go on; None if the gate costs nothing, or cannot be measured.
+
+    That is the one that would be chosen without the gate, if it fails the gate and no checkpoint passes, or if it is
+    better than the chosen one beyond chance (one-sided paired test at 5 %).
+    """
+    ungated = choose_checkpoint([replace(result, gate_passed=None) for result in results], task, scores)
+    gated = next(result for result in results if result.name == ungated.name)
+    if gated.gate_passed is not False or gated.retained is None:
+        return None
+    if not chosen.gate_passed:
+        return gated.name
+    return gated.name if measure_target(task, *map(_scored, (scores[chosen.name], scores[gated.name]))).better else None
 
 
 def _within_error(task: Task, scores: Sequence[Score], best: Sequence[Score]) -> bool:

@@ -16,6 +16,9 @@ from lotune.stages import tuning as tuning_stage
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
 from lotune.stages.repair import repair_recipe
 from lotune.stages.tuning import tuning
+from lotune.stages.validate import CheckpointResult, choose_checkpoint, repair_start
+from lotune.tasks.registry import build_task, task_settings
+from lotune.tasks.task import Score
 from lotune.train.loop import Step
 
 FORGETS = """
@@ -164,3 +167,27 @@ def test_a_repair_replays_what_its_source_has(repaired: Path) -> None:
         assert further.retention.action == "report", "a repair is not repaired"
         assert (further.retention.divergence, further.tune.steps) == (1.0, 10)
         assert further.tune.learning_rate == pytest.approx(0.005)
+
+
+def test_a_repair_is_due_where_the_gate_costs_more_than_chance() -> None:
+    task = build_task(task_settings("custom"))
+
+    def course(*checkpoints: tuple[int, float]) -> tuple[list[CheckpointResult], dict[str, list[Score]]]:
+        """Checkpoints that have so many of 20 rows right, and retain so much."""
+        results, scores = [], {}
+        for step, (right, retained) in enumerate(checkpoints):
+            limits = retained - 0.02, retained + 0.02
+            results.append(CheckpointResult(f"{step}", step, right / 20, 1.0, None, retained, limits, retained >= 0.9))
+            scores[f"{step}"] = [Score("", "", row < right) for row in range(20)]
+        return results, scores
+
+    def start(*checkpoints: tuple[int, float]) -> str | None:
+        results, scores = course(*checkpoints)
+        return repair_start(results, choose_checkpoint(results, task, scores), task, scores)
+
+    assert start((4, 0.95), (19, 0.8)) == "1", "the best one forgot, and those that pass are worse"
+    assert start((18, 0.95), (19, 0.8)) is None, "one more row is chance"
+    assert start((4, 0.8), (19, 0.7)) == "1", "none passes"
+    assert start((4, 0.95), (19, 0.92)) is None
+    unmeasured = [CheckpointResult("0", 1, 0.5, 1.0, None, None, None, False)]
+    assert repair_start(unmeasured, unmeasured[0], task, {"0": [Score("", "", True)]}) is None
