@@ -61,6 +61,11 @@ class TokenFile:
         spans = self._earlier_spans(index)
         return EncodedRow(str(index), tuple(tokens.tolist()), int(completion_start), spans, is_replay)
 
+    @property
+    def replayed(self) -> int:
+        """The number of replay rows, which come last."""
+        return len(self) - min(self._first_replay_row, len(self))
+
     @cached_property
     def _first_replay_row(self) -> int:
         """Index of the first row that replays the retained task; these rows are the last ones of a file."""

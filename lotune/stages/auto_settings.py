@@ -98,7 +98,7 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
     from lotune.model.loading import meta_model
 
     rows, method, adapter = TokenFile(recipe.folder / "data" / "train"), METHODS[recipe.adapter.method], recipe.adapter
-    base, counts = meta_model(recipe.base), RowCounts(len(rows), int(rows.lengths().sum()))
+    base, counts = meta_model(recipe.base), RowCounts(len(rows), int(rows.lengths().sum()), rows.replayed)
     sized = method.sized(adapter, base, rows.supervised())
     if adapter.init_from is not None:
         from lotune.model.checkpoints import check_init_adapter

@@ -15,7 +15,7 @@ from lotune.train.settings import TuneSettings
 EPOCHS = 8.0
 """Passes over the rows, at most, unless that gives too few or too many steps."""
 FEWEST_STEPS = 300
-"""Steps that a tuning plans at least: fewer leave a format or a new word unlearned, however few the rows are."""
+"""Steps of rows of the task, at least: fewer leave a format or a new word unlearned, however few the rows are."""
 MOST_STEPS = 1_500
 """Steps that a tuning plans at most."""
 MOST_EPOCHS = 60.0
@@ -41,10 +41,11 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """The training rows: how many (replayed ones among them), and their tokens."""
+    """The training rows: how many (replayed ones among them), their tokens, and how many of them are replayed."""
 
     rows: int
     tokens: int
+    replayed: int = 0
 
     @property
     def mean_tokens(self) -> float:
@@ -69,7 +70,7 @@ def tuning_choices(settings: TuneSettings, counts: RowCounts, learning_rate: Cho
     else:
         step = min(settings.micro_batch_rows * accumulated, counts.rows)
     if is_auto(settings.epochs) and settings.steps is None:
-        chosen["epochs"] = planned_epochs(counts.rows, step)
+        chosen["epochs"] = planned_epochs(counts, step)
     epochs = chosen.get("epochs", Choice(settings.epochs, "")).value
     steps = tuning_steps(counts.rows, step, epochs, settings.steps)
     if is_auto(settings.warmup_ratio):
@@ -94,15 +95,20 @@ def step_rows(counts: RowCounts) -> Choice:
     return Choice(rows, f"{counts.rows:,} rows of {length:.0f} tokens")
 
 
-def planned_epochs(rows: int, step_rows: int) -> Choice:
-    """Return the passes over the rows: 8, more where that is below 300 steps, fewer where it is above 1,500.
+def planned_epochs(counts: RowCounts, step_rows: int) -> Choice:
+    """Return the passes over the rows: 8, more where rows of the task are few, fewer where that is above 1,500 steps.
 
-    >>> planned_epochs(60, 8).value, planned_epochs(20_000, 32).value
-    (40.0, 2.4)
+    The rows of the task are seen as often as in 300 steps of nothing else.
+
+    >>> [planned_epochs(RowCounts(rows, 0), step).value for rows, step in ((60, 8), (20_000, 32))]
+    [40.0, 2.4]
+    >>> planned_epochs(RowCounts(400, 0, replayed=200), 8).value
+    12.0
     """
-    fewest, most = (bound * step_rows / rows for bound in (FEWEST_STEPS, MOST_STEPS))
+    fewest = FEWEST_STEPS * step_rows / max(1, counts.rows - counts.replayed)
+    most = MOST_STEPS * step_rows / counts.rows
     epochs = round(min(max(EPOCHS, fewest), most, MOST_EPOCHS), 4)
-    return Choice(epochs, f"{tuning_steps(rows, step_rows, epochs, None):,} steps of {step_rows} rows")
+    return Choice(epochs, f"{tuning_steps(counts.rows, step_rows, epochs, None):,} steps of {step_rows} rows")
 
 
 def _rounded(choice: Choice) -> Choice:

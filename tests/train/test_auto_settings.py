@@ -54,7 +54,14 @@ def test_what_the_settings_give_stays() -> None:
     assert tuning_choices(TuneSettings(), counts, RATE)["learning_rate"] == Choice(0.0062, "LoRA")
     assert tuning_choices(TuneSettings(optimizer="muon"), counts, RATE)["learning_rate"].why == "Muon"
     assert "epochs" not in tuning_choices(TuneSettings(steps=50), counts, RATE)
-    assert planned_epochs(1_000, 10) == Choice(8.0, "800 steps of 10 rows")
+    assert planned_epochs(RowCounts(1_000, 40_000), 10) == Choice(8.0, "800 steps of 10 rows")
+
+
+def test_replay_rows_take_no_steps_from_the_task() -> None:
+    task = planned_epochs(RowCounts(200, 8_000), 8).value
+    with_replay = planned_epochs(RowCounts(400, 16_000, replayed=200), 8).value
+    assert task == with_replay == 12.0
+    assert planned_epochs(RowCounts(400, 16_000), 8).value == 8.0
 
 
 @given(st.integers(64, 8_192), st.sampled_from(["llama", "qwen2", "gpt2"]), st.floats(1, 128))
