@@ -251,9 +251,10 @@ def retention_table(lines: Sequence[RetentionMetric]) -> Table:
 
 
 RETENTION_NOTE = (
-    "F1 and EM range from 0 to 100. Kept is tuned / base. Each gated metric must keep the needed fraction; other "
-    "metrics are only reported. If the base is below 5 points, kept is not measurable. In brackets: 95 % bootstrap "
-    "intervals; the interval of kept resamples both figures of a row together. If all rows are alike, there is none."
+    "F1 and EM range from 0 to 100. Kept is tuned / base, and base / tuned for bits per byte. Each gated metric must "
+    "keep the needed fraction; other metrics are only reported. If the base is below 5 points, kept is not measurable. "
+    "In brackets: 95 % bootstrap intervals; the interval of kept resamples both figures of a row together. If all rows "
+    "are alike, there is none."
 )
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lotune.errors import DataError
 from lotune.evaluate.retention import add_intervals, gate, gate_passed
-from lotune.evaluate.statistics import wilson
+from lotune.evaluate.statistics import weighted_mean, wilson
 
 LLAMA = {"contest_f1": 59.87023775108988, "contest_em": 44.17029511369134}
 
@@ -72,3 +72,23 @@ def test_intervals_of_a_line_are_of_the_rows_drawn_together() -> None:
     assert values.retained_interval.low < 2 / 3 < values.retained_interval.high
     [nothing] = gate({"contest_em": 0.0}, {"contest_em": 50.0})
     assert add_intervals(nothing, [0.0, 0.0], [0.0, 100.0]).retained_interval is None
+
+
+def test_fewer_bits_are_more_retained_and_their_interval_weighs_the_bytes() -> None:
+    [line] = gate({"bits_per_byte": 1.8}, {"bits_per_byte": 2.0}, gating=("bits_per_byte",))
+    assert (line.retained, line.passed, line.is_gated) == (0.9, True, True)
+    [lost] = gate({"bits_per_byte": 1.8}, {"bits_per_byte": 2.01})
+    assert not lost.passed
+    weights = [10.0, 90.0] * 40
+    base, tuned = [1.0, 3.0] * 40, [1.0, 3.3] * 40
+    results = add_intervals(line, base, tuned, weights=weights)
+    assert results.base_interval is not None
+    assert results.base_interval.low < weighted_mean(base, weights) < results.base_interval.high
+    assert results.retained_interval is not None
+    assert results.retained_interval.low < 280 / 307 < results.retained_interval.high < 1
+
+
+def test_an_ability_that_does_not_gate_is_only_reported() -> None:
+    lines = gate(LLAMA, dict.fromkeys(LLAMA, 1.0), ability="first", is_gated=False)
+    assert {(line.task, line.is_gated, line.passed) for line in lines} == {("first", False, False)}
+    assert not gate_passed(lines), "a gate without metrics does not pass"

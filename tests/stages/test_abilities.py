@@ -26,6 +26,7 @@ retention:
     - {{task: reading, rows: 4, validation_rows: 3, language: en}}
     - {{name: sums, task: arithmetic, rows: 5, replay: false, gate: false}}
     - {{name: facts, task: instructions, data: {facts}, gate: false}}
+    - {{task: text, data: {texts}, gate: false}}
 """
 
 
@@ -49,28 +50,40 @@ def facts(tmp_path: Path) -> Path:
     path = tmp_path / "facts.jsonl"
     rows = [{"instruction": f"Say {n} in words.", "output": f"number {n}"} for n in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = ["The first of some texts.", "A second text, about ships and their sails.", "Third."]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
 
+def several(facts: Path) -> str:
+    return ABILITIES.format(facts=facts, texts=facts.with_name("texts.jsonl"))
+
+
 def test_each_ability_is_measured_and_what_was_replayed_is_said(small_base: Path, facts: Path, tmp_path: Path) -> None:
-    recipe = recipe_with(ABILITIES.format(facts=facts), small_base, tmp_path)
+    recipe = recipe_with(several(facts), small_base, tmp_path)
     card = json.loads(call("run", recipe, f"runs={tmp_path}", "--json").stdout)
     folder = tmp_path / "several"
     lines = {(line["task"], line["metric"]): line["is_gated"] for line in card["retention"]}
     assert lines[("reading", "contest_f1")] is lines[("reading", "contest_em")] is True
-    assert lines[("sums", "accuracy")] is lines[("facts", "accuracy")] is False
+    assert lines[("sums", "accuracy")] is lines[("facts", "accuracy")] is lines[("text", "bits_per_byte")] is False
+    bits = next(line for line in card["retention"] if line["task"] == "text")
+    assert bits["retained"] == pytest.approx(bits["base"] / bits["tuned"])
+    assert bits["base_interval"][0] < bits["base"] < bits["base_interval"][1]
     sizes = {one["name"]: one["rows"] for one in card["asked"]}
-    assert sizes == {"validation": 4, "test": 6, "retention-reading": 4, "retention-sums": 5, "retention-facts": 12}
+    assert sizes == {"validation": 4, "test": 6, "retention-reading": 4, "retention-sums": 5} | {
+        "retention-facts": 12,
+        "retention-text": 3,
+    }
     assert len(records(folder / "data" / "retention_validation-reading.jsonl")) == 3
     assert records(folder / "data" / "retention_validation-sums.jsonl") == [], "what does not gate is not watched"
     assert {path.name for path in (folder / "validation").iterdir() if path.is_dir()} == {"retention-reading"}
     answered = {path.parent.name for path in (folder / "predictions").rglob("base.jsonl")}
-    assert answered == {"arithmetic", "reading", "sums", "facts"}
+    assert answered == {"arithmetic", "reading", "sums", "facts", "text"}
     replayed = records(folder / "data" / "replay.jsonl")
     assert len(replayed) == 6
     assert all(row["prompt"].startswith("Read the passage") for row in replayed)
     note = next(note for note in card["notes"] if "were not replayed" in note)
-    assert note == "the replay rows are of reading; sums and facts were not replayed, and show what else was kept"
+    assert note == "the replay rows are of reading; sums, facts and text were not replayed, and show what else was kept"
     assert "sums: accuracy" in (folder / "report.md").read_text()
     # Every stage is found done again, under the names that the sets have.
     again = call("run", recipe, f"runs={tmp_path}").stderr
@@ -79,7 +92,7 @@ def test_each_ability_is_measured_and_what_was_replayed_is_said(small_base: Path
 
 
 def test_a_changed_file_of_an_ability_is_measured_again(small_base: Path, facts: Path, tmp_path: Path) -> None:
-    recipe = recipe_with(ABILITIES.format(facts=facts), small_base, tmp_path)
+    recipe = recipe_with(several(facts), small_base, tmp_path)
     call("prepare", recipe, f"runs={tmp_path}")
     with facts.open("a") as file:
         file.write(json.dumps({"instruction": "Say 99 in words.", "output": "number 99"}) + "\n")
