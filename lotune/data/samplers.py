@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,14 +20,37 @@ if TYPE_CHECKING:
     from lotune.data.token_files import TokenFile
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+class ReplayPool(NamedTuple):
+    """The replay rows of a file, its last `rows`; each epoch has `per_epoch`, others until all had their turn."""
+
+    rows: int = 0
+    per_epoch: int = 0
+
+    def drawn(self, seed: int, epoch: int) -> list[int]:
+        """Return the replay rows of an epoch, in the order of the pool, counted from 0.
+
+        >>> pool = ReplayPool(rows=6, per_epoch=2)
+        >>> sorted(pool.drawn(1, 0) + pool.drawn(1, 1) + pool.drawn(1, 2))
+        [0, 1, 2, 3, 4, 5]
+        """
+        start = epoch * self.per_epoch
+        places = range(start, start + self.per_epoch)
+        orders = {place // self.rows: epoch_order(self.rows, seed, -1 - place // self.rows) for place in places}
+        return sorted(orders[place // self.rows][place % self.rows] for place in places)
+
+
+NO_REPLAY = ReplayPool()
+
+
+def epoch_order(rows: int, seed: int, epoch: int, pool: ReplayPool = NO_REPLAY) -> list[int]:
     """Return the row indices of one epoch in random order; the order is the same on every machine.
 
     >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
     True
     """
     # torch's generators give other numbers on another device and, without promise, in another version.
-    order = list(range(rows))
+    task = rows - pool.rows
+    order = [*range(task), *(task + place for place in pool.drawn(seed, epoch))]
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
 
@@ -41,24 +64,25 @@ def tuning_batches(
     seed: int,
     first_step: int = 1,
     rank_split: RankSplit = SINGLE_RANK,
+    pool: ReplayPool = NO_REPLAY,
 ) -> Iterator[list[Batch]]:
     """Yield the micro-batches of each step from `first_step` to `steps`, of the rows that `rank_split` selects.
 
     Epochs follow one another without a gap: a step may hold the last rows of one epoch and the first of the next.
     """
-    by_step, lengths = _rows_by_step(len(rows), step_rows, seed, first_step), rows.lengths()
+    by_step, lengths = _rows_by_step(len(rows), step_rows, seed, first_step, pool), rows.lengths()
     for indices in islice(by_step, steps + 1 - first_step):
         rank_rows = rank_split.of(indices, lengths[indices].tolist())
         yield collator.batches(rows[index] for index in rank_rows)
 
 
-def rows_of_step(rows: int, step_rows: int, seed: int, step: int) -> list[int]:
+def rows_of_step(rows: int, step_rows: int, seed: int, step: int, pool: ReplayPool = NO_REPLAY) -> list[int]:
     """Return the indices of the rows that `tuning_batches` draws for a step (from 1).
 
     >>> sorted(rows_of_step(4, 2, 7, 1) + rows_of_step(4, 2, 7, 2))
     [0, 1, 2, 3]
     """
-    return next(_rows_by_step(rows, step_rows, seed, step))
+    return next(_rows_by_step(rows, step_rows, seed, step, pool))
 
 
 SamplingOrder = Literal["epochs", "with_replacement"]
@@ -140,17 +164,17 @@ def _group_by_token_budget(order: Iterator[int], lengths: np.ndarray, batch_toke
         yield group
 
 
-def _rows_by_step(rows: int, step_rows: int, seed: int, first_step: int) -> Iterator[list[int]]:
+def _rows_by_step(rows: int, step_rows: int, seed: int, first_step: int, pool: ReplayPool) -> Iterator[list[int]]:
     """Yield the row indices of each step from `first_step` on, without end."""
     # More rows per step than there are would train on the same row twice in one step.
-    step_rows = min(step_rows, rows)
-    order = islice(_shuffled_epochs(rows, seed), (first_step - 1) * step_rows, None)
+    step_rows = min(step_rows, rows - pool.rows + pool.per_epoch)
+    order = islice(_shuffled_epochs(rows, seed, pool), (first_step - 1) * step_rows, None)
     while True:
         yield list(islice(order, step_rows))
 
 
-def _shuffled_epochs(rows: int, seed: int) -> Iterator[int]:
+def _shuffled_epochs(rows: int, seed: int, pool: ReplayPool = NO_REPLAY) -> Iterator[int]:
     epoch = 0
     while True:
-        yield from epoch_order(rows, seed, epoch)
+        yield from epoch_order(rows, seed, epoch, pool)
         epoch += 1

@@ -8,22 +8,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lotune.settings import Settings
+from lotune.settings import AUTO, AutoCount, Settings, is_auto
 
 ReplaySource = Literal["generator", "base", "file"]
 """Where replay rows come from: the generator of the retention task, the base itself, or a file."""
 LEAST_ROWS = 100
-"""Fewest replay rows that `auto` takes, as a handful repeats itself."""
+"""Fewest replay rows that the base writes, as a handful repeats itself."""
 MOST_ROWS = {"generator": 1000, "file": 1000, "base": 300}
-"""Most replay rows that `auto` takes, by source: those of the base take time to write."""
+"""Replay rows that `auto` takes, by source: at most so many of the base, which take time to write."""
+TOKEN_SHARE = 0.4
+"""Tokens of the replay rows of an epoch, as a fraction of those of the task's rows."""
 
 
 class ReplaySettings(Settings):
     """Rows that are mixed into the training rows against forgetting."""
 
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Number of replay rows; 0: none; auto: as many as training rows, 100 at least and 1,000 at most (300 if the base
-    writes them)."""
+    """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 300."""
+    rows_per_epoch: AutoCount = AUTO
+    """How many of them an epoch has, others in each; auto: all if `rows` is given, else so many that they have 40 % of
+    the tokens of the task's rows."""
     source: Literal["auto", "generator", "base", "file"] = "auto"
     """Where replay rows come from: generator: that of the retention task; base: the base writes them itself before the
     tuning, which needs no data; file: retention.replay.data. auto: the file if one is named, the generator for nano,
@@ -122,7 +126,23 @@ def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_ro
     """
     if settings.rows != "auto":
         return settings.rows
-    return max(LEAST_ROWS, min(training_rows, MOST_ROWS[source]))
+    most = MOST_ROWS[source]
+    return max(LEAST_ROWS, min(training_rows, most)) if source == "base" else most
+
+
+def replay_rows_per_epoch(settings: ReplaySettings, rows: int, task_tokens: int, replay_tokens: int) -> int:
+    """Return how many of the replay rows an epoch has, with `auto` resolved, from the tokens of all rows of each kind.
+
+    >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
+    [1, 120, 1000]
+    >>> replay_rows_per_epoch(ReplaySettings(rows=50), 50, 60_000, 10_000)
+    50
+    """
+    if not is_auto(settings.rows_per_epoch):
+        return min(rows, settings.rows_per_epoch)
+    if settings.rows != "auto" or not replay_tokens:
+        return rows
+    return min(rows, max(1, round(TOKEN_SHARE * task_tokens * rows / replay_tokens)))
 
 
 def divergence_weight(divergence: float | Literal["auto"], source: ReplaySource, replay_rows: int | str) -> float:

@@ -6,12 +6,13 @@ with, whatever the rules of a later version are; they are resolved anew if anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
 from lotune.data.token_files import TokenFile
+from lotune.evaluate.replay import replay_rows_per_epoch
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.methods.registry import METHODS
@@ -38,14 +39,26 @@ def with_stored_settings(recipe: Recipe, folder: Path) -> Recipe:
 def with_settings(recipe: Recipe, record: Record) -> Recipe:
     """Return the recipe with the settings of a record in place of "auto"."""
     for key, choice in record.get("settings", {}).items():
-        group, _, field = key.partition(".")
-        settings = getattr(recipe, group)
-        if is_auto(getattr(settings, field, None)):
+        if is_auto(_value(recipe, key)):
             value = choice["value"]
             if key == STEP_ROWS:  # the rows of a step decide the weights, not how it is divided
                 value = max(1, value // recipe.tune.gradient_accumulation_steps)
-            recipe = recipe.model_copy(update={group: settings.model_copy(update={field: value})})
+            recipe = _replaced(recipe, key.split("."), value)
     return recipe
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """Return the setting under a dotted key; None if there is none."""
+    settings: Any = recipe
+    for name in key.split("."):
+        settings = getattr(settings, name, None)
+    return settings
+
+
+def _replaced(settings: Any, key: Sequence[str], value: Any) -> Any:
+    """Return settings with another value under a key, given in its parts."""
+    name, *inner = key
+    return settings.model_copy(update={name: _replaced(getattr(settings, name), inner, value) if inner else value})
 
 
 def _spacing(recipe: Recipe) -> dict[str, Choice]:
@@ -80,8 +93,7 @@ def store_settings(run: Run, record: Record) -> None:
 def print_setting_reasons(recipe: Recipe, record: Record) -> None:
     """Print the settings that the recipe leaves open, in the form of an override each, and why they are such."""
     for key, choice in record["settings"].items():
-        group, _, field = key.partition(".")
-        if is_auto(getattr(getattr(recipe, group), field)):
+        if is_auto(_value(recipe, key)):
             print_status(f"auto: {key}={_text(choice['value'])} ({choice['why']})")
 
 
@@ -98,7 +110,7 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
     from lotune.model.loading import meta_model
 
     rows, method, adapter = TokenFile(recipe.folder / "data" / "train"), METHODS[recipe.adapter.method], recipe.adapter
-    base, counts = meta_model(recipe.base), RowCounts(len(rows), int(rows.lengths().sum()), rows.replayed)
+    base, (counts, replay) = meta_model(recipe.base), _epoch(recipe, rows)
     sized = method.sized(adapter, base, rows.supervised())
     if adapter.init_from is not None:
         from lotune.model.checkpoints import check_init_adapter
@@ -107,9 +119,26 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
     tune = tuning_choices(recipe.tune, counts, Choice(*method.learning_rate(adapter, base)))
     return {
         **_spacing(recipe),
+        **replay,
         **{f"tune.{name}": choice for name, choice in tune.items()},
         **{f"adapter.{name}": Choice(*choice) for name, choice in sized.items()},
     }
+
+
+def _epoch(recipe: Recipe, rows: TokenFile) -> tuple[RowCounts, dict[str, Choice]]:
+    """Return the rows of an epoch, and how many of them are replayed, if that is "auto"."""
+    lengths = rows.lengths()
+    task, replay = (
+        int(part.sum()) for part in (lengths[: len(rows) - rows.replayed], lengths[len(rows) - rows.replayed :])
+    )
+    settings = recipe.retention.replay
+    drawn = replay_rows_per_epoch(settings, rows.replayed, task, replay)
+    tokens = task + (replay * drawn // rows.replayed if rows.replayed else 0)
+    counts = RowCounts(len(rows) - rows.replayed + drawn, tokens, drawn)
+    if not rows.replayed or not is_auto(settings.rows_per_epoch):
+        return counts, {}
+    why = f"of {rows.replayed:,}: {1 - task / tokens:.0%} of the tokens"
+    return counts, {"retention.replay.rows_per_epoch": Choice(drawn, why)}
 
 
 def _read(folder: Path) -> Record:

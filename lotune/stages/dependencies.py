@@ -72,8 +72,12 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
-UNTRAINED: Mapping[Stage, tuple[str, ...]] = {"tune": ("task.scorer", "task.max_new_tokens"), "merge": ("task.scorer",)}
-"""Settings of the task that affect the answers or their scores, but not the weights, by stage."""
+UNTRAINED: Mapping[Stage, tuple[str, ...]] = {
+    "prepare": ("retention.replay.rows_per_epoch",),
+    "tune": ("task.scorer", "task.max_new_tokens"),
+    "merge": ("task.scorer",),
+}
+"""Settings of a group that do not affect a stage which depends on the rest of the group."""
 EXECUTION_ONLY_SETTINGS = (
     *(
         "tune.gradient_accumulation_steps",

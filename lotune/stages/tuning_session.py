@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.data.collate import Batch, Collator
 from lotune.data.rank_split import RankSplit
-from lotune.data.samplers import rows_of_step, tuning_batches
+from lotune.data.samplers import NO_REPLAY, ReplayPool, rows_of_step, tuning_batches
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import encode_row
 from lotune.data.tokenizer_training import padding_id
@@ -29,6 +29,7 @@ from lotune.model.loading import (
 from lotune.model.parts import virtual_ids
 from lotune.model.quantization import load_quantized
 from lotune.recipe import Recipe
+from lotune.settings import is_auto
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.replay import divergence_of
 from lotune.stages.training_session import TrainingCourse, TrainingSession, enable_features, make_session
@@ -46,6 +47,7 @@ class Plan:
     steps: int
     checkpoints: list[int]
     step_rows: int
+    pool: ReplayPool = NO_REPLAY
     decisions: tuple[int, ...] = ()
     """Checkpoints at which it may be decided to end early."""
 
@@ -86,18 +88,23 @@ def tuning_inputs(recipe: Recipe) -> dict[str, Any]:
     return inputs
 
 
-def make_plan(recipe: Recipe, rows: int) -> Plan:
-    """Return the plan of a tuning on `rows` rows. Raises: SettingsError if it has more checkpoints than steps."""
-    settings = recipe.tune
-    step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, rows)
-    steps = tuning_steps(rows, step_rows, settings.epochs, settings.steps)
+def make_plan(recipe: Recipe, rows: int, replayed: int = 0) -> Plan:
+    """Return the plan of a tuning on `rows` rows, of which `replayed` are replay rows.
+
+    Raises: SettingsError if it has more checkpoints than steps.
+    """
+    settings, replay = recipe.tune, recipe.retention.replay.rows_per_epoch
+    pool = ReplayPool(replayed, replayed if is_auto(replay) else min(replay, replayed))
+    epoch_rows = rows - pool.rows + pool.per_epoch
+    step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, epoch_rows)
+    steps = tuning_steps(epoch_rows, step_rows, settings.epochs, settings.steps)
     checkpoints = checkpoint_steps(steps, recipe.checkpoints.count)
     decisions: tuple[int, ...] = ()
     may_end = settings.max_divergence is not None or recipe.retention.action == "stop"
     if recipe.checkpoints.spacing == "adaptive" or may_end:
         factors = lr_factors(settings, steps)
         decisions = tuple(step for step in checkpoints if len(end_early(factors, step, settings)) < steps)
-    return Plan(steps, checkpoints, step_rows, decisions)
+    return Plan(steps, checkpoints, step_rows, pool, decisions)
 
 
 def with_early_end(tuning: TuningSession, decided_at: int) -> TuningSession:
@@ -130,7 +137,7 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
     from lotune.train.dropout import drop_by_text
 
     rows = TokenFile(recipe.folder / "data" / "train")
-    plan, device = make_plan(recipe, len(rows)), resolve_device(recipe.device)
+    plan, device = make_plan(recipe, len(rows), rows.replayed), resolve_device(recipe.device)
     # Each process computes a part of every gradient, so it needs at least one row of every step.
     if plan.step_rows < world.size:
         found, remedy = (
@@ -181,7 +188,7 @@ def _training_course(
     def batches(first_step: int) -> Iterator[list[Batch]]:
         return tuning_batches(
             rows, collator, step_rows=plan.step_rows, steps=plan.steps, seed=recipe.seed,
-            first_step=first_step, rank_split=RankSplit(world.rank, world.size),
+            first_step=first_step, rank_split=RankSplit(world.rank, world.size), pool=plan.pool,
         )  # fmt: skip
 
     row_ids = partial(_row_ids, rows, plan, recipe.seed)
@@ -189,7 +196,7 @@ def _training_course(
 
 
 def _row_ids(rows: TokenFile, plan: Plan, seed: int, step: int) -> list[str]:
-    return rows.ids(rows_of_step(len(rows), plan.step_rows, seed, step))
+    return rows.ids(rows_of_step(len(rows), plan.step_rows, seed, step, plan.pool))
 
 
 def estimate_tuning(tuning: TuningSession, recipe: Recipe) -> Estimate:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lotune.data.collate import Collator
 from lotune.data.samplers import (
+    ReplayPool,
     epoch_order,
     pretraining_batches,
     pretraining_rows_of_step,
@@ -87,3 +88,29 @@ def test_an_epoch_reads_every_row(file: TokenFile, budget: int, seed: int, epoch
     read = [row for rows in drawn for row in rows]
     assert len(read) - len(drawn[-1]) < epochs * len(file) <= len(read)
     assert len(set(read)) == min(1.0, epochs) * len(file) or len(read) > epochs * len(file)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
+def test_each_epoch_has_all_rows_of_the_task_and_other_replay_rows(task: int, pool: int, most: int, seed: int) -> None:
+    per_epoch = min(pool, most)
+    replay = ReplayPool(pool, per_epoch)
+    epochs = [epoch_order(task + pool, seed, epoch, replay) for epoch in range(2 * pool)]
+    for order in epochs:
+        assert sorted(row for row in order if row < task) == list(range(task))
+        assert len(order) == task + per_epoch
+    replayed = [sum(row == place for order in epochs for row in order) for place in range(task, task + pool)]
+    assert replayed == [2 * per_epoch] * pool, "every replay row has had its turn as often"
+
+
+def test_all_replay_rows_in_each_epoch_are_an_epoch_of_all_rows() -> None:
+    for epoch in range(3):
+        assert epoch_order(20, 7, epoch, ReplayPool(5, 5)) == epoch_order(20, 7, epoch)
+
+
+def test_a_step_with_replay_is_drawn_again_by_its_number() -> None:
+    pool = ReplayPool(7, 3)
+    steps = [rows_of_step(12, 4, 1, step, pool) for step in range(1, 9)]
+    assert [row for step in steps[:4] for row in step] == [
+        row for epoch in (0, 1) for row in epoch_order(12, 1, epoch, pool)
+    ], "two epochs of eight rows"
+    assert steps[5] == rows_of_step(12, 4, 1, 6, pool)
