@@ -17,6 +17,7 @@ from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import NextStep, Scorecard
 from lotune.model.loading import NANO
 from lotune.recipe import Recipe
+from lotune.settings import is_auto
 from lotune.tasks.scorers import REFERENCE_SCORER
 
 MOST_STEPS = 3
@@ -61,6 +62,12 @@ class Outcome:
         return self.card.replay.rows if rows == "auto" else rows
 
     @property
+    def replayed_per_epoch(self) -> int:
+        """The number of replay rows of an epoch."""
+        rows = self.recipe.retention.replay.rows_per_epoch
+        return self.replayed if is_auto(rows) else rows
+
+    @property
     def forgot(self) -> bool:
         """Whether a gated metric that can be measured kept too little."""
         return any(line.is_gated and not line.passed and line.retained is not None for line in self.card.retention)
@@ -89,6 +96,13 @@ RULES: tuple[Rule, ...] = (
         lambda outcome: outcome.forgot and outcome.replayed < REPLAY_ROWS,
         lambda _: {"retention.replay.rows": REPLAY_ROWS},
         "the model forgot what the gate measures; general rows among the training rows keep it",
+    ),
+    Rule(
+        lambda outcome: outcome.forgot and outcome.replayed_per_epoch < outcome.replayed,
+        lambda outcome: {
+            "retention.replay.rows_per_epoch": max(1, min(outcome.replayed, 4 * outcome.replayed_per_epoch))
+        },
+        "the model forgot despite replay; more replay rows in each epoch keep more",
     ),
     Rule(
         lambda outcome: outcome.forgot and outcome.replayed >= REPLAY_ROWS,

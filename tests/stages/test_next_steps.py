@@ -49,6 +49,8 @@ def test_the_likeliest_comes_first() -> None:
     assert settings_of(forgot) == [["retention.replay.rows=1000"], ["tune.learning_rate=0.0033"]]
     replayed = outcome(card(retention=LOST), FLAT, retention={"replay": {"rows": 1000}})
     assert settings_of(replayed)[0] == ["retention.replay.rows=3000"]
+    some = outcome(card(retention=LOST), FLAT, retention={"replay": {"rows": 1000, "rows_per_epoch": 300}})
+    assert settings_of(some)[0] == ["retention.replay.rows_per_epoch=1000"]
     unfinished = outcome(card(target=NO_GAIN), RISING)
     assert settings_of(unfinished)[0] == ["tune.epochs=4"]
     steps = outcome(card(target=NO_GAIN), RISING, tune={"steps": 20, "learning_rate": 0.01})
