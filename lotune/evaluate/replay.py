@@ -16,7 +16,7 @@ LEAST_ROWS = 100
 """Fewest replay rows that the base writes, as a handful repeats itself."""
 MOST_ROWS = {"generator": 1000, "file": 1000, "base": 300}
 """Replay rows that `auto` takes, by source: at most so many of the base, which take time to write."""
-TOKEN_SHARE = 0.4
+TOKEN_SHARE = 0.7
 """Tokens of the replay rows of an epoch, as a fraction of those of the task's rows."""
 
 
@@ -26,7 +26,7 @@ class ReplaySettings(Settings):
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 300."""
     rows_per_epoch: AutoCount = AUTO
-    """How many of them an epoch has, others in each; auto: all if `rows` is given, else so many that they have 40 % of
+    """How many of them an epoch has, others in each; auto: all if `rows` is given, else so many that they have 70 % of
     the tokens of the task's rows."""
     source: Literal["auto", "generator", "base", "file"] = "auto"
     """Where replay rows come from: generator: that of the retention task; base: the base writes them itself before the
@@ -134,7 +134,7 @@ def replay_rows_per_epoch(settings: ReplaySettings, rows: int, task_tokens: int,
     """Return how many of the replay rows an epoch has, with `auto` resolved, from the tokens of all rows of each kind.
 
     >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
-    [1, 120, 1000]
+    [2, 210, 1000]
     >>> replay_rows_per_epoch(ReplaySettings(rows=50), 50, 60_000, 10_000)
     50
     """
