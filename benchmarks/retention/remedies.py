@@ -73,10 +73,11 @@ class Remedy:
     """Whether it starts from the finished tuning of `none`, as no setting of the tuning differs."""
 
 
-def _replay(source: str, rows: int, divergence: int) -> Settings:
+def _replay(source: str, divergence: int, rows_per_epoch: str = "auto") -> Settings:
     return {
         "retention.replay.source": source,
-        "retention.replay.rows": str(rows),
+        "retention.replay.rows": "auto",
+        "retention.replay.rows_per_epoch": rows_per_epoch,
         "retention.divergence": str(divergence),
     }
 
@@ -87,23 +88,24 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading among the training rows, trained on as answers",
-        _replay("generator", 1000, 0),
+        "generated rows of reading among the training rows, trained on as answers: of 1,000, so many in each epoch as "
+        "have 70 % of the task's tokens",
+        _replay("generator", 0),
     ),
     "replay-own": Remedy(
         "replay, own rows",
         "at most 300 texts that the base writes itself, trained on as answers",
-        _replay("base", 300, 0),
+        _replay("base", 0),
     ),
     "divergence-generated": Remedy(
         "replay with divergence, generated rows",
-        "the same 1,000 rows, but the model is held to the base's predictions on them",
-        _replay("generator", 1000, 1),
+        "of the same 1,000 rows 300 in each epoch, on which the model is held to the base's predictions",
+        _replay("generator", 1, "300"),
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
         "such texts, but the model is held to the base's predictions on them",
-        _replay("base", 300, 1),
+        _replay("base", 1),
     ),
     "repair-generated": Remedy(
         "repair, generated rows",
