@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -54,7 +54,7 @@ class Measurement:
     def result(self, key: str, measure: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
         """Return the record of a key, measured only if there is none."""
         id = f"{self.name}: {key}"
-        known = stored_records([self.results]).get((id, None))
+        known = records_by_id(self.results).get(id)
         if known is None:
             known = {"id": id, **measure()}
             append_record(self.results, known)
@@ -68,7 +68,7 @@ class Measurement:
     def held_out_of_first_run(self) -> Mapping[str, Any]:
         """Return the verdicts of the first run's checkpoint on the rows held out."""
         self.first_run()
-        return self.result("held out, first run", lambda: self._held_out(self._recipe.stem, "first"))
+        return self.result("held out, first run", lambda: self._held_out(self.recipe.stem, "first"))
 
     def best_of_grid(self) -> Mapping[str, Any]:
         """Return the verdicts of the grid's best checkpoint by validation on the rows held out."""
@@ -78,7 +78,7 @@ class Measurement:
         return self.result("held out, best of grid", lambda: {**self._held_out(best["run"], "best"), "cell": best})
 
     @property
-    def _recipe(self) -> Path:
+    def recipe(self) -> Path:
         """The recipe that `init` writes."""
         return self._files[0].with_suffix(".yaml")
 
@@ -86,12 +86,15 @@ class Measurement:
     def _files(self) -> tuple[Path, Path]:
         return write_set(self.name, self.folder)
 
+    def make_recipe(self) -> str:
+        """Write the file of the set and its recipe, as `init` does; return the recipe's name."""
+        self.command(self.folder, ["init", self._files[0].name, "--force"])
+        return self.recipe.name
+
     def _first_run(self) -> dict[str, Any]:
-        file, recipe = self._files[0].name, self._recipe.name
         start = time.monotonic()
-        self.command(self.folder, ["init", file, "--force"])
-        self.command(self.folder, ["run", recipe, *self.words])
-        card = json.loads((self.folder / "runs" / self._recipe.stem / "scorecard.json").read_text(encoding="utf-8"))
+        self.command(self.folder, ["run", self.make_recipe(), *self.words])
+        card = json.loads((self.folder / "runs" / self.recipe.stem / "scorecard.json").read_text(encoding="utf-8"))
         return {
             "seconds": round(time.monotonic() - start, 1),
             "valid": card["valid"],
@@ -105,7 +108,7 @@ class Measurement:
     def _cell(self, number: int) -> dict[str, Any]:
         run = f"grid-{number}"
         settings = [f"{key}={value}" for key, value in GRID[number].items()]
-        self.command(self.folder, ["tune", self._recipe.name, f"name={run}", *settings, *self.words])
+        self.command(self.folder, ["tune", self.recipe.name, f"name={run}", *settings, *self.words])
         tuning = self._tuning(run)
         value = next(point["value"] for point in tuning["checkpoints"] if point["name"] == tuning["chosen"])
         return {"run": run, **GRID[number], "validation": value}
@@ -116,7 +119,7 @@ class Measurement:
 
     def _held_out(self, run: str, label: str) -> dict[str, Any]:
         """Return the verdicts of a run's chosen checkpoint, row by row, as a text of 1 and 0."""
-        task = dict(yaml.safe_load(self._recipe.read_text(encoding="utf-8"))["task"])
+        task = dict(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))["task"])
         settings = [f"task.{key}={_flow(value)}" for key, value in task.items() if key != "name"]
         adapter = Path("runs") / run / "checkpoints" / self._tuning(run)["chosen"] / "adapter"
         out = f"{label}.jsonl"
@@ -132,16 +135,30 @@ def _flow(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def records_by_id(results: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the results by id."""
+    return {record["id"]: record for record in stored_records([results]).values()}
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table.
+
+    >>> print(markdown(["set", "rate"], [["stars", "0.1"]]), end="")
+    | set | rate |
+    | --- | --- |
+    | stars | 0.1 |
+    """
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
+
+
 def table(names: Sequence[str], results: Path) -> str:
     """Return the results as a Markdown table; what has not been measured is a dash."""
     head = ["set", "first run", "base", "tuned", "kept", "seconds", "held out", "best of grid", "difference, 95 %"]
-    records = {key[0]: record for key, record in stored_records([results]).items()}
-    rows = [_table_row(name, records) for name in names]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    records = records_by_id(results)
+    return markdown(head, (_table_row(name, records) for name in names))
 
 
-def _table_row(name: str, records: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+def _table_row(name: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     first = records.get(f"{name}: first run")
     verdicts = [records.get(f"{name}: held out, {of}", {}).get("verdicts", "") for of in ("first run", "best of grid")]
     measured = ["–"] * 5
