@@ -125,6 +125,11 @@ def test_a_rise_counts_from_the_lowest_mean_before_it() -> None:
     assert largest_rise(losses[:20]) == 1.0
 
 
+def test_a_rise_is_measured_over_a_tenth_of_the_steps() -> None:
+    losses = [2.0] * 200 + [8.0] * 10 + [2.0] * 190
+    assert largest_rise(losses) == (10 * 8.0 + 30 * 2.0) / 40 / 2.0
+
+
 def test_an_existing_base_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / BASE).mkdir()
     make_base(tmp_path / BASE)

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.own_rows.curves import END_FRACTION, START_STEPS, WINDOW, end_loss, largest_rise, start_loss
+from benchmarks.own_rows.curves import END_FRACTION, FEWEST_STEPS, START_STEPS, end_loss, largest_rise, start_loss
 from benchmarks.own_rows.measure import Measurement, markdown, records_by_id
 from benchmarks.own_rows.sets import SETS
 from benchmarks.train_workload import SEED, SHAPES
@@ -152,8 +152,9 @@ def table(names: Sequence[str], results: Path, cases: Sequence[str] = tuple(CASE
     ]
     return markdown(head, rows) + (
         f"\nLoss: the mean of the first {START_STEPS} steps and of the last {100 * END_FRACTION:g} % (at least "
-        f"{100 * LEAST_FALL:g} % lower). Rise: the mean over {WINDOW} steps as a multiple of its lowest so far (at "
-        f"most {MOST_RISE:g}). Factor: best rate / own rate (at most {MOST_FACTOR:g} either way).\n"
+        f"{100 * LEAST_FALL:g} % lower). Rise: the mean over {100 * END_FRACTION:g} % of the steps, {FEWEST_STEPS} at "
+        f"least, as a multiple of its lowest so far (at most {MOST_RISE:g}). Factor: best rate / own rate (at most "
+        f"{MOST_FACTOR:g} either way).\n"
     )
 
 
