@@ -58,7 +58,7 @@ class Measurement:
     def held_out_of_first_run(self) -> Mapping[str, Any]:
         """Return the verdicts of the first run's checkpoint on the rows held out."""
         self.first_run()
-        return self.result("held out, first run", lambda: self._held_out(self._recipe.stem, "first"))
+        return self.result("held out, first run", lambda: self._held_out(self.recipe.stem, "first"))
 
     def best_of_grid(self) -> Mapping[str, Any]:
         """Return the verdicts of the grid's best checkpoint by validation on the rows held out."""
@@ -68,13 +68,18 @@ class Measurement:
         return self.result("held out, best of grid", lambda: {**self._held_out(best["run"], "best"), "cell": best})
 
     @property
-    def _recipe(self) -> Path:
+    def recipe(self) -> Path:
         """The recipe that `init` writes."""
         return self._files[0].with_suffix(".yaml")
 
     @property
     def _files(self) -> tuple[Path, Path]:
         return write_set(self.name, self.folder)
+
+    def make_recipe(self) -> str:
+        """Write the file of the set and its recipe, as `init` does; return the recipe's name."""
+        self.command(self.folder, ["init", self._files[0].name, "--force"])
+        return self.recipe.name
 
     def _first_run(self) -> dict[str, Any]:
         return first_run(self.folder, self._files[0].name, self.command, self.words)
@@ -83,7 +88,7 @@ class Measurement:
         run = f"grid-{number}"
         settings = [f"{key}={value}" for key, value in GRID[number].items()]
         words = [*settings, *GRID_SETTINGS, *self.words]
-        self.command(self.folder, ["tune", self._recipe.name, f"name={run}", *words])
+        self.command(self.folder, ["tune", self.recipe.name, f"name={run}", *words])
         tuning = self._tuning(run)
         value = next(point["value"] for point in tuning["checkpoints"] if point["name"] == tuning["chosen"])
         return {"run": run, **GRID[number], "validation": value}
@@ -94,7 +99,7 @@ class Measurement:
 
     def _held_out(self, run: str, label: str) -> dict[str, Any]:
         """Return the verdicts of a run's chosen checkpoint, row by row, as a text of 1 and 0."""
-        task = dict(yaml.safe_load(self._recipe.read_text(encoding="utf-8"))["task"])
+        task = dict(yaml.safe_load(self.recipe.read_text(encoding="utf-8"))["task"])
         settings = [f"task.{key}={_flow(value)}" for key, value in task.items() if key != "name"]
         adapter = Path("runs") / run / "checkpoints" / self._tuning(run)["chosen"] / "adapter"
         out = f"{label}.jsonl"
