@@ -64,7 +64,11 @@ def learning_outcome(points: Sequence[ValidationPoint]) -> str:
 
     >>> learning_outcome([ValidationPoint(10, [0.0] * 8, 2.0), ValidationPoint(20, [0.0] * 8, 2.0)])
     'validation did not rise: no row was right at any checkpoint, and more steps of the same will hardly help'
+    >>> learning_outcome([ValidationPoint(10, [0.0] * 8, 2.0), ValidationPoint(20, [1.0] * 8, 0.1)])
+    'validation: every row was right at the end'
     """
+    if points and points[-1].values and all(value >= 1 for value in points[-1].values):
+        return "validation: every row was right at the end"
     rises = still_rises(points)
     if rises is None:
         return "validation: too few checkpoints to see whether it still rises"
