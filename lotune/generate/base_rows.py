@@ -1,6 +1,8 @@
 """Rows that a base model writes itself: samples of what it would say, to hold a tuned model to.
 
-They need no data: a row is drawn at temperature 1 from the start of a text, or continues a few common words.
+They need no data: a row is drawn at temperature 1 from the start of a text, or continues a few common words or the
+beginning of a prompt. After the latter, the base writes a question and answers it, as it was trained to (Xu et al.,
+Magpie: Alignment Data Synthesis from Scratch by Prompting Aligned LLMs with Nothing, 2024).
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ OPENINGS = (
     "他", "一个", "问题：", "首先，", "例如",
 )  # fmt: skip
 """Beginnings of texts of any kind, in English and Chinese."""
+PROMPT_FRACTION = 0.5
+"""Fraction of the rows that begin as a prompt does, if there are such beginnings."""
 FREE_FRACTION = 0.5
-"""Fraction of the rows that begin with nothing but the token that texts begin with."""
+"""Fraction of the other rows that begin with nothing but the token that texts begin with."""
 MIN_TOKENS = 8
 """Tokens of the shortest row; shorter ones say nothing."""
 MIN_DISTINCT = 0.4
@@ -44,9 +48,18 @@ class WrittenRow:
 
 
 def write_base_rows(
-    engine: Engine, tokenizer: Any, rows: int, *, seed: int, max_new_tokens: int, batch_tokens: int
+    engine: Engine,
+    tokenizer: Any,
+    rows: int,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    batch_tokens: int,
+    prompts: Sequence[str] = (),
 ) -> Iterator[WrittenRow]:
     """Yield up to `rows` different rows; empty ones and those that repeat themselves are drawn again, at most twice.
+
+    `prompts` are beginnings of prompts, up to where a question begins.
 
     Raises: ModelError for a tokeniser without a token that texts begin or end with.
     """
@@ -56,7 +69,7 @@ def write_base_rows(
         raise ModelError("base.model", found, remedy="retention.replay.source=generator or file, or rows: 0")
     draw, seen = random.Random(f"rows of the base {seed}"), set[WrittenRow]()
     for _ in range(MOST_ROUNDS):
-        openings = ["" if draw.random() < FREE_FRACTION else draw.choice(OPENINGS) for _ in range(rows - len(seen))]
+        openings = [_opening(draw, prompts) for _ in range(rows - len(seen))]
         requests = [
             Request(
                 _prompt_ids(tokenizer, opening, first), max_new_tokens, label="a row of the base",
@@ -72,6 +85,12 @@ def write_base_rows(
                 yield row
         if len(seen) == rows:
             return
+
+
+def _opening(draw: random.Random, prompts: Sequence[str]) -> str:
+    if prompts and draw.random() < PROMPT_FRACTION:
+        return draw.choice(prompts)
+    return "" if draw.random() < FREE_FRACTION else draw.choice(OPENINGS)
 
 
 def _prompt_ids(tokenizer: Any, opening: str, first: int) -> tuple[int, ...]:

@@ -9,7 +9,10 @@ from functools import partial
 from itertools import chain
 
 from lotune.console import print_status
+from lotune.data.chat_template import ChatTemplate
+from lotune.data.conversation import Conversation
 from lotune.data.examples import Example
+from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import SettingsError
 from lotune.evaluate.replay import ReplayCounts, ReplaySource, divergence_weight, replay_row_count, replay_source
 from lotune.memory import release_memory
@@ -18,14 +21,16 @@ from lotune.recipe import Recipe
 from lotune.settings import join_names
 from lotune.stages.abilities import Ability, abilities_of
 from lotune.stages.model_loading import with_answer_dtype
-from lotune.stages.prompt_template import build_prompted_task
+from lotune.stages.prompt_template import build_prompted_task, conversation_format
 from lotune.tasks.recognition import settings_of
 from lotune.tasks.replay import REPLAY_SEED, generated_replay_rows, holds_texts, replay_rows_of_file, without_evaluated
 from lotune.tasks.task import Generating
 from lotune.tasks.user_rows import blame_setting
 
-BASE_ROW_TOKENS = 96
-"""Longest row that the base writes, in tokens: many short rows show more of a model than few long ones."""
+BASE_ROW_TOKENS = 160
+"""Longest row that the base writes, in tokens: enough for a question with its answer, and not for an essay."""
+QUESTION = "@question@"
+"""Stands for a question where the beginning of a prompt is taken from its template."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def _replayed(recipe: Recipe) -> list[Ability]:
 def _rows_of(recipe: Recipe, source: ReplaySource, rows: int) -> tuple[Sequence[Example], list[str]]:
     """Return rows of a source, and the names of the abilities of whose task they are."""
     if source == "base":
-        return written_rows(recipe, rows), []
+        return written_rows(recipe, rows), list(_own_templates(recipe).values())
     if source == "generator":
         return _generated_rows(recipe, rows)
     path = recipe.retention.replay.data
@@ -98,15 +103,42 @@ def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[
     if not replayed:
         found, remedy = "no ability has replay: true", "set it for one, or another retention.replay.source"
         raise SettingsError("retention.replay.source", f"is generator, and {found}", remedy=remedy)
+    # Who names a number gets the rows that this number has always meant.
+    one_of_each = recipe.retention.replay.rows == "auto"
     with blame_setting("retention.replay.source"):
         share, rest = divmod(rows, len(replayed))
         parts = [
             # Another seed for each: two abilities of one task would get the same rows.
-            generated_replay_rows(one.task, share + (place < rest), recipe.seed + place, f"replay{one.suffix}")
+            generated_replay_rows(
+                one.task, share + (place < rest), recipe.seed + place, f"replay{one.suffix}", one_of_each=one_of_each
+            )
             for place, one in enumerate(replayed)
         ]
     examples = parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
     return examples, [one.label for one in replayed]
+
+
+def prompt_beginnings(recipe: Recipe) -> list[str]:
+    """Return the texts before the question in the prompts of the task and of the abilities to replay."""
+    formats = [conversation_format(recipe.task, recipe.base), *(TEMPLATES[name] for name in _own_templates(recipe))]
+    beginnings = [_beginning(form) for form in formats]
+    return list(dict.fromkeys(beginning for beginning in beginnings if beginning.strip()))
+
+
+def _own_templates(recipe: Recipe) -> dict[str, str]:
+    """Return the abilities to replay whose task has a prompt of its own, by the name of its template."""
+    replayed = [one for one in abilities_of(recipe) if one.settings.replay]
+    return {one.task_settings.own_template: one.label for one in replayed if one.task_settings.own_template}
+
+
+def _beginning(form: Template | ChatTemplate) -> str:
+    conversation = Conversation((QUESTION,), ())
+    prompts = (
+        form.render_conversation(conversation)
+        if isinstance(form, Template)
+        else form.render_conversation(conversation, "replay")
+    )
+    return prompts[0][0].partition(QUESTION)[0]
 
 
 def written_rows(recipe: Recipe, rows: int) -> list[Example]:
@@ -118,8 +150,9 @@ def written_rows(recipe: Recipe, rows: int) -> list[Example]:
     base = load_model(with_answer_dtype(recipe, recipe.base), recipe.device)
     write = partial(write_base_rows, AnsweringModel(base.model, base.tokenizer).engine, base.tokenizer, rows)
     written = write(
-        seed=recipe.seed + REPLAY_SEED, max_new_tokens=BASE_ROW_TOKENS, batch_tokens=recipe.evaluate.max_batch_tokens
-    )
+        seed=recipe.seed + REPLAY_SEED, max_new_tokens=BASE_ROW_TOKENS, batch_tokens=recipe.evaluate.max_batch_tokens,
+        prompts=prompt_beginnings(recipe),
+    )  # fmt: skip
     examples = [Example(f"base:{number}", row.opening, row.text) for number, row in enumerate(written, start=1)]
     del base, write, written
     release_memory()

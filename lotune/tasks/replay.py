@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from random import Random
 
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.curation import (
@@ -17,7 +18,7 @@ from lotune.data.curation import (
 from lotune.data.examples import Example, examples_on_disk
 from lotune.data.rows import read_rows
 from lotune.errors import DataError
-from lotune.tasks.task import Task
+from lotune.tasks.task import Row, Task
 from lotune.tasks.text import TextTask
 from lotune.tasks.user_rows import generating
 
@@ -27,8 +28,12 @@ MIN_CONTAINED = 24
 """Characters from which a passage, question or answer of an evaluation set is searched for inside replay rows."""
 
 
-def generated_replay_rows(task: Task, rows: int, seed: int, name: str = "replay") -> Sequence[Example]:
-    """Return generated examples of a task, their ids beginning with `name`.
+def generated_replay_rows(
+    task: Task, rows: int, seed: int, name: str = "replay", *, one_of_each: bool = False
+) -> Sequence[Example]:
+    """Return generated examples of a task, ids beginning with `name`; `one_of_each`: one of each generated row.
+
+    A row of reading is a passage with several questions: one of each shows more passages.
 
     Raises: NoGeneratorError if it has no generator.
     """
@@ -36,8 +41,16 @@ def generated_replay_rows(task: Task, rows: int, seed: int, name: str = "replay"
         (f"{name}:{number}", row)
         for number, row in enumerate(generating(task).generate_training_rows(rows, seed + REPLAY_SEED), start=1)
     )
+    examples = _one_of_each(task, numbered, seed) if one_of_each else task.examples(numbered, training=True)
     # A row of the task may give several examples, so the limit applies to examples and not to rows alone.
-    return remove_duplicates(examples_on_disk(islice(task.examples(numbered, training=True), rows)))[0]
+    return remove_duplicates(examples_on_disk(islice(examples, rows)))[0]
+
+
+def _one_of_each(task: Task, rows: Iterable[tuple[str, Row]], seed: int) -> Iterator[Example]:
+    draw = Random(f"one of each row {seed}")
+    for row in rows:
+        if examples := list(task.examples([row], training=True)):
+            yield draw.choice(examples)
 
 
 def holds_texts(path: Path) -> bool:

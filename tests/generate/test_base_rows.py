@@ -27,6 +27,15 @@ def test_rows_follow_from_the_seed_and_begin_with_nothing_or_an_opening(tiny_lla
     assert all(row.text.strip() for row in rows)
 
 
+def test_some_rows_begin_as_prompts_do(tiny_llama: Any, byte_tokenizer: Any) -> None:
+    engine = Engine(tiny_llama, byte_tokenizer)
+    words = {"seed": 1, "max_new_tokens": 16, "batch_tokens": 4096}
+    rows = list(write_base_rows(engine, byte_tokenizer, 24, prompts=("### Question:\n",), **words))
+    asked = sum(row.opening == "### Question:\n" for row in rows)
+    assert 4 <= asked <= 20
+    assert any(row.opening in ("", *OPENINGS) for row in rows)
+
+
 def test_a_base_that_only_ends_gives_no_row(tiny_llama: Any, byte_tokenizer: Any) -> None:
     class OnlyEnds(type(tiny_llama.lm_head)):  # type: ignore[misc]
         def forward(self, hidden: Any) -> Any:

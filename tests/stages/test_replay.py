@@ -46,7 +46,7 @@ def test_rows_that_the_base_writes_are_replayed_and_stand_on_the_scorecard(
     assert weights == [1.0], "the divergence is on where the base writes the rows"
     assert card["replay"]["source"] == "base"
     assert card["replay"]["rows"] == 6
-    assert card["replay"]["rehearsed"] == ""
+    assert card["replay"]["rehearsed"] == "reading", "some rows begin as its prompts do"
     sets = {divergence["set"]: divergence for divergence in card["divergence"]}
     assert sets.keys() == {"test prompts", "replay rows"}
     assert all(divergence["value"] > 0 and divergence["tokens"] > 0 for divergence in sets.values())
