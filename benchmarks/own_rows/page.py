@@ -28,8 +28,8 @@ are in a file of their own that no run reads. The last three columns are about t
 run's checkpoint, the accuracy of the best checkpoint of a grid of {cells} settings, and the paired 95 % interval of the
 difference (first run minus grid) in points.
 
-The grid has every combination of the learning rates {rates}, {epochs} epochs and {replay} replay rows. Its
-best run is the one with the highest validation accuracy, whatever it forgets.
+The grid has every combination of the learning rates {rates}, {epochs} epochs and {replay} replay rows.
+Its best run is the one with the highest validation accuracy, whatever it forgets.
 
 {table}
 ## Four files of public data
