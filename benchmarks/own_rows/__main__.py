@@ -1,9 +1,9 @@
-"""What the first run on rows of one's own reaches: `python -m benchmarks.own_rows COMMAND FOLDER [SET ...]`.
+"""Measure what the first run on your own rows reaches: `python -m benchmarks.own_rows COMMAND FOLDER [SET ...]`.
 
-`write` writes the files, `table` prints what is known, `page` writes docs/own-rows.md from it. `first` measures `init`
-and `run` without a further setting, and the rows held out; `grid` compares it with the best of twelve settings; `real`
-measures the first run on files of public data (LOTUNE_REFERENCE_DATA); `all` does all of this, which takes hours. Each
-continues where it was stopped, in the same folder.
+`write` writes the files of the sets. `first` measures `init` and `run` without any further setting, on the test rows
+and on the rows held out; `grid` also measures the best of twelve settings; `real` measures the first run on files of
+public data (LOTUNE_REFERENCE_DATA). `table` prints the results so far, and `page` writes docs/own-rows.md from them.
+`all` does all of this, which takes hours. A command that was stopped continues where it was, in the same folder.
 """
 
 from __future__ import annotations

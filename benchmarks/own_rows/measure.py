@@ -1,4 +1,4 @@
-"""Measure the first run of each set, and what the best of a grid reaches; every result is kept as it is made."""
+"""Measure the first run on each set, and the best run of a grid of settings; every result is stored at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GRID = tuple(
     for rate, epochs, replay in product((2e-3, 5e-3, 1.2e-2), (3, 8), (0, 300))
 )
 """The settings of the grid."""
-# What counts is the accuracy alone: the best of the grid may forget.
+# Only accuracy counts: the best run of the grid may forget.
 GRID_SETTINGS = ("retention.validation_rows=0", "retention.action=report", "checkpoints.merged=none")
 """Settings of every run of the grid."""
 
@@ -61,7 +61,7 @@ class Measurement:
         return self.result("held out, first run", lambda: self._held_out(self.recipe.stem, "first"))
 
     def best_of_grid(self) -> Mapping[str, Any]:
-        """Return the verdicts of the grid's best checkpoint by validation on the rows held out."""
+        """Return the verdicts, on the rows held out, of the grid's best checkpoint by validation."""
         self.first_run()
         cells = [self.result(f"grid {number}", lambda number=number: self._cell(number)) for number in range(len(GRID))]
         best = max(cells, key=lambda cell: cell["validation"])
@@ -129,7 +129,7 @@ def first_run(folder: Path, file: str, command: Command = run_lotune, words: Seq
 
 
 def _flow(value: Any) -> str:
-    """Return a value as a command line takes it: a text as it stands, anything else as YAML in one line."""
+    """Return a value as the command line takes it: a text unchanged, anything else as YAML in one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -147,7 +147,7 @@ def _table_row(name: str, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def first_run_cells(first: Mapping[str, Any] | None) -> list[str]:
-    """Return verdict, base, tuned, least kept and seconds of a first run; dashes if it was not measured."""
+    """Return verdict, base, tuned, smallest retained fraction and seconds of a first run; dashes if not measured."""
     if first is None:
         return ["–"] * 5
     kept = min((value for value in first["kept"].values() if value is not None), default=None)
@@ -167,7 +167,7 @@ def _figure(metric: str, value: float) -> str:
 
 
 def _difference(first: str, best: str) -> str:
-    """Return the paired interval of first - best in points.
+    """Return the paired 95 % interval of first run minus best of grid, in points.
 
     >>> _difference("1111", "1111"), _difference("", "1")
     ('0.0', '–')

@@ -1,4 +1,4 @@
-"""The page docs/own-rows.md, made from the results."""
+"""Make the page docs/own-rows.md from the results."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from benchmarks.own_rows.sets import HELD_OUT_ROWS, SETS
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-rows.md"
 TEXT = """\
-# First runs on one's own rows
+# First runs on your own rows
 
-What `lotune init FILE` and `lotune run RECIPE` reach without a further setting. The base is `nano`, with 2 million
-parameters; *kept* is the smaller of the two gated reading metrics, as a fraction of the base's; *seconds* are those of
-both commands. `{command}` measures it and writes this page; stopped, it continues where it was.
+This page shows what `lotune init FILE` and `lotune run RECIPE` reach without any further setting. The base is `nano`,
+the practice model of 2 million parameters. *kept* is the smaller of the two gated reading metrics, as a fraction of the
+base's, and *seconds* is the time of both commands.
+
+`{command}` measures all of it and writes this page. If it is stopped, it continues
+where it was.
 
 ## Eight generated sets
 
 {sets}
 
-Each set is generated from a seed (`benchmarks/own_rows/sets.py`); {held_out:,} further rows of it are in no file. The
-last three columns are about these: the accuracy of the first run's checkpoint, that of the best of a grid of
-{cells} settings, and the paired 95 % interval of the difference in points. The grid has every combination of the
-learning rates {rates}, {epochs} epochs and {replay} replay rows; its best is the one with the highest validation
-accuracy, whatever it forgets.
+Each set is generated from a seed (`benchmarks/own_rows/sets.py`). {held_out:,} further rows of each are held out: they
+are in a file of their own that no run reads. The last three columns are about these rows: the accuracy of the first
+run's checkpoint, the accuracy of the best checkpoint of a grid of {cells} settings, and the paired 95 % interval of the
+difference (first run minus grid) in points.
+
+The grid has every combination of the learning rates {rates}, {epochs} epochs and {replay} replay rows.
+Its best run is the one with the highest validation accuracy, whatever it forgets.
 
 {table}
 ## Four files of public data
 
-The files are in the folder that `LOTUNE_REFERENCE_DATA` names. Accuracies are in percent; F1 is 0 to 100; bits per byte
-are those of the reference answers, and lower is better.
+The files are in the folder that the environment variable `LOTUNE_REFERENCE_DATA` names. Accuracies are in percent, and
+F1 is from 0 to 100. Bits per byte are those of the reference answers; lower is better.
 
 {real}"""
 

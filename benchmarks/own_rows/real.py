@@ -1,4 +1,4 @@
-"""The first run on files of public data, which a folder of reference data holds (LOTUNE_REFERENCE_DATA)."""
+"""Measure the first run on files of public data, in the folder that LOTUNE_REFERENCE_DATA names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES: Mapping[str, str] = {
 def measure_real(
     name: str, data: Path, folder: Path, results: Path, words: tuple[str, ...], command: Command = run_lotune
 ) -> Mapping[str, Any]:
-    """Return what `init` and `run` reach on a file of the reference data `data`, measured once."""
+    """Return what `init` and `run` reach on a file of the folder `data`, measured only if there is no record of it."""
     source = data / FILES[name]
 
     def measure() -> dict[str, Any]:

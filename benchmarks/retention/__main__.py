@@ -1,7 +1,7 @@
-"""What the remedies against forgetting keep and cost: `python -m benchmarks.retention COMMAND FOLDER [SET ...]`.
+"""Measure what remedies against forgetting keep and cost: `python -m benchmarks.retention COMMAND FOLDER [SET ...]`.
 
-`run` measures what is missing, a run for each remedy and set, and prints the tables; it continues where it was stopped,
-in the same folder. `page` writes docs/retention.md from the results.
+`run` measures what is missing, with one run for each remedy and set, and prints the tables. If it is stopped, it
+continues where it was, in the same folder. `page` writes docs/retention.md from the results.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measured(measurement: Measurement, remedy: str) -> bool:
-    """Return whether a remedy has its record, measured if it was missing."""
+    """Measure a remedy unless it has a record; return False if its run fails."""
     try:
         measurement.measure(remedy)
     except subprocess.CalledProcessError:

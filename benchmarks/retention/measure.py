@@ -26,7 +26,7 @@ class Measurement:
     command: Command = run_lotune
 
     def measure(self, remedy: str) -> Mapping[str, Any]:
-        """Return the record of a remedy, run only if there is none."""
+        """Return the record of a remedy; run the remedy only if there is none."""
         return measured_once(self.results, record_id(self.name, remedy), lambda: self._measure(remedy))
 
     def _measure(self, remedy: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Measurement:
         return self.folder / "runs" / remedy
 
     def _write_recipe(self) -> None:
-        """Write the files of the set and their recipe, unless they are there or the recipe is a shipped one."""
+        """Write the files and the recipe of the set, unless they exist or lotune ships the recipe."""
         task_set = SETS[self.name]
         self.folder.mkdir(parents=True, exist_ok=True)
         if task_set.own_rows and not (self.folder / task_set.recipe).exists():
@@ -48,7 +48,7 @@ class Measurement:
             self.command(self.folder, ["init", file.name, "--force"])
 
     def _copy_tuning(self, remedy: str) -> None:
-        """Begin a run with a copy of the finished run without a remedy; without one, the tuning is made again."""
+        """Begin a run with a copy of the run without a remedy; if that is not finished, the remedy's run tunes anew."""
         source, copy = self._run(NONE), self._run(remedy)
         if copy.exists() or not source.exists() or record_id(self.name, NONE) not in records(self.results):
             return
@@ -83,7 +83,7 @@ def figures(run: Path) -> dict[str, Any]:
 
 
 def kept(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the retained fraction and its interval by ability and metric: of a gated ability, the gated metrics.
+    """Return the retained fraction and its interval, by ability and metric; only gated metrics of a gated ability.
 
     >>> metrics = {"f1": True, "bleu": False}
     >>> lines = [{"task": "reading", "metric": name, "is_gated": gated} for name, gated in metrics.items()]
@@ -100,7 +100,7 @@ def kept(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _seconds(run: Path, card: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of the tuning with its validations, of having replay rows, and of what followed."""
+    """Return the seconds of the tuning with its validations, of making replay rows, of a repair and of a search."""
     parts = {
         "tuning": _read(run / "training.json")["seconds"],
         "replay": _read(run / "data" / "counts.json")["replay"]["seconds"],

@@ -1,4 +1,4 @@
-"""The page of the documentation that compares the remedies, made from the records."""
+"""Make the page of the documentation that compares the remedies, from the records."""
 
 from __future__ import annotations
 
@@ -15,38 +15,39 @@ PAGE = Path(__file__).parents[2] / "docs" / "retention.md"
 INTRODUCTION = """# Remedies against forgetting, measured
 
 A tuning on one task costs a model some of what it could do before. lotune has remedies, which
-[Keep what the base can do](how-to/keep-abilities.md) explains. This page says what each one keeps, what it costs on the
-task, and how long it takes. Its figures are made by one command, which stands at the end.
+[Keep what the base can do](how-to/keep-abilities.md) explains. This page shows what each remedy keeps, what it costs on
+the task, and how long it takes. The last section has the commands that make the figures.
 
 ## In short
 """
 METHOD = """## What was measured
 
-The base is nano, the practice model of two million parameters. The settings are harsh on purpose, so that much is
-forgotten: a high learning rate, and nothing against forgetting. Each remedy is added to them alone.
+The base is nano, the practice model of two million parameters. The settings are harsh on purpose, so that the model
+forgets much: a high learning rate, and nothing against forgetting. Each remedy is added alone to these settings.
 
-Three abilities of the base are measured before and after: reading on 300 rows, copying on 200 and equations on 200.
-Only reading decides the gate, and generated replay rows are rows of reading. No remedy knows of copying and equations,
-so they show whether a remedy keeps more than what it rehearses.
+Three abilities of the base are measured before and after the tuning: reading on 300 rows, copying on 200 and equations
+on 200. Only reading decides the gate, and generated replay rows are rows of reading. No remedy uses rows of copying or
+equations, so these two show whether a remedy keeps more than what it rehearses.
 
 Settings of every run:
 """
-DIVERGENCE = """On a replay row the model is trained on its answer, or it is held to the base's predictions, which is
-the divergence; never both. So "replay with divergence" is all that the two can be together. A repair has the
-divergence, too.
+DIVERGENCE = """On a replay row, the model is either trained on the answer or held to the base's predictions, which is
+the divergence; never both. So there is no further remedy that adds divergence to replay. A repair uses the divergence,
+too.
 """
 READING = """## How to read the tables
 
-- *accuracy*: on the test rows. *difference*: to the run without a remedy, on the same rows, with its 95 % interval.
-- *kept*: the score after the tuning as a fraction of the base's, with its 95 % interval in percent. For reading these
-  are F1 and EM, for the other abilities the smallest of their metrics. A dash means that it was not measured.
+- *accuracy*: the share of correct answers on the test rows. *difference*: the accuracy minus that of the run without a
+  remedy, on the same rows, with its 95 % interval.
+- *kept*: the score after the tuning as a share of the base's, with its 95 % interval, in percent. Reading has F1 and
+  EM; the other abilities have the smallest of their metrics. A dash means that it was not measured.
 - *KL*: how far the model is from its base, in nats per token; 0 means that nothing has changed. Replay rows differ from
   remedy to remedy, so compare the figures of the test prompts.
-- *time*: seconds of the tuning with its validations, of making replay rows, and of a repair or a search, as a multiple
-  of the run without a remedy. It depends on the machine and on what else runs there.
+- *time*: the time of the tuning with its validations, of making replay rows, and of a repair or a search, as a multiple
+  of the time of the run without a remedy. It depends on the machine and on what else runs there.
 
-The intervals are those of the rows. Each remedy ran once, with one seed; another seed moves the figures, too. nano is
-small: with a larger model the figures differ, and the order of the remedies may.
+The intervals express the choice of the test rows only. Each remedy ran once, with one seed, and another seed moves the
+figures, too. nano is small: with a larger model the figures differ, and the order of the remedies may differ.
 """
 REPEAT = """## Repeat it
 
@@ -55,8 +56,8 @@ In a checkout of lotune, with a folder for the runs:
     python -m benchmarks.retention run FOLDER
     python -m benchmarks.retention page FOLDER
 
-The first command measures what is missing. It can be stopped at any time, and continues when it is given again. The
-second command writes this page. Names of sets after the folder limit both to these sets.
+The first command measures what is missing. It can be stopped at any time, and continues when it is run again. The
+second command writes this page. Names of sets after the folder limit both commands to these sets.
 """
 WIDTH = 120
 
@@ -79,7 +80,7 @@ def page(names: Sequence[str], records: Records) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    r"""Return a list of lines, wrapped.
+    r"""Return lines as a Markdown list, wrapped.
 
     >>> _list(["one", "two"])
     '- one\n- two\n'
@@ -98,7 +99,7 @@ def _remedy_row(name: str) -> list[str]:
 
 
 def _set_part(name: str, records: Records) -> str:
-    """Return the part of a set: what it is, its table, and what the remedies after the tuning did."""
+    """Return the section of a set: what it is, its table, and what the remedies after the tuning did."""
     settings = ", ".join(f"`{key}={value}`" for key, value in SETS[name].settings.items())
     about = _wrapped(f"{SETS[name].about} ({settings}).")
     steps = further_steps(name, records)

@@ -1,4 +1,4 @@
-"""The sets of the benchmark, the harsh settings of every run, and the remedies: names to settings."""
+"""The sets of the benchmark, the harsh settings of every run, and the remedies with their settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Settings = Mapping[str, str]
 ABILITIES = ("reading", "copying", "equations")
 """The abilities that every run measures. Only reading decides the gate, and only its rows are replayed."""
 OTHERS = "rows: 200, gate: false, replay: false"
-"""Settings of the abilities beside reading: no remedy knows of them."""
+"""Settings of the abilities beside reading: no remedy uses rows of them."""
 HARSH: Settings = {
     "tune.learning_rate": "5e-3",
     "checkpoints.spacing": "even",
@@ -19,7 +19,7 @@ HARSH: Settings = {
     "retention.abilities": (
         f"[{{task: reading, rows: 300}}, {{task: copying, {OTHERS}}}, {{task: equations, {OTHERS}}}]"
     ),
-    # The shipped recipe sets them; each ability has its own.
+    # The shipped recipe sets these two, which must be unset beside a list of abilities.
     "retention.rows": "null",
     "retention.validation_rows": "null",
     "retention.replay.rows": "0",
@@ -31,7 +31,7 @@ HARSH: Settings = {
 
 @dataclass(frozen=True)
 class TaskSet:
-    """A task that is tuned: its recipe, and its settings beside the harsh ones."""
+    """A task to tune on: its recipe, and its settings beside the harsh ones."""
 
     about: str
     recipe: str
@@ -70,7 +70,7 @@ class Remedy:
     about: str
     settings: Settings
     continues: bool = False
-    """Whether it starts from the finished tuning of `none`, as no setting of the tuning differs."""
+    """Whether the run starts from the finished tuning of `none`, as no setting of the tuning differs."""
 
 
 def _replay(source: str, divergence: int, rows_per_epoch: str = "auto") -> Settings:
@@ -88,23 +88,23 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "generated rows of reading among the training rows, trained on as answers: of 1,000, so many in each epoch as "
-        "have 70 % of the task's tokens",
+        "1,000 generated rows of reading, on which the model is trained; each epoch has so many that they have 70 % of "
+        "the tokens of the task's rows",
         _replay("generator", 0),
     ),
     "replay-own": Remedy(
         "replay, own rows",
-        "at most 300 texts that the base writes itself, trained on as answers",
+        "at most 300 texts that the base writes itself, on which the model is trained",
         _replay("base", 0),
     ),
     "divergence-generated": Remedy(
         "replay with divergence, generated rows",
-        "of the same 1,000 rows 300 in each epoch, on which the model is held to the base's predictions",
+        "1,000 generated rows of reading, 300 in each epoch, on which the model is held to the base's predictions",
         _replay("generator", 1, "300"),
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "such texts, but the model is held to the base's predictions on them",
+        "at most 300 texts that the base writes itself, on which the model is held to its base's predictions",
         _replay("base", 1),
     ),
     "repair-generated": Remedy(
@@ -113,7 +113,7 @@ REMEDIES: Mapping[str, Remedy] = {
         {"retention.action": "repair"},
         continues=True,
     ),
-    # Another source is another setting of the tuning, though it replays nothing: the same tuning is made again.
+    # The source is a setting of the tuning even if nothing is replayed, so the same tuning is made again.
     "repair-own": Remedy(
         "repair, own rows",
         "after the harsh tuning, further steps with at most 300 texts of the base and divergence",
@@ -121,20 +121,19 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "strength": Remedy(
         "strength",
-        "after the harsh tuning, the adapter weakened as the validation rows suggest",
+        "after the harsh tuning, the adapter is weakened to the strength that is best on the validation rows",
         {"retention.strength": "search"},
         continues=True,
     ),
 }
-"""The remedies by name, which is also the name of the run; `none` comes first, as others continue its run.
+"""The remedies by name, which is also the name of the run. `none` comes first, as others continue its run.
 
-A replay row has either the cross-entropy or the divergence, so replay and divergence together are the divergence on
-replay rows: there is no further remedy that adds one to the other.
+A replay row has either the cross-entropy or the divergence, so there is no further remedy that adds one to the other.
 """
 
 
 def run_words(set_name: str, remedy: str) -> list[str]:
-    """Return the words of a command that runs a remedy on a set.
+    """Return the words of the command that runs a remedy on a set.
 
     >>> run_words("demo", "strength")[:3], run_words("demo", "strength")[-1]
     (['run', 'demo', 'name=strength'], 'data.test_rows=2000')

@@ -1,4 +1,4 @@
-"""The figures of the records as text: a table of each set, and which remedies reach what is asked of them."""
+"""The figures of the records as text: a table of each set, and which remedies keep enough."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Records = Mapping[str, Mapping[str, Any]]
 GATED = ABILITIES[0]
 """The ability that decides the gate."""
 MIN_KEPT = 0.95
-"""Fraction of the base's score that a remedy is to keep."""
+"""Fraction of the base's score that a remedy is to keep at least."""
 MOST_LOST = 1.0
-"""Points of accuracy that it may cost, against the run without a remedy."""
+"""Maximum loss of accuracy against the run without a remedy, in points."""
 MOST_TIME = 1.8
-"""Times the seconds of the run without a remedy that it may take."""
+"""Maximum time, as a multiple of the time of the run without a remedy."""
 READING_METRICS = {"contest_f1": "F1", "contest_em": "EM"}
 HEAD = (
     "remedy",
@@ -37,7 +37,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of a remedy on a set, beside those of the run without a remedy."""
+    """The record of a remedy on a set, and that of the run without a remedy."""
 
     record: Mapping[str, Any]
     none: Mapping[str, Any]
@@ -55,7 +55,7 @@ class Outcome:
         return float(seconds / harsh)
 
     def smallest(self, ability: str) -> tuple[float | None, Any]:
-        """Return the smallest retained fraction of an ability's metrics, with its interval; None if one has none."""
+        """Return the smallest retained fraction of an ability's metrics and its interval; None if one has none."""
         figures = list(self.record["kept"].get(ability, {}).values())
         if not figures or any(value is None for value, _ in figures):
             return None, None
@@ -63,7 +63,7 @@ class Outcome:
         return value, interval
 
     def keeps(self, ability: str) -> bool:
-        """Return whether the ability is kept; one that was not measured is not."""
+        """Return whether an ability is kept; an ability that was not measured is not."""
         value, _ = self.smallest(ability)
         return value is not None and value >= MIN_KEPT - 1e-12
 
@@ -79,14 +79,14 @@ class Outcome:
 
 
 def outcomes(set_name: str, records: Records) -> dict[str, Outcome]:
-    """Return what is known of a set, by remedy: nothing before the run without a remedy is measured."""
+    """Return the outcomes on a set by remedy; none before the run without a remedy is measured."""
     none = records.get(record_id(set_name, NONE))
     found = {name: records.get(record_id(set_name, name)) for name in REMEDIES}
     return {name: Outcome(record, none) for name, record in found.items() if record is not None and none is not None}
 
 
 def table(set_name: str, records: Records) -> str:
-    """Return the table of a set, a row for each remedy; what has not been measured is a dash."""
+    """Return the table of a set with a row for each remedy and dashes for what has not been measured."""
     known = outcomes(set_name, records)
     rows = [[remedy.title, *_cells(known.get(name))] for name, remedy in REMEDIES.items()]
     return markdown(HEAD, rows)
@@ -123,7 +123,7 @@ def _kept(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def further_steps(set_name: str, records: Records) -> list[str]:
-    """Return what the remedies after a tuning did on a set: a repair or a strength, or that none was due."""
+    """Return what the remedies after a tuning did on a set, in a line each: a repair, a strength, or nothing."""
     known = outcomes(set_name, records)
     return [
         f"{REMEDIES[name].title}: {_after_tuning(outcome.record)}."
@@ -150,7 +150,7 @@ def _after_tuning(record: Mapping[str, Any]) -> str:
 
 
 def verdict_lines(names: Sequence[str], records: Records) -> list[str]:
-    """Return how much is kept without a remedy, and which remedies reach what is asked of them, on which sets."""
+    """Return lines on how much is kept without a remedy, and which remedies keep enough on which sets."""
     known = {name: found for name in names if (found := outcomes(name, records))}
     worth_it = {name: [remedy for remedy, one in found.items() if one.is_worth_it] for name, found in known.items()}
     keep_all = {name: [remedy for remedy, one in found.items() if one.keeps_all] for name, found in known.items()}
@@ -169,7 +169,7 @@ def _without(known: Mapping[str, Mapping[str, Outcome]]) -> str:
 
 
 def _reached(reached: Mapping[str, Sequence[str]]) -> str:
-    """Return the remedies that reach something, given those of each set.
+    """Return the remedies with the sets on which they reach a goal, from the remedies by set.
 
     >>> _reached({"demo": ["strength", "replay-own"], "orders": ["replay-own"]})
     'replay, own rows (every set); strength (demo)'
@@ -186,13 +186,13 @@ def _reached(reached: Mapping[str, Sequence[str]]) -> str:
 
 
 def missing(names: Sequence[str], records: Records) -> list[str]:
-    """Return the ids of the records that are not there."""
+    """Return the ids of the records that do not exist yet."""
     ids = [record_id(name, remedy) for name in names for remedy in REMEDIES]
     return [id for id in ids if id not in records]
 
 
 def print_tables(names: Sequence[str], records: Records) -> None:
-    """Print the tables of the sets, and which remedies reach what is asked."""
+    """Print the tables of the sets, and which remedies keep enough."""
     for name in names:
         print(f"{name}. {SETS[name].about}\n\n{table(name, records)}")
     print(*verdict_lines(names, records), sep="\n")

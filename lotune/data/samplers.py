@@ -1,7 +1,7 @@
 """Samplers: the rows of each step of tuning and pre-training.
 
 The rows of step n follow from the seed and n alone, not from the number of processes. So a training resumes at any step
-without a stored position, and with more or fewer processes.
+without a stored position, with more or fewer processes.
 """
 
 from __future__ import annotations
@@ -21,29 +21,36 @@ if TYPE_CHECKING:
 
 
 class ReplayPool(NamedTuple):
-    """The replay rows of a file, its last `rows`; each epoch has `per_epoch`, others until all had their turn."""
+    """The replay rows of a token file, its last `rows` rows.
+
+    Each epoch has `per_epoch` of them, at most `rows`, and none twice. The pool is dealt out in random order; once
+    fewer than `per_epoch` are left, it is shuffled again.
+    """
 
     rows: int = 0
     per_epoch: int = 0
 
     def drawn(self, seed: int, epoch: int) -> list[int]:
-        """Return the replay rows of an epoch, in the order of the pool, counted from 0.
+        """Return the indices of the replay rows of an epoch, counted from 0 within the pool, in ascending order.
 
         >>> pool = ReplayPool(rows=6, per_epoch=2)
         >>> sorted(pool.drawn(1, 0) + pool.drawn(1, 1) + pool.drawn(1, 2))
         [0, 1, 2, 3, 4, 5]
         """
-        start = epoch * self.per_epoch
-        places = range(start, start + self.per_epoch)
-        orders = {place // self.rows: epoch_order(self.rows, seed, -1 - place // self.rows) for place in places}
-        return sorted(orders[place // self.rows][place % self.rows] for place in places)
+        if not self.per_epoch:
+            return []
+        shuffle, deal = divmod(epoch, self.rows // self.per_epoch)
+        order = epoch_order(self.rows, seed, -1 - shuffle)
+        return sorted(order[deal * self.per_epoch : (deal + 1) * self.per_epoch])
 
 
 NO_REPLAY = ReplayPool()
 
 
 def epoch_order(rows: int, seed: int, epoch: int, pool: ReplayPool = NO_REPLAY) -> list[int]:
-    """Return the row indices of one epoch in random order; the order is the same on every machine.
+    """Return the row indices of one epoch in random order, with the replay rows of the epoch if `pool` has any.
+
+    The order is the same on every machine.
 
     >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
     True

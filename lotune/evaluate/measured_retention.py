@@ -1,4 +1,4 @@
-"""The retention gate on answers: the metrics of base and tuned model on the same rows, with intervals."""
+"""The metrics of the retention gate, with intervals, from the answers of base and tuned model to the same rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def measure_retention(
     task: Task, ability: AbilitySettings, min_retained: float, base: Sequence[Prediction], tuned: Sequence[Prediction]
 ) -> list[RetentionMetric]:
     """Return the metrics of an ability with their intervals; base and tuned model have answered the same rows."""
-    # Of a likelihood, the overlap of a generated answer beside it decides nothing.
+    # If the likelihood of references is the metric, the overlap of generated answers beside it is only reported.
     gating = (task.metric,) if task.scores_references else CONTEST_METRICS
     metrics = gate(
         _points(task, base), _points(task, tuned),
@@ -42,7 +42,7 @@ def _point(score: Score, name: str | None) -> float:
 
 
 def _points(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return the metrics in their unit: all means of scores, or the main metric of a task without them in points."""
+    """Return all means of scores in their units, or, for a task without such means, its main metric in points."""
     metrics = task.metrics([prediction.score for prediction in predictions])
     means = {name: metrics[name] for name in task.score_name_by_metric if name in metrics}
     return means or {task.metric: 100 * metrics[task.metric]}

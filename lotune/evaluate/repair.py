@@ -11,15 +11,15 @@ from lotune.evaluate.replay import ReplaySource
 from lotune.evaluate.statistics import standard_error
 
 FEWEST_REPLAY_ROWS = {"generator": 1000, "file": 1000, "base": 300}
-"""Replay rows of a repair at least, by source."""
+"""Minimum number of replay rows of a repair, by source."""
 DIVERGENCE = 1.0
-"""Weight of the divergence from the base in a repair: with it more came back than with cross-entropy (docs/log.md)."""
+"""Weight of the divergence from the base in a repair: it brings back more than cross-entropy does."""
 RATE_FRACTION = 0.5
 """Learning rate of a repair as a fraction of the tuning's: lower ones bring back less in as many steps."""
 
 
 class Repair(BaseModel):
-    """A tuning that went on from a checkpoint, as none passed the retention gate on the validation rows.
+    """The record of a repair: a tuning that went on from a checkpoint that failed the gate on the validation rows.
 
     Fractions are of the base's score on those rows: the smallest of the gated metrics.
     """
@@ -27,10 +27,10 @@ class Repair(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     start: str
-    """Name of the checkpoint from which it went on; it is kept as it was."""
+    """Name of the checkpoint from which the tuning went on; the checkpoint itself is kept as it was."""
     retained_before: float
     chosen: str
-    """Name of the best checkpoint since."""
+    """Name of the best checkpoint of the repair."""
     retained: float | None
     passed: bool
     """Whether that checkpoint passes the gate on the validation rows."""
@@ -38,7 +38,7 @@ class Repair(BaseModel):
     replay_rows: int
     source: ReplaySource | None
     seconds: float
-    """Time of the repair's tuning and of having its replay rows."""
+    """Time of the repair's tuning and of making its replay rows."""
 
     def describe(self) -> str:
         """Return the repair as a sentence.
@@ -56,7 +56,7 @@ class Repair(BaseModel):
 
 
 def none_passes(checkpoints: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a gate that can be measured was passed by no checkpoint.
+    """Return whether the gate can be measured and no checkpoint passed it.
 
     >>> [none_passes([{"gate_passed": False, "retained": retained}]) for retained in (0.4, None)]
     [True, False]
@@ -66,7 +66,7 @@ def none_passes(checkpoints: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def repair_rows(replayed: int, source: ReplaySource) -> int:
-    """Return the replay rows of a repair: twice those of the tuning, and not too few.
+    """Return the number of replay rows of a repair: twice those of the tuning, but not too few.
 
     >>> repair_rows(0, "base"), repair_rows(900, "generator")
     (300, 1800)
@@ -75,7 +75,7 @@ def repair_rows(replayed: int, source: ReplaySource) -> int:
 
 
 def retains_beyond_doubt(retained: float | None, interval: Sequence[float] | None, threshold: float) -> bool:
-    """Return whether a fraction is above the threshold by one standard error, so that other rows will hardly fail.
+    """Return whether a fraction is 1 or one standard error above the threshold, so that other rows will hardly fail.
 
     >>> retains_beyond_doubt(0.95, (0.87, 1.03), 0.9), retains_beyond_doubt(0.92, (0.84, 1.0), 0.9)
     (True, False)

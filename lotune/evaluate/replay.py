@@ -1,4 +1,4 @@
-"""Settings of replay: general rows among the training rows, so that tuning does not cost the model what it could do."""
+"""Settings and counts of replay: general rows among the training rows keep what the base can do."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from lotune.settings import AUTO, AutoCount, Settings, is_auto
 ReplaySource = Literal["generator", "base", "file"]
 """Where replay rows come from: the generator of the retention task, the base itself, or a file."""
 LEAST_ROWS = 100
-"""Fewest replay rows that the base writes, as a handful repeats itself."""
+"""Fewest replay rows that the base writes: the model learns a handful of rows by heart."""
 MOST_ROWS = {"generator": 1000, "file": 1000, "base": 300}
-"""Replay rows that `auto` takes, by source: at most so many of the base, which take time to write."""
+"""Replay rows that `auto` takes at most, by source: rows of the base take time to write."""
 TOKEN_SHARE = 0.7
-"""Tokens of the replay rows of an epoch, as a fraction of those of the task's rows."""
+"""Tokens of the replay rows of an epoch, as a fraction of the tokens of the task's rows."""
 
 
 class ReplaySettings(Settings):
-    """Rows that are mixed into the training rows against forgetting."""
+    """Settings of the rows that are mixed into the training rows against forgetting."""
 
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 300."""
     rows_per_epoch: AutoCount = AUTO
-    """How many of them an epoch has, others in each; auto: all if `rows` is given, else so many that they have 70 % of
-    the tokens of the task's rows."""
+    """Number of replay rows in an epoch, others in each epoch; auto: all if retention.replay.rows is given, else so
+    many that they have 70 % of the tokens of the task's rows."""
     source: Literal["auto", "generator", "base", "file"] = "auto"
-    """Where replay rows come from: generator: that of the retention task; base: the base writes them itself before the
-    tuning, which needs no data; file: retention.replay.data. auto: the file if one is named, the generator for nano,
-    else the base."""
+    """Where replay rows come from. generator: the generator of the retention task; base: the base writes them itself
+    before the tuning, which needs no data; file: retention.replay.data; auto: the file if one is named, the generator
+    for nano, else the base."""
     data: Path | None = None
-    """File of general rows to replay: rows of any task, or jsonl with `text`."""
+    """File of general rows to replay: rows of any task, or plain texts (jsonl with `text`, or txt)."""
 
     @model_validator(mode="after")
     def _file_is_named(self) -> ReplaySettings:
@@ -46,7 +46,7 @@ class ReplaySettings(Settings):
 
 
 class ReplayCounts(BaseModel):
-    """The replay rows of a run: their number and source, and the seconds that it took to have them."""
+    """Counts of the replay rows of a run: their number and source, and the seconds that it took to make them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -54,15 +54,15 @@ class ReplayCounts(BaseModel):
     source: ReplaySource | None = None
     seconds: float = 0.0
     overlapping: int = 0
-    """Rows removed because an evaluation set holds something of them."""
+    """Number of rows that were removed because they hold something of an evaluation set."""
     rehearsed: str = ""
-    """The abilities of whose very task the rows are."""
+    """Names of the abilities whose own task the rows are of."""
     not_rehearsed: str = ""
-    """The abilities that are measured, and of whose task no row is replayed."""
+    """Names of the measured abilities of whose task no row is replayed."""
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, Any]) -> ReplayCounts:
-        """Return the part of counts.json on replay rows; that of an earlier version is their number alone."""
+        """Return the replay rows in the content of counts.json, where earlier versions stored their number alone."""
         record = counts.get("replay", {})
         return cls(**record) if isinstance(record, dict) else cls(rows=int(record))
 
@@ -106,7 +106,7 @@ class ReplayCounts(BaseModel):
 
 
 def replay_source(settings: ReplaySettings, *, is_nano: bool) -> ReplaySource:
-    """Return where replay rows come from, with `auto` resolved.
+    """Return where replay rows come from, with `auto` resolved. `is_nano`: the base is nano, and a generator exists.
 
     >>> replay_source(ReplaySettings(), is_nano=True), replay_source(ReplaySettings(), is_nano=False)
     ('generator', 'base')
@@ -119,7 +119,7 @@ def replay_source(settings: ReplaySettings, *, is_nano: bool) -> ReplaySource:
 
 
 def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_rows: int) -> int:
-    """Return the number of replay rows, with `auto` resolved for so many training rows.
+    """Return the number of replay rows, with `auto` resolved from the number of training rows.
 
     >>> [replay_row_count(ReplaySettings(), "base", rows) for rows in (20, 200, 5000)]
     [100, 200, 300]
@@ -131,7 +131,7 @@ def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_ro
 
 
 def replay_rows_per_epoch(settings: ReplaySettings, rows: int, task_tokens: int, replay_tokens: int) -> int:
-    """Return how many of the replay rows an epoch has, with `auto` resolved, from the tokens of all rows of each kind.
+    """Return how many of `rows` replay rows an epoch has, with `auto` resolved from the tokens of task and replay rows.
 
     >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
     [2, 210, 1000]
@@ -153,5 +153,5 @@ def divergence_weight(divergence: float | Literal["auto"], source: ReplaySource,
     """
     if replay_rows == 0:
         return 0.0
-    # What the base wrote is a sample of its distribution, and the divergence is what such samples estimate.
+    # Rows that the base wrote are samples of its distribution, on which the divergence is estimated without bias.
     return (1.0 if source == "base" else 0.0) if divergence == "auto" else divergence

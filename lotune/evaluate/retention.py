@@ -22,16 +22,16 @@ from lotune.tasks.registry import RETENTION_TASK
 MIN_BASE_SCORE = 5.0
 """Points (0 to 100) below which a base has no ability to keep."""
 MIN_RETAINED = 0.9
-"""The contest's rule: F1 and EM each keep this fraction of the base's."""
+"""The contest's rule: F1 and EM each keep at least this fraction of the base's."""
 CONTEST_METRICS = ("contest_f1", "contest_em")
-"""The two gated metrics of the contest; beside them, other metrics are only reported."""
+"""The two gated metrics of the contest. Other metrics beside them are only reported."""
 
 
-# The contest has 2,067 rows. 500 rows take seconds with nano, and tell .95 from .97; 200 did not.
+# The contest has 2,067 rows. 500 rows take seconds with nano and tell a retained fraction of .95 from .97; 200 did not.
 RETENTION_ROWS = 500
 """Default number of generated retention rows."""
 RETENTION_VALIDATION_ROWS = 100
-"""Default number of retention rows that are generated or set aside for validation."""
+"""Default number of retention rows that are generated for validation, and the most that are set aside for it."""
 
 
 class RetentionSettings(AbilityRows):
@@ -39,26 +39,27 @@ class RetentionSettings(AbilityRows):
 
     abilities: list[AbilitySettings] = []
     """Several abilities in place of one: a list of mappings with task, data, rows, language, validation and
-    validation_rows as beside it, name, gate (false: only measured) and replay (false: its generator's rows are not
-    replayed)."""
+    validation_rows, as under retention, and name, gate (false: only measured) and replay (false: rows of its generator
+    are not replayed)."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     divergence: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Weight of KL(base‖tuned) per token of a replay row, which takes the place of its cross-entropy; 0: cross-entropy;
-    auto: 1 for rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
+    """Weight of KL(base‖tuned) per token of a replay row, in place of its cross-entropy; 0: cross-entropy; auto: 1 for
+    rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
     min_retained: float = Field(MIN_RETAINED, ge=0, le=1)
-    """Fraction of the base's score that each retention metric must keep."""
+    """Fraction of the base's score that each gated retention metric must keep."""
     action: Literal["report", "stop", "repair"] = "repair"
-    """What to do about a checkpoint that does not pass the gate on the validation rows. report: nothing; stop: end the
-    tuning there; repair: if none passes, or none that is as good as the best one, tune on from that one, with more
-    replay and divergence from the base."""
+    """What to do if checkpoints do not pass the gate on the retention validation rows. report: nothing; stop: end the
+    tuning early after the first of them; repair: tune on from the best checkpoint, with more replay and divergence from
+    the base, if no checkpoint passes, or if the best one fails and is better beyond chance than those that pass."""
     repair_steps: int = Field(200, ge=5)
-    """Optimizer steps of a repair, at most: it ends once a checkpoint passes, unless checkpoints.spacing is even."""
+    """Maximum number of optimizer steps of a repair, which ends early once a checkpoint passes, unless
+    checkpoints.spacing is even."""
 
     strength: Annotated[float, Field(gt=0, le=1)] | Literal["auto", "search"] = "auto"
-    """Factor on the change that the chosen adapter makes. search: the one that suits the gate and the task best on the
-    validation rows; auto: search it only if no checkpoint passes the gate even after a repair, else 1."""
+    """Factor on the change that the chosen adapter makes. search: choose the factor on the validation rows, by gate and
+    task; auto: search only if no checkpoint passes the gate even after a repair, else 1."""
     strength_groups: int = Field(1, ge=1)
-    """Groups of neighbouring layers that get a strength each in a search."""
+    """Number of groups of neighbouring layers, each of which gets its own strength in a search."""
 
     @property
     def measured(self) -> tuple[AbilitySettings, ...]:
@@ -74,7 +75,7 @@ class RetentionSettings(AbilityRows):
     @model_validator(mode="after")
     def _abilities_are_told_apart(self) -> RetentionSettings:
         labels = [ability.label for ability in self.abilities]
-        # A stored recipe has the defaults written out, so that only other values are a contradiction.
+        # A stored recipe has the defaults written out, so only other values are a contradiction.
         default = AbilityRows()
         both = [name for name in FLAT_SETTINGS if labels and getattr(self, name) != getattr(default, name)]
         if both:
@@ -102,13 +103,13 @@ class RetentionSettings(AbilityRows):
 class RetentionMetric:
     """One metric before and after tuning, 0 to 100, or bits per byte.
 
-    `retained` is tuned / base, or None if the base is below 5 points (not measurable); of bits, of which fewer are
-    better, base / tuned. `is_gated` tells whether the metric decides validity or is only reported. An interval (95 %)
-    is None if it cannot be estimated.
+    `retained` is tuned / base, or None if the base is below 5 points (not measurable). For bits per byte, where lower
+    is better, it is base / tuned. `is_gated` tells whether the metric decides validity or is only reported. An interval
+    (95 %) is None if it cannot be estimated.
     """
 
     task: str
-    """Name of the ability, by default that of its task."""
+    """Name of the ability, by default the name of its task."""
     metric: str
     base: float
     tuned: float
@@ -132,7 +133,7 @@ def gate(
 ) -> list[RetentionMetric]:
     """Compare each metric of an ability with the base's, 0 to 100 or in bits per byte.
 
-    The metrics in `gating` are gated, or all if none of them is there; none without `is_gated`.
+    The metrics in `gating` are gated, or all metrics if the ability has none of these. Without `is_gated`, none is.
 
     Raises: DataError if base and tuned model have different metrics.
 
@@ -143,13 +144,13 @@ def gate(
     if set(base_metrics) != set(tuned_metrics):
         measured = f"{', '.join(sorted(tuned_metrics)) or 'nothing'} measured after tuning"
         raise DataError("retention", measured, ", ".join(sorted(base_metrics)))
-    # Other metrics beside the contest's are only reported; a task without the contest's metrics must keep all its own.
+    # Metrics beside those in `gating` are only reported; a task that has none of those must keep all its own.
     gated = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
     lines = (_compare(metric, base, tuned_metrics[metric]) for metric, base in base_metrics.items())
     return [
         RetentionMetric(
             ability, metric, base, tuned_metrics[metric], retained, min_retained,
-            # The last bit of a mean must not decide.
+            # Rounding in the last bit of a mean must not decide.
             passed=retained is not None and retained >= min_retained - 1e-12,
             is_gated=is_gated and metric in gated,
         )
@@ -158,7 +159,7 @@ def gate(
 
 
 def _compare(metric: str, base: float, tuned: float) -> float | None:
-    """Return the retained fraction of a metric; None if the base has too little to keep.
+    """Return the retained fraction of a metric; None if the base scores too low to be measured.
 
     >>> _compare("contest_f1", 60.0, 57.0), _compare("bits_per_byte", 1.9, 2.0)
     (0.95, 0.95)
@@ -178,8 +179,8 @@ def add_intervals(
 ) -> RetentionMetric:
     """Return the metric with its intervals, from the points of the same rows before and after.
 
-    The intervals of an accuracy (0 or 100 points per row) are Wilson's, those of a mean are bootstrapped, and that of
-    the retained fraction is a paired bootstrap. `weights` are those of the rows in the mean.
+    The intervals of an accuracy (0 or 100 points per row) are Wilson's, those of a mean are bootstrapped, and the
+    interval of the retained fraction is a paired bootstrap. `weights` are the weights of the rows in the mean.
     """
     return replace(
         line,
@@ -192,7 +193,7 @@ def add_intervals(
 def _of_fraction(
     metric: str, base: Sequence[float], tuned: Sequence[float], weights: Sequence[float] | None
 ) -> Interval | None:
-    # A ratio of weighted means over the same rows is one of sums: the sum of the weights is in both.
+    # A ratio of weighted means over the same rows is a ratio of sums, as both are divided by the sum of the weights.
     before, after = (
         [value * weight for value, weight in zip(values, weights or [1.0] * len(values), strict=True)]
         for values in (base, tuned)

@@ -1,4 +1,4 @@
-"""The abilities that a run measures beside its task, each with its task and the names of its sets of rows."""
+"""The abilities that a run measures beside the tuned task: how each is measured, and the names of its sets of rows."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lotune.tasks.task import Task
 from lotune.tasks.user_rows import blame_setting
 
 RETENTION = "retention"
-"""Name of the test rows of the only ability, and the beginning of those of several."""
+"""Name of the set of test rows of the only ability; the names of several such sets begin with it."""
 RETENTION_VALIDATION = "retention_validation"
-"""Name of the rows on which the only ability is watched while tuning, and the beginning of those of several."""
+"""Name of the set of rows on which the only ability is watched; the names of several such sets begin with it."""
 
 
 @dataclass(frozen=True)
 class Ability:
-    """An ability of a recipe: its settings, those of its task, and where its rows and answers are kept."""
+    """An ability of a recipe: its settings, the settings of its task, and where its rows and answers are kept."""
 
     settings: AbilitySettings
     task_settings: TaskSettings
     key: str
-    """Dotted key of its settings."""
+    """Dotted key of its settings in the recipe."""
     suffix: str
-    """End of the names of its sets; empty if it is the only one."""
+    """End of the names of its sets; empty if the recipe lists no abilities."""
 
     @property
     def label(self) -> str:
@@ -55,7 +55,7 @@ class Ability:
         return RETENTION_VALIDATION + self.suffix
 
     def predictions_folder(self, target: str) -> str:
-        """Return the name of the folder of the answers to its test rows, beside those of the task `target`."""
+        """Return the name of the folder of the answers to its test rows; that of the tuned task, `target`, is taken."""
         return self.test_set if self.label == target else self.label
 
     def file(self, folder: Path, set_name: str) -> Path:
@@ -66,7 +66,7 @@ class Ability:
 def abilities_of(recipe: Recipe) -> tuple[Ability, ...]:
     """Return the abilities that a recipe measures.
 
-    Raises: SettingsError with the nearest name if there is no task of a name.
+    Raises: SettingsError with the nearest name if a task does not exist.
     """
     retention = recipe.retention
     return tuple(
@@ -90,7 +90,10 @@ def _task_settings(settings: AbilitySettings, key: str) -> TaskSettings:
 def retention_sets(
     recipe: Recipe, abilities: Sequence[Ability]
 ) -> tuple[dict[str, EvaluationSet], dict[str, Sequence[Example]]]:
-    """Return the test rows of each ability, and the rows on which it is watched, by the names of the sets."""
+    """Return, by the name of the set, the test rows of each ability and the rows on which it is watched.
+
+    Raises: DataError for rows that cannot be used.
+    """
     limits, seed, most_bytes = row_limits(recipe), recipe.seed, recipe.data.max_row_bytes
     tests, watched = dict[str, EvaluationSet](), dict[str, Sequence[Example]]()
     for one in abilities:

@@ -1,4 +1,4 @@
-"""The answers of base and tuned model to the test rows of a run: those of the task, and those of each ability."""
+"""The answers of base and tuned model to the test rows of a run, which are those of the task and of each ability."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ TARGET = "test"
 
 @dataclass(frozen=True)
 class AnsweredSet:
-    """A set of rows that base and tuned model answer, into `folder`; `ability` is None for those of the task."""
+    """A set of rows that base and tuned model answer, with the folder of the answers.
+
+    `ability` is None for the rows of the task.
+    """
 
     name: str
     task: Task
@@ -43,9 +46,9 @@ class AnsweredSet:
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """A model's predictions by the name of the set.
+    """The predictions of a model by the name of the set.
 
-    `effects` compare answers with those to the same rows one by one; empty if the model answers in float32.
+    `effects` compare them with answers to the same rows one by one; empty if the model answers in float32.
     """
 
     answers: Mapping[str, list[Prediction]]
@@ -57,7 +60,7 @@ class ModelPredictions:
 
 
 def answered_sets(run: Run, recipe: Recipe) -> list[AnsweredSet]:
-    """Return the sets of a prepared run: that of the task, then those of the abilities."""
+    """Return the test sets of a prepared run: first the one of the task, then those of the abilities."""
     task = build_task(recipe.task)
     rows = read_examples(run.folder / "data" / f"{TARGET}.jsonl")
     return [
@@ -75,7 +78,7 @@ def answered_sets(run: Run, recipe: Recipe) -> list[AnsweredSet]:
 def predict_test_sets(
     run: Run, recipe: Recipe, name: str, model: LoadedModel, sets: Sequence[AnsweredSet]
 ) -> ModelPredictions:
-    """Return a model's predictions on each set, those that are stored among them; `name` is that of the model."""
+    """Return a model's predictions on each set; stored predictions are used again. `name` is the name of the model."""
     from lotune.generate.answering_model import AnsweringModel
     from lotune.model.eval_mode import REDUCED_DTYPES
 
@@ -101,9 +104,9 @@ def predict_test_sets(
 
 
 def tuned_model(run: Run, recipe: Recipe, name: str) -> LoadedModel:
-    """Return the model of a checkpoint in `evaluate.dtype`: the merged folder if it is there, else merged in memory.
+    """Return the model of a checkpoint in `evaluate.dtype`: its merged folder if there is one, else merged in memory.
 
-    An adapter of a method that cannot be merged stays beside its base.
+    An adapter that cannot be merged stays beside its base.
     """
     from lotune.model.checkpoints import load_adapter, merge
 

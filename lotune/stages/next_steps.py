@@ -145,7 +145,10 @@ RULES: tuple[Rule, ...] = (
         "nano has 2 million parameters, for practice; a real model (FOLDER) can learn more",
     ),
     Rule(
-        lambda outcome: any(line.is_gated and line.retained is None for line in outcome.card.retention),
+        lambda outcome: (
+            not outcome.recipe.retention.abilities
+            and any(line.is_gated and line.retained is None for line in outcome.card.retention)
+        ),
         lambda _: {"retention.data": "FILE"},
         "the base cannot do what the gate measures; measure an ability that it has, on rows of your own (FILE)",
     ),

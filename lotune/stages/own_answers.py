@@ -1,4 +1,4 @@
-"""The base's own greedy answers as references: rows to watch the gate on where no ability has rows to spare for it."""
+"""The base's own greedy answers as references: rows to watch the gate on if no ability has rows to spare for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lotune.console import print_status
 from lotune.data.examples import Example
 from lotune.data.tokenized import encode_text
+from lotune.errors import ModelError
 from lotune.evaluate.abilities import AbilitySettings
 from lotune.memory import release_memory
 from lotune.model.loading import load_model
@@ -22,34 +23,34 @@ if TYPE_CHECKING:
     from lotune.generate.requests import Completion
 
 OWN_ANSWERS = "own_answers"
-"""Name of the set, of its file, and of the folder of the answers to it."""
+"""Name of the set of these rows, of its file, and of the folder of the answers to it."""
 OWN_ANSWERS_SEED = 5_000_011
-"""Offset of the seed of these rows, so that none of them is a replay row."""
+"""Offset of the seed of these texts, so that they are not those that are written for replay."""
 TEXTS, TEXT_TOKENS = 60, 48
-"""Number of texts that the base writes, and their longest length; the first half of each is a prompt."""
+"""Number of texts that the base writes, and the maximum of their tokens. The first half of each is a prompt."""
 CONTINUATION_TOKENS = 16
-"""Tokens with which the base continues a prompt greedily."""
+"""Maximum number of tokens with which the base continues a prompt greedily."""
 MOST_ROWS = 200
-"""Rows at most. Each asks for one token: longer answers of two good models differ in wording."""
-# A base that is not sure has many good answers, and the choice among them changes with every tuning (docs/log.md).
+"""Maximum number of rows. Each asks for one token, as longer answers of two good models differ in wording."""
+# Where the base is not sure, there are many good answers, and every tuning changes the choice among them (docs/log.md).
 SURE = 0.5
-"""Probability of a token from which on the base is sure of it."""
+"""Probability of a token above which the base is sure of it."""
 
 
 def own_answer_settings() -> tuple[TaskSettings, AbilitySettings]:
-    """Return the settings of the task that compares answers with the base's own, and those of the ability."""
+    """Return the settings of the task that compares answers with the base's own, and the settings of the ability."""
     task = task_settings(CONVERSATION_TASK, scorer="exact", max_new_tokens=1)
     return task, AbilitySettings(name=OWN_ANSWERS, task=task.name)
 
 
 def needs_own_answers(abilities: Sequence[Ability], watched: Mapping[str, Sequence[Example]]) -> bool:
-    """Return whether the gate is to be watched, and no ability that gates has rows for it."""
+    """Return whether the gate is to be watched, but no ability with `gate: true` has rows for it."""
     wanted = [one for one in abilities if one.settings.gate and one.settings.validation_rows != 0]
     return bool(wanted) and not any(watched[one.validation_set] for one in wanted)
 
 
 def own_answers(recipe: Recipe) -> list[Example]:
-    """Return beginnings of texts that the base writes, each with the next token of which the base is sure."""
+    """Return rows that ask for the next token in texts that the base writes, wherever the base is sure of it."""
     from lotune.generate.answering_model import AnsweringModel
     from lotune.generate.base_rows import write_base_rows
     from lotune.generate.requests import Request
@@ -61,7 +62,11 @@ def own_answers(recipe: Recipe) -> list[Example]:
         answering.engine, base.tokenizer, TEXTS,
         seed=recipe.seed + OWN_ANSWERS_SEED, max_new_tokens=TEXT_TOKENS, batch_tokens=batch_tokens,
     )  # fmt: skip
-    prompts = [prompt for text in texts if (prompt := text.opening + text.text[: len(text.text) // 2])]
+    try:
+        prompts = [prompt for text in texts if (prompt := text.opening + text.text[: len(text.text) // 2])]
+    except ModelError as error:
+        print_status(f"the gate is not watched while tuning: {error.found}")
+        return []
     requests = [
         Request(tuple(encode_text(base.tokenizer, prompt, first=True)), CONTINUATION_TOKENS, logprobs=True)
         for prompt in prompts
@@ -78,9 +83,9 @@ def own_answers(recipe: Recipe) -> list[Example]:
 
 
 def sure_tokens(prompt: str, completion: Completion, tokenizer: Any) -> Iterator[tuple[int, str, str]]:
-    """Yield the tokens of a completion of which the model was sure: place, text before it, its own text.
+    """Yield the tokens of a completion of which the model was sure: position, text before the token, text of the token.
 
-    Tokens that show nothing, or only a part of a character, are left out.
+    Tokens of white space alone or of a part of a character are left out.
     """
     for place, (id, logprob) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True)):
         begun: str = prompt + tokenizer.decode(list(completion.token_ids[:place]))

@@ -1,6 +1,6 @@
 """Repair a tuning that forgot: tune on from its best checkpoint, in a run of its own in the folder `repair`.
 
-Its checkpoints are then checkpoints of the run; the untouched ones are kept.
+The checkpoints of the repair become checkpoints of the run; those of the tuning are kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lotune.evaluate.replay import ReplayCounts, ReplaySource
 from lotune.files import read_json, write_json
 from lotune.recipe import Recipe, RunOptions
 from lotune.runs import Run
+from lotune.settings import AUTO
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.prepare import ensure_prepared, open_prepared_run
@@ -33,17 +34,17 @@ from lotune.stages.validate import CheckpointResult, ensure_validated, validate
 from lotune.stages.validation_rows import ANSWERS
 
 FOLDER = "repair"
-"""Folder of the repair's own run, and the beginning of the names of its checkpoints."""
+"""Folder of the repair's own run; the names of its checkpoints in the repaired run begin with it."""
 TUNING_FILE = "tuning.json"
 """File of a run with the figures of all its checkpoints, and the chosen one."""
 CHECKPOINTS = 5
-"""Checkpoints of a repair."""
+"""Number of checkpoints of a repair, if it does not end early."""
 WARMUP_RATIO = 0.05
-"""Fraction of a repair's steps in which the learning rate rises."""
+"""Fraction of a repair's steps over which the learning rate rises."""
 
 
 def ensure_repaired(run: Run, recipe: Recipe, validated: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    """Return the content of tuning.json: the figures of the validation, of a repair if one is due, and of a strength.
+    """Return the content of tuning.json: the figures of the validation, of a repair and of a strength, if they are due.
 
     `recipe` has numbers in place of "auto". A repair that cannot be made leaves the figures as they are.
     """
@@ -98,14 +99,16 @@ def _repair(
         seconds=tuned["seconds"] + replay.seconds,
     )  # fmt: skip
     print_status(record.describe())
-    # How the tuning itself learned is not for the repair to say.
+    # `learning` is about the tuning itself, without the steps of the repair.
     return {**result, "learning": validated["learning"], "repair": record.model_dump()}
 
 
 def repair_recipe(run: Run, recipe: Recipe, start: str) -> Recipe:
-    """Return the recipe of a repair: that of the run, but from a checkpoint, with more replay and the divergence."""
+    """Return the recipe of a repair: the run's, but from a checkpoint, with more replay rows and the divergence."""
     source, replayed = _source(recipe), ReplayCounts.from_counts(read_json(run.folder / "data" / "counts.json")).rows
-    replay = recipe.retention.replay.model_copy(update={"rows": repair_rows(replayed, source), "source": source})
+    replay = recipe.retention.replay.model_copy(
+        update={"rows": repair_rows(replayed, source), "rows_per_epoch": AUTO, "source": source}
+    )
     retention = recipe.retention.model_copy(
         update={"action": "report", "strength": 1.0, "replay": replay, "divergence": DIVERGENCE}
     )
@@ -124,13 +127,13 @@ def repair_recipe(run: Run, recipe: Recipe, start: str) -> Recipe:
 
 
 def _source(recipe: Recipe) -> ReplaySource:
-    """Return where the replay rows of a repair come from: as in the tuning, if its source can give any."""
+    """Return where the replay rows of a repair come from: as in the tuning, or the base if there is no generator."""
     source = source_of(recipe)
     return "base" if source == "generator" and not has_replay_generator(recipe) else source
 
 
 def _copy_checkpoint(run: Run, repair: Run, name: str, copied: str) -> None:
-    """Copy a checkpoint of the repair's run, and its answers to the validation rows, into the run that it repairs."""
+    """Copy a checkpoint of the repair, and its answers to the validation rows, into the run that is repaired."""
     folder = run.folder / "checkpoints" / copied
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(repair.folder / "checkpoints" / name / "adapter", folder / "adapter")
@@ -140,6 +143,6 @@ def _copy_checkpoint(run: Run, repair: Run, name: str, copied: str) -> None:
 
 
 def _added_adapters(run: Run, validated: dict[str, Any], tuned: dict[str, Any]) -> list[Path]:
-    """Return the adapters that the tuning itself did not save."""
+    """Return the adapters that a repair or a strength added to those of the tuning."""
     added = tuned["checkpoints"][len(validated["checkpoints"]) :]
     return [run.folder / "checkpoints" / one["name"] / "adapter" for one in added]

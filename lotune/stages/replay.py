@@ -1,4 +1,4 @@
-"""Replay rows of a run: where they come from, how many, and the time that the base takes to write its own."""
+"""Make the replay rows of a run, from a generator, a file or the base itself, and count them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lotune.tasks.task import Generating
 from lotune.tasks.user_rows import blame_setting
 
 BASE_ROW_TOKENS = 160
-"""Longest row that the base writes, in tokens: enough for a question with its answer, and not for an essay."""
+"""Maximum number of tokens of a row that the base writes: enough for a question with its answer, not for an essay."""
 QUESTION = "@question@"
 """Stands for a question where the beginning of a prompt is taken from its template."""
 
@@ -42,7 +42,7 @@ class Replay:
 
 
 def source_of(recipe: Recipe) -> ReplaySource:
-    """Return where a recipe's replay rows come from."""
+    """Return where the replay rows of a recipe come from."""
     return replay_source(recipe.retention.replay, is_nano=recipe.base.model == NANO and has_replay_generator(recipe))
 
 
@@ -54,8 +54,8 @@ def divergence_of(recipe: Recipe) -> float:
 def make_replay(recipe: Recipe, training_rows: int, evaluation: Mapping[str, Sequence[Example]]) -> Replay:
     """Return the replay rows of a recipe; none holds anything of an evaluation set.
 
-    Raises: NoGeneratorError if no ability to replay has a generator and rows of it are wanted; DataError for a file
-    that cannot be used.
+    Raises: NoGeneratorError if the source is generator and no ability to replay has one; DataError for a file that
+    cannot be used.
     """
     source = source_of(recipe)
     rows = replay_row_count(recipe.retention.replay, source, training_rows)
@@ -73,17 +73,17 @@ def make_replay(recipe: Recipe, training_rows: int, evaluation: Mapping[str, Seq
 
 
 def has_replay_generator(recipe: Recipe) -> bool:
-    """Return whether the generator of an ability can give a recipe replay rows."""
+    """Return whether an ability of a recipe has a generator that can make replay rows."""
     return bool(_replayed(recipe))
 
 
 def _replayed(recipe: Recipe) -> list[Ability]:
-    """Return the abilities whose generators can give replay rows."""
+    """Return the abilities whose generators can make replay rows."""
     return [one for one in abilities_of(recipe) if one.settings.replay and isinstance(one.task, Generating)]
 
 
 def _rows_of(recipe: Recipe, source: ReplaySource, rows: int) -> tuple[Sequence[Example], list[str]]:
-    """Return rows of a source, and the names of the abilities of whose task they are."""
+    """Return rows of a source, and the names of the abilities whose task they are of."""
     if source == "base":
         return written_rows(recipe, rows), list(_own_templates(recipe).values())
     if source == "generator":
@@ -98,7 +98,7 @@ def _rows_of(recipe: Recipe, source: ReplaySource, rows: int) -> tuple[Sequence[
 
 
 def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[str]]:
-    """Return as many rows of each ability to replay, and the names of these abilities."""
+    """Return generated rows, in equal parts of each ability to replay, and the names of these abilities."""
     replayed = _replayed(recipe) or [one for one in abilities_of(recipe) if one.settings.replay]
     if not replayed:
         found, remedy = "no ability has replay: true", "set it for one, or another retention.replay.source"
@@ -108,7 +108,7 @@ def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[
     with blame_setting("retention.replay.source"):
         share, rest = divmod(rows, len(replayed))
         parts = [
-            # Another seed for each: two abilities of one task would get the same rows.
+            # Each has its own seed, as two abilities of one task would get the same rows.
             generated_replay_rows(
                 one.task, share + (place < rest), recipe.seed + place, f"replay{one.suffix}", one_of_each=one_of_each
             )

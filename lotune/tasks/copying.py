@@ -1,4 +1,4 @@
-"""Copying: write one line again, such as names or numbers."""
+"""Copying: repeat one line, such as names or numbers, exactly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CopyingSettings(TaskSettings):
 class CopyingTask(Task):
     """Rows {"instruction", "text"}: the answer is right if its first line is the text.
 
-    The first of COPY_INSTRUCTIONS is the instruction of a row that has none.
+    A row without an instruction gets the first English one of COPY_INSTRUCTIONS.
     """
 
     settings: CopyingSettings = field(default_factory=CopyingSettings)
@@ -90,7 +90,7 @@ def category_of(text: str) -> str:
 
 
 def _rows(rows: int, seed: int, language: Language, names: Names) -> Iterator[Row]:
-    # Training and test rows differ in their numbers, too, which no name tells apart.
+    # `names` is in the seed, so that the numbers of training and test rows differ, too.
     rng = random.Random(f"copying {seed} {language} {names}")
     for _ in range(rows):
         chosen = rng.choice(("zh", "en")) if language == "both" else language
@@ -101,7 +101,7 @@ def _text(rng: random.Random, language: str, names: Names) -> str:
     """Return numbers joined by a sign, one to three invented names, or a name and numbers."""
     from lotune.tasks.reading.passage_generator import coin_name
 
-    # nano copies these nearly always, but of plain sentences only one in four.
+    # nano copies these nearly always, but plain sentences only one time in four (docs/log.md).
     kind = rng.randrange(3)
     if kind == 0:
         return joined_numbers(rng)

@@ -1,4 +1,4 @@
-"""Equations: a sum, difference, product or quotient without words, worked out digit by digit."""
+"""Equations: sums, differences, products and quotients without words, worked out digit by digit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lotune.tasks.task import Example, Row, Score, Task
 OPERATIONS: Mapping[str, str] = {"+": "sum", "-": "difference", "*": "product", "/": "quotient"}
 """Categories by operator."""
 FINITE_DIVISORS = (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50, 64, 80, 100)
-"""Divisors up to 100 by which every integer has a finite decimal."""
+"""Divisors up to 100 that divide any integer into a finite decimal."""
 _EQUATION = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([-+*/])(-?[0-9]+(?:\.[0-9]+)?)=\?")
 
 
@@ -46,8 +46,8 @@ class EquationsSettings(TaskSettings):
 class EquationsTask(Task):
     """Rows {"equation"}, such as "-2.4*31=?": the prompt is the equation, the answer a scratchpad.
 
-    The number with which an answer ends has to be that of the scratchpad. It is exact, except for a quotient of more
-    digits than a scratchpad has (`scratchpad.QUOTIENT_DIGITS`); no such quotient is generated.
+    An answer is right if its last number equals the result of the scratchpad. The result is exact, except for a
+    quotient of more digits than a scratchpad has (`scratchpad.QUOTIENT_DIGITS`); no such quotient is generated.
     """
 
     settings: EquationsSettings = field(default_factory=EquationsSettings)
@@ -66,7 +66,7 @@ class EquationsTask(Task):
             yield Example(id, match[0], working, (result,), category=OPERATIONS[match[2]])
 
     def generate_rows(self, rows: int, seed: int) -> Iterator[Row]:
-        """Generate about as many equations of each operation. The same seed gives the same rows."""
+        """Generate about equally many equations of each operation. The same seed gives the same rows."""
         return _rows(rows, f"equations {seed} test")
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterator[Row]:
@@ -83,7 +83,7 @@ class EquationsTask(Task):
 
 
 def work_out(a: str, operator: str, b: str) -> tuple[str, str]:
-    r"""Return what follows an equation: its scratchpad without the equation itself; and its result.
+    r"""Return what follows an equation (its scratchpad without the equation itself), and its result.
 
     >>> work_out("-2.4", "*", "31")
     ('\n-024+031-+*-\n31:b404004b202002b000000\n3:d412214d206007d000000\n=-74.4\n', '-74.4')
@@ -99,7 +99,7 @@ def work_out(a: str, operator: str, b: str) -> tuple[str, str]:
 
 def sum_operands(rng: random.Random) -> tuple[str, str, str]:
     """Return the operands of a sum or a difference, with the operator between them."""
-    # One sum in four has operands of nearly the same magnitude: most wrong sums compared such a pair wrongly.
+    # One sum in four has operands of nearly the same magnitude, as most wrong sums compare such a pair wrongly.
     a = number(rng)
     if rng.random() < 0.25:
         near = abs(scratchpad.scaled(a)[0]) + rng.choice((9, 99, 999, 9_999)) * rng.randint(-9, 9) // 9
@@ -116,7 +116,7 @@ def product_operands(rng: random.Random) -> tuple[str, str, str]:
 
 def quotient_operands(rng: random.Random) -> tuple[str, str, str]:
     """Return integers whose quotient is a decimal of few digits, with the operator between them."""
-    # A quotient of any decimals goes on for QUOTIENT_DIGITS rows, which takes nearly 400 tokens.
+    # A quotient of arbitrary decimals fills QUOTIENT_DIGITS rows, which take nearly 400 tokens.
     signs = rng.choices(("", "-"), k=2)
     return signs[0] + small(rng), "/", signs[1] + str(rng.choice(FINITE_DIVISORS))
 

@@ -1,4 +1,4 @@
-"""Text: plain texts, measured by how likely a model finds them.
+"""Plain texts, measured by how likely a model finds them, in bits per byte.
 
 `lotune evaluate --model MODEL --task text` is another measure: perplexity over whole articles, with windows
 (`lotune.stages.evaluate_perplexity`).
@@ -25,7 +25,7 @@ from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Row, Score
 
 TEXT_CHARACTERS = 400
-"""Characters of a plain text that are used: many short rows show more of a model than few long ones."""
+"""Maximum number of characters of a plain text: many short rows show more of a model than few long ones."""
 
 
 class TextSettings(TaskSettings):
@@ -35,12 +35,12 @@ class TextSettings(TaskSettings):
 
     name: Literal["text"] = "text"
     """Name of the task."""
-    # No answer is generated for a figure. The check of a merged model compares a few tokens.
+    # No figure needs generated answers. The check of a merged model compares a few tokens.
     max_new_tokens: int = Field(16, ge=1)
 
     @property
     def scorer_name(self) -> str:
-        """The scorer of how likely the model finds the texts."""
+        """The scorer that measures how likely the model finds the texts."""
         return REFERENCE_SCORER
 
     @property
@@ -51,7 +51,7 @@ class TextSettings(TaskSettings):
 
 @dataclass(frozen=True)
 class TextTask(TextScored):
-    """Rows {"text"}: the prompt is empty, the target is the text, cut at a blank after TEXT_CHARACTERS at most."""
+    """Rows {"text"}: the prompt is empty, and the target is the text, cut at a blank if it exceeds TEXT_CHARACTERS."""
 
     settings: TextSettings = field(default_factory=TextSettings)
     name: str = "text"
@@ -62,7 +62,7 @@ class TextTask(TextScored):
         return False
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
-        """Return the texts of a jsonl or txt file, or of all such files in a folder, as a corpus has them.
+        """Return the texts of a jsonl or txt file, or of all such files in a folder, read as those of a corpus.
 
         Any fault is an error, whatever `on_error` is. Raises: DataError.
         """
@@ -92,9 +92,9 @@ class TextTask(TextScored):
 
 
 def shorten(text: str, characters: int = TEXT_CHARACTERS) -> str:
-    """Return the beginning of a text, cut at its last blank, of at most so many characters.
+    """Return the beginning of a text, at most `characters` long and cut at its last blank.
 
-    Without a blank in its second half it is cut anywhere, as Chinese may have a single blank near its start.
+    A text without a blank in the second half of that length is cut anywhere, as Chinese has few blanks.
 
     >>> shorten("To be or not to be", 12), shorten("数学 是一门学科，历史也是", 6)
     ('To be or not', '数学 是一门')

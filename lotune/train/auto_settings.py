@@ -13,27 +13,27 @@ from lotune.train.schedule import tuning_steps
 from lotune.train.settings import TuneSettings
 
 EPOCHS = 8.0
-"""Passes over the rows, at most, unless that gives too few or too many steps."""
+"""Passes over the rows, unless that gives too few or too many steps."""
 FEWEST_STEPS = 300
-"""Steps of rows of the task, at least: fewer leave a format or a new word unlearned, however few the rows are."""
+"""Minimum number of steps, not counting replay rows: in fewer, a format or a new word stays unlearned."""
 MOST_STEPS = 1_500
-"""Steps that a tuning plans at most."""
+"""Maximum number of steps that a tuning plans."""
 MOST_EPOCHS = 60.0
-"""Passes over the rows that a tuning plans at most."""
+"""Maximum number of passes over the rows that a tuning plans."""
 STEP_TOKENS = 8_192
-"""Tokens of a step, at most, while more than FEWEST_ROWS rows make one."""
+"""Maximum number of tokens of a step, unless FEWEST_ROWS rows have more."""
 FEWEST_ROWS, MOST_ROWS = 8, 32
-"""Rows of a step."""
+"""Minimum and maximum number of rows of a step."""
 ROWS_OF_LARGEST_STEP = 2_048
-"""Training rows from which on a step has MOST_ROWS of them; half as many rows make steps of half as many."""
+"""Number of training rows from which on a step has MOST_ROWS rows; with half as many, a step has half as many."""
 WARMUP_RATIO, WARMUP_STEPS = 0.03, 10
-"""The warm-up: this fraction of the steps, but at least so many."""
+"""The warm-up: this fraction of the steps, but at least this number of steps."""
 MUON_RATE = 1e-3
-"""Peak learning rate of Muon, whose steps have a length of their own."""
+"""Peak learning rate of Muon, which normalises the length of a step by itself."""
 
 
 class Choice(NamedTuple):
-    """The value of a setting that is "auto", and why it is that one."""
+    """The value that stands for "auto" in a setting, and the reason."""
 
     value: Any
     why: str
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """The training rows: how many (replayed ones among them), their tokens, and how many of them are replayed."""
+    """The rows of an epoch, those replayed included: their number, their tokens, and how many of them are replayed."""
 
     rows: int
     tokens: int
@@ -54,9 +54,9 @@ class RowCounts:
 
 
 def tuning_choices(settings: TuneSettings, counts: RowCounts, learning_rate: Choice) -> dict[str, Choice]:
-    """Return the value of each setting that is "auto", by name; `learning_rate` is the one of the method.
+    """Return the value of each setting that is "auto", by name; `learning_rate` is the choice of the PEFT method.
 
-    That of `micro_batch_rows` is the rows of a whole step.
+    The value of `micro_batch_rows` is the number of rows of a whole step.
 
     >>> chosen = tuning_choices(TuneSettings(), RowCounts(1_000, 40_000), Choice(6e-3, "LoRA"))
     >>> {name: choice.value for name, choice in chosen.items()}
@@ -82,7 +82,7 @@ def tuning_choices(settings: TuneSettings, counts: RowCounts, learning_rate: Cho
 
 
 def step_rows(counts: RowCounts) -> Choice:
-    """Return the rows of a step: a power of two from 8 to 32, fewer where rows are few or long.
+    """Return the number of rows of a step: a power of two from 8 to 32, fewer if rows are few or long.
 
     >>> step_rows(RowCounts(60, 3_000)).value, step_rows(RowCounts(9_000, 300_000)).value
     (8, 32)
@@ -96,9 +96,9 @@ def step_rows(counts: RowCounts) -> Choice:
 
 
 def planned_epochs(counts: RowCounts, step_rows: int) -> Choice:
-    """Return the passes over the rows: 8, more where rows of the task are few, fewer where that is above 1,500 steps.
+    """Return the passes over the rows: 8, more if the task has few rows, fewer if 8 take more than 1,500 steps.
 
-    The rows of the task are seen as often as in 300 steps of nothing else.
+    The rows of the task are seen at least as often as in 300 steps without replay rows, within the limits.
 
     >>> [planned_epochs(RowCounts(rows, 0), step).value for rows, step in ((60, 8), (20_000, 32))]
     [40.0, 2.4]

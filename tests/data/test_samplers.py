@@ -94,12 +94,14 @@ def test_an_epoch_reads_every_row(file: TokenFile, budget: int, seed: int, epoch
 def test_each_epoch_has_all_rows_of_the_task_and_other_replay_rows(task: int, pool: int, most: int, seed: int) -> None:
     per_epoch = min(pool, most)
     replay = ReplayPool(pool, per_epoch)
-    epochs = [epoch_order(task + pool, seed, epoch, replay) for epoch in range(2 * pool)]
+    deals = pool // per_epoch
+    epochs = [epoch_order(task + pool, seed, epoch, replay) for epoch in range(2 * deals)]
     for order in epochs:
         assert sorted(row for row in order if row < task) == list(range(task))
-        assert len(order) == task + per_epoch
-    replayed = [sum(row == place for order in epochs for row in order) for place in range(task, task + pool)]
-    assert replayed == [2 * per_epoch] * pool, "every replay row has had its turn as often"
+        assert len(order) == len(set(order)) == task + per_epoch
+    for shuffle in (epochs[:deals], epochs[deals:]):
+        replayed = [row for order in shuffle for row in order if row >= task]
+        assert len(replayed) == len(set(replayed)) == deals * per_epoch, "no replay row comes twice in a shuffle"
 
 
 def test_all_replay_rows_in_each_epoch_are_an_epoch_of_all_rows() -> None:
