@@ -96,12 +96,13 @@ class TokenFile:
         """Return the number of tokens of each row, (rows,) int64."""
         return np.diff(np.asarray(self._rows[:, 0]))
 
-    def supervised(self) -> int:
-        """Return the number of tokens in the loss; the first token of a row is never in it."""
-        last = int((self.lengths() - np.maximum(self._rows[:-1, 1], 1)).sum())
+    def supervised(self, rows: int | None = None) -> int:
+        """Return the number of tokens in the loss, of the first `rows` rows or of all; first tokens are in none."""
+        last = int((self.lengths() - np.maximum(self._rows[:-1, 1], 1))[:rows].sum())
         if self._earlier is None:
             return last
-        return last + int((self._earlier[2] - np.maximum(self._earlier[1], 1)).sum())
+        counted = self._earlier[:, self._earlier[0] < (len(self) if rows is None else rows)]
+        return last + int((counted[2] - np.maximum(counted[1], 1)).sum())
 
 
 def write_token_file(

@@ -111,7 +111,7 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
 
     rows, method, adapter = TokenFile(recipe.folder / "data" / "train"), METHODS[recipe.adapter.method], recipe.adapter
     base, (counts, replay) = meta_model(recipe.base), _epoch(recipe, rows)
-    sized = method.sized(adapter, base, rows.supervised())
+    sized = method.sized(adapter, base, rows.supervised(len(rows) - rows.replayed))
     if adapter.init_from is not None:
         from lotune.model.checkpoints import check_init_adapter
 

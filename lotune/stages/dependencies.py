@@ -24,6 +24,7 @@ STAGE_KEYS: Mapping[Stage, tuple[str, ...]] = {
         "retention.validation_rows",
         "retention.abilities",
         "retention.replay",
+        "retention.divergence",
         "evaluate.on_too_long",
     ),
     "pretrain": ("seed", "pretrain"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.own_answers import OWN_ANSWERS, needs_own_answers, own_answers
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
-from lotune.stages.replay import make_replay
+from lotune.stages.replay import divergence_of, make_replay
 from lotune.tasks.baselines import majority_answer
 from lotune.tasks.build_datasets import (
     build_datasets,
@@ -176,7 +176,8 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     parts = data.train, replay.examples
     needed = prepared_bytes(tokenizer, parts, chain.from_iterable(sets.values()))
     require_free_space(run.folder, needed, "preparing")
-    file = _train_tokens(folder / "train", tokenizer, parts, limit, recipe.data.on_too_long, needed, candidates)
+    whole = divergence_of(recipe) > 0
+    file = _train_tokens(folder / "train", tokenizer, parts, limit, recipe.data.on_too_long, needed, candidates, whole)
     # From here on no row can be refused. A token file that a crash leaves behind is found again by its digest.
     run.invalidate_stage("prepare")
     for name, examples in {**sets, "replay": replay.examples}.items():
@@ -293,10 +294,15 @@ def _train_tokens(
     too_long: str,
     needed: int = 0,
     candidates: Iterable[Path] = (),
+    whole_replay: bool = False,
 ) -> TokenFile:
-    """Return examples, then replay rows, as a token file: an existing one of the same rows in any run, or a new one."""
+    """Return examples, then replay rows, as a token file: an existing one of the same rows in any run, or a new one.
+
+    With `whole_replay`, all tokens of a replay row are scored, not its answer alone.
+    """
     replay_from = len(parts[0])
     settings = {"limit": limit, "too_long": too_long, "replay_from": replay_from}
+    settings |= {"whole_replay": True} if whole_replay else {}
     digest = rows_digest(tokenizer, chain.from_iterable(parts), settings)
     existing = find_token_file(stem, digest)
     if existing is not None:
@@ -306,10 +312,19 @@ def _train_tokens(
         print_status("another run has tokenised the same training rows: reusing its tokens")
         return linked
     notes = {"digest": digest, "dropped_too_long": 0}
-    encoded = encode_rows(tokenizer, chain.from_iterable(parts))
+    encoded = chain.from_iterable(
+        _whole(encode_rows(tokenizer, part)) if whole_replay and number else encode_rows(tokenizer, part)
+        for number, part in enumerate(parts)
+    )
     end_ids = {answer_end_id(tokenizer, example) for part in parts for example in part[:1]}
     rows = _drop_too_long(encoded, limit, too_long, end_ids, notes, replay_from)
     return write_token_file(stem, rows, len(tokenizer), notes, needed)
+
+
+def _whole(rows: Iterable[EncodedRow]) -> Iterator[EncodedRow]:
+    """Yield the rows with all tokens but the first one scored."""
+    # What the base says of a question shows as much of it as its answer does, and costs nothing more.
+    return (replace(row, completion_start=1, earlier_completions=()) for row in rows)
 
 
 def _drop_too_long(

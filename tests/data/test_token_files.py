@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lotune.data import token_files
 from lotune.data.collate import pad_rows
-from lotune.data.token_files import TokenFile, find_token_file, link_token_file, write_token_file
+from lotune.data.token_files import FIRST_REPLAY_ROW, TokenFile, find_token_file, link_token_file, write_token_file
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import RunError
 from tests.data.test_collate import EOS, PAD, encoded_rows
@@ -230,3 +230,15 @@ def test_the_highest_id_of_each_width_survives(tmp_path: Path) -> None:
 
 def test_a_file_without_rows(tmp_path: Path) -> None:
     assert len(write_token_file(tmp_path / "none", [], 300)) == 0
+
+
+def test_supervised_tokens_of_the_first_rows(tmp_path: Path) -> None:
+    rows = [
+        EncodedRow("0", (5, 6, 7, 0), 2),
+        EncodedRow("1", (5, 6, 7, 8, 9, 0), 5, ((2, 4),)),
+        EncodedRow("2", (5, 6, 0), 1, is_replay=True),
+    ]
+    file = write_token_file(tmp_path / "rows", rows, 300, {FIRST_REPLAY_ROW: 2})
+    assert [file.supervised(number) for number in (0, 1, 2, 3)] == [0, 2, 2 + 3, 2 + 3 + 2]
+    assert file.supervised() == file.supervised(3)
+    assert file.replayed == 1
