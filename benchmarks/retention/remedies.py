@@ -94,7 +94,7 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "replay-own": Remedy(
         "replay, own rows",
-        "at most 300 texts that the base writes itself, on which the model is trained",
+        "texts that the base writes itself, up to 600, on which the model is trained",
         _replay("base", 0),
     ),
     "divergence-generated": Remedy(
@@ -104,7 +104,8 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "at most 300 texts that the base writes itself, on which the model is held to its base's predictions",
+        "the same texts, those of an epoch with 30 % of the task's tokens, on which the model is held to its base's "
+        "predictions",
         _replay("base", 1),
     ),
     "repair-generated": Remedy(
@@ -116,7 +117,7 @@ REMEDIES: Mapping[str, Remedy] = {
     # The source is a setting of the tuning even if nothing is replayed, so the same tuning is made again.
     "repair-own": Remedy(
         "repair, own rows",
-        "after the harsh tuning, further steps with at most 300 texts of the base and divergence",
+        "after the harsh tuning, further steps with texts of the base and divergence",
         {"retention.action": "repair", "retention.replay.source": "base"},
     ),
     "strength": Remedy(

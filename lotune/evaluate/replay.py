@@ -14,20 +14,23 @@ ReplaySource = Literal["generator", "base", "file"]
 """Where replay rows come from: the generator of the retention task, the base itself, or a file."""
 LEAST_ROWS = 100
 """Fewest replay rows that the base writes: the model learns a handful of rows by heart."""
-MOST_ROWS = {"generator": 1000, "file": 1000, "base": 300}
+MOST_ROWS = {"generator": 1000, "file": 1000, "base": 600}
 """Replay rows that `auto` takes at most, by source: rows of the base take time to write."""
-TOKEN_SHARE = 0.7
-"""Tokens of the replay rows of an epoch, as a fraction of the tokens of the task's rows."""
+TOKEN_SHARE, TOKEN_SHARE_OF_DIVERGENCE = 0.7, 0.3
+"""Tokens of the replay rows of an epoch, as a fraction of the tokens of the task's rows.
+
+With the divergence, each token of a replay row counts, not its answer alone, and costs a second forward pass.
+"""
 
 
 class ReplaySettings(Settings):
     """Settings of the rows that are mixed into the training rows against forgetting."""
 
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 300."""
+    """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 600."""
     rows_per_epoch: AutoCount = AUTO
     """Number of replay rows in an epoch, others in each epoch; auto: all if retention.replay.rows is given, else so
-    many that they have 70 % of the tokens of the task's rows."""
+    many that they have 70 % of the tokens of the task's rows, or 30 % with retention.divergence."""
     source: Literal["auto", "generator", "base", "file"] = "auto"
     """Where replay rows come from. generator: the generator of the retention task; base: the base writes them itself
     before the tuning, which needs no data; file: retention.replay.data; auto: the file if one is named, the generator
@@ -122,7 +125,7 @@ def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_ro
     """Return the number of replay rows, with `auto` resolved from the number of training rows.
 
     >>> [replay_row_count(ReplaySettings(), "base", rows) for rows in (20, 200, 5000)]
-    [100, 200, 300]
+    [100, 200, 600]
     """
     if settings.rows != "auto":
         return settings.rows
@@ -130,11 +133,15 @@ def replay_row_count(settings: ReplaySettings, source: ReplaySource, training_ro
     return max(LEAST_ROWS, min(training_rows, most)) if source == "base" else most
 
 
-def replay_rows_per_epoch(settings: ReplaySettings, rows: int, task_tokens: int, replay_tokens: int) -> int:
+def replay_rows_per_epoch(
+    settings: ReplaySettings, rows: int, task_tokens: int, replay_tokens: int, *, divergence: bool = False
+) -> int:
     """Return how many of `rows` replay rows an epoch has, with `auto` resolved from the tokens of task and replay rows.
 
     >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
     [2, 210, 1000]
+    >>> replay_rows_per_epoch(ReplaySettings(), 600, 60_000, 60_000, divergence=True)
+    180
     >>> replay_rows_per_epoch(ReplaySettings(rows=50), 50, 60_000, 10_000)
     50
     """
@@ -142,7 +149,8 @@ def replay_rows_per_epoch(settings: ReplaySettings, rows: int, task_tokens: int,
         return min(rows, settings.rows_per_epoch)
     if settings.rows != "auto" or not replay_tokens:
         return rows
-    return min(rows, max(1, round(TOKEN_SHARE * task_tokens * rows / replay_tokens)))
+    share = TOKEN_SHARE_OF_DIVERGENCE if divergence else TOKEN_SHARE
+    return min(rows, max(1, round(share * task_tokens * rows / replay_tokens)))
 
 
 def divergence_weight(divergence: float | Literal["auto"], source: ReplaySource, replay_rows: int | str) -> float:

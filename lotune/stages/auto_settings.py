@@ -19,6 +19,7 @@ from lotune.model.methods.registry import METHODS
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.settings import is_auto
+from lotune.stages.replay import divergence_of
 from lotune.stages.run_dtypes import SETTINGS as DTYPE_SETTINGS
 from lotune.stages.run_dtypes import with_stored_dtypes
 from lotune.train.auto_settings import Choice, RowCounts, tuning_choices
@@ -132,7 +133,7 @@ def _epoch(recipe: Recipe, rows: TokenFile) -> tuple[RowCounts, dict[str, Choice
         int(part.sum()) for part in (lengths[: len(rows) - rows.replayed], lengths[len(rows) - rows.replayed :])
     )
     settings = recipe.retention.replay
-    drawn = replay_rows_per_epoch(settings, rows.replayed, task, replay)
+    drawn = replay_rows_per_epoch(settings, rows.replayed, task, replay, divergence=divergence_of(recipe) > 0)
     tokens = task + (replay * drawn // rows.replayed if rows.replayed else 0)
     counts = RowCounts(len(rows) - rows.replayed + drawn, tokens, drawn)
     if not rows.replayed or not is_auto(settings.rows_per_epoch):
