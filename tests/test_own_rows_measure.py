@@ -125,4 +125,13 @@ def test_the_page_has_every_set_and_file(tmp_path: Path) -> None:
     text = page(measured.results)
     assert "| reviews | VALID | 0.0 % | 75.0 % | 97.0 % | " in text
     assert text.count("| – | – | – | – | – | – | – |") == 7 + 4
-    assert "learning rates 0.002, 0.005 and 0.012, 3 and 8 epochs and 0 and 300 replay rows" in text
+    assert "learning rates 0.002, 0.005 and 0.012, 200 and 600 steps and 0 and 300 replay rows" in text
+
+
+def test_a_grid_goes_on_from_the_results_alone(tmp_path: Path) -> None:
+    measurement(tmp_path, StandIn()).first_run()
+    command = StandIn()
+    elsewhere = Measurement("reviews", tmp_path / "other" / "reviews", tmp_path / "results.jsonl", (), command)
+    elsewhere.best_of_grid()
+    assert command.commands[0] == ["init", "reviews.csv", "--force"]
+    assert [words[0] for words in command.commands[1:]] == ["tune"] * len(GRID) + ["evaluate"]

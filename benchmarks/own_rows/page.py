@@ -28,7 +28,7 @@ are in a file of their own that no run reads. The last three columns are about t
 run's checkpoint, the accuracy of the best checkpoint of a grid of {cells} settings, and the paired 95 % interval of the
 difference (first run minus grid) in points.
 
-The grid has every combination of the learning rates {rates}, {epochs} epochs and {replay} replay rows.
+The grid has every combination of the learning rates {rates}, {steps} steps and {replay} replay rows.
 Its best run is the one with the highest validation accuracy, whatever it forgets.
 
 {table}
@@ -49,7 +49,7 @@ def page(results: Path) -> str:
         held_out=HELD_OUT_ROWS,
         cells=len(GRID),
         rates=_values("tune.learning_rate"),
-        epochs=_values("tune.epochs"),
+        steps=_values("tune.steps"),
         replay=_values("retention.replay.rows"),
         table=table(list(SETS), results),
         real=real_table(results),
@@ -59,8 +59,8 @@ def page(results: Path) -> str:
 def _values(key: str) -> str:
     """Return the values of a setting in the grid.
 
-    >>> _values("tune.epochs")
-    '3 and 8'
+    >>> _values("tune.steps")
+    '200 and 600'
     """
     *first, last = (f"{value:g}" for value in dict.fromkeys(cell[key] for cell in GRID))
     return f"{', '.join(first)} and {last}"
