@@ -4,6 +4,9 @@
 and on the rows held out; `grid` also measures the best of twelve settings; `real` measures the first run on files of
 public data (LOTUNE_REFERENCE_DATA). `table` prints the results so far, and `page` writes docs/own-rows.md from them.
 `all` does all of this, which takes hours. A command that was stopped continues where it was, in the same folder.
+
+`benchmarks/results/own-rows.jsonl` has the results so far, of one thread beside other work. A copy of it, named
+results.jsonl, can be continued in another FOLDER.
 """
 
 from __future__ import annotations
