@@ -25,6 +25,11 @@ class ValidationPoint:
     values: Sequence[float]
     loss: float
 
+    @property
+    def is_perfect(self) -> bool:
+        """Whether there are rows, and all of them are right."""
+        return bool(self.values) and all(value >= 1 for value in self.values)
+
 
 def still_rises(points: Sequence[ValidationPoint]) -> bool | None:
     """Return whether the last point is better than the one at half its steps; None if there is none so early.
@@ -52,7 +57,7 @@ def reason_to_stop(points: Sequence[ValidationPoint]) -> str | None:
     >>> reason_to_stop(perfect), reason_to_stop(perfect[:1])
     ('all validation rows are right at two checkpoints in a row', None)
     """
-    if len(points) > 1 and points[-1].values and all(value >= 1 for point in points[-2:] for value in point.values):
+    if len(points) > 1 and all(point.is_perfect for point in points[-2:]):
         return "all validation rows are right at two checkpoints in a row"
     if still_rises(points) is False:
         return "validation is no better than at half the steps"
@@ -67,7 +72,7 @@ def learning_outcome(points: Sequence[ValidationPoint]) -> str:
     >>> learning_outcome([ValidationPoint(10, [0.0] * 8, 2.0), ValidationPoint(20, [1.0] * 8, 0.1)])
     'validation: every row was right at the end'
     """
-    if points and points[-1].values and all(value >= 1 for value in points[-1].values):
+    if points and points[-1].is_perfect:
         return "validation: every row was right at the end"
     rises = still_rises(points)
     if rises is None:

@@ -146,22 +146,22 @@ def gate(
         raise DataError("retention", measured, ", ".join(sorted(base_metrics)))
     # Metrics beside those in `gating` are only reported; a task that has none of those must keep all its own.
     gated = [metric for metric in base_metrics if metric in gating] or list(base_metrics)
-    lines = (_compare(metric, base, tuned_metrics[metric]) for metric, base in base_metrics.items())
+    retained = {metric: _retained(metric, base, tuned_metrics[metric]) for metric, base in base_metrics.items()}
     return [
         RetentionMetric(
-            ability, metric, base, tuned_metrics[metric], retained, min_retained,
+            ability, metric, base_metrics[metric], tuned_metrics[metric], fraction, min_retained,
             # Rounding in the last bit of a mean must not decide.
-            passed=retained is not None and retained >= min_retained - 1e-12,
+            passed=fraction is not None and fraction >= min_retained - 1e-12,
             is_gated=is_gated and metric in gated,
         )
-        for (metric, base), retained in zip(base_metrics.items(), lines, strict=True)
+        for metric, fraction in retained.items()
     ]  # fmt: skip
 
 
-def _compare(metric: str, base: float, tuned: float) -> float | None:
+def _retained(metric: str, base: float, tuned: float) -> float | None:
     """Return the retained fraction of a metric; None if the base scores too low to be measured.
 
-    >>> _compare("contest_f1", 60.0, 57.0), _compare("bits_per_byte", 1.9, 2.0)
+    >>> _retained("contest_f1", 60.0, 57.0), _retained("bits_per_byte", 1.9, 2.0)
     (0.95, 0.95)
     """
     if metric in LOWER_IS_BETTER:

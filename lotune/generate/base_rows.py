@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from lotune.data.tokenized import encode_text
+from lotune.data.tokenized import encode_text, first_ids
 from lotune.errors import ModelError
 from lotune.generate.requests import Request
 from lotune.generate.sampling import Sampling
@@ -63,8 +63,8 @@ def write_base_rows(
 
     Raises: ModelError for a tokeniser without a token that texts begin or end with.
     """
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if first is None:
+    first = first_ids(tokenizer)
+    if not first:
         found = "its tokeniser has no token that texts begin or end with"
         raise ModelError("base.model", found, remedy="retention.replay.source=generator or file, or rows: 0")
     draw, seen = random.Random(f"rows of the base {seed}"), set[WrittenRow]()
@@ -72,7 +72,7 @@ def write_base_rows(
         openings = [_opening(draw, prompts) for _ in range(rows - len(seen))]
         requests = [
             Request(
-                _prompt_ids(tokenizer, opening, first), max_new_tokens, label="a row of the base",
+                _prompt_ids(tokenizer, opening, first[0]), max_new_tokens, label="a row of the base",
                 sampling=Sampling(temperature=1.0, seed=draw.getrandbits(63)),
             )
             for opening in openings

@@ -128,14 +128,11 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
 
 def _epoch(recipe: Recipe, rows: TokenFile) -> tuple[RowCounts, dict[str, Choice]]:
     """Return the rows of an epoch, and how many of them are replayed, if that is "auto"."""
-    lengths = rows.lengths()
-    task, replay = (
-        int(part.sum()) for part in (lengths[: len(rows) - rows.replayed], lengths[len(rows) - rows.replayed :])
-    )
-    settings = recipe.retention.replay
+    settings, lengths, task_rows = recipe.retention.replay, rows.lengths(), len(rows) - rows.replayed
+    task, replay = int(lengths[:task_rows].sum()), int(lengths[task_rows:].sum())
     drawn = replay_rows_per_epoch(settings, rows.replayed, task, replay, divergence=divergence_of(recipe) > 0)
     tokens = task + (replay * drawn // rows.replayed if rows.replayed else 0)
-    counts = RowCounts(len(rows) - rows.replayed + drawn, tokens, drawn)
+    counts = RowCounts(task_rows + drawn, tokens, drawn)
     if not rows.replayed or not is_auto(settings.rows_per_epoch):
         return counts, {}
     why = f"of {rows.replayed:,}: {1 - task / tokens:.0%} of the tokens"

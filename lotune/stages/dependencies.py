@@ -56,7 +56,7 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     ['pretrain', 'seed']
     """
     keys = STAGE_KEYS[stage]
-    excluded = {*EXECUTION_ONLY_SETTINGS, *UNTRAINED.get(stage, ())}
+    excluded = {*EXECUTION_ONLY_SETTINGS, *WITHOUT_EFFECT.get(stage, ())}
     if stage == "tune" and recipe.task.scorer_changes_targets:
         excluded.discard("task.scorer")
     inputs = {key: value for key, value in _values(recipe).items() if _in_groups(key, keys) and key not in excluded}
@@ -73,12 +73,12 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return inputs
 
 
-UNTRAINED: Mapping[Stage, tuple[str, ...]] = {
+WITHOUT_EFFECT: Mapping[Stage, tuple[str, ...]] = {
     "prepare": ("retention.replay.rows_per_epoch",),
     "tune": ("task.scorer", "task.max_new_tokens"),
     "merge": ("task.scorer",),
 }
-"""Settings of a group that do not affect a stage which depends on the rest of the group."""
+"""Settings of a group without effect on a stage that depends on the rest of the group."""
 EXECUTION_ONLY_SETTINGS = (
     *(
         "tune.gradient_accumulation_steps",

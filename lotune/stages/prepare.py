@@ -43,10 +43,7 @@ from lotune.stages.own_answers import OWN_ANSWERS, needs_own_answers, own_answer
 from lotune.stages.prompt_template import build_prompted_task, check_template, resolve_training_template
 from lotune.stages.replay import divergence_of, make_replay
 from lotune.tasks.baselines import majority_answer
-from lotune.tasks.build_datasets import (
-    build_datasets,
-    right_by_rule,
-)
+from lotune.tasks.build_datasets import build_datasets, right_by_rule
 from lotune.tasks.checks import require_fitting_scorer, require_references
 from lotune.tasks.found_labels import with_found_labels
 from lotune.tasks.registry import build_task
