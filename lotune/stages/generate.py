@@ -68,7 +68,8 @@ def generate_answers(
     task = build_prompted_task(settings, weights)
     check_engine(recipe, task)
     if not task.generates_answers:
-        raise SettingsError("task.name", f"the task {task.name} has no questions to answer", "a task with questions")
+        fault, remedy = f"the task {task.name} has no questions to answer", "`lotune evaluate` measures its rows"
+        raise SettingsError("task.name", fault, "a task with questions", remedy)
     _refuse_sampled_choice(task, sampling)
     refuse_overwriting_inputs(out, data, *folders_of(recipe, model))
     check_new(out, overwrite)

@@ -101,8 +101,11 @@ def _generated_rows(recipe: Recipe, rows: int) -> tuple[Sequence[Example], list[
     """Return generated rows, in equal parts of each ability to replay, and the names of these abilities."""
     replayed = _replayed(recipe) or [one for one in abilities_of(recipe) if one.settings.replay]
     if not replayed:
-        found, remedy = "no ability has replay: true", "set it for one, or another retention.replay.source"
-        raise SettingsError("retention.replay.source", f"is generator, and {found}", remedy=remedy)
+        fault, remedy = (
+            "is generator, and no ability has replay: true",
+            "replay: true for one, or retention.replay.source=base",
+        )
+        raise SettingsError("retention.replay.source", fault, "an ability to replay", remedy)
     # Who names a number gets the rows that this number has always meant.
     one_of_each = recipe.retention.replay.rows == "auto"
     with blame_setting("retention.replay.source"):
