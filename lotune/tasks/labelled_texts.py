@@ -11,7 +11,7 @@ from lotune.tasks.candidates import Candidate, Decision, is_bare, mapped
 from lotune.tasks.columns import Column, is_number, usable
 from lotune.tasks.sentence_classification import SentencesSettings
 from lotune.tasks.task import Row
-from lotune.tasks.user_rows import label_order, text_or_empty
+from lotune.tasks.user_rows import CHINESE, label_order, text_or_empty
 
 PAIRS = (
     ("question1", "question2"), ("#1 String", "#2 String"), ("sentence1", "sentence2"), ("premise", "hypothesis"),
@@ -135,7 +135,7 @@ def _subject(label_column: str, chinese: bool) -> str:
     """
     name = re.sub(r"^(is|has|是否)[_ ]?(?=\w)", "", label_column.strip(), flags=re.I) if label_column else ""
     name = re.sub(r"[_\s]+", " ", name).strip()
-    if name.lower() in GENERIC_LABELS or name.isdecimal() or bool(_CHINESE.search(name)) != chinese:
+    if name.lower() in GENERIC_LABELS or name.isdecimal() or bool(CHINESE.search(name)) != chinese:
         return ""
     return name.lower()
 
@@ -166,13 +166,10 @@ def _question(name: str, texts: int, chinese: bool) -> str:
     return f"{these} as {name}? Answer {{labels}}."
 
 
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
-
-
 def _is_chinese(rows: Sequence[Row], chosen: Mapping[str, str]) -> bool:
     """Return whether most of the texts have Chinese in them."""
     texts = [text_or_empty(row.get(name)) for row in rows[:50] for role, name in chosen.items() if role != "label"]
-    return 2 * sum(bool(_CHINESE.search(text)) for text in texts) > len(texts)
+    return 2 * sum(bool(CHINESE.search(text)) for text in texts) > len(texts)
 
 
 def is_cola(rows: Sequence[Row]) -> bool:

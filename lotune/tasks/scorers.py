@@ -20,6 +20,7 @@ from lotune.tasks.multiple_choice import LETTERS, extract_letter
 from lotune.tasks.reading.squad import squad_scores
 from lotune.tasks.sentence_classification import extract_label
 from lotune.tasks.task import Score, Task
+from lotune.tasks.user_rows import CHINESE
 
 REFERENCE_SCORER = "bits-per-byte"
 """The scorer of how likely the model finds the references."""
@@ -31,7 +32,6 @@ SCORES: Mapping[str, tuple[str, ...]] = {
 """Scorers that give scores, and the metrics that are their means, the main one first. Others have the accuracy."""
 NUMBER_RULES = ("significant", "decimals", "relative")
 """Rules that compare the last numbers of both texts with a tolerance, as for arithmetic."""
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -145,8 +145,8 @@ def median_words(references: Sequence[str]) -> float:
 
 
 def _num_words(text: str) -> float:
-    num_chinese = len(_CHINESE.findall(text))
-    return len(_CHINESE.sub(" ", text).split()) + num_chinese / 2
+    num_chinese = len(CHINESE.findall(text))
+    return len(CHINESE.sub(" ", text).split()) + num_chinese / 2
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -186,7 +186,7 @@ def rouge_tokens(text: str) -> list[str]:
     (['the', 'cat'], ['羊', '侃', ' ', 'Y', 'a', 'n', 'g'])
     """
     # Chinese is written without blanks, so a whole sentence would be one word.
-    if _CHINESE.search(text):
+    if CHINESE.search(text):
         return list(text.strip())
     return text.lower().split()
 

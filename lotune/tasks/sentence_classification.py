@@ -22,7 +22,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.tasks.metrics import accuracy, balanced_accuracy, f1, matthews, num_without_reference
 from lotune.tasks.settings import RowSettings, check_columns
 from lotune.tasks.task import Example, Row, Score, Task
-from lotune.tasks.user_rows import label_word, named_columns, text_or_empty
+from lotune.tasks.user_rows import CHINESE, label_word, named_columns, text_or_empty
 
 SENTENCE_FIELDS = ("sentence", "first", "second", "label", "instruction", "input", "output")
 DEFAULT_LABELS = {"0": "0", "1": "1"}
@@ -111,8 +111,6 @@ class SentenceClassificationTask(Task):
     def _parse_row(self, id: str, row: Row) -> tuple[str, str, str]:
         """Return instruction, text and label of a row. Raises: DataError if it has no sentence."""
         row = _with_task_fields(row)
-        # Several labels may share a word; the instruction names each word once.
-        label_words = " or ".join(dict.fromkeys(self.labels.values()))
         label, sentence, first, second = (
             text_or_empty(row.get(name)).strip()
             for name in ("label" if "label" in row else "output", "sentence", "first", "second")
@@ -122,13 +120,17 @@ class SentenceClassificationTask(Task):
             return row["instruction"], row["input"], label
         if sentence:
             instruction = self.settings.instruction or SINGLE_SENTENCE_PROMPT
-            return instruction.replace("{labels}", label_words), sentence, label
+            return self._with_labels(instruction), sentence, label
         if first and second:
             text = f"Sentence 1: {first}\nSentence 2: {second}"
             instruction = self.settings.instruction or SENTENCE_PAIR_PROMPT
-            return instruction.replace("{labels}", label_words), text, label
+            return self._with_labels(instruction), text, label
         remedy = f"{named_columns('sentence', 'label')}, or first and second for a pair"
         raise DataError(id, f"has no sentence (it has {', '.join(row)})", "sentence, or first and second", remedy)
+
+    def _with_labels(self, instruction: str) -> str:
+        """Return the instruction with the words of the labels, each of them once."""
+        return instruction.replace("{labels}", alternatives(dict.fromkeys(self.labels.values()), instruction))
 
     def num_options(self, example: Example) -> int | None:
         """Return the number of words that labels have."""
@@ -157,6 +159,16 @@ class SentenceClassificationTask(Task):
             "f1": f1(judged, list(self.labels.values())[-1]), "matthews": matthews(judged),
             "unjudgeable": float(num_without_reference(judged)),
         }  # fmt: skip
+
+
+def alternatives(words: Iterable[str], instruction: str) -> str:
+    """Return words as alternatives, in the language of the instruction.
+
+    >>> alternatives(["no", "yes"], "Answer {labels}."), alternatives(["差", "中", "好"], "请回答{labels}。")
+    ('no or yes', '差、中或好')
+    """
+    *first, last = words
+    return "、".join(first) + "或" + last if CHINESE.search(instruction) else " or ".join((*first, last))
 
 
 def extract_label(text: str, words: Sequence[str]) -> str | None:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from lotune.errors import DataError, SettingsError
 from lotune.tasks.task import Generating, Task
 
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+"""Matches a Chinese character."""
+
 
 class NoGeneratorError(SettingsError):
     """Rows were requested from a task without a generator; `where` names the setting that takes a file of rows."""

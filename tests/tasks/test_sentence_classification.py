@@ -56,6 +56,14 @@ def test_custom_columns_and_words(tmp_path: Path) -> None:
     assert figures["accuracy"] == figures["balanced_accuracy"] == 0.5
 
 
+def test_a_chinese_instruction_names_the_labels_in_chinese() -> None:
+    settings = SentencesSettings(labels={"0": "差", "1": "好"}, instruction="这条评论是{labels}？")
+    [example] = SentenceClassificationTask(settings).examples(
+        [("1", {"sentence": "可以。", "label": 1})], training=True
+    )
+    assert "这条评论是差或好？" in example.prompt
+
+
 def test_a_reference_that_is_no_label_is_refused() -> None:
     with pytest.raises(DataError, match="row 7: its label is 'T'"):
         list(SentenceClassificationTask().examples([("row 7", {"sentence": "So.", "label": "T"})], training=False))
