@@ -95,8 +95,8 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained: 400 others in each epoch, or all of them in the "
-        "single epoch of the demo",
+        "1,000 generated rows of reading, on which the model is trained: 400 others in each epoch, or all of them in "
+        "the single epoch of the demo",
         _replay("generator", 0, GENERATED_ROWS),
     ),
     "replay-own": Remedy(
