@@ -70,6 +70,10 @@ SMALLER = {
     "base.yaml": [*PRETRAINING, *SHAPE],
     "nano": [*PRETRAINING, *SHAPE],
     "nano-end": PRETRAINING,
+    "exam-cola": [
+        *RUN, "base.model=nano", "checkpoints.count=1", "data.sample.rows=40", "data.validation_rows=4",
+        "data.test_rows=4", "exam.answers=4", "tune.steps=2",
+    ],
 }  # fmt: skip
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2}
@@ -184,7 +188,7 @@ def promise(words: list[str]) -> str:
     if "--list" in words:
         return "(?m)^demo  "
     if "--from" in words:
-        return "recipe written: lotune run demo.yaml"
+        return f"recipe written: lotune run {value_of('--from', words)}.yaml"
     if "--dry-run" in words:  # of a finished run there is nothing to estimate
         return (
             r"rows: \d+ read"
@@ -219,6 +223,11 @@ def write_inputs(folder: Path, base: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(choices)
     (folder / "dev.csv").write_text(choices.replace(" + 1", " and one more"))
+    labels = [number % 2 for number in range(60)]
+    for name, shown in (("train", labels), ("dev", [""] * 6)):
+        sentences = [f"gj04\t{label}\t\tSentence {number} of {name}.\n" for number, label in enumerate(shown)]
+        (folder / f"CoLA_{name}.tsv").write_text("".join(sentences))
+    (folder / "CoLA_labels.txt").write_text("0\n1\n0\n1\n")
     question = {"id": "1", "question": "Who wrote it?", "answers": [{"text": "Lu Xun", "answer_start": 0}]}
     passage = {"context": "Lu Xun wrote the story.", "qas": [question]}
     (folder / "dev-v1.1.json").write_text(json.dumps({"data": [{"title": "it", "paragraphs": [passage]}]}))
