@@ -42,7 +42,7 @@ def _pair(name: str, ending: str) -> tuple[str, str]:
     return name, name + ending
 
 
-_TIED = {"tie_word_embeddings": True}
+_TIED: dict[str, Any] = {"tie_word_embeddings": True}
 _QWEN2_HALF = ("qwen2", 24, 896, 4864, 14, 2, 151_936)
 _QWEN2_SMALL = ("qwen2", 28, 1536, 8960, 12, 2, 151_936)
 _QWEN2_LARGE = ("qwen2", 28, 3584, 18_944, 28, 4, 152_064)
@@ -50,13 +50,31 @@ _INTERNLM2_LARGE = ("internlm2", 32, 4096, 14_336, 32, 8, 92_544)
 
 CATALOGUE: Mapping[str, Catalogued] = {
     # architecture, layers, hidden size, size of the feed-forward part, heads, key and value heads, vocabulary
-    "llama-2-7b": _base("llama", 32, 4096, 11_008, 32, 32, 32_000, "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf"),
-    "llama-3-8b": _base("llama", 32, 4096, 14_336, 32, 8, 128_256, *_pair("meta-llama/Meta-Llama-3-8B", "-Instruct"), *_pair("meta-llama/Llama-3.1-8B", "-Instruct")),
-    "llama-3.2-1b": _base("llama", 16, 2048, 8192, 32, 8, 128_256, *_pair("meta-llama/Llama-3.2-1B", "-Instruct"), head_dim=64, **_TIED),
+    "llama-2-7b": _base(
+        "llama", 32, 4096, 11_008, 32, 32, 32_000,
+        "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf",
+    ),
+    "llama-3-8b": _base(
+        "llama", 32, 4096, 14_336, 32, 8, 128_256,
+        *_pair("meta-llama/Meta-Llama-3-8B", "-Instruct"), *_pair("meta-llama/Llama-3.1-8B", "-Instruct"),
+    ),
+    "llama-3.2-1b": _base(
+        "llama", 16, 2048, 8192, 32, 8, 128_256,
+        *_pair("meta-llama/Llama-3.2-1B", "-Instruct"), head_dim=64, **_TIED,
+    ),
     "tinyllama-1.1b": _base("llama", 22, 2048, 5632, 32, 4, 32_000, "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
-    "mistral-7b": _base("mistral", 32, 4096, 14_336, 32, 8, 32_000, "mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2"),
-    "internlm-7b": _base("internlm", 32, 4096, 11_008, 32, 32, 103_168, "internlm/internlm-7b", "internlm/internlm-chat-7b"),
-    "internlm2-1.8b": _base("internlm2", 24, 2048, 8192, 16, 8, 92_544, "internlm/internlm2-1_8b", "internlm/internlm2-chat-1_8b"),
+    "mistral-7b": _base(
+        "mistral", 32, 4096, 14_336, 32, 8, 32_000,
+        "mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.1", "mistralai/Mistral-7B-Instruct-v0.2",
+    ),
+    "internlm-7b": _base(
+        "internlm", 32, 4096, 11_008, 32, 32, 103_168,
+        "internlm/internlm-7b", "internlm/internlm-chat-7b",
+    ),
+    "internlm2-1.8b": _base(
+        "internlm2", 24, 2048, 8192, 16, 8, 92_544,
+        "internlm/internlm2-1_8b", "internlm/internlm2-chat-1_8b",
+    ),
     "internlm2-7b": _base(*_INTERNLM2_LARGE, "internlm/internlm2-7b", "internlm/internlm2-chat-7b"),
     "internlm2.5-7b": _base(*_INTERNLM2_LARGE, *_pair("internlm/internlm2_5-7b", "-chat")),
     "qwen2-0.5b": _base(*_QWEN2_HALF, *_pair("Qwen/Qwen2-0.5B", "-Instruct"), **_TIED),

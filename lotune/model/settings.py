@@ -35,7 +35,7 @@ class AdapterSettings(Settings):
     """How trainable parameters are added."""
     budget: float | None = Field(None, gt=0, le=1)
     """Largest number of parameters of the adapter, as a fraction of those of the base by score.base_total, such as
-    0.0005; a larger adapter is refused before the weights are loaded, and rank: auto keeps within it; null: no limit."""
+    0.0005. A larger adapter is refused before the weights are loaded, and rank=auto keeps within it; null: no limit."""
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None

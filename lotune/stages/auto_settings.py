@@ -19,7 +19,7 @@ from lotune.model.methods.registry import METHODS
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.settings import is_auto
-from lotune.stages.budget import allowed_parameters, exceeds_budget
+from lotune.stages.budget import allowed_parameters, budget_fault
 from lotune.stages.replay import divergence_of
 from lotune.stages.run_dtypes import SETTINGS as DTYPE_SETTINGS
 from lotune.stages.run_dtypes import with_stored_dtypes
@@ -85,7 +85,7 @@ def resolve_run_settings(
     if (
         not record
         or record.get("inputs") != _fingerprint(inputs_of(with_settings(recipe, record)))
-        or exceeds_budget(with_settings(recipe, record))
+        or budget_fault(with_settings(recipe, record)) is not None
     ):
         record = {"settings": {key: choice._asdict() for key, choice in _choices(recipe).items()}}
         record["inputs"] = _fingerprint(inputs_of(with_settings(recipe, record)))

@@ -22,28 +22,25 @@ def require_budget(recipe: Recipe) -> None:
 
     Where the setting that decides the number is "auto", the smallest adapter is compared.
     """
+    fault = budget_fault(recipe)
+    if fault is not None:
+        raise fault
+
+
+def budget_fault(recipe: Recipe) -> SettingsError | None:
+    """Return the error about an adapter that has more parameters than its budget; None if it has not."""
     budget, adapter = recipe.adapter.budget, recipe.adapter
     if budget is None:
-        return
+        return None
     base = known_base(recipe.base.model)
-    allowed = _allowed(recipe, base)
-    count = _count(recipe, adapter, base)
+    allowed, count = _allowed(recipe, base), _count(recipe, adapter, base)
     if count <= allowed:
-        return
+        return None
     convention = recipe.score.base_total
     total = ratio_denominator(base.shape.total, convention)
     found = f"the adapter has {count:,} parameters{_size(adapter)}, {count / total:.6g} of the {total:,} of the base"
     expected = f"at most {allowed:,}, which is {budget:g} by score.base_total={convention}"
-    raise SettingsError("adapter.budget", found, expected, _remedy(recipe, base, allowed))
-
-
-def exceeds_budget(recipe: Recipe) -> bool:
-    """Return whether the adapter of a recipe has more parameters than its budget."""
-    try:
-        require_budget(recipe)
-    except SettingsError:
-        return True
-    return False
+    return SettingsError("adapter.budget", found, expected, _remedy(recipe, base, allowed))
 
 
 def _allowed(recipe: Recipe, base: KnownBase) -> int:

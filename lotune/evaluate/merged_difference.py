@@ -1,0 +1,233 @@
+"""Which tensors of a merged model differ from its base, and the rank of each difference.
+
+Both checkpoints are read tensor by tensor, in blocks of rows, so that memory does not depend on their size.
+
+M, N: rows and columns of a weight. K: columns of a sketch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lotune.errors import ModelError
+from lotune.model.weight_files import weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK_NUMBERS = 1 << 23
+"""Numbers of a block of rows: 32 MB in float32."""
+EXACT_SIZE = 512
+"""Size of the smaller side of a matrix up to which all singular values are computed; larger ones are sketched."""
+SKETCH, SPARE = 192, 16
+"""Columns of a sketch, K, and how many of them have to be left over for a rank to be told."""
+CLEAR = 0.6, 2.0
+"""Where a rank can be told, no singular value is between these multiples of the largest one that rounding explains."""
+MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
+"""Bits of the fraction of a number, by dtype."""
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """A tensor of a merged model that differs from the base's.
+
+    The rank of the difference is between `rank` and `at_most`; they are equal if it can be told. Both are None for a
+    tensor that is no matrix, or whose shape has changed.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    precision: str
+    """The dtype whose numbers all of its values are."""
+    largest: float | None
+    """The largest change of a number; None if the shape has changed."""
+    rank: int | None = None
+    at_most: int | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the rank of the difference can be told."""
+        return self.rank is not None and self.rank == self.at_most
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The number of tensors that both checkpoints have, those that differ, and those that only one has."""
+
+    tensors: int
+    differences: tuple[TensorDifference, ...]
+    only_merged: tuple[str, ...]
+    only_base: tuple[str, ...]
+
+
+def compare_checkpoints(
+    merged: Path, base: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Comparison:
+    """Return the tensors in which a merged model differs from its base, by their names.
+
+    `progress` is told how many tensors of how many have been compared.
+
+    Raises: ModelError if one of them holds no safetensors, or if they have no tensor in common.
+    """
+    with ExitStack() as stack:
+        own, other = (_opened(folder, stack) for folder in (merged, base))
+        common = [name for name in own if name in other]
+        if not common:
+            found = f"has no tensor of {base}, such as {next(iter(other))}"
+            raise ModelError(str(merged), found, "a model made of this base")
+        differences: list[TensorDifference] = []
+        for done, name in enumerate(common, 1):
+            differences += _difference(name, own[name], other[name])
+            progress(done, len(common))
+        only = [tuple(sorted(one.keys() - two.keys())) for one, two in ((own, other), (other, own))]
+        return Comparison(len(common), tuple(differences), *only)
+
+
+def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Return the open file of each tensor of a model. Raises: ModelError if a file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    files: dict[str, Any] = {}
+    for path in weight_files(folder, str(folder)):
+        try:
+            file = stack.enter_context(safe_open(str(path), framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
+        files |= dict.fromkeys(file.keys(), file)
+    return files
+
+
+def _difference(name: str, own: Any, other: Any) -> Iterator[TensorDifference]:
+    """Yield the difference of a tensor of two files, if there is one.
+
+    Raises: ModelError if a number is not finite.
+    """
+    shape = tuple(own.get_slice(name).get_shape())
+    if shape != tuple(other.get_slice(name).get_shape()):
+        yield TensorDifference(name, shape, "", None)
+        return
+    pair = _Pair(name, own, other, shape)
+    largest, noise, precision = pair.survey()
+    if largest == 0:
+        return
+    rank, at_most = _rank(pair, noise, precision) if len(shape) == 2 else (None, None)
+    yield TensorDifference(name, shape, precision, largest, rank, at_most)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A tensor of two open files, read in blocks of rows."""
+
+    name: str
+    own: Any
+    other: Any
+    shape: tuple[int, ...]
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows of the merged tensor and of the base's, rounded to the coarser of their dtypes."""
+        import torch
+
+        rows = max(1, BLOCK_NUMBERS // max(1, prod(self.shape[1:])))
+        for first in range(0, self.shape[0] if self.shape else 1, rows):
+            pair = [self._read(file, first, rows) for file in (self.own, self.other)]
+            coarser = min((tensor.dtype for tensor in pair), key=_bits)
+            wide = torch.float64 if coarser == torch.float64 else torch.float32
+            yield pair[0].to(coarser).to(wide), pair[1].to(coarser).to(wide)
+
+    def _read(self, file: Any, first: int, rows: int) -> Tensor:
+        tensor: Tensor
+        tensor = file.get_slice(self.name)[first : first + rows] if self.shape else file.get_tensor(self.name)
+        return tensor
+
+    def differences(self, dtype: Any) -> Iterator[Tensor]:
+        """Yield rows of merged - base: (rows, N)."""
+        for own, other in self.blocks():
+            yield (own - other).to(dtype)
+
+    def survey(self) -> tuple[float, float, str]:
+        """Return the largest difference, the largest singular value that rounding explains, and the precision."""
+        import torch
+
+        largest, squares, stored = 0.0, dict.fromkeys(MANTISSA_BITS, 0.0), "float32"
+        holds = {name: getattr(torch, name) for name in ("bfloat16", "float16")}
+        for own, other in self.blocks():
+            if not bool(torch.isfinite(own).all() and torch.isfinite(other).all()):
+                raise ModelError(self.name, "holds numbers that are not finite", "finite weights")
+            largest = max(largest, float((own - other).abs().max()) if own.numel() else 0.0)
+            exponents = torch.frexp(own).exponent.double() - 1
+            for name, bits in MANTISSA_BITS.items():
+                # Rounding moves a number by half of the worth of its last bit at most.
+                squares[name] += float(torch.exp2(2 * (exponents - bits - 1))[own != 0].sum())
+            holds = {name: dtype for name, dtype in holds.items() if bool((own.to(dtype).to(own.dtype) == own).all())}
+            stored = str(own.dtype).removeprefix("torch.")
+        precision = next(iter(holds), stored)
+        rows, columns = (self.shape[0], self.shape[1]) if len(self.shape) == 2 else (1, 1)
+        # The norm of a matrix of independent errors: their size times the sum of the roots of its sides (Gaussian
+        # matrices; Vershynin 2010, arXiv 1011.3027, theorem 5.32).
+        return largest, sqrt(squares[precision] / max(1, rows * columns)) * (sqrt(rows) + sqrt(columns)), precision
+
+
+def _bits(dtype: Any) -> int:
+    return MANTISSA_BITS.get(str(dtype).removeprefix("torch."), 0)
+
+
+def _rank(pair: _Pair, noise: float, precision: str) -> tuple[int, int]:
+    """Return the smallest and the largest rank that a difference may have, beside rounding of this norm."""
+    import torch
+
+    # In float32, the computation itself errs by as much as a checkpoint in float32 does.
+    coarse = precision in ("bfloat16", "float16")
+    values, smaller = _singular_values(pair, torch.float32 if coarse else torch.float64), min(pair.shape)
+    at_most, least = (sum(value > factor * noise for value in values) for factor in CLEAR)
+    is_open = least == 0 or (len(values) < smaller and at_most > len(values) - SPARE)
+    return least, smaller if is_open else at_most
+
+
+def _singular_values(pair: _Pair, dtype: Any) -> list[float]:
+    """Return the singular values of a difference (M, N): all of them, or the K largest by a randomised sketch.
+
+    Source: Halko, Martinsson and Tropp, "Finding structure with randomness", 2011, arXiv 0909.4061, section 4.5.
+    """
+    import torch
+
+    rows, columns = pair.shape
+    if columns <= EXACT_SIZE:
+        triangle = torch.zeros(0, columns, dtype=dtype)
+        for block in pair.differences(dtype):
+            triangle = torch.linalg.qr(torch.cat([triangle, block]), mode="r").R  # (at most N, N)
+        return [float(value) for value in torch.linalg.svdvals(triangle)]
+    if rows <= EXACT_SIZE:
+        return [float(value) for value in torch.linalg.svdvals(torch.cat(list(pair.differences(dtype))))]
+    sketch = torch.randn(columns, SKETCH, dtype=dtype, generator=torch.Generator().manual_seed(0))  # (N, K)
+    for _ in range(2):
+        products = [block @ sketch for block in pair.differences(dtype)]
+        sketch = _project(pair, torch.linalg.qr(torch.cat(products)).Q).T  # (N, K)
+    return [float(value) for value in torch.linalg.svdvals(sketch)]
+
+
+def _project(pair: _Pair, basis: Tensor) -> Tensor:
+    """Return the product of a basis (M, K), transposed, and a difference (M, N): (K, N)."""
+    import torch
+
+    first, result = 0, torch.zeros(basis.shape[1], pair.shape[1], dtype=basis.dtype)
+    for block in pair.differences(basis.dtype):
+        result += basis[first : first + len(block)].T @ block
+        first += len(block)
+    return result
+
+
+def merged_ranks(comparison: Comparison, linear: Mapping[str, object]) -> tuple[dict[str, int], list[str]]:
+    """Return the rank of the difference of each linear layer that changed, and the other tensors that changed."""
+    ranks, others = {}, []
+    for difference in comparison.differences:
+        module = difference.name.removesuffix(".weight")
+        if module in linear and difference.rank is not None:
+            ranks[module] = difference.rank
+        else:
+            others.append(difference.name)
+    return ranks, others
