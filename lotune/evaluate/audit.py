@@ -166,7 +166,7 @@ def _about_merged_rank(evidence: Evidence, claimed: int) -> Iterator[str]:
         return
     least, at_most = (max(one) for one in zip(*ranks, strict=True))
     if not least <= claimed <= at_most:
-        found = f"rank {least}" if least == at_most else f"a rank from {least} to {at_most}"
+        found = f"rank {least}" if least == at_most else f"rank {least} or more"
         yield f"rank {claimed} is claimed, the changes of the weights have {found}"
 
 

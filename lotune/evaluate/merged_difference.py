@@ -26,8 +26,10 @@ EXACT_SIZE = 512
 """Size of the smaller side of a matrix up to which all singular values are computed; larger ones are sketched."""
 SKETCH, SPARE = 192, 16
 """Columns of a sketch, K, and how many of them have to be left over for a rank to be told."""
-CLEAR = 0.6, 2.0
-"""Where a rank can be told, no singular value is between these multiples of the largest one that rounding explains."""
+VISIBLE = 2.0
+"""A singular value counts if it is larger than this multiple of the largest one that rounding explains."""
+GAP = 1.0, 10.0
+"""A rank can be told if no singular value is between these multiples: a smaller one could hide in the rounding."""
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
 """Bits of the fraction of a number, by dtype."""
 
@@ -36,8 +38,8 @@ MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
 class TensorDifference:
     """A tensor of a merged model that differs from the base's.
 
-    The rank of the difference is between `rank` and `at_most`; they are equal if it can be told. Both are None for a
-    tensor that is no matrix, or whose shape has changed.
+    The rank of the difference is from `rank` to `at_most`; they are equal if it can be told beside the rounding. Both
+    are None for a tensor that is no matrix, or whose shape has changed.
     """
 
     name: str
@@ -183,9 +185,10 @@ def _rank(pair: _Pair, noise: float, precision: str) -> tuple[int, int]:
     # In float32, the computation itself errs by as much as a checkpoint in float32 does.
     coarse = precision in ("bfloat16", "float16")
     values, smaller = _singular_values(pair, torch.float32 if coarse else torch.float64), min(pair.shape)
-    at_most, least = (sum(value > factor * noise for value in values) for factor in CLEAR)
-    is_open = least == 0 or (len(values) < smaller and at_most > len(values) - SPARE)
-    return least, smaller if is_open else at_most
+    beside, least, clear = (sum(value > factor * noise for value in values) for factor in (GAP[0], VISIBLE, GAP[1]))
+    is_full = len(values) < smaller and beside > len(values) - SPARE  # the sketch has no room for more
+    is_told = 0 < least == beside == clear and not is_full
+    return least, least if is_told else smaller
 
 
 def _singular_values(pair: _Pair, dtype: Any) -> list[float]:

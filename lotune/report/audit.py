@@ -101,10 +101,8 @@ def _rank_of(one: TensorDifference) -> str:
         return "no matrix, so without a rank"
     if one.is_told:
         return f"rank {one.rank}"
-    if one.at_most == min(one.shape):
-        at_least = f"rank {one.rank} or more" if one.rank else "changes no larger than rounding"
-        return f"{at_least}; the rank cannot be told in {one.precision}"
-    return f"rank {one.rank} to {one.at_most}; it cannot be told exactly in {one.precision}"
+    seen = f"rank {one.rank} or more" if one.rank else "no larger than rounding"
+    return f"{seen}; the rank cannot be told in {one.precision}"
 
 
 def _explanation(explanation: Explanation) -> Iterator[str]:
