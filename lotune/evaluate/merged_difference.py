@@ -30,6 +30,8 @@ VISIBLE = 2.0
 """A singular value counts if it is larger than this multiple of the largest one that rounding explains."""
 GAP = 1.0, 10.0
 """A rank can be told if no singular value is between these multiples: a smaller one could hide in the rounding."""
+LARGEST_EXPONENT = 1100
+"""Beyond the exponents of all numbers, up to float64."""
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
 """Bits of the fraction of a number, by dtype."""
 
@@ -114,9 +116,9 @@ def _difference(name: str, own: Any, other: Any) -> Iterator[TensorDifference]:
         yield TensorDifference(name, shape, "", None)
         return
     pair = _Pair(name, own, other, shape)
-    largest, noise, precision = pair.survey()
-    if largest == 0:
+    if pair.is_equal():
         return
+    largest, noise, precision = pair.survey()
     rank, at_most = _rank(pair, noise, precision) if len(shape) == 2 else (None, None)
     yield TensorDifference(name, shape, precision, largest, rank, at_most)
 
@@ -152,26 +154,38 @@ class _Pair:
             yield (own - other).to(dtype)
 
     def survey(self) -> tuple[float, float, str]:
-        """Return the largest difference, the largest singular value that rounding explains, and the precision."""
+        """Return the largest difference, the largest singular value that rounding explains, and the precision.
+
+        Raises: ModelError if a number is not finite.
+        """
         import torch
 
-        largest, squares, stored = 0.0, dict.fromkeys(MANTISSA_BITS, 0.0), "float32"
+        largest, stored = 0.0, "float32"
         holds = {name: getattr(torch, name) for name in ("bfloat16", "float16")}
+        exponents = torch.zeros(2 * LARGEST_EXPONENT + 1, dtype=torch.int64)  # how many numbers have each
         for own, other in self.blocks():
             if not bool(torch.isfinite(own).all() and torch.isfinite(other).all()):
                 raise ModelError(self.name, "holds numbers that are not finite", "finite weights")
             largest = max(largest, float((own - other).abs().max()) if own.numel() else 0.0)
-            exponents = torch.frexp(own).exponent.double() - 1
-            for name, bits in MANTISSA_BITS.items():
-                # Rounding moves a number by half of the worth of its last bit at most.
-                squares[name] += float(torch.exp2(2 * (exponents - bits - 1))[own != 0].sum())
+            found = torch.frexp(own[own != 0]).exponent.to(torch.int64) - 1
+            exponents += torch.bincount(found + LARGEST_EXPONENT, minlength=len(exponents))
             holds = {name: dtype for name, dtype in holds.items() if bool((own.to(dtype).to(own.dtype) == own).all())}
             stored = str(own.dtype).removeprefix("torch.")
         precision = next(iter(holds), stored)
+        # Rounding moves a number by half of the worth of its last bit at most.
+        occurring = exponents.nonzero().flatten()
+        errors = torch.exp2(occurring.double() - LARGEST_EXPONENT - MANTISSA_BITS[precision] - 1)
+        squares = float((exponents[occurring] * errors.square()).sum())
         rows, columns = (self.shape[0], self.shape[1]) if len(self.shape) == 2 else (1, 1)
         # The norm of a matrix of independent errors: their size times the sum of the roots of its sides (Gaussian
         # matrices; Vershynin 2010, arXiv 1011.3027, theorem 5.32).
-        return largest, sqrt(squares[precision] / max(1, rows * columns)) * (sqrt(rows) + sqrt(columns)), precision
+        return largest, sqrt(squares / max(1, rows * columns)) * (sqrt(rows) + sqrt(columns)), precision
+
+    def is_equal(self) -> bool:
+        """Return whether both tensors have the same numbers."""
+        import torch
+
+        return all(torch.equal(own, other) for own, other in self.blocks())
 
 
 def _bits(dtype: Any) -> int:
