@@ -30,6 +30,8 @@ VISIBLE = 2.0
 """A singular value counts if it is larger than this multiple of the largest one that rounding explains."""
 GAP = 1.0, 10.0
 """A rank can be told if no singular value is between these multiples: a smaller one could hide in the rounding."""
+COMPUTED = 4.0
+"""Roundings that a change itself may hold, as it is the sum of products that are scaled."""
 LARGEST_EXPONENT = 1100
 """Beyond the exponents of all numbers, up to float64."""
 MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
@@ -162,20 +164,18 @@ class _Pair:
 
         largest, stored = 0.0, "float32"
         holds = {name: getattr(torch, name) for name in ("bfloat16", "float16")}
-        exponents = torch.zeros(2 * LARGEST_EXPONENT + 1, dtype=torch.int64)  # how many numbers have each
+        weights, changes = (torch.zeros(2 * LARGEST_EXPONENT + 1, dtype=torch.int64) for _ in range(2))
         for own, other in self.blocks():
             if not bool(torch.isfinite(own).all() and torch.isfinite(other).all()):
                 raise ModelError(self.name, "holds numbers that are not finite", "finite weights")
-            largest = max(largest, float((own - other).abs().max()) if own.numel() else 0.0)
-            found = torch.frexp(own[own != 0]).exponent.to(torch.int64) - 1
-            exponents += torch.bincount(found + LARGEST_EXPONENT, minlength=len(exponents))
+            change = own - other
+            largest = max(largest, float(change.abs().max()) if own.numel() else 0.0)
+            weights += _exponents(own)
+            changes += _exponents(change)
             holds = {name: dtype for name, dtype in holds.items() if bool((own.to(dtype).to(own.dtype) == own).all())}
             stored = str(own.dtype).removeprefix("torch.")
         precision = next(iter(holds), stored)
-        # Rounding moves a number by half of the worth of its last bit at most.
-        occurring = exponents.nonzero().flatten()
-        errors = torch.exp2(occurring.double() - LARGEST_EXPONENT - MANTISSA_BITS[precision] - 1)
-        squares = float((exponents[occurring] * errors.square()).sum())
+        squares = _squared_errors(weights, precision) + COMPUTED**2 * _squared_errors(changes, precision)
         rows, columns = (self.shape[0], self.shape[1]) if len(self.shape) == 2 else (1, 1)
         # The norm of a matrix of independent errors: their size times the sum of the roots of its sides (Gaussian
         # matrices; Vershynin 2010, arXiv 1011.3027, theorem 5.32).
@@ -186,6 +186,23 @@ class _Pair:
         import torch
 
         return all(torch.equal(own, other) for own, other in self.blocks())
+
+
+def _exponents(tensor: Tensor) -> Tensor:
+    """Return how many numbers of a tensor have each exponent, from -LARGEST_EXPONENT on; zeros are left out."""
+    import torch
+
+    found = torch.frexp(tensor[tensor != 0]).exponent.to(torch.int64) - 1
+    return torch.bincount(found + LARGEST_EXPONENT, minlength=2 * LARGEST_EXPONENT + 1)
+
+
+def _squared_errors(exponents: Tensor, precision: str) -> float:
+    """Return the sum of the squared errors of rounding, half of the worth of the last bit of each number."""
+    import torch
+
+    occurring = exponents.nonzero().flatten()
+    errors = torch.exp2(occurring.double() - LARGEST_EXPONENT - MANTISSA_BITS[precision] - 1)
+    return float((exponents[occurring] * errors.square()).sum())
 
 
 def _bits(dtype: Any) -> int:
