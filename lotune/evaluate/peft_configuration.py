@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from lotune.errors import ModelError
 from lotune.evaluate.adapter_layout import AdapterLayout, layout_of_ranks
 from lotune.model.known_bases import read_config
+from lotune.model.methods.target_names import matches_pattern
 from lotune.model.shapes import ModelShape
 
 
@@ -82,11 +82,8 @@ def peft_layout(config: PeftConfiguration, base: ModelShape) -> tuple[AdapterLay
         if parameters is None:
             return None, f"there is no formula for the parameters of {name} in modules_to_save"
         extra += parameters
-    try:
-        modules = [name for name in base.targets(config.target_modules) if _is_adapted(config, name)]
-        ranks = {name: _rank_of(config, name) for name in modules}
-    except re.error as error:
-        raise ModelError("adapter_config.json", f"holds a pattern that cannot be read: {error}") from None
+    modules = [name for name in base.targets(config.target_modules) if _is_adapted(config, name)]
+    ranks = {name: _rank_of(config, name) for name in modules}
     if config.use_dora:
         extra += sum(base.linear[name][1] for name in modules)  # a magnitude for each output
     return layout_of_ranks(base, ranks, extra), ""
@@ -96,7 +93,7 @@ def _is_adapted(config: PeftConfiguration, name: str) -> bool:
     """Return whether exclude_modules and layers_to_transform leave a module in."""
     excluded, layers = config.exclude_modules or [], config.layers_to_transform
     if isinstance(excluded, str):
-        if re.fullmatch(excluded, name):
+        if matches_pattern(excluded, name):
             return False
     elif any(name == one or name.endswith(f".{one}") for one in excluded):
         return False
@@ -108,7 +105,8 @@ def _is_adapted(config: PeftConfiguration, name: str) -> bool:
 
 def _rank_of(config: PeftConfiguration, name: str) -> int:
     """Return the rank of a module: that of the first pattern of rank_pattern that its name ends with."""
-    matching = (own for key, own in (config.rank_pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name))
+    patterns = (config.rank_pattern or {}).items()
+    matching = (own for key, own in patterns if matches_pattern(rf"(.*\.)?({key})", name))
     return next(matching, config.r)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,15 @@ def test_damaged_configurations(content: str, tmp_path: Path) -> None:
         read_peft_configuration(tmp_path / "adapter_config.json")
 
 
-def test_a_pattern_that_cannot_be_read() -> None:
-    content = json.loads('{"peft_type": "LORA", "target_modules": ["q_proj"], "rank_pattern": {"(": 3}}')
-    with pytest.raises(ModelError, match="cannot be read"):
-        peft_layout(PeftConfiguration.model_validate(content), CATALOGUE["llama-3-8b"].shape)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"rank_pattern": {"(": 3}}, "is not a pattern"),
+        ({"exclude_modules": "["}, "is not a pattern"),
+        ({"target_modules": "(.|..|...)*[!?]"}, "takes more than"),
+    ],
+)
+def test_patterns_that_cannot_be_read_or_take_for_ever(setting: dict[str, Any], message: str) -> None:
+    config = PeftConfiguration.model_validate({"peft_type": "LORA", "target_modules": ["q_proj"]} | setting)
+    with pytest.raises(ModelError, match=message):
+        peft_layout(config, CATALOGUE["llama-3-8b"].shape)

@@ -20,6 +20,8 @@ MINDFORMERS_NAMES: Mapping[str, str] = {
 }
 """MindFormers' name of each part of a Llama-like model, by Hugging Face's name."""
 ALL_LINEAR = "all-linear"
+PATTERN_SECONDS = 1.0
+"""Time that a regular expression may take for a name."""
 SHORT_FORMS: Mapping[str, str] = {name.removesuffix("_proj"): name for name in MINDFORMERS_NAMES if "_proj" in name}
 """The layer that a short form on the command line stands for: q, k, v, o, gate, down, up."""
 
@@ -36,7 +38,7 @@ def matching_names(linear: Collection[str], target_modules: str | Sequence[str])
     ['layers.0.self_attn.q_proj']
     """
     targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
-    match = _matches_pattern if isinstance(target_modules, str) else _matches_name
+    match = matches_pattern if isinstance(target_modules, str) else _matches_name
     hits = {target: [name for name in linear if match(target, name)] for target in targets}
     unmatched = [target for target, names in hits.items() if not names]
     if unmatched or not targets:
@@ -67,12 +69,24 @@ def read_targets(text: str) -> str | list[str]:
     return [SHORT_FORMS.get(name, name) for name in re.split(r"[,\s]+", text.strip()) if name]
 
 
-def _matches_pattern(pattern: str, name: str) -> bool:
+def matches_pattern(pattern: str, name: str) -> bool:
+    """Return whether a regular expression matches the whole name of a module, under either program's names.
+
+    Raises: ModelError if it is none, or if a name takes it longer than a second.
+
+    >>> matches_pattern(".*wq", "model.layers.0.self_attn.q_proj")
+    True
+    """
+    import regex
+
+    # Patterns come from files of others, too. `re` has no time limit, and some patterns take centuries.
     try:
-        return any(re.fullmatch(pattern, alias) for alias in (name, mindformers_name(name)))
-    except re.error as error:
+        return any(regex.fullmatch(pattern, alias, timeout=PATTERN_SECONDS) for alias in (name, mindformers_name(name)))
+    except regex.error as error:
         found = f"{pattern!r} is not a pattern: {error}"
-        raise ModelError("adapter.target_modules", found, "a regular expression, as in .*q_proj|.*v_proj") from None
+    except TimeoutError:
+        found = f"{pattern!r} takes more than {PATTERN_SECONDS:g} s for one name"
+    raise ModelError("adapter.target_modules", found, "a regular expression, as in .*q_proj|.*v_proj") from None
 
 
 def _matches_name(target: str, name: str) -> bool:
