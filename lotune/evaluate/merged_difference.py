@@ -30,6 +30,8 @@ VISIBLE = 2.0
 """A singular value counts if it is larger than this multiple of the largest one that rounding explains."""
 GAP = 1.0, 10.0
 """A rank can be told if no singular value is between these multiples: a smaller one could hide in the rounding."""
+PREFIXES = ("transformer.", "model.")
+"""What the names of the tensors begin with, in models whose head has a name beside it."""
 COMPUTED = 4.0
 """Roundings that a change itself may hold, as it is the sum of products that are scaled."""
 LARGEST_EXPONENT = 1100
@@ -81,10 +83,10 @@ def compare_checkpoints(
     Raises: ModelError if one of them holds no safetensors, or if they have no tensor in common.
     """
     with ExitStack() as stack:
-        own, other = (_opened(folder, stack) for folder in (merged, base))
+        own, other = _aligned(*(_opened(folder, stack) for folder in (merged, base)))
         common = [name for name in own if name in other]
         if not common:
-            found = f"has no tensor of {base}, such as {next(iter(other))}"
+            found = f"has no tensor of {base}, such as {next(iter(other), 'none')}"
             raise ModelError(str(merged), found, "a model made of this base")
         differences: list[TensorDifference] = []
         for done, name in enumerate(common, 1):
@@ -94,27 +96,54 @@ def compare_checkpoints(
         return Comparison(len(common), tuple(differences), *only)
 
 
-def _opened(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Return the open file of each tensor of a model. Raises: ModelError if a file is damaged."""
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in an open file."""
+
+    file: Any
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, from the header."""
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Return some rows; a tensor without dimensions is returned whole."""
+        rows: Tensor
+        rows = self.file.get_slice(self.name)[first : first + count] if self.shape else self.file.get_tensor(self.name)
+        return rows
+
+
+def _opened(folder: Path, stack: ExitStack) -> dict[str, _Stored]:
+    """Return each tensor of a model by name. Raises: ModelError if a file is damaged."""
     from safetensors import SafetensorError, safe_open
 
-    files: dict[str, Any] = {}
+    tensors: dict[str, _Stored] = {}
     for path in weight_files(folder, str(folder)):
         try:
             file = stack.enter_context(safe_open(str(path), framework="pt"))
         except (SafetensorError, OSError) as error:
             raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
-        files |= dict.fromkeys(file.keys(), file)
-    return files
+        tensors |= {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    return tensors
 
 
-def _difference(name: str, own: Any, other: Any) -> Iterator[TensorDifference]:
-    """Yield the difference of a tensor of two files, if there is one.
+def _aligned(own: dict[str, _Stored], other: dict[str, _Stored]) -> tuple[dict[str, _Stored], dict[str, _Stored]]:
+    """Return the tensors of two models with the same prefix; some published models lack it, such as GPT-2."""
+    for prefix in PREFIXES:
+        has = [any(name.startswith(prefix) for name in one) for one in (own, other)]
+        if has == [True, False]:
+            return own, {prefix + name: tensor for name, tensor in other.items()}
+        if has == [False, True]:
+            return {prefix + name: tensor for name, tensor in own.items()}, other
+    return own, other
 
-    Raises: ModelError if a number is not finite.
-    """
-    shape = tuple(own.get_slice(name).get_shape())
-    if shape != tuple(other.get_slice(name).get_shape()):
+
+def _difference(name: str, own: _Stored, other: _Stored) -> Iterator[TensorDifference]:
+    """Yield the difference of a tensor, if there is one. Raises: ModelError if a number is not finite."""
+    shape = own.shape
+    if shape != other.shape:
         yield TensorDifference(name, shape, "", None)
         return
     pair = _Pair(name, own, other, shape)
@@ -127,11 +156,11 @@ def _difference(name: str, own: Any, other: Any) -> Iterator[TensorDifference]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A tensor of two open files, read in blocks of rows."""
+    """A tensor of both models, read in blocks of rows."""
 
     name: str
-    own: Any
-    other: Any
+    own: _Stored
+    other: _Stored
     shape: tuple[int, ...]
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,15 +169,10 @@ class _Pair:
 
         rows = max(1, BLOCK_NUMBERS // max(1, prod(self.shape[1:])))
         for first in range(0, self.shape[0] if self.shape else 1, rows):
-            pair = [self._read(file, first, rows) for file in (self.own, self.other)]
+            pair = [tensor.rows(first, rows) for tensor in (self.own, self.other)]
             coarser = min((tensor.dtype for tensor in pair), key=_bits)
             wide = torch.float64 if coarser == torch.float64 else torch.float32
             yield pair[0].to(coarser).to(wide), pair[1].to(coarser).to(wide)
-
-    def _read(self, file: Any, first: int, rows: int) -> Tensor:
-        tensor: Tensor
-        tensor = file.get_slice(self.name)[first : first + rows] if self.shape else file.get_tensor(self.name)
-        return tensor
 
     def differences(self, dtype: Any) -> Iterator[Tensor]:
         """Yield rows of merged - base: (rows, N)."""

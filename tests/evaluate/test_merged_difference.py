@@ -140,6 +140,15 @@ def test_tensors_without_a_rank(tmp_path: Path) -> None:
     assert (found["embedding"].largest, found["embedding"].is_told) == (None, False)
 
 
+@pytest.mark.parametrize("names", [("h.0.w.weight", "transformer.h.0.w.weight"), ("model.w.weight", "w.weight")])
+def test_names_with_and_without_their_prefix(names: tuple[str, str], tmp_path: Path) -> None:
+    tensor = weight(30, 20)
+    write(tmp_path / "base", {names[0]: tensor, "other": torch.ones(2)})
+    write(tmp_path / "merged", {names[1]: tensor + low_rank(30, 20, 2, 1.0)})
+    [difference] = compare_checkpoints(tmp_path / "merged", tmp_path / "base").differences
+    assert (difference.name, difference.rank) == (max(names, key=len), 2)
+
+
 def test_damaged_models_are_refused(tmp_path: Path) -> None:
     base = write(tmp_path / "base", {"w": weight(20, 20)})
     with pytest.raises(ModelError, match=r"has no tensor of .*base, such as w"):
