@@ -23,19 +23,19 @@ class ClaimedRatio:
     def fits(self, count: int, total: int) -> bool:
         """Return whether the ratio is count / total, rounded or cut to the digits that were written.
 
-        >>> read_ratio("0.000424393").fits(3_407_872, 8_030_000_000), read_ratio("0.0004").fits(3, 4000)
-        (True, False)
+        >>> [read_ratio(text).fits(159, 10_000) for text in ("0.016", "0.015", "0.017", "159/10000")]
+        [True, True, False, True]
         """
-        difference = abs(Fraction(count, total) - self.value)
-        return difference < self.step if self.step else difference == 0
+        beyond = Fraction(count, total) - self.value
+        return -self.step / 2 <= beyond < self.step if self.step else beyond == 0
 
     def counts(self, total: int) -> tuple[int, int]:
         """Return the smallest and the largest number of parameters that have this ratio.
 
         >>> read_ratio("0.000424393").counts(8_030_000_000)
-        (3407868, 3407883)
+        (3407872, 3407883)
         """
-        low, high = (self.value - self.step) * total, (self.value + self.step) * total
+        low, high = (self.value - self.step / 2) * total, (self.value + self.step) * total
         return -(-low.numerator // low.denominator), high.numerator // high.denominator
 
 

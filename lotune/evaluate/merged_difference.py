@@ -26,6 +26,8 @@ EXACT_SIZE = 512
 """Size of the smaller side of a matrix up to which all singular values are computed; larger ones are sketched."""
 SKETCH, SPARE = 192, 16
 """Columns of a sketch, K, and how many of them have to be left over for a rank to be told."""
+MOST_TOLD = SKETCH - SPARE
+"""Largest rank of a difference that can be told of a large matrix."""
 VISIBLE = 2.0
 """A singular value counts if it is larger than this multiple of the largest one that rounding explains."""
 GAP = 1.0, 10.0

@@ -51,7 +51,10 @@ def known_base(name: str, *, hub: bool = True) -> KnownBase:
         return KnownBase(known, "catalogue", CATALOGUE[known].shape)
     if not hub:
         raise ModelError(name, "is not in the catalogue", _expected())
-    return _read_by_transformers(name, name, None)
+    try:
+        return _read_by_transformers(name, name, None)
+    except ModelError as error:
+        raise ModelError(name, error.found, f"{_expected()}, or a name on the hub") from None
 
 
 def read_config(path: Path, name: str) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from lotune.evaluate.adapter_layout import kind_of
 from lotune.evaluate.audit import Audit, Figures
 from lotune.evaluate.explanations import Explanation
-from lotune.evaluate.merged_difference import TensorDifference
+from lotune.evaluate.merged_difference import MOST_TOLD, TensorDifference
 
 SOURCES = {"catalogue": "from the catalogue", "config.json": "from its config.json", "transformers": "by transformers"}
 
@@ -91,7 +91,7 @@ def _differences(differences: Sequence[TensorDifference]) -> Iterator[str]:
     """Yield what changed in a merged model, the layers of a kind with equal findings in one line."""
     groups = Counter((kind_of(one.name), _rank_of(one)) for one in differences)
     for (kind, finding), count in groups.items():
-        yield f"changed: {kind} ({count} tensor{'s' if count > 1 else ''}): {finding}"
+        yield f"changed: {kind} ({count} {'tensor' if count == 1 else 'tensors'}): {finding}"
 
 
 def _rank_of(one: TensorDifference) -> str:
@@ -101,6 +101,8 @@ def _rank_of(one: TensorDifference) -> str:
         return "no matrix, so without a rank"
     if one.is_told:
         return f"rank {one.rank}"
+    if one.rank >= MOST_TOLD:
+        return f"rank {one.rank} or more"
     seen = f"rank {one.rank} or more" if one.rank else "no larger than rounding"
     return f"{seen}; the rank cannot be told in {one.precision}"
 

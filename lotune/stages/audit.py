@@ -188,10 +188,11 @@ def _merged_notes(comparison: Comparison, others: list[str], claim: Claim) -> tu
     """Return notes and contradictions about the tensors outside linear layers, and those that only one model has."""
     notes = [f"{len(comparison.differences)} of {comparison.tensors} tensors differ from the base"]
     for names, owner in ((comparison.only_merged, "merged model"), (comparison.only_base, "base")):
-        notes += [f"only the {owner} has {len(names)} tensors, such as {names[0]}"] if names else []
+        notes += [f"tensors that only the {owner} has: {len(names)}, such as {names[0]}"] if names else []
     if not others:
         return notes, []
-    found = f"{len(others)} tensors outside the linear layers differ, too, such as {others[0]}"
+    number = "1 tensor" if len(others) == 1 else f"{len(others)} tensors"
+    found = f"outside the linear layers, the merged model differs in {number}, such as {others[0]}"
     return (notes, [found]) if not claim.is_empty else ([*notes, found], [])
 
 
