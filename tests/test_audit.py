@@ -127,6 +127,27 @@ def test_an_adapter_without_a_known_base(models: Path, tmp_path: Path) -> None:
     assert "nothing is predicted" in audit(tmp_path / "adapter")["notes"][0]
 
 
+def test_tensors_tell_where_nothing_is_predicted(models: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    shutil.copytree(models / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": ["c_attn"]}))
+    result = audit(tmp_path / "adapter")
+    assert (result["predicted"], result["measured"]["parameters"]) == (None, COUNT)
+    assert "'c_attn' matches no linear module" in result["notes"][0]
+    assert "'c_attn' matches no linear module" in call("audit", file, status=2).stderr
+    fused = {"lora_A": np.zeros((8, 2048), "float32"), "lora_B": np.zeros((4096, 8), "float32")}
+    name = "base_model.model.model.layers.0.attention.wqkv"
+    save_file(
+        {f"{name}.{part}.weight": one for part, one in fused.items()}, str(file.parent / "adapter_model.safetensors")
+    )
+    result = audit(file.parent, "--base", "internlm2-1.8b")
+    assert (result["measured"]["ranks"], result["contradictions"]) == ([8], [])
+    assert "wqkv" in result["notes"][0]
+
+
 def test_a_merged_model(models: Path, small_base: Path) -> None:
     words = (models / "merged", "--base", small_base)
     result = audit(*words, "--rank", 3, "--targets", "q,v", "--count", COUNT)
@@ -232,7 +253,8 @@ def test_recipes(tmp_path: Path, small_base: Path, models: Path) -> None:
     [
         ([], "neither TARGET nor --base"),
         (["--base", "llama-3-8b", "--rank", "8"], "no --targets and no TARGET"),
-        (["--base", "llama-3-8b", "--rank", "8", "--targets", "q,x"], "'x' matches no linear module"),
+        (["--base", "llama-3-8b", "--rank", "8", "--targets", "q,x"], "--targets: 'x' matches no linear module"),
+        (["demo", "--targets", "c_attn"], "--targets: 'c_attn' matches no linear module"),
         (["--base", "llama-3-8b", "--count", "3M"], "the exact number of parameters"),
         (["--base", "llama-3-8b", "--ratio", "tiny"], "cannot read 'tiny'"),
         (["--base", "gpt2", "--rank", "8", "--targets", "lm_head"], "shares its weights with the embedding"),
@@ -278,3 +300,16 @@ def test_a_configuration_is_audited_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
     assert done.stdout.count('"contradictions": []') == len(commands)
+
+
+def test_names_from_outside_cannot_control_a_terminal(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    name = "base_model.model.layers.0.\x1b[31mq\u202e_proj"
+    tensors = {f"{name}.lora_A.weight": np.ones((2, 4), "float32"), f"{name}.lora_B.weight": np.ones((4, 2), "float32")}
+    save_file(tensors, str(tmp_path / "adapter_model.safetensors"))
+    shown = call("audit", tmp_path, "--base", "nano", status=1)
+    assert "␛[31mq‹U+202E›_proj" in shown.stdout
+    for text in (shown.stdout, shown.stderr, call("audit", tmp_path, "--base", "nano", "--json", status=1).stdout):
+        assert not {"\x1b", "\u202e"} & set(text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,34 @@ from lotune.text_display import print_visible
 TARGETS = "an adapter's folder, a merged model's folder, a recipe, adapter_config.json or a YAML of MindFormers"
 
 
+NO_BASE = "without a base, neither a number of parameters nor a ratio can be predicted"
+
+
 def audit(target: str | None, base: str | None, claim: Claim, options: RunOptions) -> Audit:
     """Return the audit of a target, or without one of the configuration that the claim describes; print it.
 
     Raises: SettingsError or ModelError if target or base cannot be read.
     """
     known = None if base is None else known_base(base)
-    result = audit_evidence(_described(known, claim) if target is None else _read(target, known, claim))
+    with _claimed_layers_as_option(claim):
+        described = _described(known, claim) if target is None else None
+    evidence = _read(target, known, claim) if target is not None else described
+    assert evidence is not None
+    with _claimed_layers_as_option(claim):
+        result = audit_evidence(evidence)
     if not options.json:
         print_visible("\n".join(audit_lines(result)))
     return result
+
+
+@contextmanager
+def _claimed_layers_as_option(claim: Claim) -> Iterator[None]:
+    """Name the option in an error about claimed layers that the base lacks."""
+    try:
+        yield
+    except ModelError as error:
+        where = error.where if claim.targets is None else "--targets"
+        raise ModelError(where, error.found, error.expected, error.remedy) from None
 
 
 def _described(base: KnownBase | None, claim: Claim) -> Evidence:
@@ -90,12 +109,30 @@ def _read_adapter(folder: Path, target: str, base: KnownBase | None, claim: Clai
     predicted = None
     if (folder / ADAPTER_CONFIG).is_file():
         config = read_peft_configuration(folder / ADAPTER_CONFIG)
-        base, predicted, more = _predict(config, base)
+        base, more = _implied_base(config.base_model_name_or_path, base)
+        predicted, more = (None, [*more, NO_BASE]) if base is None else _predicted_beside_tensors(config, base, shapes)
         notes += more
     else:
         notes.append(f"there is no {ADAPTER_CONFIG}, so nothing is predicted")
-    faults = misfits(shapes, base.shape) if base is not None else []
+    faults = misfits(shapes, base.shape) if base is not None and not _is_fused(shapes) else []
     return Evidence(target, "adapter", base, predicted, measured, claim, tuple(notes), tuple(faults))
+
+
+def _predicted_beside_tensors(
+    config: PeftConfiguration, base: KnownBase, shapes: Mapping[str, object]
+) -> tuple[AdapterLayout | None, list[str]]:
+    """Return what a configuration predicts, or why nothing is; the tensors tell even then."""
+    if _is_fused(shapes):
+        return None, ["nothing is predicted: the adapter changes layers in which InternLM 2 fuses several (wqkv)"]
+    try:
+        layout, reason = peft_layout(config, base.shape)
+    except ModelError as error:
+        layout, reason = None, error.found
+    return layout, [f"nothing is predicted: {reason}"] if reason else []
+
+
+def _is_fused(shapes: Mapping[str, object]) -> bool:
+    return any(name.endswith(".wqkv") for name in shapes)
 
 
 def _read_peft(path: Path, target: str, base: KnownBase | None, claim: Claim) -> Evidence:
@@ -109,7 +146,7 @@ def _predict(
     """Return the base of an adapter's configuration, the layout that it predicts, and notes where there is none."""
     base, notes = _implied_base(config.base_model_name_or_path, base)
     if base is None:
-        return None, None, [*notes, "without a base, neither a number of parameters nor a ratio can be predicted"]
+        return None, None, [*notes, NO_BASE]
     layout, reason = peft_layout(config, base.shape)
     return base, layout, [*notes, *([f"nothing is predicted: {reason}"] if reason else [])]
 
