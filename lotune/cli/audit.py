@@ -17,7 +17,7 @@ def audit(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="Adapter folder, merged model, recipe, adapter_config.json, or YAML of MindFormers.",
         ),
     ] = None,

@@ -166,6 +166,8 @@ COUNTS = [
     ("internlm-7b", 16, "wq,wo", 8_388_608),
     ("internlm-7b", 8, "all-linear", 19_988_480),
     ("internlm-7b", 8, "q,k,v,o,gate,up,down", 19_988_480),
+    ("internlm-7b", 8, "wq,wk,wv,wo,w1,w2,w3", 19_988_480),
+    ("internlm-7b", 8, "self_attn.q_proj attention.wo", 4_194_304),
 ]
 """Numbers of LoRA parameters in the contest: base, rank, layers."""
 

@@ -129,15 +129,16 @@ class _Carried:
         rate = tuning.learning_rate or 0
         self.keys |= {"lr_schedule.learning_rate", "optimizer.learning_rate"} if rate else set()
         take, optimizer, schedule = self._take, "optimizer", "lr_schedule"
+        ratio = take(f"{schedule}.warmup_ratio", float)
         betas: list[Any] = take(f"{optimizer}.betas", list) or [None, None]
         return {
             "epochs": take("runner_config.epochs", float),
-            "steps": take(f"{schedule}.total_steps", lambda steps: int(steps) if int(steps) > 0 else None),
             "optimizer": take(f"{optimizer}.type", lambda name: "adamw" if str(name).lower() in OPTIMIZERS else None),
             "learning_rate": tuning.learning_rate,
             "lr_schedule": take(f"{schedule}.type", lambda name: SCHEDULES.get(str(name))),
-            "warmup_ratio": take(f"{schedule}.warmup_ratio", float),
-            "warmup_steps": take(f"{schedule}.warmup_steps", int),
+            "warmup_ratio": ratio,
+            # There, the ratio prevails; here, the number does.
+            "warmup_steps": take(f"{schedule}.warmup_steps", int) if ratio is None else None,
             "min_lr_ratio": take(f"{schedule}.lr_end", lambda end: float(end) / rate if rate else None),
             "weight_decay": take(f"{optimizer}.weight_decay", float),
             "adam_beta1": take(f"{optimizer}.beta1", float) if betas[0] is None else float(betas[0]),
@@ -168,7 +169,9 @@ def _left(tuning: MindFormersTuning, used: set[str]) -> Iterator[Left]:
 
 def _reason(key: str) -> str:
     if key == "lr_schedule.total_steps":
-        return "the steps follow from the epochs"
+        return "length of the schedule alone; here it is that of the training, which follows from the epochs"
+    if key == "lr_schedule.warmup_steps":
+        return "warmup_ratio prevails there"
     if key == "train_dataset.data_loader.dataset_dir":
         return "lotune does not read MindRecord: name the rows that it was made from in data.train"
     return next((why for beginning, why in REASONS.items() if key.startswith(beginning)), "has no like in a recipe")

@@ -167,10 +167,16 @@ def test_a_recipe_of_llama(tmp_path: Path) -> None:
     tune = recipe.tune
     assert (recipe.base.model, recipe.base.dtype) == ("meta-llama/Meta-Llama-3-8B", "bfloat16")
     assert (tune.micro_batch_rows, tune.gradient_accumulation_steps) == (64, 1)
-    assert (tune.learning_rate, tune.lr_schedule, tune.warmup_steps, tune.steps) == (3e-4, "linear", 20, 900)
+    assert (tune.learning_rate, tune.lr_schedule, tune.warmup_steps, tune.steps) == (3e-4, "linear", 20, None)
     assert (tune.max_grad_norm, tune.gradient_checkpointing, tune.adam_beta2) == (0, True, 0.95)
     assert recipe.data.train == Path("rows/train.jsonl")
-    assert left == []
+    assert [(one.key, one.value) for one in left] == [("lr_schedule.total_steps", 900)]
+
+
+def test_the_ratio_of_the_warm_up_prevails_as_in_mindformers(tmp_path: Path) -> None:
+    values, left = recipe_of(write(tmp_path, changed(LLAMA, "lr_schedule.warmup_ratio", 0.1)))
+    assert (values["tune"]["warmup_ratio"], values["tune"].get("warmup_steps")) == (0.1, None)
+    assert ("lr_schedule.warmup_steps", 20, "warmup_ratio prevails there") in left
 
 
 def test_every_value_is_carried_or_left(tmp_path: Path) -> None:
