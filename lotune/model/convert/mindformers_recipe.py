@@ -158,7 +158,10 @@ class _Carried:
 def _left(tuning: MindFormersTuning, used: set[str]) -> Iterator[Left]:
     """Yield every value that has content and that the recipe does not hold."""
     for key, value in tuning.values.items():
-        if key not in used and value not in (None, "", [], {}):
+        # The usual file repeats the settings of a data set, by reference, in those of its task.
+        source = key.replace("_dataset_task.dataset_config.", "_dataset.")
+        is_repeated = source != key and tuning.values.get(source) == value
+        if key not in used and not is_repeated and value not in (None, "", [], {}):
             yield Left(key, value, _reason(key))
     if tuning.catalogued is None:
         yield Left("model.model_config.type", tuning.architecture, "not in the catalogue: check base.model")
@@ -170,6 +173,8 @@ def _left(tuning: MindFormersTuning, used: set[str]) -> Iterator[Left]:
 def _reason(key: str) -> str:
     if key == "lr_schedule.total_steps":
         return "length of the schedule alone; here it is that of the training, which follows from the epochs"
+    if key == "model.model_config.compute_dtype":
+        return "base.dtype is bfloat16, float32, or the faster of them (auto)"
     if key == "lr_schedule.warmup_steps":
         return "warmup_ratio prevails there"
     if key == "train_dataset.data_loader.dataset_dir":

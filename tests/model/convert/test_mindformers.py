@@ -155,6 +155,7 @@ def test_a_recipe_of_internlm(tmp_path: Path) -> None:
     assert by_key["load_checkpoint"].value == "/ckpt/internlm.ckpt"
     assert by_key["model.model_config.compute_dtype"].value == "float16"
     assert by_key["lr_schedule.total_steps"].value == -1
+    assert [key for key in by_key if key.startswith("train_dataset_task")] == ["train_dataset_task.type"]
     assert by_key["callbacks.1.save_checkpoint_steps"].value == 500
     assert "needs code of its own" in by_key["model.model_config.type"].why
     assert not {"model.model_config.pet_config.lora_rank", "seed", "optimizer.eps"} & by_key.keys()
