@@ -45,7 +45,10 @@ def test_five_checkpoints_are_evenly_spread_over_all_epochs(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "base", "count", "ratio"),
-    [("contest-phase1", "llama-3-8b", 3_407_872, 0.000424393), ("contest-phase2", "internlm-7b", 4_194_304, 0.000572914)],
+    [
+        ("contest-phase1", "llama-3-8b", 3_407_872, 0.000424393),
+        ("contest-phase2", "internlm-7b", 4_194_304, 0.000572914),
+    ],
 )
 def test_the_trained_parameters_are_those_of_the_contest(name: str, base: str, count: int, ratio: float) -> None:
     from lotune.evaluate.adapter_layout import lora_layout

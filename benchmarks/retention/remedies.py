@@ -37,7 +37,7 @@ class TaskSet:
     recipe: str
     """Name of a shipped recipe, or of the file that `init` writes."""
     settings: Settings
-    generated_rows: str = "400"
+    generated_rows: str = "600"
     """Generated rows in an epoch, where the model is trained on them."""
     own_rows: bool = True
     """Whether the rows are a file of `benchmarks.own_rows`; without it, the recipe generates them."""
@@ -95,7 +95,7 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained: 400 others in each epoch, or all of them in "
+        "1,000 generated rows of reading, on which the model is trained: 600 others in each epoch, or all of them in "
         "the single epoch of the demo",
         _replay("generator", 0, GENERATED_ROWS),
     ),

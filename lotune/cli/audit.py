@@ -47,7 +47,7 @@ def audit(
     results: list[Audit] = []
 
     def work() -> Audit:
-        from lotune.evaluate.claims import read_claim
+        from lotune.evaluate.audit_claims import read_claim
         from lotune.stages.audit import audit
 
         results.append(audit(target, base, read_claim(rank, targets, count, ratio), run_options(False, json, debug)))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lotune.errors import ModelError
 from lotune.evaluate.adapter_layout import AdapterLayout, describe_modules, lora_layout
-from lotune.evaluate.claims import Claim, conventions
+from lotune.evaluate.audit_claims import Claim, conventions
 from lotune.evaluate.explanations import Explanation, explain
 from lotune.evaluate.merged_difference import TensorDifference
 from lotune.model.known_bases import KnownBase

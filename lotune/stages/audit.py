@@ -13,7 +13,7 @@ from lotune.errors import ModelError, SettingsError
 from lotune.evaluate.adapter_layout import AdapterLayout, lora_layout
 from lotune.evaluate.adapter_tensors import WEIGHTS, measure_adapter, misfits
 from lotune.evaluate.audit import Audit, Evidence, audit_evidence
-from lotune.evaluate.claims import Claim
+from lotune.evaluate.audit_claims import Claim
 from lotune.evaluate.merged_difference import Comparison, compare_checkpoints, merged_ranks
 from lotune.evaluate.peft_configuration import PeftConfiguration, peft_layout, read_peft_configuration
 from lotune.model.convert.mindformers import is_mindformers, load_bounded_yaml, read_mindformers

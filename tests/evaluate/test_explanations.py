@@ -56,7 +56,7 @@ def test_simple_ones_come_first_and_the_list_is_bounded() -> None:
 )  # fmt: skip
 def test_every_published_ratio_is_explained_by_the_rounded_total(ratio: str, rank: int, targets: str) -> None:
     from lotune.contest.scores import PUBLISHED
-    from lotune.evaluate.claims import conventions, read_ratio
+    from lotune.evaluate.audit_claims import conventions, read_ratio
     from lotune.model.methods.target_names import read_targets
 
     claimed = read_ratio(ratio)

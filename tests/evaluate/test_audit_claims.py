@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lotune.errors import SettingsError
-from lotune.evaluate.claims import conventions, read_claim, read_count, read_ratio
+from lotune.evaluate.audit_claims import conventions, read_claim, read_count, read_ratio
 
 
 @pytest.mark.parametrize("text", ["4194304", "4,194,304", " 4_194_304 ", "4 194 304"])
