@@ -16,6 +16,7 @@ from lotune import __version__
 from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
+from lotune.cli.convert import convert
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.init import init
@@ -84,6 +85,7 @@ app.command(cls=RecipeCommand)(evaluate)
 app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
+app.command()(convert)
 app.command()(compare)
 app.command()(sample)
 app.command()(init)
