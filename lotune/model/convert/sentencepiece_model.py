@@ -196,18 +196,14 @@ def _unique_ids(pieces: Sequence[Piece]) -> dict[str, int]:
 
 def _prepare_texts(tokenizer: Tokenizer, vocabulary: Pieces) -> None:
     """Set how texts are normalised before, and how pieces become text again."""
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers import Regex, decoders, normalizers
 
     steps: list[Any] = [normalizers.Precompiled(vocabulary.normalization)] if vocabulary.normalization else []
     if vocabulary.removes_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if vocabulary.adds_space:
-        # Only at the beginning of a text, not after each special token in it.
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
-    else:
-        steps.append(normalizers.Replace(" ", SPACE))
-    if steps:
-        tokenizer.normalizer = normalizers.Sequence(steps)
+        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    # Not the pre-tokeniser Metaspace, which adds no space to a text that begins with one; SentencePiece does.
+    steps += [normalizers.Prepend(SPACE)] if vocabulary.adds_space else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     ends = [decoders.Strip(" ", 1, 0)] if vocabulary.adds_space else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ends]
