@@ -20,6 +20,7 @@ from lotune.cli.convert import convert
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.init import init
+from lotune.cli.merge import merge
 from lotune.cli.prepare import prepare
 from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
@@ -86,6 +87,7 @@ app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(convert)
+app.command()(merge)
 app.command()(compare)
 app.command()(sample)
 app.command()(init)

@@ -173,18 +173,14 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
     return model.eval()
 
 
-def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
+def merge(base: LoadedModel, adapter_folder: Path, *, force_base: bool = False) -> PreTrainedModel:
     """Return a new float32 model with the adapter merged into the weights; the base stays as it is.
 
     Raises: ModelError as `load_adapter` does, or if the method cannot be merged or a merged weight is not finite.
     """
-    method = METHODS[method_name(read_adapter_config(adapter_folder))]
-    if not method.mergeable:
-        raise ModelError(
-            str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
-        )
+    check_mergeable(adapter_folder)
     # In float32, so that only saving rounds.
-    adapted: Any = load_adapter(float32_copy(base), adapter_folder)
+    adapted: Any = load_adapter(float32_copy(base), adapter_folder, force_base=force_base)
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -192,6 +188,15 @@ def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
     assert isinstance(merged, PreTrainedModel)
     merged.eval().requires_grad_(False)
     return merged
+
+
+def check_mergeable(adapter_folder: Path) -> None:
+    """Raise ModelError if a folder holds no adapter, or one of a method that cannot be merged."""
+    method = METHODS[method_name(read_adapter_config(adapter_folder))]
+    if not method.mergeable:
+        raise ModelError(
+            str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
+        )
 
 
 def save_model(
