@@ -5,6 +5,7 @@ Names and configuration stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lotune.errors import ModelError
@@ -34,10 +35,16 @@ def read_huggingface(source: Path) -> ForeignModel:
             f"{source}/{CONFIG}", found, "a model that transformers knows", "lotune runs no code of a model"
         )
     config.pop("auto_map", None)
+    config.setdefault("architectures", [_architectures()[kind]])
     return ForeignModel(config, tensors_in_folder(source), source, [f"architecture: {kind}"], keeps_names=True)
 
 
 def _is_known(kind: str) -> bool:
+    return kind in _architectures()
+
+
+def _architectures() -> Mapping[str, str]:
+    """Return the causal language model of transformers for each `model_type`."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

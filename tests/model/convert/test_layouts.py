@@ -62,7 +62,12 @@ def test_a_converted_model_computes_what_the_foreign_one_computes(name: str, tmp
         computed = logits_of(model, ids)
         assert torch.allclose(computed, reference(ids), atol=1e-5, rtol=1e-5), (computed - reference(ids)).abs().max()
     generated = model.generate(
-        torch.tensor([IDS]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        torch.tensor([IDS]),
+        attention_mask=torch.ones(1, len(IDS)),
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     assert generated[0, len(IDS) :].tolist() == foreign.greedy(reference, IDS, 12)
 
