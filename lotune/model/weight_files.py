@@ -51,9 +51,11 @@ def weight_files_of_hub(name: str) -> tuple[Path, ...]:
         path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
-    config = find(CONFIG)
+    # Here a missing network raises an error, while `find` takes a file that cannot be fetched for one that is not there.
+    config_path = cached_file(name, CONFIG)
+    config = None if config_path is None else Path(config_path)
     if config is None:
-        raise OSError("it has no config.json")
+        raise FileNotFoundError("it has no config.json")
     if find(ADAPTER_CONFIG) is not None:
         raise ModelError(name, "holds an adapter", "a complete model", "download it, and give the folder")
     for file_name in _named_weights(read_object(config, name)):

@@ -23,7 +23,7 @@ from lotune.model.convert.sentencepiece_model import (
     read_sentencepiece,
     with_names,
 )
-from lotune.model.weight_files import read_object
+from lotune.model.weight_files import CONFIG, read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -71,6 +71,17 @@ def find_tokenizer(path: Path) -> Path | None:
     return next((file for file in (*named, *sorted(path.glob("*.model"))) if file.is_file()), None)
 
 
+def find_foreign_tokenizer(folder: Path) -> Path | None:
+    """Return the file of a model's tokeniser if it is in a layout that transformers itself does not read, or not alone.
+
+    transformers knows for each architecture how vocab.json with merges.txt and models of other names are meant.
+    """
+    if (folder / TOKENIZER_JSON).is_file() or (folder / "vocab.json").is_file():
+        return None
+    names = [name for name in FILE_NAMES if name not in (TOKENIZER_JSON, "vocab.json")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def layout_of(file: Path) -> TokenizerLayout:
     """Return the layout of a tokeniser's file. Raises: ModelError if it is of none."""
     try:
@@ -96,6 +107,8 @@ def read_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase, str]:
     if file is None:
         found = "has no tokeniser" if path.is_dir() else "does not exist"
         raise ModelError(str(path), found, ", ".join(FILE_NAMES), "name its file with --tokenizer")
+    if path.is_dir() and (path / CONFIG).is_file() and find_foreign_tokenizer(path) is None:
+        return _transformers_own(path), f"transformers' own ({file.name})"
     layout, config = layout_of(file), _config_beside(file)
     names = dict(_added_names(config))
     try:
@@ -114,6 +127,21 @@ def read_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase, str]:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles)
     fast.chat_template = _chat_template(file, config)
     return fast, layout.name
+
+
+def _transformers_own(folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokeniser of a model's folder as transformers reads it, which runs no code of the model.
+
+    Raises: ModelError if it needs code of its own or is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # the library raises Exception itself
+        found = f"its tokeniser cannot be read: {' '.join(str(error).split())[:200]}"
+        raise ModelError(str(folder), found, TOKENIZER_JSON, "name another file with --tokenizer") from None
+    return tokenizer
 
 
 def _config_beside(file: Path) -> dict[str, Any]:
