@@ -51,7 +51,7 @@ def weight_files_of_hub(name: str) -> tuple[Path, ...]:
         path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
-    # Here a missing network raises an error, while `find` takes a file that cannot be fetched for one that is not there.
+    # Here a missing network raises an error, while `find` takes a file that cannot be fetched for a missing one.
     config_path = cached_file(name, CONFIG)
     config = None if config_path is None else Path(config_path)
     if config is None:

@@ -100,7 +100,7 @@ class Header:
         """The size of a complete file.
 
         >>> Header(1, 8, 16, 1, 2, 2, 10, 4, True).file_bytes
-        3172
+        3232
         """
         return self.num_bytes + FLOAT_BYTES * sum(prod(shape) for _, shape in self.blocks())
 
