@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import ModelError
+from lotune.model.adapter_formats import PEFT_0_10, check_fits_peft_0_10, rewrite_in_peft_0_10
 from lotune.model.adapters import add_adapter, has_adapter
 from lotune.model.digest import weights_digest
 from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, silence_transformers
@@ -37,11 +38,18 @@ BASE_DIGEST = "lotune_base_weights"
 
 
 def save_adapter(
-    model: PeftModel, folder: Path, template_json: str | None = None, base: LoadedModel | None = None
+    model: PeftModel,
+    folder: Path,
+    template_json: str | None = None,
+    base: LoadedModel | None = None,
+    config_format: str = "peft",
 ) -> None:
     """Write adapter_config.json, adapter_model.safetensors and, if given, the prompt template.
 
-    With `base`, the metadata of the adapter's weights holds the digest of the base's weights.
+    With `base`, the metadata of the adapter's weights holds the digest of the base's weights. `config_format` is the
+    setting `adapter.format`.
+
+    Raises: ModelError if that format cannot hold the adapter.
     """
     from peft import get_peft_model_state_dict
 
@@ -56,6 +64,9 @@ def save_adapter(
         save_file(contiguous, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
         sort_metadata(temporary / ADAPTER_WEIGHTS)
         config.save_pretrained(str(temporary))
+        if config_format == PEFT_0_10:
+            check_fits_peft_0_10(config, "adapter.format")
+            rewrite_in_peft_0_10(temporary / ADAPTER_CONFIG)
         _write_template(temporary, template_json)
 
 
@@ -132,6 +143,8 @@ def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
     if method_name(config) != settings.method:
         found, name = f"is a {method_name(config)} adapter", method_name(config)
         raise ModelError(str(folder), found, f"adapter.method={settings.method}", f"adapter.method={name}")
+    if settings.format == PEFT_0_10:
+        check_fits_peft_0_10(config, f"adapter.init_from={folder}")
     saved = SavedAdapter(folder, config, _tensor_names(folder / ADAPTER_WEIGHTS))
     method = METHODS[settings.method]
     method.check_saved(saved)

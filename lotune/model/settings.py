@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from lotune.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -29,9 +31,21 @@ class AdapterSettings(Settings):
 
     tag_field: ClassVar[str] = "method"
 
+    formats: ClassVar[tuple[str, ...]] = ("peft",)
+    """The formats that adapters of the method can be written in."""
+
     method: str
     """How trainable parameters are added."""
+    format: Literal["peft", "peft-0.10"] = "peft"
+    """Format of adapter_config.json: peft, that of the installed PEFT, or peft-0.10, which PEFT 0.10 and later read."""
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None
     """Folder of a saved adapter in PEFT's format to continue from, which also determines shape and scale."""
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, value: str) -> str:
+        if value not in cls.formats:
+            raise ValueError(f"adapters of this method are written in the format {' or '.join(cls.formats)}")
+        return value
