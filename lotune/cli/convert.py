@@ -24,7 +24,10 @@ def convert(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Convert a model from the layout that it was published in to Hugging Face's, which base.model reads."""
+    """Convert a model from the layout that it was published in.
+
+    The new folder is in Hugging Face's layout, which base.model and --model read.
+    """
 
     def work() -> Any:
         from lotune.stages.convert import convert

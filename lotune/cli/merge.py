@@ -22,7 +22,10 @@ def merge(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Merge an adapter into its base, and check that the merged model computes what the two compute."""
+    """Merge an adapter into its base, and compare the two.
+
+    The folder is written only if the merged model computes what base and adapter compute.
+    """
 
     def work() -> Any:
         from lotune.stages.merge import merge
