@@ -95,7 +95,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("internlm2", "gemma3", "nanogpt")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES]
+)
 def test_a_family_goes_the_whole_way(family: str, tmp_path: Path, tokenizer: Path) -> None:
     base, adapter, merged = (tmp_path / name for name in ("base", "adapter", "merged"))
     source = FAMILIES[family](tmp_path)
