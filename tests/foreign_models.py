@@ -101,8 +101,28 @@ def write_llama2c(path: Path, weights: Weights, version: int, shared: bool) -> N
     path.write_bytes(header + b"".join(weight.numpy().astype("<f4").tobytes() for weight in order))
 
 
+def write_meta(folder: Path, weights: Weights, parts: int, embedding_dimension: int) -> None:
+    """Write the weights as Meta publishes them, divided among files, with the embedding along a dimension."""
+    folder.mkdir()
+    params = {name: LLAMA2C_SIZES[name] for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+    (folder / "params.json").write_text(json.dumps({**params, "norm_eps": 1e-5, "vocab_size": -1, "multiple_of": 8}))
+    files: list[Weights] = [{"rope.freqs": torch.ones(2)} for _ in range(parts)]
+    for name, weight in weights.items():
+        layer, _, kind = name.rpartition(".")
+        module = (
+            "attention." if kind in ("wq", "wk", "wv", "wo") else "feed_forward." if kind in ("w1", "w2", "w3") else ""
+        )
+        full = f"layers.{layer}.{module}{kind}.weight" if layer else f"{kind}.weight"
+        dimension = {"wo": 1, "w2": 1, "tok_embeddings": embedding_dimension}.get(kind, 0)
+        pieces = [weight] * parts if weight.ndim == 1 else weight.chunk(parts, dimension)
+        for file, piece in zip(files, pieces, strict=True):
+            file[full] = piece.clone()
+    for number, file in enumerate(files):
+        torch.save(file, folder / f"consolidated.{number:02d}.pth")
+
+
 def llama2c_logits(weights: Weights) -> Logits:
-    """The forward pass of llama2.c: neighbouring pairs of a head are rotated."""
+    """The forward pass of llama2.c and of Meta's Llama: neighbouring pairs of a head are rotated."""
     heads, key_heads = LLAMA2C_SIZES["n_heads"], LLAMA2C_SIZES["n_kv_heads"]
     size = LLAMA2C_SIZES["dim"] // heads
 

@@ -16,7 +16,7 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder to write.")],
     layout: Annotated[
         str | None,
-        typer.Option(help="Layout of the source: internlm, llama2c, nanogpt or huggingface. Default: recognised."),
+        typer.Option(help="Layout: internlm, meta, llama2c, nanogpt or huggingface. Default: recognised."),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File or folder of its tokeniser. Default: beside the model.")

@@ -13,9 +13,11 @@ from lotune.model.convert.foreign import ForeignModel
 from lotune.model.convert.huggingface import read_huggingface, recognise_huggingface
 from lotune.model.convert.internlm import read_internlm, recognise_internlm
 from lotune.model.convert.llama2c import read_llama2c, recognise_llama2c
+from lotune.model.convert.meta import read_meta, recognise_meta
 from lotune.model.convert.nanogpt import read_nanogpt, recognise_nanogpt
 from lotune.model.convert.tokenizer_files import read_tokenizer
 from lotune.model.convert.writing import write_model
+from lotune.model.loading import one_line
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ def _convert_model(
 
     Raises: ModelError if it is damaged, does not fit its configuration, or has no tokeniser.
     """
-    model = read(source)
+    try:
+        model = read(source)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        found = f"its settings are those of no model: {one_line(error)}"
+        raise ModelError(str(source), found, "sizes that fit together", "take another copy of the model") from error
     path = tokenizer_path or model.tokenizer
     if path is None:
         found, remedy = "has no tokeniser beside it", "name its file with --tokenizer"
@@ -74,6 +80,7 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         _model_layout("internlm", "InternLM 1, 2 and 2.5", recognise_internlm, read_internlm),
+        _model_layout("meta", "Llama 2 and 3 with params.json and consolidated.*.pth", recognise_meta, read_meta),
         _model_layout("llama2c", "llama2.c's .bin, version 0 or 1", recognise_llama2c, read_llama2c),
         _model_layout("nanogpt", "nanoGPT's ckpt.pt", recognise_nanogpt, read_nanogpt),
         _model_layout("huggingface", "pytorch_model.bin or another tokeniser", recognise_huggingface, read_huggingface),

@@ -122,6 +122,15 @@ NAMES = {
 """Names in transformers of the weights of llama2.c; {} is the number of the layer."""
 
 
+def llama_name(block: str, layer: int) -> str:
+    """Return the name in transformers of a weight of Meta's Llama and llama2.c, nothing for an unknown one.
+
+    >>> llama_name("w2", 3)
+    'model.layers.3.mlp.down_proj.weight'
+    """
+    return NAMES.get(block, "").format(layer)
+
+
 def recognise_llama2c(source: Path) -> str:
     """Return what a source is if it is a checkpoint of llama2.c; else nothing."""
     header = _header(source)
@@ -212,7 +221,7 @@ def _tensors(source: Path, header: Header) -> Iterator[StoredTensor]:
         for layer in range(shape[0] if layered else 1):
             offset = start + layer * FLOAT_BYTES * prod(tensor_shape)
             read = partial(_read, source, offset, tensor_shape)
-            tensor = StoredTensor(NAMES[block].format(layer), tensor_shape, torch.float32, read)
+            tensor = StoredTensor(llama_name(block, layer), tensor_shape, torch.float32, read)
             heads = {"wq": header.heads, "wk": header.key_heads}.get(block)
             yield tensor if heads is None else tensor.changed(tensor.name, partial(half_split, heads=heads))
 

@@ -49,6 +49,10 @@ def make(name: str, folder: Path) -> tuple[Path, foreign.Logits]:
         prefix = "_orig_mod." if options[0] == "bias" else ""
         foreign.write_nanogpt(folder / "ckpt.pt", weights, options[0] == "bias", prefix)
         return folder / "ckpt.pt", foreign.nanogpt_logits(weights)
+    if kind == "meta":
+        weights = foreign.llama2c_weights(False)
+        foreign.write_meta(folder / "source", weights, int(options[0]), int(options[1]))
+        return folder / "source", foreign.llama2c_logits(weights)
     config = foreign.INTERNLM1 if kind == "internlm1" else foreign.INTERNLM2
     weights = foreign.internlm_weights(config)
     foreign.write_internlm(folder / "source", config, weights, options[0])
@@ -58,7 +62,7 @@ def make(name: str, folder: Path) -> tuple[Path, foreign.Logits]:
 NAMES = (
     *("llama2c-v0-shared", "llama2c-v0-separate", "llama2c-v1-shared", "llama2c-v1-separate"),
     *("nanogpt-bias", "nanogpt-plain", "internlm1-bin", "internlm1-safetensors", "internlm2-bin"),
-    "internlm2-safetensors",
+    *("internlm2-safetensors", "meta-1-0", "meta-2-0", "meta-2-1"),
 )
 
 
@@ -263,6 +267,9 @@ WQKV = "model.layers.0.attention.wqkv.weight"
         ("internlm2", put(["InternLM2ForRewardModel"], "config", "architectures"), "InternLM2ForRewardModel"),
         ("internlm1", put(10**9, "config", "num_hidden_layers"), "names 1000000000 layers"),
         ("internlm1", put(-1, "config", "hidden_size"), "hidden_size is -1"),
+        ("internlm1", put("dynamic", "config", "rotary"), "settings are those of no model"),
+        ("internlm2", put({"type": "linear", "factor": "x"}, "config", "rope_scaling"), "settings are those of no model"),
+        ("internlm2", put(7, "config", "num_key_value_heads"), "rows"),
         ("internlm1", put(torch.tensor([float("inf")] * 32), "weights", "model.norm.weight"), "not finite"),
     ],
 )  # fmt: skip
@@ -271,6 +278,32 @@ def test_faulty_sources_are_refused(
 ) -> None:
     source = changed(name, change)(tmp_path)
     refused(source, tmp_path, tokenizer, found, name.rstrip("12"))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"use_scaled_rope": True}, "scales its positions"),
+        ({"n_heads": 0}, "n_heads is 0"),
+        ({"n_layers": 10**9}, "names 1000000000 layers"),
+        ({"dim": 24}, "has the shape"),
+        ({"rope_theta": "high"}, "settings are those of no model"),
+        ({"n_kv_heads": [2]}, "settings are those of no model"),
+    ],
+)
+def test_faulty_parameters_of_meta_are_refused(
+    change: dict[str, Any], found: str, tmp_path: Path, tokenizer: Path
+) -> None:
+    source, _ = make("meta-1-0", tmp_path)
+    params = json.loads((source / "params.json").read_text())
+    (source / "params.json").write_text(json.dumps(params | change))
+    refused(source, tmp_path, tokenizer, found)
+
+
+def test_a_missing_part_of_meta_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    source, _ = make("meta-2-0", tmp_path)
+    (source / "consolidated.00.pth").unlink()
+    refused(source, tmp_path, tokenizer, "has the shape")
 
 
 @pytest.mark.parametrize("target", ["../outside.bin", "/etc/passwd", "model.pt", "sub/part.bin"])
