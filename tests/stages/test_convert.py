@@ -90,6 +90,12 @@ def test_a_folder_with_pickled_weights_names_the_command(small_base: Path, tmp_p
     call("convert", folder, tmp_path / "base")
     converted = load_model(BaseSettings(model=str(tmp_path / "base"), dtype="float32"), "cpu").model
     assert all(torch.equal(weights[name], weight) for name, weight in converted.state_dict().items())
+    assert (tmp_path / "base" / "generation_config.json").is_file()
+    del weights["model.norm.weight"]
+    torch.save(weights, folder / "pytorch_model.bin")
+    error = call("convert", folder, tmp_path / "other", status=2).stderr
+    assert "lacks 1 weights, such as model.norm.weight" in error
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("layout", ["llama2.c", "gpt2", "transformers"])

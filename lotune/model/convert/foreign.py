@@ -60,7 +60,7 @@ class ForeignModel:
     `config` is the content of config.json. `tensors` have the names that transformers gives them. `tokenizer` is the
     file or folder of its tokeniser, None if none was found.
     `notes` say what was found and decided. `keeps_names` says that the tensors keep names that transformers translates
-    when it loads them, as those of an older version of it.
+    when it loads them, as those of an older version of it. `generation` is the content of generation_config.json.
     """
 
     config: Mapping[str, Any]
@@ -68,6 +68,7 @@ class ForeignModel:
     tokenizer: Path | None = None
     notes: Sequence[str] = ()
     keeps_names: bool = False
+    generation: Mapping[str, Any] | None = None
 
     @property
     def vocab_size(self) -> int:

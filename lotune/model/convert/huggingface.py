@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lotune.errors import ModelError
 from lotune.model.convert.foreign import ForeignModel
-from lotune.model.convert.sources import has_weights, tensors_in_folder
+from lotune.model.convert.sources import generation_config, has_weights, tensors_in_folder
 from lotune.model.weight_files import CONFIG, read_object
 
 
@@ -36,7 +36,8 @@ def read_huggingface(source: Path) -> ForeignModel:
         )
     config.pop("auto_map", None)
     config.setdefault("architectures", [_architectures()[kind]])
-    return ForeignModel(config, tensors_in_folder(source), source, [f"architecture: {kind}"], keeps_names=True)
+    notes = [f"architecture: {kind}"]
+    return ForeignModel(config, tensors_in_folder(source), source, notes, True, generation_config(source))
 
 
 def _is_known(kind: str) -> bool:

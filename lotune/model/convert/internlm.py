@@ -17,7 +17,7 @@ import torch
 
 from lotune.errors import ModelError
 from lotune.model.convert.foreign import ForeignModel, StoredTensor
-from lotune.model.convert.sources import has_weights, tensors_in_folder
+from lotune.model.convert.sources import generation_config, has_weights, tensors_in_folder
 from lotune.model.weight_files import CONFIG, read_object
 
 ARCHITECTURES = {"internlm": "InternLMForCausalLM", "internlm2": "InternLM2ForCausalLM"}
@@ -74,7 +74,7 @@ def read_internlm(source: Path) -> ForeignModel:
         stored = [tensor for tensor in stored if tensor.name != "lm_head.weight"]
     notes = [f"rope scaling: {llama['rope_parameters']['rope_type']}"]
     notes += ["biases on the projections of the attention"] if llama["attention_bias"] else []
-    return ForeignModel(llama, stored, source, notes)
+    return ForeignModel(llama, stored, source, notes, generation=generation_config(source))
 
 
 def _llama_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from lotune.errors import ModelError
 from lotune.model.convert.foreign import StoredTensor
 from lotune.model.loading import one_line
+from lotune.model.token_ids import GENERATION
 from lotune.model.weight_files import INDEX, WEIGHTS, is_inside, read_object, weight_files
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -38,6 +39,11 @@ def tensors_in_folder(folder: Path) -> list[StoredTensor]:
 def has_weights(folder: Path) -> bool:
     """Return whether a folder holds weights that `tensors_in_folder` reads."""
     return any((folder / name).is_file() for name in (WEIGHTS, INDEX, BIN, BIN_INDEX))
+
+
+def generation_config(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a folder's generation_config.json, such as the tokens that end an answer; None without."""
+    return read_object(folder / GENERATION, str(folder)) if (folder / GENERATION).is_file() else None
 
 
 def load_pickled(path: Path) -> Any:

@@ -15,6 +15,8 @@ from lotune.errors import ModelError
 from lotune.files import to_json
 from lotune.model.checkpoints import atomic_folder
 from lotune.model.convert.foreign import ForeignModel, StoredTensor, check_tensors
+from lotune.model.loading import loading_errors_as_model_errors, silence_transformers
+from lotune.model.token_ids import GENERATION
 from lotune.model.weight_files import CONFIG, INDEX, WEIGHTS
 
 if TYPE_CHECKING:
@@ -53,8 +55,24 @@ def write_model(
     with atomic_folder(target, sum(tensor.num_bytes for tensor in model.tensors)) as temporary:
         files = _write_shards(model.tensors, temporary, shard_bytes)
         (temporary / CONFIG).write_bytes(_indented({**config, "dtype": dtype}))
+        if model.generation is not None:
+            (temporary / GENERATION).write_bytes(_indented(model.generation))
         tokenizer.save_pretrained(str(temporary))
+        _check_complete(temporary, where)
     return Written(sum(tensor.num_elements for tensor in model.tensors), files, dtype)
+
+
+def _check_complete(folder: Path, where: str) -> None:
+    """Raise ModelError if transformers misses weights in a folder; on the meta device, so that none of them is read."""
+    from transformers import AutoModelForCausalLM
+
+    with silence_transformers(), loading_errors_as_model_errors(where, False):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, device_map={"": "meta"}
+        )
+    if missing := sorted(loaded[1]["missing_keys"]):
+        found = f"lacks {len(missing)} weights, such as {missing[0]}"
+        raise ModelError(where, found, "a complete model", "download the missing files again")
 
 
 def _with_special_ids(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -268,7 +268,7 @@ WQKV = "model.layers.0.attention.wqkv.weight"
         ("internlm1", put(10**9, "config", "num_hidden_layers"), "names 1000000000 layers"),
         ("internlm1", put(-1, "config", "hidden_size"), "hidden_size is -1"),
         ("internlm1", put("dynamic", "config", "rotary"), "settings are those of no model"),
-        ("internlm2", put({"type": "linear", "factor": "x"}, "config", "rope_scaling"), "settings are those of no model"),
+        ("internlm2", put({"type": "linear", "factor": "x"}, "config", "rope_scaling"), "are those of no model"),
         ("internlm2", put(7, "config", "num_key_value_heads"), "rows"),
         ("internlm1", put(torch.tensor([float("inf")] * 32), "weights", "model.norm.weight"), "not finite"),
     ],
