@@ -101,8 +101,8 @@ def _write_shards(tensors: Sequence[StoredTensor], folder: Path, shard_bytes: in
         path, read = folder / f"part-{number}", {}
         for tensor in shard:
             # safetensors holds each tensor in full, so views of one storage become copies.
-            read[tensor.name] = tensor.read().contiguous().clone()
-            if not torch.isfinite(read[tensor.name]).all():
+            read[tensor.name] = tensor.read().clone(memory_format=torch.contiguous_format)
+            if not _is_finite(read[tensor.name]):
                 raise ModelError(
                     tensor.name, "holds numbers that are not finite", "finite weights", "take another copy"
                 )
@@ -120,6 +120,16 @@ def _write_shards(tensors: Sequence[StoredTensor], folder: Path, shard_bytes: in
     total = sum(tensor.num_bytes for tensor in tensors)
     (folder / INDEX).write_bytes(_indented({"metadata": {"total_size": total}, "weight_map": weight_map}))
     return len(parts)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Return whether all numbers of a tensor are finite.
+
+    >>> _is_finite(torch.tensor([1.0, -2.0])), _is_finite(torch.tensor([1.0, torch.nan])), _is_finite(torch.zeros(0))
+    (True, False, True)
+    """
+    # Least and largest tell it, as both are NaN if one number is; torch.isfinite makes copies of the whole tensor.
+    return not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _shards(tensors: Iterable[StoredTensor], shard_bytes: int) -> Iterator[list[StoredTensor]]:
