@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import foreign_models as foreign
 import pytest
 from test_docs import PAGES, ROOT, commands, fenced, page_name
 from typer.testing import CliRunner
@@ -30,6 +31,9 @@ NOT_RUN = {
     ".venv/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu": "needs the network",
     "pip install torch --index-url https://download.pytorch.org/whl/cpu": "needs the network",
     "pip install .": "needs the network",
+    "pip install '.[convert]'": "needs the network",
+    "HF_ENDPOINT=https://hf-mirror.com lotune run recipes/mine.yaml base.model=Qwen/Qwen2.5-0.5B": "needs the network",
+    "modelscope download --model Qwen/Qwen2.5-0.5B --local_dir qwen": "needs the network",
     "pip install '.[quantize]'": "needs the network",
     "pip install '.[tensorboard]'": "needs the network",
     "pip install '.[vllm]'": "needs the network",
@@ -179,6 +183,8 @@ def files_of(words: list[str]) -> Iterator[str]:
     }
     if out := value_of("--out", words):
         yield out
+    elif {"convert", "merge"} & set(words):
+        yield f"{words[3]}/config.json"
     elif "init" in words:
         yield Path(words[-1]).with_suffix(".yaml").name
     elif "scripts/reference.py" in words:
@@ -206,7 +212,8 @@ def promise(words: list[str]) -> str:
         )
     patterns = {
         "run": r"VALID: \w+ ", "init": "⟦", "compare": "is better|cannot tell", "head": '"answer":', "chat": "> |\\w",
-        "generate": r"\w", "pip": "torch==", "audit": "base: .* parameters",
+        "convert": "written: ", "merge": "check: passed on 32 rows", "audit": "base: .* parameters",
+        "generate": r"\w", "pip": "torch==",
     }  # fmt: skip
     if "evaluate" in words and "--model" in words:
         by_task = {"reading": "contest_f1", "text": "bits per byte", "arithmetic": "accuracy", "choice": "accuracy"}
@@ -241,6 +248,23 @@ def write_inputs(folder: Path, base: Path) -> None:
     question = {"id": "1", "question": "Who wrote it?", "answers": [{"text": "Lu Xun", "answer_start": 0}]}
     passage = {"context": "Lu Xun wrote the story.", "qas": [question]}
     (folder / "dev-v1.1.json").write_text(json.dumps({"data": [{"title": "it", "paragraphs": [passage]}]}))
+    write_foreign_models(folder)
+
+
+def write_foreign_models(folder: Path) -> None:
+    """Write models in the layouts that they are published in, with random weights."""
+    tokens = foreign.llama2c_tokens([(" ", -1.0)])
+    config = {**foreign.INTERNLM1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    foreign.write_internlm(folder / "internlm-7b", config, foreign.internlm_weights(config), "bin")
+    for name in ("internlm-7b/tokenizer.bin", "tok320.bin"):
+        foreign.write_llama2c_tokenizer(folder / name, tokens)
+    foreign.write_llama2c(folder / "stories.bin", foreign.llama2c_weights(True), 1, True)
+    foreign.write_nanogpt(folder / "ckpt.pt", foreign.nanogpt_weights(False), False)
+    (folder / "gpt2").mkdir()
+    characters = [chr(number) for number in (*range(33, 127), *range(161, 173), *range(174, 324))]
+    vocabulary = {character: number for number, character in enumerate([*characters, "<|endoftext|>"])}
+    (folder / "gpt2" / "encoder.json").write_text(json.dumps(vocabulary))
+    (folder / "gpt2" / "vocab.bpe").write_text("#version: 0.2\n")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,11 @@ from lotune.cli.audit import audit
 from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
+from lotune.cli.convert import convert
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.init import init
+from lotune.cli.merge import merge
 from lotune.cli.prepare import prepare
 from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
@@ -85,6 +87,8 @@ app.command(cls=RecipeCommand)(evaluate)
 app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
+app.command()(convert)
+app.command()(merge)
 app.command()(compare)
 app.command()(audit)
 app.command()(sample)

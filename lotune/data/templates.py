@@ -59,7 +59,7 @@ class Template:
         r"""Return the text before each answer, from the end of the answer before it, and the answer.
 
         >>> TEMPLATES["qa"].render_conversation(Conversation(("Who?", "Where?"), ("I.",), system="Be brief."))
-        [('Be brief.\n\nWho? ## ', 'I.'), ('Where? ## ', '')]
+        [('Be brief.\n\nWho?##', 'I.'), ('Where?##', '')]
         """
         head = f"{conversation.system}\n\n" if conversation.system else ""
         follow_up = self.follow_up or self.without_input
@@ -72,7 +72,7 @@ class Template:
         """Return the whole prompt.
 
         >>> TEMPLATES["qa"].render("Where is Kunming?")
-        'Where is Kunming? ## '
+        'Where is Kunming?##'
         """
         return "".join(self.parts(instruction, input))
 
@@ -129,10 +129,17 @@ TEMPLATES: dict[str, Template] = {
         follow_up="\n\n### Input:\n{instruction}\n\n### Response:",
     ),
     "plain": Template(name="plain", without_input="{instruction}", with_input="{instruction}{input}"),
-    "qa": Template(name="qa", without_input="{instruction} ## ", with_input="{instruction}{input} ## "),
+    "qa": Template(name="qa", without_input="{instruction}##", with_input="{instruction}{input}##"),
+    "internlm": Template(
+        name="internlm",
+        without_input="<|User|>:{instruction}<eoh>\n<|Bot|>:",
+        with_input="<|User|>:{instruction}\n{input}<eoh>\n<|Bot|>:",
+        follow_up="\n<|User|>:{instruction}<eoh>\n<|Bot|>:",
+    ),
 }
 """Stanford Alpaca's format; the contest's retention prompt (instruction: the passage, input: the question); the texts
-alone; and the format of a question-answering GPT."""
+alone; the format of a question-answering GPT, whose separator is one token of GPT-2 (2235); and the turns of
+InternLM-chat."""
 
 
 def template_named(name: str) -> Template:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.disk_space import disk_full_as_run_error
 from lotune.errors import ModelError
+from lotune.model.adapter_formats import PEFT_0_10, check_fits_peft_0_10, rewrite_in_peft_0_10
 from lotune.model.adapters import add_adapter, has_adapter
 from lotune.model.digest import weights_digest
 from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, silence_transformers
@@ -37,11 +38,18 @@ BASE_DIGEST = "lotune_base_weights"
 
 
 def save_adapter(
-    model: PeftModel, folder: Path, template_json: str | None = None, base: LoadedModel | None = None
+    model: PeftModel,
+    folder: Path,
+    template_json: str | None = None,
+    base: LoadedModel | None = None,
+    config_format: str = "peft",
 ) -> None:
     """Write adapter_config.json, adapter_model.safetensors and, if given, the prompt template.
 
-    With `base`, the metadata of the adapter's weights holds the digest of the base's weights.
+    With `base`, the metadata of the adapter's weights holds the digest of the base's weights. `config_format` is the
+    setting `adapter.format`.
+
+    Raises: ModelError if that format cannot hold the adapter.
     """
     from peft import get_peft_model_state_dict
 
@@ -56,6 +64,9 @@ def save_adapter(
         save_file(contiguous, temporary / ADAPTER_WEIGHTS, metadata={"format": "pt", **digest})
         sort_metadata(temporary / ADAPTER_WEIGHTS)
         config.save_pretrained(str(temporary))
+        if config_format == PEFT_0_10:
+            check_fits_peft_0_10(config, "adapter.format")
+            rewrite_in_peft_0_10(temporary / ADAPTER_CONFIG)
         _write_template(temporary, template_json)
 
 
@@ -132,6 +143,8 @@ def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
     if method_name(config) != settings.method:
         found, name = f"is a {method_name(config)} adapter", method_name(config)
         raise ModelError(str(folder), found, f"adapter.method={settings.method}", f"adapter.method={name}")
+    if settings.format == PEFT_0_10:
+        check_fits_peft_0_10(config, f"adapter.init_from={folder}")
     saved = SavedAdapter(folder, config, _tensor_names(folder / ADAPTER_WEIGHTS))
     method = METHODS[settings.method]
     method.check_saved(saved)
@@ -173,18 +186,14 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
     return model.eval()
 
 
-def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
+def merge(base: LoadedModel, adapter_folder: Path, *, force_base: bool = False) -> PreTrainedModel:
     """Return a new float32 model with the adapter merged into the weights; the base stays as it is.
 
     Raises: ModelError as `load_adapter` does, or if the method cannot be merged or a merged weight is not finite.
     """
-    method = METHODS[method_name(read_adapter_config(adapter_folder))]
-    if not method.mergeable:
-        raise ModelError(
-            str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
-        )
+    check_mergeable(adapter_folder)
     # In float32, so that only saving rounds.
-    adapted: Any = load_adapter(float32_copy(base), adapter_folder)
+    adapted: Any = load_adapter(float32_copy(base), adapter_folder, force_base=force_base)
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
@@ -192,6 +201,15 @@ def merge(base: LoadedModel, adapter_folder: Path) -> PreTrainedModel:
     assert isinstance(merged, PreTrainedModel)
     merged.eval().requires_grad_(False)
     return merged
+
+
+def check_mergeable(adapter_folder: Path) -> None:
+    """Raise ModelError if a folder holds no adapter, or one of a method that cannot be merged."""
+    method = METHODS[method_name(read_adapter_config(adapter_folder))]
+    if not method.mergeable:
+        raise ModelError(
+            str(adapter_folder), f"{method.name} cannot be merged", remedy="use the adapter beside its base"
+        )
 
 
 def save_model(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.data.tokenizer_training import check_tokenizer
 from lotune.errors import ModelError, SettingsError
+from lotune.model.convert.tokenizer_files import find_foreign_tokenizer, read_tokenizer
+from lotune.model.hub_errors import hub_fault
 from lotune.model.optional_libraries import unhide_optional_libraries
 from lotune.model.parts import virtual_ids
 from lotune.model.settings import ADAPTER_CONFIG, BaseSettings, Dtype
@@ -172,8 +174,9 @@ def load_tokenizer(settings: BaseSettings) -> tuple[PreTrainedTokenizerBase, int
         _check_folder(folder, settings.model)
     source = str(folder) if folder is not None else settings.model
     with silence_transformers(), loading_errors_as_model_errors(settings.model, folder is None):
-        tokenizer = _load_tokenizer(source, settings.model)
+        # The configuration first: the hub's errors about it are plain, and no further request is made.
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _load_tokenizer(source, settings.model)
     check_tokenizer(tokenizer, config.get_text_config().vocab_size, settings.model, config.get_text_config().to_dict())
     return tokenizer, _context_of(config)
 
@@ -285,7 +288,7 @@ def _check_folder(folder: Path, name: str) -> None:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         found = f"holds weights only as pickle ({', '.join(pickles[:2])}), which can run code when opened"
-        raise ModelError(name, found, "*.safetensors", "convert them with their author's tool, or take another copy")
+        raise ModelError(name, found, "*.safetensors", f"convert it: lotune convert {name} NEW-FOLDER")
     raise ModelError(name, "holds no weights", "model.safetensors, or its parts with their index")
 
 
@@ -325,6 +328,9 @@ def fuse_activations(model: nn.Module) -> None:
 def _load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+    foreign = find_foreign_tokenizer(Path(source)) if Path(source).is_dir() else None
+    if foreign is not None:
+        return read_tokenizer(foreign)[0]
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(name, "has no tokeniser", "tokenizer.json beside the weights")
@@ -347,8 +353,7 @@ def loading_errors_as_model_errors(name: str, is_on_hub: bool) -> Iterator[None]
         if "trust_remote_code" in text:
             found, remedy = "it needs custom code, which lotune never runs", "take a model that transformers knows"
         elif is_on_hub:
-            found = f"is not a local folder, and the hub did not provide it: {one_line(error)}"
-            remedy = "check the name and the connection, or give the folder of a downloaded model"
+            found, remedy = hub_fault(name, error)
         else:
             found, remedy = f"cannot be loaded: {one_line(error)}", "check that the folder is complete"
         raise ModelError(name, found, "nano, a folder in Hugging Face's layout, or a hub name", remedy) from error

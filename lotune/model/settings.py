@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lotune.settings import Settings
 
@@ -31,12 +31,24 @@ class AdapterSettings(Settings):
 
     tag_field: ClassVar[str] = "method"
 
+    formats: ClassVar[tuple[str, ...]] = ("peft",)
+    """The formats that adapters of the method can be written in."""
+
     method: str
     """How trainable parameters are added."""
     budget: float | None = Field(None, gt=0, le=1)
     """Largest number of parameters of the adapter, as a fraction of those of the base by score.base_total, such as
     0.0005. A larger adapter is refused before the weights are loaded, and rank=auto keeps within it; null: no limit."""
+    format: Literal["peft", "peft-0.10"] = "peft"
+    """Format of adapter_config.json: peft, that of the installed PEFT, or peft-0.10, which PEFT 0.10 and later read."""
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None
     """Folder of a saved adapter in PEFT's format to continue from, which also determines shape and scale."""
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, value: str) -> str:
+        if value not in cls.formats:
+            raise ValueError(f"adapters of this method are written in the format {' or '.join(cls.formats)}")
+        return value

@@ -32,7 +32,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     if main.name.endswith(INDEX_SUFFIX) and main.is_file():
         files, source = [folder / file_name for file_name in _indexed(main, name)], main.name
     for file in files:
-        if source and not _is_inside(file, folder):
+        if source and not is_inside(file, folder):
             found = f"names {file.relative_to(folder)}, a link out of the folder"
             raise ModelError(f"{name}/{source}", found, "files inside the folder")
         if not file.is_file():
@@ -51,9 +51,11 @@ def weight_files_of_hub(name: str) -> tuple[Path, ...]:
         path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
         return None if path is None else Path(path)
 
-    config = find(CONFIG)
+    # Here a missing network raises an error, while `find` takes a file that cannot be fetched for a missing one.
+    config_path = cached_file(name, CONFIG)
+    config = None if config_path is None else Path(config_path)
     if config is None:
-        raise OSError("it has no config.json")
+        raise FileNotFoundError("it has no config.json")
     if find(ADAPTER_CONFIG) is not None:
         raise ModelError(name, "holds an adapter", "a complete model", "download it, and give the folder")
     for file_name in _named_weights(read_object(config, name)):
@@ -96,7 +98,7 @@ def _check_kind(file: str, where: str) -> None:
         raise ModelError(where, f"names {file!r}, outside the folder", "files inside the folder")
 
 
-def _is_inside(file: Path, folder: Path) -> bool:
+def is_inside(file: Path, folder: Path) -> bool:
     """Return whether a file, after resolving links, lies in the folder or in the blobs of the surrounding hub cache."""
     home, target = folder.resolve(), file.resolve()
     blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []

@@ -95,7 +95,7 @@ EXECUTION_ONLY_SETTINGS = (
 Dropout of the base itself (as in GPT-2) still depends on the micro-batches; dropout of an adapter does not. Of
 `tune.gradient_accumulation_steps`, the rows per step count: its product with `tune.micro_batch_rows`.
 """
-PROMPT_FORMAT_VERSION = 6
+PROMPT_FORMAT_VERSION = 7
 """Increased when the same settings produce other texts (scratchpad, generator), so that old rows are prepared again."""
 
 

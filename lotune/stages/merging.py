@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from itertools import accumulate, islice
@@ -20,22 +19,13 @@ from lotune.data.tokenized import answer_end_id, encode_text
 from lotune.errors import CheckError
 from lotune.evaluate.predict import fit
 from lotune.files import read_json, write_json
-from lotune.model.loading import (
-    context_length,
-    dtype_name,
-    float32_copy,
-    load_model,
-    load_tokenizer,
-    resolve_device,
-    resolve_dtype,
-)
+from lotune.model.loading import load_tokenizer
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS
-from lotune.model.quantization import load_dequantized
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.stages.abilities import abilities_of
+from lotune.stages.checked_merge import Questions, merge_checked
 from lotune.stages.dependencies import stage_inputs
-from lotune.stages.model_loading import resolve_answer_dtype
 from lotune.stages.prepare import read_examples
 from lotune.tasks.registry import build_task
 from lotune.tasks.settings import PromptSettings
@@ -126,47 +116,22 @@ def _require_passed(name: str, check: MergeCheck) -> None:
 def merge_and_check(recipe: Recipe, folder: Path, rows: list[tuple[Task, Example]]) -> MergeCheck:
     """Write the merged model of a checkpoint and compare it, on real rows, with the adapted one.
 
-    The CPU's memory holds at most two float32 models; one at a time moves to the device if it fits there.
-
     Raises: CheckError if they differ.
     """
-    from lotune.evaluate.merge_check import check_saved, compare_merged
-    from lotune.model.answering import on_device_if_it_fits
-    from lotune.model.checkpoints import load_adapter, merge, save_model
 
-    device = resolve_device(recipe.device)
-    settings = recipe.base.model_copy(update={"dtype": dtype_name(resolve_dtype(recipe.base.dtype, device))})
-    quantized = recipe.tune.quantization != "none"  # the kernels that dequantise may need the device
-    base = load_dequantized(settings, device if quantized else "cpu", recipe.tune.quantization)
-    base.model.cpu()
-    dtype, tokenizer = base.dtype, base.tokenizer
-    on_device = nullcontext if device == "cpu" else partial(on_device_if_it_fits, device=device)
-    merged = merge(base, folder / "adapter")
-    if merged.generation_config is not None:
-        merged.generation_config.eos_token_id = _answer_end_ids(recipe, merged, tokenizer)
-    save_model(merged, tokenizer, folder / "merged", dtype, template_text(recipe))
-    # `merge` leaves the base as it is, so its copy can carry the adapter; the original goes, to hold two models only.
-    adapted = load_adapter(float32_copy(base), folder / "adapter")
-    del base
-    context = context_length(merged)
-    compared = _first(recipe, rows, tokenizer, context)
-    questions = [row.question for row in compared]
+    def questions(tokenizer: Any, context: int) -> Questions:
+        compared = _first(recipe, rows, tokenizer, context)
 
-    def judge(row: int, ids: Any) -> tuple[str, bool | None]:
-        text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text, compared[row].task.judge(compared[row].example, text).correct
+        def judge(row: int, ids: Any) -> tuple[str, bool | None]:
+            text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)
+            return text, compared[row].task.judge(compared[row].example, text).correct
 
-    protocol: dict[str, Any] = {
-        "greedy": partial(_greedy_answers, compared, tokenizer, context, recipe.evaluate.max_batch_tokens),
-        "max_new_tokens": max((row.task.max_new_tokens for row in compared), default=0),
-        "on_device": on_device,
-    }
-    agreement = compare_merged(adapted, merged, questions, **protocol)
-    del adapted  # makes room for the saved model: two float32 models at most
-    written = recipe.base.model_copy(update={"model": str(folder / "merged"), "dtype": "float32"})
-    saved = load_model(written, "cpu").model
-    protocol["asked_dtype"] = resolve_dtype(resolve_answer_dtype(recipe, recipe.base).dtype, device)
-    return check_saved(merged, saved, questions, agreement, saved_dtype=dtype, judge=judge, **protocol)
+        greedy = partial(_greedy_answers, compared, tokenizer, context, recipe.evaluate.max_batch_tokens)
+        longest = max((row.task.max_new_tokens for row in compared), default=0)
+        return Questions([row.question for row in compared], greedy, judge, longest)
+
+    ends = partial(_answer_end_ids, recipe)
+    return merge_checked(recipe, folder / "adapter", folder / "merged", template_text(recipe), ends, questions)
 
 
 def _greedy_answers(

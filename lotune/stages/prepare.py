@@ -23,6 +23,7 @@ from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.scorecard import EvaluationSetCounts, evaluation_set_notes
 from lotune.evaluate.settings import OnTooLong
 from lotune.files import read_json, write_json
+from lotune.model.convert.tokenizer_files import find_tokenizer
 from lotune.model.loading import (
     NANO,
     PRACTICE_MODEL,
@@ -132,10 +133,10 @@ def ensure_prepared(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
-    """Return the inputs of the prepared data: settings, and the tokenizer.json of a base in a folder."""
+    """Return the inputs of the prepared data: settings, and the tokeniser's file of a base in a folder."""
     folder = base_folder(recipe.base)
-    file = folder / "tokenizer.json" if folder is not None else None
-    tokenizer = {"base.tokenizer": file} if file is not None and file.exists() else {}
+    file = find_tokenizer(folder) if folder is not None else None
+    tokenizer = {"base.tokenizer": file} if file is not None else {}
     return {**stage_inputs(recipe, "prepare"), **tokenizer}
 
 

@@ -220,7 +220,7 @@ def _save_checkpoint(run: Run, recipe: Recipe, tuning: TuningSession, step: int)
 
     name = f"step-{step:06d}"
     saved = SavedCheckpoint(name, step, _adapter_folder(run, name))
-    save_adapter(tuning.model, saved.folder, template_text(recipe), tuning.base)
+    save_adapter(tuning.model, saved.folder, template_text(recipe), tuning.base, recipe.adapter.format)
     return saved
 
 

@@ -79,7 +79,7 @@ class PromptSettings(TaskSettings):
     """The settings of a task that renders its questions in a prompt template."""
 
     template: str = "alpaca"
-    """Prompt template: alpaca, plain, qa or retention."""
+    """Prompt template: alpaca, plain, qa, retention or internlm."""
     instruction_prefix: str = ""
     """Text to put before the instruction."""
     force_template: bool = False

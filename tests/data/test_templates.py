@@ -10,8 +10,12 @@ from command_line import save_template
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lotune.data.conversation import Conversation
+from lotune.data.examples import Example
 from lotune.data.templates import TEMPLATE_FILE, TEMPLATES, Template, load_template, template_named
+from lotune.data.tokenized import encode_row, encode_text
 from lotune.errors import ModelError, SettingsError
+from lotune.model.convert.tokenizer_files import read_tokenizer
 
 every_template = pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))
 
@@ -30,7 +34,38 @@ def test_exact_texts() -> None:
         "Read the passage and answer the question below.\n\n### Instruction:\nP.\n\n### Input:\nQ?\n\n### Response:"
     )
     assert TEMPLATES["plain"].render("a", "b") == "ab"
-    assert TEMPLATES["qa"].render("Who?") == "Who? ## "
+    assert TEMPLATES["qa"].render("Who?") == "Who?##"
+    assert TEMPLATES["internlm"].render("Hi") == "<|User|>:Hi<eoh>\n<|Bot|>:"
+    assert TEMPLATES["internlm"].render("Choose.", "Question: 1?\nA.1") == (
+        "<|User|>:Choose.\nQuestion: 1?\nA.1<eoh>\n<|Bot|>:"
+    )
+    turns = TEMPLATES["internlm"].render_conversation(Conversation(("Hi", "Bye"), ("Hello",)))
+    assert turns == [("<|User|>:Hi<eoh>\n<|Bot|>:", "Hello"), ("\n<|User|>:Bye<eoh>\n<|Bot|>:", "")]
+    assert TEMPLATES["internlm"].stop == ("\n<|User|>:",)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("question", ["Who wrote it?", "谁写的？", "谁写的", "2 + 2 =", "in (1999)", "“Hi”"])
+def test_the_separator_of_a_question_answering_gpt_is_one_token(question: str, reference_data: Path) -> None:
+    tokenizer, _ = read_tokenizer(reference_data / "tokenizers" / "gpt2")
+    prompt, answer = TEMPLATES["qa"].render(question), "鲁迅。"
+    row = encode_row(tokenizer, Example("1", prompt, answer, (answer,)))
+    plain = tokenizer(question)["input_ids"]
+    assert list(row.token_ids) == [*plain, 2235, *tokenizer(answer)["input_ids"], 50256]
+    assert row.completion_start == len(plain) + 1
+
+
+@pytest.mark.oracle
+def test_the_turns_of_internlm_are_its_tokens(reference_data: Path) -> None:
+    import sentencepiece
+
+    file = reference_data / "tokenizers" / "internlm_7b" / "V7_sft.model"
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    tokenizer, _ = read_tokenizer(file)
+    prompt = TEMPLATES["internlm"].render("请选择正确的答案。", "Question: 1 + 1 = ? \nA.1\nB.2")
+    ids = encode_text(tokenizer, prompt, first=True)
+    assert ids == [theirs.bos_id(), *theirs.encode(prompt)]
+    assert ids.count(103_027) == 1  # <eoh>
 
 
 @every_template

@@ -78,7 +78,7 @@ def test_the_template_of_the_model_is_used_and_another_one_refused(
     shutil.copytree(small_base, model)
     save_template(model, TEMPLATES["qa"])
     output = call("generate", "--model", model, "--prompt", "Where is Kunming?", "task.max_new_tokens=3", "--json")
-    assert json.loads(output.stdout)["prompt"] == "Where is Kunming? ## "
+    assert json.loads(output.stdout)["prompt"] == "Where is Kunming?##"
     words = ("--model", model, "--task", "arithmetic", "--data", rows, "task.max_new_tokens=3")
     out = tmp_path / "answers.jsonl"
     call("generate", *words, "--out", out)
@@ -96,7 +96,7 @@ def test_a_model_in_the_home_folder_is_used_with_its_template(
     save_template(tmp_path / "model", TEMPLATES["qa"])
     monkeypatch.setenv("HOME", str(tmp_path))
     output = call("generate", "--model=~/model", "--prompt", "Where?", "task.max_new_tokens=3", "--json")
-    assert json.loads(output.stdout)["prompt"] == "Where? ## "
+    assert json.loads(output.stdout)["prompt"] == "Where?##"
     assert with_stored_template(ArithmeticSettings(), "~/model", force=False).template == "qa"
 
 

@@ -154,8 +154,8 @@ def test_a_merged_model_that_differs_stops_the_run(
 
     from lotune.model import checkpoints
 
-    def broken(base: Any, folder: Path) -> Any:
-        merged: Any = merge(base, folder)
+    def broken(base: Any, folder: Path, **options: Any) -> Any:
+        merged: Any = merge(base, folder, **options)
         merged.model.layers[0].self_attn.q_proj.weight.data *= 1.1
         return merged
 

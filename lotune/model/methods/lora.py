@@ -6,11 +6,12 @@ PEFT adapters with rsLoRA or DoRA can be loaded, merged and trained further; fre
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from lotune.errors import ModelError
+from lotune.model.adapter_formats import PEFT_0_10
 from lotune.model.methods.method import Method, SavedAdapter
 from lotune.model.settings import AdapterSettings
 from lotune.model.shapes import ModelShape
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 class LoraSettings(AdapterSettings):
     """Low-rank updates of linear layers."""
+
+    formats: ClassVar[tuple[str, ...]] = ("peft", PEFT_0_10)
 
     method: Literal["lora"] = "lora"
     """How trainable parameters are added."""

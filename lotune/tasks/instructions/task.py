@@ -31,8 +31,8 @@ class InstructionsSettings(RowSettings):
     """How to compare an answer with its reference: exact, contains, number, rouge-l, f1, significant:DIGITS,
     decimals:DIGITS, relative:TOLERANCE, or bits-per-byte, the likelihood of the reference."""
     template: str = AUTO
-    """Prompt template: alpaca, plain, qa, retention, or chat, the tokeniser's chat template. auto takes the template
-    that the model was trained with, else the tokeniser's, else alpaca."""
+    """Prompt template: alpaca, plain, qa, retention, internlm, or chat, the tokeniser's chat template. auto takes the
+    template that the model was trained with, else the tokeniser's, else alpaca."""
     train_on_turns: Literal["all", "last"] = "all"
     """Turns of the assistant to train on: all of them, or only the last."""
 
