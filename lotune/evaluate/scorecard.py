@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lotune.contest.scores import ContestScore
 from lotune.errors import RunError
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
@@ -115,6 +114,15 @@ class Parameters(_Record):
     ratio: float
     convention: str
     base_total: int
+
+
+class ContestScore(_Record):
+    """One figure from accuracy and ratio, with its rank among the published rows if these can be compared with it."""
+
+    rule: str
+    value: float
+    rank: int | None = None
+    published: int | None = None
 
 
 class Checkpoint(_Record):

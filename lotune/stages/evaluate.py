@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lotune.console import print_status
-from lotune.contest.scores import ContestScore, contest_score, score
+from lotune.contest.scores import contest_score, score
 from lotune.evaluate.batching_effect import widen_metric, widen_target
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.measured_retention import measure_retention
@@ -19,6 +19,7 @@ from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
+    ContestScore,
     EvaluationSetCounts,
     Scorecard,
     Target,
