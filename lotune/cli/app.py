@@ -13,6 +13,7 @@ import typer
 
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
+from lotune.cli.bundle import bundle
 from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
@@ -85,5 +86,6 @@ app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(compare)
+app.command()(bundle)
 app.command()(sample)
 app.command()(init)

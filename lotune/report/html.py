@@ -8,6 +8,7 @@ their own labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -111,13 +112,25 @@ def retention_bars(report: Report) -> list[Markup]:
 def plots(report: Report) -> dict[str, Markup]:
     """Return the plots by name, each for desktop and phone; empty if there is nothing to plot."""
     # CSS shows the one that fits the screen: text in a scaled SVG would be too small to read on a phone.
-    return {
-        "loss": _for_both_screens(lambda width: _loss(report, width)),
-        "validation": _for_both_screens(lambda width: _validation(report, width)),
-        "watched": _for_both_screens(lambda width: _watched(report, width)),
-        "strength": _for_both_screens(lambda width: _strength(report, width)),
-        "trade": _for_both_screens(lambda width: _trade(report, width)),
-    }
+    return {name: _for_both_screens(partial(draw, report)) for name, draw in _plots().items()}
+
+
+def pictures(report: Report) -> dict[str, str]:
+    """Return the plots by name, each as the content of an SVG file of its own; without those that have no figures."""
+    drawn = {name: draw(report, WIDE) for name, draw in _plots().items()}
+    return {name: svg_file(picture) for name, picture in drawn.items() if picture}
+
+
+def svg_file(picture: str) -> str:
+    """Return a plot as the content of an SVG file, with the styles of the page inside."""
+    style = (HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    body = picture.partition(">")[2]
+    head = picture.partition(">")[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}><style><![CDATA[\n{style}]]></style>{body}\n"
+
+
+def _plots() -> dict[str, Callable[[Report, int], str]]:
+    return {"loss": _loss, "validation": _validation, "watched": _watched, "strength": _strength, "trade": _trade}
 
 
 def _for_both_screens(draw: Callable[[int], str]) -> Markup:
