@@ -21,12 +21,12 @@ from lotune.tasks.task import Task
 RECIPE, SCORECARD, ANSWERS, SELF_TEST = "recipe.yaml", "scorecard.json", "answers.jsonl", "self-test.md"
 TEXTS_OF_RUN = (
     RECIPE, "environment.json", "auto_settings.json", "dtypes.json", "training.json", "tuning.json", "merging.json",
-    "metrics.jsonl", "data/counts.json", TRAINING_LOG, RETENTION_LOG, SCORECARD, "report.html", "report.md",
+    "metrics.jsonl", "data/counts.json", TRAINING_LOG, RETENTION_LOG, SCORECARD,
 )  # fmt: skip
 """Files of a run that a bundle holds, if the run has them; those named by `REQUIRED` are in every bundle."""
 REQUIRED = (RECIPE, "environment.json", "training.json", "metrics.jsonl", TRAINING_LOG, RETENTION_LOG, SCORECARD)
-ROWS = ("data/", "predictions/", ANSWERS, RETENTION_LOG, "report.")
-"""Beginnings of the paths of files with rows, in which the name of a user or host may be an ordinary word."""
+ROWS = ("data/", "predictions/", ANSWERS, RETENTION_LOG, "report.", "README.md", "method.md")
+"""Beginnings of the paths of files with rows or the team's name: a user's name may be an ordinary word in them."""
 WEIGHT_NAMES = ("adapter", "merged")
 """Folders of a checkpoint that a bundle holds."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib"})
@@ -179,12 +179,8 @@ def inference_text(task: Task, card: Scorecard, predictions: Iterable[Prediction
     strength = card.strength
     if strength is not None:
         rows.append(("strength of the adapter", f"{strength.chosen}"))
-    lines = [
-        "# Inference",
-        "",
-        "Weights and architecture are those of the checkpoint; no code of the model was changed.",
-    ]
-    lines += ["", *table_lines(Table(("part", "value"), tuple(rows)))]
+    unchanged = "Weights and architecture are those of the checkpoint; no code of the model was changed."
+    lines = ["# Inference", "", unchanged, "", *table_lines(Table(("part", "value"), tuple(rows)))]
     return "\n".join(lines) + "\n"
 
 

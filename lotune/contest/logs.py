@@ -1,7 +1,7 @@
 """The complete logs that the contest asks for: of the training, and of the retention test.
 
-Both are plain texts of figures and answers, one record a line or block. A text that a model or a row brought stays on one
-line, with its hidden characters visible, so that it cannot pass for another record.
+Both are plain texts of figures and answers, one record a line or block. A text that a model or a row brought stays on
+one line, with its hidden characters visible, so that it cannot pass for another record.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def one_line(text: str) -> str:
 def training_log(parts: Mapping[str, Path]) -> str:
     """Return the log of the trainings of a run: every step, and every validation after its step.
 
-    `parts` holds a metrics.jsonl by the name of the training, such as "tuning" and "repair". Of a step that was repeated
-    after a crash, the last record counts, as its weights went on.
+    `parts` holds a metrics.jsonl by the name of the training, such as "tuning" and "repair". Of a step that was
+    repeated after a crash, the last record counts, as its weights went on.
 
     Raises: RunError that names a line without a record.
     """
@@ -66,9 +66,9 @@ def training_log(parts: Mapping[str, Path]) -> str:
 
 
 def logged_steps(log: str) -> list[int]:
-    """Return the numbers of the steps in the first training of a log.
+    r"""Return the numbers of the steps in the first training of a log.
 
-    >>> logged_steps("tuning: 2 steps, 1 validations\\nstep 1  loss 2.0\\nstep 2  loss 1.0\\nvalidation after step 2\\n")
+    >>> logged_steps("tuning: 2 steps, 1 validations\nstep 1  loss 2.0\nvalidation after step 1\nstep 2  loss 1.0\n")
     [1, 2]
     """
     numbers = list[int]()

@@ -176,11 +176,17 @@ class EvaluationSetCounts(_Record):
 
 
 class Check(_Record):
-    """A check of the finished work, such as the merge check."""
+    """A check of the finished work, such as the merge check, or a claim about it; `detail` is its evidence."""
 
     name: str
-    passed: bool
+    passed: bool | None
+    """Whether it passed; null if it is not applicable, for which `detail` has the reason."""
     detail: str = ""
+
+    @property
+    def result(self) -> str:
+        """The result in words: passed, failed or not applicable."""
+        return "not applicable" if self.passed is None else "passed" if self.passed else "failed"
 
 
 class BatchingEffect(_Record):
@@ -357,7 +363,7 @@ def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: 
     if target.majority is not None and not target.majority.better:
         majority = f"{target.majority.value:.1%}, p = {target.majority.p_value:.2g}"
         reasons.append(f"{target.task} is not better than always {target.majority.answer!r} beyond chance ({majority})")
-    return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
+    return reasons + [f"the check {check.name} failed" for check in checks if check.passed is False]
 
 
 def best_on_test(checkpoints: Sequence[Checkpoint], metric: str = "accuracy") -> BestOnTest | None:

@@ -342,7 +342,7 @@ def checks_table(card: Scorecard) -> Table:
             gate = f"{retained_clause(line.retained)}, {percent(line.threshold, 0)} needed"
             evidence = f"{line.base:.2f} → {line.tuned:.2f}, {gate}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
-    rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]
+    rows += [(check.name, check.result, check.detail) for check in card.checks]
     return Table(("check", "result", "evidence"), tuple(rows))
 
 

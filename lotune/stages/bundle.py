@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import Scorecard, read_scorecard
 from lotune.files import read_json
 from lotune.recipe import Recipe, RunOptions, input_files, read_recipe
-from lotune.report.html import pictures
-from lotune.report.report_data import collect_report
+from lotune.report.html import pictures, render_page
+from lotune.report.markdown import render_markdown
+from lotune.report.report_data import Report, collect_report
 from lotune.stages.compare import predictions_file
 from lotune.stages.output_files import refuse_overwriting_inputs
 from lotune.stages.report import changed_settings, write_report
@@ -77,7 +79,8 @@ def bundle(
         checkpoints=tuple(_bundled(run, one, without_merged) for one in checkpoints),
         members=tuple(member for _, member in members), left_out=tuple(member for _, member in omitted),
     )  # fmt: skip
-    [first] = _measured(written_sources({MANIFEST: to_canonical_json(manifest)}, private), None)
+    content = to_canonical_json(manifest)
+    [first] = _measured([Source(MANIFEST, lambda: [content])], None)
     require_free_space(out.absolute().parent, sum(member.bytes for _, member in members), "the bundle")
     with Progress("bundling", len(members) + 1) as progress:
         write_archive(out, [first, *members], progress.advance)
@@ -134,7 +137,7 @@ def _texts(
 ) -> dict[str, str | bytes]:
     """Return the texts that only the bundle has, by path."""
     settings = changed_settings(recipe)
-    report = collect_report(run, recipe.name or run.name, settings, "lotune run recipe.yaml")
+    report = _report(run, recipe, card)
     answers = read_predictions(predictions_file(run))
     task = build_task(recipe.task)
     hyper_parameters = [(setting.key, setting.value) for setting in settings]
@@ -144,15 +147,26 @@ def _texts(
         "inference.md": inference_text(task, card, answers),
         SELF_TEST: self_test(card),
         ANSWERS: answers_to_test(answers),
+        "report.html": render_page(report),
+        "report.md": render_markdown(report),
         **{f"pictures/{name}.svg": picture for name, picture in pictures(report).items()},
     }
+
+
+def _report(run: Path, recipe: Recipe, card: Scorecard) -> Report:
+    """Return the report of a run with commands that name no folder of this machine."""
+    name = recipe.name or run.name
+    report = collect_report(run, name, changed_settings(recipe), f"lotune run recipe.yaml name={name}-again")
+    place = Path(run.name) / "recipe.yaml"
+    steps = tuple(step.model_copy(update={"recipe": place}) for step in card.next_steps)
+    return replace(report, card=card.model_copy(update={"next_steps": steps}))
 
 
 def _private_texts(run: Path, recipe: Recipe) -> Private:
     """Return the private texts of this machine and of a run."""
     package = Path(__file__).parent.parent
     folders = {
-        Path(tempfile.gettempdir()): "TMP", Path.home(): "HOME", Path.cwd(): ".", Path(sys.prefix): "PYTHON",
+        Path(tempfile.gettempdir()): "TMP", Path.home(): "HOME", Path(sys.prefix): "PYTHON",
         package.parent: "LOTUNE", package: "lotune", recipe.runs.absolute(): "runs",
         run.absolute().parent: "runs", run.absolute(): recipe.name or run.name,
         run.resolve().parent: "runs", run.resolve(): recipe.name or run.name,
