@@ -51,16 +51,12 @@ def check_bundle(path: Path, rerun: int | None, base: str | None, options: RunOp
         team = bundle.manifest.team
     failed = [check.name for check in checks if check.passed is False]
     result = {"bundle": str(path), "team": team, "passed": not failed, "checks": [dump(check) for check in checks]}
-    if options.json:
-        from lotune.settings import as_json
-
-        if failed:  # the error below ends the command, and the result would be lost
-            print_visible(as_json(result))
-    else:
+    if not options.json:
         print_visible(f"{path.name}: team {team}")
         print_visible("\n".join(f"{check.result}: {check.name}: {check.detail}" for check in checks))
     if failed:
-        raise CheckError(str(path), f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
+        fault = f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        raise CheckError(str(path), fault, result=result)
     return result
 
 
