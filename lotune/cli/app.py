@@ -19,6 +19,7 @@ from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
+from lotune.cli.grade import grade
 from lotune.cli.init import init
 from lotune.cli.prepare import prepare
 from lotune.cli.pretrain import pretrain
@@ -87,5 +88,6 @@ app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(compare)
 app.command()(bundle)
+app.add_typer(grade, name="grade")
 app.command()(sample)
 app.command()(init)
