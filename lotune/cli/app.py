@@ -21,6 +21,7 @@ from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.grade import grade
 from lotune.cli.init import init
+from lotune.cli.leaderboard import leaderboard
 from lotune.cli.prepare import prepare
 from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
@@ -88,6 +89,7 @@ app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(compare)
 app.command()(bundle)
+app.command()(leaderboard)
 app.add_typer(grade, name="grade")
 app.command()(sample)
 app.command()(init)

@@ -38,6 +38,9 @@ def contest(
     ] = None,
     retention: Annotated[Path | None, typer.Option(help="With --data: file of the retention test.")] = None,
     base: BaseModel = None,
+    base_total: Annotated[
+        str, typer.Option(help="With --data: divisor of the ratio, measured, llama3-8b or internlm-7b.")
+    ] = "measured",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -58,7 +61,7 @@ def contest(
             raise SettingsError("grade contest", fault, "--data FILE --retention FILE --base MODEL")
         from lotune.stages.grade_models import ModelTest, grade_models
 
-        return grade_models(things, ModelTest(task, scorer, data, retention, base, ratio, rule), options)
+        return grade_models(things, ModelTest(task, scorer, data, retention, base, ratio, rule, base_total), options)
 
     run_verb(work, json=json, debug=debug)
 

@@ -71,6 +71,8 @@ class Claims(_Record):
     rule: str | None
     score: float | None
     valid: bool
+    reasons: tuple[str, ...] = ()
+    """Reasons why the result is not valid."""
     steps: int
     """Steps of the training."""
     spacing: Check
@@ -108,7 +110,7 @@ def claims_of(card: Scorecard, steps: int) -> Claims:
         chosen_checkpoint=card.chosen_checkpoint, trainable=parameters.trainable, base_total=parameters.base_total,
         convention=parameters.convention, ratio=parameters.ratio,
         rule=card.score.rule if card.score else None, score=card.score.value if card.score else None,
-        valid=card.valid, steps=steps,
+        valid=card.valid, reasons=card.reasons, steps=steps,
         spacing=five_evenly_spaced([point.step for point in card.checkpoints], steps),
     )  # fmt: skip
 

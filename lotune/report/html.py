@@ -38,6 +38,25 @@ HTML_TEMPLATES = Path(__file__).parent / "templates"
 
 def render_page(report: Report) -> str:
     """Return the report as HTML."""
+    return (
+        page_environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            sections=sections,
+            provenance=provenance,
+            strengths=strengths,
+            style=page_style(),
+            kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
+            kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
+            scale=scale_marks(report.card.target),
+            plots=plots(report),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Return the environment of the pages: it escapes every text, and has the filters plain, isolated and unbroken."""
     loader = FileSystemLoader(HTML_TEMPLATES)
     # StrictUndefined makes a misspelt name in the template an error instead of an empty text.
     environment = Environment(
@@ -48,17 +67,12 @@ def render_page(report: Report) -> str:
     environment.filters["unbroken"] = lambda text: _isolate(text.replace(" %", "\N{NO-BREAK SPACE}%"))
     environment.filters["stacked"] = _stack
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        sections=sections,
-        provenance=provenance,
-        strengths=strengths,
-        style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
-        kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
-        scale=scale_marks(report.card.target),
-        plots=plots(report),
-    )
+    return environment
+
+
+def page_style() -> Markup:
+    """Return the styles of the pages."""
+    return Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def _isolate(text: str) -> Markup:
@@ -123,10 +137,9 @@ def pictures(report: Report) -> dict[str, str]:
 
 def svg_file(picture: str) -> str:
     """Return a plot as the content of an SVG file, with the styles of the page inside."""
-    style = (HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")
     body = picture.partition(">")[2]
     head = picture.partition(">")[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return f"{head}><style><![CDATA[\n{style}]]></style>{body}\n"
+    return f"{head}><style><![CDATA[\n{page_style()}]]></style>{body}\n"
 
 
 def _plots() -> dict[str, Callable[[Report, int], str]]:

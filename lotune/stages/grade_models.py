@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from lotune.evaluate.parameter_ratio import count_adapter, ratio
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import MIN_RETAINED
 from lotune.evaluate.target import measure_target
+from lotune.model.loading import count_parameters
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import percent
 from lotune.settings import read_settings
@@ -47,6 +49,8 @@ class ModelTest:
     base: str
     ratio: float | None
     rule: str | None
+    base_total: str = "measured"
+    """Convention of the ratio's divisor."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Answers:
 
     target: list[Prediction]
     retention: list[Prediction]
+    parameters: int
+    """Number of parameters of the model."""
 
 
 def grade_models(things: Sequence[Path], test: ModelTest, options: RunOptions) -> list[dict[str, Any]]:
@@ -83,7 +89,7 @@ def grade_models(things: Sequence[Path], test: ModelTest, options: RunOptions) -
         teams = [_team(path, test, stack) for path in things]
         base = _ask(test, test.base)
         graded = [
-            _grade(team, claimed, [(one, _ask(test, str(one.folder))) for one in candidates()], base, test, rule)
+            _grade(team, claimed, [(one, _ask(test, str(one.folder))) for one in candidates(base)], base, test, rule)
             for team, claimed, candidates in teams
         ]
     graded.sort(key=lambda one: (not one.best.valid, -one.best.score))
@@ -97,11 +103,11 @@ def _team(path: Path, test: ModelTest, stack: ExitStack) -> tuple[str, Claimed |
     if path.is_dir():
         candidate = Candidate(path.name, path, _folder_ratio(path, test))
         name = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
-        return name, None, lambda: iter([candidate])
+        return name, None, lambda base: iter([candidate])
     bundle = stack.enter_context(opened_bundle(path))
     claims = bundle.claims
     claimed = Claimed(claims.chosen_checkpoint, claims.value, claims.ratio, claims.score)
-    return bundle.manifest.team, claimed, lambda: _bundled(bundle)
+    return bundle.manifest.team, claimed, lambda base: _bundled(bundle, base.parameters, test.base_total)
 
 
 def _folder_ratio(path: Path, test: ModelTest) -> float:
@@ -110,16 +116,19 @@ def _folder_ratio(path: Path, test: ModelTest) -> float:
     return test.ratio
 
 
-def _bundled(bundle: Bundle) -> Iterator[Candidate]:
-    """Yield the checkpoints of a bundle, each with its ratio from the tensors of its adapter."""
+def _bundled(bundle: Bundle, base_parameters: int, convention: str) -> Iterator[Candidate]:
+    """Yield the checkpoints of a bundle, each with its ratio from its adapter's tensors and the parameters of the base.
+
+    A checkpoint is unpacked when it is asked for, and removed when the next one is.
+    """
     for one in bundle.manifest.checkpoints:
         part = "merged" if one.merged == "included" else "adapter"
         folder = bundle.folder / "checkpoints" / one.name
         for needed in {"adapter", part}:
             _extract(bundle.archive, f"checkpoints/{one.name}/{needed}/", bundle.folder)
         trainable = count_adapter(folder / "adapter").trainable
-        measured = ratio(trainable, bundle.claims.base_total, bundle.claims.convention)
-        yield Candidate(one.name, folder / part, measured)
+        yield Candidate(one.name, folder / part, ratio(trainable, base_parameters, convention))
+        shutil.rmtree(folder)
 
 
 def _extract(archive: Archive, below: str, folder: Path) -> None:
@@ -169,7 +178,7 @@ def _ask(test: ModelTest, model: str) -> Answers:
         rows = evaluation_set(task, path, None, recipe.seed).examples
         job = PredictionJob(f"{name}, {task.name}", answering, batch_tokens)
         answers.append(run_predictions(job, task, rows))
-    return Answers(*answers)
+    return Answers(answers[0], answers[1], count_parameters(answering.model))
 
 
 def _show(graded: Sequence[GradedTeam], rule: str) -> None:
@@ -181,7 +190,7 @@ def _show(graded: Sequence[GradedTeam], rule: str) -> None:
             said = "no score" if one.claimed.score is None else f"score {one.claimed.score:.6f}"
             figures = f"accuracy {percent(one.claimed.accuracy, 2)}, ratio {one.claimed.ratio:.6g}, {said}"
             print_visible(f"   claimed: {one.claimed.checkpoint}, {figures}, on rows of its own")
-        for checkpoint in one.checkpoints:
+        for checkpoint in one.checkpoints if len(one.checkpoints) > 1 else ():
             print_visible(f"   {_line(checkpoint)}")
 
 
