@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lotune.errors import DataError
+from lotune.evaluate.claims import spacing_claim
 from lotune.evaluate.scorecard import Check, Scorecard
 
 MANIFEST = "manifest.json"
@@ -121,28 +122,11 @@ def five_evenly_spaced(found: Sequence[int], steps: int) -> Check:
     >>> five_evenly_spaced([2, 4, 6, 8, 10], 10).passed, five_evenly_spaced([2, 4, 6, 9, 10], 10).passed
     (True, False)
     """
-    spacing = spacing_check(found, steps)
+    spacing = spacing_claim(found, steps)
     if len(found) == CONTEST_CHECKPOINTS:
         return spacing
     fault = f"{len(found)} checkpoints, the contest asks for {CONTEST_CHECKPOINTS}; {spacing.detail}"
     return Check(name=spacing.name, passed=False, detail=fault)
-
-
-def spacing_check(found: Sequence[int], steps: int) -> Check:
-    """Return the check that the i-th of N checkpoints follows round(i · steps / N) steps, halves rounded up.
-
-    >>> spacing_check([4, 7], 7)
-    Check(name='spacing', passed=True, detail='after 4, 7 of 7 steps')
-    """
-    from lotune.train.schedule import checkpoint_steps
-
-    after = ", ".join(map(str, found))
-    detail = f"after {after} of {steps} steps"
-    expected = checkpoint_steps(steps, len(found)) if 0 < len(found) <= steps else []
-    if expected and list(found) == expected:
-        return Check(name="spacing", passed=True, detail=detail)
-    even = f", evenly spaced would be {', '.join(map(str, expected))}" if expected else ""
-    return Check(name="spacing", passed=False, detail=detail + even)
 
 
 def to_canonical_json(manifest: Manifest) -> bytes:

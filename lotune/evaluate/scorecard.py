@@ -271,6 +271,8 @@ class Scorecard(_Record):
     """Numbers of rows of each evaluation set."""
     learning: str = ""
     """Whether the tuning had not finished learning or no longer learnt, if the result is not valid."""
+    claims: tuple[Check, ...] = ()
+    """What a reader wants to know of the result, passed, failed or not applicable; empty in older scorecards."""
     next_steps: tuple[NextStep, ...] = ()
     """At most three commands to try if the result is not valid, the likeliest remedy first."""
 
@@ -303,6 +305,7 @@ def make_scorecard(
     repair: Repair | None = None,
     strength: StrengthSearch | None = None,
     divergence: Sequence[BaseDivergence] = (),
+    claims: Sequence[Check] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -326,6 +329,7 @@ def make_scorecard(
         divergence=tuple(divergence),
         notes=(*notes, *(line.describe() for line in described), *evaluation_set_notes(evaluation_sets)),
         evaluation_sets=tuple(evaluation_sets),
+        claims=tuple(claims),
     )
 
 

@@ -346,6 +346,12 @@ def checks_table(card: Scorecard) -> Table:
     return Table(("check", "result", "evidence"), tuple(rows))
 
 
+def claims_table(card: Scorecard) -> Table:
+    """Return the claims with their results and the evidence; without rows for a scorecard of an older lotune."""
+    rows = tuple((claim.name, claim.result, claim.detail) for claim in card.claims)
+    return Table(("claim", "result", "evidence"), rows)
+
+
 def _result(passed: bool) -> str:
     return "passed" if passed else "failed"
 

@@ -163,7 +163,9 @@ def _closing_lines(card: Scorecard) -> list[str]:
     if target.unjudgeable:
         lines.append(f"rows left out because their reference cannot be judged: {target.unjudgeable}")
     checks = [f"{check.name} {_shown_result(check)}" + _detail(check.detail) for check in card.checks]
-    lines += [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
+    claims = [f"{claim.name} {_shown_result(claim)}" + _detail(claim.detail) for claim in card.claims]
+    lines += [f"check: {check}" for check in checks] + [f"claim: {claim}" for claim in claims]
+    lines += [f"note: {note}" for note in card.notes]
     return lines + ([card.learning] if card.learning else []) + _next_step_lines(card)
 
 

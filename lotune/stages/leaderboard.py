@@ -134,28 +134,35 @@ def _show(board: Leaderboard) -> None:
         print_visible(f"{one.better} over {one.worse}: {verdict} ({one.method})")
     if len(board.differences) > SHOWN_DIFFERENCES:
         print_visible(f"and {len(board.differences) - SHOWN_DIFFERENCES} more differences: --json lists them")
+    if front := [place.entry.team for place in board.places if place.on_front]:
+        print_visible(f"on the Pareto front of accuracy and ratio: {', '.join(front)}")
     if board.published:
         console.print(_published(board))
+        wrong = [one.team for one in board.published if not one.reproduced]
+        print_visible(f"scores that {board.rule} does not give: {', '.join(wrong) or 'none'}")
 
 
 def _ranking(places: Sequence[Place]) -> Table:
-    table = _table("rank", "team", "prize", "accuracy", "ratio", "score", "95 % interval", "front")
+    table = _table("place", "team", "accuracy", "ratio", "score", "95 % interval")
     for place in places:
         entry = place.entry
-        limits = "–" if entry.score_interval is None else format_limits(entry.score_interval, ".4f")
+        limits = "–" if entry.score_interval is None else format_limits(entry.score_interval, ".3f")
         figures = percent(entry.accuracy, 2), f"{entry.ratio:.6g}", f"{entry.score:.6f}", limits
-        front = "yes" if place.on_front else ""
-        _add(table, str(place.rank or "–"), entry.team, place.prize or "–", *figures, front)
+        _add(table, _place(place.rank, place.prize), entry.team, *figures)
     return table
 
 
 def _published(board: Leaderboard) -> Table:
-    table = _table("rank", "published", "prize", "accuracy", "ratio", "score", "formula")
+    table = _table("place", "published", "accuracy", "ratio", "score", "by formula")
     for one in board.published:
-        formula = "reproduced" if one.reproduced else f"differs: {one.computed:.9f}"
+        formula = "reproduced" if one.reproduced else f"{one.computed:.9f}"
         figures = percent(one.accuracy, 2), f"{one.ratio:.9g}", f"{one.score:.9f}"
-        _add(table, str(one.rank), one.team, one.prize or "–", *figures, formula)
+        _add(table, _place(one.rank, one.prize), one.team, *figures, formula)
     return table
+
+
+def _place(rank: int | None, prize: str) -> str:
+    return "–" if rank is None else f"{rank} {prize}".strip()
 
 
 def _table(*columns: str) -> Table:

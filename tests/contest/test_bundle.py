@@ -16,7 +16,8 @@ import orjson
 import pytest
 from command_line import call
 
-from lotune.contest.manifest import five_evenly_spaced, spacing_check
+from lotune.contest.manifest import five_evenly_spaced
+from lotune.evaluate.claims import spacing_claim
 
 CHECKPOINTS = [f"step-{number:06d}" for number in (1, 2, 3, 4, 5)]
 
@@ -295,6 +296,6 @@ def test_options_that_cannot_be_used(five_checkpoints: Path, words: tuple[str, .
 def test_the_spacing_of_checkpoints() -> None:
     assert five_evenly_spaced([2, 4, 6, 8, 10], 10).passed
     assert not five_evenly_spaced([5, 10], 10).passed
-    assert spacing_check([5, 10], 10).passed
-    assert not spacing_check([1, 2], 10).passed
-    assert not spacing_check([], 10).passed
+    assert spacing_claim([5, 10], 10).passed
+    assert not spacing_claim([1, 2], 10).passed
+    assert not spacing_claim([], 10).passed
