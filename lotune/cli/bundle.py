@@ -14,7 +14,7 @@ from lotune.errors import SettingsError
 
 def bundle(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)
+        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a finished run.", show_default=False)
     ] = None,
     team: Annotated[str | None, typer.Option(help="Name of the team.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write. Default: a zip named after the team.")] = None,
