@@ -108,9 +108,8 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
     for place, (option, value) in enumerate(pairwise(words), start=1):
         if option in NUMBERS:
             words[place] = str(min(NUMBERS[option], int(value)))
-    recipe = next(
-        (word for before, word in pairwise(words) if word in SMALLER and before not in ("--model", "--base")), None
-    )
+    named = [word for before, word in pairwise(words) if before not in ("--model", "--base")]
+    recipe = next((word for word in named if word in SMALLER), None)
     if recipe is not None and not {"report", "init"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail

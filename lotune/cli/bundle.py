@@ -32,7 +32,7 @@ def bundle(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the hand-in of a finished run as a zip, or verify one (--check)."""
+    """Write the hand-in of a run, or verify one (--check)."""
 
     def work() -> Any:
         options = run_options(False, json, debug)

@@ -24,7 +24,7 @@ def leaderboard(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Rank finished runs and bundles by the contest's score, and check published scores."""
+    """Rank runs and bundles by score, and check published scores."""
 
     def work() -> Any:
         from lotune.stages.leaderboard import leaderboard

@@ -108,6 +108,8 @@ def _metrics(path: Path) -> tuple[dict[int, Mapping[str, Any]], dict[int, Mappin
     for number, line in record_lines(path.read_bytes()):
         try:
             record = orjson.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError
             if "loss" in record:
                 steps[int(record["number"])] = record
             elif "validation" in record:
