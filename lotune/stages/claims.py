@@ -47,9 +47,9 @@ def claims_of_run(
     """Return the claims on a finished evaluation; `checks` are those of the scorecard, merge checks among them."""
     names = [checkpoint["name"] for checkpoint in tuning["checkpoints"]]
     merges = [check for check in checks if check.name == "merge"]
-    found, rows = _overlap(run, sets, tokenizer), {one.name: len(one.examples) for one in sets}
+    found, rows = count_overlap(run, sets, tokenizer), {one.name: len(one.examples) for one in sets}
     return [
-        template_claim(orjson.loads(template_text(recipe)), _stored_templates(run, names)),
+        template_claim(orjson.loads(template_text(recipe)), stored_templates(run, names)),
         merge_claim(merges, METHODS[recipe.adapter.method].mergeable),
         overlap_claim(found, rows, counts["rows"]["overlap"]["removed"]),
         gate_claim(retention),
@@ -59,14 +59,14 @@ def claims_of_run(
     ]
 
 
-def _stored_templates(run: Run, names: Sequence[str]) -> dict[str, Any]:
+def stored_templates(run: Run, names: Sequence[str]) -> dict[str, Any]:
     """Return the content of the template file in each folder of weights that has one."""
     places = [f"{name}/{part}" for name in names for part in ("adapter", "merged")]
     files = {place: run.folder / "checkpoints" / place / TEMPLATE_FILE for place in places}
     return {place: read_json(file) for place, file in files.items() if file.is_file()}
 
 
-def _overlap(run: Run, sets: Sequence[AnsweredSet], tokenizer: Any) -> dict[str, int] | None:
+def count_overlap(run: Run, sets: Sequence[AnsweredSet], tokenizer: Any) -> dict[str, int] | None:
     """Return, by set, how many of its rows are asked in the training rows as well; None if these are gone.
 
     The tokens of the training decide, not the rows that `prepare` has compared: what was trained on is in no doubt.
