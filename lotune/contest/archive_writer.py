@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ PERMISSIONS = 0o100644
 """A plain file that its owner may write and anybody may read."""
 STORED_SUFFIXES = frozenset({".safetensors"})
 """Suffixes of members that compression would not make smaller."""
+MAX_SHRINKING = 15
+"""Most times that a member may shrink; one that would shrink more is stored as it is. Readers allow 20 in all."""
+SMALL = 1 << 20
+"""Bytes up to which a member may shrink by any factor."""
 UNIX = 3
 """The creating system that the format records; its permissions are Unix's."""
 
@@ -67,7 +72,7 @@ def write_archive(out: Path, members: Sequence[tuple[Source, Member]], progress:
 def _write_member(archive: zipfile.ZipFile, source: Source, member: Member) -> None:
     entry = zipfile.ZipInfo(member.path, EPOCH)
     entry.create_system, entry.external_attr = UNIX, PERMISSIONS << 16
-    stored = Path(member.path).suffix in STORED_SUFFIXES
+    stored = Path(member.path).suffix in STORED_SUFFIXES or _looks_like_a_bomb(source, member)
     entry.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
     # Level 6, zlib's default. The size decides whether the member needs zip64.
     entry.file_size = member.bytes
@@ -78,6 +83,17 @@ def _write_member(archive: zipfile.ZipFile, source: Source, member: Member) -> N
             target.write(chunk)
     if digest.hexdigest() != member.sha256:
         raise RunError(member.path, "changed while the bundle was written", remedy="run the same command again")
+
+
+def _looks_like_a_bomb(source: Source, member: Member) -> bool:
+    """Return whether a member would shrink so much that readers would take it for a bomb."""
+    # An untuned model may repeat one token thousands of times.
+    if member.bytes <= SMALL:
+        return False
+    compressor, size = zlib.compressobj(), 0
+    for chunk in source.chunks():
+        size += len(compressor.compress(chunk))
+    return member.bytes > MAX_SHRINKING * (size + len(compressor.flush()))
 
 
 def file_chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:

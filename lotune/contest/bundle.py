@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lotune.contest.archive_writer import STORED_SUFFIXES, Source, file_chunks
+from lotune.contest.archive_reader import BINARIES, TEXTS
+from lotune.contest.archive_writer import Source, file_chunks
 from lotune.contest.logs import RETENTION_LOG, TRAINING_LOG
 from lotune.contest.redaction import Private, Redactor
 from lotune.errors import RunError
@@ -29,8 +31,6 @@ ROWS = ("data/", "predictions/", ANSWERS, RETENTION_LOG, "report.", "README.md",
 """Beginnings of the paths of files with rows or the team's name: a user's name may be an ordinary word in them."""
 WEIGHT_NAMES = ("adapter", "merged")
 """Folders of a checkpoint that a bundle holds."""
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib"})
-"""Suffixes of files that can execute code when they are read, or that no reader of a bundle expects."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class CheckpointFolder:
 def checkpoint_folders(folder: Path, card: Scorecard) -> list[CheckpointFolder]:
     """Return the checkpoints of a run in their order.
 
-    Raises: RunError if the adapter of one is missing, or a folder holds a file that could execute code.
+    Raises: RunError if the adapter of one is missing, or a folder holds a file of a kind that
+    readers of bundles refuse.
     """
     checkpoints = []
     for point in card.checkpoints:
@@ -55,8 +56,9 @@ def checkpoint_folders(folder: Path, card: Scorecard) -> list[CheckpointFolder]:
             found, remedy = f"checkpoints/{point.name}/adapter is missing", "tune again, and delete no checkpoint"
             raise RunError(str(folder), found, "the adapter of each checkpoint", remedy)
         for path in (*parts["adapter"], *parts["merged"]):
-            if Path(path).suffix in PICKLES:
-                raise RunError(str(folder / path), "can execute code when it is read", "safetensors", "remove it")
+            if Path(path).suffix not in TEXTS | BINARIES:
+                fault = "is of a kind that bundles do not hold, as it might execute code"
+                raise RunError(str(folder / path), fault, "weights in safetensors, and texts", "remove it")
         checkpoints.append(CheckpointFolder(point.name, point.step, parts["adapter"], parts["merged"]))
     return checkpoints
 
@@ -69,8 +71,8 @@ def _files(folder: Path, below: str) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def run_sources(folder: Path, private: Private, weights: Iterable[str]) -> list[Source]:
-    """Return the members that a bundle takes from a run: texts without private parts, rows, answers and weights.
+def run_sources(folder: Path, private: Private) -> list[Source]:
+    """Return the members that a bundle takes from a run besides its weights: texts, rows and answers.
 
     Raises: RunError if a required file is missing.
     """
@@ -79,7 +81,34 @@ def run_sources(folder: Path, private: Private, weights: Iterable[str]) -> list[
         raise RunError(str(folder), f"lacks {', '.join(missing)}", "a finished run", "lotune report RUN")
     rows = [path for path in _files(folder, "data") if _is_test_set(path)]
     answers = [path for path in _files(folder, "predictions") if _is_predictions(path)]
-    return [_source(folder, path, private) for path in (*texts, *rows, *answers, *weights)]
+    return [_text_of_run(folder, path, private) for path in (*texts, *rows, *answers)]
+
+
+def weight_sources(folder: Path, private: Private, paths: Iterable[str]) -> list[Source]:
+    """Return the files of checkpoints as members: weights as they are, texts without private parts.
+
+    Raises: RunError if the metadata of weights hold private texts; DataError if they hold a secret.
+    """
+    sources = []
+    for path in paths:
+        if Path(path).suffix == ".safetensors":
+            _check_metadata(folder / path, private)
+        is_text = Path(path).suffix in TEXTS
+        sources.append(_text_of_run(folder, path, private) if is_text else _file(folder, path))
+    return sources
+
+
+def _check_metadata(path: Path, private: Private) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = json.dumps(file.metadata() or {}, ensure_ascii=False)
+    except SafetensorError as error:
+        raise RunError(str(path), f"is damaged: {error}", "weights in safetensors", "tune again") from None
+    if Redactor(private, str(path), about_the_machine=True).line(metadata) != metadata:
+        # A change of weights would change their digest, so they are not rewritten.
+        raise RunError(str(path), "its metadata name a path of this machine", "metadata without paths", "save it again")
 
 
 def _is_test_set(path: str) -> bool:
@@ -92,9 +121,11 @@ def _is_predictions(path: str) -> bool:
     return path.endswith(".jsonl") and not path.startswith("predictions/alone/")
 
 
-def _source(folder: Path, path: str, private: Private) -> Source:
-    if Path(path).suffix in STORED_SUFFIXES:
-        return Source(path, lambda: file_chunks(folder / path))
+def _file(folder: Path, path: str) -> Source:
+    return Source(path, lambda: file_chunks(folder / path))
+
+
+def _text_of_run(folder: Path, path: str, private: Private) -> Source:
     return text_source(path, lambda: _lines(folder / path), private)
 
 

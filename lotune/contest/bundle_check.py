@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, prod
@@ -80,7 +81,7 @@ def file_checks(bundle: Bundle, measured: Callable[[int], None]) -> Iterator[Che
     yield _check("checksums", wrong, f"sha256 of {len(present)} files")
     missing = [f"{name} is missing" for name in HAND_IN if name not in archive]
     yield _check("hand-in", missing, "all that the contest asks for")
-    yield _check("complete checkpoints", _incomplete(bundle), _merged_clause(manifest))
+    yield _check("complete checkpoints", _named_twice(manifest) + _incomplete(bundle), _merged_clause(manifest))
 
 
 def _differences(listed: Mapping[str, Any], present: Sequence[str]) -> list[str]:
@@ -104,11 +105,18 @@ def _incomplete(bundle: Bundle) -> list[str]:
     return faults
 
 
+def _named_twice(manifest: Manifest) -> list[str]:
+    counts = Counter(one.name for one in manifest.checkpoints)
+    return [f"{name} is named {count} times" for name, count in counts.items() if count > 1]
+
+
 def _merged_clause(manifest: Manifest) -> str:
-    counts = {
-        kind: sum(one.merged == kind for one in manifest.checkpoints) for kind in ("included", "left out", "none")
-    }
-    return "merged models: " + ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
+    counts = Counter(one.merged for one in manifest.checkpoints)
+    clause = "merged models: " + ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+    # No fault: the learning rate of a very short training may be 0 between two checkpoints.
+    adapters = [one.sha256 for one in manifest.members if one.path.endswith("/adapter/adapter_model.safetensors")]
+    copies = len(adapters) - len(set(adapters))
+    return clause + (f"; {copies} adapters have the weights of another" if copies else "")
 
 
 def training_checks(bundle: Bundle) -> Iterator[Check]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lotune.errors import DataError
 from lotune.evaluate.claims import spacing_claim
@@ -31,10 +31,14 @@ class Member(_Record):
     sha256: str
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,99}$")]
+"""Name of a checkpoint, which is a folder."""
+
+
 class BundledCheckpoint(_Record):
     """A checkpoint of a bundle. `trainable` counts the parameters in its adapter's file."""
 
-    name: str
+    name: Name
     step: int
     trainable: int
     merged: Literal["included", "left out", "none"]
@@ -62,7 +66,7 @@ class Claims(_Record):
     value: float
     base_value: float
     retention: tuple[ClaimedMetric, ...]
-    chosen_checkpoint: str
+    chosen_checkpoint: Name
     trainable: int
     base_total: int
     """The base's own number of parameters."""

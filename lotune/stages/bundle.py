@@ -24,6 +24,7 @@ from lotune.contest.bundle import (
     method_text,
     run_sources,
     self_test,
+    weight_sources,
     written_sources,
 )
 from lotune.contest.manifest import MANIFEST, BundledCheckpoint, Manifest, Member, claims_of, to_canonical_json
@@ -67,12 +68,13 @@ def bundle(
     left_out = [path for one in checkpoints for path in one.merged] if without_merged else []
     code = _code_version(run)
     sources = [
-        *run_sources(run, private, included),
+        *run_sources(run, private),
+        *weight_sources(run, private, included),
         *written_sources(_texts(run, recipe, card, team, link, code), private),
     ]
     with Progress("measuring", len(sources) + len(left_out)) as progress:
         members = _measured(sources, progress)
-        omitted = _measured(run_sources(run, private, left_out)[-len(left_out) :], progress) if left_out else []
+        omitted = _measured(weight_sources(run, private, left_out), progress)
     manifest = Manifest(
         team=team, link=link, lotune=code["lotune"], git_revision=code["git_revision"],
         claims=claims_of(card, read_json(run / "training.json")["steps"]),

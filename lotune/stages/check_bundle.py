@@ -41,10 +41,12 @@ def check_bundle(path: Path, rerun: int | None, base: str | None, options: RunOp
     Raises: HostileArchiveError if the archive must not be unpacked; CheckError if a check fails.
     """
     with opened_bundle(path) as bundle:
+        if rerun is not None:
+            from lotune.stages.rerun_bundle import check_base, rerun_check
+
+            check_base(bundle, base)
         checks = list(bundle_checks(bundle))
         if rerun is not None:
-            from lotune.stages.rerun_bundle import rerun_check
-
             target = judged_rows(bundle)[0]
             recipe = bundle_recipe(bundle.archive)
             checks.append(checked("rerun", lambda: rerun_check(bundle, recipe, target, rerun, base)))

@@ -247,6 +247,55 @@ def run(five_checkpoints: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "five"
 
 
+def copy_adapter(members: dict[str, bytes]) -> None:
+    weights = "checkpoints/step-00000{}/adapter/adapter_model.safetensors"
+    for number in (2, 3, 4, 5):
+        members[weights.format(number)] = members[weights.format(1)]
+
+
+def name_twice(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest["checkpoints"][1]["name"] = manifest["checkpoints"][0]["name"]
+    members["manifest.json"] = orjson.dumps(manifest)
+
+
+def rename_checkpoint(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest["checkpoints"][0]["name"] = "../../outside"
+    members["manifest.json"] = orjson.dumps(manifest)
+
+
+def test_copies_of_a_checkpoint_are_named(bundle: Path, tmp_path: Path) -> None:
+    path = rewritten(bundle, tmp_path / "copies.zip", copy_adapter)
+    assert "4 adapters have the weights of another" in call("bundle", "--check", path).stdout
+
+
+def test_a_checkpoint_that_counts_twice_is_found(bundle: Path, tmp_path: Path) -> None:
+    assert failed(rewritten(bundle, tmp_path / "twice.zip", name_twice)) == ["complete checkpoints"]
+
+
+def test_a_name_that_leads_elsewhere_is_refused(bundle: Path, tmp_path: Path) -> None:
+    path = rewritten(bundle, tmp_path / "names.zip", rename_checkpoint)
+    assert "manifest.json: checkpoints.0.name" in call("bundle", "--check", path, status=2).stderr
+
+
+def test_repeated_answers_make_no_bomb(run: Path, tmp_path: Path) -> None:
+    """An untuned model may repeat a token for ever; a bundle of such answers can be checked."""
+    config = run / "checkpoints" / "step-000001" / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "revision": "x" * (3 << 20)}))
+    call("bundle", run, "--team", "The Team", "--out", tmp_path / "a.zip")
+    call("bundle", "--check", tmp_path / "a.zip")
+
+
+def test_metadata_of_weights_with_a_path_are_refused(run: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = run / "checkpoints" / "step-000001" / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(str(weights)), str(weights), metadata={"source": str(run)})
+    result = call("bundle", run, "--team", "The Team", "--out", tmp_path / "a.zip", status=2)
+    assert "its metadata name a path of this machine" in result.stderr
+
+
 def test_an_unfinished_run_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "scorecard.json").unlink()
     result = call("bundle", run, "--team", "The Team", "--out", tmp_path / "a.zip", status=2)
