@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lotune.console import Progress
+from lotune.contest.answer_check import JudgedRows, answer_checks
 from lotune.contest.archive_reader import Archive, open_archive
 from lotune.contest.bundle import RECIPE
 from lotune.contest.bundle_check import (
     Bundle,
-    JudgedRows,
-    answer_checks,
     checked,
     file_checks,
     ratio_checks,

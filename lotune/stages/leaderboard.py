@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
-from lotune.contest.bundle_check import judged_answers
+from lotune.contest.answer_check import judged_answers
 from lotune.contest.leaderboard import Entry, Place, differences, ranked, read_published
 from lotune.contest.leaderboard_page import Leaderboard, render_leaderboard
 from lotune.errors import RunError, SettingsError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lotune.contest.bundle_check import Bundle, JudgedRows, judged_answers, rows_of
+from lotune.contest.answer_check import JudgedRows, judged_answers, rows_of
+from lotune.contest.bundle_check import Bundle
 from lotune.data.disk_list import evenly_spaced
 from lotune.errors import SettingsError
 from lotune.evaluate.scorecard import Check
