@@ -60,7 +60,8 @@ def file_checks(bundle: Bundle, measured: Callable[[int], None]) -> Iterator[Che
     yield outcome("checksums", wrong, f"sha256 of {len(present)} files")
     missing = [f"{name} is missing" for name in HAND_IN if name not in archive]
     yield outcome("hand-in", missing, "all that the contest asks for")
-    yield outcome("complete checkpoints", _named_twice(manifest) + _incomplete(bundle), _merged_clause(manifest))
+    faults = [*_named_twice(manifest), *_never_merged(manifest), *_incomplete(bundle)]
+    yield outcome("complete checkpoints", faults, _merged_clause(manifest))
 
 
 def _differences(listed: Mapping[str, Any], present: Sequence[str]) -> list[str]:
@@ -87,6 +88,11 @@ def _incomplete(bundle: Bundle) -> list[str]:
 def _named_twice(manifest: Manifest) -> list[str]:
     counts = Counter(one.name for one in manifest.checkpoints)
     return [f"{name} is named {count} times" for name, count in counts.items() if count > 1]
+
+
+def _never_merged(manifest: Manifest) -> list[str]:
+    never = [one.name for one in manifest.checkpoints if one.merged == "none"]
+    return [f"the contest asks for complete models, and {', '.join(never)} were never merged"] if never else []
 
 
 def _merged_clause(manifest: Manifest) -> str:

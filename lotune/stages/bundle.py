@@ -93,6 +93,8 @@ def _finish(out: Path, manifest: Manifest, options: RunOptions) -> dict[str, Any
     spacing = manifest.claims.spacing
     if not spacing.passed:
         print_status(f"warning: not the contest's checkpoints: {spacing.detail}; a check of the bundle will say so")
+    if any(one.merged == "none" for one in manifest.checkpoints):
+        print_status("warning: not all checkpoints are merged, as the contest asks: checkpoints.merged=all merges them")
     if not options.json:
         print_status(f"bundle: {out}, {out.stat().st_size:,} bytes, {len(manifest.members) + 1} files")
     return {

@@ -270,6 +270,27 @@ def test_copies_of_a_checkpoint_are_named(bundle: Path, tmp_path: Path) -> None:
     assert "4 adapters have the weights of another" in call("bundle", "--check", path).stdout
 
 
+def never_merged(members: dict[str, bytes]) -> None:
+    manifest = json.loads(members["manifest.json"])
+    manifest["checkpoints"][1]["merged"] = "none"
+    members["manifest.json"] = orjson.dumps(manifest)
+
+
+def test_a_checkpoint_that_was_never_merged_is_found(bundle: Path, tmp_path: Path) -> None:
+    assert failed(rewritten(bundle, tmp_path / "never.zip", never_merged)) == ["complete checkpoints"]
+
+
+def test_another_number_of_checkpoints_is_bundled_with_a_warning(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "few"
+    call(
+        "run", run / "recipe.yaml", f"runs={path.parent}", "name=few", "checkpoints.count=2", "checkpoints.merged=none"
+    )
+    result = call("bundle", path, "--team", "The Team", "--out", tmp_path / "few.zip")
+    assert "warning: not the contest's checkpoints: 2 checkpoints, the contest asks for 5" in result.stderr
+    assert "warning: not all checkpoints are merged" in result.stderr
+    assert set(failed(tmp_path / "few.zip")) == {"complete checkpoints", "spacing"}
+
+
 def test_a_checkpoint_that_counts_twice_is_found(bundle: Path, tmp_path: Path) -> None:
     assert failed(rewritten(bundle, tmp_path / "twice.zip", name_twice)) == ["complete checkpoints"]
 
