@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lotune.contest.leaderboard import Difference, Place, PublishedScore
+from lotune.contest.leaderboard import Difference, Entry, Place, PublishedScore
 from lotune.report.canvas import Axis, Canvas, LabelledPoint, Point
 from lotune.report.html import page_environment, page_style
 from lotune.report.plots import NARROW, WIDE
@@ -47,6 +47,11 @@ def front_plot(board: Leaderboard, width: int) -> str:
     plot.labelled_points(points)
     shown = "; ".join(f"{place.entry.team}: {place.entry.accuracy:.1%} at {place.entry.ratio:.3%}" for place in valid)
     return plot.svg("Accuracy against parameter ratio", show_control_characters(shown or "published rows") + ".")
+
+
+def result_plot(entry: Entry, width: int) -> str:
+    """Plot accuracy against ratio of a single result."""
+    return front_plot(Leaderboard((Place(entry, 1, "", on_front=True),), (), (), entry.rule), width)
 
 
 def _point(place: Place) -> LabelledPoint:

@@ -27,6 +27,8 @@ from lotune.contest.bundle import (
     weight_sources,
     written_sources,
 )
+from lotune.contest.leaderboard import Entry
+from lotune.contest.leaderboard_page import result_plot
 from lotune.contest.manifest import MANIFEST, BundledCheckpoint, Manifest, Member, claims_of, to_canonical_json
 from lotune.contest.names import archive_name, check_link, check_team
 from lotune.contest.redaction import Private, private_texts
@@ -37,8 +39,9 @@ from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import Scorecard, read_scorecard
 from lotune.files import read_json
 from lotune.recipe import Recipe, RunOptions, input_files, read_recipe
-from lotune.report.html import pictures, render_page
+from lotune.report.html import pictures, render_page, svg_file
 from lotune.report.markdown import render_markdown
+from lotune.report.plots import WIDE
 from lotune.report.report_data import Report, collect_report
 from lotune.stages.compare import predictions_file
 from lotune.stages.output_files import refuse_overwriting_inputs
@@ -154,7 +157,17 @@ def _texts(
         "report.html": render_page(report),
         "report.md": render_markdown(report),
         **{f"pictures/{name}.svg": picture for name, picture in pictures(report).items()},
+        **_accuracy_and_ratio(team, card),
     }
+
+
+def _accuracy_and_ratio(team: str, card: Scorecard) -> dict[str, str]:
+    """Return the picture of accuracy and ratio by path; nothing for a metric that is no accuracy."""
+    target = card.target
+    if card.score is None or target.is_mean:
+        return {}
+    entry = Entry(team, None, target.value, target.interval, card.parameters.ratio, card.score.rule)
+    return {"pictures/accuracy-ratio.svg": svg_file(result_plot(entry, WIDE))}
 
 
 def _report(run: Path, recipe: Recipe, card: Scorecard) -> Report:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import orjson
 import pytest
@@ -77,7 +78,7 @@ def test_it_holds_what_the_contest_asks_for(bundle: Path) -> None:
     for name in (
         *("README.md", "method.md", "inference.md", "recipe.yaml", "environment.json", "training-log.txt"),
         *("retention-log.txt", "self-test.md", "answers.jsonl", "report.html", "report.md", "scorecard.json"),
-        *("pictures/loss.svg", "metrics.jsonl", "predictions/arithmetic/base.jsonl"),
+        *("pictures/loss.svg", "pictures/accuracy-ratio.svg", "metrics.jsonl", "predictions/arithmetic/base.jsonl"),
         *(f"checkpoints/{name}/adapter/adapter_model.safetensors" for name in CHECKPOINTS),
         *(f"checkpoints/{name}/merged/model.safetensors" for name in CHECKPOINTS),
     ):
@@ -92,7 +93,9 @@ def test_it_holds_what_the_contest_asks_for(bundle: Path) -> None:
         name: hashlib.sha256(content).hexdigest() for name, content in members.items() if name != "manifest.json"
     }
     assert manifest["claims"]["spacing"]["passed"] is True
-    assert members["pictures/loss.svg"].startswith(b'<svg xmlns="http://www.w3.org/2000/svg"')
+    pictures = [content for name, content in members.items() if name.startswith("pictures/")]
+    assert len(pictures) >= 2
+    assert {ElementTree.fromstring(picture).tag for picture in pictures} == {"{http://www.w3.org/2000/svg}svg"}
 
 
 def test_a_check_passes(bundle: Path) -> None:

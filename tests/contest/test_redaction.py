@@ -93,6 +93,8 @@ def test_an_archive_beyond_the_limit_of_zip_has_zip64(tmp_path: Path, monkeypatc
     with zipfile.ZipFile(tmp_path / "a.zip") as file:
         assert [file.read(name) for name in file.namelist()] == [b"x" * 5000, b"y" * 5000, b"z" * 10]
         assert file.testzip() is None
+    with open_archive(tmp_path / "a.zip") as archive:
+        assert archive.read("b.txt") == b"y" * 5000
 
 
 def test_a_member_that_changes_leaves_no_archive(tmp_path: Path) -> None:
