@@ -9,8 +9,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lotune.errors import DataError
-from lotune.evaluate.claims import spacing_claim
 from lotune.evaluate.scorecard import Check, Scorecard
+from lotune.evaluate.scorecard_claims import spacing_claim
 
 MANIFEST = "manifest.json"
 FORMAT = 1

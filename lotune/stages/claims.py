@@ -10,7 +10,9 @@ import orjson
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_row
-from lotune.evaluate.claims import (
+from lotune.evaluate.retention import RetentionMetric
+from lotune.evaluate.scorecard import Check, Target
+from lotune.evaluate.scorecard_claims import (
     budget_claim,
     gain_claim,
     gate_claim,
@@ -19,8 +21,6 @@ from lotune.evaluate.claims import (
     spacing_claim,
     template_claim,
 )
-from lotune.evaluate.retention import RetentionMetric
-from lotune.evaluate.scorecard import Check, Target
 from lotune.files import read_json
 from lotune.model.methods.registry import METHODS
 from lotune.recipe import Recipe

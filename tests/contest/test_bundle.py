@@ -18,7 +18,7 @@ import pytest
 from command_line import call
 
 from lotune.contest.manifest import five_evenly_spaced
-from lotune.evaluate.claims import spacing_claim
+from lotune.evaluate.scorecard_claims import spacing_claim
 
 CHECKPOINTS = [f"step-{number:06d}" for number in (1, 2, 3, 4, 5)]
 

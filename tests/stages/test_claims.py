@@ -12,7 +12,7 @@ from command_line import RECIPE, call
 
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile
-from lotune.evaluate.claims import template_claim
+from lotune.evaluate.scorecard_claims import template_claim
 from lotune.model.loading import load_tokenizer
 from lotune.recipe import Recipe, read_recipe
 from lotune.runs import Run

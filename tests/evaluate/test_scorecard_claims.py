@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lotune.evaluate.claims import (
+from lotune.evaluate.retention import gate
+from lotune.evaluate.scorecard import Check
+from lotune.evaluate.scorecard_claims import (
     budget_claim,
     gain_claim,
     gate_claim,
@@ -16,8 +18,6 @@ from lotune.evaluate.claims import (
     spacing_claim,
     template_claim,
 )
-from lotune.evaluate.retention import gate
-from lotune.evaluate.scorecard import Check
 from lotune.evaluate.target import ScoredExample, measure_target
 from lotune.report.sections import claims_table
 from lotune.tasks.arithmetic.task import ArithmeticTask
