@@ -7,6 +7,7 @@ command continues where it was; a file belongs to one version of lotune.
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +17,27 @@ from typing import Any
 from lotune.evaluate.statistics import Interval, bootstrap_difference
 from lotune.record_files import append_record, stored_records
 
-Command = Callable[[Path, Sequence[str]], None]
-"""Run a command of lotune in a folder."""
+Command = Callable[[Path, Sequence[str]], float]
+"""Run a command of lotune in a folder, and return its processor time in seconds."""
 
 
-def run_lotune(folder: Path, words: Sequence[str]) -> None:
-    """Run a command of lotune. Raises: CalledProcessError, after its last lines are printed."""
+def run_lotune(folder: Path, words: Sequence[str]) -> float:
+    """Run a command of lotune, and return its processor time in seconds: other programs do not add to it.
+
+    Raises: CalledProcessError, after its last lines are printed.
+    """
+    before = _processor_seconds()
     done = subprocess.run([sys.executable, "-m", "lotune", *words], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         print("\n".join(done.stderr.splitlines()[-5:]), file=sys.stderr)
         done.check_returncode()
+    return _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of the commands so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measured_once(results: Path, id: str, measure: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:

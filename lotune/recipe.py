@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from lotune.contest.exam_files import ExamSettings
 from lotune.data.settings import TEST_ROWS, VALIDATION_ROWS, DataSettings, row_limit
 from lotune.distributed import SINGLE_PROCESS, ProcessGroup
 from lotune.errors import DataError, SettingsError, install_extra
@@ -51,6 +52,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
     score: ScoreSettings = Field(default_factory=ScoreSettings)
     pretrain: PretrainSettings | None = None
+    exam: ExamSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +119,7 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         "retention.replay.data": recipe.retention.replay.data,
         **{f"pretrain.{name}": getattr(recipe.pretrain, name, None) for name in PRETRAINING_PATHS},
         "adapter.init_from": recipe.adapter.init_from,
+        "exam.dev": recipe.exam.dev if recipe.exam else None,
     }
     return {key: path for key, path in paths.items() if path is not None}
 

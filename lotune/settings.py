@@ -159,9 +159,13 @@ def load_yaml(text: str, where: str) -> Any:
 def _repeated_keys(node: Any) -> list[str]:
     """Return repeated keys in the mappings of a composed YAML node, with their lines (YAML keeps the last)."""
     repeated: list[str] = []
-    pending = [node]
+    pending, seen_nodes = [node], set[int]()
     while pending:
         node = pending.pop()
+        # References can lead to a node again and again, or in a circle.
+        if id(node) in seen_nodes:
+            continue
+        seen_nodes.add(id(node))
         if getattr(node, "id", None) == "sequence":
             pending += node.value
         elif getattr(node, "id", None) == "mapping":

@@ -42,6 +42,9 @@ NOT_RUN = {
 }
 """The commands that no test runs, each with the reason."""
 
+STATUS = {"lotune audit --base internlm-7b --rank 16 --targets wq,wo --count 4194304": 1}
+"""The exit status of the commands that find a fault."""
+
 RUN = [
     "base.dtype=float32",
     "tune.epochs=1",
@@ -71,6 +74,10 @@ SMALLER = {
     "base.yaml": [*PRETRAINING, *SHAPE],
     "nano": [*PRETRAINING, *SHAPE],
     "nano-end": PRETRAINING,
+    "exam-cola": [
+        *RUN, "base.model=nano", "checkpoints.count=1", "data.sample.rows=40", "data.validation_rows=4",
+        "data.test_rows=4", "exam.answers=4", "tune.steps=2",
+    ],
 }  # fmt: skip
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2, "--rerun": 2}
@@ -91,6 +98,12 @@ retention: {{rows: 2, replay: {{rows: 0}}, validation_rows: 0}}
 checkpoints: {{count: 1, merged: none}}
 tune: {{epochs: 1}}
 """
+MINDFORMERS = """
+model:
+  model_config:
+    {type: InternLMConfig, hidden_size: 4096, num_layers: 32, num_heads: 32, vocab_size: 103168, has_bias: True,
+     pet_config: {pet_type: lora, lora_rank: 8, target_modules: '.*wk|.*wo'}}
+"""
 GUIDES = [path for path in PAGES if path.name not in ("CHANGELOG.md", "log.md", "reference.md")]
 COMMANDS = {page_name(path): commands(path) for path in [*GUIDES, ROOT / "lotune" / "nano" / "weights" / "README.md"]}
 """The commands of each page that tells a reader what to do."""
@@ -110,7 +123,7 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
             words[place] = str(min(NUMBERS[option], int(value)))
     named = [word for before, word in pairwise(words) if before not in ("--model", "--base")]
     recipe = next((word for word in named if word in SMALLER), None)
-    if recipe is not None and not {"report", "init"} & set(words):
+    if recipe is not None and not {"report", "init", "audit"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail
     elif {"--task", "--prompt"} & set(words) and not {"sample", "text", "grade"} & set(words):
@@ -140,7 +153,7 @@ def run(words: list[str]) -> str:
         result = CliRunner().invoke(app, rest, input="1 + 1 = ?\n/reset\n/exit\n", prog_name="lotune")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        assert result.exit_code == 0, f"{shlex.join(words)}\n{result.stderr}"
+        assert result.exit_code == STATUS.get(shlex.join(words), 0), f"{shlex.join(words)}\n{result.stderr}"
         return result.output
     python = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "python": [sys.executable]}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -188,7 +201,7 @@ def promise(words: list[str]) -> str:
     if "--list" in words:
         return "(?m)^demo  "
     if "--from" in words:
-        return "recipe written: lotune run demo.yaml"
+        return f"recipe written: lotune run {value_of('--from', words)}.yaml"
     if "--dry-run" in words:  # of a finished run there is nothing to estimate
         return (
             r"rows: \d+ read"
@@ -198,7 +211,8 @@ def promise(words: list[str]) -> str:
     patterns = {
         "run": r"VALID: \w+ ", "init": "⟦", "compare": "is better|cannot tell", "head": '"answer":', "chat": "> |\\w",
         "generate": r"\w", "pip": "torch==", "--check": "passed: checksums", "leaderboard": "place",
-        "contest": "accuracy", "exam": r"mean over CoLA and QQP: \d",
+        "contest": "accuracy", "exam": "mean over CoLA",
+        "audit": "base: .* parameters",
     }  # fmt: skip
     if "evaluate" in words and "--model" in words:
         by_task = {"reading": "contest_f1", "text": "bits per byte", "arithmetic": "accuracy", "choice": "accuracy"}
@@ -223,7 +237,13 @@ def write_inputs(folder: Path, base: Path) -> None:
     for name in ("test.csv", "mmlu/val/numbers_val.csv"):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(choices)
+    (folder / "finetune_internlm_7b.yaml").write_text(MINDFORMERS)
     (folder / "dev.csv").write_text(choices.replace(" + 1", " and one more"))
+    labels = [number % 2 for number in range(60)]
+    for name, shown in (("train", labels), ("dev", [""] * 6)):
+        sentences = [f"gj04\t{label}\t\tSentence {number} of {name}.\n" for number, label in enumerate(shown)]
+        (folder / f"CoLA_{name}.tsv").write_text("".join(sentences))
+    (folder / "CoLA_labels.txt").write_text("0\n1\n0\n1\n")
     write_contest_files(folder)
     question = {"id": "1", "question": "Who wrote it?", "answers": [{"text": "Lu Xun", "answer_start": 0}]}
     passage = {"context": "Lu Xun wrote the story.", "qas": [question]}

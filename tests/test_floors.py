@@ -83,7 +83,7 @@ LARGE = {"torch", "transformers", "peft"}
 """Libraries that take seconds to import: what refuses a recipe or reads files imports them in functions only."""
 LIGHT = (
     *("cli.app", "recipe", "stages.run", "stages.prepare", "stages.tune", "stages.evaluate", "stages.pretrain"),
-    *("stages.sample", "stages.init", "stages.evaluate_model"),
+    *("stages.sample", "stages.init", "stages.evaluate_model", "stages.audit"),
 )
 
 

@@ -36,7 +36,7 @@ class StandIn:
     copied: list[str] = field(default_factory=list)
     """Runs whose folder was there before their command."""
 
-    def __call__(self, folder: Path, words: Sequence[str]) -> None:
+    def __call__(self, folder: Path, words: Sequence[str]) -> float:
         name = next((word.removeprefix("name=") for word in words if word.startswith("name=")), words[0])
         if len(self.commands) == self.fail_after or name == self.fails:
             raise subprocess.CalledProcessError(1, words[0])
@@ -44,8 +44,9 @@ class StandIn:
         if words[0] == "init":
             (folder / words[1]).with_suffix(".yaml").write_text("task: {name: sentences}")
         else:
-            self.copied += [name] if (folder / "runs" / name / "training.json").exists() else []
+            self.copied += [name] if words[0] == "tune" and (folder / "runs" / name / "training.json").exists() else []
             write_run(folder / "runs" / name, RIGHT.get(name, 42))
+        return 10.0
 
 
 def write_run(run: Path, right: int) -> None:
@@ -67,8 +68,7 @@ def write_run(run: Path, right: int) -> None:
         "strength": {"chosen": [0.7], "seconds": 2.0} if run.name == "strength" else None,
     }
     write(run / "scorecard.json", card)
-    write(run / "training.json", {"seconds": 10.0})
-    write(run / "data" / "counts.json", {"replay": {"rows": 0, "seconds": 3.0 if "own" in run.name else 0.0}})
+    write(run / "training.json", {})
     predictions = run / "predictions" / "sentences" / "step-2.jsonl"
     predictions.parent.mkdir(parents=True, exist_ok=True)
     predictions.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
@@ -97,7 +97,7 @@ def record(
         "verdicts": "1" * right + "0" * (1_000 - right),
         "kept": {"reading": {"contest_f1": [reading, [0.9, 1.0]], "contest_em": [reading, None]}, **fractions},
         "divergence": {"test prompts": [0.5, None], "replay rows": [0.25, None]},
-        "seconds": {"tuning": seconds, "replay": 0.0, "repair": 0.0, "strength": 0.0},
+        "seconds": seconds,
         "repair": None,
         "strength": None,
         **more,
@@ -130,7 +130,6 @@ def test_a_record_has_the_figures_of_the_chosen_checkpoint(tmp_path: Path) -> No
         "equations": {"accuracy": [None, None]},
     }
     assert found["divergence"] == {"test prompts": [0.123, [0.1, 0.2]]}
-    assert found["seconds"] == {"tuning": 10.0, "replay": 3.0, "repair": 6.0, "strength": 0.0}
 
 
 def test_an_ability_without_a_gated_metric_counts_with_all_of_its_metrics() -> None:
@@ -145,8 +144,21 @@ def test_remedies_after_a_tuning_continue_a_copy_of_it(tmp_path: Path) -> None:
         measured.measure(remedy)
     assert command.copied == [name for name, remedy in REMEDIES.items() if remedy.continues]
     assert command.commands[0] == ["init", "reviews.csv", "--force"]
-    assert command.commands[1] == [*run_words("reviews", NONE), "threads=1"]
-    assert len(command.commands) == 1 + len(REMEDIES)
+    assert command.commands[1:3] == [[*run_words(verb, "reviews", NONE), "threads=1"] for verb in ("tune", "run")]
+    assert len(command.commands) == 1 + 2 * len(REMEDIES)
+
+
+def test_the_time_of_a_continued_tuning_counts(tmp_path: Path) -> None:
+    measured = measurement(tmp_path, StandIn())
+    assert [measured.measure(remedy)["seconds"] for remedy in (NONE, "repair-own", "strength")] == [10.0, 10.0, 20.0]
+
+
+def test_a_stopped_run_begins_anew_as_its_time_is_not_known(tmp_path: Path) -> None:
+    command = StandIn()
+    rest = tmp_path / "reviews" / "runs" / "repair-own" / "training.json"
+    write(rest, {})
+    measurement(tmp_path, command).measure("repair-own")
+    assert command.copied == []
 
 
 def test_without_a_finished_run_to_continue_a_remedy_tunes_itself(tmp_path: Path) -> None:
@@ -168,7 +180,7 @@ def test_a_stopped_copy_does_not_pass_as_a_run(tmp_path: Path) -> None:
 
 def test_a_stopped_benchmark_continues_and_repeats_nothing(tmp_path: Path) -> None:
     made: list[list[str]] = []
-    for fail_after in (0, 2, 5, 1_000, 1_000):
+    for fail_after in (0, 3, 7, 1_000, 1_000):
         command = StandIn(fail_after)
         try:
             for name in ("demo", "orders"):
@@ -177,7 +189,7 @@ def test_a_stopped_benchmark_continues_and_repeats_nothing(tmp_path: Path) -> No
         except subprocess.CalledProcessError:
             assert fail_after < 1_000
         made += command.commands
-    assert len(made) == 1 + 2 * len(REMEDIES)  # the shipped recipe needs no `init`
+    assert len({tuple(words) for words in made}) == 1 + 4 * len(REMEDIES)  # the shipped recipe needs no `init`
     assert list(records(tmp_path / "results.jsonl")) == [
         record_id(name, remedy) for name in ("demo", "orders") for remedy in REMEDIES
     ]
@@ -189,7 +201,7 @@ def test_a_remedy_that_fails_is_left_out_and_tried_again(tmp_path: Path, capsys:
     assert len(records(tmp_path / "results.jsonl")) == len(REMEDIES) - 1
     again = StandIn()
     main(["run", str(tmp_path), "orders", "--set", "threads=1"], again)
-    assert again.commands == [[*run_words("orders", "replay-own"), "threads=1"]]
+    assert again.commands == [[*run_words(verb, "orders", "replay-own"), "threads=1"] for verb in ("tune", "run")]
     assert "| replay, own rows | 80.0 % | -4.0 [-10.0, +0.0] |" in capsys.readouterr().out
 
 
@@ -201,7 +213,7 @@ def test_an_unknown_set_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("set_name", SETS)
 @pytest.mark.parametrize("remedy", REMEDIES)
 def test_the_settings_of_a_run_exist(set_name: str, remedy: str) -> None:
-    words = run_words(set_name, remedy)
+    words = run_words("run", set_name, remedy)
     assert words[1] in recipe_names() or SETS[set_name].own_rows
     known = "retention.abilities" in test_docs.KEYS
     assert read_settings(Recipe, None, [word for word in words[3:] if known or "abilities" not in word])

@@ -15,8 +15,10 @@ from command_line import call
 from lotune.errors import SettingsError
 from lotune.recipe import read_recipe
 from lotune.recipes.shipped import FOLDER, recipe_names
+from lotune.settings import join_names
 
 ROOT = Path(__file__).parent.parent
+NAMES = join_names(recipe_names())
 SMALL = (
     *("data.generated_rows=20", "data.validation_rows=4", "data.test_rows=4", "retention.rows=4"),
     *("retention.replay.rows=4", "task.scratchpad=false", "tune.micro_batch_rows=2", "base.dtype=float32"),
@@ -50,19 +52,20 @@ def test_what_is_neither_a_file_nor_a_name_is_answered_with_the_names(name: str)
         read_recipe(Path(name))
     assert str(caught.value).splitlines() == [
         f"{name}: cannot be read: No such file or directory",
-        "expected: a YAML file, or a recipe of lotune: demo, nano and nano-end",
+        f"expected: a YAML file, or a recipe of lotune: {NAMES}",
         "remedy: check the path; `lotune run --list` describes the recipes of lotune",
     ]
-    assert "demo, nano and nano-end" in call("tune", name, status=2).stderr
+    assert NAMES in call("tune", name, status=2).stderr
     assert not list(Path.cwd().iterdir())
 
 
-def test_the_list_says_what_each_recipe_does_and_how_long_it_takes() -> None:
+def test_the_list_says_what_each_recipe_does_and_how_long_it_takes_or_that_it_needs_a_gpu() -> None:
     lines = call("run", "--list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
-    assert all("minutes" in line and len(line) <= 120 for line in lines)
+    assert all(("minutes" in line or line.endswith("needs a GPU.")) and len(line) <= 140 for line in lines)
     purposes = json.loads(call("run", "--list", "--json").stdout)
-    assert [f"{name:<8}  {purpose}" for name, purpose in purposes.items()] == lines
+    width = max(map(len, purposes))
+    assert [f"{name:<{width}}  {purpose}" for name, purpose in purposes.items()] == lines
 
 
 def test_a_run_needs_a_recipe() -> None:
@@ -85,7 +88,7 @@ def test_a_copy_is_the_recipe_and_overwrites_nothing() -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--from", "mine"], "'mine' is not a recipe of lotune\nexpected: demo, nano and nano-end"),
+        (["--from", "mine"], f"'mine' is not a recipe of lotune\nexpected: {NAMES}"),
         (["--from", "../recipes/demo"], "is not a recipe of lotune"),
         (["rows.jsonl", "--from", "demo"], "init: rows and --from"),
         ([], "init: no rows"),

@@ -31,10 +31,11 @@ class Measurement:
 
     def _measure(self, remedy: str) -> dict[str, Any]:
         self._write_recipe()
-        if REMEDIES[remedy].continues:
-            self._copy_tuning(remedy)
-        self.command(self.folder, [*run_words(self.name, remedy), *self.words])
-        return figures(self._run(remedy))
+        shutil.rmtree(self._run(remedy), ignore_errors=True)  # of a stopped run, the time so far is not known
+        earlier = self._copy_tuning(remedy) if REMEDIES[remedy].continues else 0.0
+        seconds = earlier + self.command(self.folder, [*run_words("tune", self.name, remedy), *self.words])
+        self.command(self.folder, [*run_words("run", self.name, remedy), *self.words])
+        return {**figures(self._run(remedy)), "seconds": round(seconds, 1)}
 
     def _run(self, remedy: str) -> Path:
         return self.folder / "runs" / remedy
@@ -47,15 +48,20 @@ class Measurement:
             file, _ = write_set(self.name, self.folder)
             self.command(self.folder, ["init", file.name, "--force"])
 
-    def _copy_tuning(self, remedy: str) -> None:
-        """Begin a run with a copy of the run without a remedy; if that is not finished, the remedy's run tunes anew."""
+    def _copy_tuning(self, remedy: str) -> float:
+        """Begin a run with a copy of the run without a remedy, and return the seconds of that run.
+
+        If that is not finished, nothing is copied, and the remedy's run tunes anew.
+        """
         source, copy = self._run(NONE), self._run(remedy)
-        if copy.exists() or not source.exists() or record_id(self.name, NONE) not in records(self.results):
-            return
+        known = records(self.results).get(record_id(self.name, NONE))
+        if known is None or not source.exists():
+            return 0.0
         part = copy.with_name(f".{remedy}.part")  # a copy that was stopped must not pass as a run
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(source, part)
         part.rename(copy)
+        return float(known["seconds"])
 
 
 def record_id(set_name: str, remedy: str) -> str:
@@ -76,7 +82,6 @@ def figures(run: Path) -> dict[str, Any]:
         "base": card["target"]["base_value"],
         "kept": kept(card["retention"]),
         "divergence": {line["set"]: [line["value"], line["interval"]] for line in card["divergence"]},
-        "seconds": _seconds(run, card),
         "repair": card["repair"],
         "strength": (card["strength"] or {}).get("chosen"),
     }
@@ -97,17 +102,6 @@ def kept(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         if line["is_gated"] or line["task"] not in gated:
             found.setdefault(line["task"], {})[line["metric"]] = [line["retained"], line["retained_interval"]]
     return found
-
-
-def _seconds(run: Path, card: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of the tuning with its validations, of making replay rows, of a repair and of a search."""
-    parts = {
-        "tuning": _read(run / "training.json")["seconds"],
-        "replay": _read(run / "data" / "counts.json")["replay"]["seconds"],
-        "repair": (card["repair"] or {}).get("seconds", 0.0),
-        "strength": (card["strength"] or {}).get("seconds", 0.0),
-    }
-    return {name: round(seconds, 2) for name, seconds in parts.items()}
 
 
 def _read(path: Path) -> Any:

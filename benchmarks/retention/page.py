@@ -43,8 +43,8 @@ READING = """## How to read the tables
   EM; the other abilities have the smallest of their metrics. A dash means that it was not measured.
 - *KL*: how far the model is from its base, in nats per token; 0 means that nothing has changed. Replay rows differ from
   remedy to remedy, so compare the figures of the test prompts.
-- *time*: the time of the tuning with its validations, of making replay rows, and of a repair or a search, as a multiple
-  of the time of the run without a remedy. It depends on the machine and on what else runs there.
+- *time*: the processor time of `lotune tune` as a multiple of that without a remedy. It has the validations, the making
+  of replay rows, and a repair or a search. It differs from machine to machine.
 
 The intervals express the choice of the test rows only. Each remedy ran once, with one seed, and another seed moves the
 figures, too. nano is small: with a larger model the figures differ, and the order of the remedies may differ.

@@ -37,6 +37,8 @@ class TaskSet:
     recipe: str
     """Name of a shipped recipe, or of the file that `init` writes."""
     settings: Settings
+    generated_rows: str = "600"
+    """Generated rows in an epoch, where the model is trained on them."""
     own_rows: bool = True
     """Whether the rows are a file of `benchmarks.own_rows`; without it, the recipe generates them."""
 
@@ -46,6 +48,7 @@ SETS: Mapping[str, TaskSet] = {
         "Arithmetic, the shipped recipe: 3,600 rows, one epoch, rank 1; 2,000 test questions",
         "demo",
         {"data.test_rows": "2000"},
+        generated_rows="1000",
         own_rows=False,
     ),
     "reviews": TaskSet(
@@ -73,6 +76,10 @@ class Remedy:
     """Whether the run starts from the finished tuning of `none`, as no setting of the tuning differs."""
 
 
+GENERATED_ROWS = "GENERATED_ROWS"
+"""Stands for the number of generated rows in an epoch of a set."""
+
+
 def _replay(source: str, divergence: int, rows_per_epoch: str = "auto") -> Settings:
     return {
         "retention.replay.source": source,
@@ -88,9 +95,9 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained; each epoch has so many that they have 70 % of "
-        "the tokens of the task's rows",
-        _replay("generator", 0),
+        "1,000 generated rows of reading, on which the model is trained: 600 others in each epoch, or all of them in "
+        "the single epoch of the demo",
+        _replay("generator", 0, GENERATED_ROWS),
     ),
     "replay-own": Remedy(
         "replay, own rows",
@@ -104,8 +111,8 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "the same texts, those of an epoch with 30 % of the task's tokens, on which the model is held to its base's "
-        "predictions",
+        "the same texts, those of an epoch with a quarter of the task's tokens, on which the model is held to its "
+        "base's predictions",
         _replay("base", 1),
     ),
     "repair-generated": Remedy(
@@ -133,12 +140,13 @@ A replay row has either the cross-entropy or the divergence, so there is no furt
 """
 
 
-def run_words(set_name: str, remedy: str) -> list[str]:
-    """Return the words of the command that runs a remedy on a set.
+def run_words(verb: str, set_name: str, remedy: str) -> list[str]:
+    """Return the words of a command on the run of a remedy on a set.
 
-    >>> run_words("demo", "strength")[:3], run_words("demo", "strength")[-1]
-    (['run', 'demo', 'name=strength'], 'data.test_rows=2000')
+    >>> run_words("tune", "demo", "strength")[:3], run_words("run", "demo", "strength")[-1]
+    (['tune', 'demo', 'name=strength'], 'data.test_rows=2000')
     """
     task_set = SETS[set_name]
     settings = {**HARSH, **REMEDIES[remedy].settings, **task_set.settings}
-    return ["run", task_set.recipe, f"name={remedy}", *(f"{key}={value}" for key, value in settings.items())]
+    words = (f"{key}={value}".replace(GENERATED_ROWS, task_set.generated_rows) for key, value in settings.items())
+    return [verb, task_set.recipe, f"name={remedy}", *words]

@@ -51,8 +51,7 @@ class Outcome:
     @property
     def time(self) -> float:
         """Seconds as a multiple of those of the run without a remedy."""
-        seconds, harsh = (sum(record["seconds"].values()) for record in (self.record, self.none))
-        return float(seconds / harsh)
+        return float(self.record["seconds"] / self.none["seconds"])
 
     def smallest(self, ability: str) -> tuple[float | None, Any]:
         """Return the smallest retained fraction of an ability's metrics and its interval; None if one has none."""

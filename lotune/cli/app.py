@@ -13,6 +13,7 @@ import typer
 
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
+from lotune.cli.audit import audit
 from lotune.cli.bundle import bundle
 from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
@@ -88,6 +89,7 @@ app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(compare)
+app.command()(audit)
 app.command()(bundle)
 app.command()(leaderboard)
 app.add_typer(grade, name="grade")

@@ -192,6 +192,11 @@ def _shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
     return length if length >= MIN_SHARED_PREFIX else 0
 
 
+def _shared_tokens(rows: Sequence[EncodedRow]) -> int:
+    """Return the number of tokens that need not be computed if the rows share their prefix."""
+    return _shared_prefix_length(rows) * (len(rows) - 1)
+
+
 def _token_ids(row: EncodedRow) -> tuple[int, ...]:
     return row.token_ids
 
@@ -209,8 +214,8 @@ def with_prefix(row: EncodedRow, prefix_ids: tuple[int, ...]) -> EncodedRow:
     return EncodedRow(row.id, (*prefix_ids, *row.token_ids), row.completion_start + shift, earlier, row.is_replay)
 
 
-MAX_PADDING_TOKENS = 768
-"""Padding tokens allowed in a micro-batch; computing this many costs about as much as another forward pass."""
+PASS_TOKENS = 768
+"""Number of tokens that cost about as much to compute as another pass does: no padded micro-batch has more padding."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +234,19 @@ class Collator:
 
     def batches(self, rows: Iterable[EncodedRow]) -> list[Batch]:
         """Return the micro-batches of rows, grouped by similar length."""
-        rows = (with_prefix(row, self.prefix_ids) for row in rows)
-        return [pack_rows(group) if self.packed else pad_rows(group, self.pad_token_id) for group in self._groups(rows)]
+        groups = chain.from_iterable(
+            map(self._groups, self._parts([with_prefix(row, self.prefix_ids) for row in rows]))
+        )
+        return [pack_rows(group) if self.packed else pad_rows(group, self.pad_token_id) for group in groups]
+
+    def _parts(self, rows: list[EncodedRow]) -> list[list[EncodedRow]]:
+        """Return the rows together, or the task's and the replay rows apart if that shares enough more tokens."""
+        # The task's rows often share a long instruction, which replay rows do not begin with.
+        apart = [[row for row in rows if row.is_replay == is_replay] for is_replay in (False, True)]
+        if not self.packed or not all(apart):
+            return [rows]
+        saved = sum(map(_shared_tokens, apart)) - _shared_tokens(rows)
+        return apart if saved >= PASS_TOKENS else [rows]
 
     def _groups(self, rows: Iterable[EncodedRow]) -> Iterator[list[EncodedRow]]:
         group: list[EncodedRow] = []
@@ -248,4 +264,4 @@ class Collator:
         if self.packed:
             return sum(lengths) <= self.batch_tokens
         padding = len(lengths) * lengths[-1] - sum(lengths)
-        return len(lengths) * lengths[-1] <= self.batch_tokens and padding <= MAX_PADDING_TOKENS
+        return len(lengths) * lengths[-1] <= self.batch_tokens and padding <= PASS_TOKENS

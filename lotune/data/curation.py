@@ -15,13 +15,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
-from typing import Literal
 
 import numpy as np
 import orjson
 
 from lotune.data.disk_list import select
 from lotune.data.examples import Example
+from lotune.data.settings import Stratify
 from lotune.errors import DataError, SettingsError
 
 
@@ -99,7 +99,7 @@ def sample_examples(
     examples: Sequence[Example],
     rows: int | None,
     seed: int,
-    stratify: Literal["none", "equal"] = "none",
+    stratify: Stratify = "none",
     kinds: Collection[str] | None = None,
 ) -> Sequence[Example]:
     """Sample examples without replacement; return them in their original order.
@@ -107,14 +107,16 @@ def sample_examples(
     All examples are returned if `rows` is None or larger than their number. With `kinds`, only rows of these kinds are
     sampled. `stratify="none"` gives every row the same probability, and with the same seed a larger sample contains the
     smaller one. `stratify="equal"` samples the same number of each kind (see `stratified_quotas`); if `rows` is None,
-    as many of each as the rarest kind has.
+    as many of each as the rarest kind has. `stratify="proportional"` samples of each kind as large a part as of all.
 
-    Raises: DataError for a kind in `kinds` that no row has; SettingsError for "equal" if no row has a kind.
+    Raises: DataError for a kind in `kinds` that no row has; SettingsError unless `stratify` is none if no row has a
+    kind.
     """
-    if kinds is None and stratify == "none" and (rows is None or rows >= len(examples)):
+    if kinds is None and stratify != "equal" and (rows is None or rows >= len(examples)):
         return examples
     # Interned, as the examples of a DiskList are decoded one by one, each with a string of its own.
-    kind_of = [sys.intern(example.category) for example in examples] if kinds is not None or stratify == "equal" else []
+    needs_kinds = kinds is not None or stratify != "none"
+    kind_of = [sys.intern(example.category) for example in examples] if needs_kinds else []
     indices = np.arange(len(examples))  # (examples,)
     if kinds is not None:
         indices = np.flatnonzero([kind in kinds for kind in kind_of])  # (examples of these kinds,)
@@ -123,16 +125,16 @@ def sample_examples(
             present = ", ".join(sorted(set(kind_of)))
             raise DataError("sample", f"no rows of kind {', '.join(unknown)}", f"kinds among: {present}")
     available = Counter(kind_of[index] for index in indices) if kind_of else Counter()
-    if stratify == "equal":
-        if not any(available):
-            raise SettingsError("data.sample.stratify", "is equal, but no row has a kind", "none, or rows with kinds")
-        rows = min(available.values()) * len(available) if rows is None else rows
+    if stratify != "none" and not any(available):
+        raise SettingsError("data.sample.stratify", f"is {stratify}, but no row has a kind", "none, or rows with kinds")
+    if stratify == "equal" and rows is None:
+        rows = min(available.values()) * len(available)
     if rows is None or rows >= len(indices):
         return select(examples, indices)
     shuffled = indices[_shuffled(len(indices), f"sample:{seed}")]
     if stratify == "none":
         return select(examples, np.sort(shuffled[:rows]))
-    remaining = stratified_quotas(available, rows)
+    remaining = (stratified_quotas if stratify == "equal" else proportional_quotas)(available, rows)
     sampled = []
     for index in shuffled:
         kind = kind_of[index]
@@ -155,6 +157,22 @@ def stratified_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]
     for kind, count in sorted(available.items(), key=lambda item: (item[1], item[0])):
         quota = (rows - sum(quotas.values())) // (len(available) - len(quotas))
         quotas[kind] = min(count, quota)
+    return quotas
+
+
+def proportional_quotas(available: Mapping[str, int], rows: int) -> dict[str, int]:
+    """Return the number of rows to sample of each kind, in proportion to the available ones, `rows` in total.
+
+    The fractions that are left over go to the kinds with the largest ones (largest remainder method).
+
+    >>> proportional_quotas({"0": 37, "1": 63}, 10), proportional_quotas({"a": 1, "b": 1, "c": 2}, 3)
+    ({'0': 4, '1': 6}, {'a': 1, 'b': 1, 'c': 1})
+    """
+    total = sum(available.values())
+    quotas = {kind: rows * count // total for kind, count in available.items()}
+    remainders = sorted(available, key=lambda kind: (-(rows * available[kind] % total), kind))
+    for kind in remainders[: rows - sum(quotas.values())]:
+        quotas[kind] += 1
     return quotas
 
 

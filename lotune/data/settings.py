@@ -10,6 +10,9 @@ from pydantic import Field
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.settings import Settings
 
+Stratify = Literal["none", "proportional", "equal"]
+"""How a sample treats the kinds of rows."""
+
 
 class SampleSettings(Settings):
     """Sample of the training rows."""
@@ -18,9 +21,9 @@ class SampleSettings(Settings):
     """How many training rows to draw; null takes all."""
     seed: int | None = Field(None, ge=0)
     """Seed of the draw; null takes the recipe's seed."""
-    stratify: Literal["none", "equal"] = "none"
-    """Stratified sampling: none keeps the distribution of kinds; equal draws the same number of each kind (of
-    sentences: of each label), which without `rows` is as many as the rarest kind has."""
+    stratify: Stratify = "none"
+    """Stratified sampling: none draws any rows; proportional keeps the distribution of kinds (of sentences: of labels);
+    equal draws the same number of each kind, which without `rows` is as many as the rarest kind has."""
 
 
 VALIDATION_ROWS = 100

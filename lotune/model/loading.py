@@ -183,12 +183,19 @@ def meta_model(settings: BaseSettings) -> PreTrainedModel:
 
     Raises: ModelError as `load_model` does.
     """
+    folder = _folder(settings.model)
+    return meta_model_from(str(folder or settings.model), settings.model, is_on_hub=folder is None)
+
+
+def meta_model_from(source: str, name: str, *, is_on_hub: bool) -> PreTrainedModel:
+    """Return the model of a folder, a config.json or a name on the hub without weights; `name` is for messages.
+
+    Raises: ModelError as `load_model` does.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = _folder(settings.model)
-    source = str(folder) if folder is not None else settings.model
-    with silence_transformers(), loading_errors_as_model_errors(settings.model, folder is None), torch.device("meta"):
+    with silence_transformers(), loading_errors_as_model_errors(name, is_on_hub), torch.device("meta"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from lotune.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -31,6 +33,9 @@ class AdapterSettings(Settings):
 
     method: str
     """How trainable parameters are added."""
+    budget: float | None = Field(None, gt=0, le=1)
+    """Largest number of parameters of the adapter, as a fraction of those of the base by score.base_total, such as
+    0.0005. A larger adapter is refused before the weights are loaded, and rank=auto keeps within it; null: no limit."""
     force_base: bool = False
     """Whether to accept an adapter that was made for a base with other weights."""
     init_from: Path | None = None

@@ -11,7 +11,7 @@ def recipe_names() -> list[str]:
     """Return the names of the shipped recipes.
 
     >>> recipe_names()
-    ['demo', 'nano', 'nano-end']
+    ['contest-phase1', 'contest-phase2', 'demo', 'exam-cola', 'exam-qqp', 'nano', 'nano-end']
     """
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 

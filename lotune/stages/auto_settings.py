@@ -19,6 +19,7 @@ from lotune.model.methods.registry import METHODS
 from lotune.recipe import Recipe
 from lotune.runs import Run
 from lotune.settings import is_auto
+from lotune.stages.budget import allowed_parameters, budget_fault
 from lotune.stages.replay import divergence_of
 from lotune.stages.run_dtypes import SETTINGS as DTYPE_SETTINGS
 from lotune.stages.run_dtypes import with_stored_dtypes
@@ -80,7 +81,12 @@ def resolve_run_settings(
     """
     record = _read(run.folder)
     # With the stored values in place, so that naming one of them changes nothing.
-    if not record or record.get("inputs") != _fingerprint(inputs_of(with_settings(recipe, record))):
+    # A budget that the stored size exceeds asks for another one; a larger budget leaves it as it is.
+    if (
+        not record
+        or record.get("inputs") != _fingerprint(inputs_of(with_settings(recipe, record)))
+        or budget_fault(with_settings(recipe, record)) is not None
+    ):
         record = {"settings": {key: choice._asdict() for key, choice in _choices(recipe).items()}}
         record["inputs"] = _fingerprint(inputs_of(with_settings(recipe, record)))
     return with_settings(recipe, record), record
@@ -112,7 +118,7 @@ def _choices(recipe: Recipe) -> dict[str, Choice]:
 
     rows, method, adapter = TokenFile(recipe.folder / "data" / "train"), METHODS[recipe.adapter.method], recipe.adapter
     base, (counts, replay) = meta_model(recipe.base), _epoch(recipe, rows)
-    sized = method.sized(adapter, base, rows.supervised(len(rows) - rows.replayed))
+    sized = method.sized(adapter, base, rows.supervised(len(rows) - rows.replayed), allowed_parameters(recipe))
     if adapter.init_from is not None:
         from lotune.model.checkpoints import check_init_adapter
 

@@ -54,7 +54,7 @@ def claims_of_run(
         overlap_claim(found, rows, counts["rows"]["overlap"]["removed"]),
         gate_claim(retention),
         gain_claim(target),
-        budget_claim(None, ratio),  # recipe.adapter.budget
+        budget_claim(recipe.adapter.budget, ratio),
         spacing_claim([checkpoint["step"] for checkpoint in tuning["checkpoints"]], tuning["steps"]),
     ]
 

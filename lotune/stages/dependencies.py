@@ -88,7 +88,7 @@ EXECUTION_ONLY_SETTINGS = (
         "tune.tensorboard",
     ),
     *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.micro_batch_tokens", "evaluate.engine"),
-    "adapter.force_base",
+    *("adapter.force_base", "adapter.budget"),
 )
 """Settings that change how a stage computes, not its result; they may change before a stopped training resumes.
 

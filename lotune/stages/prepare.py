@@ -37,6 +37,7 @@ from lotune.model.quantization import check_quantization
 from lotune.recipe import Recipe, RunOptions, check_method, require_input_files
 from lotune.runs import Run, open_run
 from lotune.stages.abilities import abilities_of, retention_sets
+from lotune.stages.budget import require_budget
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import report_changes
 from lotune.stages.own_answers import OWN_ANSWERS, needs_own_answers, own_answers
@@ -86,12 +87,14 @@ def open_prepared_run(recipe: Recipe, options: RunOptions) -> Iterator[tuple[Run
     A dry run with changed data leaves the finished run in the folder alone: it prepares its rows in a temporary folder,
     deleted at the end of the context. malformed_rows.txt lists the malformed rows that stop a run.
 
-    Raises: DataError or SettingsError, before a folder is made, for a task that cannot be built or a missing file.
+    Raises: DataError or SettingsError, before a folder is made, for a task that cannot be built, a missing file, or an
+    adapter above its budget.
     """
     require_input_files(recipe)
     recipe = _with_found_labels(recipe)
     build_task(recipe.task)
     check_method(recipe)
+    require_budget(recipe)
     recipe = resolve_training_template(recipe)
     with open_run(recipe.folder, recipe) as run, log_all_malformed(run.folder / "malformed_rows.txt"):
         report_changes(run, recipe, options.dry_run)

@@ -100,7 +100,7 @@ class SentenceClassificationTask(Task):
             yield self._example(id, row, template, training)
 
     def _example(self, id: str, row: Row, template: Template, training: bool) -> Example:
-        instruction, text, label = self._parse_row(id, row)
+        instruction, text, label = self.parse_row(id, row)
         word = label_word(id, label, self.labels)
         if training and not label:
             raise DataError(
@@ -108,7 +108,7 @@ class SentenceClassificationTask(Task):
             )
         return Example(id, template.render(instruction, text), word, (word,) if word else (), category=word)
 
-    def _parse_row(self, id: str, row: Row) -> tuple[str, str, str]:
+    def parse_row(self, id: str, row: Row) -> tuple[str, str, str]:
         """Return instruction, text and label of a row. Raises: DataError if it has no sentence."""
         row = _with_task_fields(row)
         label, sentence, first, second = (

@@ -17,7 +17,17 @@ from lotune.data.rows import OnError, RowFile, read_rows, write_rows
 from lotune.tasks.settings import TaskSettings
 
 # `Example` is exported again: every task module needs it beside `Row` and `Score`.
-__all__ = ["Conversational", "Example", "Generating", "MultipleChoice", "Row", "Score", "SeveralRules", "Task"]
+__all__ = [
+    "Conversational",
+    "Example",
+    "Generating",
+    "Labelling",
+    "MultipleChoice",
+    "Row",
+    "Score",
+    "SeveralRules",
+    "Task",
+]
 
 Row = Mapping[str, Any]
 
@@ -146,6 +156,18 @@ class Generating(Protocol):
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
         """Generate training rows. Their invented names never occur in the rows of `generate_rows`."""
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A task that gives texts a label of a fixed set."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Words by label of the file."""
+
+    def parse_row(self, id: str, row: Row) -> tuple[str, str, str]:
+        """Return instruction, text and label of a row; the label is empty if the row has none."""
 
 
 @runtime_checkable

@@ -149,6 +149,17 @@ def test_rows_of_very_different_length_are_not_padded_to_one_another() -> None:
     assert [batch.input_ids.shape[1] for batch in Collator(4, 9999, PAD, packed=True).batches(rows)] == [1823]
 
 
+def test_replay_rows_stand_apart_where_the_task_shares_a_long_prefix() -> None:
+    head = tuple(range(10, 110))
+    task = [EncodedRow(str(index), (*head, 200 + index, EOS), 101) for index in range(10)]
+    replay = [EncodedRow(f"replay {index}", (5, 220 + index, EOS), 2, is_replay=True) for index in range(4)]
+    layout = Collator(32, 4096, PAD, packed=True)
+    apart, together = layout.batches([*replay, *task]), layout.batches([*replay, *task[:5]])
+    assert [(len(list(batch.rows())), batch.shared_prefix) for batch in apart] == [(10, 100), (4, 0)]
+    assert [(len(list(batch.rows())), batch.shared_prefix) for batch in together] == [(9, 0)]  # 400 tokens are too few
+    assert [batch.replay_rows is None for batch in apart] == [True, False]
+
+
 @given(encoded_rows(), st.lists(st.booleans(), min_size=12, max_size=12), st.booleans())
 def test_replay_rows_keep_their_mark_in_packed_and_padded_lines(
     rows: list[EncodedRow], marks: list[bool], packed: bool

@@ -70,19 +70,25 @@ def test_rows_that_differ_in_a_reference_are_no_duplicates() -> None:
 
 
 @quick
-@given(examples, st.none() | st.integers(0, 40), st.integers(0, 2**64), st.sampled_from(["none", "equal"]))
+@given(
+    examples, st.none() | st.integers(0, 40), st.integers(0, 2**64), st.sampled_from(["none", "proportional", "equal"])
+)
 def test_draws(rows: list[Example], number: int | None, seed: int, stratify: str) -> None:
     rows = numbered(rows)
     kinds = count_kinds(rows)
-    if stratify == "equal" and not any(kinds):
+    needs_kinds = stratify == "equal" or (stratify == "proportional" and number is not None and number < len(rows))
+    if needs_kinds and not any(kinds):
         with pytest.raises(SettingsError, match="no row has a kind"):
-            sample_examples(rows, number, seed, "equal")
+            sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]
         return
     drawn = sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]
     if stratify == "equal" and number is None:
         assert count_kinds(drawn) == dict.fromkeys(kinds, min(kinds.values()))
     else:
         assert len(drawn) == (len(rows) if number is None else min(number, len(rows)))
+    if stratify == "proportional" and rows:
+        share = len(drawn) / len(rows)
+        assert all(abs(count_kinds(drawn).get(kind, 0) - share * count) < 1 for kind, count in kinds.items())
     positions = [int(row.id) for row in drawn]
     assert positions == sorted(set(positions))
     assert drawn == sample_examples(rows, number, seed, stratify)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from pydantic import Field
 from lotune.errors import ModelError
 from lotune.model.methods.method import Method, SavedAdapter
 from lotune.model.settings import AdapterSettings
+from lotune.model.shapes import ModelShape
 from lotune.settings import AUTO, AutoCount, is_auto
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def _learning_rate(settings: LoraSettings, base: PreTrainedModel) -> tuple[float
     return rate, f"LoRA with alpha {settings.alpha:g} on {config.model_type} of width {config.hidden_size:,}"
 
 
-def _sized(settings: LoraSettings, base: PreTrainedModel, supervised_tokens: int) -> dict[str, tuple[int, str]]:
+def _sized(
+    settings: LoraSettings, base: PreTrainedModel, supervised_tokens: int, at_most: int | None = None
+) -> dict[str, tuple[int, str]]:
     if not is_auto(settings.rank) or settings.init_from is not None:
         return {}
     from lotune.model.loading import count_parameters
@@ -98,6 +101,9 @@ def _sized(settings: LoraSettings, base: PreTrainedModel, supervised_tokens: int
 
     each = lora_count(target_shapes(base, settings.target_modules), 1)
     rank = lora_rank(each, supervised_tokens, count_parameters(base))
+    if at_most is not None and rank * each > at_most:
+        rank = at_most // each
+        return {"rank": (rank, f"{rank * each:,} parameters, as many as adapter.budget allows")}
     return {"rank": (rank, f"{rank * each:,} parameters for {supervised_tokens:,} supervised tokens")}
 
 
@@ -118,10 +124,14 @@ def _configure(settings: LoraSettings, base: PreTrainedModel) -> PeftConfig:
     )
 
 
-def _parameter_count(settings: LoraSettings, base: PreTrainedModel) -> int:
-    from lotune.model.methods.targets import target_shapes
+def _count_on_shape(settings: LoraSettings, shape: ModelShape) -> int:
+    return lora_count(shape.target_shapes(settings.target_modules), _rank(settings))
 
-    return lora_count(target_shapes(base, settings.target_modules), _rank(settings))
+
+def _parameter_count(settings: LoraSettings, base: PreTrainedModel) -> int:
+    from lotune.model.methods.targets import shape_of_model
+
+    return _count_on_shape(settings, shape_of_model(base))
 
 
 def _saved_values(config: Any) -> Mapping[str, float]:
@@ -177,4 +187,6 @@ LORA = Method(
     # DoRA divides the sum of weight and update by its norm.
     proportional=lambda config, tensor: not config.use_dora and (".lora_B." in tensor or ".lora_embedding_B" in tensor),
     sized=_sized,
+    count_on_shape=_count_on_shape,
+    size_setting="rank",
 )

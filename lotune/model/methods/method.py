@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lotune.model.settings import AdapterSettings
+from lotune.model.shapes import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -26,6 +27,10 @@ class SavedAdapter:
 
 def _nothing(*_: Any) -> None:
     """Leave model and configuration as they are."""
+
+
+def _nothing_sized(*_: Any) -> Mapping[str, tuple[int, str]]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,15 @@ class Method:
     """Return the settings that a saved adapter determines, by name, from its configuration."""
     learning_rate: Callable[[Any, PreTrainedModel], tuple[float, str]]
     """Return the peak learning rate of AdamW that suits settings and base, and the reason; the base may be on meta."""
-    sized: Callable[[Any, PreTrainedModel, int], Mapping[str, tuple[int, str]]] = lambda settings, base, tokens: {}
-    """Return the settings that are "auto", by name, each with its reason, for so many supervised tokens."""
+    sized: Callable[[Any, PreTrainedModel, int, int | None], Mapping[str, tuple[int, str]]] = _nothing_sized
+    """Return the settings that are "auto", by name, each with its reason, for so many supervised tokens.
+
+    The last argument is the largest number of parameters that the adapter may have; None is no limit.
+    """
+    count_on_shape: Callable[[Any, ModelShape], int] | None = None
+    """Return what `parameter_count` does, from the shape of the base, without torch; None if it takes the model."""
+    size_setting: str | None = None
+    """The setting, a positive integer, that the number of parameters is proportional to; None if there is none."""
     check_saved: Callable[[SavedAdapter], None] = _nothing
     """Raise ModelError if training cannot continue from a saved adapter."""
     continue_saved: Callable[[SavedAdapter, Any, PreTrainedModel], None] = _nothing

@@ -10,6 +10,7 @@ from lotune.data.tokenized import encode_text
 from lotune.errors import ModelError, SettingsError
 from lotune.model.methods.method import Method
 from lotune.model.settings import AdapterSettings
+from lotune.model.shapes import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -46,15 +47,18 @@ def _configure(settings: PromptTuningSettings, base: PreTrainedModel) -> PeftCon
     )
 
 
-def _parameter_count(settings: PromptTuningSettings, base: PreTrainedModel) -> int:
+def _count_on_shape(settings: PromptTuningSettings, shape: ModelShape) -> int:
     """Return the number of virtual tokens times the size of an embedding."""
-    from torch import nn
+    if shape.width is None:
+        found = "prompt_tuning needs an embedding of tokens, and this model has none, or one of its own kind"
+        raise ModelError("adapter.method", found, remedy="lora")
+    return settings.num_virtual_tokens * shape.width
 
-    embedding = base.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding):
-        found = f"a {base.config.model_type} model has a {type(embedding).__name__} as its input embedding"
-        raise ModelError("adapter.method", f"prompt_tuning needs an embedding of tokens, and {found}", remedy="lora")
-    return settings.num_virtual_tokens * embedding.embedding_dim
+
+def _parameter_count(settings: PromptTuningSettings, base: PreTrainedModel) -> int:
+    from lotune.model.methods.targets import shape_of_model
+
+    return _count_on_shape(settings, shape_of_model(base))
 
 
 def _initialise(model: PeftModel, settings: PromptTuningSettings, tokenizer: PreTrainedTokenizerBase | None) -> None:
@@ -114,4 +118,6 @@ PROMPT_TUNING = Method(
     initialise=_initialise,
     learning_rate=_learning_rate,
     num_virtual_tokens=lambda settings: int(settings.num_virtual_tokens),
+    count_on_shape=_count_on_shape,
+    size_setting="num_virtual_tokens",
 )

@@ -23,6 +23,7 @@ from lotune.generate.requests import Request
 from lotune.generate.transformers_fallback import TransformersBatcher
 from lotune.model.adapters import add_adapter, base_alone, has_adapter, trainable_count
 from lotune.model.checkpoints import init_adapter, load_adapter, merge, save_adapter
+from lotune.model.known_bases import known_base
 from lotune.model.loading import LoadedModel, context_length, declared_context_length, load_model, meta_model
 from lotune.model.methods.lora import LoraSettings
 from lotune.model.methods.method import Method
@@ -71,10 +72,17 @@ def test_every_method_has_its_own_settings(method: Method, settings: AdapterSett
 def test_the_count_is_the_closed_formula(
     method: Method, settings: AdapterSettings, base: LoadedModel, tmp_path: Path
 ) -> None:
-    predicted = method.parameter_count(settings, meta_model(BaseSettings(model=base.name)))
+    empty = meta_model(BaseSettings(model=base.name))
+    predicted = method.parameter_count(settings, empty)
     model = add_adapter(base.model, settings, seed=0)
     save_adapter(model, tmp_path / "adapter")
     assert predicted == trainable_count(model) == count_adapter(tmp_path / "adapter").trainable > 0
+    shape = known_base(base.name).shape
+    if method.count_on_shape is not None:
+        assert method.count_on_shape(settings, shape) == predicted
+    if (name := method.size_setting) is not None:
+        single = settings.model_copy(update={name: 1})
+        assert method.parameter_count(single, empty) * getattr(settings, name) == predicted
 
 
 def test_a_fresh_adapter_is_the_identity_if_the_method_says_so(
