@@ -50,9 +50,16 @@ class RunError(LotuneError):
 
 
 class CheckError(LotuneError):
-    """A check on finished work failed: the result must not be trusted."""
+    """A check on finished work failed: the result must not be trusted.
+
+    `result` is what --json prints in spite of the failure, None for nothing.
+    """
 
     exit_status = 1
+
+    def __init__(self, where: str, found: str, expected: str = "", remedy: str = "", result: object = None) -> None:
+        super().__init__(where, found, expected, remedy)
+        self.result = result
 
 
 def install_extra(name: str) -> str:

@@ -47,13 +47,21 @@ def _commands() -> Iterator[str]:
 
     from lotune.cli.app import app
 
-    group: Any = get_command(app)
-    for name, command in group.commands.items():
+    for name, command in _leaves(get_command(app)):
         arguments = [p.metavar or p.name for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         lines = [f"### {name}\n", f"    lotune {' '.join([name, *arguments])} [options]\n", f"{command.help}\n"]
         rows = [[f"`{max(p.opts, key=len)}`", _default(p), p.help or ""] for p in options]
         yield "\n".join([*lines, *_table(["option", "default", "meaning"], rows)])
+
+
+def _leaves(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each command with its name; one of a group of commands has the name of the group before its own."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _default(option: Any) -> str:

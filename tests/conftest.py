@@ -178,13 +178,13 @@ def _made_up_counts() -> dict[str, object]:
 
 def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str, float]) -> None:
     """Predictions of the base and of four checkpoints, and their scorecard; the third checkpoint is the chosen one."""
-    from lotune.contest.scores import ContestScore
     from lotune.evaluate.facts import Facts
     from lotune.evaluate.predict import Prediction
     from lotune.evaluate.retention import gate, gate_passed
     from lotune.evaluate.scorecard import (
         Check,
         Checkpoint,
+        ContestScore,
         make_scorecard,
         measure_parameters,
         write_scorecard,

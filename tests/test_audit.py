@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from command_line import call
 
-from lotune.contest.scores import BASE_TOTALS
+from lotune.evaluate.parameter_ratio import BASE_TOTALS
 
 MINDFORMERS = """
 run_mode: finetune

@@ -126,7 +126,7 @@ def test_a_bare_command_prints_the_help() -> None:
 def test_the_lines_of_the_help_are_whole_at_80_columns() -> None:
     displayed = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"], prog_name="lotune").stdout
     lines = displayed.partition("Commands:")[2].strip().splitlines()
-    assert len(lines) == len(app.registered_commands)
+    assert len(lines) == len(app.registered_commands) + len(app.registered_groups)
     assert [line for line in lines if "..." in line or not line.endswith(".")] == []
 
 

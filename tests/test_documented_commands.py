@@ -19,6 +19,7 @@ from test_docs import PAGES, ROOT, commands, fenced, page_name
 from typer.testing import CliRunner
 
 from lotune.cli.app import app
+from lotune.contest.names import archive_name
 
 NOT_RUN = {
     "make test": "runs this test",
@@ -83,7 +84,7 @@ SMALLER = {
     ],
 }  # fmt: skip
 """The settings that make the run of a recipe small."""
-NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2}
+NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2, "--rerun": 2}
 """The largest numbers of options that make work."""
 LAST_SETTINGS = {
     "retention.replay.rows=1200": "retention.replay.rows=8", "tune.micro_batch_rows=8": "tune.steps=2",
@@ -124,11 +125,12 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
     for place, (option, value) in enumerate(pairwise(words), start=1):
         if option in NUMBERS:
             words[place] = str(min(NUMBERS[option], int(value)))
-    recipe = next((word for before, word in pairwise(words) if word in SMALLER and before != "--model"), None)
+    named = [word for before, word in pairwise(words) if before not in ("--model", "--base")]
+    recipe = next((word for word in named if word in SMALLER), None)
     if recipe is not None and not {"report", "init", "audit"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail
-    elif {"--task", "--prompt"} & set(words) and not {"sample", "text"} & set(words):
+    elif {"--task", "--prompt"} & set(words) and not {"sample", "text", "grade"} & set(words):
         words.append("task.max_new_tokens=8")
     return words
 
@@ -181,10 +183,12 @@ def files_of(words: list[str]) -> Iterator[str]:
         "tune": ("tuning.json",),
         "pretrain": ("model/config.json", "pretraining.json"),
     }
-    if out := value_of("--out", words):
+    if out := value_of("--out", words) or value_of("--html", words):
         yield out
     elif {"convert", "merge"} & set(words):
         yield f"{words[3]}/config.json"
+    elif team := value_of("--team", words):
+        yield archive_name(team)
     elif "init" in words:
         yield Path(words[-1]).with_suffix(".yaml").name
     elif "scripts/reference.py" in words:
@@ -213,7 +217,8 @@ def promise(words: list[str]) -> str:
     patterns = {
         "run": r"VALID: \w+ ", "init": "⟦", "compare": "is better|cannot tell", "head": '"answer":', "chat": "> |\\w",
         "convert": "written: ", "merge": "check: passed on 32 rows", "audit": "base: .* parameters",
-        "generate": r"\w", "pip": "torch==",
+        "generate": r"\w", "pip": "torch==", "--check": "passed: checksums", "leaderboard": "place",
+        "contest": "accuracy", "exam": "mean over CoLA",
     }  # fmt: skip
     if "evaluate" in words and "--model" in words:
         by_task = {"reading": "contest_f1", "text": "bits per byte", "arithmetic": "accuracy", "choice": "accuracy"}
@@ -245,6 +250,7 @@ def write_inputs(folder: Path, base: Path) -> None:
         sentences = [f"gj04\t{label}\t\tSentence {number} of {name}.\n" for number, label in enumerate(shown)]
         (folder / f"CoLA_{name}.tsv").write_text("".join(sentences))
     (folder / "CoLA_labels.txt").write_text("0\n1\n0\n1\n")
+    write_contest_files(folder)
     question = {"id": "1", "question": "Who wrote it?", "answers": [{"text": "Lu Xun", "answer_start": 0}]}
     passage = {"context": "Lu Xun wrote the story.", "qas": [question]}
     (folder / "dev-v1.1.json").write_text(json.dumps({"data": [{"title": "it", "paragraphs": [passage]}]}))
@@ -265,6 +271,22 @@ def write_foreign_models(folder: Path) -> None:
     vocabulary = {character: number for number, character in enumerate([*characters, "<|endoftext|>"])}
     (folder / "gpt2" / "encoder.json").write_text(json.dumps(vocabulary))
     (folder / "gpt2" / "vocab.bpe").write_text("#version: 0.2\n")
+
+
+def write_contest_files(folder: Path) -> None:
+    """Write keys, answers, published rows and the folder of an exam."""
+    problems = [
+        {"problem": f"计算 {number}.25 + 1.5 等于多少？", "solution": f"{number + 1.75}"} for number in range(4)
+    ]
+    keys = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems)
+    (folder / "key.jsonl").write_text(keys)
+    (folder / "hidden.jsonl").write_text(keys)
+    (folder / "answers.txt").write_text("".join(f"{row['solution']}\n" for row in problems))
+    (folder / "published.csv").write_text("team,accuracy,ratio,score\nfirst,71.61,0.00679028,0.799232916\n")
+    (folder / "exam").mkdir()
+    for dataset in ("CoLA", "QQP"):
+        (folder / "exam" / f"result_{dataset}.txt").write_text("1\n0\n")
+        (folder / f"{dataset.lower()}.txt").write_text("1\n1\n")
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,16 @@ import typer
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
 from lotune.cli.audit import audit
+from lotune.cli.bundle import bundle
 from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
 from lotune.cli.convert import convert
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
+from lotune.cli.grade import grade
 from lotune.cli.init import init
+from lotune.cli.leaderboard import leaderboard
 from lotune.cli.merge import merge
 from lotune.cli.prepare import prepare
 from lotune.cli.pretrain import pretrain
@@ -91,5 +94,8 @@ app.command()(convert)
 app.command()(merge)
 app.command()(compare)
 app.command()(audit)
+app.command()(bundle)
+app.command()(leaderboard)
+app.add_typer(grade, name="grade")
 app.command()(sample)
 app.command()(init)

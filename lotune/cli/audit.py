@@ -39,7 +39,7 @@ def audit(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check what is said of an adapter: rank, layers, parameters, ratio.
+    """Check what is said of an adapter: rank, layers and ratio.
 
     Print what the configuration predicts, what the tensors show and what is claimed, side by side. The exit status is 1
     if they contradict each other.

@@ -45,7 +45,7 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate base and tuned model of a run, or one model (--model)."""
+    """Evaluate the models of a run, or one model (--model)."""
     recipe_file, *overrides = arguments or [""]
     if model is None:
         model_options = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lotune.errors import SettingsError
+from lotune.errors import CheckError, SettingsError
 from lotune.library_errors import check_arguments, translate_error
 from lotune.text_display import print_visible
 
@@ -43,11 +43,17 @@ def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool 
         if debug or own_error is None:
             raise
         print_visible(own_error, file=sys.stderr)
+        if isinstance(own_error, CheckError):
+            _print_result(own_error.result, json)
         raise typer.Exit(own_error.exit_status) from None
     except KeyboardInterrupt:
         hint = f" Resume with: {shlex.join(['lotune', *sys.argv[1:]])}" if resumes else ""
         print_visible(f"\nInterrupted.{hint}", file=sys.stderr)
         raise typer.Exit(130) from None  # 128 + SIGINT, as in a shell
+    _print_result(result, json)
+
+
+def _print_result(result: Any, json: bool) -> None:
     if json and result is not None:  # only the main process has a result
         from lotune.settings import as_json
 

@@ -9,5 +9,5 @@ from lotune.cli.options import Debug, DryRun, Json, Overrides, RecipeFile
 def pretrain(
     recipe: RecipeFile, overrides: Overrides = None, dry_run: DryRun = False, json: Json = False, debug: Debug = False
 ) -> None:
-    """Train a base model from scratch on articles or generated text."""
+    """Pre-train a base model on articles or generated text."""
     run_recipe_verb("pretrain", recipe, overrides, dry_run, json, debug)

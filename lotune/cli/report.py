@@ -19,7 +19,7 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write report.html and report.md of a finished run again."""
+    """Write the report and the logs of a finished run again."""
 
     def work() -> Any:
         from lotune.stages.report import report

@@ -20,7 +20,7 @@ def run(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run all unfinished stages of a recipe and print the scorecard."""
+    """Run all unfinished stages of a recipe; print the scorecard."""
     if list_recipes or recipe is None:
         run_verb(lambda: _recipes(list_recipes, json), json=json, debug=debug)
     else:

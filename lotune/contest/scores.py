@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from lotune.errors import SettingsError
-
-# The contest divides by totals rounded to millions (Llama-3-8B has 8,030,261,248 parameters), and the published ratios
-# can only be reproduced with these.
-BASE_TOTALS: dict[str, int | None] = {"measured": None, "llama3-8b": 8_030_000_000, "internlm-7b": 7_321_000_000}
-"""Divisor of the parameter ratio by name of the convention; None stands for the base's own number of parameters."""
+from lotune.evaluate.scorecard import ContestScore
 
 
 def phase1(ratio: float, accuracy: float) -> float:
@@ -70,17 +64,6 @@ PUBLISHED = (
     PublishedRow(0.2240, 0.000424393, 0.456672682),
 )
 """Phase 1, best first; measured on Llama-3-8B and the contest's own test set, so a rank among them is no ranking."""
-
-
-class ContestScore(BaseModel):
-    """One figure from accuracy and ratio, with its rank among the published rows if these can be compared with it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    rule: str
-    value: float
-    rank: int | None = None
-    published: int | None = None
 
 
 def contest_score(rule: str, value: float, base_total: str, *, is_contest_task: bool) -> ContestScore:

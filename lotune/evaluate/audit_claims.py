@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lotune.contest.scores import BASE_TOTALS
 from lotune.errors import SettingsError
+from lotune.evaluate.parameter_ratio import BASE_TOTALS
 from lotune.model.methods.target_names import read_targets
 
 

@@ -12,9 +12,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from lotune.contest.scores import BASE_TOTALS
 from lotune.errors import ModelError, SettingsError
 from lotune.model.settings import ADAPTER_CONFIG
+
+# The contest divides by totals rounded to millions (Llama-3-8B has 8,030,261,248 parameters), and the published ratios
+# can only be reproduced with these.
+BASE_TOTALS: dict[str, int | None] = {"measured": None, "llama3-8b": 8_030_000_000, "internlm-7b": 7_321_000_000}
+"""Divisor of the parameter ratio by name of the convention; None stands for the base's own number of parameters."""
 
 
 @dataclass(frozen=True)

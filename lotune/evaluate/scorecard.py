@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lotune.contest.scores import ContestScore
 from lotune.errors import RunError
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.parameter_ratio import ratio, ratio_denominator
@@ -117,6 +116,15 @@ class Parameters(_Record):
     base_total: int
 
 
+class ContestScore(_Record):
+    """One figure from accuracy and ratio, with its rank among the published rows if these can be compared with it."""
+
+    rule: str
+    value: float
+    rank: int | None = None
+    published: int | None = None
+
+
 class Checkpoint(_Record):
     """Figures of a checkpoint: those of the validation, and `value`, `score`, `retained` and the gate if it was tested.
 
@@ -168,11 +176,17 @@ class EvaluationSetCounts(_Record):
 
 
 class Check(_Record):
-    """A check of the finished work, such as the merge check."""
+    """A check of the finished work, such as the merge check, or a claim about it; `detail` is its evidence."""
 
     name: str
-    passed: bool
+    passed: bool | None
+    """Whether it passed; null if it is not applicable, for which `detail` has the reason."""
     detail: str = ""
+
+    @property
+    def result(self) -> str:
+        """The result in words: passed, failed or not applicable."""
+        return "not applicable" if self.passed is None else "passed" if self.passed else "failed"
 
 
 class BatchingEffect(_Record):
@@ -257,6 +271,8 @@ class Scorecard(_Record):
     """Numbers of rows of each evaluation set."""
     learning: str = ""
     """Whether the tuning had not finished learning or no longer learnt, if the result is not valid."""
+    claims: tuple[Check, ...] = ()
+    """What a reader wants to know of the result, passed, failed or not applicable; empty in older scorecards."""
     next_steps: tuple[NextStep, ...] = ()
     """At most three commands to try if the result is not valid, the likeliest remedy first."""
 
@@ -289,6 +305,7 @@ def make_scorecard(
     repair: Repair | None = None,
     strength: StrengthSearch | None = None,
     divergence: Sequence[BaseDivergence] = (),
+    claims: Sequence[Check] = (),
 ) -> Scorecard:
     """Return the scorecard, with its verdict and the best checkpoint on the test derived from the parts."""
     reasons = why_not_valid(target, retention, checks)
@@ -312,6 +329,7 @@ def make_scorecard(
         divergence=tuple(divergence),
         notes=(*notes, *(line.describe() for line in described), *evaluation_set_notes(evaluation_sets)),
         evaluation_sets=tuple(evaluation_sets),
+        claims=tuple(claims),
     )
 
 
@@ -349,7 +367,7 @@ def why_not_valid(target: Target, retention: Sequence[RetentionMetric], checks: 
     if target.majority is not None and not target.majority.better:
         majority = f"{target.majority.value:.1%}, p = {target.majority.p_value:.2g}"
         reasons.append(f"{target.task} is not better than always {target.majority.answer!r} beyond chance ({majority})")
-    return reasons + [f"the check {check.name} failed" for check in checks if not check.passed]
+    return reasons + [f"the check {check.name} failed" for check in checks if check.passed is False]
 
 
 def best_on_test(checkpoints: Sequence[Checkpoint], metric: str = "accuracy") -> BestOnTest | None:

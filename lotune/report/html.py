@@ -8,6 +8,7 @@ their own labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -37,6 +38,25 @@ HTML_TEMPLATES = Path(__file__).parent / "templates"
 
 def render_page(report: Report) -> str:
     """Return the report as HTML."""
+    return (
+        page_environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            sections=sections,
+            provenance=provenance,
+            strengths=strengths,
+            style=page_style(),
+            kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
+            kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
+            scale=scale_marks(report.card.target),
+            plots=plots(report),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Return the environment of the pages: it escapes every text, and has the filters plain, isolated and unbroken."""
     loader = FileSystemLoader(HTML_TEMPLATES)
     # StrictUndefined makes a misspelt name in the template an error instead of an empty text.
     environment = Environment(
@@ -47,17 +67,12 @@ def render_page(report: Report) -> str:
     environment.filters["unbroken"] = lambda text: _isolate(text.replace(" %", "\N{NO-BREAK SPACE}%"))
     environment.filters["stacked"] = _stack
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        sections=sections,
-        provenance=provenance,
-        strengths=strengths,
-        style=Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
-        kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
-        scale=scale_marks(report.card.target),
-        plots=plots(report),
-    )
+    return environment
+
+
+def page_style() -> Markup:
+    """Return the styles of the pages."""
+    return Markup((HTML_TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
 def _isolate(text: str) -> Markup:
@@ -111,13 +126,24 @@ def retention_bars(report: Report) -> list[Markup]:
 def plots(report: Report) -> dict[str, Markup]:
     """Return the plots by name, each for desktop and phone; empty if there is nothing to plot."""
     # CSS shows the one that fits the screen: text in a scaled SVG would be too small to read on a phone.
-    return {
-        "loss": _for_both_screens(lambda width: _loss(report, width)),
-        "validation": _for_both_screens(lambda width: _validation(report, width)),
-        "watched": _for_both_screens(lambda width: _watched(report, width)),
-        "strength": _for_both_screens(lambda width: _strength(report, width)),
-        "trade": _for_both_screens(lambda width: _trade(report, width)),
-    }
+    return {name: _for_both_screens(partial(draw, report)) for name, draw in _plots().items()}
+
+
+def pictures(report: Report) -> dict[str, str]:
+    """Return the plots by name, each as the content of an SVG file of its own; without those that have no figures."""
+    drawn = {name: draw(report, WIDE) for name, draw in _plots().items()}
+    return {name: svg_file(picture) for name, picture in drawn.items() if picture}
+
+
+def svg_file(picture: str) -> str:
+    """Return a plot as the content of an SVG file, with the styles of the page inside."""
+    body = picture.partition(">")[2]
+    head = picture.partition(">")[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}><style><![CDATA[\n{page_style()}]]></style>{body}\n"
+
+
+def _plots() -> dict[str, Callable[[Report, int], str]]:
+    return {"loss": _loss, "validation": _validation, "watched": _watched, "strength": _strength, "trade": _trade}
 
 
 def _for_both_screens(draw: Callable[[int], str]) -> Markup:

@@ -62,7 +62,8 @@ def _section(report: Report, anchor: str) -> list[str]:
         case "settings":
             return [*table_lines(provenance.settings_table(report)), *_folded("The whole recipe", report.recipe)]
         case "checks":
-            return table_lines(sections.checks_table(card))
+            claims = ["### Claims", "", *table_lines(sections.claims_table(card))] if card.claims else []
+            return [*table_lines(sections.checks_table(card)), *claims]
         case "environment":
             return table_lines(provenance.environment_table(report.environment))
         case _:

@@ -342,8 +342,14 @@ def checks_table(card: Scorecard) -> Table:
             gate = f"{retained_clause(line.retained)}, {percent(line.threshold, 0)} needed"
             evidence = f"{line.base:.2f} → {line.tuned:.2f}, {gate}"
             rows.append((f"kept: {line.task} {line.metric}", _result(line.passed), evidence))
-    rows += [(check.name, _result(check.passed), check.detail) for check in card.checks]
+    rows += [(check.name, check.result, check.detail) for check in card.checks]
     return Table(("check", "result", "evidence"), tuple(rows))
+
+
+def claims_table(card: Scorecard) -> Table:
+    """Return the claims with their results and the evidence; without rows for a scorecard of an older lotune."""
+    rows = tuple((claim.name, claim.result, claim.detail) for claim in card.claims)
+    return Table(("claim", "result", "evidence"), rows)
 
 
 def _result(passed: bool) -> str:

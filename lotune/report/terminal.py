@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lotune.evaluate.scorecard import Scorecard, Target
+from lotune.evaluate.scorecard import Check, Scorecard, Target
 from lotune.evaluate.statistics import Interval
 from lotune.text_display import show_control_characters
 
@@ -162,14 +162,21 @@ def _closing_lines(card: Scorecard) -> list[str]:
         lines.append(f"by the contest's rule, best of {len(card.checkpoints)} on the test: {best}")
     if target.unjudgeable:
         lines.append(f"rows left out because their reference cannot be judged: {target.unjudgeable}")
-    checks = [f"{check.name} {'passed' if check.passed else 'FAILED'}" + _detail(check.detail) for check in card.checks]
-    lines += [f"check: {check}" for check in checks] + [f"note: {note}" for note in card.notes]
+    checks = [f"{check.name} {_shown_result(check)}" + _detail(check.detail) for check in card.checks]
+    claims = [f"{claim.name} {_shown_result(claim)}" + _detail(claim.detail) for claim in card.claims]
+    lines += [f"check: {check}" for check in checks] + [f"claim: {claim}" for claim in claims]
+    lines += [f"note: {note}" for note in card.notes]
     return lines + ([card.learning] if card.learning else []) + _next_step_lines(card)
 
 
 def _next_step_lines(card: Scorecard) -> list[str]:
     steps = [line for step in card.next_steps for line in (f"  {step.command}", f"    {step.reason}")]
     return ["to try next, the likeliest first:", *steps] if steps else []
+
+
+def _shown_result(check: Check) -> str:
+    # In capitals, as the one word to see in a log.
+    return "FAILED" if check.passed is False else check.result
 
 
 def _detail(detail: str) -> str:

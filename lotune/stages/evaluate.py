@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lotune.console import print_status
-from lotune.contest.scores import ContestScore, contest_score, score
+from lotune.contest.scores import contest_score, score
 from lotune.evaluate.batching_effect import widen_metric, widen_target
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.measured_retention import measure_retention
@@ -19,6 +19,7 @@ from lotune.evaluate.retention import RetentionMetric, gate_passed, min_retained
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
+    ContestScore,
     EvaluationSetCounts,
     Scorecard,
     Target,
@@ -45,6 +46,7 @@ from lotune.stages.answered_sets import (
     tuned_model,
 )
 from lotune.stages.auto_settings import with_stored_settings
+from lotune.stages.claims import claims_of_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.divergence import base_divergences
 from lotune.stages.merging import repair_inputs, unchecked_notes
@@ -163,6 +165,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
     trainable = count_adapter(run.folder / "checkpoints" / chosen / "adapter").trainable
     parameters = measure_parameters(trainable, total, recipe.score.base_total)
     scores = {name: _contest_value(recipe, parameters.ratio, target) for name, target in targets.items()}
+    checks = _checks(tuning, trainable, counts)
     return make_scorecard(
         target=targets[chosen],
         retention=lines[chosen],
@@ -170,7 +173,10 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         score=None if (value := scores[chosen]) is None else _contest_score(recipe, value),
         chosen_checkpoint=chosen,
         checkpoints=[_checkpoint(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
-        checks=_checks(tuning, trainable, counts),
+        checks=checks,
+        claims=claims_of_run(
+            run, recipe, tuning, counts, sets, base.tokenizer, targets[chosen], lines[chosen], parameters.ratio, checks
+        ),
         base=recipe.base.model,
         replay=ReplayCounts.from_counts(counts),
         repair=Repair(**tuning["repair"]) if tuning.get("repair") else None,

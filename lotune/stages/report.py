@@ -1,4 +1,4 @@
-"""`lotune report`: write report.html and report.md from the folder of a finished run, without importing torch."""
+"""`lotune report`: write report and logs from the folder of a finished run, without importing torch."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from lotune.settings_help import describe
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.invalidation import STAGE_ORDER
+from lotune.stages.run_logs import write_logs
 
 
 def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
@@ -39,10 +40,10 @@ def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[
 
 
 def write_report(folder: Path, finish: str) -> dict[str, Any]:
-    """Write report.html and report.md into a run folder; `finish` is the command that finishes the run.
+    """Write report.html, report.md and the logs into a run folder; `finish` is the command that finishes the run.
 
-    Both list files that have changed since the run wrote them.
-    Raises: RunError if the run is not finished or was tested with other settings; CheckError, after writing both, if
+    The reports list files that have changed since the run wrote them.
+    Raises: RunError if the run is not finished or was tested with other settings; CheckError, after writing all, if
     files have changed.
     """
     recipe = _finished_recipe(folder, finish)
@@ -53,6 +54,7 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
     write_atomically(pages["html"], render_page(contents))
     write_atomically(pages["markdown"], render_markdown(contents))
+    write_logs(folder, recipe)
     print_status(f"report: {pages['html']} and {pages['markdown'].name}")
     # After the report is written, as it names the changed files for whoever investigates.
     if altered:

@@ -3,7 +3,6 @@
 import pytest
 
 from lotune.contest.scores import (
-    BASE_TOTALS,
     PUBLISHED,
     SCORE_RULES,
     PublishedRow,
@@ -12,6 +11,7 @@ from lotune.contest.scores import (
     score,
 )
 from lotune.errors import SettingsError
+from lotune.evaluate.parameter_ratio import BASE_TOTALS
 
 
 @pytest.mark.parametrize("row", PUBLISHED)

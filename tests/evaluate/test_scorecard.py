@@ -6,12 +6,12 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from lotune.contest.scores import ContestScore
 from lotune.errors import DataError, RunError
 from lotune.evaluate.retention import gate
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
+    ContestScore,
     Scorecard,
     Target,
     best_on_test,

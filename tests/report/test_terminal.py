@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from lotune.contest.scores import ContestScore, contest_score
+from lotune.contest.scores import contest_score
 from lotune.evaluate.retention import gate
 from lotune.evaluate.scorecard import (
     Check,
     Checkpoint,
+    ContestScore,
     Scorecard,
     make_scorecard,
     measure_parameters,

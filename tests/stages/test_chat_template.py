@@ -106,3 +106,9 @@ def test_a_model_tuned_in_its_chat_template_is_evaluated_in_it(chat_base: Path, 
     assert "template chat" in talked.stderr
     words = ("--model", merged, "--task", "instructions", "--data", rows, "--json")
     assert json.loads(call("evaluate", *words).stdout)["n"] == 20
+    claims = {one["name"]: one["passed"] for one in json.loads((folder / "scorecard.json").read_text())["claims"]}
+    assert claims["one template"] is True
+    call("bundle", folder, "--team", "mine", "--out", tmp_path / "mine.zip")
+    checked = json.loads(call("bundle", "--check", tmp_path / "mine.zip", "--rerun", 2, "--json", status=1).stdout)
+    failed = {one["name"] for one in checked["checks"] if one["result"] == "failed"}
+    assert failed == {"spacing"}, "one checkpoint is not five"
