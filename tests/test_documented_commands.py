@@ -78,6 +78,10 @@ SMALLER = {
     "base.yaml": [*PRETRAINING, *SHAPE],
     "nano": [*PRETRAINING, *SHAPE],
     "nano-end": PRETRAINING,
+    "contest-phase1": [
+        *RUN, "base.model=nano", "data.generated_rows=32", "data.validation_rows=4", "data.test_rows=8", "tune.steps=5",
+        "tune.micro_batch_rows=4", "retention.rows=1",
+    ],
     "exam-cola": [
         *RUN, "base.model=nano", "checkpoints.count=1", "data.sample.rows=40", "data.validation_rows=4",
         "data.test_rows=4", "exam.answers=4", "tune.steps=2",
@@ -274,7 +278,7 @@ def write_foreign_models(folder: Path) -> None:
 
 
 def write_contest_files(folder: Path) -> None:
-    """Write keys, answers, published rows and the folder of an exam."""
+    """Write keys, answers and published rows."""
     problems = [
         {"problem": f"计算 {number}.25 + 1.5 等于多少？", "solution": f"{number + 1.75}"} for number in range(4)
     ]
@@ -283,10 +287,6 @@ def write_contest_files(folder: Path) -> None:
     (folder / "hidden.jsonl").write_text(keys)
     (folder / "answers.txt").write_text("".join(f"{row['solution']}\n" for row in problems))
     (folder / "published.csv").write_text("team,accuracy,ratio,score\nfirst,71.61,0.00679028,0.799232916\n")
-    (folder / "exam").mkdir()
-    for dataset in ("CoLA", "QQP"):
-        (folder / "exam" / f"result_{dataset}.txt").write_text("1\n0\n")
-        (folder / f"{dataset.lower()}.txt").write_text("1\n1\n")
 
 
 @pytest.fixture(scope="module")

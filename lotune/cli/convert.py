@@ -13,10 +13,10 @@ from lotune.cli.options import Debug, Json
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder of the model to convert.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder to write.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder, or recipe, to write.")],
     layout: Annotated[
         str | None,
-        typer.Option(help="Layout: internlm, meta, llama2c, nanogpt or huggingface. Default: recognised."),
+        typer.Option(help="Layout: internlm, meta, llama2c, nanogpt, mindformers or huggingface."),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File or folder of its tokeniser. Default: beside the model.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from lotune.contest.exam_files import ANSWERS, ExamFiles
 from lotune.data.rows import read_rows
 from lotune.errors import DataError, LotuneError, SettingsError
 from lotune.evaluate.parameter_ratio import count_adapter
@@ -21,8 +22,6 @@ from lotune.tasks.task import Score
 DATASETS: Mapping[str, str] = {"CoLA": "matthews", "QQP": "f1"}
 """The exam's data sets, each with the measure that is customary for it beside the accuracy."""
 LABELS = ("0", "1")
-TESTED_ROWS = 150
-"""The first rows of the dev file, which count."""
 DATA_MARKS, MODEL_MARKS, ANSWER_MARKS = 10, 20, 70
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -94,13 +93,12 @@ def mark_dataset(folder: Path, dataset: str, key: Path) -> DatasetMarks:
     """
     if dataset not in DATASETS:
         raise SettingsError("--key", f"{dataset!r} is no data set of the exam", f"one of {', '.join(DATASETS)}")
-    labels = read_labels(key)[:TESTED_ROWS]
-    answers, scores = _answers(folder / f"result_{dataset}.txt", labels)
+    labels, files = read_labels(key)[:ANSWERS], ExamFiles(folder, dataset)
+    answers, scores = _answers(files.result, labels)
     beside = DATASETS[dataset]
     measure = matthews(scores) if beside == "matthews" else f1(scores, LABELS[1])
     return DatasetMarks(
-        dataset, _data(folder / "pre_data" / dataset, dataset), _model(folder / "saved_model" / dataset), answers,
-        accuracy(scores), beside, measure,
+        dataset, _data(files), _model(files.saved_model), answers, accuracy(scores), beside, measure,
     )  # fmt: skip
 
 
@@ -126,11 +124,10 @@ def _answers(path: Path, labels: Sequence[str]) -> tuple[Part, list[Score]]:
     return Part(ANSWER_MARKS * right / len(labels), ANSWER_MARKS, tuple(reasons)), scores
 
 
-def _data(folder: Path, dataset: str) -> Part:
+def _data(files: ExamFiles) -> Part:
     """Return 10 marks if both prepared files are there and in the exam's form."""
     faults, counts = [], []
-    for part, labelled in (("train", True), ("dev", False)):
-        path = folder / f"{dataset}_{part}.json"
+    for path, labelled in ((files.train, True), (files.dev, False)):
         fault, rows = _prepared(path, labelled)
         faults += [fault] if fault else []
         counts.append(f"{rows} rows in {path.name}")

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from lotune.errors import ModelError, SettingsError
+from lotune.files import to_json, write_atomically
 from lotune.model.convert.foreign import ForeignModel
 from lotune.model.convert.huggingface import read_huggingface, recognise_huggingface
 from lotune.model.convert.internlm import read_internlm, recognise_internlm
 from lotune.model.convert.llama2c import read_llama2c, recognise_llama2c
 from lotune.model.convert.meta import read_meta, recognise_meta
+from lotune.model.convert.mindformers import is_mindformers, load_bounded_yaml
+from lotune.model.convert.mindformers_recipe import recipe_of
 from lotune.model.convert.nanogpt import read_nanogpt, recognise_nanogpt
 from lotune.model.convert.tokenizer_files import read_tokenizer
 from lotune.model.convert.writing import write_model
@@ -76,6 +81,33 @@ def _model_layout(
     return Layout(name, description, recognise, partial(_convert_model, name, read))
 
 
+def _recognise_mindformers(source: Path) -> str:
+    named = source.is_file() and source.suffix in (".yaml", ".yml")
+    return "a configuration of MindFormers" if named and is_mindformers(load_bounded_yaml(source)) else ""
+
+
+def _convert_mindformers(source: Path, target: Path, tokenizer: Path | None) -> Conversion:
+    """Write the recipe of a fine-tuning configuration, with what it cannot hold as comments.
+
+    Raises: SettingsError if the source trains no LoRA, or if a tokeniser is named.
+    """
+    if tokenizer is not None:
+        raise SettingsError("--tokenizer", "a recipe has no tokeniser", remedy="leave it out")
+    recipe, left = recipe_of(source)
+    # As JSON, a value stays on its line, whatever it is.
+    lines = [f"{one.key}: {to_json(one.value).decode()} ({one.why})" for one in left]
+    comments = [f"# Made from {_in_one_line(source.name)}, a configuration of MindFormers."]
+    comments += ["# Not carried over:", *(f"#   {_in_one_line(line)}" for line in lines)] if lines else []
+    body = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    write_atomically(target, "\n".join([*comments, body]))
+    found = [f"not carried over: {line}" for line in lines]
+    return Conversion("mindformers", str(source), str(target), found, ["a recipe"])
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
@@ -83,6 +115,7 @@ LAYOUTS: dict[str, Layout] = {
         _model_layout("meta", "Llama 2 and 3 with params.json and consolidated.*.pth", recognise_meta, read_meta),
         _model_layout("llama2c", "llama2.c's .bin, version 0 or 1", recognise_llama2c, read_llama2c),
         _model_layout("nanogpt", "nanoGPT's ckpt.pt", recognise_nanogpt, read_nanogpt),
+        Layout("mindformers", "MindFormers' fine-tuning YAML", _recognise_mindformers, _convert_mindformers),
         _model_layout("huggingface", "pytorch_model.bin or another tokeniser", recognise_huggingface, read_huggingface),
     )
 }

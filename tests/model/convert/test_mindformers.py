@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import call
 
 from lotune.errors import SettingsError
 from lotune.evaluate.adapter_layout import lora_layout
 from lotune.model.convert.mindformers import is_mindformers, read_mindformers
 from lotune.model.convert.mindformers_recipe import recipe_of
-from lotune.recipe import Recipe
+from lotune.recipe import Recipe, read_recipe
 
 INTERNLM = """
 seed: 42
@@ -284,3 +285,15 @@ def test_a_recipe_is_no_configuration_of_mindformers() -> None:
     assert not is_mindformers({"base": {"model": "nano"}})
     assert not is_mindformers(["model"])
     assert not is_mindformers(None)
+
+
+def test_convert_writes_a_recipe_that_lists_what_it_cannot_hold(tmp_path: Path) -> None:
+    source, target = tmp_path / "finetune.yaml", tmp_path / "mine.yaml"
+    source.write_text(INTERNLM)
+    shown = call("convert", source, target).stdout
+    assert "layout mindformers" in shown
+    text = target.read_text(encoding="utf-8")
+    assert read_recipe(target).adapter.rank == recipe_of(source)[0]["adapter"]["rank"]
+    assert all(f"#   {one.key}: " in text and f"not carried over: {one.key}: " in shown for one in recipe_of(source)[1])
+    assert "already exists" in call("convert", source, target, status=2).stderr
+    assert "--tokenizer" in call("convert", source, tmp_path / "b.yaml", "--tokenizer", source, status=2).stderr
