@@ -2,6 +2,9 @@
 
 `run` measures what is missing, with one run for each remedy and set, and prints the tables. If it is stopped, it
 continues where it was, in the same folder. `page` writes docs/retention.md from the results.
+
+`benchmarks/results/retention.jsonl` has the results so far, of one thread beside other work. A copy of it, named
+results.jsonl, can be continued in another FOLDER.
 """
 
 from __future__ import annotations
