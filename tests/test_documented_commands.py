@@ -285,7 +285,7 @@ def write_contest_files(folder: Path) -> None:
     keys = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems)
     (folder / "key.jsonl").write_text(keys)
     (folder / "hidden.jsonl").write_text(keys)
-    (folder / "answers.txt").write_text("".join(f"{row['solution']}\n" for row in problems))
+    (folder / "team-answers.txt").write_text("".join(f"{row['solution']}\n" for row in problems))
     (folder / "published.csv").write_text("team,accuracy,ratio,score\nfirst,71.61,0.00679028,0.799232916\n")
 
 

@@ -19,7 +19,7 @@ ANSWERS = 150
 class ExamSettings(Settings):
     """Settings of the exam's hand-in, which a finished run writes."""
 
-    dataset: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the dataset in the names of the files, such as CoLA or QQP."""
     dev: Path
     """File of the rows to answer; labels are not needed."""
@@ -31,7 +31,7 @@ class ExamSettings(Settings):
     @property
     def files(self) -> ExamFiles:
         """The files to hand in."""
-        return ExamFiles(self.folder, self.dataset)
+        return ExamFiles(self.folder, self.name)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def replay_rows_per_epoch(
     >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
     [2, 210, 1000]
     >>> replay_rows_per_epoch(ReplaySettings(), 600, 60_000, 60_000, divergence=True)
-    180
+    150
     >>> replay_rows_per_epoch(ReplaySettings(rows=50), 50, 60_000, 10_000)
     50
     """

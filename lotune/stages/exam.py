@@ -102,9 +102,9 @@ def _answers(recipe: Recipe, settings: ExamSettings, adapter: str, rows: Sequenc
     examples = list(task.examples(rows, training=False))
     recipe = with_resolved_dtype(recipe, adapter)
     fingerprint = answers_fingerprint(recipe, adapter, asking, data=settings.dev)
-    title, tokens = f"exam, {settings.dataset}", recipe.evaluate.max_batch_tokens
+    title, tokens = f"exam, {settings.name}", recipe.evaluate.max_batch_tokens
     job = PredictionJob(title, load_for_generation(recipe, adapter), tokens, (), fingerprint)
-    out = recipe.folder / "exam" / f"{settings.dataset}.jsonl"
+    out = recipe.folder / "exam" / f"{settings.name}.jsonl"
     out.parent.mkdir(exist_ok=True)
     return run_predictions_unbatched(job, task, examples, out)
 

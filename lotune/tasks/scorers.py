@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.number_match import match_numbers
@@ -32,6 +32,8 @@ SCORES: Mapping[str, tuple[str, ...]] = {
 """Scorers that give scores, and the metrics that are their means, the main one first. Others have the accuracy."""
 NUMBER_RULES = ("significant", "decimals", "relative")
 """Rules that compare the last numbers of both texts with a tolerance, as for arithmetic."""
+PATTERN_SECONDS = 1.0
+"""Longest time of a pattern for one answer."""
 # An unescaped group that captures: not `(?:…)` or another extension of `(?`.
 _GROUP = r"(?<!\\)\((?!\?)[^()]*\)"
 _PLAIN_TEXT_BY_SYNTAX = ((r"\\s[*+]?", " "), (r"\\b|(?<!\\)[$^]|\(\?\w+\)", ""))
@@ -81,7 +83,11 @@ def _overlap_score(scorer: str, text: str, reference: str) -> float:
 
 def _extract_pattern(pattern: str, text: str) -> str | None:
     """Return the pattern's first group, or the whole match if it has none; None if nothing matches."""
-    match = compile_pattern(pattern).search(text)
+    try:
+        match = compile_pattern(pattern).search(text, timeout=PATTERN_SECONDS)
+    except TimeoutError:
+        found = f"{pattern!r} takes more than {PATTERN_SECONDS:g} s for one answer of {len(text):,} characters"
+        raise SettingsError("task.scorer", found, "a pattern without repetitions inside repetitions") from None
     if match is None:
         return None
     # An optional group that is not part of the match is None.
@@ -149,11 +155,14 @@ def _num_words(text: str) -> float:
     return len(CHINESE.sub(" ", text).split()) + num_chinese / 2
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> Any:
     """Return the compiled pattern of `regex:PATTERN`. Raises: SettingsError if it is invalid."""
+    import regex
+
+    # A recipe can come from others. `re` has no time limit, and some patterns take centuries.
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        return regex.compile(pattern)
+    except regex.error as error:
         raise SettingsError(
             "task.scorer", f"{pattern!r} is not a valid pattern: {error}", "the syntax of Python's re"
         ) from None

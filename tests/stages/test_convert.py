@@ -71,7 +71,7 @@ def test_unknown_sources_and_layouts_are_refused(tmp_path: Path) -> None:
     assert "llama2.c's .bin" in error
     assert "does not exist" in call("convert", tmp_path / "gone", tmp_path / "base", status=2).stderr
     error = call("convert", tmp_path / "notes.txt", tmp_path / "base", "--layout", "gguf", status=2).stderr
-    assert "one of internlm, meta, llama2c, nanogpt, huggingface" in error
+    assert "one of internlm, meta, llama2c, nanogpt, mindformers, huggingface" in error
     error = call("convert", tmp_path / "notes.txt", tmp_path / "base", "--layout", "llama2c", status=2).stderr
     assert error.count("\n") <= 3
     assert not (tmp_path / "base").exists()

@@ -80,7 +80,7 @@ def test_a_recipe_that_is_no_exam_is_refused_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dev.tsv").write_text("a\t\tA sentence.\n")
-    (tmp_path / "exam.yaml").write_text("exam: {dataset: CoLA, dev: dev.tsv}\n")
+    (tmp_path / "exam.yaml").write_text("exam: {name: CoLA, dev: dev.tsv}\n")
     if "labels" in words[-1]:
         words = [*words, "data.train=dev.tsv"]
     result = call("run", "exam.yaml", *words, status=2)
@@ -90,5 +90,5 @@ def test_a_recipe_that_is_no_exam_is_refused_before_any_work(
 
 
 def test_the_name_of_a_dataset_is_no_path(tmp_path: Path) -> None:
-    (tmp_path / "exam.yaml").write_text("exam: {dataset: ../CoLA, dev: dev.tsv}\n")
-    assert "exam.dataset" in call("run", tmp_path / "exam.yaml", status=2).stderr
+    (tmp_path / "exam.yaml").write_text("exam: {name: ../CoLA, dev: dev.tsv}\n")
+    assert "exam.name" in call("run", tmp_path / "exam.yaml", status=2).stderr

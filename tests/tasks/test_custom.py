@@ -111,3 +111,8 @@ def test_the_longest_common_subsequence() -> None:
     for _ in range(60):
         a, b = ("".join(draw.choices("ab", k=draw.randint(0, 7))) for _ in range(2))
         assert longest_common_subsequence(a, b) == plain(a, b)
+
+
+def test_a_pattern_that_never_ends_is_stopped() -> None:
+    with pytest.raises(SettingsError, match=r"takes more than 1 s for one answer of 61 characters"):
+        score_text(r"regex:(a|aa)+$", "a" * 60 + "!", "a")
