@@ -40,7 +40,8 @@ def audit(target: str | None, base: str | None, claim: Claim, options: RunOption
 
     Raises: SettingsError or ModelError if target or base cannot be read.
     """
-    known = None if base is None else known_base(base)
+    # Names on the hub have an owner, but for a few old ones: a slip in a name of the catalogue is told at once.
+    known = None if base is None else known_base(base, hub="/" in base)
     with _claimed_layers_as_option(claim):
         described = _described(known, claim) if target is None else None
     evidence = _read(target, known, claim) if target is not None else described

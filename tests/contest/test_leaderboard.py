@@ -188,6 +188,8 @@ def test_runs_and_bundles(finished_run: Path, bundle: Path, five_checkpoints: Pa
     assert "<table" in page.read_text(encoding="utf-8")
     shown = call("leaderboard", bundle).stdout
     assert "not valid: The Team: " in shown
+    # On a phone a row is a list, in which each figure stands after the name of its column.
+    assert page.read_text(encoding="utf-8").count("<td>") == 0
 
 
 def test_what_cannot_be_ranked(tmp_path: Path) -> None:
