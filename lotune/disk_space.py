@@ -68,8 +68,12 @@ def is_disk_full(error: BaseException) -> bool:
 
 def free_disk_bytes(path: Path) -> int:
     """Return the free bytes on the disk of a path, which need not exist yet."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_path(path)).free
+
+
+def existing_path(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def format_bytes(size: int) -> str:

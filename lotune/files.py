@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from lotune.disk_space import disk_full_as_run_error
-from lotune.errors import RunError
+from lotune.errors import RunError, SettingsError
 from lotune.settings import Settings
 
 
@@ -48,6 +48,12 @@ def read_json(path: Path) -> Any:
         raise RunError(str(path), f"cannot be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
         raise RunError(str(path), f"is damaged: {error}", "JSON", "delete it and run the same command again") from None
+
+
+def require_new_folder(path: Path) -> None:
+    """Raise SettingsError if a folder to write exists already, unless it is empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SettingsError(str(path), "already exists", "a new folder", "name another one, or remove it")
 
 
 def file_digest(path: Path) -> str:

@@ -15,7 +15,8 @@ from lotune.console import print_status
 from lotune.data.chat_template import CHAT, chat_template_of
 from lotune.data.templates import TEMPLATE_FILE, load_template
 from lotune.data.tokenized import encode_text, first_ids
-from lotune.errors import CheckError, ModelError, SettingsError
+from lotune.errors import CheckError, ModelError
+from lotune.files import require_new_folder
 from lotune.recipe import Recipe, RunOptions
 from lotune.stages.model_loading import resolve_weights
 from lotune.stages.output_files import refuse_overwriting_inputs, require_single_process
@@ -51,8 +52,7 @@ def merge(recipe: Recipe, adapter: str, out: Path, options: RunOptions) -> Merge
     settings, folder = resolve_weights(recipe, adapter)
     if folder is None:
         raise ModelError(adapter, "is no adapter", "a folder in PEFT's format", "name the folder of an adapter")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(str(out), "already exists", "a new folder", "name another one, or remove it")
+    require_new_folder(out)
     refuse_overwriting_inputs(out, folder, option="OUT")
     from lotune.model.checkpoints import check_mergeable
 

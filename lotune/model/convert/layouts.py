@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from lotune.disk_space import existing_path
 from lotune.errors import ModelError, SettingsError
-from lotune.files import to_json, write_atomically
+from lotune.files import require_new_folder, to_json, write_atomically
 from lotune.model.convert.foreign import ForeignModel
 from lotune.model.convert.huggingface import read_huggingface, recognise_huggingface
 from lotune.model.convert.internlm import read_internlm, recognise_internlm
@@ -137,16 +138,11 @@ def convert(source: Path, target: Path, layout: str | None = None, tokenizer: Pa
 
 def check_target(source: Path, target: Path) -> None:
     """Raise SettingsError if a target exists and is not an empty folder, or lies inside the source."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SettingsError(str(target), "already exists", "a new folder", "name another one, or remove it")
+    require_new_folder(target)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise SettingsError(str(target), f"is inside {source}, which is the source", "a separate folder")
-    if not os.access(_existing_parent(target), os.W_OK):
+    if not os.access(existing_path(target.absolute().parent), os.W_OK):
         raise SettingsError(str(target), "cannot be written", "a folder with write permission", "name another one")
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())
 
 
 def _named(name: str) -> Layout:
