@@ -11,7 +11,7 @@ import orjson
 from lotune.contest.bundle import ANSWERS, SCORECARD
 from lotune.contest.bundle_check import Bundle, checked, equal, outcome
 from lotune.contest.logs import RETENTION_LOG, logged_answers
-from lotune.contest.manifest import Claims, claims_of
+from lotune.contest.manifest import Claims, claims_of, training_of
 from lotune.contest.scores import score
 from lotune.data.examples import Example, from_record
 from lotune.errors import DataError
@@ -129,7 +129,7 @@ def _verdict(claims: Claims, figures: Sequence[Target], lines: Sequence[Retentio
 
 def _scorecard(bundle: Bundle) -> Check:
     card = Scorecard.model_validate_json(bundle.archive.read(SCORECARD))
-    same = claims_of(card, bundle.claims.steps) == bundle.claims
+    same = claims_of(card, training_of(card, bundle.claims.steps)) == bundle.claims
     return outcome("scorecard", [] if same else [f"{SCORECARD} and the manifest claim different figures"], "as claimed")
 
 

@@ -12,6 +12,7 @@ from lotune.contest.archive_writer import Source, file_chunks
 from lotune.contest.logs import RETENTION_LOG, TRAINING_LOG
 from lotune.contest.redaction import Private, Redactor
 from lotune.errors import RunError
+from lotune.evaluate.last_training import LastTraining
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.scorecard import Scorecard
 from lotune.record_files import encode_records
@@ -43,23 +44,23 @@ class CheckpointFolder:
     merged: tuple[str, ...]
 
 
-def checkpoint_folders(folder: Path, card: Scorecard) -> list[CheckpointFolder]:
-    """Return the checkpoints of a run in their order.
+def checkpoint_folders(folder: Path, training: LastTraining) -> list[CheckpointFolder]:
+    """Return the checkpoints of a training in their order.
 
     Raises: RunError if the adapter of one is missing, or a folder holds a file of a kind that
     readers of bundles refuse.
     """
     checkpoints = []
-    for point in card.checkpoints:
-        parts = {part: tuple(_files(folder, f"checkpoints/{point.name}/{part}")) for part in WEIGHT_NAMES}
+    for step, name in training.checkpoints.items():
+        parts = {part: tuple(_files(folder, f"checkpoints/{name}/{part}")) for part in WEIGHT_NAMES}
         if not parts["adapter"]:
-            found, remedy = f"checkpoints/{point.name}/adapter is missing", "tune again, and delete no checkpoint"
+            found, remedy = f"checkpoints/{name}/adapter is missing", "tune again, and delete no checkpoint"
             raise RunError(str(folder), found, "the adapter of each checkpoint", remedy)
         for path in (*parts["adapter"], *parts["merged"]):
             if Path(path).suffix not in TEXTS | BINARIES:
                 fault = "is of a kind that bundles do not hold, as it might execute code"
                 raise RunError(str(folder / path), fault, "weights in safetensors, and texts", "remove it")
-        checkpoints.append(CheckpointFolder(point.name, point.step, parts["adapter"], parts["merged"]))
+        checkpoints.append(CheckpointFolder(name, step, parts["adapter"], parts["merged"]))
     return checkpoints
 
 

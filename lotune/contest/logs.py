@@ -65,19 +65,20 @@ def training_log(parts: Mapping[str, Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def logged_steps(log: str) -> list[int]:
-    r"""Return the numbers of the steps in the first training of a log.
+def logged_steps(log: str, training: str = "tuning") -> list[int]:
+    r"""Return the numbers of the steps of a training in a log.
 
-    >>> logged_steps("tuning: 2 steps, 1 validations\nstep 1  loss 2.0\nvalidation after step 1\nstep 2  loss 1.0\n")
-    [1, 2]
+    >>> log = "tuning: 2 steps, 1 validations\nstep 1  loss 2.0\nvalidation after step 1\nstep 2  loss 1.0\n"
+    >>> logged_steps(log), logged_steps(log + "repair: 1 steps, 0 validations\nstep 1  loss 3.0\n", "repair")
+    ([1, 2], [1])
     """
-    numbers = list[int]()
-    for line in log.splitlines()[1:]:
+    numbers, current = list[int](), ""
+    for line in log.splitlines():
         words = line.split()
         if words[:1] == ["step"] and len(words) > 1 and words[1].isdecimal():
-            numbers.append(int(words[1]))
+            numbers += [int(words[1])] if current == training else []
         elif words[:1] != ["validation"]:
-            break  # the next training
+            current = line.partition(":")[0]
     return numbers
 
 

@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lotune.errors import DataError
+from lotune.evaluate.last_training import LastTraining, TrainingName, last_training
 from lotune.evaluate.scorecard import Check, Scorecard
 from lotune.evaluate.scorecard_claims import spacing_claim
 
@@ -78,8 +79,10 @@ class Claims(_Record):
     valid: bool
     reasons: tuple[str, ...] = ()
     """Reasons why the result is not valid."""
+    training: TrainingName = "tuning"
+    """The training that the checkpoints are of."""
     steps: int
-    """Steps of the training."""
+    """Steps of that training."""
     spacing: Check
     """Whether there are five checkpoints, evenly spaced over the training."""
 
@@ -99,8 +102,14 @@ class Manifest(_Record):
     """Files of merged models that are not in the bundle."""
 
 
-def claims_of(card: Scorecard, steps: int) -> Claims:
-    """Return what a scorecard claims of a training of so many steps."""
+def training_of(card: Scorecard, steps: int) -> LastTraining:
+    """Return the training that is handed in, of a run that was tuned in so many steps, and perhaps repaired."""
+    points = ((point.name, point.step) for point in card.checkpoints)
+    return last_training(points, card.chosen_checkpoint, steps, card.repair.steps if card.repair else None)
+
+
+def claims_of(card: Scorecard, training: LastTraining) -> Claims:
+    """Return what a scorecard claims of the training that is handed in."""
     target, parameters = card.target, card.parameters
     return Claims(
         task=target.task, metric=target.metric, scorer=target.scorer, n=target.n,
@@ -115,18 +124,18 @@ def claims_of(card: Scorecard, steps: int) -> Claims:
         chosen_checkpoint=card.chosen_checkpoint, trainable=parameters.trainable, base_total=parameters.base_total,
         convention=parameters.convention, ratio=parameters.ratio,
         rule=card.score.rule if card.score else None, score=card.score.value if card.score else None,
-        valid=card.valid, reasons=card.reasons, steps=steps,
-        spacing=five_evenly_spaced([point.step for point in card.checkpoints], steps),
+        valid=card.valid, reasons=card.reasons, training=training.name, steps=training.steps,
+        spacing=five_evenly_spaced(list(training.checkpoints), training.steps, training.name),
     )  # fmt: skip
 
 
-def five_evenly_spaced(found: Sequence[int], steps: int) -> Check:
+def five_evenly_spaced(found: Sequence[int], steps: int, training: TrainingName = "tuning") -> Check:
     """Return the check of the contest's rule: five checkpoints, the i-th after round(i · steps / 5) steps.
 
     >>> five_evenly_spaced([2, 4, 6, 8, 10], 10).passed, five_evenly_spaced([2, 4, 6, 9, 10], 10).passed
     (True, False)
     """
-    spacing = spacing_claim(found, steps)
+    spacing = spacing_claim(found, steps, training)
     if len(found) == CONTEST_CHECKPOINTS:
         return spacing
     fault = f"{len(found)} checkpoints, the contest asks for {CONTEST_CHECKPOINTS}; {spacing.detail}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lotune.evaluate.last_training import TrainingName
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.scorecard import Check, Target
 from lotune.train.schedule import checkpoint_steps
@@ -96,14 +97,13 @@ def budget_claim(budget: float | None, ratio: float) -> Check:
     return Check(name=BUDGET, passed=ratio <= budget, detail=f"ratio {ratio:.6g}, {budget:.6g} at most")
 
 
-def spacing_claim(found: Sequence[int], steps: int) -> Check:
-    """Return whether the i-th of N checkpoints follows round(i · steps / N) steps, halves rounded up.
+def spacing_claim(found: Sequence[int], steps: int, training: TrainingName = "tuning") -> Check:
+    """Return whether the i-th of N checkpoints of a training follows round(i · steps / N) steps, halves rounded up.
 
     >>> spacing_claim([4, 7], 7)
     Check(name='spacing', passed=True, detail='after 4, 7 of 7 steps')
     """
-    after = ", ".join(map(str, found))
-    detail = f"after {after} of {steps} steps"
+    detail = f"after {', '.join(map(str, found))} of {steps} steps" + (" of the repair" * (training == "repair"))
     expected = checkpoint_steps(steps, len(found)) if 0 < len(found) <= steps else []
     if expected and list(found) == expected:
         return Check(name=SPACING, passed=True, detail=detail)

@@ -29,7 +29,15 @@ from lotune.contest.bundle import (
 )
 from lotune.contest.leaderboard import Entry
 from lotune.contest.leaderboard_page import result_plot
-from lotune.contest.manifest import MANIFEST, BundledCheckpoint, Manifest, Member, claims_of, to_canonical_json
+from lotune.contest.manifest import (
+    MANIFEST,
+    BundledCheckpoint,
+    Manifest,
+    Member,
+    claims_of,
+    to_canonical_json,
+    training_of,
+)
 from lotune.contest.names import archive_name, check_link, check_team
 from lotune.contest.redaction import Private, private_texts
 from lotune.disk_space import require_free_space
@@ -62,9 +70,13 @@ def bundle(
     if out.suffix != ".zip":
         raise SettingsError("--out", f"{out} is no zip archive", "a name that ends in .zip")
     refuse_overwriting_inputs(out, run)
+    if not (run / "recipe.yaml").is_file():
+        remedy = "name the folder of a run, such as runs/demo"
+        raise RunError(str(run), "holds no run: recipe.yaml is missing", "the folder of a finished run", remedy)
     write_report(run, shlex.join(["lotune", "run", str(run / "recipe.yaml")]))
     recipe, card = read_recipe(run / "recipe.yaml"), read_scorecard(run / "scorecard.json")
-    checkpoints = checkpoint_folders(run, card)
+    training = training_of(card, read_json(run / "training.json")["steps"])
+    checkpoints = checkpoint_folders(run, training)
     _require_merged(run, checkpoints)
     private = _private_texts(run, recipe)
     included = [path for one in checkpoints for path in (*one.adapter, *(() if without_merged else one.merged))]
@@ -80,7 +92,7 @@ def bundle(
         omitted = _measured(weight_sources(run, private, left_out), progress)
     manifest = Manifest(
         team=team, link=link, lotune=code["lotune"], git_revision=code["git_revision"],
-        claims=claims_of(card, read_json(run / "training.json")["steps"]),
+        claims=claims_of(card, training),
         checkpoints=tuple(_bundled(run, one, without_merged) for one in checkpoints),
         members=tuple(member for _, member in members), left_out=tuple(member for _, member in omitted),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from lotune.data.templates import TEMPLATE_FILE
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import PromptTooLongError, encode_prompt, encode_row
+from lotune.evaluate.last_training import last_training
 from lotune.evaluate.retention import RetentionMetric
 from lotune.evaluate.scorecard import Check, Target
 from lotune.evaluate.scorecard_claims import (
@@ -55,8 +56,15 @@ def claims_of_run(
         gate_claim(retention),
         gain_claim(target),
         budget_claim(recipe.adapter.budget, ratio),
-        spacing_claim([checkpoint["step"] for checkpoint in tuning["checkpoints"]], tuning["steps"]),
+        _spacing(tuning),
     ]
+
+
+def _spacing(tuning: Mapping[str, Any]) -> Check:
+    points = ((point["name"], point["step"]) for point in tuning["checkpoints"])
+    repair = tuning.get("repair")
+    last = last_training(points, tuning["chosen"], tuning["steps"], repair["steps"] if repair else None)
+    return spacing_claim(list(last.checkpoints), last.steps, last.name)
 
 
 def stored_templates(run: Run, names: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lotune.console import print_status
 from lotune.errors import LotuneError
+from lotune.evaluate.last_training import REPAIR_PREFIX
 from lotune.evaluate.repair import (
     DIVERGENCE,
     RATE_FRACTION,
@@ -34,7 +35,7 @@ from lotune.stages.validate import CheckpointResult, ensure_validated, validate
 from lotune.stages.validation_rows import ANSWERS
 
 FOLDER = "repair"
-"""Folder of the repair's own run; the names of its checkpoints in the repaired run begin with it."""
+"""Folder of the repair's own run."""
 TUNING_FILE = "tuning.json"
 """File of a run with the figures of all its checkpoints, and the chosen one."""
 CHECKPOINTS = 5
@@ -85,7 +86,7 @@ def _repair(
         counts = ensure_prepared(repair, settled)
         run_tuning(repair, settled, options, goal)
         tuned = ensure_validated(repair, with_stored_settings(settled, repair.folder))
-    names = {one["name"]: f"{FOLDER}-{one['name']}" for one in tuned["checkpoints"]}
+    names = {one["name"]: REPAIR_PREFIX + one["name"] for one in tuned["checkpoints"]}
     for name, copied in names.items():
         _copy_checkpoint(run, repair, name, copied)
     after = validated["checkpoints"][-1]["step"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,24 @@ def test_the_tuning_goes_on_from_its_best_checkpoint(repaired: Path) -> None:
     assert card["repair"] == done
     assert any(note.startswith(f"repair: {done['start']} retained") for note in card["notes"])
     assert "repair-step-000010" in (repaired / "report.md").read_text()
+
+
+def test_the_five_checkpoints_of_a_repair_are_the_hand_in(recipe: Path, tmp_path: Path) -> None:
+    call("run", recipe, f"runs={tmp_path}", "tune.learning_rate=0.012", "retention.repair_steps=20")
+    card = content(tmp_path / "forgets" / "scorecard.json")
+    spacing = next(claim for claim in card["claims"] if claim["name"] == "spacing")
+    steps = (4, 8, 12, 16, 20)
+    assert (spacing["passed"], spacing["detail"]) == (True, "after 4, 8, 12, 16, 20 of 20 steps of the repair")
+    out = tmp_path / "bundle.zip"
+    words = (tmp_path / "forgets", "--team", "The Team", "--out", out, "--json")
+    claimed = json.loads(call("bundle", *words).stdout)["claims"]
+    assert (claimed["training"], claimed["steps"]) == ("repair", 20)
+    checks = json.loads(call("bundle", "--check", out, "--json", status=1).stdout)["checks"]
+    failed = [check["name"] for check in checks if check["result"] == "failed"]
+    assert failed == ["complete checkpoints"], "only the chosen one was merged"
+    with zipfile.ZipFile(out) as file:
+        folders = {name.split("/")[1] for name in file.namelist() if name.startswith("checkpoints/")}
+    assert folders == {f"repair-step-{step:06d}" for step in steps}
 
 
 def test_a_repair_has_the_rows_of_its_run(repaired: Path) -> None:
