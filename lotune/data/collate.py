@@ -112,6 +112,17 @@ def replay_part(batch: Batch, prefix_ids: Sequence[int] = ()) -> Batch | None:
     return Batch(batch.input_ids[:, kept], batch.targets[:, kept], positions, ids[None], shared, marks)
 
 
+def single_rows(batch: Batch) -> Iterator[Batch]:
+    """Yield each row of a batch as a batch of its own, (1, T), up to the last scored position, of which it has one."""
+    names = ("input_ids", "targets", "positions")
+    for line, ids in enumerate(batch.sequence_ids):  # (T,)
+        for number in range(int(ids.max()) + 1):
+            own = ((ids == number) | (ids == SHARED_PREFIX_ID)).nonzero()[:, 0]
+            last = int((batch.targets[line, own] != IGNORE_INDEX).nonzero().max())
+            input_ids, targets, positions = (getattr(batch, name)[line, own[: last + 1]][None] for name in names)
+            yield Batch(input_ids, targets, positions, input_ids.new_zeros(input_ids.shape))
+
+
 def _part_of_padded(batch: Batch, lines: torch.Tensor, kept: torch.Tensor) -> Batch:
     """Return lines (B,) bool of a padded batch; `kept` (B, T) is False at the tokens of a prefix of one length."""
     first = int((~kept[0]).sum())

@@ -50,16 +50,22 @@ NO_REPLAY = ReplayPool()
 def epoch_order(rows: int, seed: int, epoch: int, pool: ReplayPool = NO_REPLAY) -> list[int]:
     """Return the row indices of one epoch in random order, with the replay rows of the epoch if `pool` has any.
 
-    The order is the same on every machine.
+    Replay rows stand at even distances: each step has its share of them, as what one step with many brings back, the
+    next without any loses again. The order is the same on every machine.
 
     >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
     True
+    >>> [index >= 4 for index in epoch_order(6, seed=1, epoch=0, pool=ReplayPool(rows=2, per_epoch=2))]
+    [False, False, True, False, False, True]
     """
     # torch's generators give other numbers on another device and, without promise, in another version.
-    task = rows - pool.rows
-    order = [*range(task), *(task + place for place in pool.drawn(seed, epoch))]
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
+    draw, task = random.Random(f"{seed}/{epoch}"), list(range(rows - pool.rows))
+    replay = [rows - pool.rows + place for place in pool.drawn(seed, epoch)]
+    draw.shuffle(task)
+    draw.shuffle(replay)
+    share, total, rest = len(replay), len(task) + len(replay), (iter(task), iter(replay))
+    # Up to each place there are as many replay rows as their share of these rows, rounded down.
+    return [next(rest[(place + 1) * share // total - place * share // total]) for place in range(total)]
 
 
 def tuning_batches(

@@ -43,8 +43,8 @@ class RetentionSettings(AbilityRows):
     are not replayed)."""
     replay: ReplaySettings = Field(default_factory=ReplaySettings)
     divergence: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Weight of KL(base‖tuned) per token of a replay row, in place of its cross-entropy; 0: cross-entropy; auto: 1 for
-    rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
+    """Weight of KL(base‖tuned) per token of a replay row, in place of its cross-entropy; 0: cross-entropy; auto: 0.5
+    for rows that the base writes, else 0. The base's logits come from the same weights without the adapter."""
     min_retained: float = Field(MIN_RETAINED, ge=0, le=1)
     """Fraction of the base's score that each gated retention metric must keep."""
     action: Literal["report", "stop", "repair"] = "repair"

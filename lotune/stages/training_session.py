@@ -124,10 +124,11 @@ def make_session(
     in_shards: bool,
     autocast_bfloat16: bool,
     divergence: float = 0.0,
+    recurring: int = 0,
 ) -> TrainingSession:
     """Return the session of a model that is ready for its first step, with fresh optimisers.
 
-    `divergence` is the weight of the divergence from the base on replay rows.
+    `divergence` is the weight of the divergence from the base on replay rows; `DivergenceLoss` explains `recurring`.
     """
     from lotune.train.divergence import DivergenceLoss
     from lotune.train.loss import CausalLoss
@@ -140,7 +141,9 @@ def make_session(
         folder=recipe.folder,
         course=course,
         training=Training(model, make_optimizers(model, settings), inputs_fingerprint, world),
-        objective=DivergenceLoss(model, divergence, compiled) if divergence else CausalLoss(model, compiled),
+        objective=(
+            DivergenceLoss(model, divergence, compiled, recurring) if divergence else CausalLoss(model, compiled)
+        ),
         settings=settings,
         lr_factors=lr_factors(settings, course.steps),
         seed=recipe.seed,

@@ -157,9 +157,17 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
     session = make_session(
         recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=dtype_name(base.dtype) == "bfloat16",
-        divergence=divergence_of(recipe),
+        divergence=divergence_of(recipe), recurring=_recurring_positions(plan, rows),
     )  # fmt: skip
     return TuningSession(base, collator, plan, session)
+
+
+def _recurring_positions(plan: Plan, rows: TokenFile) -> int:
+    """Return the number of scored positions of the replay rows, 0 if most of these are drawn only once."""
+    epochs = plan.steps * plan.step_rows / max(1, len(rows) - plan.pool.rows + plan.pool.per_epoch)
+    if epochs * plan.pool.per_epoch < 2 * plan.pool.rows:
+        return 0
+    return rows.supervised() - rows.supervised(len(rows) - plan.pool.rows)
 
 
 def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[LoadedModel, bool]:

@@ -1,7 +1,8 @@
 """Divergence from the base: KL(base‖tuned) of the next token, as an objective on replay rows.
 
 The base is the tuned model without its adapter, so that there is one set of weights. Its logits are those of a second
-forward pass, of the replay rows alone. Logits are exact over the whole vocabulary, for a chunk of positions at a time.
+forward pass, of the replay rows alone. As the base does not change, the hidden states of a row that is drawn again and
+again are computed once. Logits are exact over the whole vocabulary, for a chunk of positions at a time.
 
 B, T: lines of a batch and tokens of a line. N: positions. C: those of a chunk. D: hidden size. V: vocabulary.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from lotune.data.collate import IGNORE_INDEX, Batch, replay_part
+from lotune.data.collate import IGNORE_INDEX, Batch, replay_part, single_rows
 from lotune.distributed import is_sharded
 from lotune.model.adapters import base_alone
 from lotune.model.eval_mode import eval_mode
@@ -24,18 +25,23 @@ from lotune.model.parts import virtual_ids
 from lotune.train.loss import at_least_float32, entropy_sum, in_autocast_dtype, max_logits_per_chunk
 from lotune.train.output_head import Head, OutputHead
 
+MAX_STATE_BYTES = 2**28
+"""Maximum size of the base's states of all replay rows that are kept between steps."""
+
 
 class DivergenceLoss:
     """Cross-entropy of the task's rows, and `weight` times KL(base‖tuned) of replay rows, summed over scored positions.
 
     A position that only the tuned model has, that of a virtual token, counts in neither. `compile`: whether to compile
-    the decoder of the tuned model.
+    the decoder of the tuned model. `recurring`: the number of scored positions of all replay rows if the same rows are
+    drawn often enough to keep the base's states of them, else 0.
     """
 
-    def __init__(self, model: Any, weight: float, compile: bool = False) -> None:
+    def __init__(self, model: Any, weight: float, compile: bool = False, recurring: int = 0) -> None:
         self._model, self._weight, self._head = model, weight, OutputHead(model, compile)
         self._prefix_ids = virtual_ids(model)
         self._in_shards = any(is_sharded(parameter) for parameter in model.parameters())
+        self._recurring, self._kept = recurring, dict[bytes, Tensor]()
 
     @property
     def is_chunked(self) -> bool:
@@ -68,7 +74,24 @@ class DivergenceLoss:
             if part is None:  # all processes gather sharded weights at once, whatever rows they have
                 self._head.states(_one_token(batch), torch.zeros_like(batch.targets[:1, :1], dtype=torch.bool))
                 return None
-            return self._head.states(part, part.targets != IGNORE_INDEX, compiled=False)
+            if self._keeps_states():
+                return torch.cat([self._kept_states(row) for row in single_rows(part)])
+            return self._scored_states(part)
+
+    def _keeps_states(self) -> bool:
+        # Sharded weights are gathered by all processes at once, but not all of them lack the states of the same row.
+        return not self._in_shards and 0 < self._recurring * self._head.state_bytes <= MAX_STATE_BYTES
+
+    def _kept_states(self, row: Batch) -> Tensor:
+        # Computed alone: among other rows the states differ in their last bits, and a resumed training, which has
+        # none of them yet, would differ from one without a stop.
+        key = torch.cat([row.input_ids, row.targets]).cpu().numpy().tobytes()  # (2, T)
+        if key not in self._kept:
+            self._kept[key] = self._scored_states(row)
+        return self._kept[key]
+
+    def _scored_states(self, batch: Batch) -> Tensor:
+        return self._head.states(batch, batch.targets != IGNORE_INDEX, compiled=False)
 
     def _sum(self, module: Head, states: Tensor, targets: Tensor, compared: Tensor, base: Tensor) -> Tensor:
         entropy = entropy_sum(self._head, module, states, targets)

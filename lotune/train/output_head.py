@@ -57,19 +57,29 @@ class OutputHead:
         """Whether logits are hidden states times the head's weight (V, D), without an adapter; known as the path is."""
         return self.path == "plain" and type(self.module).forward is nn.Linear.forward and self.module.bias is None
 
+    @property
+    def state_bytes(self) -> int:
+        """Size of the states of one position, in bytes."""
+        self._find_path()
+        vocabulary, hidden = self.module.weight.shape
+        return int((vocabulary if self.path == "whole" else hidden) * self.module.weight.element_size())
+
     def states(self, batch: Batch, chosen: Tensor, *, compiled: bool = True) -> Tensor:
         """Return the hidden states (N, D) of the positions that `chosen` (B, T) marks; on the whole path logits (N, V).
 
         `compiled`: whether to use the compiled decoder, if there is one.
         """
-        if self.path is None:
-            self.path = self.probe_logits_path()
+        self._find_path()
         kwargs = {"input_ids": batch.input_ids, "use_cache": False, **_packing_kwargs(batch)}
         if self.path == "whole":
             logits: Tensor = self._inner(**kwargs).logits[chosen]  # (B, T, V) -> (N, V)
             return logits
         hidden: Tensor = (self._forward if compiled else self._decoder)(**kwargs).last_hidden_state
         return hidden[chosen]  # (B, T, D) -> (N, D)
+
+    def _find_path(self) -> None:
+        if self.path is None:
+            self.path = self.probe_logits_path()
 
     def call(self, compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Return `compute` of a function that applies the head's module, and of tensors.

@@ -104,9 +104,13 @@ def test_each_epoch_has_all_rows_of_the_task_and_other_replay_rows(task: int, po
         assert len(replayed) == len(set(replayed)) == deals * per_epoch, "no replay row comes twice in a shuffle"
 
 
-def test_all_replay_rows_in_each_epoch_are_an_epoch_of_all_rows() -> None:
-    for epoch in range(3):
-        assert epoch_order(20, 7, epoch, ReplayPool(5, 5)) == epoch_order(20, 7, epoch)
+@given(st.integers(0, 30), st.integers(0, 20), st.integers(1, 20), st.integers(0, 99))
+def test_every_part_of_an_epoch_has_its_share_of_replay_rows(task: int, pool: int, length: int, seed: int) -> None:
+    order = epoch_order(task + pool, seed, 3, ReplayPool(pool, pool))
+    assert sorted(order) == list(range(task + pool))
+    for first in range(len(order) - length + 1):
+        replayed = sum(row >= task for row in order[first : first + length])
+        assert abs(replayed - length * pool / len(order)) < 1
 
 
 def test_a_step_with_replay_is_drawn_again_by_its_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import RECIPE, call
@@ -32,9 +33,9 @@ def test_rows_that_the_base_writes_are_replayed_and_stand_on_the_scorecard(
     weights = []
     plain = DivergenceLoss.__init__
 
-    def watched(self: DivergenceLoss, model: object, weight: float, compile: bool = False) -> None:
+    def watched(self: DivergenceLoss, model: object, weight: float, *settings: Any) -> None:
         weights.append(weight)
-        plain(self, model, weight, compile)
+        plain(self, model, weight, *settings)
 
     monkeypatch.setattr(DivergenceLoss, "__init__", watched)
     card = json.loads(call("run", recipe, f"runs={tmp_path}", "--json").stdout)
@@ -43,7 +44,7 @@ def test_rows_that_the_base_writes_are_replayed_and_stand_on_the_scorecard(
     rows = TokenFile(folder / "train")
     assert [row["id"] for row in written] == [f"base:{number}" for number in range(1, 7)]
     assert sum(rows[index].is_replay for index in range(len(rows))) == 6
-    assert weights == [1.0], "the divergence is on where the base writes the rows"
+    assert weights == [0.5], "the divergence is on where the base writes the rows"
     assert card["replay"]["source"] == "base"
     assert card["replay"]["rows"] == 6
     assert card["replay"]["rehearsed"] == "reading", "some rows begin as its prompts do"
@@ -75,7 +76,7 @@ def test_a_file_of_texts_is_replayed(recipe: Path, tmp_path: Path) -> None:
 def test_nano_rehearses_and_other_bases_write_their_own(recipe: Path) -> None:
     assert (source_of(Recipe()), divergence_of(Recipe())) == ("generator", 0.0)
     other = read_recipe(recipe)
-    assert (source_of(other), divergence_of(other)) == ("base", 1.0)
+    assert (source_of(other), divergence_of(other)) == ("base", 0.5)
     refused = call("prepare", recipe, "retention.replay.rows=0", "retention.divergence=2", status=2).stderr
     assert "needs replay rows" in refused
     assert "names no file" in call("prepare", recipe, "retention.replay.source=file", status=2).stderr

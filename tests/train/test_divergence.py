@@ -116,11 +116,12 @@ def test_it_is_the_divergence_that_torch_computes(
     assert len(batches) > 1
     if base is not gpt2:
         model.train()
-    objective = DivergenceLoss(model, WEIGHT)
-    found = torch.stack([objective(batch) for batch in batches]).sum()
     relative = 1e-9 if double and not packed else 2e-5  # packed attention keeps its sums in float32
-    assert found.item() == pytest.approx(expected.item(), rel=relative)
-    assert_same(gradients(found, model), expected_gradients, relative)
+    of_each_step, kept = DivergenceLoss(model, WEIGHT), DivergenceLoss(model, WEIGHT, recurring=1_000)
+    for objective in (of_each_step, kept, kept):
+        found = torch.stack([objective(batch) for batch in batches]).sum()
+        assert found.item() == pytest.approx(expected.item(), rel=relative)
+        assert_same(gradients(found, model), expected_gradients, relative)
 
 
 def test_base_logits_do_not_see_dropout() -> None:
@@ -132,6 +133,47 @@ def test_base_logits_do_not_see_dropout() -> None:
     again = DivergenceLoss(model, 1.0)._base_states(batch)
     assert torch.equal(states, again)
     assert model.training
+
+
+def count_base_passes(objective: DivergenceLoss, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of each pass of the base, as they come."""
+    passes: list[int] = []
+    scored_states = objective._scored_states
+
+    def counted(batch: Batch) -> Tensor:
+        passes.append(batch.input_ids.numel())
+        return scored_states(batch)
+
+    monkeypatch.setattr(objective, "_scored_states", counted)
+    return passes
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_base_reads_a_recurring_row_once_and_alone(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = adapted(), [replace(row, is_replay=True) for row in some_rows(6, shared=10)]
+    packed = packed and enable_packing(model, 60)
+    make = pack_rows if packed else lambda rows: pad_rows(rows, PAD)
+    objective = DivergenceLoss(model, WEIGHT, recurring=1_000)
+    passes = count_base_passes(objective, monkeypatch)
+    first, second, mixed = (objective._base_states(make(part)) for part in (rows[:3], rows[3:], rows[::2]))
+    assert first is not None
+    assert second is not None
+    assert mixed is not None
+    assert sorted(passes) == sorted(len(row.token_ids) - 1 for row in rows)
+    counts = [len(row.token_ids) - row.completion_start for row in rows]
+    parts = [*first.split(counts[:3]), *second.split(counts[3:])]
+    assert torch.equal(mixed, torch.cat(parts[::2])), "the rows beside it change no bit"
+
+
+def test_the_base_reads_rows_anew_that_do_not_recur_or_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = adapted(), pad_rows([replace(row, is_replay=True) for row in some_rows(4)], PAD)
+    for recurring, times in ((0, 2), (100, 2), (50, 4)):  # twice the whole batch, or each row once
+        monkeypatch.setattr("lotune.train.divergence.MAX_STATE_BYTES", 99 * 32 * 4)
+        objective = DivergenceLoss(model, WEIGHT, recurring=recurring)
+        passes = count_base_passes(objective, monkeypatch)
+        for _ in range(2):
+            objective(batch)
+        assert len(passes) == times
 
 
 def test_without_an_adapter_the_model_is_its_base_and_still_trains_afterwards() -> None:
