@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ def measured_once(results: Path, id: str, measure: Callable[[], dict[str, Any]])
         append_record(results, known)
         print(json.dumps(known), flush=True)
     return known
+
+
+@dataclass(frozen=True)
+class SetMeasurement:
+    """The measurement of one set in a folder of its own."""
+
+    name: str
+    folder: Path
+    results: Path
+    words: tuple[str, ...] = ()
+    """Settings of every run, such as threads=1."""
+    command: Command = run_lotune
+
+    def result(self, key: str, measure: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
+        """Return the record of a key, measured only if there is none."""
+        return measured_once(self.results, f"{self.name}: {key}", measure)
 
 
 def records(results: Path) -> dict[str, Mapping[str, Any]]:

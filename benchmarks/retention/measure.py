@@ -5,29 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured import Command, measured_once, records, run_lotune, verdicts_of
+from benchmarks.measured import SetMeasurement, records, verdicts_of
 from benchmarks.own_rows.files import write_set
 from benchmarks.retention.remedies import NONE, REMEDIES, SETS, run_words
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The measurement of one set in a folder of its own."""
-
-    name: str
-    folder: Path
-    results: Path
-    words: tuple[str, ...] = ()
-    """Settings of every run, such as threads=1."""
-    command: Command = run_lotune
+class Measurement(SetMeasurement):
+    """The measurement of the remedies."""
 
     def measure(self, remedy: str) -> Mapping[str, Any]:
         """Return the record of a remedy; run the remedy only if there is none."""
-        return measured_once(self.results, record_id(self.name, remedy), lambda: self._measure(remedy))
+        return self.result(remedy, lambda: self._measure(remedy))
 
     def _measure(self, remedy: str) -> dict[str, Any]:
         self._write_recipe()

@@ -37,8 +37,8 @@ class TaskSet:
     recipe: str
     """Name of a shipped recipe, or of the file that `init` writes."""
     settings: Settings
-    generated_rows: str = "600"
-    """Generated rows in an epoch, where the model is trained on them."""
+    generated_rows: int
+    """Generated rows in an epoch, where the model is trained on them; half as many where it is held to its base."""
     own_rows: bool = True
     """Whether the rows are a file of `benchmarks.own_rows`; without it, the recipe generates them."""
 
@@ -48,18 +48,20 @@ SETS: Mapping[str, TaskSet] = {
         "Arithmetic, the shipped recipe: 3,600 rows, one epoch, rank 1; 2,000 test questions",
         "demo",
         {"data.test_rows": "2000"},
-        generated_rows="1000",
+        generated_rows=1000,
         own_rows=False,
     ),
     "reviews": TaskSet(
         "Reviews as positive or negative, a csv file of 1,200 rows, eight epochs; 1,000 test rows",
         "reviews.yaml",
-        {"tune.epochs": "8", "data.test": "reviews-held-out.csv"},
+        {"tune.epochs": "8", "tune.micro_batch_rows": "16", "data.test": "reviews-held-out.csv"},
+        generated_rows=600,
     ),
     "orders": TaskSet(
         "The order number of a message, a jsonl file of 1,000 rows, eight epochs; 1,000 test rows",
         "orders.yaml",
-        {"tune.epochs": "8", "data.test": "orders-held-out.jsonl"},
+        {"tune.epochs": "8", "tune.micro_batch_rows": "8", "data.test": "orders-held-out.jsonl"},
+        generated_rows=400,
     ),
 }
 """The sets by name."""
@@ -78,14 +80,16 @@ class Remedy:
 
 GENERATED_ROWS = "GENERATED_ROWS"
 """Stands for the number of generated rows in an epoch of a set."""
+HALF_OF_THEM = "HALF_OF_THEM"
+"""Stands for half of that number."""
 
 
-def _replay(source: str, divergence: int, rows_per_epoch: str = "auto") -> Settings:
+def _replay(source: str, divergence: float, rows_per_epoch: str = "auto") -> Settings:
     return {
         "retention.replay.source": source,
         "retention.replay.rows": "auto",
         "retention.replay.rows_per_epoch": rows_per_epoch,
-        "retention.divergence": str(divergence),
+        "retention.divergence": f"{divergence:g}",
     }
 
 
@@ -95,8 +99,8 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained: 600 others in each epoch, or all of them in "
-        "the single epoch of the demo",
+        "1,000 generated rows of reading, on which the model is trained: 600 of them in each epoch of reviews, 400 of "
+        "orders, and all in the single epoch of the demo",
         _replay("generator", 0, GENERATED_ROWS),
     ),
     "replay-own": Remedy(
@@ -106,14 +110,14 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-generated": Remedy(
         "replay with divergence, generated rows",
-        "1,000 generated rows of reading, 300 in each epoch, on which the model is held to the base's predictions",
-        _replay("generator", 1, "300"),
+        "the generated rows, half as many in each epoch, on which the model is held to the base's predictions",
+        _replay("generator", 0.5, HALF_OF_THEM),
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "the same texts, those of an epoch with a quarter of the task's tokens, on which the model is held to its "
+        "the texts of the base, those of an epoch with a sixth of the task's tokens, on which the model is held to its "
         "base's predictions",
-        _replay("base", 1),
+        _replay("base", 0.5),
     ),
     "repair-generated": Remedy(
         "repair, generated rows",
@@ -148,5 +152,10 @@ def run_words(verb: str, set_name: str, remedy: str) -> list[str]:
     """
     task_set = SETS[set_name]
     settings = {**HARSH, **REMEDIES[remedy].settings, **task_set.settings}
-    words = (f"{key}={value}".replace(GENERATED_ROWS, task_set.generated_rows) for key, value in settings.items())
-    return [verb, task_set.recipe, f"name={remedy}", *words]
+    numbers = {GENERATED_ROWS: task_set.generated_rows, HALF_OF_THEM: task_set.generated_rows // 2}
+    return [
+        verb,
+        task_set.recipe,
+        f"name={remedy}",
+        *(f"{key}={numbers.get(value, value)}" for key, value in settings.items()),
+    ]
