@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lotune.cli.execution import run_options, run_verb
-from lotune.cli.options import BaseModel, Debug, Json
+from lotune.cli.options import Debug, Json
 from lotune.errors import SettingsError
 
 grade = typer.Typer(help="Mark answers, models or an exam.", rich_markup_mode=None, no_args_is_help=True)
@@ -37,7 +37,7 @@ def contest(
         Path | None, typer.Option(help="Hidden test rows: ask the checkpoints of bundles or merged models.")
     ] = None,
     retention: Annotated[Path | None, typer.Option(help="With --data: file of the retention test.")] = None,
-    base: BaseModel = None,
+    base: Annotated[str | None, typer.Option(help="With --data: the model that all teams tuned.")] = None,
     base_total: Annotated[
         str, typer.Option(help="With --data: divisor of the ratio, measured, llama3-8b or internlm-7b.")
     ] = "measured",

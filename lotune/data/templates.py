@@ -30,7 +30,8 @@ class Template:
 
     `without_input` is the format if the input is empty. `truncatable` names the text that may be truncated to fit the
     context. `instruction_prefix` is put before the instruction. `follow_up` is the format of a later question of a
-    conversation; if it is empty, this is `without_input`.
+    conversation; if it is empty, this is `without_input`. `answer_end` is the token with which chat models of this
+    format end an answer, if it is not their end-of-text; after a tuning, answers end with end-of-text.
     """
 
     name: str
@@ -39,16 +40,17 @@ class Template:
     truncatable: Literal["", "instruction", "input"] = ""
     instruction_prefix: str = ""
     follow_up: str = ""
+    answer_end: str = ""
 
     @property
     def stop(self) -> tuple[str, ...]:
-        r"""Stop strings of an answer, for a model that does not stop by itself: the tag of the next question.
+        r"""Stop strings of an answer, for a model that does not stop by itself: its end, the tag of the next question.
 
-        >>> TEMPLATES["alpaca"].stop, TEMPLATES["plain"].stop
-        (('\n### Instruction:',), ())
+        >>> [TEMPLATES[name].stop for name in ("alpaca", "plain", "internlm")]
+        [('\n### Instruction:',), (), ('<eoa>', '\n<|User|>:')]
         """
         tag = self.follow_up.partition("{instruction}")[0].strip()
-        return (f"\n{tag}",) if tag else ()
+        return (*((self.answer_end,) if self.answer_end else ()), *((f"\n{tag}",) if tag else ()))
 
     @property
     def turn_end(self) -> str:
@@ -135,6 +137,7 @@ TEMPLATES: dict[str, Template] = {
         without_input="<|User|>:{instruction}<eoh>\n<|Bot|>:",
         with_input="<|User|>:{instruction}\n{input}<eoh>\n<|Bot|>:",
         follow_up="\n<|User|>:{instruction}<eoh>\n<|Bot|>:",
+        answer_end="<eoa>",
     ),
 }
 """Stanford Alpaca's format; the contest's retention prompt (instruction: the passage, input: the question); the texts

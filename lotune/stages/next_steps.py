@@ -176,11 +176,16 @@ def next_steps(outcome: Outcome, folder: Path) -> tuple[NextStep, ...]:
     for rule in RULES:
         if rule.applies(outcome):
             settings = rule.settings(outcome)
-            words = tuple(f"{key}={value}" for key, value in settings.items())
+            words = tuple(f"{key}={value}" for key, value in {**settings, **_folder_of_exam(outcome, folder)}.items())
             step = NextStep(settings=words, reason=rule.reason, recipe=folder / "recipe.yaml")
             # A second rule for a setting would contradict the first.
             steps.setdefault(tuple(settings), step)
     return tuple(steps.values())[:MOST_STEPS]
+
+
+def _folder_of_exam(outcome: Outcome, folder: Path) -> Mapping[str, Any]:
+    """Return the setting with which the hand-in of another run does not replace that of this one."""
+    return {} if outcome.recipe.exam is None else {"exam.folder": f"{folder.name}-next"}
 
 
 def with_guidance(

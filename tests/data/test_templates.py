@@ -41,7 +41,7 @@ def test_exact_texts() -> None:
     )
     turns = TEMPLATES["internlm"].render_conversation(Conversation(("Hi", "Bye"), ("Hello",)))
     assert turns == [("<|User|>:Hi<eoh>\n<|Bot|>:", "Hello"), ("\n<|User|>:Bye<eoh>\n<|Bot|>:", "")]
-    assert TEMPLATES["internlm"].stop == ("\n<|User|>:",)
+    assert TEMPLATES["internlm"].stop == ("<eoa>", "\n<|User|>:")
 
 
 @pytest.mark.oracle
