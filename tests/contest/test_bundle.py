@@ -217,6 +217,16 @@ def test_a_changed_or_added_file_is_found(bundle: Path, tmp_path: Path) -> None:
     assert {"files", "checksums"} <= set(failed(rewritten(bundle, tmp_path / "changed.zip", change, honest=False)))
 
 
+def test_a_pickle_under_another_name_is_refused_even_if_the_manifest_does_not_list_it(
+    bundle: Path, tmp_path: Path
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        members["extra.txt"] = b"\x80\x04."
+
+    result = call("bundle", "--check", rewritten(bundle, tmp_path / "pickle.zip", change, honest=False), status=2)
+    assert "is a pickle" in result.stderr
+
+
 def test_another_model_is_found_by_asking_again(bundle: Path, tmp_path: Path) -> None:
     """Answers and claims fit together, but they are not those of the model."""
     chosen = json.loads(contents(bundle)["manifest.json"])["claims"]["chosen_checkpoint"]

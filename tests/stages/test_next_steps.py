@@ -125,6 +125,13 @@ def test_the_last_checkpoints_tell_who_still_learns(
     assert from_half.evidence.startswith("from step 10 to 20")
 
 
+def test_the_hand_in_of_an_exam_is_not_replaced() -> None:
+    exam = {"name": "CoLA", "dev": "CoLA_dev.tsv"}
+    steps = settings_of(outcome(card(target=NO_GAIN), RISING, exam=exam))
+    assert steps[0] == ["tune.epochs=4", "exam.folder=one-next"]
+    assert all(words[-1] == "exam.folder=one-next" for words in steps)
+
+
 def test_a_single_checkpoint_tells_nothing() -> None:
     assert learning_course(ArithmeticTask(), [scored(3, 1.0)]) is None
     with pytest.raises(DataError):
