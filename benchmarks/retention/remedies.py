@@ -78,9 +78,9 @@ class Remedy:
     """Whether the run starts from the finished tuning of `none`, as no setting of the tuning differs."""
 
 
-GENERATED_ROWS = "GENERATED_ROWS"
+GENERATED_ROWS = "N"
 """Stands for the number of generated rows in an epoch of a set."""
-HALF_OF_THEM = "HALF_OF_THEM"
+HALF_OF_THEM = "N/2"
 """Stands for half of that number."""
 
 
@@ -99,8 +99,8 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained: 600 of them in each epoch of reviews, 400 of "
-        "orders, and all in the single epoch of the demo",
+        "1,000 generated rows of reading, on which the model is trained, N in each epoch: 600 for reviews, 400 for "
+        "orders, 1,000 for the demo",
         _replay("generator", 0, GENERATED_ROWS),
     ),
     "replay-own": Remedy(
@@ -115,7 +115,7 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "the texts of the base, those of an epoch with a sixth of the task's tokens, on which the model is held to its "
+        "the texts of the base, those of an epoch with a fifth of the task's tokens, on which the model is held to its "
         "base's predictions",
         _replay("base", 0.5),
     ),

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import orjson
 
-from lotune.contest.bundle import ANSWERS, SCORECARD
+from lotune import __version__
+from lotune.contest.bundle import ANSWERS, METRICS, SCORECARD, SELF_TEST, self_test
 from lotune.contest.bundle_check import Bundle, checked, equal, outcome
-from lotune.contest.logs import RETENTION_LOG, logged_answers
+from lotune.contest.logs import (
+    RETENTION_LOG,
+    TRAINING_LOG,
+    RetentionAnswers,
+    logged_answers,
+    retention_log,
+    training_log,
+)
 from lotune.contest.manifest import Claims, claims_of, training_of
 from lotune.contest.scores import score
 from lotune.data.examples import Example, from_record
@@ -21,6 +29,7 @@ from lotune.evaluate.predict import Prediction, keep_predictions, read_predictio
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.scorecard import Check, Scorecard, Target
 from lotune.evaluate.target import ScoredExample, measure_target
+from lotune.tasks.registry import RETENTION_TASK
 from lotune.tasks.task import Task
 
 BASE = "base"
@@ -47,8 +56,10 @@ def answer_checks(bundle: Bundle, target: JudgedRows, abilities: Sequence[Judged
     lines = list[RetentionMetric]()
     yield checked("retention", lambda: _retention(bundle, abilities, lines))
     yield checked("score", lambda: _score(bundle.claims, figures))
-    yield checked("verdict", lambda: _verdict(bundle.claims, figures, lines))
+    reading = any(one.ability.gate and one.ability.task == RETENTION_TASK for one in abilities if one.ability)
+    yield checked("verdict", lambda: _verdict(bundle.claims, figures, lines, reading))
     yield checked("scorecard", lambda: _scorecard(bundle))
+    yield checked("logs", lambda: _logs(bundle, abilities))
 
 
 def _answers(bundle: Bundle, target: JudgedRows) -> Check:
@@ -117,9 +128,10 @@ def _score(claims: Claims, figures: Sequence[Target]) -> Check:
     return outcome("score", faults, f"{value!r} by {claims.rule}")
 
 
-def _verdict(claims: Claims, figures: Sequence[Target], lines: Sequence[RetentionMetric]) -> Check:
+def _verdict(claims: Claims, figures: Sequence[Target], lines: Sequence[RetentionMetric], reading: bool) -> Check:
     reasons = [f"{line.task} {line.metric} was not kept" for line in lines if line.is_gated and not line.passed]
     reasons += [] if gate_passed(lines) or reasons else ["retention was not measured"]
+    reasons += [] if reading else ["the gate is not on reading, the contest's retention test"]
     reasons += [] if figures and figures[0].better else ["the target is not better than the base beyond chance"]
     if claims.valid:
         return outcome("verdict", reasons, "valid, as claimed")
@@ -131,6 +143,30 @@ def _scorecard(bundle: Bundle) -> Check:
     card = Scorecard.model_validate_json(bundle.archive.read(SCORECARD))
     same = claims_of(card, training_of(card, bundle.claims.steps)) == bundle.claims
     return outcome("scorecard", [] if same else [f"{SCORECARD} and the manifest claim different figures"], "as claimed")
+
+
+def _logs(bundle: Bundle, abilities: Sequence[JudgedRows]) -> Check:
+    """Return whether both logs and the self-test say what the records, the answers and the scorecard do."""
+    if bundle.manifest.lotune != __version__:
+        detail = f"not compared: lotune {bundle.manifest.lotune} wrote them, and this is {__version__}"
+        return Check(name="logs", passed=None, detail=detail)
+    archive, models = bundle.archive, (BASE, bundle.claims.chosen_checkpoint)
+    metrics = _unpacked(bundle, METRICS)
+    answers = [
+        RetentionAnswers(one.ability.label, model, rows_of(bundle, one), _stored(bundle, one, model))
+        for one in abilities
+        if one.ability
+        for model in models
+    ]
+    card = Scorecard.model_validate_json(archive.read(SCORECARD))
+    same = {
+        # That of a repair may follow, whose records are not in the bundle.
+        TRAINING_LOG: archive.read(TRAINING_LOG).decode().startswith(training_log({"tuning": metrics})),
+        RETENTION_LOG: archive.read(RETENTION_LOG).decode() == retention_log(answers),
+        SELF_TEST: archive.read(SELF_TEST).decode() == self_test(card),
+    }
+    faults = [f"{name} says something else than the records" for name, is_same in same.items() if not is_same]
+    return outcome("logs", faults, f"{', '.join(same)} say what the records do")
 
 
 def rows_of(bundle: Bundle, one: JudgedRows) -> list[Example]:

@@ -20,11 +20,17 @@ from lotune.contest.bundle import ANSWERS, REQUIRED, SELF_TEST
 from lotune.contest.logs import TRAINING_LOG, logged_steps
 from lotune.contest.manifest import MANIFEST, Claims, Manifest, five_evenly_spaced
 from lotune.errors import LotuneError
+from lotune.evaluate.audit_claims import conventions
 from lotune.evaluate.parameter_ratio import count_adapter, ratio
 from lotune.evaluate.scorecard import Check
 
 HAND_IN = ("README.md", "method.md", "inference.md", SELF_TEST, ANSWERS, "report.html", "report.md", *REQUIRED)
 """Members that the contest asks for; the checkpoints and the answers of the models stand beside them."""
+DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8), **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2), **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+}  # fmt: skip
+"""Bytes of a number by the names of the safetensors format."""
 MERGED_FILES = ("config.json", "tokenizer_config.json")
 """Files of a complete model, beside its weights."""
 
@@ -121,16 +127,20 @@ def training_checks(bundle: Bundle) -> Iterator[Check]:
 def _training_log(bundle: Bundle) -> Check:
     log = bundle.archive.read(TRAINING_LOG).decode()
     steps, claimed = logged_steps(log, bundle.claims.training), bundle.claims.steps
-    faults = [] if steps == list(range(1, claimed + 1)) else [f"{len(steps)} steps in the log, {claimed} claimed"]
+    complete = len(steps) == claimed and steps == list(range(1, len(steps) + 1))
+    faults = [] if complete else [f"{len(steps)} steps in the log, {claimed} claimed"]
     last = max((one.step for one in bundle.manifest.checkpoints), default=0)
     faults += [f"the last checkpoint follows step {last} of {claimed}"] if last > claimed else []
     return outcome("training log", faults, f"{len(steps)} steps")
 
 
-def ratio_checks(bundle: Bundle) -> Iterator[Check]:
-    """Yield the checks of the parameter ratio, from the tensors of the adapters and of merged models."""
+def ratio_checks(bundle: Bundle, base_parameters: int | None) -> Iterator[Check]:
+    """Yield the checks of the parameter ratio, from the tensors of the adapters and of merged models.
+
+    `base_parameters` is the number of parameters of the base, None if it is not known which base that is.
+    """
     yield checked("adapters", lambda: _adapters(bundle))
-    yield checked("base total", lambda: _base_total(bundle))
+    yield checked("base total", lambda: _base_total(bundle, base_parameters))
     yield checked("ratio", lambda: _ratio(bundle))
 
 
@@ -151,18 +161,22 @@ def _adapters(bundle: Bundle) -> Check:
     return outcome("adapters", faults, f"{len(found)} in safetensors, {min(found.values(), default=0):,} parameters")
 
 
-def _base_total(bundle: Bundle) -> Check:
+def _base_total(bundle: Bundle, base_parameters: int | None) -> Check:
     claims = bundle.claims
     included = [one.name for one in bundle.manifest.checkpoints if one.merged == "included"]
-    if not included:
-        return Check(name="base total", passed=None, detail="no merged model is included to count it from")
     totals = {name: _parameters(bundle.archive, f"checkpoints/{name}/merged/") for name in included}
+    if base_parameters is not None:
+        totals["the base"] = base_parameters
+    if not totals:
+        detail = "no merged model is included, and the recipe names no base of the catalogue: --base MODEL counts it"
+        return Check(name="base total", passed=None, detail=detail)
     faults = [
         f"{name} has {total:,} parameters, {claims.base_total:,} claimed"
         for name, total in totals.items()
         if total != claims.base_total
     ]
-    return outcome("base total", faults, f"{claims.base_total:,} parameters in each of {len(totals)} merged models")
+    counted = [f"each of {len(included)} merged models"] * bool(included) + ["the base"] * (base_parameters is not None)
+    return outcome("base total", faults, f"{claims.base_total:,} parameters in {' and in '.join(counted)}")
 
 
 def _parameters(archive: Archive, below: str) -> int:
@@ -174,7 +188,7 @@ def _parameters(archive: Archive, below: str) -> int:
 def tensor_entries(archive: Archive, path: str) -> dict[str, Any]:
     """Return the entries of a safetensors header by the name of the tensor; only the header is read.
 
-    Raises: HostileArchiveError if it is damaged.
+    Raises: HostileArchiveError if it is damaged, or its tensors do not fill the file.
     """
     head = b""
     for chunk in archive.chunks(path):
@@ -185,11 +199,26 @@ def tensor_entries(archive: Archive, path: str) -> dict[str, Any]:
     try:
         header = json.loads(head[8 : 8 + struct.unpack("<Q", head[:8])[0]])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        if all(isinstance(size, int) and size >= 0 for entry in entries.values() for size in entry["shape"]):
+        start = 8 + struct.unpack("<Q", head[:8])[0]
+        if _fills(entries, archive.file.getinfo(path).file_size - start):
             return entries
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         pass
     raise HostileArchiveError(archive.path, path, "is not in the format of safetensors, as its name says")
+
+
+def _fills(entries: Mapping[str, Any], data_bytes: int) -> bool:
+    """Return whether tensors of such shapes lie one after the other in so many bytes, as the format demands."""
+    last = 0
+    for entry in sorted(entries.values(), key=lambda entry: tuple(entry["data_offsets"])):
+        first, end = entry["data_offsets"]
+        sizes = entry["shape"]
+        if first != last or not all(isinstance(size, int) and size >= 0 for size in sizes):
+            return False
+        if end - first != prod(sizes) * DTYPE_BYTES[entry["dtype"]]:
+            return False
+        last = end
+    return last == data_bytes
 
 
 def _ratio(bundle: Bundle) -> Check:
@@ -200,6 +229,10 @@ def _ratio(bundle: Bundle) -> Check:
     trainable = _trainable(bundle, claims.chosen_checkpoint)
     if trainable != claims.trainable:
         faults.append(f"{trainable:,} trained parameters in {claims.chosen_checkpoint}, {claims.trainable:,} claimed")
+    if claims.convention not in conventions(claims.base_total):
+        faults.append(
+            f"the convention {claims.convention} is of another base than one of {claims.base_total:,} parameters"
+        )
     measured = ratio(trainable, claims.base_total, claims.convention)
     if not equal(measured, claims.ratio):
         faults.append(f"{measured!r} measured, {claims.ratio!r} claimed")

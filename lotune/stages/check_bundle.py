@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lotune.console import Progress
 from lotune.contest.answer_check import JudgedRows, answer_checks
-from lotune.contest.archive_reader import Archive, open_archive
+from lotune.contest.archive_reader import Archive, HostileArchiveError, open_archive
 from lotune.contest.bundle import RECIPE
 from lotune.contest.bundle_check import (
     Bundle,
@@ -22,7 +22,12 @@ from lotune.contest.bundle_check import (
 from lotune.contest.manifest import MANIFEST, read_manifest
 from lotune.contest.names import is_web_address
 from lotune.errors import CheckError, DataError
+from lotune.evaluate.retention import MIN_RETAINED
 from lotune.evaluate.scorecard import Check
+from lotune.model.catalogue import catalogue_name
+from lotune.model.known_bases import known_base
+from lotune.model.loading import NANO
+from lotune.model.settings import ADAPTER_CONFIG
 from lotune.recipe import Recipe, RunOptions
 from lotune.settings import load_yaml
 from lotune.stages.abilities import abilities_of
@@ -31,12 +36,15 @@ from lotune.text_display import print_visible
 
 MAX_RECIPE = 1 << 20
 """Most characters of a recipe."""
+MAX_DEPTH = 20
+"""Most lists and mappings of a recipe inside one another."""
 
 
 def check_bundle(path: Path, rerun: int | None, base: str | None, options: RunOptions) -> dict[str, Any]:
     """Return the checks of a bundle, after printing them; with `rerun`, its model answers that many rows again.
 
-    `base` is the base model of its adapter, for a bundle without merged models.
+    `base` is the base model of its adapter; a bundle without merged models needs it for `rerun`, and to have the ratio
+    measured if its recipe does not name a base of the catalogue.
     Raises: HostileArchiveError if the archive must not be unpacked; CheckError if a check fails.
     """
     with opened_bundle(path) as bundle:
@@ -44,7 +52,7 @@ def check_bundle(path: Path, rerun: int | None, base: str | None, options: RunOp
             from lotune.stages.rerun_bundle import check_base, rerun_check
 
             check_base(bundle, base)
-        checks = list(bundle_checks(bundle))
+        checks = list(bundle_checks(bundle, base))
         if rerun is not None:
             target = judged_rows(bundle)[0]
             recipe = bundle_recipe(bundle.archive)
@@ -76,24 +84,44 @@ def opened_bundle(path: Path) -> Iterator[Bundle]:
         if MANIFEST not in archive:
             raise DataError(str(path), f"holds no {MANIFEST}", "a bundle that `lotune bundle` wrote")
         manifest = read_manifest(archive.read(MANIFEST), str(path))
+        _refuse_disguised_adapters(archive)
         with tempfile.TemporaryDirectory(prefix="lotune-bundle-") as folder:
             yield Bundle(archive, manifest, Path(folder))
 
 
-def bundle_checks(bundle: Bundle) -> Iterator[Check]:
-    """Yield all checks of a bundle that need no model."""
+def _refuse_disguised_adapters(archive: Archive) -> None:
+    """Raise HostileArchiveError for a merged model that would load as an adapter, of whatever base it names."""
+    for name in archive.names:
+        if PurePosixPath(name).parent.name == "merged" and PurePosixPath(name).name == ADAPTER_CONFIG:
+            raise HostileArchiveError(archive.path, name, "turns a merged model into an adapter of another model")
+
+
+def bundle_checks(bundle: Bundle, base: str | None = None) -> Iterator[Check]:
+    """Yield all checks of a bundle that need no model to answer; `base` is the model that its team tuned."""
     with Progress("checking", len(bundle.archive.names) - 1) as progress:
         yield from file_checks(bundle, progress.advance)
     link = bundle.manifest.link
     if link is not None:
         yield Check(name="link", passed=is_web_address(link), detail=link)
     yield from training_checks(bundle)
-    yield from ratio_checks(bundle)
     recipes = list[Recipe]()
     yield checked("recipe", lambda: _recipe_check(bundle, recipes))
+    yield from ratio_checks(bundle, _base_parameters(base, recipes))
     if recipes:
         target, *abilities = _judged_rows(bundle, recipes[0])
         yield from answer_checks(bundle, target, abilities)
+
+
+def _base_parameters(base: str | None, recipes: Sequence[Recipe]) -> int | None:
+    """Return the number of parameters of a base, or of the one that a recipe names; None if the catalogue lacks it.
+
+    Other names in a recipe are not followed, as they may stand for any folder or model of the hub.
+    """
+    name = base
+    if name is None and recipes:
+        named = recipes[0].base.model
+        name = named if named == NANO else catalogue_name(named)
+    return None if name is None else known_base(name, hub=base is not None).shape.total
 
 
 def _recipe_check(bundle: Bundle, recipes: list[Recipe]) -> Check:
@@ -115,9 +143,14 @@ def bundle_recipe(archive: Archive) -> Recipe:
     import yaml
 
     text = archive.read(RECIPE).decode()
-    # A few aliases of aliases stand for billions of values; a recipe that lotune wrote has none.
-    if len(text) > MAX_RECIPE or any(isinstance(event, yaml.AliasEvent) for event in _events(text)):
-        raise DataError(RECIPE, "is too large or has aliases", "the recipe of a run")
+    depth = 0
+    for event in _events(text) if len(text) <= MAX_RECIPE else ():
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        # A few aliases of aliases stand for billions of values; a recipe that lotune wrote has none.
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise DataError(RECIPE, "is nested too deep or has aliases", "the recipe of a run")
+    if len(text) > MAX_RECIPE:
+        raise DataError(RECIPE, "is too large", f"the recipe of a run, of at most {MAX_RECIPE:,} characters")
     return Recipe.model_validate(load_yaml(text, RECIPE))
 
 
@@ -137,7 +170,7 @@ def judged_rows(bundle: Bundle) -> Sequence[JudgedRows]:
 
 def _judged_rows(bundle: Bundle, recipe: Recipe) -> list[JudgedRows]:
     task = build_task(recipe.task)
-    least = recipe.retention.min_retained
+    least = max(recipe.retention.min_retained, MIN_RETAINED)  # the contest's gate, whatever a recipe says
     return [
         JudgedRows(task, "data/test.jsonl", task.name),
         *(

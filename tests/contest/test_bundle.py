@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import orjson
 import pytest
+import yaml
 from command_line import call
 
 from lotune.contest.manifest import five_evenly_spaced
@@ -106,7 +107,7 @@ def test_a_check_passes(bundle: Path) -> None:
     assert set(results) == {
         *("files", "checksums", "hand-in", "complete checkpoints", "training log", "spacing", "claimed spacing"),
         *("adapters", "base total", "ratio", "recipe", "answers", "retention log", "accuracy", "retention", "score"),
-        *("verdict", "scorecard", "rerun"),
+        *("verdict", "scorecard", "logs", "rerun"),
     }
 
 
@@ -145,8 +146,9 @@ def test_without_merged_models(five_checkpoints: Path, tmp_path: Path, small_bas
     assert left_out[weights] == hashlib.sha256((five_checkpoints / weights).read_bytes()).hexdigest()
     report = json.loads(call("bundle", "--check", path, "--rerun", 2, "--base", small_base, "--json").stdout)
     results = {check["name"]: check["result"] for check in report["checks"]}
-    assert results.pop("base total") == "not applicable"
     assert set(results.values()) == {"passed"}
+    without = json.loads(call("bundle", "--check", path, "--json").stdout)["checks"]
+    assert [check["name"] for check in without if check["result"] == "not applicable"] == ["base total"]
 
 
 def cheat_answer(row: dict[str, Any]) -> None:
@@ -164,6 +166,18 @@ def shrink_adapter(members: dict[str, bytes]) -> None:
     members["checkpoints/step-000005/adapter/adapter_model.safetensors"] = save({"a": np.zeros(3, np.float32)})
 
 
+def edit_text(name: str, old: str, new: str) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        assert old.encode() in members[name]
+        members[name] = members[name].replace(old.encode(), new.encode(), 1)
+
+    return change
+
+
+def nest_recipe(members: dict[str, bytes]) -> None:
+    members["recipe.yaml"] = b"[" * 200_000
+
+
 def drop(name: str) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.pop(name) and None
 
@@ -177,11 +191,16 @@ def drop(name: str) -> Callable[[dict[str, bytes]], None]:
         (edit_manifest(value=0.99), {"accuracy", "scorecard"}),
         (edit_manifest(score=0.99), {"score", "scorecard"}),
         (edit_manifest(steps=100), {"training log", "spacing", "claimed spacing", "scorecard"}),
+        (edit_manifest(steps=10**12), {"training log", "spacing", "claimed spacing", "scorecard"}),
         (edit_manifest(valid=True), {"verdict", "scorecard"}),
         (edit_manifest(convention="llama3-8b"), {"ratio", "recipe", "scorecard"}),
         (edit_lines("predictions/arithmetic/base.jsonl", cheat_answer, 6), {"accuracy"}),
         (edit_lines("answers.jsonl", lambda row: row.update(answer="42")), {"answers"}),
         (edit_lines("data/test.jsonl", lambda row: row.update(prompt="another")), {"accuracy", "score", "answers"}),
+        (nest_recipe, {"recipe"}),
+        (edit_text("training-log.txt", "  loss ", "  loss 0"), {"logs"}),
+        (edit_text("retention-log.txt", "  answer: ", "  answer: x"), {"logs"}),
+        (edit_text("self-test.md", "# Self-test", "# Self-test: all is well"), {"logs"}),
         (drop("retention-log.txt"), {"hand-in", "retention log"}),
         (drop("training-log.txt"), {"hand-in", "training log"}),
         (drop("environment.json"), {"hand-in"}),
@@ -195,7 +214,52 @@ def test_a_false_claim_is_found(
 ) -> None:
     found = set(failed(rewritten(bundle, tmp_path / "false.zip", change)))
     assert found & names, found
-    assert found <= names | {"ratio", "verdict", "score", "retention log"}, found
+    assert found <= names | {"ratio", "verdict", "score", "retention log", "logs"}, found
+
+
+def test_the_parameters_of_the_base_are_counted_where_no_merged_model_is(
+    five_checkpoints: Path, small_base: Path, tmp_path: Path
+) -> None:
+    def name_nano(members: dict[str, bytes]) -> None:
+        recipe = yaml.safe_load(members["recipe.yaml"])
+        recipe["base"]["model"] = "nano"
+        members["recipe.yaml"] = yaml.safe_dump(recipe).encode()
+
+    honest = tmp_path / "honest.zip"
+    call("bundle", five_checkpoints, "--team", "T", "--without-merged", "--out", honest)
+    false = rewritten(honest, tmp_path / "false.zip", edit_manifest(base_total=2_164_416_000, ratio=1e-6))
+    report = json.loads(call("bundle", "--check", false, "--base", small_base, "--json", status=1).stdout)
+    assert "base total" in [check["name"] for check in report["checks"] if check["result"] == "failed"]
+    assert "base total" in failed(rewritten(honest, tmp_path / "nano.zip", name_nano))
+
+
+def test_a_gate_below_that_of_the_contest_does_not_count(bundle: Path, tmp_path: Path) -> None:
+    recipe = contents(bundle)["recipe.yaml"].decode()
+    least = next(line for line in recipe.splitlines() if line.strip().startswith("min_retained:"))
+    lowered = edit_text("recipe.yaml", least, least.replace("0.9", "0.0"))
+    report = json.loads(call("bundle", "--check", rewritten(bundle, tmp_path / "low.zip", lowered), "--json").stdout)
+    assert report["passed"], "the claims are by the gate of the contest"
+
+
+def test_a_merged_model_that_is_an_adapter_is_refused(bundle: Path, tmp_path: Path) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        members["checkpoints/step-000002/merged/adapter_config.json"] = b'{"base_model_name_or_path": "elsewhere"}'
+
+    refused = call("bundle", "--check", rewritten(bundle, tmp_path / "adapter.zip", change), status=2)
+    assert "an adapter of another model" in refused.stderr
+
+
+def test_tensors_that_the_file_does_not_hold_are_refused(bundle: Path, tmp_path: Path) -> None:
+    path = "checkpoints/step-000002/merged/model.safetensors"
+
+    def change(members: dict[str, bytes]) -> None:
+        size = int.from_bytes(members[path][:8], "little")
+        header = json.loads(members[path][8 : 8 + size])
+        header["more"] = {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 0]}
+        text = orjson.dumps(header)
+        members[path] = len(text).to_bytes(8, "little") + text + members[path][8 + size :]
+
+    call("bundle", "--check", rewritten(bundle, tmp_path / "more.zip", change), status=2)
 
 
 def test_a_stored_verdict_is_not_believed(bundle: Path, tmp_path: Path) -> None:
