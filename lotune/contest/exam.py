@@ -94,12 +94,24 @@ def mark_dataset(folder: Path, dataset: str, key: Path) -> DatasetMarks:
     if dataset not in DATASETS:
         raise SettingsError("--key", f"{dataset!r} is no data set of the exam", f"one of {', '.join(DATASETS)}")
     labels, files = read_labels(key)[:ANSWERS], ExamFiles(folder, dataset)
+    _refuse_short_key(key, labels, files.result)
     answers, scores = _answers(files.result, labels)
     beside = DATASETS[dataset]
     measure = matthews(scores) if beside == "matthews" else f1(scores, LABELS[1])
     return DatasetMarks(
         dataset, _data(files), _model(files.saved_model), answers, accuracy(scores), beside, measure,
     )  # fmt: skip
+
+
+def _refuse_short_key(key: Path, labels: Sequence[str], result: Path) -> None:
+    """Raise DataError if a key lacks labels of the answers that the exam marks."""
+    try:
+        given = min(len(list(_lines(result))), ANSWERS)
+    except DataError:
+        return  # it is among the reasons of the marks
+    if len(labels) < given:
+        found = f"holds {len(labels)} labels, and {result.name} {given} answers"
+        raise DataError(str(key), found, f"the labels of the first {ANSWERS} rows", "give the whole key")
 
 
 def _answers(path: Path, labels: Sequence[str]) -> tuple[Part, list[Score]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from lotune.contest.answers import Marks, keys_in, mark, pair, read_answers, read_keys
-from lotune.errors import SettingsError
+from lotune.contest.answers import Answer, Marks, keys_in, mark, pair, read_answers, read_keys
+from lotune.contest.scores import SCORE_RULES
+from lotune.data.examples import Example
+from lotune.errors import DataError, SettingsError
 from lotune.recipe import Recipe, RunOptions
 from lotune.report.terminal import format_percent_interval, percent
 from lotune.settings import read_settings
@@ -28,14 +31,28 @@ def grade_answers(
     Raises: DataError if answers and keys do not fit together; SettingsError for an unknown task, scorer or rule.
     """
     judge = contest_task(task, scorer)
+    if rule is not None and rule not in SCORE_RULES:
+        raise SettingsError("--rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
     given = read_answers(answers)
     examples, ids = (keys_in(judge, given), {}) if key is None else read_keys(judge, key)
     # The records of a file that is its own key belong together by their order.
     pairs = list(zip(examples, given, strict=True)) if key is None else pair(given, examples, ids, str(answers))
+    if key is not None:
+        _refuse_other_order(judge, pairs, answers)
     marks = mark(judge, pairs, ratio, rule)
     if not options.json:
         show_marks(marks)
     return marks
+
+
+def _refuse_other_order(judge: Task, pairs: Sequence[tuple[Example, Answer]], answers: Path) -> None:
+    """Raise DataError if most keys that the records hold themselves are not those that they are marked by."""
+    own = [judge.judge(example, answer.key).correct for example, answer in pairs if answer.key is not None]
+    differing = own.count(False)
+    if 2 * differing > len(own):
+        found = f"{differing} of {len(own)} records hold another key than the one in their place in the key file"
+        remedy = "leave --key out, or give both files ids"
+        raise DataError(str(answers), found, "answers in the order of the keys", remedy)
 
 
 def contest_task(name: str, scorer: str | None) -> Task:
