@@ -115,8 +115,8 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "the texts of the base, those of an epoch with a quarter of the task's tokens, on which the model is held to its "
-        "base's predictions",
+        "the texts of the base, those of an epoch with a quarter of the task's tokens, on which the model is held to "
+        "its base's predictions",
         _replay("base", 0.5),
     ),
     "repair-generated": Remedy(

@@ -11,8 +11,20 @@ from lotune.evaluate.scorecard import Target
 
 
 @dataclass(frozen=True)
+class GradedMetric:
+    """A gated metric of the base and of a checkpoint, 0 to 100."""
+
+    name: str
+    base: float
+    tuned: float
+
+
+@dataclass(frozen=True)
 class GradedCheckpoint:
-    """A checkpoint of a team: accuracy, ratio and retained fraction are 0 to 1; `reasons` say why it is not valid."""
+    """A checkpoint of a team: accuracies, ratio and retained fraction are 0 to 1; `reasons` say why it is not valid.
+
+    `retention` has the gated metrics of the retention test.
+    """
 
     name: str
     accuracy: float
@@ -22,6 +34,8 @@ class GradedCheckpoint:
     p_value: float
     """One-sided p-value of the paired test against the base."""
     reasons: tuple[str, ...]
+    base_accuracy: float = 0.0
+    retention: tuple[GradedMetric, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -56,13 +70,18 @@ def grade_checkpoint(
 
     F1 and EM each keep 90 % of the base's, and the accuracy is above the base's.
     """
-    reasons = [f"{line.metric} was not kept" for line in retention if line.is_gated and not line.passed]
+    gated = [line for line in retention if line.is_gated]
+    reasons = [
+        f"{line.metric} was not kept" if line.retained is not None else f"{line.metric} is not measurable"
+        for line in gated
+        if not line.passed
+    ]
     reasons += [] if gate_passed(retention) or reasons else ["retention was not measured"]
     if target.value <= target.base_value:
         reasons.append("not better than the base")
     return GradedCheckpoint(
         name, target.value, ratio, min_retained(retention), score(rule, ratio, target.value), target.p_value,
-        tuple(reasons),
+        tuple(reasons), target.base_value, tuple(GradedMetric(line.metric, line.base, line.tuned) for line in gated),
     )  # fmt: skip
 
 

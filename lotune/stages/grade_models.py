@@ -13,6 +13,7 @@ from lotune.console import print_status
 from lotune.contest.answers import default_rule
 from lotune.contest.archive_reader import Archive
 from lotune.contest.bundle_check import Bundle
+from lotune.contest.manifest import five_evenly_spaced
 from lotune.contest.models import Claimed, GradedCheckpoint, GradedTeam, best_checkpoint, grade_checkpoint
 from lotune.contest.scores import SCORE_RULES
 from lotune.errors import DataError, SettingsError
@@ -106,6 +107,9 @@ def _team(path: Path, test: ModelTest, stack: ExitStack) -> tuple[str, Claimed |
         return name, None, lambda base: iter([candidate])
     bundle = stack.enter_context(opened_bundle(path))
     claims = bundle.claims
+    spacing = five_evenly_spaced([one.step for one in bundle.manifest.checkpoints], claims.steps, claims.training)
+    if not spacing.passed:
+        print_status(f"warning: {path.name}: not the contest's checkpoints: {spacing.detail}")
     claimed = Claimed(claims.chosen_checkpoint, claims.value, claims.ratio, claims.score)
     return bundle.manifest.team, claimed, lambda base: _bundled(bundle, base.parameters, test.base_total)
 
@@ -182,6 +186,9 @@ def _ask(test: ModelTest, model: str) -> Answers:
 
 
 def _show(graded: Sequence[GradedTeam], rule: str) -> None:
+    first = graded[0].best
+    base = ", ".join(f"{one.name} {one.base:.2f}" for one in first.retention)
+    print_visible(f"base: accuracy {percent(first.base_accuracy, 2)}, {base}")
     for place, one in enumerate(graded, 1):
         best = one.best
         rank = f"{place}." if best.valid else "no rank:"
@@ -197,5 +204,8 @@ def _show(graded: Sequence[GradedTeam], rule: str) -> None:
 def _line(one: GradedCheckpoint) -> str:
     kept = "not measurable" if one.retained is None else percent(one.retained)
     verdict = "valid" if one.valid else f"not valid: {'; '.join(one.reasons)}"
-    figures = f"accuracy {percent(one.accuracy, 2)}, ratio {one.ratio:.6g}, kept {kept}, score {one.score:.6f}"
+    metrics = ", ".join(f"{metric.name} {metric.tuned:.2f}" for metric in one.retention)
+    figures = (
+        f"accuracy {percent(one.accuracy, 2)}, ratio {one.ratio:.6g}, {metrics} (kept {kept}), score {one.score:.6f}"
+    )
     return f"{one.name}: {figures}, {verdict}"

@@ -291,6 +291,12 @@ def test_gate_and_gain_of_a_checkpoint() -> None:
     assert one.score == pytest.approx(score("phase1", 0.001, 0.4))
     assert grade_checkpoint("a", better, lost, 0.001, "phase1").reasons == ("contest_em was not kept",)
     assert grade_checkpoint("a", same, kept, 0.001, "phase1").reasons == ("not better than the base",)
+    nothing = gate({"contest_f1": 60.0, "contest_em": 4.0}, {"contest_f1": 59.0, "contest_em": 4.0})
+    assert grade_checkpoint("a", better, nothing, 0.001, "phase1").reasons == ("contest_em is not measurable",)
+    assert (one.base_accuracy, one.accuracy) == (0.3, 0.4)
+    assert [(metric.name, metric.base, metric.tuned) for metric in one.retention] == [
+        *(("contest_f1", 60.0, 59.0), ("contest_em", 50.0, 46.0)),
+    ]
     assert grade_checkpoint("a", better, [], 0.001, "phase1").reasons == ("retention was not measured",)
 
 
@@ -313,6 +319,6 @@ def test_the_models_of_teams(bundle: Path, five_checkpoints: Path, small_base: P
     assert own["claimed"]["score"] == claims["score"]["value"]
     # A base of random weights has nothing to keep, so no checkpoint is valid.
     assert own["best"]["retained"] is None
-    assert {"contest_f1 was not kept", "contest_em was not kept"} <= set(own["best"]["reasons"])
+    assert {"contest_f1 is not measurable", "contest_em is not measurable"} <= set(own["best"]["reasons"])
     assert teams["step-000001/merged"]["claimed"] is None
     assert teams["step-000001/merged"]["best"]["ratio"] == 0.5
