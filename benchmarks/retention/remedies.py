@@ -115,7 +115,7 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
-        "the texts of the base, those of an epoch with a quarter of the task's tokens, on which the model is held to "
+        "the texts of the base, those of an epoch with a sixth of the task's tokens, on which the model is held to "
         "its base's predictions",
         _replay("base", 0.5),
     ),

@@ -16,7 +16,7 @@ LEAST_ROWS = 100
 """Fewest replay rows that the base writes: the model learns a handful of rows by heart."""
 MOST_ROWS = {"generator": 1000, "file": 1000, "base": 600}
 """Replay rows that `auto` takes at most, by source: rows of the base take time to write."""
-TOKEN_SHARE, TOKEN_SHARE_OF_DIVERGENCE = 0.7, 0.25
+TOKEN_SHARE, TOKEN_SHARE_OF_DIVERGENCE = 0.7, 0.17
 """Tokens of the replay rows of an epoch, as a fraction of the tokens of the task's rows.
 
 With the divergence, each token of a replay row counts, not its answer alone, and costs a second forward pass.
@@ -35,7 +35,7 @@ class ReplaySettings(Settings):
     """Number of replay rows; 0: none; auto: 1,000, or if the base writes them, as many as training rows, 100 to 600."""
     rows_per_epoch: AutoCount = AUTO
     """Number of replay rows in an epoch, others in each epoch; auto: all if retention.replay.rows is given, else so
-    many that they have 70 % of the tokens of the task's rows, or 25 % with retention.divergence."""
+    many that they have 70 % of the tokens of the task's rows, or 17 % with retention.divergence."""
     source: Literal["auto", "generator", "base", "file"] = "auto"
     """Where replay rows come from. generator: the generator of the retention task; base: the base writes them itself
     before the tuning, which needs no data; file: retention.replay.data; auto: the file if one is named, the generator
@@ -146,7 +146,7 @@ def replay_rows_per_epoch(
     >>> [replay_rows_per_epoch(ReplaySettings(), 1_000, tokens, 200_000) for tokens in (600, 60_000, 6_000_000)]
     [2, 210, 1000]
     >>> replay_rows_per_epoch(ReplaySettings(), 600, 60_000, 60_000, divergence=True)
-    150
+    102
     >>> replay_rows_per_epoch(ReplaySettings(rows=50), 50, 60_000, 10_000)
     50
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 from lotune.console import print_status
 from lotune.contest.scores import contest_score, score
+from lotune.evaluate.audit_claims import conventions
 from lotune.evaluate.batching_effect import widen_metric, widen_target
 from lotune.evaluate.divergence import BaseDivergence
 from lotune.evaluate.measured_retention import measure_retention
@@ -170,7 +171,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
         target=targets[chosen],
         retention=lines[chosen],
         parameters=parameters,
-        score=None if (value := scores[chosen]) is None else _contest_score(recipe, value),
+        score=None if (value := scores[chosen]) is None else _contest_score(recipe, value, total),
         chosen_checkpoint=chosen,
         checkpoints=[_checkpoint(checkpoint, targets, lines, scores) for checkpoint in tuning["checkpoints"]],
         checks=checks,
@@ -189,6 +190,7 @@ def _evaluate(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str
             "answered on {device} in {dtype}".format(**device_and_dtype(recipe)),
             *(f"{effect.model}, {effect.set}: {effect.describe()}" for effect in effects),
             *_notes(counts),
+            *_other_total(recipe, total),
             *unchecked_notes(tuning["merge_checks"], names, recipe.checkpoints.merge_check_rows, recipe.adapter.method),
         ],
         evaluation_sets=_evaluation_set_counts(counts, before),
@@ -234,9 +236,17 @@ def _contest_value(recipe: Recipe, ratio: float, target: Target) -> float | None
     return score(recipe.score.rule, ratio, target.value / 100 if target.in_points else target.value)
 
 
-def _contest_score(recipe: Recipe, value: float) -> ContestScore:
-    is_contest_task = build_task(recipe.task).is_contest_task
-    return contest_score(recipe.score.rule, value, recipe.score.base_total, is_contest_task=is_contest_task)
+def _contest_score(recipe: Recipe, value: float, total: int) -> ContestScore:
+    comparable = build_task(recipe.task).is_contest_task and not _other_total(recipe, total)
+    return contest_score(recipe.score.rule, value, recipe.score.base_total, is_contest_task=comparable)
+
+
+def _other_total(recipe: Recipe, total: int) -> list[str]:
+    """Return the remark that the ratio divides by the total of another base; none if it does not."""
+    convention = recipe.score.base_total
+    if convention in conventions(total):
+        return []
+    return [f"the ratio divides by the total of another base: score.base_total is {convention}, the base has {total:,}"]
 
 
 def _checkpoint(
