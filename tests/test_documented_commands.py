@@ -41,6 +41,7 @@ NOT_RUN = {
     "lotune generate --model FOLDER --task arithmetic --data test.jsonl --out answers.jsonl evaluate.engine=vllm": (
         "needs CUDA and vLLM; tests/generate/test_vllm.py runs it with a stand-in for vLLM"
     ),
+    "hf download internlm/internlm-7b --local-dir internlm-7b": "needs the network",
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node1:29400 --rdzv-id mine"
     " -m lotune run recipes/mine.yaml": "needs two nodes",
 }
@@ -67,6 +68,10 @@ SHAPE = [
     "pretrain.llama_config.num_hidden_layers=1", "pretrain.llama_config.intermediate_size=64",
     "pretrain.llama_config.num_attention_heads=2", "pretrain.llama_config.num_key_value_heads=2",
 ]  # fmt: skip
+EXAM = [
+    *RUN, "base.model=nano", "checkpoints.count=1", "data.sample.rows=40", "data.validation_rows=4", "data.test_rows=4",
+    "exam.answers=4", "tune.steps=2",
+]  # fmt: skip
 SMALLER = {
     "demo": [
         *RUN, "checkpoints.count=1", "data.generated_rows=32", "data.validation_rows=4", "data.test_rows=12",
@@ -82,10 +87,12 @@ SMALLER = {
         *RUN, "base.model=nano", "data.generated_rows=32", "data.validation_rows=4", "data.test_rows=8", "tune.steps=5",
         "tune.micro_batch_rows=4", "retention.rows=1",
     ],
-    "exam-cola": [
-        *RUN, "base.model=nano", "checkpoints.count=1", "data.sample.rows=40", "data.validation_rows=4",
-        "data.test_rows=4", "exam.answers=4", "tune.steps=2",
+    "contest-phase2": [
+        *RUN, "base.model=nano", "data.validation_rows=4", "data.test_rows=8", "tune.steps=5",
+        "tune.micro_batch_rows=4", "retention.rows=1",
     ],
+    "exam-cola": EXAM,
+    "exam-qqp": EXAM,
 }  # fmt: skip
 """The settings that make the run of a recipe small."""
 NUMBERS = {"--rows": 40, "--limit": 4, "--nproc-per-node": 2, "--rerun": 2}
@@ -253,6 +260,9 @@ def write_inputs(folder: Path, base: Path) -> None:
     for name, shown in (("train", labels), ("dev", [""] * 6)):
         sentences = [f"gj04\t{label}\t\tSentence {number} of {name}.\n" for number, label in enumerate(shown)]
         (folder / f"CoLA_{name}.tsv").write_text("".join(sentences))
+        pairs = [f"{number}\t1\t2\tIs {number} odd?\tIs {number} even?\t{label}" for number, label in enumerate(shown)]
+        head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
+        (folder / f"QQP_{name}.tsv").write_text("\n".join([head, *pairs]) + "\n")
     (folder / "CoLA_labels.txt").write_text("0\n1\n0\n1\n")
     write_contest_files(folder)
     question = {"id": "1", "question": "Who wrote it?", "answers": [{"text": "Lu Xun", "answer_start": 0}]}
@@ -286,6 +296,15 @@ def write_contest_files(folder: Path) -> None:
     (folder / "key.jsonl").write_text(keys)
     (folder / "hidden.jsonl").write_text(keys)
     (folder / "team-answers.txt").write_text("".join(f"{row['solution']}\n" for row in problems))
+    choices = [
+        {
+            "instruction": "Select the correct option and answer with 'The right option is'.",
+            "input": f"Question: How much is {number} + 1? \nA.{number}\nB.{number + 1}\nC.7\nD.9",
+            "output": "The right option is B.",
+        }
+        for number in range(10, 50)
+    ]
+    (folder / "choice.json").write_text(json.dumps(choices))
     (folder / "published.csv").write_text("team,accuracy,ratio,score\nfirst,71.61,0.00679028,0.799232916\n")
 
 

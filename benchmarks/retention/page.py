@@ -51,13 +51,9 @@ figures, too. nano is small: with a larger model the figures differ, and the ord
 """
 REPEAT = """## Repeat it
 
-In a checkout of lotune, with a folder for the runs:
-
-    python -m benchmarks.retention run FOLDER
-    python -m benchmarks.retention page FOLDER
-
-The first command measures what is missing. It can be stopped at any time, and continues when it is run again. The
-second command writes this page. Names of sets after the folder limit both commands to these sets.
+In a checkout of lotune, `python -m benchmarks.retention run FOLDER` measures what is missing, with its runs in that
+folder. If it is stopped, it continues where it was when it is run again. `python -m benchmarks.retention page FOLDER`
+writes this page. Names of sets after the folder limit both commands to these sets.
 """
 WIDTH = 120
 
