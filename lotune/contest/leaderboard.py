@@ -212,8 +212,9 @@ _PUBLISHED = "csv with a header, or a json array: accuracy, ratio, score, and pe
 
 def _figure(path: Path, index: int, row: Mapping[str, Any], name: str) -> float:
     try:
-        value = float(row[name])
-    except (KeyError, TypeError, ValueError):
+        text = str(row[name]).strip()
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except (KeyError, ValueError):
         value = float("nan")
     if not 0 <= value <= (100 if name == "accuracy" else 1) and not (name == "score" and -3 <= value <= 1):
         raise DataError(f"{path}, row {index}", f"{name} is {row.get(name)!r}", "a number: accuracy, ratio, score")

@@ -125,6 +125,8 @@ def test_a_score_that_the_formula_does_not_give_is_marked(tmp_path: Path) -> Non
     csv = tmp_path / "rows.csv"
     csv.write_text("team,accuracy,ratio,score\nright,64.00,.000424393,.747872682\n")
     assert read_published(csv, "phase1")[0].reproduced
+    csv.write_text("team,accuracy,ratio,score\nright,64.00 %,0.0424393%,.747872682\n")
+    assert read_published(csv, "phase1")[0].reproduced
 
 
 @pytest.mark.parametrize(
