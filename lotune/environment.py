@@ -23,6 +23,7 @@ def environment() -> dict[str, Any]:
         "lotune": installed("lotune"),
         "python": platform.python_version(),
         "packages": {name: installed(name) for name in PACKAGES},
+        "installed": _all_installed(),
         "system": platform.platform(),
         "processor": processor(),
         "cores": psutil.cpu_count(),
@@ -40,6 +41,14 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _all_installed() -> dict[str, str]:
+    """Return the version of every installed package by its name, in the order of the names."""
+    from importlib import metadata
+
+    names = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    return dict(sorted((name, version) for name, version in names.items() if name and version))
 
 
 def processor() -> str:

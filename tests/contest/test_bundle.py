@@ -84,6 +84,7 @@ def test_it_holds_what_the_contest_asks_for(bundle: Path) -> None:
         *(f"checkpoints/{name}/merged/model.safetensors" for name in CHECKPOINTS),
     ):
         assert members[name], name
+    assert json.loads(members["environment.json"])["installed"]["orjson"] == orjson.__version__
     manifest = json.loads(members["manifest.json"])
     assert manifest["team"] == "The Team"
     assert [one["name"] for one in manifest["checkpoints"]] == CHECKPOINTS
