@@ -34,6 +34,15 @@ def check_hand_in(folder: Path, dataset: str, read: int) -> None:
     assert set(labels) <= {"0", "1"}
 
 
+def check_marks(folder: Path, dataset: str, key: list[str]) -> None:
+    """Check that the hand-in gets full marks but for its wrong answers."""
+    (folder / "key.txt").write_text("\n".join(key) + "\n")
+    given = ExamFiles(folder, dataset).result.read_text().splitlines()
+    marks = json.loads(call("grade", "exam", folder, "--key", f"{dataset}={folder / 'key.txt'}", "--json").stdout)
+    right = sum(answer == label for answer, label in zip(given, key, strict=True))
+    assert marks["datasets"][dataset]["total"] == pytest.approx(10 + 20 + 70 * right / len(key))
+
+
 @pytest.mark.slow
 @pytest.mark.oracle
 def test_the_exam_on_cola(reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +51,8 @@ def test_the_exam_on_cola(reference_data: Path, tmp_path: Path, monkeypatch: pyt
         (tmp_path / f"CoLA_{part}.tsv").symlink_to(reference_data / "exam" / f"CoLA_{part}.tsv")
     call("run", "exam-cola", *QUICK)
     check_hand_in(tmp_path, "CoLA", 80)
+    gold = (reference_data / "exam" / "CoLA_dev_gold_from_public_corpus.txt").read_text().split()
+    check_marks(tmp_path, "CoLA", gold[:12])
     prepared = SentenceClassificationTask().read(tmp_path / "pre_data" / "CoLA" / "CoLA_dev.json").rows
     assert len(list(SentenceClassificationTask().examples(prepared, training=False))) == 12
     before = (tmp_path / "result_CoLA.txt").read_bytes()
@@ -64,6 +75,7 @@ def test_the_exam_on_pairs(reference_data: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "QQP_dev.tsv").symlink_to(reference_data / "exam" / "QQP_dev.tsv")
     call("run", "exam-qqp", *QUICK)
     check_hand_in(tmp_path, "QQP", 80)
+    check_marks(tmp_path, "QQP", ["0", "1"] * 6)  # the true labels of these pairs were not published
 
 
 @pytest.mark.parametrize(
