@@ -50,8 +50,8 @@ NO_REPLAY = ReplayPool()
 def epoch_order(rows: int, seed: int, epoch: int, pool: ReplayPool = NO_REPLAY) -> list[int]:
     """Return the row indices of one epoch in random order, with the replay rows of the epoch if `pool` has any.
 
-    Replay rows stand at even distances: each step has its share of them, as what one step with many brings back, the
-    next without any loses again. The order is the same on every machine.
+    Replay rows stand at even distances, so that each step has its share of them. The order is the same on every
+    machine.
 
     >>> epoch_order(4, seed=1, epoch=0) == epoch_order(4, seed=1, epoch=0)
     True
