@@ -64,7 +64,16 @@ class SetMeasurement:
 
     def result(self, key: str, measure: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
         """Return the record of a key, measured only if there is none."""
-        return measured_once(self.results, f"{self.name}: {key}", measure)
+        return measured_once(self.results, record_id(self.name, key), measure)
+
+
+def record_id(set_name: str, key: str) -> str:
+    """Return the id of a record of a set.
+
+    >>> record_id("demo", "strength")
+    'demo: strength'
+    """
+    return f"{set_name}: {key}"
 
 
 def records(results: Path) -> dict[str, Mapping[str, Any]]:

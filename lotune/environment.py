@@ -19,11 +19,12 @@ def environment() -> dict[str, Any]:
 
     import psutil
 
+    versions = _all_installed()
     return {
         "lotune": installed("lotune"),
         "python": platform.python_version(),
-        "packages": {name: installed(name) for name in PACKAGES},
-        "installed": _all_installed(),
+        "packages": {name: versions.get(name) for name in PACKAGES},
+        "installed": versions,
         "system": platform.platform(),
         "processor": processor(),
         "cores": psutil.cpu_count(),

@@ -24,6 +24,8 @@ from lotune.files import read_json, write_atomically, write_json
 from lotune.fingerprints import content_digest, is_content_digest, serialised_inputs
 from lotune.settings import Settings, flatten, load_yaml, read_yaml
 
+METRICS_FILE = "metrics.jsonl"
+"""File of a run with a line per step and per validation."""
 StageStatus = Literal["fresh", "changed", "done"]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import test_docs
 
-from benchmarks.measured import records
+from benchmarks.measured import record_id, records
 from benchmarks.retention.__main__ import main
-from benchmarks.retention.measure import Measurement, figures, kept, record_id
+from benchmarks.retention.measure import Measurement, figures, kept
 from benchmarks.retention.page import page
 from benchmarks.retention.remedies import ABILITIES, HARSH, NONE, REMEDIES, SETS, run_words
 from benchmarks.retention.table import HEAD, Records, further_steps, outcomes, table, verdict_lines

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measured import Command, records, run_lotune
-from benchmarks.retention.measure import Measurement, record_id
+from benchmarks.measured import Command, record_id, records, run_lotune
+from benchmarks.retention.measure import Measurement
 from benchmarks.retention.page import PAGE, page
 from benchmarks.retention.remedies import REMEDIES, SETS
 from benchmarks.retention.table import print_tables

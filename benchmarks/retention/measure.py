@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured import SetMeasurement, records, verdicts_of
+from benchmarks.measured import SetMeasurement, record_id, records, verdicts_of
 from benchmarks.own_rows.files import write_set
 from benchmarks.retention.remedies import NONE, REMEDIES, SETS, run_words
 
@@ -53,15 +53,6 @@ class Measurement(SetMeasurement):
         shutil.copytree(source, part)
         part.rename(copy)
         return float(known["seconds"])
-
-
-def record_id(set_name: str, remedy: str) -> str:
-    """Return the id of a record.
-
-    >>> record_id("demo", "strength")
-    'demo: strength'
-    """
-    return f"{set_name}: {remedy}"
 
 
 def figures(run: Path) -> dict[str, Any]:

@@ -99,8 +99,8 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained, N in each epoch: 600 for reviews, 400 for "
-        "orders, 1,000 for the demo",
+        "1,000 generated rows of reading, on which the model is trained, N in each epoch: "
+        + ", ".join(f"{one.generated_rows:,} for {name}" for name, one in SETS.items()),
         _replay("generator", 0, GENERATED_ROWS),
     ),
     "replay-own": Remedy(

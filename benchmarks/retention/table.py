@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.measured import accuracy, markdown, paired_interval, percent
-from benchmarks.retention.measure import record_id
+from benchmarks.measured import accuracy, markdown, paired_interval, percent, record_id
 from benchmarks.retention.remedies import ABILITIES, NONE, REMEDIES, SETS
 from lotune.evaluate.strength import strength_label
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from lotune import __version__
-from lotune.contest.bundle import ANSWERS, METRICS, SCORECARD, SELF_TEST, self_test
+from lotune.contest.bundle import ANSWERS, SCORECARD, SELF_TEST, self_test
 from lotune.contest.bundle_check import Bundle, checked, equal, outcome
 from lotune.contest.logs import (
     RETENTION_LOG,
@@ -29,6 +29,7 @@ from lotune.evaluate.predict import Prediction, keep_predictions, read_predictio
 from lotune.evaluate.retention import RetentionMetric, gate_passed
 from lotune.evaluate.scorecard import Check, Scorecard, Target
 from lotune.evaluate.target import ScoredExample, measure_target
+from lotune.runs import METRICS_FILE
 from lotune.tasks.registry import RETENTION_TASK
 from lotune.tasks.task import Task
 
@@ -151,7 +152,7 @@ def _logs(bundle: Bundle, abilities: Sequence[JudgedRows]) -> Check:
         detail = f"not compared: lotune {bundle.manifest.lotune} wrote them, and this is {__version__}"
         return Check(name="logs", passed=None, detail=detail)
     archive, models = bundle.archive, (BASE, bundle.claims.chosen_checkpoint)
-    metrics = _unpacked(bundle, METRICS)
+    metrics = _unpacked(bundle, METRICS_FILE)
     answers = [
         RetentionAnswers(one.ability.label, model, rows_of(bundle, one), _stored(bundle, one, model))
         for one in abilities

@@ -19,16 +19,16 @@ from lotune.record_files import encode_records
 from lotune.report.markdown import escape_markdown, table_lines
 from lotune.report.sections import Table, checkpoints_table, retention_table
 from lotune.report.terminal import format_interval, format_metric, percent, verdict_sentence
+from lotune.runs import METRICS_FILE
 from lotune.tasks.task import Task
 
 RECIPE, SCORECARD, ANSWERS, SELF_TEST = "recipe.yaml", "scorecard.json", "answers.jsonl", "self-test.md"
-METRICS = "metrics.jsonl"
 TEXTS_OF_RUN = (
     RECIPE, "environment.json", "auto_settings.json", "dtypes.json", "training.json", "tuning.json", "merging.json",
-    METRICS, "data/counts.json", TRAINING_LOG, RETENTION_LOG, SCORECARD,
+    METRICS_FILE, "data/counts.json", TRAINING_LOG, RETENTION_LOG, SCORECARD,
 )  # fmt: skip
 """Files of a run that a bundle holds, if the run has them; those named by `REQUIRED` are in every bundle."""
-REQUIRED = (RECIPE, "environment.json", "training.json", METRICS, TRAINING_LOG, RETENTION_LOG, SCORECARD)
+REQUIRED = (RECIPE, "environment.json", "training.json", METRICS_FILE, TRAINING_LOG, RETENTION_LOG, SCORECARD)
 ROWS = ("data/", "predictions/", ANSWERS, RETENTION_LOG, "report.", "README.md", "method.md")
 """Beginnings of the paths of files with rows or the team's name: a user's name may be an ordinary word in them."""
 WEIGHT_NAMES = ("adapter", "merged")

@@ -175,7 +175,8 @@ def _base_total(bundle: Bundle, base_parameters: int | None) -> Check:
         for name, total in totals.items()
         if total != claims.base_total
     ]
-    counted = [f"each of {len(included)} merged models"] * bool(included) + ["the base"] * (base_parameters is not None)
+    counted = [f"each of {len(included)} merged models"] if included else []
+    counted += [] if base_parameters is None else ["the base"]
     return outcome("base total", faults, f"{claims.base_total:,} parameters in {' and in '.join(counted)}")
 
 

@@ -94,8 +94,7 @@ def mark_dataset(folder: Path, dataset: str, key: Path) -> DatasetMarks:
     if dataset not in DATASETS:
         raise SettingsError("--key", f"{dataset!r} is no data set of the exam", f"one of {', '.join(DATASETS)}")
     labels, files = read_labels(key)[:ANSWERS], ExamFiles(folder, dataset)
-    _refuse_short_key(key, labels, files.result)
-    answers, scores = _answers(files.result, labels)
+    answers, scores = _answers(files.result, labels, key)
     beside = DATASETS[dataset]
     measure = matthews(scores) if beside == "matthews" else f1(scores, LABELS[1])
     return DatasetMarks(
@@ -103,24 +102,19 @@ def mark_dataset(folder: Path, dataset: str, key: Path) -> DatasetMarks:
     )  # fmt: skip
 
 
-def _refuse_short_key(key: Path, labels: Sequence[str], result: Path) -> None:
-    """Raise DataError if a key lacks labels of the answers that the exam marks."""
-    try:
-        given = min(len(list(_lines(result))), ANSWERS)
-    except DataError:
-        return  # it is among the reasons of the marks
-    if len(labels) < given:
-        found = f"holds {len(labels)} labels, and {result.name} {given} answers"
-        raise DataError(str(key), found, f"the labels of the first {ANSWERS} rows", "give the whole key")
+def _answers(path: Path, labels: Sequence[str], key: Path) -> tuple[Part, list[Score]]:
+    """Return 70 times the accuracy, and the score of each row; a line without a label, or missing, is wrong.
 
-
-def _answers(path: Path, labels: Sequence[str]) -> tuple[Part, list[Score]]:
-    """Return 70 times the accuracy, and the score of each row; a line without a label, or missing, is wrong."""
+    Raises: DataError if the key lacks labels of answers that the exam marks.
+    """
     reasons, lines = [], []
     try:
         lines = _lines(path)
     except DataError as error:
         reasons.append(f"{path.name} {error.found}")
+    if len(labels) < min(len(lines), ANSWERS):
+        found = f"holds {len(labels)} labels, and {path.name} {min(len(lines), ANSWERS)} answers"
+        raise DataError(str(key), found, f"the labels of the first {ANSWERS} rows", "give the whole key")
     given = [line if line in LABELS else None for line in islice(lines, len(labels))]
     if missing := len(labels) - len(given):
         reasons.append(f"{missing} of {len(labels)} labels are missing in {path.name}, and count as wrong")

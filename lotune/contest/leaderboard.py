@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from lotune.contest.names import is_web_address
-from lotune.contest.scores import SCORE_RULES, score
+from lotune.contest.scores import check_rule, score
 from lotune.data.bounded import BYTE_ORDER_MARK
-from lotune.errors import DataError, SettingsError
+from lotune.errors import DataError
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, mcnemar
 
@@ -173,8 +173,7 @@ def read_published(path: Path, rule: str) -> list[PublishedScore]:
     Rows have accuracy, ratio and score, and may have a team. Accuracies are percent if one of them is above 1.
     Raises: DataError, with the row, if one of them is no number.
     """
-    if rule not in SCORE_RULES:
-        raise SettingsError("--rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+    check_rule(rule, "--rule")
     rows = _rows(path)
     figures = [
         {name: _figure(path, index, row, name) for name in ("accuracy", "ratio", "score")} for index, row in rows

@@ -34,8 +34,8 @@ class GradedCheckpoint:
     p_value: float
     """One-sided p-value of the paired test against the base."""
     reasons: tuple[str, ...]
-    base_accuracy: float = 0.0
-    retention: tuple[GradedMetric, ...] = ()
+    base_accuracy: float
+    retention: tuple[GradedMetric, ...]
 
     @property
     def valid(self) -> bool:
@@ -90,7 +90,8 @@ def best_checkpoint(checkpoints: Sequence[GradedCheckpoint]) -> GradedCheckpoint
 
     Of equal scores the earliest counts. The contest took the best of a team's checkpoints on the test.
 
-    >>> low, high = (GradedCheckpoint(n, v, 0.0, 1.0, v, 0.0, r) for n, v, r in (("a", 0.5, ()), ("b", 0.9, ("x",))))
+    >>> points = ("a", 0.5, ()), ("b", 0.9, ("x",))
+    >>> low, high = (GradedCheckpoint(name, value, 0.0, 1.0, value, 0.0, why, 0.1, ()) for name, value, why in points)
     >>> best_checkpoint([low, high]).name, best_checkpoint([high]).name
     ('a', 'b')
     """

@@ -81,6 +81,12 @@ def contest_score(rule: str, value: float, base_total: str, *, is_contest_task: 
     return ContestScore(rule=rule, value=value, rank=published_rank(value), published=len(PUBLISHED))
 
 
+def check_rule(rule: str, where: str) -> None:
+    """Raise SettingsError, for the setting or option `where`, unless there is a rule of that name."""
+    if rule not in SCORE_RULES:
+        raise SettingsError(where, f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+
+
 def score(rule: str, ratio: float, accuracy: float) -> float:
     """Return the score by a named rule, from fractions 0 to 1.
 
@@ -89,8 +95,7 @@ def score(rule: str, ratio: float, accuracy: float) -> float:
     >>> round(score("phase1", 0.00679028, 0.7161), 9)
     0.799232916
     """
-    if rule not in SCORE_RULES:
-        raise SettingsError("score.rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+    check_rule(rule, "score.rule")
     return SCORE_RULES[rule](ratio, accuracy)
 
 

@@ -30,6 +30,10 @@ class ReplayPool(NamedTuple):
     rows: int = 0
     per_epoch: int = 0
 
+    def epoch_rows(self, rows: int) -> int:
+        """Return the number of rows of an epoch, of a token file of `rows` rows."""
+        return rows - self.rows + self.per_epoch
+
     def drawn(self, seed: int, epoch: int) -> list[int]:
         """Return the indices of the replay rows of an epoch, counted from 0 within the pool, in ascending order.
 
@@ -180,7 +184,7 @@ def _group_by_token_budget(order: Iterator[int], lengths: np.ndarray, batch_toke
 def _rows_by_step(rows: int, step_rows: int, seed: int, first_step: int, pool: ReplayPool) -> Iterator[list[int]]:
     """Yield the row indices of each step from `first_step` on, without end."""
     # More rows per step than there are would train on the same row twice in one step.
-    step_rows = min(step_rows, rows - pool.rows + pool.per_epoch)
+    step_rows = min(step_rows, pool.epoch_rows(rows))
     order = islice(_shuffled_epochs(rows, seed, pool), (first_step - 1) * step_rows, None)
     while True:
         yield list(islice(order, step_rows))

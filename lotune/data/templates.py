@@ -50,7 +50,7 @@ class Template:
         [('\n### Instruction:',), (), ('<eoa>', '\n<|User|>:')]
         """
         tag = self.follow_up.partition("{instruction}")[0].strip()
-        return (*((self.answer_end,) if self.answer_end else ()), *((f"\n{tag}",) if tag else ()))
+        return tuple(text for text in (self.answer_end, tag and f"\n{tag}") if text)
 
     @property
     def turn_end(self) -> str:

@@ -33,14 +33,11 @@ def last_training(points: Iterable[tuple[str, int]], chosen: str, steps: int, re
     >>> last_training([("step-5", 5), ("step-9", 9), ("step-5-x0.7", 5)], "step-5-x0.7", 9, repair_steps=None)
     LastTraining(name='tuning', steps=9, checkpoints={5: 'step-5-x0.7', 9: 'step-9'})
     """
-    points = list(points)
-    is_repaired = chosen.startswith(REPAIR_PREFIX) and repair_steps is not None
+    points, repaired = list(points), repair_steps if chosen.startswith(REPAIR_PREFIX) else None
     before = max((step for name, step in points if not name.startswith(REPAIR_PREFIX)), default=0)
+    start = 0 if repaired is None else before
     found: dict[int, str] = {}
     for name, step in points:
-        if name.startswith(REPAIR_PREFIX) == is_repaired:
-            since = step - before if is_repaired else step
-            found[since] = name if name == chosen else found.get(since, name)
-    if is_repaired and repair_steps is not None:
-        return LastTraining("repair", repair_steps, found)
-    return LastTraining("tuning", steps, found)
+        if name.startswith(REPAIR_PREFIX) == (repaired is not None):
+            found[step - start] = name if name == chosen else found.get(step - start, name)
+    return LastTraining("tuning", steps, found) if repaired is None else LastTraining("repair", repaired, found)

@@ -217,6 +217,15 @@ class BatchingEffect(_Record):
         return f"{self.rows} rows generated again alone in {self.dtype}: {counts}{wider}"
 
 
+def next_name(folder: Path) -> str:
+    """Return the name of the run to try after the one in a folder.
+
+    >>> next_name(Path("runs/demo")), next_name(Path("."))
+    ('demo-next', 'run-next')
+    """
+    return f"{folder.name or 'run'}-next"
+
+
 class NextStep(_Record):
     """A new run to try after one that is not valid: its settings, `key=value`, and the reason of the rule behind it.
 
@@ -230,7 +239,7 @@ class NextStep(_Record):
     @property
     def command(self) -> str:
         """The command of the new run."""
-        name = f"name={self.recipe.parent.name or 'run'}-next"
+        name = f"name={next_name(self.recipe.parent)}"
         return shlex.join(["lotune", "run", str(self.recipe), name, *self.settings])
 
 

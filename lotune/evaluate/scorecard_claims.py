@@ -103,7 +103,8 @@ def spacing_claim(found: Sequence[int], steps: int, training: TrainingName = "tu
     >>> spacing_claim([4, 7], 7)
     Check(name='spacing', passed=True, detail='after 4, 7 of 7 steps')
     """
-    detail = f"after {', '.join(map(str, found))} of {steps} steps" + (" of the repair" * (training == "repair"))
+    whose = " of the repair" if training == "repair" else ""
+    detail = f"after {', '.join(map(str, found))} of {steps} steps{whose}"
     expected = checkpoint_steps(steps, len(found)) if 0 < len(found) <= steps else []
     if expected and list(found) == expected:
         return Check(name=SPACING, passed=True, detail=detail)

@@ -143,14 +143,14 @@ def bundle_recipe(archive: Archive) -> Recipe:
     import yaml
 
     text = archive.read(RECIPE).decode()
+    if len(text) > MAX_RECIPE:
+        raise DataError(RECIPE, "is too large", f"the recipe of a run, of at most {MAX_RECIPE:,} characters")
     depth = 0
-    for event in _events(text) if len(text) <= MAX_RECIPE else ():
+    for event in _events(text):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         # A few aliases of aliases stand for billions of values; a recipe that lotune wrote has none.
         if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
             raise DataError(RECIPE, "is nested too deep or has aliases", "the recipe of a run")
-    if len(text) > MAX_RECIPE:
-        raise DataError(RECIPE, "is too large", f"the recipe of a run, of at most {MAX_RECIPE:,} characters")
     return Recipe.model_validate(load_yaml(text, RECIPE))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lotune.contest.answers import Answer, Marks, keys_in, mark, pair, read_answers, read_keys
-from lotune.contest.scores import SCORE_RULES
+from lotune.contest.scores import check_rule
 from lotune.data.examples import Example
 from lotune.errors import DataError, SettingsError
 from lotune.recipe import Recipe, RunOptions
@@ -31,8 +31,8 @@ def grade_answers(
     Raises: DataError if answers and keys do not fit together; SettingsError for an unknown task, scorer or rule.
     """
     judge = contest_task(task, scorer)
-    if rule is not None and rule not in SCORE_RULES:
-        raise SettingsError("--rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+    if rule is not None:
+        check_rule(rule, "--rule")
     given = read_answers(answers)
     examples, ids = (keys_in(judge, given), {}) if key is None else read_keys(judge, key)
     # The records of a file that is its own key belong together by their order.

@@ -15,7 +15,7 @@ from lotune.contest.archive_reader import Archive
 from lotune.contest.bundle_check import Bundle
 from lotune.contest.manifest import five_evenly_spaced
 from lotune.contest.models import Claimed, GradedCheckpoint, GradedTeam, best_checkpoint, grade_checkpoint
-from lotune.contest.scores import SCORE_RULES
+from lotune.contest.scores import check_rule
 from lotune.errors import DataError, SettingsError
 from lotune.evaluate.abilities import AbilitySettings
 from lotune.evaluate.measured_retention import measure_retention
@@ -80,8 +80,7 @@ def grade_models(things: Sequence[Path], test: ModelTest, options: RunOptions) -
     """
     task = contest_task(test.task, test.scorer)
     rule = test.rule or default_rule(task)
-    if rule not in SCORE_RULES:
-        raise SettingsError("--rule", f"{rule!r} is not known", f"one of {', '.join(SCORE_RULES)}")
+    check_rule(rule, "--rule")
     # Both files are read here, so that a fault in the second is known before the base has answered the first.
     for asked, path in ((task, test.data), (build_task(_retention_settings()), test.retention)):
         evaluation_set(asked, path, None, 0)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from lotune.evaluate.learning import LearningCourse
 from lotune.evaluate.predict import read_predictions
-from lotune.evaluate.scorecard import NextStep, Scorecard
+from lotune.evaluate.scorecard import NextStep, Scorecard, next_name
 from lotune.model.loading import NANO
 from lotune.recipe import Recipe
 from lotune.settings import is_auto
@@ -185,7 +185,7 @@ def next_steps(outcome: Outcome, folder: Path) -> tuple[NextStep, ...]:
 
 def _folder_of_exam(outcome: Outcome, folder: Path) -> Mapping[str, Any]:
     """Return the setting with which the hand-in of another run does not replace that of this one."""
-    return {} if outcome.recipe.exam is None else {"exam.folder": f"{folder.name}-next"}
+    return {} if outcome.recipe.exam is None else {"exam.folder": next_name(folder)}
 
 
 def with_guidance(

@@ -9,6 +9,7 @@ from lotune.evaluate.predict import read_predictions
 from lotune.evaluate.scorecard import read_scorecard
 from lotune.files import write_atomically
 from lotune.recipe import Recipe
+from lotune.runs import METRICS_FILE
 from lotune.stages.abilities import abilities_of
 from lotune.stages.prepare import read_examples
 
@@ -18,7 +19,7 @@ def write_logs(folder: Path, recipe: Recipe) -> None:
 
     Raises: RunError or DataError if a record of the run is damaged.
     """
-    trainings = {"tuning": folder / "metrics.jsonl", "repair": folder / "repair" / "metrics.jsonl"}
+    trainings = {"tuning": folder / METRICS_FILE, "repair": folder / "repair" / METRICS_FILE}
     log = training_log({name: path for name, path in trainings.items() if path.is_file()})
     write_atomically(folder / TRAINING_LOG, log)
     write_atomically(folder / RETENTION_LOG, retention_log(_retention_answers(folder, recipe)))

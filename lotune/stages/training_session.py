@@ -20,6 +20,7 @@ from lotune.model.loading import resolve_device
 from lotune.model.parts import virtual_ids
 from lotune.recipe import Recipe
 from lotune.record_files import append_record, filter_records
+from lotune.runs import METRICS_FILE
 from lotune.settings import Switch
 from lotune.train.settings import TrainingSettings
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 STATES_FOLDER = "states"
 """Folder of a run that holds the states of an unfinished training."""
-METRICS_FILE = "metrics.jsonl"
-"""File of a run with a line per step and per validation."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from lotune.model.loading import count_parameters
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe, RunOptions, check_extras
 from lotune.record_files import append_record
-from lotune.runs import Run
+from lotune.runs import METRICS_FILE, Run
 from lotune.stages.auto_settings import (
     print_setting_reasons,
     resolve_run_settings,
@@ -37,7 +37,7 @@ from lotune.stages.model_loading import answer_dtype_context
 from lotune.stages.predictions import PredictionJob, run_predictions
 from lotune.stages.prompt_template import resolve_training_template
 from lotune.stages.run_dtypes import print_dtype_reason, resolve_run_dtypes, store_dtypes, tuning_deciders, with_dtypes
-from lotune.stages.training_session import METRICS_FILE, STATES_FOLDER, follow, lead, resume, resume_follower
+from lotune.stages.training_session import STATES_FOLDER, follow, lead, resume, resume_follower
 from lotune.stages.tuning_progress import TuningProgress, validation_points
 from lotune.stages.tuning_session import (
     TuningSession,

@@ -95,7 +95,7 @@ def make_plan(recipe: Recipe, rows: int, replayed: int = 0) -> Plan:
     """
     settings, replay = recipe.tune, recipe.retention.replay.rows_per_epoch
     pool = ReplayPool(replayed, replayed if is_auto(replay) else min(replay, replayed))
-    epoch_rows = rows - pool.rows + pool.per_epoch
+    epoch_rows = pool.epoch_rows(rows)
     step_rows = min(settings.micro_batch_rows * settings.gradient_accumulation_steps, epoch_rows)
     steps = tuning_steps(epoch_rows, step_rows, settings.epochs, settings.steps)
     checkpoints = checkpoint_steps(steps, recipe.checkpoints.count)
@@ -164,10 +164,10 @@ def set_up_tuning(recipe: Recipe, world: ProcessGroup, inputs_fingerprint: str =
 
 def _recurring_positions(plan: Plan, rows: TokenFile) -> int:
     """Return the number of scored positions of the replay rows, 0 if most of these are drawn only once."""
-    epochs = plan.steps * plan.step_rows / max(1, len(rows) - plan.pool.rows + plan.pool.per_epoch)
-    if epochs * plan.pool.per_epoch < 2 * plan.pool.rows:
+    pool, drawn = plan.pool, plan.steps * plan.step_rows
+    if drawn * pool.per_epoch < 2 * pool.rows * pool.epoch_rows(len(rows)):
         return 0
-    return rows.supervised() - rows.supervised(len(rows) - plan.pool.rows)
+    return rows.supervised() - rows.supervised(len(rows) - pool.rows)
 
 
 def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[LoadedModel, bool]:

@@ -270,7 +270,7 @@ def test_the_published_answers_of_the_exam(reference_data: Path, tmp_path: Path)
 
 
 def graded(name: str, value: float, reasons: tuple[str, ...] = ()) -> GradedCheckpoint:
-    return GradedCheckpoint(name, value, 0.001, 0.95, score("phase1", 0.001, value), 0.01, reasons)
+    return GradedCheckpoint(name, value, 0.001, 0.95, score("phase1", 0.001, value), 0.01, reasons, 0.1, ())
 
 
 def test_the_best_valid_checkpoint_counts() -> None:
