@@ -20,11 +20,11 @@ from lotune.contest.bundle_check import (
     training_checks,
 )
 from lotune.contest.manifest import MANIFEST, read_manifest
-from lotune.contest.names import is_web_address
+from lotune.contest.names import is_web_address, same_name
 from lotune.errors import CheckError, DataError
 from lotune.evaluate.retention import MIN_RETAINED
 from lotune.evaluate.scorecard import Check
-from lotune.model.catalogue import catalogue_name
+from lotune.model.catalogue import CATALOGUE, catalogue_name
 from lotune.model.known_bases import known_base
 from lotune.model.loading import NANO
 from lotune.model.settings import ADAPTER_CONFIG
@@ -92,7 +92,7 @@ def opened_bundle(path: Path) -> Iterator[Bundle]:
 def _refuse_disguised_adapters(archive: Archive) -> None:
     """Raise HostileArchiveError for a merged model that would load as an adapter, of whatever base it names."""
     for name in archive.names:
-        if PurePosixPath(name).parent.name == "merged" and PurePosixPath(name).name == ADAPTER_CONFIG:
+        if PurePosixPath(same_name(name)).parts[-2:] == ("merged", ADAPTER_CONFIG):
             raise HostileArchiveError(archive.path, name, "turns a merged model into an adapter of another model")
 
 
@@ -117,11 +117,14 @@ def _base_parameters(base: str | None, recipes: Sequence[Recipe]) -> int | None:
 
     Other names in a recipe are not followed, as they may stand for any folder or model of the hub.
     """
-    name = base
-    if name is None and recipes:
-        named = recipes[0].base.model
-        name = named if named == NANO else catalogue_name(named)
-    return None if name is None else known_base(name, hub=base is not None).shape.total
+    if base is not None:
+        return known_base(base).shape.total
+    named = recipes[0].base.model if recipes else ""
+    if named == NANO:
+        return known_base(NANO, hub=False).shape.total
+    # The table itself, as a folder of such a name may stand here.
+    known = catalogue_name(named)
+    return None if known is None else CATALOGUE[known].shape.total
 
 
 def _recipe_check(bundle: Bundle, recipes: list[Recipe]) -> Check:

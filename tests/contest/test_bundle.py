@@ -242,9 +242,10 @@ def test_a_gate_below_that_of_the_contest_does_not_count(bundle: Path, tmp_path:
     assert report["passed"], "the claims are by the gate of the contest"
 
 
-def test_a_merged_model_that_is_an_adapter_is_refused(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["adapter_config.json", "Adapter_Config.json"])
+def test_a_merged_model_that_is_an_adapter_is_refused(bundle: Path, tmp_path: Path, name: str) -> None:
     def change(members: dict[str, bytes]) -> None:
-        members["checkpoints/step-000002/merged/adapter_config.json"] = b'{"base_model_name_or_path": "elsewhere"}'
+        members[f"checkpoints/step-000002/merged/{name}"] = b'{"base_model_name_or_path": "elsewhere"}'
 
     refused = call("bundle", "--check", rewritten(bundle, tmp_path / "adapter.zip", change), status=2)
     assert "an adapter of another model" in refused.stderr
