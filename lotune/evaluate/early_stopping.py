@@ -43,15 +43,15 @@ def still_rises(points: Sequence[ValidationPoint]) -> bool | None:
     >>> still_rises([*points, ValidationPoint(40, [1.0] * 8, 1.98)])
     False
     """
-    last = points[-1]
-    earlier = [point for point in points if 2 * point.step <= last.step]
-    if not earlier:
-        return None
-    return _is_better(earlier[-1].values, last.values) or last.loss < (1 - LEAST_LOSS_FALL) * earlier[-1].loss
+    half = _half(points)
+    return None if half is None else _is_better(half, points[-1])
 
 
 def reason_to_stop(points: Sequence[ValidationPoint]) -> str | None:
     """Return why a tuning ends after the last of its points, None if it goes on.
+
+    It goes on if any point since half the steps is better than the one there: a single checkpoint may be worse than
+    those around it.
 
     >>> perfect = [ValidationPoint(step, [1.0] * 5, 1 / step) for step in (1, 2)]
     >>> reason_to_stop(perfect), reason_to_stop(perfect[:1])
@@ -59,7 +59,8 @@ def reason_to_stop(points: Sequence[ValidationPoint]) -> str | None:
     """
     if len(points) > 1 and all(point.is_perfect for point in points[-2:]):
         return "all validation rows are right at two checkpoints in a row"
-    if still_rises(points) is False:
+    half = _half(points)
+    if half is not None and not any(_is_better(half, point) for point in points[points.index(half) + 1 :]):
         return "validation is no better than at half the steps"
     return None
 
@@ -84,7 +85,16 @@ def learning_outcome(points: Sequence[ValidationPoint]) -> str:
     return "validation did not rise: no row was right at any checkpoint, and more steps of the same will hardly help"
 
 
-def _is_better(before: Sequence[float], after: Sequence[float]) -> bool:
+def _half(points: Sequence[ValidationPoint]) -> ValidationPoint | None:
+    """Return the last point with at most half the steps of the last one, None if there is none."""
+    return next((point for point in reversed(points) if 2 * point.step <= points[-1].step), None)
+
+
+def _is_better(before: ValidationPoint, after: ValidationPoint) -> bool:
+    return after.loss < (1 - LEAST_LOSS_FALL) * before.loss or _has_better_values(before.values, after.values)
+
+
+def _has_better_values(before: Sequence[float], after: Sequence[float]) -> bool:
     if not before or len(before) != len(after):
         return False
     if set(before) | set(after) <= {0.0, 1.0}:

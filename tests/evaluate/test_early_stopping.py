@@ -35,6 +35,13 @@ def test_a_point_is_compared_with_the_one_at_half_its_steps(
     assert (reason_to_stop(found) is not None) == (rises is False)
 
 
+def test_a_single_dip_ends_no_tuning() -> None:
+    rising_until_then = points((20, 10, 1.0), (30, 40, 0.5), (40, 12, 1.0))
+    assert still_rises(rising_until_then) is False
+    assert reason_to_stop(rising_until_then) is None
+    assert reason_to_stop([*rising_until_then, *points((60, 38, 0.5), (120, 39, 0.5))]) is not None
+
+
 def test_rows_that_are_all_right_twice_end_a_tuning_at_once() -> None:
     assert "two checkpoints in a row" in str(reason_to_stop(points((20, 50, 0.5), (21, 50, 0.1))))
     assert reason_to_stop(points((20, 49, 0.5), (21, 50, 0.1))) is None
