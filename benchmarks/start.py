@@ -2,7 +2,7 @@
 
     python benchmarks/start.py [--rounds 5] [--json FILE]
 
-Each command is a separate process, in a folder of 60 rows, recipes that are refused, and two files of predictions. The
+Each command is a separate process, in a folder of two files of rows, recipes that are refused, and two files of predictions. The
 minimum of some rounds counts, after a warm-up round. `evaluate` answers a single question.
 """
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float]] = {
     "help": (("--help",), 0.3),
     "help of tune": (("tune", "--help"), 0.6),
     "init on 60 rows": (("init", "rows.csv", "--force"), 1.0),
+    "init on 1,000 rows": (("init", "many.csv", "--force"), 1.5),
     "refused: a task that does not exist": (("run", "task.yaml"), 1.0),
     "refused: rows of another task": (("run", "unusable.yaml"), 1.0),
     "compare": (("compare", "a.jsonl", "b.jsonl"), 1.0),
@@ -31,7 +32,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float]] = {
 
 def write_inputs(folder: Path) -> None:
     """Write the files that the commands read."""
-    (folder / "rows.csv").write_text("question,answer\n" + "".join(f"{n} and {n}?,{2 * n}\n" for n in range(60)))
+    for name, rows in (("rows", 60), ("many", 1000)):
+        lines = "".join(f"{n} and {n}?,{2 * n}\n" for n in range(rows))
+        (folder / f"{name}.csv").write_text(f"question,answer\n{lines}")
     (folder / "task.yaml").write_text("task: {name: nosuch}\n")
     (folder / "unusable.yaml").write_text("task: {name: choice}\ndata: {train: rows.csv}\n")
     answer = {"prompt": "1 + 1 =", "answer": "2", "extracted": "2", "reference": "2", "scores": {}, "kind": "add"}

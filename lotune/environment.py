@@ -48,7 +48,8 @@ def _all_installed() -> dict[str, str]:
     """Return the version of every installed package by its name, in the order of the names."""
     from importlib import metadata
 
-    names = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    headers = (found.metadata for found in metadata.distributions())  # each access reads the file anew
+    names = {found["Name"]: found["Version"] for found in headers}
     return dict(sorted((name, version) for name, version in names.items() if name and version))
 
 
