@@ -2,8 +2,8 @@
 
     python benchmarks/start.py [--rounds 5] [--json FILE]
 
-Each command is a separate process, in a folder of two files of rows, recipes that are refused, and two files of predictions. The
-minimum of some rounds counts, after a warm-up round. `evaluate` answers a single question.
+Each command is a separate process, in a folder of two files of rows, recipes that are refused, and two files of
+predictions. The minimum of some rounds counts, after a warm-up round. `evaluate` answers a single question.
 """
 
 from __future__ import annotations

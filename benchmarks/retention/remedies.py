@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lotune.evaluate.replay import MOST_ROWS
+
 Settings = Mapping[str, str]
 """Values by dotted key, as a command line takes them."""
 
@@ -48,7 +50,7 @@ SETS: Mapping[str, TaskSet] = {
         "Arithmetic, the shipped recipe: 3,600 rows, one epoch, rank 1; 2,000 test questions",
         "demo",
         {"data.test_rows": "2000"},
-        generated_rows=1000,
+        generated_rows=3000,
         own_rows=False,
     ),
     "reviews": TaskSet(
@@ -82,12 +84,14 @@ GENERATED_ROWS = "N"
 """Stands for the number of generated rows in an epoch of a set."""
 HALF_OF_THEM = "N/2"
 """Stands for half of that number."""
+ALL_GENERATED_ROWS = "M"
+"""Stands for the number of generated rows of which each epoch has others, MOST_ROWS or all that an epoch needs."""
 
 
-def _replay(source: str, divergence: float, rows_per_epoch: str = "auto") -> Settings:
+def _replay(source: str, divergence: float, rows_per_epoch: str = "auto", rows: str = "auto") -> Settings:
     return {
         "retention.replay.source": source,
-        "retention.replay.rows": "auto",
+        "retention.replay.rows": rows,
         "retention.replay.rows_per_epoch": rows_per_epoch,
         "retention.divergence": f"{divergence:g}",
     }
@@ -99,9 +103,9 @@ REMEDIES: Mapping[str, Remedy] = {
     NONE: Remedy("none", "the harsh settings alone", {}),
     "replay-generated": Remedy(
         "replay, generated rows",
-        "1,000 generated rows of reading, on which the model is trained, N in each epoch: "
+        "M generated rows of reading, 1,000 or N if that is more, on which the model is trained, N in each epoch: "
         + ", ".join(f"{one.generated_rows:,} for {name}" for name, one in SETS.items()),
-        _replay("generator", 0, GENERATED_ROWS),
+        _replay("generator", 0, GENERATED_ROWS, ALL_GENERATED_ROWS),
     ),
     "replay-own": Remedy(
         "replay, own rows",
@@ -111,7 +115,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "divergence-generated": Remedy(
         "replay with divergence, generated rows",
         "the generated rows, half as many in each epoch, on which the model is held to the base's predictions",
-        _replay("generator", 0.5, HALF_OF_THEM),
+        _replay("generator", 0.5, HALF_OF_THEM, ALL_GENERATED_ROWS),
     ),
     "divergence-own": Remedy(
         "replay with divergence, own rows",
@@ -152,7 +156,8 @@ def run_words(verb: str, set_name: str, remedy: str) -> list[str]:
     """
     task_set = SETS[set_name]
     settings = {**HARSH, **REMEDIES[remedy].settings, **task_set.settings}
-    numbers = {GENERATED_ROWS: task_set.generated_rows, HALF_OF_THEM: task_set.generated_rows // 2}
+    rows = task_set.generated_rows
+    numbers = {GENERATED_ROWS: rows, HALF_OF_THEM: rows // 2, ALL_GENERATED_ROWS: max(rows, MOST_ROWS["generator"])}
     return [
         verb,
         task_set.recipe,
