@@ -19,6 +19,7 @@ from lotune.cli.chat import chat
 from lotune.cli.command_help import ModelCommand, RecipeCommand
 from lotune.cli.compare import compare
 from lotune.cli.convert import convert
+from lotune.cli.corpus import corpus
 from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.grade import grade
@@ -98,4 +99,5 @@ app.command()(bundle)
 app.command()(leaderboard)
 app.add_typer(grade, name="grade")
 app.command()(sample)
+app.command()(corpus)
 app.command()(init)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 MAX_ROW_BYTES = 4_000_000
 """Default limit of a row in bytes."""
@@ -42,25 +43,32 @@ def bounded_lines(
     Content and length exclude the line end and the byte-order mark. The content of a line of more than `limit` bytes is
     empty, its length the true one; before it is yielded, its pieces, including the line end, are passed to `on_piece`.
     """
+    with path.open("rb") as file:
+        yield from lines_of(file, limit, on_piece)
+
+
+def lines_of(
+    file: IO[bytes], limit: int, on_piece: Callable[[bytes], None] = lambda _: None
+) -> Iterator[tuple[int, int, bytes, int]]:
+    """Yield the lines of an open file as `bounded_lines` does those of a path."""
     # Room for the mark and "\r\n", so that a line of exactly `limit` bytes arrives whole.
     offset, read_size = 0, limit + len(BYTE_ORDER_MARK) + 2
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(partial(file.readline, read_size), b""), 1):
-            mark_size = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
-            size, end, is_complete = len(line), line[-2:], line.endswith(b"\n") or len(line) < read_size
-            if is_complete:
-                content = line[mark_size:].removesuffix(b"\n").removesuffix(b"\r")
-                if len(content) > limit:
-                    on_piece(line[mark_size:])
-            else:
+    for number, line in enumerate(iter(partial(file.readline, read_size), b""), 1):
+        mark_size = len(BYTE_ORDER_MARK) if number == 1 and line.startswith(BYTE_ORDER_MARK) else 0
+        size, end, is_complete = len(line), line[-2:], line.endswith(b"\n") or len(line) < read_size
+        if is_complete:
+            content = line[mark_size:].removesuffix(b"\n").removesuffix(b"\r")
+            if len(content) > limit:
                 on_piece(line[mark_size:])
-                while not end.endswith(b"\n") and (piece := file.readline(_CHUNK)):
-                    on_piece(piece)
-                    # Two bytes across pieces, as "\r" and "\n" may be in different ones.
-                    size, end = size + len(piece), (end + piece)[-2:]
-            length = size - mark_size - (2 if end == b"\r\n" else end.endswith(b"\n"))
-            yield number, offset + mark_size, content if is_complete and length <= limit else b"", length
-            offset += size
+        else:
+            on_piece(line[mark_size:])
+            while not end.endswith(b"\n") and (piece := file.readline(_CHUNK)):
+                on_piece(piece)
+                # Two bytes across pieces, as "\r" and "\n" may be in different ones.
+                size, end = size + len(piece), (end + piece)[-2:]
+        length = size - mark_size - (2 if end == b"\r\n" else end.endswith(b"\n"))
+        yield number, offset + mark_size, content if is_complete and length <= limit else b"", length
+        offset += size
 
 
 class Quotes:
@@ -119,21 +127,26 @@ def array_items(path: Path, size: int = _CHUNK, limit: int = MAX_ROW_BYTES) -> I
     Raises: ValueError or RecursionError if the file is not an array, or is malformed.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        array = _ArrayReader(partial(file.read), size, limit)
-        if array.next_symbol() != "[":
-            raise ValueError("no array")
-        symbol = array.next_symbol()
-        while symbol != "]":
-            array.index -= 1  # the symbol is the first character of the item
-            yield array.item()
-            if (symbol := array.next_symbol()) == ",":
-                symbol = array.next_symbol()
-                if symbol == "]":
-                    raise ValueError("a comma before the end")
-            elif symbol != "]":
-                raise ValueError("no comma between items")
-        if array.next_symbol():
-            raise ValueError("something after the array")
+        yield from items_of(partial(file.read), size, limit)
+
+
+def items_of(read: Callable[[int], str], size: int = _CHUNK, limit: int = MAX_ROW_BYTES) -> Iterator[str | None]:
+    """Yield the items of a JSON array as `array_items` does; `read` returns so many of the next characters."""
+    array = _ArrayReader(read, size, limit)
+    if array.next_symbol() != "[":
+        raise ValueError("no array")
+    symbol = array.next_symbol()
+    while symbol != "]":
+        array.index -= 1  # the symbol is the first character of the item
+        yield array.item()
+        if (symbol := array.next_symbol()) == ",":
+            symbol = array.next_symbol()
+            if symbol == "]":
+                raise ValueError("a comma before the end")
+        elif symbol != "]":
+            raise ValueError("no comma between items")
+    if array.next_symbol():
+        raise ValueError("something after the array")
 
 
 class _ArrayReader:

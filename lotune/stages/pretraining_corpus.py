@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
-from lotune.data.corpus import Corpus, chunk_articles, sentence_ends
+from lotune.data.blocks import chunk_articles, sentence_ends
+from lotune.data.corpus_split import SplitCorpus
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.data.tokenization import encode_rows
 from lotune.data.tokenized import EncodedRow
 from lotune.errors import DataError
+from lotune.files import write_json
 from lotune.recipe import Recipe
 from lotune.runs import Run
+from lotune.stages.corpus import corpus_lines, read_corpus
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.pretraining_model import context_of
 from lotune.train.settings import PretrainSettings
@@ -26,10 +29,14 @@ TOKENIZER_DOCUMENTS = 20_000
 """Maximum number of documents that the tokeniser is trained on."""
 CORPUS_SETTINGS = (
     "seed", "pretrain.generated_documents", "pretrain.validation_fraction", "pretrain.llama_config.vocab_size",
-    "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning", "pretrain.chunking", "pretrain.block_size",
+    "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning",
+    "pretrain.cleaning_rules", "pretrain.text_key", "pretrain.deduplicate", "pretrain.near_duplicate_similarity",
+    "pretrain.chunking", "pretrain.block_size",
     "pretrain.tokenizer", "pretrain.config_file", "pretrain.llama_config.max_position_embeddings",
 )  # fmt: skip
 """Settings that tokeniser and documents depend on."""
+CORPUS_FILE = "corpus.json"
+"""File in the run's data with the counts of its corpus."""
 CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
 """Paths in the package whose code generates the text and tokenises it."""
 
@@ -55,10 +62,17 @@ def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tu
             print_status(f"changed: {change} (the documents are made again)")
         # Before anything is written: half-written token files must not pass as finished after a crash.
         run.invalidate_stage("documents")
+        articles = None if settings.corpus is None else read_corpus(recipe)
         if path == folder / "tokenizer":
-            _train_tokenizer(settings, recipe, path)
-        write = _write_documents if settings.corpus is None else _write_articles
-        write(AutoTokenizer.from_pretrained(path), settings, recipe, folder)
+            _train_tokenizer(settings, recipe, path, articles)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if articles is None:
+            _write_documents(tokenizer, settings, recipe, folder)
+        else:
+            for line in corpus_lines(articles.counts):
+                print_status(line)
+            write_json(folder / CORPUS_FILE, asdict(articles.counts))
+            _write_articles(tokenizer, settings, articles, folder)
         run.mark_stage_done("documents", inputs, [folder])
     tokenizer = AutoTokenizer.from_pretrained(path)
     return tokenizer, TokenFile(folder / "train"), TokenFile(folder / "validation")
@@ -69,16 +83,16 @@ def tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
     return settings.init_from or settings.tokenizer or folder / "tokenizer"
 
 
-def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
+def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path, articles: SplitCorpus | None) -> None:
     from lotune.data.tokenizer_training import train_tokenizer
     from lotune.nano.corpus_generator import tokenizer_texts
 
     print_status("training the tokeniser")
-    if settings.corpus is None:
+    if articles is None:
         texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
     else:
         # The training part alone: text of the validation articles must not shape the vocabulary.
-        texts = (article.target for article in _split_articles(settings.corpus, settings, recipe)[0])
+        texts = (article.target for article in articles.train)
     train_tokenizer(texts, settings.llama_config.vocab_size, folder)
 
 
@@ -93,24 +107,14 @@ def _write_documents(tokenizer: Any, settings: PretrainSettings, recipe: Recipe,
         write_token_file(folder / name, rows, len(tokenizer))
 
 
-def _split_articles(
-    path: Path, settings: PretrainSettings, recipe: Recipe
-) -> tuple[Iterator[Example], Iterator[Example]]:
-    """Return the articles to train on and those to validate on."""
-    corpus = Corpus(path, settings.cleaning, recipe.data.max_row_bytes)
-    return corpus.train_validation_split(settings.validation_fraction, recipe.seed)
-
-
-def _write_articles(tokenizer: Any, settings: PretrainSettings, recipe: Recipe, folder: Path) -> None:
+def _write_articles(tokenizer: Any, settings: PretrainSettings, articles: SplitCorpus, folder: Path) -> None:
     """Write the articles as blocks of tokens. Raises: DataError if the training or the validation part has no block."""
-    assert settings.corpus is not None
     size = min(settings.block_size or context_of(settings), context_of(settings))
     # A stream cuts blocks anywhere; the other ways cut after whole sentences.
     ends = frozenset() if settings.chunking == "stream" else sentence_ends(tokenizer)
-    parts = _split_articles(settings.corpus, settings, recipe)
-    for name, articles in zip(("train", "validation"), parts, strict=True):
+    for name, part in (("train", articles.train), ("validation", articles.validation)):
         counts: Counter[str] = Counter()
-        rows = chunk_articles(encode_rows(tokenizer, articles), size, settings.chunking, ends, counts)
+        rows = chunk_articles(encode_rows(tokenizer, part), size, settings.chunking, ends, counts)
         write_token_file(folder / name, rows, len(tokenizer), counts)
         print_status(
             f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks"

@@ -7,6 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lotune.data.blocks import Chunking
+from lotune.data.cleaning import Cleaning
+from lotune.data.duplicates import Deduplicate
 from lotune.settings import AUTO, AutoCount, AutoFraction, AutoPositiveFloat, AutoRate, Settings, Switch
 
 
@@ -121,6 +124,17 @@ class LlamaSettings(Settings):
         return self
 
 
+class CleaningRuleSettings(Settings):
+    """A rule of cleaning."""
+
+    name: str = Field(min_length=1)
+    """Name of the rule, by which its hits are counted."""
+    pattern: str = Field(min_length=1)
+    """Regular expression of what is replaced."""
+    replacement: str = ""
+    """Text in its place, in which \\1 is the first group of the pattern."""
+
+
 class PretrainSettings(TrainingSettings):
     """How a base model is trained on your own articles, or on text that lotune generates."""
 
@@ -133,10 +147,20 @@ class PretrainSettings(TrainingSettings):
     init_from: Path | None = None
     """Folder of a model to continue from, with its tokeniser and its shape; null starts from scratch."""
     corpus: Path | None = None
-    """File or folder of articles (jsonl with `text`, txt) to train on; null generates the text of nano."""
-    cleaning: Literal["none", "wiki"] = "none"
+    """File or folder of articles (jsonl, json, txt, parquet; also as .gz and .zst) to train on; null generates the text
+    of nano."""
+    cleaning: Cleaning = "none"
     """How to clean articles; wiki removes title, line breaks and the empty brackets that extraction leaves."""
-    chunking: Literal["first_block", "sentences", "stream"] = "sentences"
+    cleaning_rules: list[CleaningRuleSettings] = Field(default_factory=list)
+    """Rules of cleaning to apply after these, in their order: a list of name, pattern, replacement."""
+    text_key: str = "text"
+    """Key, or column, of the articles' text in jsonl, json and parquet files."""
+    deduplicate: Deduplicate = "exact"
+    """Which articles to remove as duplicates of an earlier one: none, exact copies, or near copies (needs pip install
+    '.[corpus]')."""
+    near_duplicate_similarity: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of character 5-grams from which on two articles are near copies."""
+    chunking: Chunking = "sentences"
     """How articles become blocks: sentences fills them with whole sentences, first_block keeps only the first of an
     article, stream cuts one long stream of tokens."""
     block_size: int | None = Field(None, ge=8)

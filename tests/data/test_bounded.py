@@ -176,7 +176,7 @@ def test_articles_are_bounded(tmp_path: Path) -> None:
         assert list(Corpus(file).articles())
         with pytest.raises(DataError, match="max_row_bytes") as error:
             list(Corpus(file, max_row_bytes=300).articles())
-        assert error.value.where == str(tmp_path / where)
+        assert str(tmp_path / where) in str(error.value)
 
 
 def test_paragraphs_are_bounded(tmp_path: Path) -> None:

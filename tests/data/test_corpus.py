@@ -1,73 +1,52 @@
-"""Articles: read, cleaned and cut into blocks; the contest course's rules for blocks hold on its own articles."""
+"""Articles of files and folders, in every format."""
 
 from __future__ import annotations
 
-from collections import Counter
+import gzip
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lotune.data.corpus import Corpus, chunk_articles, clean_wiki_article, sentence_ends
-from lotune.data.tokenized import EncodedRow
+from lotune.data import corpus_files
+from lotune.data.corpus import Corpus, CorpusCounts
 from lotune.errors import DataError
 
-EOS, STOP = 0, 9
-ENDS = frozenset({STOP})
+TEXTS = ["光速很快。", "A second article.", "第三篇。\n\n有两段。"]
 
 
-def cut(articles: list[list[int]], size: int, how: Any) -> tuple[list[tuple[int, ...]], Counter[str]]:
-    counts: Counter[str] = Counter()
-    rows = [EncodedRow(str(number), (*tokens, EOS), 0) for number, tokens in enumerate(articles)]
-    return [block.token_ids for block in chunk_articles(rows, size, how, ENDS, counts)], counts
+def zstd(content: bytes) -> bytes:
+    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(content))
 
 
-ARTICLES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_size=1, max_size=6)
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 
 
-@given(ARTICLES, st.integers(8, 20))
-def test_a_block_is_whole_sentences_and_an_end(articles: list[list[int]], size: int) -> None:
-    result, counts = cut(articles, size, "first_block")
-    fitting = [[n for n in range(2, len(a) + 1) if a[n - 1] == STOP and n < size] for a in articles]
-    expected = [(*a[: positions[-1]], EOS) for a, positions in zip(articles, fitting, strict=True) if positions]
-    assert result == expected
-    assert counts == Counter(articles=len(articles), blocks=len(result), dropped=len(articles) - len(result))
+def texts_of(path: Path, **settings: Any) -> list[str]:
+    return [article.target for article in Corpus(path, **settings).articles()]
 
 
-@given(ARTICLES, st.integers(8, 20))
-def test_all_blocks_give_back_the_sentences_that_fit(articles: list[list[int]], size: int) -> None:
-    for article in articles:
-        results, counts = cut([article], size, "sentences")
-        assert all(2 <= len(block) <= size for block in results)
-        assert counts["dropped"] == (not results)
-        assert [block[-1] == EOS for block in results] == [False] * (len(results) - 1) + [True] * bool(results)
-        joined = [token for block in results for token in block if token != EOS]
-        sentences = [[*map(int, part), STOP] for part in "".join(map(str, article)).split("9")[:-1]]
-        if all(2 <= len(sentence) < size for sentence in sentences):
-            assert joined == [token for sentence in sentences for token in sentence]
-        missing = [sentence for sentence in sentences if 2 <= len(sentence) < size]
-        for sentence in missing:
-            assert "".join(map(str, sentence)) in "".join(map(str, joined))
+@pytest.mark.parametrize("packed", PACKERS)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".txt"])
+def test_every_format_gives_the_same_articles(tmp_path: Path, suffix: str, packed: str) -> None:
+    content = {
+        ".jsonl": b"".join(orjson.dumps({"id": 1, "text": text}) + b"\r\n" for text in TEXTS),
+        ".json": orjson.dumps([{"text": text} for text in TEXTS], option=orjson.OPT_INDENT_2),
+        ".txt": "".join(f'<doc id="{n}">\r\n{text}\r\n</doc>\n' for n, text in enumerate(TEXTS)).encode(),
+    }[suffix]
+    (tmp_path / f"a{suffix}{packed}").write_bytes(PACKERS[packed](b"\xef\xbb\xbf" + content))
+    assert texts_of(tmp_path) == TEXTS
 
 
-def test_a_sentence_that_is_too_long_is_left_out() -> None:
-    long = [1] * 9
-    result, counts = cut([[2, 9, *long, 9, 3, 9], [9, *long, 9], [*long, 9, 4, 9]], 6, "sentences")
-    assert result == [(2, 9), (3, 9, EOS), (4, 9, EOS)]
-    assert counts == Counter(articles=3, blocks=3, dropped=1)
-
-
-@given(ARTICLES, st.integers(8, 20))
-def test_a_stream_loses_no_token(articles: list[list[int]], size: int) -> None:
-    results, _ = cut(articles, size, "stream")
-    complete = [token for article in articles for token in (*article, EOS)]
-    joined = [token for block in results for token in block]
-    assert joined == complete[: len(joined)]
-    assert len(complete) - len(joined) <= 1
-    assert all(len(block) == size for block in results[:-1])
+def test_parquet_gives_the_same_articles(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"content": TEXTS, "n": [1, 2, 3]}), tmp_path / "a.parquet")
+    assert texts_of(tmp_path, text_key="content") == TEXTS
+    with pytest.raises(DataError, match=r'a\.parquet\[0\].*"text"; its keys are content, n'):
+        texts_of(tmp_path)
 
 
 def test_articles_of_a_folder(tmp_path: Path) -> None:
@@ -77,73 +56,95 @@ def test_articles_of_a_folder(tmp_path: Path) -> None:
         orjson.dumps({"text": "数学\n\n数学（）是\n一门-{}-学科。"}) + b"\n\n" + orjson.dumps({"text": " "}) + b"\n"
     )
     (below / "wiki_01.txt").write_text('<doc id="1">\nA\n\nA is first.\n</doc>\n<doc id="2">\nB\n\nB.\n</doc>\n')
+    (tmp_path / "one.json").write_bytes(orjson.dumps({"text": "C\n\nalone."}))
     (tmp_path / "plain.txt").write_text("To be,\n\nor not.\n")
     (tmp_path / "notes.md").write_text("not read")
-    result = {Path(article.id).name: article.target for article in Corpus(tmp_path, "wiki").articles()}
+    (tmp_path / ".hidden.txt").write_text("not read")
+    counts = CorpusCounts()
+    result = {Path(article.id).name: article.target for article in Corpus(tmp_path, "wiki").articles(counts)}
     assert result == {
         "wiki_00.jsonl:1": "数学是一门学科。", "wiki_01.txt[1]": "A is first.", "wiki_01.txt[2]": "B.",
-        "plain.txt": "or not.",
+        "one.json": "alone.", "plain.txt": "or not.",
     }  # fmt: skip
-    remaining = [article.target for article in Corpus(tmp_path / "plain.txt").articles()]
-    assert remaining == ["To be,\n\nor not."]
+    assert dict(counts.files) == {".jsonl": 1, ".txt": 2, ".json": 1}
+    assert (counts.read, counts.empty, counts.malformed) == (6, 1, 0)
+    assert texts_of(tmp_path / "plain.txt") == ["To be,\n\nor not."]
 
 
-@given(st.integers(1, 30), st.floats(0.01, 0.99), st.integers(0, 9))
-def test_every_article_is_trained_on_or_held_back(count: int, share: float, seed: int) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "a.jsonl"
-        file.write_bytes(b"".join(orjson.dumps({"text": f"article {n}"}) + b"\n" for n in range(count)))
-        train, held = ([item.target for item in part] for part in Corpus(file).train_validation_split(share, seed))
-    assert train
-    assert held
-    if count > 1:
-        assert sorted(train + held) == sorted(f"article {n}" for n in range(count))
-    else:
-        assert train[0] + held[0] == "article 0"
-
-
-@pytest.mark.parametrize("line", [b"no json", b'{"title": "x"}', b'["text"]', b'{"text": 3}'])
-def test_a_line_that_is_no_article_is_named(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize("line", [b"no json", b'{"title": "x"}', b'["text"]', b'{"text": 3}', b'{"text": "\xff"}'])
+def test_a_line_that_is_no_article_is_named_or_left_out(tmp_path: Path, line: bytes) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
-    with pytest.raises(DataError, match=r"a\.jsonl:2"):
-        list(Corpus(file).articles())
+    file.write_bytes(b'{"text": "fine"}\n' + line + b'\n{"text": "fine, too"}\n' + line)
+    with pytest.raises(DataError, match=r"2 of 4 rows cannot be used: .*a\.jsonl:2, .*a\.jsonl:4"):
+        texts_of(file)
+    counts = CorpusCounts()
+    left = [article.target for article in Corpus(file, on_error="skip").articles(counts)]
+    assert left == ["fine", "fine, too"]
+    assert counts.malformed == 2
+    assert "a.jsonl:2" in counts.malformed_rows[0]
+
+
+def test_no_article_follows_a_malformed_one_that_stops(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"text": "fine"}\nbroken\n{"text": "fine"}\n')
+    articles = Corpus(file).articles()
+    assert next(articles).target == "fine"
+    with pytest.raises(DataError):
+        next(articles)
+
+
+def test_an_article_that_is_too_long_is_named_or_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(orjson.dumps({"text": "x" * 500}) + b"\n" + orjson.dumps({"text": "short"}))
+    (tmp_path / "b.json").write_bytes(orjson.dumps([{"text": "y" * 500}, {"text": "short, too"}]))
+    (tmp_path / "c.txt").write_bytes(b"<doc>" + b"z" * 500 + b"</doc><doc>short as well</doc>")
+    with pytest.raises(DataError, match=r"3 of 6 rows.*more than 300 bytes"):
+        texts_of(tmp_path, max_row_bytes=300)
+    assert texts_of(tmp_path, max_row_bytes=300, on_error="skip") == ["short", "short, too", "short as well"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.json", b'[{"text": "x"}, {', "is not JSON after item 0"),
+        ("a.json", b'"text"', "is not JSON"),
+        ("a.jsonl.gz", b"not packed", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9)[:-20], "cannot be read"),
+        ("a.txt", b"caf\xe9 au lait", "byte 3 is not UTF-8"),
+        ("a.txt.gz", gzip.compress(b"x" * 9 + "é".encode()[:1]), "byte 9 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_of_its_format_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}.*{reason}"):
+        texts_of(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [".gz", ".zst"])
+def test_a_file_that_expands_without_end_is_refused(
+    tmp_path: Path, packed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_files, "FREE_BYTES", 1 << 10)
+    (tmp_path / f"a.jsonl{packed}").write_bytes(PACKERS[packed](b" " * 3_000_000))
+    with pytest.raises(DataError, match="expands to more than 200 times its size"):
+        texts_of(tmp_path)
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt.zst").write_bytes(b"x")
+    found = importlib.import_module
+
+    def without_zstandard(name: str, *rest: Any) -> Any:
+        if name == "zstandard":
+            raise ImportError(name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without_zstandard)
+    with pytest.raises(DataError, match=r"\[corpus\]"):
+        texts_of(tmp_path)
 
 
 def test_a_folder_without_articles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no articles"):
         Corpus(tmp_path).files()
-
-
-def test_extraction_residue_is_removed() -> None:
-    assert clean_wiki_article("题\r\n\r\n甲。") == "甲。"
-    left = "题\n\n甲（；）乙（，）丙()丁「」戊《》己“”庚（（））辛-{}-壬<div>癸"
-    assert clean_wiki_article(left) == "甲乙丙丁戊己庚辛壬癸"
-
-
-def test_sentence_ends_are_tokens_that_end_a_sentence(byte_tokenizer: Any) -> None:
-    ends = {byte_tokenizer.decode([token]) for token in sentence_ends(byte_tokenizer)}
-    assert {".", "!", "?"} <= ends
-    assert not {"a", ","} & ends
-
-
-@pytest.mark.oracle
-def test_blocks_of_real_articles_end_with_a_sentence(reference_data: Path) -> None:
-    from lotune.data.tokenization import encode_rows
-    from lotune.model.loading import load_tokenizer
-    from lotune.model.settings import BaseSettings
-
-    nano_tokenizer: Any = load_tokenizer(BaseSettings())[0]
-    counts: Counter[str] = Counter()
-    articles = Corpus(reference_data / "zh_wiki" / "wiki_zh_AA_00.jsonl", "wiki").articles()
-    rows = encode_rows(nano_tokenizer, articles)
-    results = list(chunk_articles(rows, 512, "first_block", sentence_ends(nano_tokenizer), counts))
-    assert counts["articles"] == counts["blocks"] + counts["dropped"]
-    assert counts["blocks"] > 50
-    for block in results:
-        text = nano_tokenizer.decode(list(block.token_ids[:-1]))
-        assert len(block.token_ids) <= 512
-        assert text.rstrip()[-1] in "。！？.!?"
-        assert block.token_ids[-1] == nano_tokenizer.eos_token_id
+    with pytest.raises(DataError, match="does not exist"):
+        Corpus(tmp_path / "missing").files()

@@ -345,7 +345,7 @@ def test_a_base_model_from_a_users_articles(tmp_path: Path, more: list[str]) -> 
 
 
 @pytest.mark.parametrize(("more", "found"), [
-    ([], "is not an article"),
+    ([], "is no JSON object with a text"),
     (["pretrain.corpus=nowhere.jsonl"], "pretrain.corpus: nowhere.jsonl does not exist"),
     (["pretrain.init_from=.", "pretrain.tokenizer=."], "init_from brings its own tokenizer"),
 ])  # fmt: skip
