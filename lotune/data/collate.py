@@ -8,7 +8,7 @@ position t, or IGNORE_INDEX.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,13 @@ class Batch:
                     *line[: self.shared_prefix].tolist(),
                     *line[self.shared_prefix :][ids[self.shared_prefix :] == number].tolist(),
                 ]
+
+
+def without_targets(batch: Batch, token_id: int | None) -> Batch:
+    """Return a batch in which no position has this token as its target; None leaves the batch as it is."""
+    if token_id is None:
+        return batch
+    return replace(batch, targets=batch.targets.masked_fill(batch.targets == token_id, IGNORE_INDEX))
 
 
 def replay_part(batch: Batch, prefix_ids: Sequence[int] = ()) -> Batch | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lotune.console import print_status
-from lotune.data.collate import Batch, Collator
+from lotune.data.collate import Batch, Collator, without_targets
 from lotune.data.corpus import Corpus
 from lotune.data.rank_split import RankSplit
 from lotune.data.samplers import SamplingOrder, pretraining_batches, pretraining_rows_of_step, steps_for_epochs
@@ -198,7 +198,7 @@ def _set_up(
         model = model.to(device)
     packed = enable_features(model, rows, settings, "pretrain", world, device, in_shards=in_shards)
     pad_token_id = None if packed else padding_id(tokenizer)
-    course = _training_course(recipe, settings, rows, pad_token_id, world)
+    course = _training_course(recipe, settings, rows, pad_token_id, world, _unscored_id(settings, tokenizer))
     session = make_session(
         recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16,
@@ -212,17 +212,29 @@ def _refuse_muon(settings: PretrainSettings) -> None:
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
+def _unscored_id(settings: PretrainSettings, tokenizer: Any) -> int | None:
+    """Return the id of the end-of-text token if it is not in the loss, else None."""
+    is_scored = settings.corpus is None if settings.score_eot == "auto" else settings.score_eot == "on"
+    return None if is_scored else int(tokenizer.eos_token_id)
+
+
 def _training_course(
-    recipe: Recipe, settings: PretrainSettings, rows: TokenFile, pad_token_id: int | None, world: ProcessGroup
+    recipe: Recipe,
+    settings: PretrainSettings,
+    rows: TokenFile,
+    pad_token_id: int | None,
+    world: ProcessGroup,
+    unscored_id: int | None,
 ) -> TrainingCourse:
     sampling: _Sampling = {"batch_tokens": settings.step_tokens, "seed": recipe.seed, "sampling": settings.sampling}
     steps = settings.steps or steps_for_epochs(rows, **sampling, epochs=settings.epochs)
 
     def batches(first_step: int) -> Iterator[list[Batch]]:
-        return pretraining_batches(
+        drawn = pretraining_batches(
             rows, **sampling, steps=steps, first_step=first_step, rank_split=RankSplit(world.rank, world.size),
             pad_token_id=pad_token_id, micro_batch_tokens=settings.micro_batch_tokens,
         )  # fmt: skip
+        return ([without_targets(batch, unscored_id) for batch in step] for step in drawn)
 
     def row_ids(step: int) -> list[str]:
         indices = pretraining_rows_of_step(rows, **sampling, step=step)
@@ -251,24 +263,27 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dic
     pretraining = _set_up(recipe, settings, world, inputs_fingerprint(inputs))
     parameters, tokens = count_parameters(pretraining.model), int(pretraining.rows.lengths().sum())
     steps = pretraining.session.course.steps
-    print_status(f"{parameters:,} parameters, {tokens:,} tokens, {steps} steps")
+    in_epoch = steps_for_epochs(pretraining.rows, batch_tokens=settings.step_tokens, seed=recipe.seed)
+    print_status(f"{parameters:,} parameters, {tokens:,} tokens, {steps} steps, {in_epoch} in an epoch")
     for _ in lead(pretraining.session, resume(pretraining.session).step):
         pass
     loss = _finish(recipe, settings, pretraining)
     return {
         "parameters": parameters, "tokens": tokens, "steps": steps, "validation_loss": loss,
-        **_validation_metrics(pretraining.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss),
+        **_validation_metrics(
+            pretraining.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss,
+            _unscored_id(settings, pretraining.tokenizer),
+        ),
     }  # fmt: skip
 
 
-def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float) -> dict[str, float]:
-    """Return perplexity per token and bits per byte of the scored text; the end of a text costs bits, no bytes."""
-    scored = [rows[index] for index in range(len(rows))]
-    texts = tokenizer.batch_decode(
-        [row.token_ids[max(1, row.completion_start) :] for row in scored], skip_special_tokens=True
-    )
+def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float, unscored_id: int | None) -> dict[str, float]:
+    """Return perplexity per token and bits per byte of the scored text; a scored end of a text costs bits, no bytes."""
+    scored = [rows[index].token_ids[max(1, rows[index].completion_start) :] for index in range(len(rows))]
+    texts = tokenizer.batch_decode(scored, skip_special_tokens=True)
     # The loss is in nats per scored token, whereas bits per byte do not depend on the tokeniser.
-    bits = loss / math.log(2) * rows.supervised()
+    unscored = 0 if unscored_id is None else sum(tokens.count(unscored_id) for tokens in scored)
+    bits = loss / math.log(2) * (rows.supervised() - unscored)
     return {"perplexity": math.exp(loss), "bits_per_byte": bits / max(1, sum(len(text.encode()) for text in texts))}
 
 
@@ -281,9 +296,9 @@ def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: Pretraining
     from lotune.train.loop import evaluate_loss
 
     held_out = TokenFile(recipe.folder / "data" / "validation")
-    loss = evaluate_loss(
-        pretraining.model, _validation_batches(held_out, pretraining.pad_token_id), PRETRAINING_OOM_REMEDY
-    )
+    unscored_id = _unscored_id(settings, pretraining.tokenizer)
+    batches = _validation_batches(held_out, pretraining.pad_token_id, unscored_id)
+    loss = evaluate_loss(pretraining.model, batches, PRETRAINING_OOM_REMEDY)
     model = pretraining.model
     if pretraining.session.in_shards:
         model = gather_full_model(model, initial_model(settings, pretraining.tokenizer))
@@ -299,8 +314,9 @@ def _check_lengths(rows: TokenFile, context: int) -> None:
         raise SettingsError("pretrain.llama_config.max_position_embeddings", found, f"{context} at most", remedy)
 
 
-def _validation_batches(rows: TokenFile, pad_token_id: int | None) -> Iterator[Batch]:
+def _validation_batches(rows: TokenFile, pad_token_id: int | None, unscored_id: int | None) -> Iterator[Batch]:
     """Yield micro-batches that have every row once."""
     collator = Collator(len(rows), 8192, pad_token_id or 0, packed=pad_token_id is None)
     for indices in chunks(range(len(rows)), 512):
-        yield from collator.batches(rows[index] for index in indices)
+        batches = collator.batches(rows[index] for index in indices)
+        yield from (without_targets(batch, unscored_id) for batch in batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
-from lotune.data.blocks import chunk_articles, sentence_ends
+from lotune.data.blocks import BlockRule, SentenceEnds, chunk_articles
 from lotune.data.corpus_split import SplitCorpus
 from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
@@ -31,7 +31,7 @@ CORPUS_SETTINGS = (
     "seed", "pretrain.generated_documents", "pretrain.validation_fraction", "pretrain.llama_config.vocab_size",
     "pretrain.init_from", "pretrain.corpus", "pretrain.cleaning",
     "pretrain.cleaning_rules", "pretrain.text_key", "pretrain.deduplicate", "pretrain.near_duplicate_similarity",
-    "pretrain.chunking", "pretrain.block_size",
+    "pretrain.chunking", "pretrain.block_size", "pretrain.sentence_ends",
     "pretrain.tokenizer", "pretrain.config_file", "pretrain.llama_config.max_position_embeddings",
 )  # fmt: skip
 """Settings that tokeniser and documents depend on."""
@@ -64,7 +64,7 @@ def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tu
         run.invalidate_stage("documents")
         articles = None if settings.corpus is None else read_corpus(recipe)
         if path == folder / "tokenizer":
-            _train_tokenizer(settings, recipe, path, articles)
+            _make_tokenizer(settings, recipe, path, articles)
         tokenizer = AutoTokenizer.from_pretrained(path)
         if articles is None:
             _write_documents(tokenizer, settings, recipe, folder)
@@ -80,13 +80,23 @@ def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tu
 
 def tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
     """Return the folder of the tokeniser; `folder` is that of the run's data."""
-    return settings.init_from or settings.tokenizer or folder / "tokenizer"
+    from lotune.model.convert.tokenizer_files import find_foreign_tokenizer
+
+    given = settings.init_from or settings.tokenizer
+    # A layout that transformers does not read, such as encoder.json with vocab.bpe, is converted into the run.
+    return folder / "tokenizer" if given is None or find_foreign_tokenizer(given) else given
 
 
-def _train_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path, articles: SplitCorpus | None) -> None:
+def _make_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path, articles: SplitCorpus | None) -> None:
     from lotune.data.tokenizer_training import train_tokenizer
+    from lotune.model.convert.tokenizer_files import read_tokenizer
     from lotune.nano.corpus_generator import tokenizer_texts
 
+    if settings.tokenizer is not None:
+        tokenizer, layout = read_tokenizer(settings.tokenizer)
+        tokenizer.save_pretrained(folder)
+        print_status(f"the tokeniser in {settings.tokenizer} was {layout}, and is {folder} now")
+        return
     print_status("training the tokeniser")
     if articles is None:
         texts = tokenizer_texts(min(TOKENIZER_DOCUMENTS, settings.generated_documents), recipe.seed)
@@ -111,13 +121,15 @@ def _write_articles(tokenizer: Any, settings: PretrainSettings, articles: SplitC
     """Write the articles as blocks of tokens. Raises: DataError if the training or the validation part has no block."""
     size = min(settings.block_size or context_of(settings), context_of(settings))
     # A stream cuts blocks anywhere; the other ways cut after whole sentences.
-    ends = frozenset() if settings.chunking == "stream" else sentence_ends(tokenizer)
+    ends = None if settings.chunking == "stream" else SentenceEnds(tokenizer, settings.sentence_ends)
+    rule = BlockRule(size, settings.chunking, ends)
     for name, part in (("train", articles.train), ("validation", articles.validation)):
         counts: Counter[str] = Counter()
-        rows = chunk_articles(encode_rows(tokenizer, part), size, settings.chunking, ends, counts)
+        rows = chunk_articles(encode_rows(tokenizer, part), rule, counts)
         write_token_file(folder / name, rows, len(tokenizer), counts)
         print_status(
-            f"{name}: {counts['articles']:,} articles, {counts['dropped']:,} dropped, {counts['blocks']:,} blocks"
+            f"{name}: {counts['articles']:,} articles in {counts['blocks']:,} blocks, {counts['tokens']:,} tokens "
+            f"({counts['dropped']:,} articles dropped, {counts['cut']:,} cut by {counts['cut_tokens']:,} tokens)"
         )
         if not counts["blocks"]:
             found = f"no {name} article has a sentence that fits into {size} tokens"

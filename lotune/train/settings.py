@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lotune.data.blocks import Chunking
+from lotune.data.blocks import SENTENCE_ENDS, Chunking
 from lotune.data.cleaning import Cleaning
 from lotune.data.duplicates import Deduplicate
 from lotune.settings import AUTO, AutoCount, AutoFraction, AutoPositiveFloat, AutoRate, Settings, Switch
@@ -165,6 +165,11 @@ class PretrainSettings(TrainingSettings):
     article, stream cuts one long stream of tokens."""
     block_size: int | None = Field(None, ge=8)
     """Maximum number of tokens in a block; null takes the model's context."""
+    sentence_ends: list[str] = Field(default_factory=lambda: list(SENTENCE_ENDS), min_length=1)
+    """Texts after which a sentence ends; where no letter or digit follows, if they are ASCII."""
+    score_eot: Switch = "auto"
+    """Whether the end-of-text token of an article is in the loss; auto: not with a corpus. A model that never learns it
+    goes on after an article's end."""
     sampling: Literal["epochs", "with_replacement"] = "epochs"
     """Order of the blocks: each block once per epoch, or drawn at random with replacement."""
     generated_documents: int = Field(200_000, ge=1)

@@ -315,6 +315,7 @@ def articles(folder: Path) -> Path:
 @pytest.mark.parametrize("more", [
     ["pretrain.chunking=first_block", "pretrain.block_size=64"],
     ["pretrain.chunking=stream", "pretrain.sampling=with_replacement", "pretrain.config_file=GPT2"],
+    ["pretrain.score_eot=on"],
 ])  # fmt: skip
 def test_a_base_model_from_a_users_articles(tmp_path: Path, more: list[str]) -> None:
     """Its figures on held-out text are those that transformers' own loss gives on the same blocks."""
@@ -336,7 +337,9 @@ def test_a_base_model_from_a_users_articles(tmp_path: Path, more: list[str]) -> 
     bits = size = 0.0
     for row in (rows[place] for place in range(len(rows))):
         ids = torch.tensor([row.token_ids])
-        bits += base.model(input_ids=ids, labels=ids).loss.item() * (len(row.token_ids) - 1) / math.log(2)
+        labels = ids if "pretrain.score_eot=on" in more else ids.masked_fill(ids == base.tokenizer.eos_token_id, -100)
+        scored = int((labels[:, 1:] != -100).sum())
+        bits += base.model(input_ids=ids, labels=labels).loss.item() * scored / math.log(2)
         size += len(base.tokenizer.decode(row.token_ids[1:], skip_special_tokens=True).encode())
     assert figures["bits_per_byte"] == pytest.approx(bits / size, rel=1e-2)
     assert figures["perplexity"] == pytest.approx(math.exp(figures["validation_loss"]))

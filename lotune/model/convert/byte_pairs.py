@@ -44,17 +44,6 @@ def _splits(piece: str, usable: Collection[str]) -> Iterator[tuple[str, str]]:
     return ((left, right) for left, right in pairs if left in usable and right in usable)
 
 
-def byte_characters() -> list[str]:
-    """Return the character that stands for each byte in byte-level vocabularies, as GPT-2 introduced them.
-
-    >>> byte_characters()[ord("a")], byte_characters()[ord(" ")]
-    ('a', 'Ġ')
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
 def byte_level(
     vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lotune.data.token_bytes import byte_characters
 from lotune.errors import ModelError
-from lotune.model.convert.byte_pairs import GPT2_PATTERN, LLAMA3_PATTERN, byte_characters, byte_level, merges_of
+from lotune.model.convert.byte_pairs import GPT2_PATTERN, LLAMA3_PATTERN, byte_level, merges_of
 from lotune.model.convert.sentencepiece_model import (
     Pieces,
     from_pieces,
