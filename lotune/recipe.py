@@ -175,13 +175,12 @@ def check_method(recipe: Recipe) -> None:
 
 def check_extras(recipe: Recipe) -> None:
     """Raise SettingsError if a recipe needs TensorBoard and it is not installed."""
+    parts = {"tune": recipe.tune.tensorboard, "pretrain": recipe.pretrain is not None and recipe.pretrain.tensorboard}
     # `find_spec` does not import it, which takes seconds.
-    if recipe.tune.tensorboard and find_spec("tensorboard") is None:
-        raise SettingsError(
-            "tune.tensorboard",
-            "TensorBoard is not installed",
-            remedy=install_extra("tensorboard"),
-        )
+    for name, wanted in parts.items():
+        if wanted and find_spec("tensorboard") is None:
+            found, remedy = "TensorBoard is not installed", install_extra("tensorboard")
+            raise SettingsError(f"{name}.tensorboard", found, remedy=remedy)
 
 
 def check_pretraining_paths(recipe: Recipe) -> None:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 from lotune.console import print_status
-from lotune.data.collate import Batch, Collator, without_targets
+from lotune.data.collate import Batch, without_targets
 from lotune.data.corpus import Corpus
 from lotune.data.rank_split import RankSplit
 from lotune.data.samplers import SamplingOrder, pretraining_batches, pretraining_rows_of_step, steps_for_epochs
 from lotune.data.token_files import TokenFile
-from lotune.data.tokenized import chunks
 from lotune.data.tokenizer_training import padding_id
 from lotune.disk_space import format_bytes, require_free_space
 from lotune.distributed import ProcessGroup
 from lotune.errors import SettingsError
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
-from lotune.recipe import Recipe, RunOptions, check_pretraining_paths
+from lotune.recipe import Recipe, RunOptions, check_extras, check_pretraining_paths
 from lotune.runs import Run, open_run
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.pretraining_corpus import (
@@ -33,7 +31,9 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
+from lotune.stages.pretraining_validation import BEST_FOLDER, HeldOutBlocks, PretrainingWatch, validation_steps
 from lotune.stages.run_dtypes import Record, print_dtype_reason, resolve_run_dtypes, store_dtypes, with_dtypes
+from lotune.stages.tensorboard_curves import tensorboard_curves
 from lotune.stages.training_session import (
     STATES_FOLDER,
     TrainingCourse,
@@ -66,6 +66,7 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
             "recipe", "has no pretrain settings", "a group `pretrain:`", "copy some with `lotune init --from nano`"
         )
     check_pretraining_paths(recipe)
+    check_extras(recipe)
     with open_run(recipe.folder, recipe) as run:
         given, deciders = recipe, {"pre-training": partial(_faster_dtype, settings, recipe.device)}
         recipe, dtypes = resolve_run_dtypes(run, given, stage_inputs(given, "pretrain"), deciders)
@@ -165,8 +166,10 @@ def follow_pretraining(recipe: Recipe, options: RunOptions) -> None:
     recipe = with_dtypes(recipe, options.world.receive())
     assert recipe.pretrain is not None
     pretraining = _set_up(recipe, recipe.pretrain, options.world, inputs_fingerprint="")
-    for _ in follow(pretraining.session, resume_follower(pretraining.session)):
-        pass
+    watch = _watch(recipe, recipe.pretrain, pretraining)
+    for step in follow(pretraining.session, resume_follower(pretraining.session)):
+        if _validate_if_due(pretraining, watch, step.number):
+            break
     if pretraining.session.in_shards:
         _finish(recipe, recipe.pretrain, pretraining)
 
@@ -240,7 +243,8 @@ def _training_course(
         indices = pretraining_rows_of_step(rows, **sampling, step=step)
         return [f"document {name}" for name in rows.ids(indices)]
 
-    return TrainingCourse("pre-training", steps, (steps,), batches, row_ids, PRETRAINING_OOM_REMEDY)
+    checkpoints = validation_steps(steps, settings.validate_every)
+    return TrainingCourse("pre-training", steps, checkpoints, batches, row_ids, PRETRAINING_OOM_REMEDY)
 
 
 class _Sampling(TypedDict):
@@ -265,46 +269,63 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dic
     steps = pretraining.session.course.steps
     in_epoch = steps_for_epochs(pretraining.rows, batch_tokens=settings.step_tokens, seed=recipe.seed)
     print_status(f"{parameters:,} parameters, {tokens:,} tokens, {steps} steps, {in_epoch} in an epoch")
-    for _ in lead(pretraining.session, resume(pretraining.session).step):
-        pass
-    loss = _finish(recipe, settings, pretraining)
+    watch = _watch(recipe, settings, pretraining)
+    done = resume(pretraining.session).step
+    watch.resume(done)
+    with tensorboard_curves(run.folder, settings.tensorboard) as draw:
+        for step in lead(pretraining.session, done):
+            draw(step)
+            done = step.number
+            if _validate_if_due(pretraining, watch, done):
+                break
+    _finish(recipe, settings, pretraining)
+    last, best = watch.records[-1], watch.best
+    if best.step == last.step:
+        shutil.rmtree(run.folder / BEST_FOLDER, ignore_errors=True)
+    else:
+        print_status(f"step {best.step} was best on validation: {run.folder / BEST_FOLDER}")
     return {
-        "parameters": parameters, "tokens": tokens, "steps": steps, "validation_loss": loss,
-        **_validation_metrics(
-            pretraining.tokenizer, TokenFile(recipe.folder / "data" / "validation"), loss,
-            _unscored_id(settings, pretraining.tokenizer),
-        ),
+        "parameters": parameters, "tokens": tokens, "steps": done, "validation_loss": last.loss,
+        "perplexity": last.perplexity, "bits_per_byte": last.bits_per_byte, "best": asdict(best),
     }  # fmt: skip
 
 
-def _validation_metrics(tokenizer: Any, rows: TokenFile, loss: float, unscored_id: int | None) -> dict[str, float]:
-    """Return perplexity per token and bits per byte of the scored text; a scored end of a text costs bits, no bytes."""
-    scored = [rows[index].token_ids[max(1, rows[index].completion_start) :] for index in range(len(rows))]
-    texts = tokenizer.batch_decode(scored, skip_special_tokens=True)
-    # The loss is in nats per scored token, whereas bits per byte do not depend on the tokeniser.
-    unscored = 0 if unscored_id is None else sum(tokens.count(unscored_id) for tokens in scored)
-    bits = loss / math.log(2) * (rows.supervised() - unscored)
-    return {"perplexity": math.exp(loss), "bits_per_byte": bits / max(1, sum(len(text.encode()) for text in texts))}
+def _watch(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> PretrainingWatch:
+    held_out = HeldOutBlocks(
+        TokenFile(recipe.folder / "data" / "validation"),
+        pretraining.tokenizer,
+        pretraining.pad_token_id,
+        _unscored_id(settings, pretraining.tokenizer),
+    )
+    return PretrainingWatch(recipe.folder, settings, held_out, recipe.seed, PRETRAINING_OOM_REMEDY)
 
 
-def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> float:
-    """Save the model, and return its loss on the held-out documents; sharded, all processes call it."""
+def _validate_if_due(pretraining: PretrainingSession, watch: PretrainingWatch, step: int) -> bool:
+    """Validate after a step if it is due, and return whether the pre-training ends; all processes call it."""
+    session, world = pretraining.session, pretraining.session.training.world
+    if step not in session.course.checkpoints:
+        return False
+    if not world.is_main_process:
+        if session.in_shards:
+            watch.validate(pretraining.model, step, leads=False, in_shards=True)
+        return bool(world.receive())
+    watch.validate(pretraining.model, step, leads=True, in_shards=session.in_shards)
+    world.send_to_followers(watch.has_ended)
+    return watch.has_ended
+
+
+def _finish(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> None:
+    """Save the model; sharded, all processes call it."""
     import torch
 
     from lotune.model.checkpoints import save_model
     from lotune.train.fsdp import gather_full_model
-    from lotune.train.loop import evaluate_loss
 
-    held_out = TokenFile(recipe.folder / "data" / "validation")
-    unscored_id = _unscored_id(settings, pretraining.tokenizer)
-    batches = _validation_batches(held_out, pretraining.pad_token_id, unscored_id)
-    loss = evaluate_loss(pretraining.model, batches, PRETRAINING_OOM_REMEDY)
     model = pretraining.model
     if pretraining.session.in_shards:
         model = gather_full_model(model, initial_model(settings, pretraining.tokenizer))
     if pretraining.session.training.world.is_main_process:
         save_model(model, pretraining.tokenizer, recipe.folder / "model", torch.bfloat16)
-    return loss
 
 
 def _check_lengths(rows: TokenFile, context: int) -> None:
@@ -312,11 +333,3 @@ def _check_lengths(rows: TokenFile, context: int) -> None:
     if longest > context:
         found, remedy = f"a document of {longest} tokens", "raise pretrain.llama_config.max_position_embeddings"
         raise SettingsError("pretrain.llama_config.max_position_embeddings", found, f"{context} at most", remedy)
-
-
-def _validation_batches(rows: TokenFile, pad_token_id: int | None, unscored_id: int | None) -> Iterator[Batch]:
-    """Yield micro-batches that have every row once."""
-    collator = Collator(len(rows), 8192, pad_token_id or 0, packed=pad_token_id is None)
-    for indices in chunks(range(len(rows)), 512):
-        batches = collator.batches(rows[index] for index in indices)
-        yield from (without_targets(batch, unscored_id) for batch in batches)

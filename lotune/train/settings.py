@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -187,6 +187,19 @@ class PretrainSettings(TrainingSettings):
     """Autocast dtype of matrix products; weights and optimizer state stay float32. auto: bfloat16 if clearly faster."""
     validation_fraction: float = Field(0.005, gt=0, lt=1)
     """Fraction of the documents to hold out for the validation loss."""
+    validate_every: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Steps between two validations, each with samples; 0 validates at the end only; auto: ten times in all."""
+    patience: int | None = Field(None, ge=1)
+    """The pre-training ends after so many validations in a row without a lower loss; null: it trains all steps. The
+    learning rate does not fall first, so combine it with a constant one, or take model-best."""
+    sample_prompts: list[str] = Field(default_factory=list)
+    """Texts that the model continues at each validation; none: the beginnings of three held-out blocks."""
+    sample_tokens: int = Field(60, ge=0)
+    """Maximum number of tokens of a sample; 0: no samples."""
+    sample_temperature: float = Field(0.8, ge=0)
+    """Sampling temperature of the samples; 0 is greedy."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
     export_to: Path | None = None
     """Folder into which the finished model is copied."""
 

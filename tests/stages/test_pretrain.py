@@ -43,6 +43,12 @@ def written(folder: Path, optimizer: str = "adamw") -> Path:
     return recipe
 
 
+def trained_steps(run: Path) -> list[dict[str, Any]]:
+    """The steps in the metrics of a run, without its validations."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "number" in line]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_base_model_from_scratch(tmp_path: Path, optimizer: str) -> None:
@@ -58,7 +64,7 @@ def test_a_base_model_from_scratch(tmp_path: Path, optimizer: str) -> None:
     assert foreseen["memory_bytes"] > 16 * 420 * 32
     assert not (tmp_path / "runs" / "mini" / "data").exists()
     figures = json.loads(call(*words).stdout)
-    steps = [json.loads(line) for line in (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()]
+    steps = trained_steps(tmp_path / "runs" / "mini")
     assert [step["number"] for step in steps] == list(range(1, figures["steps"] + 1))
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert 0 < figures["validation_loss"] < steps[0]["loss"]
@@ -71,8 +77,9 @@ def test_a_base_model_from_scratch(tmp_path: Path, optimizer: str) -> None:
     call(*words, "pretrain.steps=2", "pretrain.llama_config.vocab_size=400", "pretrain.export_to=null")
     assert json.loads((tmp_path / "runs" / "mini" / "model" / "config.json").read_text())["vocab_size"] == 400
     load_model(BaseSettings(model=str(tmp_path / "runs" / "mini" / "model")), "cpu")
-    lines = (tmp_path / "runs" / "mini" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 2, "the metrics of an older training stand among those of this one"
+    assert len(trained_steps(tmp_path / "runs" / "mini")) == 2, (
+        "the metrics of an older training stand among those of this one"
+    )
 
 
 def test_a_recipe_without_the_part(tmp_path: Path) -> None:
@@ -91,8 +98,7 @@ def test_pretraining_continues_from_a_model(tmp_path: Path) -> None:
     call("pretrain", recipe, runs, *more)
 
     def losses(name: str) -> list[float]:
-        lines = (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
+        return [step["loss"] for step in trained_steps(tmp_path / "runs" / name)]
 
     assert losses("more")[0] < losses("mini")[0] - 0.1
     tokenizers = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("weights", "more")]
@@ -229,7 +235,8 @@ def test_a_loss_that_is_not_a_number_names_step_and_documents(tmp_path: Path) ->
     with torch.no_grad():
         base.model.model.embed_tokens.weight[broken] = float("nan")
     save_model(base.model, base.tokenizer, start, torch.float32)
-    more = (f"pretrain.init_from={start}", "pretrain.export_to=null", "save_every_minutes=0", "name=more")
+    more = (f"pretrain.init_from={start}", "pretrain.export_to=null", "save_every_minutes=0", "name=more",
+            "pretrain.validate_every=0")  # fmt: skip
     said = call("pretrain", recipe, runs, untied, *more, status=1).stderr.splitlines()[-3]
     assert said.startswith(
         f"step {step}: the loss is nan and the norm of its gradient nan, first in model.embed_tokens; "
@@ -281,7 +288,8 @@ def one_thread() -> Iterator[None]:
 def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """It is killed while a state is written and after another was: it ends bit for bit as it would have."""
     recipe, folder, whole = (written(tmp_path, "muon"), *(tmp_path / name / "mini" for name in ("killed", "whole")))
-    words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.export_to=null")
+    words = ("pretrain", recipe, "threads=1", "save_every_minutes=0", "pretrain.export_to=null",
+             "pretrain.validate_every=3", "pretrain.sample_tokens=5")  # fmt: skip
     said = []
     for moment, step in (("while saving", 4), ("after", 7)):
         command = ["lotune", moment, step, *words, f"runs={tmp_path / 'killed'}"]
@@ -293,10 +301,14 @@ def test_a_killed_pretraining_resumes_to_the_same_weights(tmp_path: Path) -> Non
     assert ["writing 120 documents" in one for one in said] == [True, False, False]
     assert ["resuming after step 3\n" in said[1], "resuming after step 7\n" in said[2]] == [True, True]
     call(*words, f"runs={tmp_path / 'whole'}")
-    for name in ("model/model.safetensors", "model/tokenizer.json", "pretraining.json"):
+    for name in ("model/model.safetensors", "model/tokenizer.json", "pretraining.json", "samples.jsonl"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    steps = [json.loads(line)["number"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines if "number" in line] == list(range(1, 13))
+    assert [line["validation"]["step"] for line in lines if "validation" in line] == [3, 6, 9, 12]
+    assert [line for line in lines if "validation" in line] == [
+        json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines() if "validation" in line
+    ]
     assert not (folder / "states").exists()
 
 
@@ -356,3 +368,42 @@ def test_articles_that_cannot_be_read_are_refused(tmp_path: Path, more: list[str
     (tmp_path / "bad.jsonl").write_text('{"text": "Fine."}\n{"title": "no text"}\n')
     words = ("pretrain", written(tmp_path), f"runs={tmp_path}", f"pretrain.corpus={tmp_path / 'bad.jsonl'}", *more)
     assert found in call(*words, status=2).stderr
+
+
+def test_validations_and_samples_show_a_model_that_learns(tmp_path: Path) -> None:
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", "pretrain.export_to=null", "pretrain.validate_every=4")
+    prompts = 'pretrain.sample_prompts=["The river", "[red]"]'
+    said = call(*words, prompts, "pretrain.sample_tokens=4").stderr
+    folder = tmp_path / "mini"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [line["validation"] for line in lines if "validation" in line]
+    assert [record["step"] for record in found] == [4, 8, 12]
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert found[-1]["perplexity"] == pytest.approx(math.exp(found[-1]["loss"]))
+    figures = json.loads((folder / "pretraining.json").read_text())
+    assert (figures["validation_loss"], figures["best"]) == (found[-1]["loss"], found[-1])
+    assert not (folder / "model-best").exists()  # the last model is the best one
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in samples] == [
+        (step, prompt) for step in (4, 8, 12) for prompt in ("The river", "[red]")
+    ]
+    assert f"step 12: validation loss {found[-1]['loss']:.4f}" in said
+    assert "[red]⟦" in said
+
+
+def test_a_pre_training_without_progress_ends_and_keeps_its_best(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    # A rate that grows the loss from some step on: the first validation is the best one.
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", "pretrain.export_to=null", "pretrain.validate_every=2",
+             "pretrain.steps=40", "pretrain.learning_rate=0.9", "pretrain.warmup_ratio=0.5", "pretrain.patience=2",
+             "pretrain.max_grad_norm=0", "pretrain.sample_tokens=0")  # fmt: skip
+    said, folder = call(*words).stderr, tmp_path / "mini"
+    figures = json.loads((folder / "pretraining.json").read_text())
+    best = figures["best"]
+    assert figures["steps"] == best["step"] + 4 < 40
+    assert f"step {best['step']} was best on validation" in said
+    weights = [load_file(folder / name / "model.safetensors") for name in ("model", "model-best")]
+    assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
+    assert not (folder / "samples.jsonl").read_bytes()
+    assert "nothing has changed" in call(*words).stderr
