@@ -131,7 +131,7 @@ TO_RUN = {
 
 def smaller(command: str, chosen: str, base: Path) -> list[str]:
     """Return the words of a command, with small inputs in the place of large ones."""
-    command = command.replace("step-000762", chosen).replace("Qwen/Qwen2.5-0.5B", str(base)).replace("FOLDER", "nano")
+    command = command.replace("step-000825", chosen).replace("Qwen/Qwen2.5-0.5B", str(base)).replace("FOLDER", "nano")
     words = [LAST_SETTINGS.get(word, word) for word in shlex.split(command)]
     for place, (option, value) in enumerate(pairwise(words), start=1):
         if option in NUMBERS:

@@ -31,6 +31,7 @@ from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
 from lotune.cli.run import run
 from lotune.cli.sample import sample
+from lotune.cli.tokenizer import tokenizer
 from lotune.cli.tune import tune
 from lotune.text_display import show_error
 from lotune.threads import share_cores
@@ -100,4 +101,5 @@ app.command()(leaderboard)
 app.add_typer(grade, name="grade")
 app.command()(sample)
 app.command()(corpus)
+app.add_typer(tokenizer, name="tokenizer")
 app.command()(init)

@@ -16,6 +16,7 @@ from lotune.data.examples import Example
 from lotune.data.token_files import TokenFile, write_token_file
 from lotune.data.tokenization import encode_rows
 from lotune.data.tokenized import EncodedRow
+from lotune.data.tokenizer_figures import tokenizer_figures
 from lotune.errors import DataError
 from lotune.files import write_json
 from lotune.recipe import Recipe
@@ -36,7 +37,9 @@ CORPUS_SETTINGS = (
 )  # fmt: skip
 """Settings that tokeniser and documents depend on."""
 CORPUS_FILE = "corpus.json"
-"""File in the run's data with the counts of its corpus."""
+"""File in the run's data with the counts of its corpus and the figures of its tokeniser."""
+MEASURED_ARTICLES = 500
+"""Training articles on which the tokeniser is measured."""
 CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
 """Paths in the package whose code generates the text and tokenises it."""
 
@@ -71,7 +74,9 @@ def ensure_documents(run: Run, settings: PretrainSettings, recipe: Recipe) -> tu
         else:
             for line in corpus_lines(articles.counts):
                 print_status(line)
-            write_json(folder / CORPUS_FILE, asdict(articles.counts))
+            figures = tokenizer_figures(tokenizer, (article.target for article in articles.train[:MEASURED_ARTICLES]))
+            print_status(f"tokeniser: {figures.describe()}")
+            write_json(folder / CORPUS_FILE, asdict(articles.counts) | {"tokenizer": asdict(figures)})
             _write_articles(tokenizer, settings, articles, folder)
         run.mark_stage_done("documents", inputs, [folder])
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -160,7 +160,7 @@ class PretrainingWatch:
         answers = generate_completions(model, self.held_out.tokenizer, requests, batch_tokens=SAMPLE_BATCH_TOKENS)
         for ids, answer in zip(prompts, answers, strict=True):
             prompt = self.held_out.tokenizer.decode(ids, skip_special_tokens=True)
-            append_record(self.folder / SAMPLES_FILE, {"step": step, "prompt": prompt, "text": answer.text})
+            append_record(self.folder / SAMPLES_FILE, {"step": step, "prompt": prompt, "continuation": answer.text})
             print_status(f"  {prompt}⟦{truncate_text(answer.text, SHOWN_CHARACTERS)}⟧")
 
     @cached_property
