@@ -21,7 +21,8 @@ def sample(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language: zh (default), en or both.")] = None,
     form: Annotated[
-        str, typer.Option(help="Layout: rows (the task's own) or conversation (prompt and answer as turns).")
+        str,
+        typer.Option(help="Layout: rows (the task's own), conversation (turns); of reading also articles or pairs."),
     ] = "rows",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json: Json = False,

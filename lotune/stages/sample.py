@@ -13,19 +13,20 @@ from lotune.recipe import RunOptions
 from lotune.stages.output_files import check_new
 from lotune.tasks.registry import TASKS, build_task, task_settings
 from lotune.tasks.settings import TaskSettings
-from lotune.tasks.task import Generating, Row, Task
+from lotune.tasks.task import Generating, OtherForms, Row, Task
 
 
 def sample(
     settings: TaskSettings, rows: int, seed: int, out: Path, form: str, force: bool, options: RunOptions
 ) -> dict[str, Any]:
-    """Write rows of a task's generator, in the task's format or as conversations of prompt and solution.
+    """Write rows of a task's generator, in the task's format, as conversations, or in another form that the task has.
 
     Raises: SettingsError for another form, for a task without a generator, or if the file exists without `force`.
     """
     task = build_task(settings)
-    if form not in ("rows", "conversation"):
-        raise SettingsError("--form", f"{form!r} is unknown", "rows or conversation")
+    forms = ("rows", "conversation", *(task.forms if isinstance(task, OtherForms) else ()))
+    if form not in forms:
+        raise SettingsError("--form", f"{task.name} has no form {form!r}", " or ".join(forms))
     check_new(out, force)
     if not isinstance(task, Generating):
         able = [name for name in TASKS if isinstance(build_task(task_settings(name)), Generating)]
@@ -38,6 +39,9 @@ def sample(
 def _write_sample(task: Task, rows: Iterable[Row], out: Path, form: str) -> None:
     if form == "rows":
         task.write(out, rows)
+        return
+    if isinstance(task, OtherForms) and form in task.forms:
+        write_jsonl(out, (written for row in rows for written in task.forms[form](row)))
         return
     pairs = ((str(number), row) for number, row in enumerate(rows, start=1))
     examples = task.examples(pairs, training=False)

@@ -5,10 +5,10 @@ A row of TASKS (see `lotune.tasks.registry`) makes a task available to recipes a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.chat_template import ChatTemplate
@@ -156,6 +156,14 @@ class Generating(Protocol):
 
     def generate_training_rows(self, rows: int, seed: int) -> Iterable[Row]:
         """Generate training rows. Their invented names never occur in the rows of `generate_rows`."""
+
+
+@runtime_checkable
+class OtherForms(Protocol):
+    """A task whose generated rows can be written in further forms, beside its own and conversations."""
+
+    forms: ClassVar[Mapping[str, Callable[[Row], Iterable[Row]]]]
+    """Rows of a form that a row becomes, by the name of the form."""
 
 
 @runtime_checkable

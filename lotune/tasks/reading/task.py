@@ -5,7 +5,7 @@ It is the ability that the contest requires to be retained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -42,6 +42,25 @@ class ReadingSettings(TaskSettings):
     """Questions of each passage to use: the first, as in the contest, or all, as in SQuAD."""
 
 
+def as_article(row: Row) -> Iterator[Row]:
+    r"""Yield the passage of a paragraph as an article, with its title before it.
+
+    >>> next(as_article({"title": "K2", "context": "K2 is high.", "qas": []}))
+    {'text': 'K2\\n\\nK2 is high.'}
+    """
+    yield {"text": f"{row['title']}\n\n{row['context']}"}
+
+
+def as_pairs(row: Row) -> Iterator[Row]:
+    """Yield each question of a paragraph with its answer, without the passage.
+
+    >>> next(as_pairs({"qas": [{"question": "How high?", "answers": [{"text": "8,611 m"}]}]}))
+    {'question': 'How high?', 'answer': '8,611 m'}
+    """
+    for qa in row["qas"]:
+        yield {"question": qa["question"], "answer": qa["answers"][0]["text"]}
+
+
 @dataclass(frozen=True)
 class ReadingTask(Task):
     """The contest's retention protocol: the first question of every paragraph, greedy decoding, 1 to 20 new tokens.
@@ -55,6 +74,7 @@ class ReadingTask(Task):
     name: str = "reading"
     metric: str = "contest_f1"
     stop: tuple[str, ...] = ()
+    forms: ClassVar[Mapping[str, Callable[[Row], Iterable[Row]]]] = {"articles": as_article, "pairs": as_pairs}
 
     @property
     def score_name_by_metric(self) -> Mapping[str, str]:
