@@ -46,7 +46,7 @@ def as_article(row: Row) -> Iterator[Row]:
     r"""Yield the passage of a paragraph as an article, with its title before it.
 
     >>> next(as_article({"title": "K2", "context": "K2 is high.", "qas": []}))
-    {'text': 'K2\\n\\nK2 is high.'}
+    {'text': 'K2\n\nK2 is high.'}
     """
     yield {"text": f"{row['title']}\n\n{row['context']}"}
 
