@@ -24,6 +24,8 @@ from lotune.files import read_json, write_atomically, write_json
 from lotune.fingerprints import content_digest, is_content_digest, serialised_inputs
 from lotune.settings import Settings, flatten, load_yaml, read_yaml
 
+PLAN_FILE = "plan.json"
+"""File of a run with the name of its training and the number of its steps."""
 METRICS_FILE = "metrics.jsonl"
 """File of a run with a line per step and per validation."""
 StageStatus = Literal["fresh", "changed", "done"]
@@ -248,6 +250,24 @@ def _lock(path: Path) -> Iterator[None]:
             with disk_full_as_run_error(path):
                 path.write_bytes(b"%d\n" % os.getpid())
         yield
+
+
+def running_process(folder: Path) -> str | None:
+    """Return the id of the process that works on a run, "unknown" if it cannot be read; None if there is none."""
+    path = folder / ".lock"
+    if not path.exists():
+        return None
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return _holder(path) if _holder(path) != "unknown" else None
+    # Not with FileLock, which would empty the file. The lock ends with its process, however that ended.
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(path)
+    return None
 
 
 def _holder(path: Path) -> str:

@@ -33,6 +33,7 @@ from lotune.cli.run import run
 from lotune.cli.sample import sample
 from lotune.cli.tokenizer import tokenizer
 from lotune.cli.tune import tune
+from lotune.cli.watch import watch
 from lotune.text_display import show_error
 from lotune.threads import share_cores
 
@@ -89,6 +90,7 @@ app.command(cls=RecipeCommand)(prepare)
 app.command(cls=RecipeCommand)(pretrain)
 app.command(cls=RecipeCommand)(tune)
 app.command(cls=RecipeCommand)(evaluate)
+app.command()(watch)
 app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)

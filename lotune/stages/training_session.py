@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from lotune.console import Progress, print_status
 from lotune.data.token_files import TokenFile
 from lotune.distributed import ProcessGroup
+from lotune.files import write_json
 from lotune.model.loading import resolve_device
 from lotune.model.parts import virtual_ids
 from lotune.recipe import Recipe
 from lotune.record_files import append_record, filter_records
-from lotune.runs import METRICS_FILE
+from lotune.runs import METRICS_FILE, PLAN_FILE
 from lotune.settings import Switch
 from lotune.train.settings import TrainingSettings
 
@@ -196,6 +197,7 @@ def lead(
     Raises: NotFiniteError, naming the rows of the step, if its loss or gradient is not finite.
     """
     course = session.course
+    write_json(session.folder / PLAN_FILE, {"title": course.title, "steps": course.steps})
     with _name_rows_on_nan(course.row_ids), Progress(course.title, course.steps, done) as progress:
         for step in _saved_steps(session, done, notes, ends_after):
             progress.step(step.number, step.loss, step.tokens)
