@@ -24,6 +24,7 @@ from lotune.cli.evaluate import evaluate
 from lotune.cli.generate import generate
 from lotune.cli.grade import grade
 from lotune.cli.init import init
+from lotune.cli.inspect import inspect
 from lotune.cli.leaderboard import leaderboard
 from lotune.cli.merge import merge
 from lotune.cli.prepare import prepare
@@ -103,5 +104,6 @@ app.command()(leaderboard)
 app.add_typer(grade, name="grade")
 app.command()(sample)
 app.command()(corpus)
+app.command()(inspect)
 app.add_typer(tokenizer, name="tokenizer")
 app.command()(init)

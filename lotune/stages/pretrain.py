@@ -31,7 +31,13 @@ from lotune.stages.pretraining_corpus import (
     tokenizer_folder,
 )
 from lotune.stages.pretraining_model import initial_model, meta_model_of
-from lotune.stages.pretraining_validation import BEST_FOLDER, HeldOutBlocks, PretrainingWatch, validation_steps
+from lotune.stages.pretraining_validation import (
+    BEST_FOLDER,
+    HeldOutBlocks,
+    PretrainingWatch,
+    unscored_id,
+    validation_steps,
+)
 from lotune.stages.run_dtypes import Record, print_dtype_reason, resolve_run_dtypes, store_dtypes, with_dtypes
 from lotune.stages.tensorboard_curves import tensorboard_curves
 from lotune.stages.training_session import (
@@ -201,7 +207,7 @@ def _set_up(
         model = model.to(device)
     packed = enable_features(model, rows, settings, "pretrain", world, device, in_shards=in_shards)
     pad_token_id = None if packed else padding_id(tokenizer)
-    course = _training_course(recipe, settings, rows, pad_token_id, world, _unscored_id(settings, tokenizer))
+    course = _training_course(recipe, settings, rows, pad_token_id, world, unscored_id(settings, tokenizer))
     session = make_session(
         recipe, settings, course, model, world, inputs_fingerprint,
         in_shards=in_shards, autocast_bfloat16=resolve_dtype(settings.autocast_dtype, device) == torch.bfloat16,
@@ -215,19 +221,13 @@ def _refuse_muon(settings: PretrainSettings) -> None:
         raise SettingsError("pretrain.optimizer", found, "adamw", remedy)
 
 
-def _unscored_id(settings: PretrainSettings, tokenizer: Any) -> int | None:
-    """Return the id of the end-of-text token if it is not in the loss, else None."""
-    is_scored = settings.corpus is None if settings.score_eot == "auto" else settings.score_eot == "on"
-    return None if is_scored else int(tokenizer.eos_token_id)
-
-
 def _training_course(
     recipe: Recipe,
     settings: PretrainSettings,
     rows: TokenFile,
     pad_token_id: int | None,
     world: ProcessGroup,
-    unscored_id: int | None,
+    unscored: int | None,
 ) -> TrainingCourse:
     sampling: _Sampling = {"batch_tokens": settings.step_tokens, "seed": recipe.seed, "sampling": settings.sampling}
     steps = settings.steps or steps_for_epochs(rows, **sampling, epochs=settings.epochs)
@@ -237,7 +237,7 @@ def _training_course(
             rows, **sampling, steps=steps, first_step=first_step, rank_split=RankSplit(world.rank, world.size),
             pad_token_id=pad_token_id, micro_batch_tokens=settings.micro_batch_tokens,
         )  # fmt: skip
-        return ([without_targets(batch, unscored_id) for batch in step] for step in drawn)
+        return ([without_targets(batch, unscored) for batch in step] for step in drawn)
 
     def row_ids(step: int) -> list[str]:
         indices = pretraining_rows_of_step(rows, **sampling, step=step)
@@ -295,7 +295,7 @@ def _watch(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingS
         TokenFile(recipe.folder / "data" / "validation"),
         pretraining.tokenizer,
         pretraining.pad_token_id,
-        _unscored_id(settings, pretraining.tokenizer),
+        unscored_id(settings, pretraining.tokenizer),
     )
     return PretrainingWatch(recipe.folder, settings, held_out, recipe.seed, PRETRAINING_OOM_REMEDY)
 

@@ -173,6 +173,12 @@ class PretrainingWatch:
         return [rows[index].token_ids[:PROMPT_TOKENS] for index in range(min(DEFAULT_PROMPTS, len(rows)))]
 
 
+def unscored_id(settings: PretrainSettings, tokenizer: Any) -> int | None:
+    """Return the id of the end-of-text token if it is not in the loss, else None."""
+    is_scored = settings.corpus is None if settings.score_eot == "auto" else settings.score_eot == "on"
+    return None if is_scored else int(tokenizer.eos_token_id)
+
+
 def validation_steps(steps: int, every: int | Literal["auto"]) -> Sequence[int]:
     """Return the steps of a pre-training after which it is validated; the last one always is.
 
