@@ -36,6 +36,7 @@ NOT_RUN = {
     "HF_ENDPOINT=https://hf-mirror.com lotune run recipes/mine.yaml base.model=Qwen/Qwen2.5-0.5B": "needs the network",
     "modelscope download --model Qwen/Qwen2.5-0.5B --local_dir qwen": "needs the network",
     "pip install '.[quantize]'": "needs the network",
+    "pip install '.[corpus]'": "needs the network",
     "pip install '.[tensorboard]'": "needs the network",
     "pip install '.[vllm]'": "needs the network",
     "lotune generate --model FOLDER --task arithmetic --data test.jsonl --out answers.jsonl evaluate.engine=vllm": (
@@ -138,7 +139,7 @@ def smaller(command: str, chosen: str, base: Path) -> list[str]:
             words[place] = str(min(NUMBERS[option], int(value)))
     named = [word for before, word in pairwise(words) if before not in ("--model", "--base")]
     recipe = next((word for word in named if word in SMALLER), None)
-    if recipe is not None and not {"report", "init", "audit"} & set(words):
+    if recipe is not None and not {"report", "init", "audit", "tokenizer", "corpus"} & set(words):
         place = words.index(recipe) + 1
         words[place:place] = SMALLER[recipe]  # settings of the command stand last and prevail
     elif {"--task", "--prompt"} & set(words) and not {"sample", "text", "grade"} & set(words):
@@ -226,10 +227,12 @@ def promise(words: list[str]) -> str:
             else "estimate: "
         )
     patterns = {
+        "tokenizer": "tokens per character",  # before its own verb "compare"
         "run": r"VALID: \w+ ", "init": "⟦", "compare": "is better|cannot tell", "head": '"answer":', "chat": "> |\\w",
         "convert": "written: ", "merge": "check: passed on 32 rows", "audit": "base: .* parameters",
         "generate": r"\w", "pip": "torch==", "--check": "passed: checksums", "leaderboard": "place",
-        "contest": "accuracy", "exam": "mean over CoLA",
+        "contest": "accuracy", "exam": "mean over CoLA", "watch": "step \\d+", "inspect": "⟦",
+        "corpus": "articles: 40 read",
     }  # fmt: skip
     if "evaluate" in words and "--model" in words:
         by_task = {"reading": "contest_f1", "text": "bits per byte", "arithmetic": "accuracy", "choice": "accuracy"}
@@ -243,7 +246,7 @@ def write_inputs(folder: Path, base: Path) -> None:
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     (folder / "docs").mkdir()
     (folder / "recipes" / "mine.yaml").write_text(RECIPE.format(base=base))
-    [recipe] = fenced(ROOT / "docs" / "how-to" / "a-base-of-your-own.md", "yaml")
+    recipe, *_ = fenced(ROOT / "docs" / "how-to" / "a-base-of-your-own.md", "yaml")
     (folder / "base.yaml").write_text(recipe)
     rows = [{"instruction": f"Say {number}.", "output": str(number)} for number in range(24)]
     articles = [{"text": f"Title\n\nArticle {number} is short. This is its end."} for number in range(40)]
