@@ -43,18 +43,36 @@ def new_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def new_model_from_config(path: Path, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """Return a model with the configuration of a config.json or its folder, and fresh, trainable float32 weights.
+def _config_of(content: Mapping[str, Any]) -> Any:
+    """Return the configuration with the content of a config.json. Raises: ModelError."""
+    from transformers import CONFIG_MAPPING
 
-    The weights are drawn from torch's current random state; `changes` override values of the configuration.
+    kind, where = str(content.get("model_type")), "pretrain.architecture"
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(where, f"has the model_type {kind}", "one that transformers knows, such as gpt2")
+    config = CONFIG_MAPPING[kind]
+    if unknown := sorted(set(content) - set(config().to_dict())):
+        raise ModelError(where, f"unknown names: {', '.join(unknown)}", f"names of {config.__name__}")
+    return config(**{name: value for name, value in content.items() if name != "model_type"})
 
-    Raises: ModelError if transformers does not know the architecture.
+
+def new_model_from_config(source: Path | Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedModel:
+    """Return a model with the configuration of a config.json, and fresh, trainable float32 weights.
+
+    `source` is the file, its folder, or its content. The weights are drawn from torch's current random state; `changes`
+    override values of the configuration.
+
+    Raises: ModelError if transformers does not know the architecture, or for a name that its configuration lacks.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with silence_transformers(), loading_errors_as_model_errors(str(path), False):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    where = str(source) if isinstance(source, Path) else "pretrain.architecture"
+    with silence_transformers(), loading_errors_as_model_errors(where, False):
+        if isinstance(source, Path):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        else:
+            config = _config_of(source)
         for name, value in changes.items():
             setattr(config, name, value)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(

@@ -30,7 +30,7 @@ from lotune.stages.pretraining_corpus import (
     num_validation_documents,
     tokenizer_folder,
 )
-from lotune.stages.pretraining_model import initial_model, meta_model_of
+from lotune.stages.pretraining_model import initial_model, meta_model_of, parameter_lines
 from lotune.stages.pretraining_validation import (
     BEST_FOLDER,
     HeldOutBlocks,
@@ -82,7 +82,8 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
             print_status(f"{run.folder}: pre-training is done; nothing has changed")
         else:
             needed, memory = _disk_bytes(run, settings, recipe), _memory_bytes(settings)
-            print_status(f"estimate: {format_bytes(memory)} of memory, {format_bytes(needed)} on disk")
+            shape = parameter_lines(meta_model_of(settings))
+            print_status(f"estimate: {format_bytes(memory)} of memory, {format_bytes(needed)} on disk; {shape}")
             require_free_space(run.folder, needed, "pre-training", [run.folder / STATES_FOLDER])
             if options.dry_run:
                 documents = settings.generated_documents if settings.corpus is None else None
@@ -119,7 +120,7 @@ def _disk_bytes(run: Run, settings: PretrainSettings, recipe: Recipe) -> int:
     from lotune.train.resource_estimate import checkpoint_bytes
 
     model = meta_model_of(settings)
-    models = torch.bfloat16.itemsize * count_parameters(model) * (1 if settings.export_to is None else 2)
+    models = torch.bfloat16.itemsize * count_parameters(model) * (2 if settings.export_to is None else 3)
     has_documents = run.stage_state("documents", document_inputs(recipe)) == "done"
     token_bytes = 2 if model.config.vocab_size <= 2**16 else 4
     if settings.corpus is not None:
@@ -268,7 +269,7 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dic
     parameters, tokens = count_parameters(pretraining.model), int(pretraining.rows.lengths().sum())
     steps = pretraining.session.course.steps
     in_epoch = steps_for_epochs(pretraining.rows, batch_tokens=settings.step_tokens, seed=recipe.seed)
-    print_status(f"{parameters:,} parameters, {tokens:,} tokens, {steps} steps, {in_epoch} in an epoch")
+    print_status(f"{parameter_lines(pretraining.model)}, {tokens:,} tokens, {steps} steps, {in_epoch} in an epoch")
     watch = _watch(recipe, settings, pretraining)
     done = resume(pretraining.session).step
     watch.resume(done)

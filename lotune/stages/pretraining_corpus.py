@@ -36,6 +36,8 @@ CORPUS_SETTINGS = (
     "pretrain.tokenizer", "pretrain.config_file", "pretrain.llama_config.max_position_embeddings",
 )  # fmt: skip
 """Settings that tokeniser and documents depend on."""
+ARCHITECTURE = "pretrain.architecture."
+"""Beginning of the keys of an architecture, which has the context, and thus the size of the blocks."""
 CORPUS_FILE = "corpus.json"
 """File in the run's data with the counts of its corpus and the figures of its tokeniser."""
 MEASURED_ARTICLES = 500
@@ -46,7 +48,8 @@ CORPUS_CODE = ("data", "nano/corpus_generator.py", "tasks")
 
 def document_inputs(recipe: Recipe) -> dict[str, Any]:
     """Return the inputs of tokeniser and documents: settings, and the code that generates and encodes them."""
-    settings = {key: value for key, value in stage_inputs(recipe, "pretrain").items() if key in CORPUS_SETTINGS}
+    inputs = stage_inputs(recipe, "pretrain").items()
+    settings = {key: value for key, value in inputs if key in CORPUS_SETTINGS or key.startswith(ARCHITECTURE)}
     # A changed generator writes other text from the same settings, so its code is an input like a file of rows.
     code = {f"lotune/{name}": Path(__file__).parents[1] / name for name in CORPUS_CODE}
     return {**settings, **code, "tokenizer_documents": TOKENIZER_DOCUMENTS}

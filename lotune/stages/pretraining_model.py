@@ -21,8 +21,8 @@ def meta_model_of(settings: PretrainSettings) -> Any:
         return meta_model(BaseSettings(model=str(settings.init_from)))
     # Shapes without storage: sizes are estimated before anything is allocated.
     with torch.device("meta"):
-        if settings.config_file is not None:
-            return new_model_from_config(settings.config_file, {})
+        if config := settings.config_file or settings.architecture:
+            return new_model_from_config(config, {})
         return new_llama(settings.llama_config.model_dump())
 
 
@@ -41,9 +41,10 @@ def initial_model(settings: PretrainSettings, tokenizer: Any) -> Any:
         return load_model(base, "cpu").model.requires_grad_(True)
     # A new config defaults to the special ids of its architecture's own tokeniser.
     special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    if settings.config_file is not None:
-        model = new_model_from_config(settings.config_file, special_ids)
-        check_tokenizer(tokenizer, model.config.vocab_size, str(settings.config_file))
+    if config := settings.config_file or settings.architecture:
+        model = new_model_from_config(config, special_ids)
+        name = "pretrain.architecture" if settings.config_file is None else str(settings.config_file)
+        check_tokenizer(tokenizer, model.config.vocab_size, name)
         return model
     _require_used_vocabulary(settings.llama_config.vocab_size, len(tokenizer))
     return new_llama(settings.llama_config.model_dump() | special_ids)
@@ -55,6 +56,22 @@ def _require_used_vocabulary(vocab_size: int, tokens: int) -> None:
     if vocab_size > MAX_EMBEDDING_RATIO * tokens:
         key, found = "pretrain.llama_config.vocab_size", f"is {vocab_size}, but the tokeniser has {tokens} tokens"
         raise SettingsError(key, found, f"{MAX_EMBEDDING_RATIO} times the tokens at most", f"{key}={tokens}")
+
+
+POSITION_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings")
+"""Names of the modules with learnt position embeddings."""
+
+
+def parameter_lines(model: Any) -> str:
+    """Return the number of parameters in both conventions: of all, and without position embeddings and biases.
+
+    The second is that of nanoGPT and of courses based on it, whose layers have no biases.
+    """
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    left_out = [name for name in counts if name.endswith(".bias") or set(POSITION_EMBEDDINGS) & set(name.split("."))]
+    total = sum(counts.values())
+    without = total - sum(counts[name] for name in left_out)
+    return f"{total:,} parameters" + (f" ({without:,} without position embeddings and biases)" if left_out else "")
 
 
 def context_of(settings: PretrainSettings) -> int:

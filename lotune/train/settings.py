@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -178,6 +178,8 @@ class PretrainSettings(TrainingSettings):
     """Folder of a tokeniser; null trains one on the text."""
     config_file: Path | None = None
     """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """The content of a config.json in place of a file: model_type, such as gpt2, and its dimensions."""
     llama_config: LlamaSettings = Field(default_factory=LlamaSettings)
     step_tokens: int = Field(4096, ge=1)
     """Maximum number of tokens in one step."""
@@ -205,7 +207,9 @@ class PretrainSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _check_init_from(self) -> PretrainSettings:
-        given = [name for name in ("tokenizer", "config_file") if getattr(self, name) is not None]
+        given = [name for name in ("tokenizer", "config_file", "architecture") if getattr(self, name)]
         if self.init_from is not None and given:
             raise ValueError(f"init_from brings its own {given[0]}: give one of the two")
+        if self.config_file is not None and self.architecture:
+            raise ValueError("config_file and architecture both describe the model: give one of the two")
         return self

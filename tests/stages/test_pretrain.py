@@ -407,3 +407,30 @@ def test_a_pre_training_without_progress_ends_and_keeps_its_best(tmp_path: Path)
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
     assert not (folder / "samples.jsonl").read_bytes()
     assert "nothing has changed" in call(*words).stderr
+
+
+COURSE_SHAPE = "{model_type: gpt2, n_layer: 12, n_head: 12, n_embd: 768, n_positions: 512, vocab_size: 50304}"
+
+
+def test_an_architecture_is_counted_in_both_conventions(tmp_path: Path) -> None:
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", "--dry-run")
+    shown = call(*words, f"pretrain.architecture={COURSE_SHAPE}").stderr
+    assert "124,082,688 parameters (123,587,328 without position embeddings and biases)" in shown
+    faults = {"{model_type: gpt2, layers: 3}": "unknown names: layers", "{n_layer: 3}": "has the model_type None"}
+    for architecture, fault in faults.items():
+        assert fault in call(*words, f"pretrain.architecture={architecture}", status=2).stderr
+    both = (f"pretrain.architecture={COURSE_SHAPE}", "pretrain.config_file=config.json")
+    assert "give one of the two" in call(*words, *both, status=2).stderr
+
+
+def test_a_gpt2_is_trained_with_muon_and_adamw_for_its_embeddings(tmp_path: Path) -> None:
+    from lotune.model.new_models import new_model_from_config
+    from lotune.train.optimizers import muon
+
+    shape = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 300}
+    model = new_model_from_config(shape, {})
+    matrices = {id(p) for group in muon(model, 0.02, 0.1).members[0].param_groups for p in group["params"]}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in matrices]
+    assert [name.removeprefix("transformer.h.0.") for name in names] == [
+        "attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight",
+    ]  # fmt: skip
