@@ -50,7 +50,7 @@ SETS: Mapping[str, TaskSet] = {
         "Arithmetic, the shipped recipe: 3,600 rows, one epoch, rank 1; 2,000 test questions",
         "demo",
         {"data.test_rows": "2000"},
-        generated_rows=3000,
+        generated_rows=5000,
         own_rows=False,
     ),
     "reviews": TaskSet(

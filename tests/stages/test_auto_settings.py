@@ -35,7 +35,7 @@ def test_a_dry_run_shows_what_was_resolved_and_why(recipe: Path, tmp_path: Path)
         "checkpoints.spacing", "tune.micro_batch_rows", "tune.warmup_ratio",
     ]  # fmt: skip
     said = call(*words, "tune.steps=20", "adapter.method=prompt_tuning", "adapter.num_virtual_tokens=3").stderr
-    assert "auto: tune.learning_rate=0.1 (prompt tuning)" in said
+    assert "auto: tune.learning_rate=0.15 (prompt tuning)" in said
 
 
 @pytest.mark.slow

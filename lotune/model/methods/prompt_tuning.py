@@ -87,7 +87,7 @@ def _repeated_tokens(tokenizer: Any, text: str, count: int) -> list[int]:
     return [tokens[number % len(tokens)] for number in range(count)]
 
 
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.15
 """Peak learning rate: embeddings are trained directly, and need far larger steps than low-rank updates."""
 
 
