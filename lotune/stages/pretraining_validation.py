@@ -33,7 +33,9 @@ VALIDATIONS = 10
 DEFAULT_PROMPTS, PROMPT_TOKENS = 3, 8
 """Validation blocks whose beginnings are the prompts of samples by default, and the tokens of a beginning."""
 SAMPLE_BATCH_TOKENS = 8192
+"""Tokens that the engine holds at once for samples."""
 SHOWN_CHARACTERS = 100
+"""Characters of a sample that are shown on its line."""
 
 
 @dataclass(frozen=True)
