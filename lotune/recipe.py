@@ -109,7 +109,7 @@ PRETRAINING_PATHS = ("init_from", "corpus", "tokenizer", "config_file")
 
 
 def input_files(recipe: Recipe) -> dict[str, Path]:
-    """Return the input files and folders of a recipe by dotted key."""
+    """Return the input files and folders of a recipe by dotted key; a tokeniser may also be a name of the hub."""
     paths = {
         "data.train": recipe.data.train,
         "data.validation": recipe.data.validation,
@@ -121,7 +121,8 @@ def input_files(recipe: Recipe) -> dict[str, Path]:
         "adapter.init_from": recipe.adapter.init_from,
         "exam.dev": recipe.exam.dev if recipe.exam else None,
     }
-    return {key: path for key, path in paths.items() if path is not None}
+    by_name = {"pretrain.tokenizer"}
+    return {key: path for key, path in paths.items() if path is not None and (key not in by_name or path.exists())}
 
 
 def row_limits(recipe: Recipe) -> dict[str, Any]:

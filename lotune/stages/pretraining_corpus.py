@@ -91,19 +91,23 @@ def tokenizer_folder(settings: PretrainSettings, folder: Path) -> Path:
     from lotune.model.convert.tokenizer_files import find_foreign_tokenizer
 
     given = settings.init_from or settings.tokenizer
-    # A layout that transformers does not read, such as encoder.json with vocab.bpe, is converted into the run.
-    return folder / "tokenizer" if given is None or find_foreign_tokenizer(given) else given
+    # A name of the hub is stored in the run, and so is a layout that transformers does not read, as GPT-2's own files.
+    is_ready = given is not None and given.exists() and find_foreign_tokenizer(given) is None
+    return given if given is not None and is_ready else folder / "tokenizer"
 
 
 def _make_tokenizer(settings: PretrainSettings, recipe: Recipe, folder: Path, articles: SplitCorpus | None) -> None:
     from lotune.data.tokenizer_training import train_tokenizer
     from lotune.model.convert.tokenizer_files import read_tokenizer
+    from lotune.model.loading import load_tokenizer
+    from lotune.model.settings import BaseSettings
     from lotune.nano.corpus_generator import tokenizer_texts
 
-    if settings.tokenizer is not None:
-        tokenizer, layout = read_tokenizer(settings.tokenizer)
+    if (given := settings.tokenizer) is not None:
+        is_local = given.exists()
+        tokenizer = read_tokenizer(given)[0] if is_local else load_tokenizer(BaseSettings(model=str(given)))[0]
         tokenizer.save_pretrained(folder)
-        print_status(f"the tokeniser in {settings.tokenizer} was {layout}, and is {folder} now")
+        print_status(f"the tokeniser {given} is stored in {folder}")
         return
     print_status("training the tokeniser")
     if articles is None:

@@ -175,7 +175,8 @@ class PretrainSettings(TrainingSettings):
     generated_documents: int = Field(200_000, ge=1)
     """Documents to generate if no corpus is given."""
     tokenizer: Path | None = None
-    """Folder of a tokeniser; null trains one on the text."""
+    """Folder of a tokeniser, in the layout of Hugging Face, GPT-2, SentencePiece or tiktoken, or a name of the hub;
+    null trains one on the text."""
     config_file: Path | None = None
     """A config.json, or its folder, of any architecture of transformers; null builds a Llama of `llama_config`."""
     architecture: dict[str, Any] = Field(default_factory=dict)

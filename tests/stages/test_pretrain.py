@@ -434,3 +434,14 @@ def test_a_gpt2_is_trained_with_muon_and_adamw_for_its_embeddings(tmp_path: Path
     assert [name.removeprefix("transformer.h.0.") for name in names] == [
         "attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight",
     ]  # fmt: skip
+
+
+def test_a_tokeniser_by_name_is_stored_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("pretrain", written(tmp_path), f"runs={tmp_path}", "pretrain.export_to=null", "pretrain.steps=1",
+             f"pretrain.corpus={articles(tmp_path)}", "pretrain.llama_config.vocab_size=2048")  # fmt: skip
+    call(*words, "pretrain.tokenizer=nano")
+    nano = json.loads((tmp_path / "mini" / "data" / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert len(nano["model"]["vocab"]) == 2048
+    assert "nothing has changed" in call(*words, "pretrain.tokenizer=nano").stderr
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "no-such-name" in call(*words, "pretrain.tokenizer=no-such-name", status=2).stderr
