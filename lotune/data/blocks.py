@@ -19,6 +19,8 @@ from lotune.data.tokenized import EncodedRow
 Chunking = Literal["first_block", "sentences", "stream"]
 SENTENCE_ENDS = ("。", "！", "？", ".", "!", "?")
 """Texts that end a sentence by default."""
+CLOSERS = "”’」』）)]\"'"
+"""Closing quotes and brackets, which a token may have behind the end of a sentence."""
 
 
 class BlockRule(NamedTuple):
@@ -51,20 +53,21 @@ class SentenceEnds:
     def __call__(self, token_ids: Sequence[int]) -> list[int]:
         """Return after how many tokens of a text each of its sentences ends.
 
-        What a token has beyond the end of a sentence must be blank.
+        What a token has beyond the end of a sentence must be blank, or close a quote or a bracket.
         """
         pieces = [self._bytes[token] for token in token_ids]
         text, stops = b"".join(pieces), list(accumulate(map(len, pieces)))
         counts = list[int]()
         for match in self._pattern.finditer(text):
             last = bisect_right(stops, match.end() - 1)  # the token with the last byte of the end
-            if not text[match.end() : stops[last]].strip():
+            beyond = text[match.end() : stops[last]]
+            if not beyond.strip() or not beyond.decode(errors="replace").strip(CLOSERS).strip():
                 counts.append(last + 1)
         return counts
 
 
 def chunk_articles(articles: Iterable[EncodedRow], rule: BlockRule, counts: Counter[str]) -> Iterator[EncodedRow]:
-    """Yield blocks of encoded articles, each of which ends with end-of-text.
+    """Yield blocks of articles that were encoded with end-of-text, by a rule.
 
     An article without a sentence that fits is dropped. The numbers of `articles`, `blocks`, `tokens`, `dropped`
     articles, and articles that were `cut`, with the `cut_tokens`, are added to `counts`.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lotune.data.samplers import pretraining_rows_of_step, rows_of_step
+from lotune.data.samplers import pretraining_rows_of_step, rows_of_step, steps_for_epochs
 from lotune.data.token_bytes import token_bytes
 from lotune.data.token_files import TokenFile
 from lotune.data.tokenized import EncodedRow, encode_row
@@ -46,8 +47,10 @@ def inspect_run(
 ) -> dict[str, Any]:
     """Print a row of a run's token file, or those of a step; return them.
 
-    `row` is a number from 1, or an id such as train.jsonl:12. Raises: RunError for a folder without token files;
-    DataError for a row or a part that does not exist; SettingsError for a row together with a step.
+    `row` is a number from 1, or an id that is no number, such as train.jsonl:12.
+
+    Raises: RunError for a folder without token files; DataError for a row that does not exist; SettingsError for a row
+    together with a step, and for a step that is not planned.
     """
     if row is not None and step is not None:
         raise SettingsError("--row", "is given beside --step", "one of them")
@@ -106,15 +109,21 @@ def _number(row: str, names: Sequence[str], count: int, where: Path) -> int:
 
 
 def _of_step(recipe: Recipe, rows: TokenFile, step: int) -> list[int]:
-    if step < 1:
-        raise SettingsError("--step", str(step), "1 or more")
-    if recipe.pretrain is not None:
-        sampling = recipe.pretrain.sampling
-        return pretraining_rows_of_step(
-            rows, batch_tokens=recipe.pretrain.step_tokens, seed=recipe.seed, sampling=sampling, step=step
-        )
-    plan = make_plan(recipe, len(rows), rows.replayed)
-    return rows_of_step(len(rows), plan.step_rows, recipe.seed, step, plan.pool)
+    """Return the indices of the rows of a step. Raises: SettingsError for a step that is not planned."""
+    if (settings := recipe.pretrain) is None:
+        plan = make_plan(recipe, len(rows), rows.replayed)
+        _check_step(step, plan.steps)
+        return rows_of_step(len(rows), plan.step_rows, recipe.seed, step, plan.pool)
+    steps_of = partial(steps_for_epochs, rows, batch_tokens=settings.step_tokens, seed=recipe.seed)
+    _check_step(step, settings.steps or steps_of(sampling=settings.sampling, epochs=settings.epochs))
+    return pretraining_rows_of_step(
+        rows, batch_tokens=settings.step_tokens, seed=recipe.seed, sampling=settings.sampling, step=step
+    )
+
+
+def _check_step(step: int, steps: int) -> None:
+    if not 1 <= step <= steps:
+        raise SettingsError("--step", f"is {step}", f"1 to {steps:,}")
 
 
 def _inspected(tokenizer: Any, row: EncodedRow, index: int, id: str, unscored: int | None) -> InspectedRow:

@@ -75,4 +75,5 @@ def test_what_does_not_exist_is_refused(tuned: Path, tmp_path: Path) -> None:
     assert "has no row x" in call("inspect", tuned, "--row", "x", status=2).stderr
     assert "one of train" in call("inspect", tuned, "--part", "rest", status=2).stderr
     assert "one of them" in call("inspect", tuned, "--row", "1", "--step", "1", status=2).stderr
+    assert "1 to 5" in call("inspect", tuned, "--step", "6", status=2).stderr
     call("inspect", tmp_path / "missing", status=2)
