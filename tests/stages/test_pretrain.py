@@ -194,7 +194,7 @@ def test_disk_space_is_checked_before_long_work(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_the_required_disk_space_is_enough(tmp_path: Path) -> None:
-    """It is more than the documents, two states and one that is being written, the model, the best one, and its copy; not by far."""
+    """It is more than documents, two states and one that is written, the model, the best one, a copy; not by far."""
     recipe = written(tmp_path)
     words = ("pretrain", recipe, f"runs={tmp_path}", "pretrain.generated_documents=1500", "pretrain.steps=1")
     needed = json.loads(call(*words, "--dry-run", "--json").stdout)["disk_bytes"]
