@@ -23,7 +23,7 @@ def inspect(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show rows or blocks as tokens: borders, ids, what is trained on."""
+    """Show rows, blocks and steps as tokens."""
 
     def work() -> Any:
         from lotune.stages.inspect import inspect_file, inspect_run

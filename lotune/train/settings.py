@@ -64,6 +64,8 @@ class TrainingSettings(Settings):
     """Whether to compile the model; auto: on a GPU only."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass, which saves memory and takes about a third more time."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
 
 
 class TuneSettings(TrainingSettings):
@@ -87,8 +89,6 @@ class TuneSettings(TrainingSettings):
     max_divergence: float | None = Field(None, gt=0)
     """Largest KL(base‖tuned), in nats per token of the replay rows, or of the validation prompts if there are none. It
     is measured at each checkpoint, and a tuning above it ends early; null: no limit."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
 
 
 class LlamaSettings(Settings):
@@ -201,8 +201,6 @@ class PretrainSettings(TrainingSettings):
     """Maximum number of tokens of a sample; 0: no samples."""
     sample_temperature: float = Field(0.8, ge=0)
     """Sampling temperature of the samples; 0 is greedy."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard files (needs pip install '.[tensorboard]')."""
     export_to: Path | None = None
     """Folder into which the finished model is copied."""
 

@@ -31,9 +31,9 @@ def curves(folder: Path) -> dict[str, dict[int, float]]:
 def test_the_curves_are_those_of_the_training(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a training that was stopped went on from an earlier state, and after another one began anew."""
     pytest.importorskip("tensorboard", reason="needs pip install '.[tensorboard]'")
-    from lotune.stages import tuning_display
+    from lotune.stages import tensorboard_curves
 
-    write = tuning_display._write_scalars
+    write = tensorboard_curves._write_scalars
 
     def stopping(writer: Any, step: Any) -> None:
         write(writer, step)
@@ -42,7 +42,7 @@ def test_the_curves_are_those_of_the_training(recipe: Path, tmp_path: Path, monk
 
     folder = tmp_path / "runs" / "curves"
     with monkeypatch.context() as patch:
-        patch.setattr(tuning_display, "_write_scalars", stopping)
+        patch.setattr(tensorboard_curves, "_write_scalars", stopping)
         assert invoke("tune", recipe, "tune.learning_rate=0.03").exit_code == 130
     for rate in (0.03, 0.01):
         call("tune", recipe, f"tune.learning_rate={rate}")
