@@ -60,7 +60,7 @@ def count_adapter(folder: Path) -> ParameterCount:
         raise ModelError(str(folder), "holds no adapter_model.safetensors", "a saved adapter")
     from safetensors import SafetensorError, safe_open
 
-    trained = _modules_to_save(folder)
+    trained = _fully_trained(folder)
     try:
         # `get_slice` reads the header only: no weights are loaded, and bfloat16, which NumPy lacks, is no obstacle.
         with safe_open(str(path), framework="numpy") as file:
@@ -104,14 +104,14 @@ def ratio_denominator(total: int, convention: str) -> int:
 _UNTRAINED_COPIES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings", "base_layer")
 
 
-def _tensor(name: str, content: Any, trained: frozenset[str]) -> AdapterTensor:
+def _tensor(name: str, content: Any, trained: frozenset[str] | None) -> AdapterTensor:
     module = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-    counted = module not in _UNTRAINED_COPIES or module in trained
+    counted = trained is None or module not in _UNTRAINED_COPIES or module in trained
     return AdapterTensor(name, tuple(content.get_shape()), str(content.get_dtype()), counted)
 
 
-def _modules_to_save(folder: Path) -> frozenset[str]:
-    """Return the last names of the modules that were trained in full.
+def _fully_trained(folder: Path) -> frozenset[str] | None:
+    """Return the last names of the modules that were trained in full; None if all were.
 
     Raises: ModelError if adapter_config.json is damaged.
     """
@@ -119,7 +119,10 @@ def _modules_to_save(folder: Path) -> frozenset[str]:
     if not path.is_file():
         return frozenset()
     try:
-        named = json.loads(path.read_bytes()).get("modules_to_save") or []
+        config = json.loads(path.read_bytes())
+        if config.get("peft_type") == "FULL":
+            return None
+        named = config.get("modules_to_save") or []
     except (ValueError, AttributeError):
         raise ModelError(str(path), "is damaged", "an adapter's configuration", "save the adapter again") from None
     return frozenset(str(name).rpartition(".")[2] for name in named)

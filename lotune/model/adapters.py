@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lotune.errors import ModelError
+from lotune.model.fully_tuned import FullyTunedModel, is_fully_tuned
 from lotune.model.methods.registry import METHODS
 from lotune.model.methods.virtual_tokens import VirtualTokenEmbedding
 from lotune.model.settings import AdapterSettings
@@ -29,8 +30,6 @@ def add_adapter(
 
     Raises: ModelError if the settings do not fit the model, PEFT refuses them, or the model already has an adapter.
     """
-    from peft import get_peft_model
-
     if has_adapter(base_model):
         raise ModelError("model", "already has an adapter", "a base model", "load the base again")
     method = METHODS[settings.method]
@@ -39,7 +38,7 @@ def add_adapter(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            model = get_peft_model(base_model, config)
+            model = method.add(base_model, config)
         except ValueError as error:
             values = settings.model_dump(exclude_unset=True, exclude={"force_base", "init_from"})
             found = f"PEFT refuses {values or settings.method}: {' '.join(str(error).split())[:240]}"
@@ -56,6 +55,10 @@ def base_alone(model: PeftModel) -> Iterator[nn.Module]:
     Its weights are the model's own, so it takes no memory. The adapter is back when the context ends, and no parameter
     stops or begins to train, as with PEFT's own `disable_adapter`.
     """
+    if isinstance(model, FullyTunedModel):
+        with model.disable_adapter():
+            yield model
+        return
     base: Any = model.get_base_model()
     embedding = base.get_input_embeddings()
     if not isinstance(embedding, VirtualTokenEmbedding):
@@ -82,6 +85,8 @@ def has_adapter(model: nn.Module) -> bool:
     >>> has_adapter(nn.Linear(3, 2))
     False
     """
+    if is_fully_tuned(model):
+        return True
     # Without PEFT there is no adapter, and importing it takes a second.
     if "peft" not in sys.modules:
         return False

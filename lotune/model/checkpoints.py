@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import torch
@@ -23,6 +23,7 @@ from lotune.errors import ModelError
 from lotune.model.adapter_formats import PEFT_0_10, check_fits_peft_0_10, rewrite_in_peft_0_10
 from lotune.model.adapters import add_adapter, has_adapter
 from lotune.model.digest import weights_digest
+from lotune.model.fully_tuned import FULL, FullTuningConfig
 from lotune.model.loading import LoadedModel, cast_parameters, float32_copy, silence_transformers
 from lotune.model.methods.method import SavedAdapter
 from lotune.model.methods.registry import METHODS, method_name
@@ -51,10 +52,8 @@ def save_adapter(
 
     Raises: ModelError if that format cannot hold the adapter.
     """
-    from peft import get_peft_model_state_dict
-
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     config = copy.deepcopy(model.peft_config["default"])
+    tensors = METHODS[method_name(config)].tensors(model)
     config.inference_mode = True
     if isinstance(targets := getattr(config, "target_modules", None), set):
         config.target_modules = sorted(targets)  # type: ignore[attr-defined]  # the same file for the same adapter
@@ -157,25 +156,20 @@ def _check_saved(settings: AdapterSettings, folder: Path) -> SavedAdapter:
 
 
 def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: bool) -> PeftModel:
-    from peft import PeftModel, get_peft_model_state_dict
-
     if has_adapter(base.model):
         raise ModelError(base.name, "already has an adapter", "a base model", "load the base again")
     saved, method = _tensor_names(folder / ADAPTER_WEIGHTS), METHODS[method_name(config)]
-    peft_unfreezes, device = trainable and method.unfreeze is None, _device(base.model)
     try:
         with warnings.catch_warnings():
             # Missing tensors raise a ModelError below.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(
-                base.model, str(folder), config=config, is_trainable=peft_unfreezes, torch_device=device
-            )
+            model: Any = method.load(base.model, folder, config, trainable and method.unfreeze is None)
     except (ValueError, RuntimeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
         raise ModelError(
             str(folder), f"does not fit {base.name}: {reason}", remedy="give the base it was made for"
         ) from error
-    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    expected = set(method.tensors(model))
     if saved != expected:
         mismatched = sorted(saved ^ expected)
         found = f"{len(mismatched)} tensors do not fit {base.name}, such as {mismatched[0]}"
@@ -183,7 +177,8 @@ def _load(base: LoadedModel, folder: Path, config: PeftConfig, *, trainable: boo
     method.attach(model)
     if trainable and method.unfreeze is not None:
         method.unfreeze(model)
-    return model.eval()
+    adapted: PeftModel = model.eval()
+    return adapted
 
 
 def merge(base: LoadedModel, adapter_folder: Path, *, force_base: bool = False) -> PreTrainedModel:
@@ -289,15 +284,23 @@ def read_adapter_config(folder: Path) -> PeftConfig:
         raise ModelError(str(folder), f"has no {ADAPTER_CONFIG}", "a folder in PEFT's format")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(str(folder), f"has no {ADAPTER_WEIGHTS}", "weights in safetensors; pickles are never opened")
-    from peft import PeftConfig
-
     try:
-        config: PeftConfig = PeftConfig.from_pretrained(str(folder))
+        config = _read_config(folder)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(str(folder), f"{ADAPTER_CONFIG} cannot be read: {error}") from None
     if method_name(config) not in METHODS:
         raise ModelError(str(folder), f"is a {method_name(config)} adapter", f"one of {', '.join(METHODS)}")
     return config
+
+
+def _read_config(folder: Path) -> PeftConfig:
+    content = orjson.loads((folder / ADAPTER_CONFIG).read_bytes())
+    if content.get("peft_type") == FULL:
+        own: Any = FullTuningConfig(**content)
+        return cast("PeftConfig", own)
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(folder))
 
 
 def _tensor_names(path: Path) -> set[str]:
@@ -312,7 +315,3 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(str(path), f"is damaged: {error}", "safetensors") from None
-
-
-def _device(model: PreTrainedModel) -> str:
-    return str(next(model.parameters()).device)

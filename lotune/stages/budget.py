@@ -77,7 +77,8 @@ def _remedy(recipe: Recipe, base: KnownBase, allowed: int) -> str:
         return "raise the budget, or start from a smaller adapter"
     name = METHODS[adapter.method].size_setting
     if name is None:
-        return "raise the budget, or tune fewer modules"
+        fewer = "tune fewer modules" if hasattr(adapter, "target_modules") else "adapter.method=lora"
+        return f"raise the budget, or {fewer}"
     each = _count(recipe, adapter.model_copy(update={name: 1}), base)
     if allowed < each:
         fewer = ", or tune fewer modules" if hasattr(adapter, "target_modules") else ""

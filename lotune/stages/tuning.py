@@ -153,9 +153,10 @@ def _train(
     import torch
 
     from lotune.model.adapters import trainable_count
+    from lotune.model.fully_tuned import is_fully_tuned
 
     trainable = trainable_count(tuning.model)
-    total = count_parameters(tuning.model) - trainable
+    total = count_parameters(tuning.model) - (0 if is_fully_tuned(tuning.model) else trainable)
     steps, at_most = tuning.plan.steps, "at most " if tuning.plan.decisions else ""
     print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {at_most}{steps} steps")
     validation = validation_set(recipe, tuning)

@@ -184,6 +184,9 @@ def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[Loaded
     if in_shards and recipe.tune.max_divergence is not None:
         found, remedy = "the divergence of sharded weights is not measured", "fsdp=off, or tune.max_divergence=null"
         raise SettingsError("tune.max_divergence", found, remedy=remedy)
+    if in_shards and recipe.adapter.method == "full":
+        found, remedy = "weights that are all trained are not sharded", "fsdp=off, or adapter.method=lora"
+        raise SettingsError("adapter.method", found, remedy=remedy)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})
     return load_quantized(settings, "cpu" if in_shards else device, quantization), in_shards
 

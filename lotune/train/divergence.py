@@ -104,7 +104,7 @@ class DivergenceLoss:
         head, weight = self._head, self._head.module.weight  # (V, D)
         # three buffers of logits, where the cross-entropy has one
         rows = max(1, max_logits_per_chunk(weight) // len(weight) // 2)
-        if head.is_matrix:
+        if head.is_matrix and not weight.requires_grad:
             divergence: Callable[..., Tensor] = _ChunkedLinearDivergence.apply
             states, weight, base = in_autocast_dtype(states, weight, base)
             return divergence(states, weight.detach(), base, rows, torch.is_grad_enabled())

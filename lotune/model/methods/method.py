@@ -12,7 +12,7 @@ from lotune.model.shapes import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -29,6 +29,25 @@ def _nothing(*_: Any) -> None:
     """Leave model and configuration as they are."""
 
 
+def _add_with_peft(base: PreTrainedModel, config: Any) -> PeftModel:
+    from peft import get_peft_model
+
+    return get_peft_model(base, config)
+
+
+def _load_with_peft(base: PreTrainedModel, folder: Path, config: Any, trainable: bool) -> PeftModel:
+    from peft import PeftModel
+
+    device = str(next(base.parameters()).device)
+    return PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable, torch_device=device)
+
+
+def _tensors_of_peft(model: PeftModel) -> Mapping[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
 def _nothing_sized(*_: Any) -> Mapping[str, tuple[int, str]]:
     return {}
 
@@ -37,7 +56,7 @@ def _nothing_sized(*_: Any) -> Mapping[str, tuple[int, str]]:
 class Method:
     """One way to add trainable parameters. The callables take the method's own settings or PEFT's configuration.
 
-    PEFT saves and loads adapters of every method; this class has everything else in which methods differ.
+    PEFT saves and loads adapters, unless the method does so itself; this class has all else in which methods differ.
     """
 
     settings: type[AdapterSettings]
@@ -90,6 +109,15 @@ class Method:
 
     None if it is proportional to no tensor, so that an adapter has no strength that could be lowered.
     """
+    add: Callable[[PreTrainedModel, Any], Any] = _add_with_peft
+    """Return a model with a fresh adapter, by the configuration of `configure`."""
+    load: Callable[[PreTrainedModel, Path, Any, bool], Any] = _load_with_peft
+    """Return a model with a saved adapter, by its folder and configuration; the last argument: whether it is trained.
+
+    Raises: ValueError, RuntimeError or KeyError if the adapter does not fit the model.
+    """
+    tensors: Callable[[Any], Mapping[str, Tensor]] = _tensors_of_peft
+    """Return the tensors of an adapted model that are saved, by name."""
     num_virtual_tokens: Callable[[Any], int] = lambda settings: 0
     """Return the number of tokens that the adapter puts before each prompt; they count against the context."""
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from lotune.model.methods.full import FULL
 from lotune.model.methods.lora import LORA
 from lotune.model.methods.method import Method
 from lotune.model.methods.prompt_tuning import PROMPT_TUNING
 from lotune.model.settings import AdapterSettings
 
-METHODS: Mapping[str, Method] = {method.name: method for method in (LORA, PROMPT_TUNING)}
+METHODS: Mapping[str, Method] = {method.name: method for method in (LORA, PROMPT_TUNING, FULL)}
 """Methods by name."""
 DEFAULT_METHOD = LORA.name
 """The method of settings that name none."""
