@@ -38,14 +38,15 @@ def add_adapter(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            model = method.add(base_model, config)
+            model: Any = method.add(base_model, config)
         except ValueError as error:
             values = settings.model_dump(exclude_unset=True, exclude={"force_base", "init_from"})
             found = f"PEFT refuses {values or settings.method}: {' '.join(str(error).split())[:240]}"
             raise ModelError("adapter", found, remedy="other settings, or another adapter.method") from None
         method.initialise(model, settings, tokenizer)
     method.attach(model)
-    return model.eval()
+    adapted: PeftModel = model.eval()
+    return adapted
 
 
 @contextmanager

@@ -300,7 +300,8 @@ def _read_config(folder: Path) -> PeftConfig:
         return cast("PeftConfig", own)
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(str(folder))
+    config: PeftConfig = PeftConfig.from_pretrained(str(folder))
+    return config
 
 
 def _tensor_names(path: Path) -> set[str]:

@@ -126,7 +126,7 @@ def retention_bars(report: Report) -> list[Markup]:
 def plots(report: Report) -> dict[str, Markup]:
     """Return the plots by name, each for desktop and phone; empty if there is nothing to plot."""
     # CSS shows the one that fits the screen: text in a scaled SVG would be too small to read on a phone.
-    return {name: _for_both_screens(partial(draw, report)) for name, draw in _plots().items()}
+    return {name: for_both_screens(partial(draw, report)) for name, draw in _plots().items()}
 
 
 def pictures(report: Report) -> dict[str, str]:
@@ -146,7 +146,8 @@ def _plots() -> dict[str, Callable[[Report, int], str]]:
     return {"loss": _loss, "validation": _validation, "watched": _watched, "strength": _strength, "trade": _trade}
 
 
-def _for_both_screens(draw: Callable[[int], str]) -> Markup:
+def for_both_screens(draw: Callable[[int], str]) -> Markup:
+    """Return a plot, drawn for a width in pixels, for desktop and for phone; empty if the plot is."""
     wide, narrow = draw(WIDE), draw(NARROW)
     return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>' if wide else "")
 

@@ -60,7 +60,10 @@ def _section(report: Report, anchor: str) -> list[str]:
         case "data":
             return _data(report)
         case "settings":
-            return [*table_lines(provenance.settings_table(report)), *_folded("The whole recipe", report.recipe)]
+            return [
+                *table_lines(provenance.settings_table(report.settings)),
+                *folded("The whole recipe", report.recipe),
+            ]
         case "checks":
             claims = ["### Claims", "", *table_lines(sections.claims_table(card))] if card.claims else []
             return [*table_lines(sections.checks_table(card)), *claims]
@@ -98,8 +101,8 @@ def _example(row: ExamplePair) -> Iterator[str]:
         escape_markdown(f"{kind}{row.tuned.example_id}, key {judged.reference}"),
         "",
     ]
-    yield from _folded(_summary("Base", row.base), row.base.text)
-    yield from _folded(_summary("Tuned", row.tuned), row.tuned.text)
+    yield from folded(_summary("Base", row.base), row.base.text)
+    yield from folded(_summary("Tuned", row.tuned), row.tuned.text)
 
 
 def _side_by_side(row: ExamplePair) -> Iterator[str]:
@@ -120,13 +123,14 @@ def _data(report: Report) -> list[str]:
     lines = table_lines(provenance.counts_table(report.counts))
     if kinds:
         lines += [escape_markdown(f"Training rows by kind: {kinds}."), ""]
-    lines += _folded("The first training row", report.counts["tokens"]["first"])
+    lines += folded("The first training row", report.counts["tokens"]["first"])
     if rows["malformed_rows"]:
-        lines += _folded("Malformed rows", "\n".join(rows["malformed_rows"]))
+        lines += folded("Malformed rows", "\n".join(rows["malformed_rows"]))
     return lines
 
 
-def _folded(title: str, text: str) -> list[str]:
+def folded(title: str, text: str) -> list[str]:
+    """Return the lines of a text that is hidden under its title until the reader opens it."""
     # Without the blank lines, a renderer would show the fences inside the HTML element as plain text.
     return [f"<details><summary>{escape_markdown(title)}</summary>", "", *fenced(text), "", "</details>", ""]
 

@@ -61,6 +61,18 @@ def loss_plot(training: Sequence[Point], validation: Sequence[Point], width: int
     return plot.svg("Loss", text)
 
 
+def bits_plot(points: Sequence[Point], width: int) -> str:
+    """Plot the bits per byte of held-out text by step, from the lowest to the highest."""
+    values = [point.y for point in points]
+    margin = 0.05 * (max(values) - min(values)) or 0.05
+    x = _axis("step", [0.0, *(point.x for point in points)])
+    plot = Canvas(width, x, Axis("bits per byte", max(0.0, min(values) - margin), max(values) + margin))
+    plot.line(points, "validation")
+    for point in points:
+        plot.dot(point, "validation")
+    return plot.svg("Bits per byte", f"From {values[0]:.3f} to {values[-1]:.3f} over {points[-1].x:.0f} steps.")
+
+
 def validation_plot(
     points: Sequence[LabelledPoint], axis_name: str, highest: float, width: int, *, percent: bool
 ) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lotune.evaluate.replay import ReplayCounts
 from lotune.evaluate.scorecard import EvaluationSetCounts
-from lotune.report.report_data import Report, TrainingSummary
+from lotune.report.report_data import Report, Setting, TrainingSummary
 from lotune.report.sections import Table, format_optional
 from lotune.report.terminal import percent
 
@@ -96,9 +96,9 @@ def kind_counts(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name or 'none'} {number:,}" for name, number in kinds)
 
 
-def settings_table(report: Report) -> Table:
+def settings_table(settings: Sequence[Setting]) -> Table:
     """Return the settings that differ from their defaults, with the first sentence of their help."""
-    rows = tuple((setting.key, setting.value, setting.default, setting.sentence) for setting in report.settings)
+    rows = tuple((setting.key, setting.value, setting.default, setting.sentence) for setting in settings)
     return Table(("setting", "value", "default", "meaning"), rows)
 
 

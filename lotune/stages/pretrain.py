@@ -38,6 +38,7 @@ from lotune.stages.pretraining_validation import (
     unscored_id,
     validation_steps,
 )
+from lotune.stages.report import write_pretraining_report
 from lotune.stages.run_dtypes import Record, print_dtype_reason, resolve_run_dtypes, store_dtypes, with_dtypes
 from lotune.stages.tensorboard_curves import tensorboard_curves
 from lotune.stages.training_session import (
@@ -96,6 +97,8 @@ def pretrain(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
             run.mark_stage_done("pretrain", inputs, [model_folder])
             # After the stage is done: a crash before that resumes from these states.
             shutil.rmtree(run.folder / STATES_FOLDER, ignore_errors=True)
+        if not options.dry_run:
+            write_pretraining_report(run.folder)
         if settings.export_to is not None and not options.dry_run:
             export_model(model_folder, settings.export_to)
         return dict(read_json(run.folder / "pretraining.json"))

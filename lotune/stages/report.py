@@ -1,4 +1,4 @@
-"""`lotune report`: write report and logs from the folder of a finished run, without importing torch."""
+"""`lotune report`: write report and logs from the folder of a finished run or pre-training, without importing torch."""
 
 from __future__ import annotations
 
@@ -33,10 +33,36 @@ def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[
     """
     if not target.is_dir():
         recipe = read_recipe(target, overrides)
+        if _is_pretraining(recipe.folder):
+            return write_pretraining_report(recipe.folder)
         return write_report(recipe.folder, shlex.join(["lotune", "run", str(target), *overrides]))
     if overrides:
         raise SettingsError("report", f"settings with a run folder: {' '.join(overrides)}", "a run folder alone")
+    if _is_pretraining(target):
+        return write_pretraining_report(target)
     return write_report(target, shlex.join(["lotune", "run", str(target / "recipe.yaml")]))
+
+
+def _is_pretraining(folder: Path) -> bool:
+    return (folder / "pretraining.json").is_file() and not (folder / "scorecard.json").is_file()
+
+
+def write_pretraining_report(folder: Path) -> dict[str, Any]:
+    """Write report.html and report.md into the run folder of a finished pre-training, and return their paths.
+
+    Raises: RunError if a file of the folder is missing or damaged.
+    """
+    from lotune.report.pretraining import collect_pretraining, render_pretraining_markdown, render_pretraining_page
+
+    recipe = read_recipe(folder / "recipe.yaml")
+    name = recipe.name or folder.name
+    again = shlex.join(["lotune", "pretrain", str(folder / "recipe.yaml"), f"name={name}-again"])
+    contents = collect_pretraining(folder, name, changed_settings(recipe), again)
+    pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
+    write_atomically(pages["html"], render_pretraining_page(contents))
+    write_atomically(pages["markdown"], render_pretraining_markdown(contents))
+    print_status(f"report: {pages['html']} and {pages['markdown'].name}")
+    return {form: str(path) for form, path in pages.items()}
 
 
 def write_report(folder: Path, finish: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lotune.model.fully_tuned import FullTuningConfig
+
 
 @dataclass(frozen=True)
 class SavedAdapter:
@@ -61,8 +63,8 @@ class Method:
 
     settings: type[AdapterSettings]
     """The settings of the method. Their `method` is its name, which is PEFT's `peft_type` in lower case."""
-    configure: Callable[[Any, PreTrainedModel], PeftConfig]
-    """Return PEFT's configuration. Raises: ModelError if the settings do not fit the model."""
+    configure: Callable[[Any, PreTrainedModel], PeftConfig | FullTuningConfig]
+    """Return PEFT's configuration, or one of its kind. Raises: ModelError if the settings do not fit the model."""
     parameter_count: Callable[[Any, PreTrainedModel], int]
     """Return the number of trainable parameters by a closed formula; the model may be on the meta device.
 
