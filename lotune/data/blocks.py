@@ -13,14 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
+from lotune.data.sentences import CLOSERS, SENTENCE_ENDS
 from lotune.data.token_bytes import token_bytes
 from lotune.data.tokenized import EncodedRow
 
 Chunking = Literal["first_block", "sentences", "stream"]
-SENTENCE_ENDS = ("。", "！", "？", ".", "!", "?")
-"""Texts that end a sentence by default."""
-CLOSERS = "”’」』）)]\"'"
-"""Closing quotes and brackets, which a token may have behind the end of a sentence."""
 
 
 class BlockRule(NamedTuple):

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticSettings, ArithmeticTask
+from lotune.tasks.continuation import ContinuationSettings, ContinuationTask
 from lotune.tasks.copying import CopyingSettings, CopyingTask
 from lotune.tasks.custom import CustomSettings, CustomTask
 from lotune.tasks.equations import EquationsSettings, EquationsTask
@@ -41,6 +42,7 @@ TASKS: Mapping[str, TaskEntry] = {
     "copying": TaskEntry(CopyingSettings, CopyingTask),
     "equations": TaskEntry(EquationsSettings, EquationsTask),
     "text": TaskEntry(TextSettings, TextTask),
+    "continuation": TaskEntry(ContinuationSettings, ContinuationTask),
 }
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lotune.data.blocks import SENTENCE_ENDS, Chunking
+from lotune.data.blocks import Chunking
 from lotune.data.cleaning import Cleaning
 from lotune.data.duplicates import Deduplicate
+from lotune.data.sentences import SENTENCE_ENDS
 from lotune.settings import AUTO, AutoCount, AutoFraction, AutoPositiveFloat, AutoRate, Settings, Switch
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lotune.model.settings import AdapterSettings
 from lotune.model.shapes import ModelShape
@@ -34,20 +34,25 @@ def _nothing(*_: Any) -> None:
 def _add_with_peft(base: PreTrainedModel, config: Any) -> PeftModel:
     from peft import get_peft_model
 
-    return get_peft_model(base, config)
+    model: Any = get_peft_model(base, config)
+    return cast("PeftModel", model)
 
 
 def _load_with_peft(base: PreTrainedModel, folder: Path, config: Any, trainable: bool) -> PeftModel:
     from peft import PeftModel
 
     device = str(next(base.parameters()).device)
-    return PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=trainable, torch_device=device)
+    model: PeftModel = PeftModel.from_pretrained(
+        base, str(folder), config=config, is_trainable=trainable, torch_device=device
+    )
+    return model
 
 
 def _tensors_of_peft(model: PeftModel) -> Mapping[str, Tensor]:
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors: Mapping[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
 
 
 def _nothing_sized(*_: Any) -> Mapping[str, tuple[int, str]]:
