@@ -52,7 +52,9 @@ def test_a_run(name: str, small_base: Path, tmp_path: Path) -> None:
     assert (0 < len(card["next_steps"]) <= 3) is not card["valid"]
     for page in ("report.html", "report.md"):
         assert all("=" in setting for step in card["next_steps"] for setting in step["settings"])
-        assert ("To try next" in (tmp_path / "own" / page).read_text()) is bool(card["next_steps"])
+        text = (tmp_path / "own" / page).read_text()
+        assert ("To try next" in text) is bool(card["next_steps"])
+        assert ("Distribution of rouge" in text.replace("\\", "")) is (metric == "rouge_l") is ("Lowest scores" in text)
     trained = json.loads((tmp_path / "own" / "data" / "train.tokens.json").read_text())["rows"]
     assert 40 < trained <= 80 if name == "choice" else trained == 40  # copies that are shuffled into one go
     words = [f"task.{key}={json.dumps(value)}" for key, value in recipe["task"].items() if key != "name"]

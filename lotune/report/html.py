@@ -20,6 +20,7 @@ from lotune.report.canvas import LabelledPoint, Point
 from lotune.report.plots import (
     NARROW,
     WIDE,
+    histogram,
     interval_strip,
     legend_swatch,
     loss_plot,
@@ -143,7 +144,14 @@ def svg_file(picture: str) -> str:
 
 
 def _plots() -> dict[str, Callable[[Report, int], str]]:
-    return {"loss": _loss, "validation": _validation, "watched": _watched, "strength": _strength, "trade": _trade}
+    return {
+        "loss": _loss,
+        "validation": _validation,
+        "watched": _watched,
+        "strength": _strength,
+        "trade": _trade,
+        "scores": _scores,
+    }
 
 
 def for_both_screens(draw: Callable[[int], str]) -> Markup:
@@ -208,6 +216,12 @@ def _strength(report: Report, width: int) -> str:
         if tried.retained is not None
     ]
     return _against_retention(card, points, "validation", width) if points else ""
+
+
+def _scores(report: Report, width: int) -> str:
+    """Plot the distribution of the scores of base and tuned model, if the metric is their mean."""
+    groups = list(report.examples.scores.items())
+    return histogram(groups, report.card.target.metric, width) if groups else ""
 
 
 def _trade(report: Report, width: int) -> str:

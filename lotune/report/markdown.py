@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from lotune.evaluate.predict import Prediction
-from lotune.evaluate.scorecard import Scorecard
+from lotune.evaluate.scorecard import Scorecard, Target
 from lotune.report import provenance, sections, strengths
 from lotune.report.report_data import ExamplePair, Report
 from lotune.report.sections import Table
@@ -41,7 +41,11 @@ def _section(report: Report, anchor: str) -> list[str]:
     card = report.card
     match anchor:
         case "kinds":
-            return [*table_lines(sections.kinds_table(card.target)), escape_markdown(sections.kinds_note(card.target))]
+            lines = [*table_lines(sections.kinds_table(card.target)), escape_markdown(sections.kinds_note(card.target))]
+            if report.examples.scores:
+                title = f"### Distribution of {escape_markdown(card.target.metric)}"
+                lines += ["", title, "", *table_lines(sections.scores_table(report.examples))]
+            return lines
         case "kept":
             return [*table_lines(sections.retention_table(card.retention)), escape_markdown(sections.RETENTION_NOTE)]
         case "training":
@@ -85,14 +89,19 @@ def _examples(report: Report) -> Iterator[str]:
         for row in report.examples.side_by_side:
             yield from _side_by_side(row)
         return
+    for title, rows in (("Highest scores", report.examples.highest), ("Lowest scores", report.examples.lowest)):
+        if rows:
+            yield from ["", f"### {title}"]
+        for row in rows:
+            yield from _example(row, report.card.target)
     groups = {"won": report.examples.won, "lost": report.examples.lost, "unsolved": report.examples.unsolved}
     for group, rows in groups.items():
         yield from ["", f"### {sections.EXAMPLE_GROUPS[group]} ({report.examples.numbers[group]})"]
         for row in rows:
-            yield from _example(row)
+            yield from _example(row, report.card.target)
 
 
-def _example(row: ExamplePair) -> Iterator[str]:
+def _example(row: ExamplePair, target: Target) -> Iterator[str]:
     judged, kind = row.tuned.score, f"{row.tuned.category}, " if row.tuned.category else ""
     yield from [
         "",
@@ -101,8 +110,8 @@ def _example(row: ExamplePair) -> Iterator[str]:
         escape_markdown(f"{kind}{row.tuned.example_id}, key {judged.reference}"),
         "",
     ]
-    yield from folded(_summary("Base", row.base), row.base.text)
-    yield from folded(_summary("Tuned", row.tuned), row.tuned.text)
+    yield from folded(_summary("Base", row.base, target), row.base.text)
+    yield from folded(_summary("Tuned", row.tuned, target), row.tuned.text)
 
 
 def _side_by_side(row: ExamplePair) -> Iterator[str]:
@@ -114,8 +123,9 @@ def _side_by_side(row: ExamplePair) -> Iterator[str]:
     yield from table_lines(Table(("base", "tuned"), (texts, figures)))
 
 
-def _summary(title: str, answer: Prediction) -> str:
-    return f"{title}: {answer.score.extracted or 'nothing'} ({'right' if answer.score.correct else 'wrong'})"
+def _summary(title: str, answer: Prediction, target: Target) -> str:
+    verdict = f"{'right' if answer.score.correct else 'wrong'}{sections.score_clause(answer, target)}"
+    return f"{title}: {answer.score.extracted or 'nothing'} ({verdict})"
 
 
 def _data(report: Report) -> list[str]:

@@ -73,6 +73,37 @@ def bits_plot(points: Sequence[Point], width: int) -> str:
     return plot.svg("Bits per byte", f"From {values[0]:.3f} to {values[-1]:.3f} over {points[-1].x:.0f} steps.")
 
 
+BINS = 10
+"""Bars of a histogram of scores from 0 to 100."""
+
+
+def histogram(groups: Sequence[tuple[str, Sequence[float]]], axis_name: str, width: int) -> str:
+    """Plot how many scores, 0 to 100, lie in each tenth, for groups of scores; a group has the kind of its points."""
+    counts = [(kind, score_counts(scores)) for kind, scores in groups]
+    most = max(max(numbers) for _, numbers in counts)
+    plot = Canvas(width, Axis(axis_name, 0.0, 100.0), Axis("rows", 0.0, max(1.0, 1.05 * most)))
+    step = 100 / BINS
+    for kind, numbers in counts:
+        edges = [(number * step, count) for number, count in enumerate(numbers)]
+        plot.line([Point(x, y) for left, y in edges for x in (left, left + step)], kind)
+        for left, y in edges:
+            plot.dot(Point(left + step / 2, y), kind)
+    text = "; ".join(f"{kind}: {', '.join(map(str, numbers))}" for kind, numbers in counts)
+    return plot.svg(axis_name, f"Rows by tenth of the scale. {text}.")
+
+
+def score_counts(scores: Sequence[float]) -> list[int]:
+    """Return how many scores, 0 to 100, lie in each tenth of the scale.
+
+    >>> score_counts([0, 9.9, 10, 95, 100])
+    [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    """
+    counts = [0] * BINS
+    for score in scores:
+        counts[min(BINS - 1, int(score * BINS // 100))] += 1
+    return counts
+
+
 def validation_plot(
     points: Sequence[LabelledPoint], axis_name: str, highest: float, width: int, *, percent: bool
 ) -> str:

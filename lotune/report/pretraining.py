@@ -18,12 +18,14 @@ from lotune.record_files import record_lines
 from lotune.report.canvas import Point
 from lotune.report.html import for_both_screens, page_environment, page_style
 from lotune.report.markdown import escape_markdown, fenced, folded, table_lines
-from lotune.report.plots import bits_plot, loss_plot
+from lotune.report.plots import bits_plot, histogram, loss_plot
 from lotune.report.provenance import REPEAT_NOTE, duration, environment_table, settings_table, training_note
 from lotune.report.report_data import Setting, TrainingSummary, read_training
 from lotune.report.sections import Figure, Table
 from lotune.report.terminal import percent
 
+SHOWN_CONTINUATIONS = 3
+"""Continuations that are shown of the best, and of the worst."""
 NEEDED = ("recipe.yaml", "environment.json", "metrics.jsonl", "pretraining.json")
 """Files of a run folder without which there is no report."""
 BLOCK_COUNTS = {
@@ -49,6 +51,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """What the finished model wrote after the first sentence of a held-out article, and how the article goes on."""
+
+    id: str
+    prompt: str
+    reference: str
+    text: str
+    rouge_l: float
+    repeated: float
+
+
+@dataclass(frozen=True)
 class PretrainingReport:
     """The content of the report in either form."""
 
@@ -58,6 +72,7 @@ class PretrainingReport:
     training: TrainingSummary
     validations: tuple[Mapping[str, float], ...]
     samples: tuple[Sample, ...]
+    continuations: tuple[Continuation, ...]
     corpus: Mapping[str, Any] | None
     """The content of data/corpus.json; None if the text was generated."""
     blocks: Mapping[str, Mapping[str, int]]
@@ -82,6 +97,7 @@ def collect_pretraining(folder: Path, name: str, settings: Sequence[Setting], co
         training=read_training(folder / "metrics.jsonl"),
         validations=tuple(validations),
         samples=tuple(Sample(**line) for line in _lines(folder / "samples.jsonl")),
+        continuations=tuple(Continuation(**line) for line in _lines(folder / "continuations.jsonl")),
         corpus=read_json(data / "corpus.json") if (data / "corpus.json").is_file() else None,
         blocks={part: read_json(path) for part, path in blocks.items() if path.is_file()},
         settings=tuple(settings),
@@ -146,6 +162,27 @@ def samples_by_prompt(report: PretrainingReport) -> list[tuple[str, list[Sample]
     order = {sample.prompt: number for number, sample in reversed(list(enumerate(report.samples)))}
     ordered = sorted(report.samples, key=lambda sample: (order[sample.prompt], sample.step))
     return [(prompt, list(group)) for prompt, group in groupby(ordered, key=lambda sample: sample.prompt)]
+
+
+def best_and_worst(report: PretrainingReport) -> list[tuple[str, list[Continuation]]]:
+    """Return the continuations with the highest and the lowest ROUGE-L, with a title for each group."""
+    ordered = sorted(report.continuations, key=lambda one: -one.rouge_l)
+    shown = min(SHOWN_CONTINUATIONS, len(ordered) // 2)
+    return [("Highest", ordered[:shown]), ("Lowest", ordered[len(ordered) - shown :])] if shown else []
+
+
+def continuations_note(report: PretrainingReport) -> str:
+    """Return what was measured of the continuations, in sentences; empty without any."""
+    figures = report.figures.get("continuations")
+    if not figures:
+        return ""
+    limits = figures["rouge_l_interval"]
+    interval = f" (95 % interval {limits[0]:.1f} to {limits[1]:.1f})" if limits else ""
+    return (
+        f"The finished model continued the first sentence of {figures['rows']:,} held-out articles. ROUGE-L "
+        f"against how they go on is {figures['rouge_l']:.1f} of 100{interval}. Of the 4-grams of tokens, "
+        f"{percent(figures['repeated_4_grams'])} repeat an earlier one of the same continuation."
+    )
 
 
 def _validation_table(report: PretrainingReport) -> Table:
@@ -224,6 +261,13 @@ def render_pretraining_page(report: PretrainingReport) -> str:
             repeat_note=REPEAT_NOTE,
             style=page_style(),
             loss=for_both_screens(partial(loss_plot, training.losses, validation)) if training.losses else Markup(""),
+            continuations=best_and_worst(report),
+            continuations_note=continuations_note(report),
+            scores=for_both_screens(
+                partial(histogram, [("tuned", [one.rouge_l for one in report.continuations])], "ROUGE-L")
+            )
+            if report.continuations
+            else Markup(""),
             bits=for_both_screens(partial(bits_plot, bits)) if len(bits) > 1 else Markup(""),
         )
     )
@@ -238,10 +282,21 @@ def render_pretraining_markdown(report: PretrainingReport) -> str:
         lines += ["", f"## {title}", "", *table_lines(table)]
         if anchor == "training":
             lines += [escape_markdown(training_note(report.training)), *_sample_lines(report)]
+            lines += _continuation_lines(report)
         if anchor == "settings":
             lines += folded("The whole recipe", report.recipe)
     lines += ["", "## Repeat it", "", *fenced(report.command), "", REPEAT_NOTE]
     return "\n".join(lines) + "\n"
+
+
+def _continuation_lines(report: PretrainingReport) -> Iterator[str]:
+    if note := continuations_note(report):
+        yield from ["", "## Continuations", "", escape_markdown(note)]
+    for title, group in best_and_worst(report):
+        yield from ["", f"### {title}"]
+        for one in group:
+            yield from ["", *fenced(one.prompt), "", f"ROUGE-L {one.rouge_l:.1f}", ""]
+            yield from table_lines(Table(("model", "article"), ((one.text, one.reference),)))
 
 
 def _sample_lines(report: PretrainingReport) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, takewhile, zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from lotune.tasks.scorers import SCORES
 
 SHOWN_EXAMPLES = 6
 """Number of examples to show of each group: won, lost, and correct neither before nor after."""
+SHOWN_ENDS = 3
+"""Number of rows to show with the highest scores, and with the lowest."""
 SHOWN_SIDE_BY_SIDE = 10
 """Number of rows whose answers of base and tuned model are shown side by side, if no answer is right or wrong."""
 
@@ -64,6 +66,12 @@ class Examples:
     won: tuple[ExamplePair, ...]
     lost: tuple[ExamplePair, ...]
     unsolved: tuple[ExamplePair, ...]
+    highest: tuple[ExamplePair, ...] = ()
+    """Rows with the highest scores of the tuned model if the metric is the mean of scores from 0 to 100, else empty."""
+    lowest: tuple[ExamplePair, ...] = ()
+    """Rows with its lowest scores."""
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Scores from 0 to 100 of base and tuned model, if the metric is their mean; else empty."""
     side_by_side: tuple[ExamplePair, ...] = ()
     """Rows at equal distances over the test rows, for a metric by which no answer is right or wrong; else empty."""
 
@@ -166,8 +174,19 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
         # Not the rows of the largest gains: who reads them is to see what the answers are like.
         rows = [ExamplePair(question, base[id], tuned[id]) for id, question in zip(ids, questions, strict=True)]
         return Examples(numbers, (), (), (), tuple(spread(rows, SHOWN_SIDE_BY_SIDE)))
-    shown = {name: tuple(pick_by_kind(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved")}
-    return Examples(numbers, **shown)
+    won, lost, unsolved = (tuple(pick_by_kind(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved"))
+    examples = Examples(numbers, won, lost, unsolved)
+    if score is None:
+        return examples
+    rows = sorted(chain.from_iterable(groups.values()), key=lambda row: -row.tuned.score.scores.get(score, 0.0))
+    answers = {"base": [row.base for row in rows], "tuned": [row.tuned for row in rows]}
+    ends = min(SHOWN_ENDS, len(rows) // 2)
+    return replace(
+        examples,
+        highest=tuple(rows[:ends]),
+        lowest=tuple(rows[len(rows) - ends :]),
+        scores={name: tuple(one.score.scores.get(score, 0.0) for one in given) for name, given in answers.items()},
+    )
 
 
 def spread(rows: Sequence[ExamplePair], limit: int) -> list[ExamplePair]:

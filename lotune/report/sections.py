@@ -14,6 +14,7 @@ from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric, min_retained
 from lotune.evaluate.scorecard import CategoryResult, Checkpoint, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
+from lotune.report.plots import BINS, score_counts
 from lotune.report.report_data import Examples
 from lotune.report.terminal import (
     format_interval,
@@ -311,6 +312,23 @@ def answer_figures(answer: Prediction) -> str:
     bits, rouge = (answer.score.scores.get(name) for name in (BITS_PER_BYTE, "rouge_l"))
     parts = [f"{bits:.3f} bits per byte of the reference" if bits is not None else "too long for the model: left out"]
     return ", ".join([*parts, *([f"ROUGE-L {rouge:.1f}"] if rouge is not None else [])])
+
+
+def score_clause(answer: Prediction, target: Target) -> str:
+    """Return the score of an answer as a clause if the metric is the mean of such scores, else an empty text."""
+    value = answer.score.scores.get(target.metric) if target.is_mean else None
+    return "" if value is None else f", {target.metric} {value:.1f}"
+
+
+def scores_table(examples: Examples) -> Table:
+    """Return how many rows of base and tuned model have a score in each tenth of the scale; empty without scores."""
+    counts = {name: score_counts(scores) for name, scores in examples.scores.items()}
+    width = 100 // BINS
+    rows = [
+        (f"{width * number} to {width * (number + 1)}", *(f"{numbers[number]:,}" for numbers in counts.values()))
+        for number in range(BINS)
+    ]
+    return Table(("score", *counts), tuple(rows) if counts else (), numeric=True)
 
 
 def examples_note(examples: Examples) -> str:

@@ -89,7 +89,7 @@ EXECUTION_ONLY_SETTINGS = (
     ),
     *("pretrain.compile", "pretrain.gradient_checkpointing", "pretrain.micro_batch_tokens", "evaluate.engine"),
     *("pretrain.validate_every", "pretrain.sample_prompts", "pretrain.sample_tokens", "pretrain.sample_temperature"),
-    "pretrain.tensorboard",
+    *("pretrain.tensorboard", "pretrain.continuation_rows", "pretrain.continuation_tokens"),
     *("adapter.force_base", "adapter.budget"),
 )
 """Settings that change how a stage computes, not its result; they may change before a stopped training resumes.

@@ -23,6 +23,7 @@ from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe, RunOptions, check_extras, check_pretraining_paths
 from lotune.runs import Run, open_run
+from lotune.stages.continuations import continuation_figures, measure_continuations, write_continuations
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.pretraining_corpus import (
     document_inputs,
@@ -284,6 +285,7 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dic
                 break
     _finish(recipe, settings, pretraining)
     last, best = watch.records[-1], watch.best
+    continuations = _continuations(run, recipe, pretraining)
     if best.step == last.step:
         shutil.rmtree(run.folder / BEST_FOLDER, ignore_errors=True)
     else:
@@ -291,7 +293,20 @@ def _train(run: Run, recipe: Recipe, world: ProcessGroup, dtypes: Record) -> dic
     return {
         "parameters": parameters, "tokens": tokens, "steps": done, "validation_loss": last.loss,
         "perplexity": last.perplexity, "bits_per_byte": last.bits_per_byte, "best": asdict(best),
+        "continuations": continuations,
     }  # fmt: skip
+
+
+def _continuations(run: Run, recipe: Recipe, pretraining: PretrainingSession) -> dict[str, Any]:
+    """Return the figures of the finished model's continuations of held-out articles, and store them; empty without."""
+    settings = recipe.pretrain
+    assert settings is not None
+    if settings.corpus is None or not settings.continuation_rows or pretraining.session.in_shards:
+        return {}
+    rows = TokenFile(run.folder / "data" / "validation")
+    written = measure_continuations(pretraining.model, pretraining.tokenizer, rows, settings, recipe.seed)
+    write_continuations(run.folder, written)
+    return continuation_figures(written)
 
 
 def _watch(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> PretrainingWatch:

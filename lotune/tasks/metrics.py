@@ -141,6 +141,16 @@ def rouge_l(answer: Sequence[str], reference: Sequence[str], beta: float = 1.0) 
     return (1 + beta**2) * recall * precision / (recall + beta**2 * precision)
 
 
+def repeated_ngrams(tokens: Sequence[object], n: int) -> float:
+    """Return the fraction, 0 to 1, of the n-grams of a sequence that it had before; 0 if it is too short for any.
+
+    >>> repeated_ngrams("abcabc", 2), repeated_ngrams("abcd", 2)
+    (0.4, 0.0)
+    """
+    ngrams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """Return the length of the longest common subsequence; its elements need not be adjacent.
 

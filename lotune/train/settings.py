@@ -202,6 +202,10 @@ class PretrainSettings(TrainingSettings):
     """Maximum number of tokens of a sample; 0: no samples."""
     sample_temperature: float = Field(0.8, ge=0)
     """Sampling temperature of the samples; 0 is greedy."""
+    continuation_rows: int = Field(100, ge=0)
+    """Held-out articles whose first sentence the finished model continues, to be compared with the rest by ROUGE-L."""
+    continuation_tokens: int = Field(100, ge=1)
+    """Maximum number of tokens of such a continuation, which is sampled like a sample."""
     export_to: Path | None = None
     """Folder into which the finished model is copied."""
 
