@@ -32,6 +32,7 @@ from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
 from lotune.cli.run import run
 from lotune.cli.sample import sample
+from lotune.cli.study import study
 from lotune.cli.tokenizer import tokenizer
 from lotune.cli.tune import tune
 from lotune.cli.watch import watch
@@ -91,6 +92,7 @@ app.command(cls=RecipeCommand)(prepare)
 app.command(cls=RecipeCommand)(pretrain)
 app.command(cls=RecipeCommand)(tune)
 app.command(cls=RecipeCommand)(evaluate)
+app.add_typer(study, name="study")
 app.command()(watch)
 app.command()(report)
 app.command(cls=ModelCommand)(generate)

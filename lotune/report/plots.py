@@ -7,7 +7,7 @@ the same information (hollow circle: base, filled square: tuned), and every plot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import quoteattr
 
 from lotune.evaluate.statistics import Interval
@@ -102,6 +102,28 @@ def score_counts(scores: Sequence[float]) -> list[int]:
     for score in scores:
         counts[min(BINS - 1, int(score * BINS // 100))] += 1
     return counts
+
+
+def memorization_plot(
+    curves: Mapping[tuple[str, float], Sequence[Point]], axis_name: str, width: int, *, percent: bool
+) -> str:
+    """Plot a metric by epochs for (part, temperature): filled squares for seen rows, hollow circles for unseen ones."""
+    points = [point for curve in curves.values() for point in curve]
+    x = _axis("epochs", [0.0, *(point.x for point in points)])
+    highest = 1.0 if percent else max(100.0, *(point.y for point in points))
+    plot = Canvas(width, x, Axis(axis_name, 0.0, highest, percent=percent))
+    labelled = list[LabelledPoint]()
+    for (part, temperature), curve in curves.items():
+        kind = "tuned" if part == "seen" else "base"
+        plot.line(curve, kind)
+        labels = [*([""] * (len(curve) - 1)), f"{part}, {temperature:g}"]
+        labelled += [LabelledPoint(point, label, kind) for point, label in zip(curve, labels, strict=True)]
+    plot.labelled_points(labelled)
+    ends = (
+        f"{part} at temperature {temperature:g}: {plot.y.format_tick(curve[-1].y)}"
+        for (part, temperature), curve in curves.items()
+    )
+    return plot.svg("Seen and unseen questions", f"After {x.high:g} epochs: {'; '.join(ends)}.")
 
 
 def validation_plot(

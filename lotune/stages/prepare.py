@@ -140,6 +140,19 @@ def prepare_inputs(recipe: Recipe) -> dict[str, Any]:
     return {**stage_inputs(recipe, "prepare"), **tokenizer}
 
 
+def training_examples(recipe: Recipe) -> Sequence[Example]:
+    """Return the examples that a recipe trains on, without the replayed ones, read again from its rows."""
+    task = build_prompted_task(recipe.task, recipe.base)
+    tests, watched = retention_sets(recipe, abilities_of(recipe))
+    return build_datasets(task, recipe.data, recipe.seed, _held_out(tests, watched)).train
+
+
+def _held_out(tests: Mapping[str, Any], watched: Mapping[str, Sequence[Example]]) -> dict[str, Sequence[Example]]:
+    """Return the rows of the retention sets, which no training row may share."""
+    retention = {name: rows.examples for name, rows in tests.items()}
+    return {**retention, **{name: rows for name, rows in watched.items() if rows}}
+
+
 def read_examples(path: Path) -> list[Example]:
     """Return the examples of one of the run's files."""
     import orjson
@@ -158,8 +171,7 @@ def _write_data(run: Run, recipe: Recipe) -> None:
     abilities = abilities_of(recipe)
     tests, watched = retention_sets(recipe, abilities)
     retention = {name: rows.examples for name, rows in tests.items()}
-    held_out = {**retention, **{name: rows for name, rows in watched.items() if rows}}
-    data = build_datasets(task, recipe.data, recipe.seed, held_out)
+    data = build_datasets(task, recipe.data, recipe.seed, _held_out(tests, watched))
     require_references(task, recipe.task, data.test, recipe.data.test or recipe.data.train)
     require_fitting_scorer(task, data.test)
     for one in abilities:
