@@ -23,7 +23,11 @@ from lotune.tasks import registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TRANSLATED = [("README.md", "README.zh.md"), ("docs/tutorial.md", "docs/tutorial.zh.md")]
+TRANSLATED = [
+    ("README.md", "README.zh.md"),
+    ("docs/tutorial.md", "docs/tutorial.zh.md"),
+    ("docs/minigpt.md", "docs/minigpt.zh.md"),
+]
 KEYS = {line.key for line in describe(Recipe)}
 GROUPS = {key.rsplit(".", depth)[0] for key in KEYS for depth in range(1, key.count(".") + 1)}
 

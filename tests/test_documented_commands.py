@@ -82,6 +82,8 @@ SMALLER = {
     "rows.yaml": [*RUN, "checkpoints.count=1", "data.validation_rows=2", "data.test_rows=4"],
     "recipes/mine.yaml": [],
     "base.yaml": [*PRETRAINING, *SHAPE],
+    "minigpt-zh-small": [*PRETRAINING, *SHAPE],
+    "qa.yaml": [*RUN, "checkpoints.count=2", "data.validation_rows=4", "data.test_rows=8", "tune.steps=2"],
     "nano": [*PRETRAINING, *SHAPE],
     "nano-end": PRETRAINING,
     "contest-phase1": [
@@ -232,10 +234,16 @@ def promise(words: list[str]) -> str:
         "convert": "written: ", "merge": "check: passed on 32 rows", "audit": "base: .* parameters",
         "generate": r"\w", "pip": "torch==", "--check": "passed: checksums", "leaderboard": "place",
         "contest": "accuracy", "exam": "mean over CoLA", "watch": "step \\d+", "inspect": "⟦",
-        "corpus": "articles: 40 read",
+        "corpus": r"articles: \d+ read", "memorization": r"seen at 0 +unseen at 0",
     }  # fmt: skip
     if "evaluate" in words and "--model" in words:
-        by_task = {"reading": "contest_f1", "text": "bits per byte", "arithmetic": "accuracy", "choice": "accuracy"}
+        by_task = {
+            "reading": "contest_f1",
+            "text": "bits per byte",
+            "continuation": "rouge_l",
+            "arithmetic": "accuracy",
+            "choice": "accuracy",
+        }
         return by_task[str(value_of("--task", words))]
     return next((pattern for word, pattern in patterns.items() if word in words), "")
 
@@ -248,6 +256,8 @@ def write_inputs(folder: Path, base: Path) -> None:
     (folder / "recipes" / "mine.yaml").write_text(RECIPE.format(base=base))
     recipe, *_ = fenced(ROOT / "docs" / "how-to" / "a-base-of-your-own.md", "yaml")
     (folder / "base.yaml").write_text(recipe)
+    recipe, *_ = fenced(ROOT / "docs" / "minigpt.md", "yaml")
+    (folder / "qa.yaml").write_text(recipe)
     rows = [{"instruction": f"Say {number}.", "output": str(number)} for number in range(24)]
     articles = [{"text": f"Title\n\nArticle {number} is short. This is its end."} for number in range(40)]
     for name, lines in (("rows.jsonl", rows), ("articles.jsonl", articles), ("articles/a.jsonl", articles)):

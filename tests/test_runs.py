@@ -135,3 +135,20 @@ def test_a_file_renamed_in_a_folder_of_rows_is_noticed(tmp_path: Path) -> None:
         assert run.stage_state("prepare", inputs) == "done"
         (folder / "arts.csv").rename(folder / "law.csv")
         assert run.stage_state("prepare", inputs) == "changed"
+
+
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path: Path) -> None:
+    from lotune.cli.execution import model_of_run
+
+    assert model_of_run("nano") == "nano"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("seed: 1\n")
+    with pytest.raises(RunError, match="without a finished training"):
+        model_of_run(str(run))
+    (run / "tuning.json").write_text('{"chosen": "step-000002"}')
+    assert model_of_run(str(run)) == str(run / "checkpoints" / "step-000002" / "adapter")
+    (run / "checkpoints" / "step-000002" / "merged").mkdir(parents=True)
+    assert model_of_run(str(run)) == str(run / "checkpoints" / "step-000002" / "merged")
+    (run / "pretraining.json").write_text("{}")
+    assert model_of_run(str(run)) == str(run / "model")

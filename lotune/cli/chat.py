@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from lotune.cli.execution import recipe_from_options, run_verb
+from lotune.cli.execution import model_of_run, recipe_from_options, run_verb
 from lotune.cli.options import BaseModel, Debug, ForceTemplate, RepetitionPenalty, Seed, Temperature, TopK, TopP
 
 
 def chat(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
-    model: Annotated[str, typer.Option(help="Model: a folder, a name on the Hugging Face hub, or nano.")] = "nano",
+    model: Annotated[str, typer.Option(help="Model: a folder, that of a run, a name on the hub, or nano.")] = "nano",
     base: BaseModel = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
@@ -33,6 +33,6 @@ def chat(
         sampling = sampling_from_options(temperature, top_k, top_p, repetition_penalty, seed)
         # Any model can chat; the task supplies the template for one without a chat template.
         recipe = recipe_from_options("chat", CONVERSATION_TASK, overrides or [], base)
-        chat(recipe, model, sampling, max_new_tokens, force_template)
+        chat(recipe, model_of_run(model), sampling, max_new_tokens, force_template)
 
     run_verb(work, json=False, debug=debug)

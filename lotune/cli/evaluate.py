@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lotune.cli.execution import expand_user, recipe_from_options, run_options, run_recipe_verb, run_verb
+from lotune.cli.execution import expand_user, model_of_run, recipe_from_options, run_options, run_recipe_verb, run_verb
 from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json
 from lotune.errors import SettingsError
 
@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Evaluate one model: a folder (model or adapter), a name on the Hugging Face hub, or nano."),
+        typer.Option(help="Evaluate one model: a folder (model, adapter or run), a name on the hub, or nano."),
     ] = None,
     base: BaseModel = None,
     task: Annotated[
@@ -74,6 +74,7 @@ def _evaluate_model(
     options: RunOptions,
 ) -> Any:
     """Return the figures of one model on a task, or on articles; `rows` are the fields of EvaluationData."""
+    model = model_of_run(model)
     from lotune.tasks.registry import DEFAULT_TASK, TEXT
 
     # Perplexity needs no task, but a recipe cannot be built without one.

@@ -110,6 +110,27 @@ def _use_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
+def model_of_run(model: str) -> str:
+    """Return the folder of the model that the folder of a run stands for; any other name of a model as it is.
+
+    It is the chosen checkpoint of a tuning, merged if it is, or the last model of a pre-training.
+
+    Raises: RunError for a run that is not finished.
+    """
+    folder = Path(model)
+    if not (folder / "recipe.yaml").is_file() or (folder / "config.json").exists():
+        return model
+    if (folder / "pretraining.json").is_file():
+        return str(folder / "model")
+    from lotune.errors import RunError
+    from lotune.files import read_json
+
+    if not (folder / "tuning.json").is_file():
+        raise RunError(model, "is a run without a finished training", "a finished run, or the folder of a model")
+    checkpoint = folder / "checkpoints" / str(read_json(folder / "tuning.json")["chosen"])
+    return str(checkpoint / ("merged" if (checkpoint / "merged").is_dir() else "adapter"))
+
+
 def expand_user(path: Path | None) -> Path | None:
     """Return a path with a leading ~ expanded, which the shell leaves alone in --out=~/file."""
     try:
