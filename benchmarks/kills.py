@@ -5,8 +5,8 @@
 Every step saves its state. Each trial is killed twice, then goes on to its end: first in the middle of the save after
 a random step, with half of the state on the disk; then from outside, while it is held after a random one of the steps
 that were left. Steps are counted, not seconds, so a slow machine is killed at the same places. A trial counts as
-identical where every adapter of a tuning, or the model of a pre-training, has the same bytes. The exit status is 1
-where one differs, or where a kill in a save met no training.
+identical where every adapter of a tuning, or models and samples of a pre-training, have the same bytes. The exit status
+is 1 where one differs, or where a kill in a save met no training.
 """
 
 from __future__ import annotations
@@ -44,13 +44,21 @@ pretrain:
   step_tokens: 1024
   steps: 60
   optimizer: muon
+  lr_schedule: wsd
+  sampling: with_replacement
+  validate_every: 7
+  sample_tokens: 6
   llama_config: {vocab_size: 420, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4,
     intermediate_size: 64}
 """
 RECIPES = {"tune": TUNE, "pretrain": PRETRAIN}
-WEIGHTS = {"tune": "checkpoints/step-*/adapter/adapter_model.safetensors", "pretrain": "model/model.safetensors"}
-FILES = {"tune": 3, "pretrain": 1}
-"""Files of weights that a finished run has."""
+RESULTS = {
+    "tune": ("checkpoints/step-*/adapter/adapter_model.safetensors",),
+    "pretrain": ("model*/model.safetensors", "samples.jsonl"),
+}
+"""Files that a finished run has, whose bytes are compared."""
+FILES = {"tune": 3, "pretrain": 2}
+"""How many of them a finished run has at least."""
 HEAVY = ("peft", "transformers.models.llama.modeling_llama", "lotune.generate.engine", "lotune.train.train_state")
 """Libraries that the parent imports for every child."""
 KILLED = -signal.SIGKILL
@@ -130,15 +138,15 @@ def finish(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def weights(verb: str, runs: Path) -> dict[str, str]:
-    """Return the digest of each file of weights that the verb leaves in the run."""
+def results(verb: str, runs: Path) -> dict[str, str]:
+    """Return the digest of each file of results that the verb leaves in the run."""
     folder = runs / "kills"
-    files = sorted(folder.glob(WEIGHTS[verb]))
+    files = sorted(file for pattern in RESULTS[verb] for file in folder.glob(pattern))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def trial(verb: str, recipe: Path, runs: Path, steps: int, draw: random.Random) -> tuple[dict[str, str], bool, bool]:
-    """Return the weights of a run that was killed in a save and from outside, and whether each kill hit it at work."""
+    """Return the results of a run that was killed in a save and from outside, and whether each kill hit it at work."""
     log = runs.parent / "log.txt"
     saved = draw.randint(1, steps - 1)
     in_save = finish(begin(verb, recipe, runs, log, saved)) == KILLED
@@ -146,7 +154,7 @@ def trial(verb: str, recipe: Path, runs: Path, steps: int, draw: random.Random) 
     status = finish(begin(verb, recipe, runs, log))
     if status:
         raise SystemExit(f"the run did not resume: exit status {status}\n{log.read_text()[-2000:]}")
-    return weights(verb, runs), in_save, outside
+    return results(verb, runs), in_save, outside
 
 
 def main() -> int:
@@ -168,8 +176,8 @@ def main() -> int:
         recipe = Path(folder) / "kills.yaml"
         recipe.write_text(f"{COMMON}base: {{model: {options.base}}}\n{RECIPES[verb]}")
         assert finish(begin(verb, recipe, Path(folder) / "whole", Path(folder) / "log.txt")) == 0
-        expected, steps = weights(verb, Path(folder) / "whole"), steps_done(Path(folder) / "whole")
-        assert len(expected) == FILES[verb]
+        expected, steps = results(verb, Path(folder) / "whole"), steps_done(Path(folder) / "whole")
+        assert len(expected) >= FILES[verb]
         for number in range(options.kills):
             result, in_save, outside = trial(verb, recipe, Path(folder) / f"trial-{number}", steps, draw)
             in_saves, outsides = in_saves + in_save, outsides + outside

@@ -169,7 +169,7 @@ def check_method(recipe: Recipe) -> None:
     if recipe.merged_checkpoints != "none" and not METHODS[method].mergeable:
         fault = f"is {recipe.checkpoints.merged}, and {method} adapters cannot be merged into a base"
         raise SettingsError("checkpoints.merged", fault, "auto or none", "use the adapter beside its base")
-    if method == "full" and recipe.tune.quantization != "none":
+    if METHODS[method].trains_base and recipe.tune.quantization != "none":
         fault = f"is {recipe.tune.quantization}, and weights that are trained cannot be quantised"
         raise SettingsError("tune.quantization", fault, "none", "adapter.method=lora")
     if recipe.retention.strength not in ("auto", 1) and METHODS[method].proportional is None:

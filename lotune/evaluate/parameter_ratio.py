@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lotune.errors import ModelError, SettingsError
+from lotune.model.methods.registry import METHODS
 from lotune.model.settings import ADAPTER_CONFIG
 
 # The contest divides by totals rounded to millions (Llama-3-8B has 8,030,261,248 parameters), and the published ratios
@@ -120,7 +121,8 @@ def _fully_trained(folder: Path) -> frozenset[str] | None:
         return frozenset()
     try:
         config = json.loads(path.read_bytes())
-        if config.get("peft_type") == "FULL":
+        method = METHODS.get(str(config.get("peft_type")).lower())
+        if method is not None and method.trains_base:
             return None
         named = config.get("modules_to_save") or []
     except (ValueError, AttributeError):

@@ -22,6 +22,7 @@ from lotune.fingerprints import inputs_fingerprint
 from lotune.memory import oom_names_setting
 from lotune.model.loading import count_parameters
 from lotune.model.logits import NotFiniteLogitsError
+from lotune.model.methods.registry import METHODS
 from lotune.recipe import Recipe, RunOptions, check_extras
 from lotune.record_files import append_record
 from lotune.runs import METRICS_FILE, Run
@@ -153,10 +154,10 @@ def _train(
     import torch
 
     from lotune.model.adapters import trainable_count
-    from lotune.model.fully_tuned import is_fully_tuned
 
     trainable = trainable_count(tuning.model)
-    total = count_parameters(tuning.model) - (0 if is_fully_tuned(tuning.model) else trainable)
+    trains_base = METHODS[recipe.adapter.method].trains_base
+    total = count_parameters(tuning.model) - (0 if trains_base else trainable)
     steps, at_most = tuning.plan.steps, "at most " if tuning.plan.decisions else ""
     print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {at_most}{steps} steps")
     validation = validation_set(recipe, tuning)

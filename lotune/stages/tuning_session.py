@@ -26,6 +26,7 @@ from lotune.model.loading import (
     resolve_device,
     resolve_dtype,
 )
+from lotune.model.methods.registry import METHODS
 from lotune.model.parts import virtual_ids
 from lotune.model.quantization import load_quantized
 from lotune.recipe import Recipe
@@ -184,7 +185,7 @@ def _load_base(recipe: Recipe, device: str, world: ProcessGroup) -> tuple[Loaded
     if in_shards and recipe.tune.max_divergence is not None:
         found, remedy = "the divergence of sharded weights is not measured", "fsdp=off, or tune.max_divergence=null"
         raise SettingsError("tune.max_divergence", found, remedy=remedy)
-    if in_shards and recipe.adapter.method == "full":
+    if in_shards and METHODS[recipe.adapter.method].trains_base:
         found, remedy = "weights that are all trained are not sharded", "fsdp=off, or adapter.method=lora"
         raise SettingsError("adapter.method", found, remedy=remedy)
     settings = recipe.base.model_copy(update={"dtype": dtype_name(dtype)})

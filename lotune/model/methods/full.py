@@ -91,6 +91,7 @@ FULL = Method(
     saved_values=lambda config: {},
     learning_rate=_learning_rate,
     count_on_shape=_count_on_shape,
+    trains_base=True,
     add=_add,
     load=_load,
     tensors=_tensors,

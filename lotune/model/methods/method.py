@@ -116,6 +116,8 @@ class Method:
 
     None if it is proportional to no tensor, so that an adapter has no strength that could be lowered.
     """
+    trains_base: bool = False
+    """Whether the weights of the base themselves are trained, so that they can be neither quantised nor sharded."""
     add: Callable[[PreTrainedModel, Any], Any] = _add_with_peft
     """Return a model with a fresh adapter, by the configuration of `configure`."""
     load: Callable[[PreTrainedModel, Path, Any, bool], Any] = _load_with_peft

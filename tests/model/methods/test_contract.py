@@ -128,7 +128,7 @@ def test_equal_seeds_are_equal_adapters(settings: AdapterSettings, base: LoadedM
     pairs = list(zip(weights(5), weights(5), strict=True))
     assert all(torch.equal(weight, other) for weight, other in pairs)
     alike = all(torch.equal(weight, other) for weight, other in zip(weights(5), weights(6), strict=True))
-    assert alike == (settings.method == "full")  # which draws nothing
+    assert alike == METHODS[settings.method].trains_base  # which draws nothing
 
 
 def test_only_the_adapter_trains_in_float32(settings: AdapterSettings, base: LoadedModel, tokens: torch.Tensor) -> None:
@@ -154,7 +154,9 @@ def test_a_saved_adapter_gives_the_same_logits_here_and_in_peft(
     expected = model(input_ids=tokens).logits
     save_adapter(model, tmp_path / "adapter", base=base)
     reference: Any = AutoModelForCausalLM.from_pretrained(base.name)
-    if settings.method == "full":  # PEFT has no such adapters: the file has the weights under transformers' names
+    if METHODS[
+        settings.method
+    ].trains_base:  # PEFT has no such adapters: the file has the weights under transformers' names
         unread = reference.load_state_dict(load_file(tmp_path / "adapter" / "adapter_model.safetensors"), strict=False)
         assert unread.unexpected_keys == []
     else:
