@@ -240,7 +240,7 @@ def promise(words: list[str]) -> str:
         by_task = {
             "reading": "contest_f1",
             "text": "bits per byte",
-            "continuation": "rouge_l",
+            "text_continuation": "rouge_l",
             "arithmetic": "accuracy",
             "choice": "accuracy",
         }

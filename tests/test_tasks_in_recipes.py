@@ -25,10 +25,10 @@ TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "copying": ({}, [{"text": f"{n} + 1"} for n in range(50)]),
     "equations": ({}, [{"equation": f"{n}+1=?"} for n in range(50)]),
-    "continuation": ({}, [{"text": f"Number {n} is here. Number {n + 1} follows it."} for n in range(50)]),
+    "text_continuation": ({}, [{"text": f"Number {n} is here. Number {n + 1} follows it."} for n in range(50)]),
     "text": ({}, [{"text": f"Number {n} follows number {n - 1}."} for n in range(50)]),
 }
-METRICS = {"custom": "rouge_l", "continuation": "rouge_l", "text": "bits_per_byte"}
+METRICS = {"custom": "rouge_l", "text_continuation": "rouge_l", "text": "bits_per_byte"}
 """Metrics other than accuracy."""
 
 

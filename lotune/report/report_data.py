@@ -173,7 +173,7 @@ def _examples(folder: Path, card: Scorecard) -> Examples:
     if card.target.lower_is_better:
         # Not the rows of the largest gains: who reads them is to see what the answers are like.
         rows = [ExamplePair(question, base[id], tuned[id]) for id, question in zip(ids, questions, strict=True)]
-        return Examples(numbers, (), (), (), tuple(spread(rows, SHOWN_SIDE_BY_SIDE)))
+        return Examples(numbers, (), (), (), side_by_side=tuple(spread(rows, SHOWN_SIDE_BY_SIDE)))
     won, lost, unsolved = (tuple(pick_by_kind(groups[name], SHOWN_EXAMPLES)) for name in ("won", "lost", "unsolved"))
     examples = Examples(numbers, won, lost, unsolved)
     if score is None:

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from lotune.errors import SettingsError
 from lotune.tasks.arithmetic.task import ArithmeticSettings, ArithmeticTask
-from lotune.tasks.continuation import ContinuationSettings, ContinuationTask
 from lotune.tasks.copying import CopyingSettings, CopyingTask
 from lotune.tasks.custom import CustomSettings, CustomTask
 from lotune.tasks.equations import EquationsSettings, EquationsTask
@@ -23,6 +22,7 @@ from lotune.tasks.sentence_classification import SentenceClassificationTask, Sen
 from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Task
 from lotune.tasks.text import TextSettings, TextTask
+from lotune.tasks.text_continuation import ContinuationSettings, ContinuationTask
 
 
 class TaskEntry(NamedTuple):
@@ -42,7 +42,7 @@ TASKS: Mapping[str, TaskEntry] = {
     "copying": TaskEntry(CopyingSettings, CopyingTask),
     "equations": TaskEntry(EquationsSettings, EquationsTask),
     "text": TaskEntry(TextSettings, TextTask),
-    "continuation": TaskEntry(ContinuationSettings, ContinuationTask),
+    "text_continuation": TaskEntry(ContinuationSettings, ContinuationTask),
 }
 """Tasks by name."""
 DEFAULT_TASK = "arithmetic"

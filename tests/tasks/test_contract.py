@@ -28,7 +28,7 @@ OWN_ROWS: dict[str, list[Row]] = {
     ],
     "sentences": [{"sentence": f"The {number} cats sleeps.", "label": str(number % 2)} for number in range(8)],
     "custom": [{"question": f"{number} and 1?", "answer": f"It is {number + 1}."} for number in range(8)],
-    "continuation": [{"text": f"Cat {number} sleeps. Nobody wakes it."} for number in range(8)],
+    "text_continuation": [{"text": f"Cat {number} sleeps. Nobody wakes it."} for number in range(8)],
     "text": [{"text": f"The {number} cats sleep, and nobody wakes them."} for number in range(8)],
 }
 """Rows of the tasks that have no generator."""
@@ -60,7 +60,7 @@ def test_rows_come_back_as_they_were_written(task: Task, rows: list[Row], name: 
         ("arithmetic", "rows.json"),
         ("reading", "rows.jsonl"),
         ("text", "rows.json"),
-        ("continuation", "rows.json"),
+        ("text_continuation", "rows.json"),
     ):
         pytest.skip("not a layout that the task writes")
     task.write(tmp_path / name, rows)

@@ -30,7 +30,7 @@ class ContinuationSettings(TaskSettings):
 
     own_template: ClassVar[str] = "plain"
 
-    name: Literal["continuation"] = "continuation"
+    name: Literal["text_continuation"] = "text_continuation"
     """Name of the task."""
     cleaning: Cleaning = "none"
     """How to clean articles; wiki removes title, line breaks and the empty brackets that extraction leaves."""
@@ -53,7 +53,7 @@ class ContinuationTask(TextScored):
     """Rows {"text"}: the prompt is the first sentence, and the target is what follows it in whole sentences."""
 
     settings: ContinuationSettings = field(default_factory=ContinuationSettings)
-    name: str = "continuation"
+    name: str = "text_continuation"
 
     def read(self, path: Path, on_error: OnError = "stop", max_row_bytes: int = MAX_ROW_BYTES) -> RowFile:
         """Return the articles of a file or folder that have a sentence and something after it.
