@@ -58,3 +58,35 @@ def test_unsupported_settings_of_a_method_are_refused_before_any_work(recipe: Pa
     output = call("run", recipe, "adapter.num_virtual_tokens=1023", status=2).stderr
     assert "1023 virtual tokens fill the context of 1024 tokens" in output
     assert not (tmp_path / "own" / "data").exists()
+
+
+def test_full_tuning_is_refused_where_it_cannot_be(small_base: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(base=small_base).replace("adapter: {rank: 2}", "adapter: {method: full}")
+    (tmp_path / "full.yaml").write_text(text + f"runs: {tmp_path}\n")
+    for setting, fault in {
+        "tune.quantization=8bit": "weights that are trained cannot be quantised",
+        "retention.strength=0.5": "full adapters have no strength that can be lowered",
+        "adapter.budget=0.1": "raise the budget, or adapter.method=lora",
+    }.items():
+        assert fault in call("run", tmp_path / "full.yaml", setting, status=2).stderr
+    assert not (tmp_path / "full" / "data").exists()
+
+
+@pytest.mark.slow
+def test_full_tuning_holds_to_its_base(small_base: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(base=small_base).replace("adapter: {rank: 2}", "adapter: {method: full}")
+    (tmp_path / "full.yaml").write_text(text + f"runs: {tmp_path}\n")
+    held = ("retention.replay.rows=8", "retention.divergence=0.5", "tune.steps=4", "checkpoints.count=2")
+    output = call("run", tmp_path / "full.yaml", *held).stderr
+    weights = load_file(small_base / "model.safetensors")
+    total = sum(tensor.numel() for tensor in weights.values())
+    assert f"{total:,} of {total:,} parameters are trained (100.000%)" in output
+    card = json.loads((tmp_path / "full" / "scorecard.json").read_text())
+    assert (card["parameters"]["trainable"], card["parameters"]["total"]) == (total, total)
+    assert [check["name"] for check in card["checks"] if not check["passed"]] == []
+    folder = tmp_path / "full" / "checkpoints" / card["chosen_checkpoint"]
+    merged = load_file(folder / "merged" / "model.safetensors")
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert saved.keys() == merged.keys() == weights.keys()
+    assert all(torch.equal(saved[name], merged[name].float()) for name in saved)
+    assert any(not torch.equal(saved[name], weights[name].float()) for name in saved)

@@ -13,6 +13,7 @@ import orjson
 from markupsafe import Markup
 
 from lotune.errors import RunError
+from lotune.evaluate.continuations import Continuation
 from lotune.files import read_json
 from lotune.record_files import record_lines
 from lotune.report.canvas import Point
@@ -48,18 +49,6 @@ class Sample:
     step: int
     prompt: str
     continuation: str
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What the finished model wrote after the first sentence of a held-out article, and how the article goes on."""
-
-    id: str
-    prompt: str
-    reference: str
-    text: str
-    rouge_l: float
-    repeated: float
 
 
 @dataclass(frozen=True)

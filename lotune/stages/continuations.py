@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lotune.console import print_status
 from lotune.data.blocks import SentenceEnds
 from lotune.data.token_files import TokenFile
-from lotune.evaluate.statistics import bootstrap_mean
+from lotune.evaluate.continuations import Continuation, continuation_figures
 from lotune.record_files import encode_records
 from lotune.tasks.metrics import repeated_ngrams, rouge_l
 from lotune.tasks.scorers import rouge_tokens
@@ -22,21 +22,6 @@ BATCH_TOKENS = 16_384
 """Tokens that the engine holds at once."""
 REPEATED_WORDS = 4
 """Tokens of a repetition that counts: rep-4 of Welleck et al. 2019 (arXiv 1908.04319)."""
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A continuation of a held-out article, and how the article goes on, of the same number of tokens.
-
-    `rouge_l` is 0 to 100, `repeated` the fraction of 4-grams of tokens that the continuation had before.
-    """
-
-    id: str
-    prompt: str
-    reference: str
-    text: str
-    rouge_l: float
-    repeated: float
 
 
 def measure_continuations(
@@ -79,17 +64,6 @@ def _beginnings(
         if cut is not None:
             found.append((id, ids[: cut + settings.continuation_tokens], cut))
     return found
-
-
-def continuation_figures(continuations: Sequence[Continuation]) -> dict[str, Any]:
-    """Return mean ROUGE-L with its interval, and the mean fraction of repeated 4-grams; empty without any."""
-    if not continuations:
-        return {}
-    scores = [one.rouge_l for one in continuations]
-    mean, repeated = (sum(values) / len(values) for values in (scores, [one.repeated for one in continuations]))
-    interval = bootstrap_mean(scores)
-    limits = None if interval is None else [interval.low, interval.high]
-    return {"rows": len(scores), "rouge_l": mean, "rouge_l_interval": limits, "repeated_4_grams": repeated}
 
 
 def write_continuations(folder: Path, continuations: Sequence[Continuation]) -> None:

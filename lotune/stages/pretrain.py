@@ -19,11 +19,12 @@ from lotune.data.tokenizer_training import padding_id
 from lotune.disk_space import format_bytes, require_free_space
 from lotune.distributed import ProcessGroup
 from lotune.errors import SettingsError
+from lotune.evaluate.continuations import continuation_figures
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe, RunOptions, check_extras, check_pretraining_paths
 from lotune.runs import Run, open_run
-from lotune.stages.continuations import continuation_figures, measure_continuations, write_continuations
+from lotune.stages.continuations import measure_continuations, write_continuations
 from lotune.stages.dependencies import stage_inputs
 from lotune.stages.pretraining_corpus import (
     document_inputs,

@@ -28,10 +28,19 @@ TEXT_CHARACTERS = 400
 """Maximum number of characters of a plain text: many short rows show more of a model than few long ones."""
 
 
-class TextSettings(TaskSettings):
-    """Texts have no prompt, and their scorer is fixed."""
+class PlainTextSettings(TaskSettings):
+    """The settings of a task of bare texts."""
 
     own_template: ClassVar[str] = "plain"
+
+    @property
+    def prompt_template(self) -> Template:
+        """The bare text."""
+        return TEMPLATES[self.own_template]
+
+
+class TextSettings(PlainTextSettings):
+    """Texts have no prompt, and their scorer is fixed."""
 
     name: Literal["text"] = "text"
     """Name of the task."""
@@ -42,11 +51,6 @@ class TextSettings(TaskSettings):
     def scorer_name(self) -> str:
         """The scorer that measures how likely the model finds the texts."""
         return REFERENCE_SCORER
-
-    @property
-    def prompt_template(self) -> Template:
-        """The bare text."""
-        return TEMPLATES[self.own_template]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,19 +16,16 @@ from lotune.data.corpus import Corpus
 from lotune.data.folders import files_digest
 from lotune.data.rows import OnError, RowFile, rows_on_disk, write_jsonl
 from lotune.data.sentences import sentence_ends
-from lotune.data.templates import TEMPLATES, Template
 from lotune.errors import DataError
 from lotune.tasks.scorers import TextScored, score_text
-from lotune.tasks.settings import TaskSettings
 from lotune.tasks.task import Example, Row, Score
+from lotune.tasks.text import PlainTextSettings
 
 SCORER = "rouge-l"
 
 
-class ContinuationSettings(TaskSettings):
+class ContinuationSettings(PlainTextSettings):
     """The prompt is the beginning of the article, and the scorer is fixed."""
-
-    own_template: ClassVar[str] = "plain"
 
     name: Literal["text_continuation"] = "text_continuation"
     """Name of the task."""
@@ -41,11 +38,6 @@ class ContinuationSettings(TaskSettings):
     def scorer_name(self) -> str:
         """The scorer, ROUGE-L."""
         return SCORER
-
-    @property
-    def prompt_template(self) -> Template:
-        """The bare text."""
-        return TEMPLATES[self.own_template]
 
 
 @dataclass(frozen=True)
