@@ -34,8 +34,10 @@ def measure_continuations(
     from lotune.model.loading import context_length
 
     found = _beginnings(tokenizer, rows, settings, context_length(model))
-    sampling = Sampling(settings.sample_temperature, seed=seed)
-    requests = [Request(ids[:cut], len(ids) - cut, label=id, sampling=sampling) for id, ids, cut in found]
+    requests = [
+        Request(ids[:cut], len(ids) - cut, label=id, sampling=Sampling(settings.sample_temperature, seed=seed + number))
+        for number, (id, ids, cut) in enumerate(found)
+    ]
     model.eval()
     answers = generate_completions(model, tokenizer, requests, batch_tokens=BATCH_TOKENS) if requests else []
     results = []

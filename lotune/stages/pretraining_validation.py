@@ -154,10 +154,17 @@ class PretrainingWatch:
 
         if not self.settings.sample_tokens:
             return
-        sampling, context = Sampling(self.settings.sample_temperature, seed=self.seed), context_length(model)
+        context, temperature = context_length(model), self.settings.sample_temperature
         prompts = [ids[: context - 1] for ids in self._prompts]
-        lengths = [min(self.settings.sample_tokens, context - len(ids)) for ids in prompts]
-        requests = [Request(ids, length, sampling=sampling) for ids, length in zip(prompts, lengths, strict=True)]
+        # A seed for each: with equal random numbers, a young model writes the same text after all prompts.
+        requests = [
+            Request(
+                ids,
+                min(self.settings.sample_tokens, context - len(ids)),
+                sampling=Sampling(temperature, seed=self.seed + number),
+            )
+            for number, ids in enumerate(prompts)
+        ]
         model.eval()
         answers = generate_completions(model, self.held_out.tokenizer, requests, batch_tokens=SAMPLE_BATCH_TOKENS)
         for ids, answer in zip(prompts, answers, strict=True):
