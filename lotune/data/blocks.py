@@ -67,12 +67,14 @@ def chunk_articles(articles: Iterable[EncodedRow], rule: BlockRule, counts: Coun
     """Yield blocks of articles that were encoded with end-of-text, by a rule.
 
     An article without a sentence that fits is dropped. The numbers of `articles`, `blocks`, `tokens`, `dropped`
-    articles, and articles that were `cut`, with the `cut_tokens`, are added to `counts`.
+    articles, and articles that were `cut`, with the `cut_tokens`, are added to `counts`, and the `padding` that would
+    fill all blocks up.
     """
     blocks = _stream(articles, rule.size, counts) if rule.ends is None else _by_sentence(articles, rule, counts)
     for block in blocks:
         counts["blocks"] += 1
         counts["tokens"] += len(block.token_ids)
+        counts["padding"] += rule.size - len(block.token_ids)
         yield block
 
 

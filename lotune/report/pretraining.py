@@ -36,6 +36,7 @@ BLOCK_COUNTS = {
     "articles dropped": "dropped",
     "articles cut": "cut",
     "tokens cut off": "cut_tokens",
+    "padding tokens to fill the blocks up, which packing saves": "padding",
 }
 """Names of the counts in a file of tokens, by their names in the report."""
 FLOPS_PER_WEIGHT = 6

@@ -141,7 +141,8 @@ def _write_articles(tokenizer: Any, settings: PretrainSettings, articles: SplitC
         write_token_file(folder / name, rows, len(tokenizer), counts)
         print_status(
             f"{name}: {counts['articles']:,} articles in {counts['blocks']:,} blocks, {counts['tokens']:,} tokens "
-            f"({counts['dropped']:,} articles dropped, {counts['cut']:,} cut by {counts['cut_tokens']:,} tokens)"
+            f"({counts['dropped']:,} articles dropped, {counts['cut']:,} cut by {counts['cut_tokens']:,} tokens; full "
+            f"blocks would have {counts['padding']:,} of padding)"
         )
         if not counts["blocks"]:
             found = f"no {name} article has a sentence that fits into {size} tokens"
