@@ -116,8 +116,12 @@ def memorization_plot(
     for (part, temperature), curve in curves.items():
         kind = "tuned" if part == "seen" else "base"
         plot.line(curve, kind)
-        labels = [*([""] * (len(curve) - 1)), f"{part}, {temperature:g}"]
-        labelled += [LabelledPoint(point, label, kind) for point, label in zip(curve, labels, strict=True)]
+        # In the middle: at their ends, curves of rows that are known by heart meet.
+        named = len(curve) // 2
+        labelled += [
+            LabelledPoint(point, f"{part}, {temperature:g}" if number == named else "", kind)
+            for number, point in enumerate(curve)
+        ]
     plot.labelled_points(labelled)
     ends = (
         f"{part} at temperature {temperature:g}: {plot.y.format_tick(curve[-1].y)}"
