@@ -146,7 +146,7 @@ def test_a_misspelt_task_names_the_nearest_and_all() -> None:
     with pytest.raises(SettingsError, match="txet") as error:
         entry_named("txet")
     assert error.value.remedy == "did you mean text?"
-    assert error.value.expected.endswith("copying, equations, text")
+    assert error.value.expected.endswith("copying, equations, text, text_continuation")
 
 
 def test_init_takes_texts_where_they_are_named(tmp_path: Path) -> None:
