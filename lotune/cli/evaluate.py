@@ -74,8 +74,9 @@ def _evaluate_model(
     options: RunOptions,
 ) -> Any:
     """Return the figures of one model on a task, or on articles; `rows` are the fields of EvaluationData."""
-    model = model_of_run(model)
     from lotune.tasks.registry import DEFAULT_TASK, TEXT
+
+    model = model_of_run(model)
 
     # Perplexity needs no task, but a recipe cannot be built without one.
     recipe = recipe_from_options("evaluate", DEFAULT_TASK if task == TEXT else task, overrides, base)

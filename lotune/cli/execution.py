@@ -64,10 +64,7 @@ def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run:
     """Run the stage of a command that takes a recipe, together with the other processes under torchrun."""
 
     def work() -> Any:
-        from lotune.recipe import read_recipe
-
-        recipe = read_recipe(path, overrides or [])
-        _use_threads(recipe)
+        recipe = recipe_with_threads(path, overrides)
         # By name, so that a command imports its own stage alone; `import_module` of all would load torch for --help.
         stage: Callable[[Recipe, RunOptions], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
         options = run_options(dry_run, json, debug)
@@ -80,6 +77,15 @@ def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run:
         return stage(recipe, options)
 
     run_verb(work, json=json, debug=debug, resumes=True)
+
+
+def recipe_with_threads(path: Path, overrides: list[str] | None) -> Recipe:
+    """Return the recipe of a command, after setting the number of threads that it names."""
+    from lotune.recipe import read_recipe
+
+    recipe = read_recipe(path, overrides or [])
+    _use_threads(recipe)
+    return recipe
 
 
 def recipe_from_options(verb: str, task: str | None, overrides: list[str], base: str | None = None) -> Recipe:
@@ -117,7 +123,7 @@ def model_of_run(model: str) -> str:
 
     Raises: RunError for a run that is not finished.
     """
-    folder = Path(model)
+    folder = expand_user(Path(model)) or Path(model)
     if not (folder / "recipe.yaml").is_file() or (folder / "config.json").exists():
         return model
     if (folder / "pretraining.json").is_file():
@@ -126,7 +132,8 @@ def model_of_run(model: str) -> str:
     from lotune.files import read_json
 
     if not (folder / "tuning.json").is_file():
-        raise RunError(model, "is a run without a finished training", "a finished run, or the folder of a model")
+        finish = shlex.join(["lotune", "run", str(folder / "recipe.yaml")])
+        raise RunError(model, "is a run without a finished training", "a finished run, or a model's folder", finish)
     checkpoint = folder / "checkpoints" / str(read_json(folder / "tuning.json")["chosen"])
     return str(checkpoint / ("merged" if (checkpoint / "merged").is_dir() else "adapter"))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lotune.cli.execution import run_options, run_verb
+from lotune.cli.execution import recipe_with_threads, run_options, run_verb
 from lotune.cli.options import RECIPE_HELP, Debug, Json, Overrides
 from lotune.errors import SettingsError
 
@@ -33,25 +33,22 @@ def memorization(
     """Ask the checkpoints of a recipe questions that they have seen, and others, at several temperatures."""
 
     def work() -> Any:
-        from lotune.recipe import read_recipe
         from lotune.stages.memorization import StudyOptions, study_memorization
 
         study = StudyOptions(rows, _read_temperatures(temperatures))
-        return study_memorization(read_recipe(recipe, overrides or []), study, run_options(False, json, debug))
+        return study_memorization(recipe_with_threads(recipe, overrides), study, run_options(False, json, debug))
 
     run_verb(work, json=json, debug=debug, resumes=True)
 
 
 def _read_temperatures(text: str) -> list[float]:
-    """Return the temperatures in a text. Raises: SettingsError if one is no number of 0 or more.
+    """Return the temperatures in a text. Raises: SettingsError if one is no number.
 
     >>> _read_temperatures("0, 0.5,1")
     [0.0, 0.5, 1.0]
     """
     try:
-        values = [float(part) for part in text.split(",")]
+        return list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        values = [-1.0]
-    if not all(value == 0 or 1e-5 <= value <= 1e5 for value in values):
-        raise SettingsError("--temperatures", f"{text!r}", "numbers of 0 or more, separated by commas", "0,0.5,1")
-    return list(dict.fromkeys(values))
+        expected = "numbers of 0 or more, separated by commas"
+        raise SettingsError("--temperatures", f"{text!r}", expected, "0,0.5,1") from None

@@ -295,7 +295,7 @@ def read_adapter_config(folder: Path) -> PeftConfig:
 
 def _read_config(folder: Path) -> PeftConfig:
     content = orjson.loads((folder / ADAPTER_CONFIG).read_bytes())
-    if content.get("peft_type") == FULL:
+    if isinstance(content, dict) and content.get("peft_type") == FULL:
         own: Any = FullTuningConfig(**content)
         return cast("PeftConfig", own)
     from peft import PeftConfig

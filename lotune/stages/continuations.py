@@ -11,7 +11,7 @@ from lotune.console import print_status
 from lotune.data.blocks import SentenceEnds
 from lotune.data.token_files import TokenFile
 from lotune.evaluate.continuations import Continuation, continuation_figures
-from lotune.record_files import encode_records
+from lotune.record_files import write_records
 from lotune.tasks.metrics import repeated_ngrams, rouge_l
 from lotune.tasks.scorers import rouge_tokens
 from lotune.train.settings import PretrainSettings
@@ -68,11 +68,13 @@ def _beginnings(
     return found
 
 
-def write_continuations(folder: Path, continuations: Sequence[Continuation]) -> None:
-    """Write the continuations into a run's folder, and print their figures."""
-    (folder / CONTINUATIONS_FILE).write_bytes(encode_records(asdict(one) for one in continuations))
-    if figures := continuation_figures(continuations):
+def write_continuations(folder: Path, continuations: Sequence[Continuation]) -> dict[str, Any]:
+    """Write the continuations into a run's folder, print their figures and return them; empty without any."""
+    write_records(folder / CONTINUATIONS_FILE, (asdict(one) for one in continuations))
+    figures = continuation_figures(continuations)
+    if figures:
         print_status(
             f"continuations of {figures['rows']} held-out articles: ROUGE-L {figures['rouge_l']:.1f}, "
             f"{figures['repeated_4_grams']:.1%} of the 4-grams repeated"
         )
+    return figures

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
 from lotune.data.examples import Example
@@ -31,6 +31,10 @@ from lotune.tasks.registry import build_task
 from lotune.tasks.task import Task
 from lotune.text_display import print_visible
 
+if TYPE_CHECKING:
+    from lotune.generate.answering_model import AnsweringModel
+    from lotune.generate.sampling import Sampling
+
 FOLDER = "memorization"
 """Folder of a run that holds the answers and the results of the study."""
 PARTS = ("seen", "unseen")
@@ -51,17 +55,20 @@ def study_memorization(recipe: Recipe, study: StudyOptions, options: RunOptions)
     The folder `memorization` of the run gets results.json and memorization.svg. Answers that it has are not given
     again.
 
-    Raises: SettingsError for a task that generates no answers.
+    Raises: SettingsError for a task that generates no answers, or a temperature outside its range.
     """
+    from lotune.generate.sampling import Sampling
+
     task = build_task(recipe.task)
     if task.chooses_by_likelihood or not task.generates_answers or task.scores_references:
         found, remedy = f"{task.name} by {task.metric} compares no generated answers", "task.scorer=rouge-l"
         raise SettingsError("study memorization", found, "a task whose answers are generated", remedy)
+    samplings = [Sampling(temperature, seed=recipe.seed) for temperature in study.temperatures]
     with open_prepared_run(recipe, options) as (run, recipe):
         ensure_prepared(run, recipe)
         ensure_tuned(run, recipe, options)
         recipe = with_stored_settings(recipe, run.folder)
-        points = list(_points(run, recipe, task, study))
+        points = list(_points(run, recipe, task, study.rows, samplings))
         folder = run.folder / FOLDER
         result = {"task": task.name, "metric": task.metric, "points": points}
         write_json(folder / "results.json", result)
@@ -73,18 +80,21 @@ def study_memorization(recipe: Recipe, study: StudyOptions, options: RunOptions)
         return result
 
 
-def _points(run: Run, recipe: Recipe, task: Task, study: StudyOptions) -> Iterator[dict[str, Any]]:
+def _points(run: Run, recipe: Recipe, task: Task, rows: int, samplings: Sequence[Sampling]) -> Iterator[dict[str, Any]]:
+    from lotune.generate.answering_model import AnsweringModel
+
     training = read_json(run.folder / TRAINING_FILE)
     epochs_of_step = _epochs(recipe, run) / training["planned_steps"]
-    parts = _rows(run, recipe, study.rows)
+    parts = _rows(run, recipe, rows)
     for checkpoint in training["checkpoints"]:
         model = tuned_model(run, recipe, checkpoint["name"])
-        for temperature in study.temperatures:
+        answering = AnsweringModel(model.model, model.tokenizer)
+        for sampling in samplings:
             for part, examples in parts.items():
-                value = _measure(run, recipe, task, model, (checkpoint["name"], part, temperature), examples)
+                value = _measure(run, recipe, task, answering, sampling, (checkpoint["name"], part), examples)
                 yield {
                     "checkpoint": checkpoint["name"], "epochs": round(checkpoint["step"] * epochs_of_step, 3),
-                    "temperature": temperature, "part": part, "rows": len(examples), "value": value,
+                    "temperature": sampling.temperature, "part": part, "rows": len(examples), "value": value,
                 }  # fmt: skip
 
 
@@ -105,16 +115,18 @@ def _rows(run: Run, recipe: Recipe, count: int) -> dict[str, list[Example]]:
 
 
 def _measure(
-    run: Run, recipe: Recipe, task: Task, model: Any, name: tuple[str, str, float], examples: Sequence[Example]
+    run: Run,
+    recipe: Recipe,
+    task: Task,
+    answering: AnsweringModel,
+    sampling: Sampling,
+    name: tuple[str, str],
+    examples: Sequence[Example],
 ) -> float:
-    from lotune.generate.answering_model import AnsweringModel
-    from lotune.generate.sampling import Sampling
-
-    checkpoint, part, temperature = name
-    sampling = Sampling(temperature, seed=recipe.seed)
+    (checkpoint, part), temperature = name, sampling.temperature
     job = PredictionJob(
         f"{checkpoint}, {part}, temperature {temperature:g}",
-        AnsweringModel(model.model, model.tokenizer),
+        answering,
         recipe.evaluate.max_batch_tokens,
         sampling=sampling,
         on_too_long=recipe.evaluate.on_too_long,

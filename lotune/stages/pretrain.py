@@ -19,7 +19,6 @@ from lotune.data.tokenizer_training import padding_id
 from lotune.disk_space import format_bytes, require_free_space
 from lotune.distributed import ProcessGroup
 from lotune.errors import SettingsError
-from lotune.evaluate.continuations import continuation_figures
 from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.recipe import Recipe, RunOptions, check_extras, check_pretraining_paths
@@ -306,8 +305,7 @@ def _continuations(run: Run, recipe: Recipe, pretraining: PretrainingSession) ->
         return {}
     rows = TokenFile(run.folder / "data" / "validation")
     written = measure_continuations(pretraining.model, pretraining.tokenizer, rows, settings, recipe.seed)
-    write_continuations(run.folder, written)
-    return continuation_figures(written)
+    return write_continuations(run.folder, written)
 
 
 def _watch(recipe: Recipe, settings: PretrainSettings, pretraining: PretrainingSession) -> PretrainingWatch:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -70,11 +70,7 @@ class TextTask(TextScored):
 
         Any fault is an error, whatever `on_error` is. Raises: DataError.
         """
-        corpus, folder = Corpus(path, max_row_bytes=max_row_bytes), f"{path.parent}{os.sep}"
-        rows = rows_on_disk(
-            (article.id.removeprefix(folder), {"text": article.target}) for article in corpus.articles()
-        )
-        return RowFile(path, rows, (), files_digest(corpus.files()))
+        return article_rows(Corpus(path, max_row_bytes=max_row_bytes))
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write texts as jsonl, one at a time."""
@@ -93,6 +89,17 @@ class TextTask(TextScored):
     def judge(self, example: Example, text: str) -> Score:
         """Return the score of a generated text, which is right if it is the text itself."""
         return score_text(self.scorer, text, example.references[0])
+
+
+def article_rows(corpus: Corpus, keeps: Callable[[str], bool] = lambda text: True) -> RowFile:
+    """Return the articles of a corpus whose text is kept, as rows {"text"} named by file and line."""
+    folder = f"{corpus.path.parent}{os.sep}"
+    rows = rows_on_disk(
+        (article.id.removeprefix(folder), {"text": article.target})
+        for article in corpus.articles()
+        if keeps(article.target)
+    )
+    return RowFile(corpus.path, rows, (), files_digest(corpus.files()))
 
 
 def shorten(text: str, characters: int = TEXT_CHARACTERS) -> str:

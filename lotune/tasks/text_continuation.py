@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,12 @@ from pydantic import Field
 from lotune.data.bounded import MAX_ROW_BYTES
 from lotune.data.cleaning import Cleaning
 from lotune.data.corpus import Corpus
-from lotune.data.folders import files_digest
-from lotune.data.rows import OnError, RowFile, rows_on_disk, write_jsonl
+from lotune.data.rows import OnError, RowFile, write_jsonl
 from lotune.data.sentences import sentence_ends
 from lotune.errors import DataError
 from lotune.tasks.scorers import TextScored, score_text
 from lotune.tasks.task import Example, Row, Score
-from lotune.tasks.text import PlainTextSettings
+from lotune.tasks.text import PlainTextSettings, article_rows
 
 SCORER = "rouge-l"
 
@@ -53,13 +51,7 @@ class ContinuationTask(TextScored):
         Any fault is an error, whatever `on_error` is. Raises: DataError.
         """
         corpus = Corpus(path, self.settings.cleaning, max_row_bytes)
-        folder = f"{path.parent}{os.sep}"
-        rows = rows_on_disk(
-            (article.id.removeprefix(folder), {"text": article.target})
-            for article in corpus.articles()
-            if split_article(article.target, self.settings.reference_characters) is not None
-        )
-        return RowFile(path, rows, (), files_digest(corpus.files()))
+        return article_rows(corpus, lambda text: split_article(text, self.settings.reference_characters) is not None)
 
     def write(self, path: Path, rows: Iterable[Row]) -> None:
         """Write articles as jsonl, one at a time."""

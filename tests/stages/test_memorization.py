@@ -47,4 +47,6 @@ def test_what_cannot_be_studied_is_refused_before_any_work(tmp_path: Path) -> No
     words = ("study", "memorization", tmp_path / "text.yaml", f"runs={tmp_path / 'runs'}")
     assert "compares no generated answers" in call(*words, status=2).stderr
     assert "separated by commas" in call(*words, "--temperatures", "warm", status=2).stderr
+    rows = ("task={name: instructions, scorer: rouge-l}", "--temperatures", "0,1e9")
+    assert "temperature: is 1000000000.0" in call(*words, *rows, status=2).stderr
     assert not (tmp_path / "runs").exists()
