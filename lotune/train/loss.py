@@ -18,17 +18,17 @@ from lotune.data.collate import IGNORE_INDEX, Batch
 from lotune.train.output_head import Head, OutputHead
 
 MAX_LOGITS_PER_CHUNK = {"cpu": 2**22, "cuda": 2**26}
-"""Number of logits in a chunk: 16 MiB in float32, which fit into a CPU's caches, or 256 MiB on a GPU.
-
-Twice as many if the head itself is trained, as each chunk reads and writes the whole gradient of its weight.
-"""
+"""Number of logits in a chunk: 16 MiB in float32, which fit into a CPU's caches, or 256 MiB on a GPU."""
 
 
 def max_logits_per_chunk(weight: Tensor) -> int:
-    """Return the maximum number of logits to hold at once for a head with this weight (V, D)."""
-    return MAX_LOGITS_PER_CHUNK.get(weight.device.type, MAX_LOGITS_PER_CHUNK["cuda"]) * (
-        2 if weight.requires_grad else 1
-    )
+    """Return the maximum number of logits to hold at once for a head with this weight (V, D).
+
+    If the head itself is trained, each chunk reads and writes the whole gradient of its weight, so a chunk is larger:
+    twice as many logits, or half as many as the weight has elements.
+    """
+    limit = MAX_LOGITS_PER_CHUNK.get(weight.device.type, MAX_LOGITS_PER_CHUNK["cuda"])
+    return max(2 * limit, weight.numel() // 2) if weight.requires_grad else limit
 
 
 class CausalLoss:
