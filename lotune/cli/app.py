@@ -32,6 +32,7 @@ from lotune.cli.pretrain import pretrain
 from lotune.cli.report import report
 from lotune.cli.run import run
 from lotune.cli.sample import sample
+from lotune.cli.serve import serve
 from lotune.cli.study import study
 from lotune.cli.tokenizer import tokenizer
 from lotune.cli.tune import tune
@@ -97,6 +98,7 @@ app.command()(watch)
 app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
+app.command(cls=ModelCommand)(serve)
 app.command()(convert)
 app.command()(merge)
 app.command()(compare)

@@ -124,18 +124,46 @@ def model_of_run(model: str) -> str:
     Raises: RunError for a run that is not finished.
     """
     folder = expand_user(Path(model)) or Path(model)
-    if not (folder / "recipe.yaml").is_file() or (folder / "config.json").exists():
+    if not _is_run(folder):
         return model
     if (folder / "pretraining.json").is_file():
         return str(folder / "model")
+    checkpoint = _chosen_checkpoint(folder)
+    return str(checkpoint / ("merged" if (checkpoint / "merged").is_dir() else "adapter"))
+
+
+def models_of_run(run: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the models of a run by name, and its adapters: base and tuned model, or what was pre-trained.
+
+    Raises: RunError for a folder that is no run, or a run that is not finished.
+    """
+    from lotune.errors import RunError
+    from lotune.settings import read_yaml
+
+    folder = expand_user(Path(run)) or Path(run)
+    if not _is_run(folder):
+        raise RunError(run, "is not a run", "the folder of a run", f"--model {shlex.quote(run)} serves a model")
+    name = folder.resolve().name
+    if (folder / "pretraining.json").is_file():
+        return {name: str(folder / "model")}, {}
+    adapter, settings = _chosen_checkpoint(folder) / "adapter", read_yaml(folder / "recipe.yaml")
+    base = str(settings.get("base", {}).get("model", "nano"))
+    base_name = Path(base).name
+    return {f"{base_name}-base" if base_name == name else base_name: base}, {name: str(adapter)}
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and not (folder / "config.json").exists()
+
+
+def _chosen_checkpoint(run: Path) -> Path:
     from lotune.errors import RunError
     from lotune.files import read_json
 
-    if not (folder / "tuning.json").is_file():
-        finish = shlex.join(["lotune", "run", str(folder / "recipe.yaml")])
-        raise RunError(model, "is a run without a finished training", "a finished run, or a model's folder", finish)
-    checkpoint = folder / "checkpoints" / str(read_json(folder / "tuning.json")["chosen"])
-    return str(checkpoint / ("merged" if (checkpoint / "merged").is_dir() else "adapter"))
+    if not (run / "tuning.json").is_file():
+        finish = shlex.join(["lotune", "run", str(run / "recipe.yaml")])
+        raise RunError(str(run), "is a run without a finished training", "a finished run, or a model's folder", finish)
+    return run / "checkpoints" / str(read_json(run / "tuning.json")["chosen"])
 
 
 def expand_user(path: Path | None) -> Path | None:

@@ -18,13 +18,15 @@ class AnsweringModel:
     Its weights must not change in between. After `reset`, answers do not depend on earlier prompts.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, **engine_options: Any) -> None:
+        """`engine_options` are those of `Engine`."""
         self.model, self.tokenizer = model, tokenizer
+        self._engine_options = engine_options
 
     @cached_property
     def engine(self) -> Engine:
         """The engine that generates the model's answers."""
-        return Engine(self.model, self.tokenizer)
+        return Engine(self.model, self.tokenizer, **self._engine_options)
 
     @cached_property
     def loglikelihood(self) -> LogLikelihood:

@@ -6,13 +6,14 @@ Shapes: n running rows, T tokens of a row in a pass, L real tokens of all rows, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from itertools import accumulate
 from math import ceil
 
 import torch
 
 from lotune.generate.llama_forward import ForwardInput
+from lotune.generate.prefix_cache import PrefixCache, StoredPrefix
 from lotune.generate.prefix_sharing import common_prefix_length, group_by_prefix
 from lotune.generate.prompt_lookup import MAX_HISTORY, MAX_MATCH, NgramIndex
 from lotune.generate.requests import Completion, Request
@@ -40,7 +41,9 @@ MAX_MASK_ELEMENTS = 2**24
 class ContinuousBatcher:
     """Rows in the slots of a model: the n running rows are in the first n slots, and the next may hold an ended row.
 
-    A new row copies the prefix that it shares with a row in one of these slots. `waiting` rows enter from the end.
+    A new row copies the prefix that it shares with a row in one of these slots, or with one in `prefix_cache`.
+    `waiting` rows enter from the end. `prompt_tokens` counts the tokens of all prompts, `shared_tokens` those that were
+    copied.
     """
 
     def __init__(self, slots: SlotModel) -> None:
@@ -48,6 +51,8 @@ class ContinuousBatcher:
         self.max_rows = MAX_RUNNING.get(self.device.type, MAX_RUNNING["cuda"])
         self.max_step_tokens = MAX_STEP_TOKENS.get(self.device.type, MAX_STEP_TOKENS["cuda"])
         self.draft_history = NgramIndex()
+        self.prefix_cache = PrefixCache(0)
+        self.prompt_tokens = self.shared_tokens = 0
         self.running: list[RunningRequest] = []
         self.waiting: list[RunningRequest] = []
         self.whole_answers = False
@@ -86,9 +91,14 @@ class ContinuousBatcher:
     def check(self, request: Request) -> None:
         """Accept every request that the model can answer."""
 
-    def session(self) -> AbstractContextManager[None]:
-        """Return a context in which the model is ready for steps."""
-        return self.slots.session()
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Make the model ready for steps within the block."""
+        active = self.slots.active_adapters
+        with self.slots.session():
+            if self.slots.active_adapters != active:  # keys of another active adapter are of no use
+                self.prefix_cache.clear()
+            yield
 
     def add(self, rows: list[RunningRequest]) -> None:
         """Add rows behind those that wait: the longest first, so that short rows fill the slots at the end."""
@@ -106,6 +116,7 @@ class ContinuousBatcher:
         """Forget the running rows and all cached prompts."""
         self.running.clear()
         self.slots.clear()
+        self.prefix_cache.clear()
         self.draft_history = NgramIndex()
 
     def step(self, selector: TokenSelector, batch_tokens: int) -> None:
@@ -165,18 +176,19 @@ class ContinuousBatcher:
         leaders, followers = group_by_prefix(rows, [shared for shared, _ in cached])
         own = [(*cached[index], rows[index]) for index in leaders]
         fresh = [row for shared, _, row in own if not shared]
-        sharing = [(shared, slot, row) for shared, slot, row in own if shared]
+        sharing = [(shared, source, row) for shared, source, row in own if shared]
         first = len(self.running)
         # The slot after the running rows may hold a prefix that is still needed, so it is written last.
         for index in reversed(range(len(sharing))):
-            shared, slot, _ = sharing[index]
-            self.slots.copy(slot, first + index, shared)
+            shared, source, _ = sharing[index]
+            self._copy_prefix(source, first + index, shared)
         self._prefill_suffix([(shared, row) for shared, _, row in sharing])
         self._prefill_from_start(fresh)
         slot_of = {id(row): slot for slot, row in enumerate((*(row for *_, row in sharing), *fresh), first)}
         for slot, (shared, leader, _) in enumerate(followers, len(self.running)):
             self.slots.copy(slot_of[id(leader)], slot, shared)
         self._prefill_suffix([(shared, row) for shared, _, row in followers])
+        self._count(rows, [shared for shared, *_ in (*sharing, *followers)])
 
     def _prefill_one(self, row: RunningRequest, selector: TokenSelector) -> None:
         """Compute one whole prompt and choose the first tokens of its answer, which may end with them."""
@@ -186,24 +198,46 @@ class ContinuousBatcher:
         end = row.length + 1 + len(draft)
         positions = torch.arange(shared, end, device=self.device)[None]
         if shared:
-            self.slots.copy(source, slot, shared)
+            self._copy_prefix(source, slot, shared)
+        self._count([row], [shared])
         inputs = ForwardInput(slot, ids, positions, end, fresh=not shared)
         logits = self._forward([row], inputs, keep=1 + len(draft))
         self.slots.cached_ids[slot], self.slots.adapters[slot] = list(row.request.prompt_ids), row.request.adapter
-        if not list(self._accept_tokens(slot, [row], [draft], logits, selector)):
+        if list(self._accept_tokens(slot, [row], [draft], logits, selector)):
+            self._store(slot)
+        else:
             self.running.append(row)
 
-    def _cached_prefix(self, row: RunningRequest) -> tuple[int, int]:
-        """Return the largest number of tokens of a prompt that a slot holds already, and the slot."""
+    def _store(self, slot: int) -> None:
+        """Keep what the slot of an ended row holds, as a conversation may go on."""
+        if self.prefix_cache.max_bytes:
+            self.prefix_cache.put(self.slots.save(slot))
+
+    def _count(self, rows: Sequence[RunningRequest], shared: Sequence[int]) -> None:
+        self.prompt_tokens += sum(len(row.request.prompt_ids) for row in rows)
+        self.shared_tokens += sum(shared)
+
+    def _copy_prefix(self, source: int | StoredPrefix, slot: int, length: int) -> None:
+        if isinstance(source, StoredPrefix):
+            self.slots.restore(source, slot, length)
+        else:
+            self.slots.copy(source, slot, length)
+
+    def _cached_prefix(self, row: RunningRequest) -> tuple[int, int | StoredPrefix]:
+        """Return the largest number of tokens of a prompt that are computed already, and where they are."""
         slots = range(min(len(self.running) + 1, len(self.slots.cached_ids)))
         candidates = [slot for slot in slots if self.slots.adapters[slot] == row.request.adapter]
         shared, slot = max(
             ((common_prefix_length(row.prompt, self.slots.cached_ids[slot]), slot) for slot in candidates),
             default=(0, 0),
         )
+        source: int | StoredPrefix = slot
+        stored_length, stored = self.prefix_cache.find(row.prompt, row.request.adapter)
+        if stored is not None and stored_length > shared:
+            shared, source = stored_length, stored
         # A prompt from its beginning needs no mask, but one that continues a prefix does.
         large = (row.length - shared) * row.length > MAX_MASK_ELEMENTS
-        return (0, 0) if large and 2 * shared < row.length else (shared, slot)
+        return (0, 0) if large and 2 * shared < row.length else (shared, source)
 
     def _prefill_from_start(self, rows: list[RunningRequest]) -> None:
         """Compute prompts from their beginning in one pass, without reading the cache."""
@@ -321,6 +355,7 @@ class ContinuousBatcher:
         Later rows are shorter and further behind, so blocks keep rows of similar length.
         """
         last = len(self.running) - 1
+        self._store(slot)
         while slot < last:
             source = slot // SLOT_BLOCK * SLOT_BLOCK + SLOT_BLOCK - 1
             source = min(source if source > slot else slot + SLOT_BLOCK, last)

@@ -19,21 +19,33 @@ class StreamingDetokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(filter(None, stop))
+        # The text of the tokens before `_ids` is settled; so is that of the first `_num_settled` of these, which are
+        # kept because the text of a token can depend on the tokens before it.
         self._ids: list[int] = []
-        self._shown = ""
+        self._num_settled = 0
+        self._settled = self._shown = ""
 
     def add_token(self, token: int) -> str:
         """Return the text that can be shown after one more token; empty if it is not certain yet."""
         self._ids.append(token)
-        # all tokens again: the text of a token depends on those before it
-        decoded = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(decoded, str)
-        text, stopped = cut_at_stop(decoded.rstrip(REPLACEMENT_CHARACTER), self._stop)
+        before, decoded = self._decode(self._ids[: self._num_settled]), self._decode(self._ids)
+        added = decoded[len(before) :]
+        text = (self._settled + added).rstrip(REPLACEMENT_CHARACTER)
+        if added and not decoded.endswith(REPLACEMENT_CHARACTER):
+            self._settled += added
+            self._ids = self._ids[self._num_settled :]
+            self._num_settled = len(self._ids)
+        text, stopped = cut_at_stop(text, self._stop)
         return self._show(text if stopped else text[: len(text) - self._partial_stop_length(text)])
 
     def finalize(self, text: str) -> str:
         """Return the rest of the finished answer `text`."""
         return self._show(text)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
 
     def _show(self, text: str) -> str:
         """Return what a text adds to the pieces shown so far."""

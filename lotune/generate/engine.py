@@ -20,18 +20,10 @@ import torch
 
 from lotune.errors import LotuneError, RunError, SettingsError
 from lotune.generate.backends import Backend, backend_for, base_model, check_requests
-from lotune.generate.detokenizer import StreamingDetokenizer
-from lotune.generate.requests import (
-    Completion,
-    ErrorEvent,
-    Event,
-    FinishEvent,
-    OnToken,
-    Request,
-    TokenEvent,
-    eos_token_ids,
-    expand_requests,
-)
+from lotune.generate.continuous_batching import ContinuousBatcher
+from lotune.generate.event_reader import EventReader
+from lotune.generate.prefix_cache import PrefixCache
+from lotune.generate.requests import Completion, Event, OnToken, Request, eos_token_ids, expand_requests
 from lotune.generate.running import RunningRequest, TokenSelector
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.model.parts import token_reader, virtual_ids
@@ -59,10 +51,12 @@ class Engine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_tokens: int = MAX_BATCH_TOKENS,
+        prefix_cache_bytes: int = 0,
     ) -> None:
         """Choose a backend by probing `model` (plain, adapted or loaded by vLLM).
 
-        At most `batch_tokens` tokens are held at once, but always one row.
+        At most `batch_tokens` tokens are held at once, but always one row. `prefix_cache_bytes` bounds the memory for
+        keys and values of ended rows, from which a later prompt copies its beginning.
 
         Raises: ModelError for a model that cannot generate.
         """
@@ -70,6 +64,9 @@ class Engine:
         self._base, self._prefix_ids = base_model(model), virtual_ids(model)
         check_requests(self.model, self._base, [])
         self._backend: Backend = backend_for(model)
+        self._batcher = self._backend if isinstance(self._backend, ContinuousBatcher) else None
+        if self._batcher is not None:
+            self._batcher.prefix_cache = PrefixCache(prefix_cache_bytes)
         self._ids = count()
         self._rows: dict[int, RunningRequest] = {}
         self._arrivals: list[RunningRequest] = []
@@ -88,9 +85,12 @@ class Engine:
             self._backend.check(request)
         check_requests(self.model, self._base, requests, first)
 
-    def submit(self, request: Request) -> int:
-        """Submit a request for one answer and return its id. If it is not valid, its only event is an ErrorEvent."""
-        row = RunningRequest(next(self._ids), request)
+    def submit(self, request: Request, on_token: OnToken | None = None) -> int:
+        """Submit a request for one answer and return its id. If it is not valid, its only event is an ErrorEvent.
+
+        `on_token(token id)` receives each token as it is chosen, and ends the answer by returning True.
+        """
+        row = RunningRequest(next(self._ids), request, on_token=on_token)
         try:
             self.check([request], row.index)
             if request.samples > 1:
@@ -110,7 +110,58 @@ class Engine:
 
         Raises: KeyError if the id is unknown or its events were read before.
         """
-        return self._events(id, self._rows[id])
+        return self._events(id, self.reader(id))
+
+    def reader(self, id: int) -> EventReader:
+        """Return a reader of the events of a request, which takes no steps; call `forget` when it has ended.
+
+        Raises: KeyError if the id is unknown.
+        """
+        return EventReader(self._rows[id], self.tokenizer, self._traced)
+
+    def step(self) -> None:
+        """Take one step if a request waits or runs; wait for the end of another thread's step before."""
+        self._stepping.acquire()
+        self._step_unless_ready(lambda: self.is_idle)
+
+    def forget(self, id: int) -> None:
+        """Drop a request, and cancel it if it has not ended."""
+        self._forget([id])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return not (self._backend.waiting or self._backend.running or self._arrivals)
+
+    @property
+    def whole_answers(self) -> bool:
+        """Whether a step produces complete answers."""
+        return self._backend.whole_answers
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The number of tokens of all prompts so far, 0 if the backend does not count them."""
+        return self._batcher.prompt_tokens if self._batcher else 0
+
+    @property
+    def shared_tokens(self) -> int:
+        """The number of tokens of prompts that were copied from another prompt instead of computed."""
+        return self._batcher.shared_tokens if self._batcher else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens of running requests, prompts included."""
+        return sum(row.length + 1 for row in self._backend.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of requests without a slot."""
+        return len(self._backend.waiting) + len(self._arrivals)
+
+    @property
+    def num_running(self) -> int:
+        """The number of requests that the next step continues."""
+        return len(self._backend.running)
 
     def stream(
         self,
@@ -142,7 +193,8 @@ class Engine:
                     self._advance(lambda: bool(ended))
                 row = ended.popleft()
                 if not isinstance(row.outcome, Completion):
-                    raise self._error(row)
+                    assert isinstance(row.outcome, Exception)
+                    raise self._traced(row.outcome)
                 yield numbers[row.index], row.outcome
         finally:
             self._forget(list(numbers))
@@ -153,7 +205,7 @@ class Engine:
         Raises: RuntimeError while requests wait or run.
         """
         with self._stepping:
-            if not self._is_idle():
+            if not self.is_idle:
                 raise RuntimeError("an engine is reset between requests only")
             self._backend.reset()
 
@@ -168,23 +220,13 @@ class Engine:
             self._arrivals += [row for row in rows if row.outcome is None]
             self._changed.notify_all()
 
-    def _events(self, id: int, row: RunningRequest) -> Iterator[Event]:
-        pieces, sent = StreamingDetokenizer(self.tokenizer, row.request.stop), 0
+    def _events(self, id: int, reader: EventReader) -> Iterator[Event]:
         try:
             while True:
-                # Read before the tokens: once it is set, no further token can follow those that are read below.
-                outcome = row.outcome
-                for token in row.ids[sent:]:
-                    logprob = row.logprobs[sent] if row.request.logprobs else None
-                    sent += 1
-                    yield TokenEvent(token, pieces.add_token(token), logprob)
-                if isinstance(outcome, Completion):
-                    yield FinishEvent(outcome, pieces.finalize(outcome.text))
+                yield from reader.read()
+                if reader.ended:
                     return
-                if outcome is not None:
-                    yield ErrorEvent(self._error(row))
-                    return
-                self._advance(partial(row.has_news, sent), at_once=True)
+                self._advance(lambda: reader.has_news, at_once=True)
         finally:
             self._forget([id])
 
@@ -272,23 +314,19 @@ class Engine:
 
     def _end_step(self) -> None:
         """Let another thread take the next step; without requests, restore the mode and attention of the model."""
-        if self._selector is not None and self._is_idle():
+        if self._selector is not None and self.is_idle:
             self._selector = None
             self._session.close()
         self._stepping.release()
         with self._changed:
             self._changed.notify_all()
 
-    def _is_idle(self) -> bool:
-        return not (self._backend.waiting or self._backend.running or self._arrivals)
-
-    def _error(self, row: RunningRequest) -> Exception:
+    def _traced(self, error: Exception) -> Exception:
         """Return the error that ended a row; logits that are not finite are traced to their layer."""
-        assert isinstance(row.outcome, Exception)
-        if not isinstance(row.outcome, NotFiniteLogitsError):
-            return row.outcome
+        if not isinstance(error, NotFiniteLogitsError):
+            return error
         with self._stepping, torch.inference_mode():
-            return row.outcome.traced(self.model)
+            return error.traced(self.model)
 
 
 def generate_completions(

@@ -9,7 +9,7 @@ tokens of all rows, W attended length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -129,6 +129,20 @@ class SlotCache(Cache):
         for layer in self._slot_layers():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    def save(self, slot: int, length: int) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        """Return copies of the first `length` keys and values (G, T, E) of a slot, for each layer."""
+        layers = self._slot_layers()
+        return tuple((layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in layers)
+
+    def restore(self, saved: Sequence[tuple[torch.Tensor, torch.Tensor]], slot: int, length: int) -> None:
+        """Write the first `length` saved keys and values to a slot."""
+        for number, (keys, values) in enumerate(saved):
+            layer = self.at(number)
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
+            layer.keys[slot, :, :length] = keys[:, :length]
+            layer.values[slot, :, :length] = values[:, :length]
 
     def resize(self, slots: int, capacity: int, remaining_rows: int) -> None:
         """Change the number of slots and their capacity; the first `remaining_rows` rows stay."""

@@ -7,11 +7,11 @@ V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ from lotune.generate.backends import slot_batcher
 from lotune.generate.continuous_batching import PREFILL_TOKENS, ContinuousBatcher
 from lotune.generate.llama_forward import ForwardInput
 from lotune.generate.prefix_sharing import common_prefix_length
-from lotune.generate.requests import Request
+from lotune.generate.requests import Request, TopLogprobs
 from lotune.generate.running import RunningRequest
 from lotune.model.eval_mode import eval_mode
 from lotune.model.loading import declared_context_length
@@ -40,6 +40,18 @@ class Continuation:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     where: str = ""
+
+
+class ScoredToken(NamedTuple):
+    """The log-probability of a token, in nats, and those of the likeliest tokens in its place."""
+
+    logprob: float
+    top_logprobs: TopLogprobs
+
+
+Score = TypeVar("Score")
+ReadScores = Callable[[Continuation, torch.Tensor], Score]
+"""Return what a caller asks for of a continuation and its logits (K, V)."""
 
 
 class LogLikelihood:
@@ -68,30 +80,60 @@ class LogLikelihood:
         Raises: DataError for a row without prompt or continuation, or longer than the model's context;
         NotFiniteLogitsError if logits are not finite.
         """
+        return self._traced_scores(rows, batch_tokens, _token_logprobs, None)
+
+    @torch.inference_mode()
+    def score_tokens(
+        self, rows: Sequence[Continuation], *, top: int, batch_tokens: int, adapter: str | None = None
+    ) -> list[list[ScoredToken]]:
+        """Return each token of each continuation with its log-probability and those of the `top` likeliest tokens.
+
+        `adapter` is that of a `Request`.
+
+        Raises: the errors of `score`.
+        """
+
+        def read(row: Continuation, logits: torch.Tensor) -> list[ScoredToken]:
+            values = _token_logprobs(row, logits)
+            best = logits.float().log_softmax(-1).topk(min(top, logits.shape[-1]))  # (K, V) -> (K, top)
+            tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            return [
+                ScoredToken(value, tuple(zip(*pair, strict=True))) for value, pair in zip(values, tops, strict=True)
+            ]
+
+        return self._traced_scores(rows, batch_tokens, read, adapter)
+
+    def _traced_scores(
+        self, rows: Sequence[Continuation], batch_tokens: int, read: ReadScores[Score], adapter: str | None
+    ) -> list[Score]:
         try:
-            return self._score(rows, batch_tokens)
+            return self._score(rows, batch_tokens, read, adapter)
         except NotFiniteLogitsError as error:
             raise error.traced(self.model) from None
 
-    def _score(self, rows: Sequence[Continuation], batch_tokens: int) -> list[tuple[float, ...]]:
+    def _score(
+        self, rows: Sequence[Continuation], batch_tokens: int, read: ReadScores[Score], adapter: str | None
+    ) -> list[Score]:
         model = token_reader(self.model)
         _check(self.model, rows)
         prefix_ids = virtual_ids(self.model)
         rows = [replace(row, prompt_ids=(*prefix_ids, *row.prompt_ids)) for row in rows] if prefix_ids else rows
         order = sorted(range(len(rows)), key=lambda index: rows[index].prompt_ids)
         shares_enough = _shared_token_ratio([rows[index].prompt_ids for index in order]) >= MIN_SHARED_RATIO
-        batcher, vocabulary = self._batcher if shares_enough else None, model.config.get_text_config().vocab_size
-        scores: dict[int, tuple[float, ...]] = {}
+        vocabulary = model.config.get_text_config().vocab_size
+        batcher = self._batcher if shares_enough and adapter is None else None
+        scores: dict[int, Score] = {}
         if batcher is not None:
             with batcher.session():
                 for indices in _groups_by_prompt(rows, order, batch_tokens, vocabulary):
                     group = [rows[index] for index in indices]
                     logits = continuation_logits(batcher, [(row.prompt_ids, row.ids) for row in group])
-                    scores |= zip(indices, map(_token_logprobs, group, logits), strict=True)
+                    scores |= zip(indices, map(read, group, logits), strict=True)
         else:
             with eval_mode(model):
                 for indices in _groups_by_length(rows, batch_tokens, vocabulary):
-                    scores |= zip(indices, _score_padded(model, [rows[index] for index in indices]), strict=True)
+                    group = [rows[index] for index in indices]
+                    scores |= zip(indices, _score_padded(model, group, read, adapter), strict=True)
         return [scores[index] for index in range(len(rows))]
 
 
@@ -169,17 +211,20 @@ def _token_logprobs(row: Continuation, logits: torch.Tensor) -> tuple[float, ...
     return tuple(values)
 
 
-def _score_padded(model: Any, rows: Sequence[Continuation]) -> Iterator[tuple[float, ...]]:
-    """Yield the log-probabilities of each row, computed in one padded batch."""
+def _score_padded(
+    model: Any, rows: Sequence[Continuation], read: ReadScores[Score], adapter: str | None
+) -> Iterator[Score]:
+    """Yield what is read of each row, computed in one padded batch."""
     # the last token of a row is left out, as its logits would predict a token beyond the continuation
     inputs = [(*row.prompt_ids, *row.ids[:-1]) for row in rows]
     padded_length = max(map(len, inputs))
     ids = torch.tensor([[*row, *[0] * (padded_length - len(row))] for row in inputs], device=model.device)  # (n, T)
     mask = torch.tensor([[1] * len(row) + [0] * (padded_length - len(row)) for row in inputs], device=model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (n, T, V)
+    names = {} if adapter is None else {"adapter_names": [adapter] * len(rows)}
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **names).logits  # (n, T, V)
     for row, row_logits in zip(rows, logits, strict=True):
         first = len(row.prompt_ids) - 1
-        yield _token_logprobs(row, row_logits[first : first + len(row.ids)])  # (T, V) -> (K, V)
+        yield read(row, row_logits[first : first + len(row.ids)])  # (T, V) -> (K, V)
 
 
 def _groups_by_length(rows: Sequence[Continuation], batch_tokens: int, vocabulary: int) -> Iterator[list[int]]:

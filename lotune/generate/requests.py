@@ -5,20 +5,49 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lotune.errors import SettingsError
 from lotune.generate.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FinishReason = Literal["eos", "stop", "length", "cancelled", "deadline"]
 OnToken = Callable[[int], bool | None]
 """A callback that receives each token id of an answer as it is chosen; it ends the answer by returning True."""
 
+TopLogprobs = tuple[tuple[int, float], ...]
+"""Token ids with their log-probabilities in nats, the likeliest first."""
+
 NO_ADAPTER = "__base__"
 """PEFT's name for the base without an adapter."""
+
+
+class GrammarState(Protocol):
+    """Which tokens may come next in one answer that follows a grammar."""
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the text so far is complete."""
+
+    @property
+    def must_end(self) -> bool:
+        """Whether nothing may follow the text so far."""
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """Return a copy of logits (V,) with -inf for all tokens that must not come next, ends included."""
+
+    def accept(self, token: int) -> None:
+        """Add a token to the text. Raises: ModelError for a token that must not come next."""
+
+
+class Grammar(Protocol):
+    """The texts that an answer may be, such as those that a JSON schema describes; it serves any number of answers."""
+
+    def start(self) -> GrammarState:
+        """Return the state of a new answer."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +57,8 @@ class Request:
     The answer has at most `max_new_tokens` tokens, and no end-of-text before `min_new_tokens`. It is cut before the
     first of the `stop` texts, and a token of `stop_ids`, or a stop text that is a special token, ends it like an
     end-of-text. It also ends `timeout_seconds` after the request was made. `logprobs` requests the log-probability of
-    each token, in nats, before sampling changes it. `adapter` is the name of a loaded adapter, NO_ADAPTER for the base,
+    each token, in nats, before sampling changes it, and `top_logprobs` those of as many of the likeliest tokens beside
+    it. `grammar` restricts the answer to its texts. `adapter` is the name of a loaded adapter, NO_ADAPTER for the base,
     or None for the active adapter. `label` names the row in messages. The first of `samples` answers has the seed of
     `sampling`, the others have seeds derived from it.
 
@@ -46,6 +76,8 @@ class Request:
     timeout_seconds: float | None = None
     adapter: str | None = None
     samples: int = 1
+    top_logprobs: int = 0
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -66,22 +98,25 @@ class Request:
 class Completion:
     """One answer: its text without special tokens, its token ids without the end-of-text, and why it ended.
 
-    The text is that of all ids decoded at once, cut before a stop text. `logprobs` has one value per id, if requested.
+    The text is that of all ids decoded at once, cut before a stop text. `logprobs` and `top_logprobs` have one value
+    per id, if requested.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One more token of an answer; `text` is the new text that can be shown, `logprob` is set if requested."""
+    """One more token of an answer; `text` is the new text that can be shown, the others are set if requested."""
 
     token_id: int
     text: str
     logprob: float | None = None
+    top_logprobs: TopLogprobs = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lotune.generate.prompt_lookup import COOLDOWN, DEFAULT_DRAFT_LENGTH, MAX_DRAFT_LENGTH, NgramIndex, propose_draft
-from lotune.generate.requests import Completion, FinishReason, OnToken, Request
+from lotune.generate.requests import Completion, FinishReason, GrammarState, OnToken, Request, TopLogprobs
 from lotune.generate.sampling import cut_at_stop, stop_lookback_tokens
 from lotune.model.logits import NotFiniteLogitsError, largest_logits
 
@@ -35,6 +35,8 @@ class RunningRequest:
     request: Request
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    grammar: GrammarState | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
     began: float = field(default_factory=lambda: time.monotonic())
     ngrams: NgramIndex = field(default_factory=NgramIndex)
@@ -47,6 +49,8 @@ class RunningRequest:
 
     def __post_init__(self) -> None:
         self.generator.manual_seed(self.request.sampling.seed)
+        if self.request.grammar is not None:
+            self.grammar = self.request.grammar.start()
 
     def finish(self, outcome: Completion | Exception) -> None:
         """Set the outcome and report it."""
@@ -138,12 +142,15 @@ class TokenSelector:
                 if not isfinite(value):
                     name, read = row.request.label or f"request {row.index}", (*row.request.prompt_ids, *row.ids)
                     raise NotFiniteLogitsError(name, read, value, row.request.adapter)
+                allowed = masked[index] if row.grammar is None else self._allowed(row, row.grammar, masked[index])
                 if not row.request.sampling.is_greedy:
                     tokens = (*row.request.prompt_ids, *row.ids)
                     seen = [id for id in tokens if id < logits.shape[-1]]  # no virtual tokens
-                    chosen[index] = row.request.sampling.choose(masked[index], seen, row.generator)
+                    chosen[index] = row.request.sampling.choose(allowed, seen, row.generator)
+                elif row.grammar is not None:
+                    chosen[index] = int(allowed.argmax())
                 if row.request.logprobs:
-                    row.logprobs.append(float(logits[index].float().log_softmax(-1)[chosen[index]]))
+                    _record_logprobs(row, logits[index], chosen[index])
                 self._append(row, chosen[index])
             except Exception as error:  # of this row only, whatever its type
                 chosen[index] = -1
@@ -161,11 +168,23 @@ class TokenSelector:
         best: list[int] = logits.argmax(-1).tolist()  # (n, V) -> (n,), moved to the CPU at once for all rows
         return logits, best
 
+    def _allowed(self, row: RunningRequest, grammar: GrammarState, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits (V,) with -inf for the tokens that a row's grammar forbids; ends follow complete texts only."""
+        allowed = grammar.mask(logits)
+        if grammar.may_end:
+            ends = [id for id in (*self.eos_token_ids, *row.request.stop_ids) if id < logits.shape[-1]]
+            allowed[ends] = logits[ends]
+        return allowed
+
     def _append(self, row: RunningRequest, token: int) -> None:
         """Add a token to an answer, and end the answer if it is complete."""
         if token in self.eos_token_ids or token in row.request.stop_ids:
             return self.finish(row, "eos")
         row.ids.append(token)
+        if row.grammar is not None:
+            row.grammar.accept(token)
+            if row.grammar.must_end:
+                return self.finish(row, "eos")
         if row.on_token is not None and row.on_token(token):
             return self.finish(row, "cancelled")
         stop = row.request.stop
@@ -182,9 +201,19 @@ class TokenSelector:
     def _completion(self, row: RunningRequest, finish_reason: FinishReason) -> Completion:
         text, stopped = cut_at_stop(self._text(row.ids), row.request.stop)
         logprobs = tuple(row.logprobs[: len(row.ids)])
-        return Completion(text, tuple(row.ids), "stop" if stopped else finish_reason, logprobs)
+        top_logprobs = tuple(row.top_logprobs[: len(row.ids)])
+        return Completion(text, tuple(row.ids), "stop" if stopped else finish_reason, logprobs, top_logprobs)
 
     def _text(self, ids: Sequence[int]) -> str:
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+
+def _record_logprobs(row: RunningRequest, logits: torch.Tensor, token: int) -> None:
+    """Add the log-probability of a token to a row, and those of the likeliest tokens, from logits (V,)."""
+    logprobs = logits.float().log_softmax(-1)
+    row.logprobs.append(float(logprobs[token]))
+    if row.request.top_logprobs:
+        best = logprobs.topk(min(row.request.top_logprobs, len(logprobs)))
+        row.top_logprobs.append(tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)))

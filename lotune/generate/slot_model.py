@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lotune.generate.kv_cache import SlotCache
 from lotune.generate.llama_forward import ForwardInput, LlamaForward
+from lotune.generate.prefix_cache import StoredPrefix
 from lotune.model.attention import register_packed_attention
 from lotune.model.eval_mode import eval_mode
 
@@ -96,6 +97,16 @@ class SlotModel:
         if source != target:
             self.cache.copy(source, target, length)
         self.cached_ids[target], self.adapters[target] = self.cached_ids[source][:length], self.adapters[source]
+
+    def save(self, slot: int) -> StoredPrefix:
+        """Return a copy of what a slot holds."""
+        ids = tuple(self.cached_ids[slot])
+        return StoredPrefix(ids, self.adapters[slot], self.cache.save(slot, len(ids)))
+
+    def restore(self, prefix: StoredPrefix, target: int, length: int) -> None:
+        """Write the first `length` tokens of a stored prefix to a slot."""
+        self.cache.restore(prefix.layers, target, length)
+        self.cached_ids[target], self.adapters[target] = list(prefix.ids[:length]), prefix.adapter
 
     def position_ids(self, starts: Sequence[int], length: int) -> Tensor:
         """Return `length` positions from each start, (n, T) int64, with those of padding clamped to the capacity."""

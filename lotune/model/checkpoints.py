@@ -90,6 +90,29 @@ def load_adapter(base: LoadedModel, folder: Path, *, force_base: bool = False) -
     return _load(base, folder, config, trainable=False).requires_grad_(False)
 
 
+def load_beside(adapted: PeftModel, base: LoadedModel, folder: Path, name: str, *, force_base: bool = False) -> None:
+    """Load one more saved adapter under a `name` into a model that `load_adapter` returned; it does not become active.
+
+    Raises: ModelError as `load_adapter` does, or if requests cannot choose between adapters of its method.
+    """
+    config: Any = read_adapter_config(folder)
+    check_base(folder, base.name, base.weights, force=force_base)
+    if not METHODS[method_name(config)].selectable(config):
+        found = f"is an adapter of the method {method_name(config)}, which cannot be chosen per request"
+        raise ModelError(str(folder), found, "plain LoRA", "serve it as a model of its own")
+    model: Any = adapted
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # raise a ModelError below
+            loaded = model.load_adapter(str(folder), name, torch_device=str(base.model.device))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(str(folder), f"does not fit {base.name}: {error}", "an adapter of this base") from error
+    if mismatched := [*loaded.unexpected_keys, *(key for key in loaded.missing_keys if f".{name}." in key)]:
+        found = f"{len(mismatched)} tensors do not fit {base.name}, such as {mismatched[0]}"
+        raise ModelError(str(folder), found, "one tensor for each adapted module", "give the base it was made for")
+    model.requires_grad_(False).eval()
+
+
 def check_base(folder: Path, name: str, weights: Sequence[Path], *, force: bool = False) -> None:
     """Raise ModelError if a saved adapter was made for other weights than those of the base `name`, unless forced.
 

@@ -111,7 +111,7 @@ def test_many_threads_submit_at_once(
         thread.join(60)
     assert [result[index] for index in range(24)] == alone
     assert not engine._rows
-    assert engine._is_idle()
+    assert engine.is_idle
 
 
 def test_tokens_of_a_model_without_slots_come_one_by_one(
@@ -167,7 +167,7 @@ def test_a_reader_that_leaves_cancels_its_request(
     next(events)
     assert not tiny_llama.training
     events.close()
-    assert engine._is_idle()
+    assert engine.is_idle
     assert tiny_llama.training
 
 
@@ -357,4 +357,4 @@ def test_other_requests_do_not_change_an_answer(
             assert completion.token_ids == answers[place].token_ids[: len(completion.token_ids)]
         else:
             assert completion == answers[place]
-    assert engine._is_idle()
+    assert engine.is_idle

@@ -1,0 +1,147 @@
+"""Models of other servers, OpenAI-compatible ones or such with `/generate`, under names of this server.
+
+A request for the answer to a conversation is passed on, and the answer is passed back as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+from starlette.responses import Response
+
+from lotune.errors import SettingsError
+from lotune.serve.errors import ApiError
+from lotune.serve.protocol import ChatRequest
+from lotune.serve.streaming import DONE, StreamedResponse, event
+from lotune.serve.usage import Usage, new_id
+
+try:
+    import httpx2 as httpx  # the name of httpx since its second version
+except ImportError:  # pragma: no cover - older environments
+    import httpx  # type: ignore[no-redef]
+
+MAX_BYTES = 8 * 2**20
+"""Longest answer of another server that is passed on."""
+CONNECT_SECONDS = 5.0
+GENERATE = "/generate"
+
+
+@dataclass(eq=False)
+class RemoteModel:
+    """A model of another server; `url` ends with /generate, or is the address of an OpenAI-compatible server.
+
+    `model` is the name of the model there, empty for the first one.
+    """
+
+    name: str
+    url: str
+    model: str = ""
+    seconds: float = 600.0
+    _client: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Another server may send a request elsewhere; it is not followed.
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(self.seconds, connect=CONNECT_SECONDS), follow_redirects=False, trust_env=False
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the server streams plain text."""
+        return self.url.endswith(GENERATE)
+
+    async def respond(self, body: ChatRequest) -> Response:
+        """Return the answer of the other server. Raises: ApiError if it cannot be reached."""
+        if not body.stream:
+            return Response(orjson.dumps(await self._whole(body)), media_type="application/json")
+        return StreamedResponse(self._stream(body), lambda: None, seconds=self.seconds)
+
+    async def _whole(self, body: ChatRequest) -> Any:
+        if self.is_plain:
+            text = "".join([piece async for piece in self._texts(body)])
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            return {**self._head("chat.completion"), "choices": [choice], "usage": Usage(0).body()}
+        content = b"".join([chunk async for chunk in self._send("/v1/chat/completions", await self._openai(body))])
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise self._fault("sent no JSON") from None
+
+    async def _stream(self, body: ChatRequest) -> AsyncIterator[bytes]:
+        if not self.is_plain:
+            async for chunk in self._send("/v1/chat/completions", await self._openai(body)):
+                yield chunk
+            return
+        head = self._head("chat.completion.chunk")
+        async for piece in self._texts(body):
+            yield event({**head, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+        yield event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield DONE
+
+    async def _texts(self, body: ChatRequest) -> AsyncIterator[str]:
+        """Yield the answer to the last message as plain text, in whole characters."""
+        import codecs
+
+        fields = {
+            "prompt": body.messages[-1].plain()["content"], "max_new_tokens": body.max_tokens or 225,
+            "temperature": body.temperature, "top_k": body.top_k,
+        }  # fmt: skip
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        async for chunk in self._send("", fields):
+            if text := decoder.decode(chunk):
+                yield text
+
+    async def _openai(self, body: ChatRequest) -> dict[str, Any]:
+        fields = body.model_dump(exclude_unset=True, exclude_none=True)
+        return {**fields, "model": self.model or await self._first_model()}
+
+    async def _first_model(self) -> str:
+        content = b"".join([chunk async for chunk in self._send("/v1/models", None)])
+        try:
+            self.model = str(orjson.loads(content)["data"][0]["id"])
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            raise self._fault("lists no model") from None
+        return self.model
+
+    async def _send(self, path: str, fields: dict[str, Any] | None) -> AsyncIterator[bytes]:
+        """Yield the bytes of the answer to a request: a GET without fields, else a POST with JSON."""
+        sent = 0
+        try:
+            method = "GET" if fields is None else "POST"
+            async with self._client.stream(method, self.url + path, json=fields) as response:
+                if response.status_code != 200:
+                    raise self._fault(f"answered with status {response.status_code}")
+                async for chunk in response.aiter_bytes():
+                    sent += len(chunk)
+                    if sent > MAX_BYTES:
+                        raise self._fault("sent too much")
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise self._fault(f"cannot be reached ({type(error).__name__})") from None
+
+    def _fault(self, found: str) -> ApiError:
+        return ApiError(502, f"the server of {self.name} {found}", "server_error", code="remote_failed")
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        usage = Usage(0)
+        return {"id": new_id("chatcmpl"), "object": kind, "created": usage.created, "model": self.name}
+
+
+def remote_model(name: str, address: str) -> RemoteModel:
+    """Return the model at an address, `URL` or `URL#MODEL`.
+
+    >>> remote_model("peer", "http://10.0.0.7:8000/v1#nano").url
+    'http://10.0.0.7:8000'
+
+    Raises: SettingsError for an address that is no URL of HTTP.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError("--remote", f"{address} is no address", "NAME=http://HOST:PORT, or ending with /generate")
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return RemoteModel(name, urlunsplit((parts.scheme, parts.netloc, path, "", "")), parts.fragment)
