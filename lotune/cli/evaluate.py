@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lotune.cli.execution import expand_user, model_of_run, recipe_from_options, run_options, run_recipe_verb, run_verb
-from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json
+from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json, Server
 from lotune.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def evaluate(
         str | None,
         typer.Option(help="Evaluate one model: a folder (model, adapter or run), a name on the hub, or nano."),
     ] = None,
+    server: Server = None,
     base: BaseModel = None,
     task: Annotated[
         str | None, typer.Option(help="Task for --model, such as choice; text measures the perplexity of articles.")
@@ -47,7 +48,7 @@ def evaluate(
 ) -> None:
     """Evaluate the models of a run, or one model (--model)."""
     recipe_file, *overrides = arguments or [""]
-    if model is None:
+    if model is None and server is None:
         model_options = {
             "--task": task, "--data": data, "--limit": limit, "--shots": shots or None, "--shots-data": shots_data,
             "--out": out, "--base": base,
@@ -58,13 +59,14 @@ def evaluate(
         rows = {"data": expand_user(data), "limit": limit, "shots": shots, "shots_data": expand_user(shots_data)}
         options = run_options(dry_run, json, debug)
         work = partial(
-            _evaluate_model, model, task, base, list(arguments or []), rows, expand_user(out), force_template
+            _evaluate_model, model, server, task, base, list(arguments or []), rows, expand_user(out), force_template
         )
         run_verb(lambda: work(options), json=json, debug=debug, resumes=out is not None)
 
 
 def _evaluate_model(
-    model: str,
+    model: str | None,
+    server: str | None,
     task: str | None,
     base: str | None,
     overrides: list[str],
@@ -76,6 +78,9 @@ def _evaluate_model(
     """Return the figures of one model on a task, or on articles; `rows` are the fields of EvaluationData."""
     from lotune.tasks.registry import DEFAULT_TASK, TEXT
 
+    if server is not None:
+        return _evaluate_server(server, model or "", task, base, overrides, rows, out, options)
+    assert model is not None
     model = model_of_run(model)
 
     # Perplexity needs no task, but a recipe cannot be built without one.
@@ -89,6 +94,28 @@ def _evaluate_model(
     from lotune.stages.evaluate_model import EvaluationData, evaluate_model
 
     return evaluate_model(recipe, model, EvaluationData(**rows), out, force_template, options)
+
+
+def _evaluate_server(
+    server: str,
+    model: str,
+    task: str | None,
+    base: str | None,
+    overrides: list[str],
+    rows: dict[str, Any],
+    out: Path | None,
+    options: RunOptions,
+) -> Any:
+    from lotune.stages.evaluate_model import EvaluationData
+    from lotune.stages.evaluate_server import evaluate_server
+    from lotune.tasks.registry import TEXT
+
+    if task == TEXT:
+        raise SettingsError("--server", "a server does not measure articles", "another task", "--model FOLDER")
+    if base is not None:
+        raise SettingsError("--base", "a server has its models already", remedy="remove it")
+    recipe = recipe_from_options("evaluate", task, overrides)
+    return evaluate_server(recipe, server, model, EvaluationData(**rows), out, options)
 
 
 def _require_recipe(recipe_file: str, model_options: dict[str, Any]) -> None:

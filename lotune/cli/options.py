@@ -24,6 +24,12 @@ ForceTemplate = Annotated[
 BaseModel = Annotated[
     str | None, typer.Option("--base", help="Base model of the adapter. Default: the one in adapter_config.json.")
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", help="Address of an OpenAI-compatible server that has the model; its key is in LOTUNE_API_KEY."
+    ),
+]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")]
 TopK = Annotated[int | None, typer.Option(help="Sample from the k most likely tokens.")]
 TopP = Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lotune.generate.engine import Engine
 from lotune.generate.loglikelihood import LogLikelihood
+from lotune.model.loading import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,11 @@ class AnsweringModel:
         """`engine_options` are those of `Engine`."""
         self.model, self.tokenizer = model, tokenizer
         self._engine_options = engine_options
+
+    @property
+    def context(self) -> int:
+        """The maximum number of tokens of prompt and answer together."""
+        return context_length(self.model)
 
     @cached_property
     def engine(self) -> Engine:

@@ -66,26 +66,27 @@ class _Bounded:
 
     def __init__(self, guard: Guard, receive: Any, send: Any) -> None:
         self.guard, self._receive, self._send = guard, receive, send
-        self._read, self._started = 0, False
+        self._read, self._too_large = 0, False
 
     async def run(self, scope: Any) -> None:
-        try:
-            await self.guard.app(scope, self.receive, self.send)
-        except ApiError as error:
-            if self._started:
-                raise
-            await _refuse(error, self._send)
+        """Pass the request on, and refuse it instead if its body turns out to be too large."""
+        await self.guard.app(scope, self.receive, self.send)
+        if self._too_large:
+            self.guard.gateway.metrics.refused(413)
+            await _refuse(self.guard.too_large(), self._send)
 
     async def receive(self) -> Any:
         message = await self._receive()
         self._read += len(message.get("body", b""))
         if self._read > self.guard.gateway.limits.max_body_bytes:
-            raise self.guard.too_large()
+            self._too_large = True
+            return {"type": "http.disconnect"}  # nothing more is read
         return message
 
     async def send(self, message: Any) -> None:
+        if self._too_large:  # what the application says of half a body
+            return
         if message["type"] == "http.response.start":
-            self._started = True
             message = {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS]}
         await self._send(message)
 

@@ -54,17 +54,22 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run_server(app: Any, gateway: Gateway, bound: socket.socket, started: Callable[[], None]) -> None:
-    """Serve an application until SIGTERM or Ctrl-C; `started` is called when it accepts connections."""
+def make_server(app: Any, gateway: Gateway, started: Callable[[], None]) -> Server:
+    """Return the server of an application; `started` is called when it accepts connections."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
         limit_concurrency=gateway.limits.max_connections, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(gateway.limits.request_seconds), ws="none", lifespan="on",
     )  # fmt: skip
+    return Server(config, gateway, started)
+
+
+def run_server(app: Any, gateway: Gateway, bound: socket.socket, started: Callable[[], None]) -> None:
+    """Serve an application until SIGTERM or Ctrl-C; `started` is called when it accepts connections."""
     # Only what goes wrong is logged; no prompt is.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("uvicorn")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
-    Server(config, gateway, started).run(sockets=[bound])
+    make_server(app, gateway, started).run(sockets=[bound])

@@ -34,7 +34,10 @@ def detokenize(gateway: Gateway, body: DetokenizeRequest) -> dict[str, Any]:
 
 
 def tokenizer_info(served: ServedModel) -> dict[str, Any]:
-    """Return what a client must know of a model's tokeniser: special tokens, context, chat template."""
+    """Return what a client must know of a model's tokeniser: special tokens, context, chat template.
+
+    `template` is the name of lotune's prompt template, in which the model was tuned.
+    """
     tokenizer = served.tokenizer
     return {
         "model": served.name,
@@ -43,4 +46,5 @@ def tokenizer_info(served: ServedModel) -> dict[str, Any]:
         "vocab_size": len(tokenizer),
         **{name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
         "chat_template": served.form.source if isinstance(served.form, ChatTemplate) else None,
+        "template": None if isinstance(served.form, ChatTemplate) else served.form.name,
     }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lotune.data.chat_template import ChatTemplate
 from lotune.data.conversation import Conversation, conversation_example
@@ -27,28 +27,30 @@ from lotune.stages.output_files import require_single_process
 from lotune.stages.prompt_template import conversation_format, resolve_auto, with_stored_template
 from lotune.text_display import print_visible
 
+if TYPE_CHECKING:
+    from lotune.serve.client import ServerClient
+
 HELP = (
     "/reset starts a new conversation, /system TEXT starts one with a system message, /save FILE saves it, "
     "/help lists the commands, /exit or Ctrl-D ends the chat"
 )
 
 
+class Answerer(Protocol):
+    """What answers the last question of a conversation."""
+
+    def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
+        """Return the answer, and show it as it is generated; Ctrl-C ends it early."""
+
+
 @dataclass
 class ChatSession:
-    """A model, its sampling, and the conversation with it."""
+    """A model that answers, and the conversation with it."""
 
-    base: LoadedModel
-    form: Template | ChatTemplate
-    sampling: Sampling
-    max_new_tokens: int
+    answerer: Answerer
     conversation: Conversation = field(default_factory=Conversation)
-    engine: Engine = field(init=False)
     saved: set[Path] = field(default_factory=set)
     """Files that the conversation was saved to; only these may be overwritten."""
-
-    def __post_init__(self) -> None:
-        tokenizer: Any = self.base.tokenizer
-        self.engine = Engine(self.base.model, tokenizer, batch_tokens=context_length(self.base.model))
 
     def reset(self, system: str) -> None:
         """Begin a new conversation with a system message."""
@@ -63,9 +65,24 @@ class ChatSession:
         self.saved.add(path)
 
     def ask(self, question: str, show: Callable[[str], None]) -> None:
-        """Add a question and its answer to the conversation, or neither if `answer` raises."""
+        """Add a question and its answer to the conversation, or neither if the model raises."""
         conversation = self.conversation.ask(question)
-        self.conversation = conversation.answer(self.answer(conversation, show))
+        self.conversation = conversation.answer(self.answerer.answer(conversation, show))
+
+
+@dataclass
+class LocalAnswerer:
+    """A loaded model with the template of its conversations."""
+
+    base: LoadedModel
+    form: Template | ChatTemplate
+    sampling: Sampling
+    max_new_tokens: int
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        tokenizer: Any = self.base.tokenizer
+        self.engine = Engine(self.base.model, tokenizer, batch_tokens=context_length(self.base.model))
 
     def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
         """Return the answer to the last question, and show it as it is generated; Ctrl-C ends it early.
@@ -79,17 +96,14 @@ class ChatSession:
         if dropped:
             show(f"[the first {dropped} turns no longer fit in the context and are left out]\n")
         request = Request(ids, self.max_new_tokens, 1, self.form.stop, "your message", sampling=self.sampling)
-        pieces: list[str] = []
-        try:
-            for event in self.engine.events(self.engine.submit(request)):
-                if isinstance(event, ErrorEvent):
-                    raise event.error
-                if event.text:
-                    pieces.append(event.text)
-                    show(event.text)
-        except KeyboardInterrupt:
-            show(" [stopped]")
-        return "".join(pieces)
+        return show_pieces(self._pieces(request), show)
+
+    def _pieces(self, request: Request) -> Iterator[str]:
+        for event in self.engine.events(self.engine.submit(request)):
+            if isinstance(event, ErrorEvent):
+                raise event.error
+            if event.text:
+                yield event.text
 
     def _encode_fitting_turns(self, conversation: Conversation) -> tuple[tuple[int, ...], int]:
         max_prompt_tokens = context_length(self.base.model) - self.max_new_tokens
@@ -102,6 +116,44 @@ class ChatSession:
         found = f"has {len(ids)} tokens with its prompt, and {self.max_new_tokens} are reserved for the answer"
         expected, remedy = f"{context_length(self.base.model)} in all", "shorten it, or lower --max-new-tokens"
         raise DataError("your message", found, expected, remedy)
+
+
+@dataclass
+class ServerAnswerer:
+    """A model of a server, which renders conversations itself."""
+
+    client: ServerClient
+    sampling: Sampling
+    max_new_tokens: int
+
+    def answer(self, conversation: Conversation, show: Callable[[str], None]) -> str:
+        """Return the answer to the last question. Raises: DataError if the server refuses the conversation."""
+        return show_pieces(self.client.stream_chat(conversation.messages, self.sampling, self.max_new_tokens), show)
+
+
+def show_pieces(pieces: Iterator[str], show: Callable[[str], None]) -> str:
+    """Return an answer that comes in pieces, and show each; Ctrl-C ends it early."""
+    seen: list[str] = []
+    try:
+        for piece in pieces:
+            seen.append(piece)
+            show(piece)
+    except KeyboardInterrupt:
+        show(" [stopped]")
+    return "".join(seen)
+
+
+def chat_with_server(url: str, model: str, sampling: Sampling, max_new_tokens: int) -> None:
+    """Chat with a model of a server until the input ends or the user types /exit.
+
+    Raises: SettingsError in several processes; ModelError if the server cannot be reached or lacks the model.
+    """
+    from lotune.serve.client import ServerClient
+
+    require_single_process("chat")
+    client = ServerClient(url, model)
+    print_visible(f"{client.model} on {client.url}. {HELP}.", file=sys.stderr)
+    converse(ChatSession(ServerAnswerer(client, sampling, max_new_tokens)), _input_lines())
 
 
 def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, force: bool) -> None:
@@ -117,7 +169,7 @@ def chat(recipe: Recipe, model: str, sampling: Sampling, max_new_tokens: int, fo
     base = load_model_or_adapter(with_resolved_dtype(recipe, model), model)
     check_max_new_tokens(max_new_tokens, context_length(base.model), "--max-new-tokens")
     print_visible(f"{model}, template {settings.prompt_template.name}. {HELP}.", file=sys.stderr)
-    converse(ChatSession(base, form, sampling, max_new_tokens), _input_lines())
+    converse(ChatSession(LocalAnswerer(base, form, sampling, max_new_tokens)), _input_lines())
 
 
 def converse(session: ChatSession, lines: Iterable[str]) -> None:

@@ -131,11 +131,11 @@ def evaluate_model(
     file = test.data.name if test.data else ""
     rows = EvaluationSetCounts(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
     figures = {
-        "model": model, "task": task.name, **device_and_dtype(recipe), **_figures(task, predictions, effect),
+        "model": model, "task": task.name, **device_and_dtype(recipe), **metric_figures(task, predictions, effect),
         "asked": with_long_prompt_counts(rows, predictions),
     }  # fmt: skip
     if not options.json:
-        _show(figures)
+        show_figures(figures)
     return figures
 
 
@@ -159,7 +159,7 @@ def _batching_effect(
     )
 
 
-def _figures(task: Task, predictions: Sequence[Prediction], effect: BatchingEffect | None) -> dict[str, Any]:
+def metric_figures(task: Task, predictions: Sequence[Prediction], effect: BatchingEffect | None) -> dict[str, Any]:
     from lotune.evaluate.metric_intervals import metric_intervals
     from lotune.evaluate.target import ScoredExample, measure_target
 
@@ -195,7 +195,7 @@ ROUGE_L = {
 """Parameters of the scorer rouge-l: the weight of recall against precision, and the segments that it compares."""
 
 
-def _show(figures: dict[str, Any]) -> None:
+def show_figures(figures: dict[str, Any]) -> None:
     scorer = f", judged by {figures['scorer']}" if figures["scorer"] else ""
     if rouge := figures.get("rouge_l"):
         scorer += f" (beta {rouge['beta']:g}; {rouge['segments']})"

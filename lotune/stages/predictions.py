@@ -17,10 +17,7 @@ from lotune.evaluate.predict import TOO_LONG, Prediction, check_max_new_tokens, 
 from lotune.evaluate.scorecard import EvaluationSetCounts
 from lotune.evaluate.settings import OnTooLong
 from lotune.fingerprints import inputs_fingerprint
-from lotune.model.loading import (
-    base_folder,
-    context_length,
-)
+from lotune.model.loading import base_folder
 from lotune.model.logits import NotFiniteLogitsError
 from lotune.recipe import Recipe
 from lotune.record_files import encode_records
@@ -64,7 +61,7 @@ def run_predictions(
 
     Raises: NotFiniteLogitsError, named by the title; SettingsError as `check_max_new_tokens`.
     """
-    context, done = context_length(job.answering.model), []
+    context, done = job.answering.context, []
     if not task.chooses_by_likelihood:
         check_max_new_tokens(task.max_new_tokens, context)
     with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
@@ -82,7 +79,7 @@ def run_predictions_unbatched(
     job: PredictionJob, task: Task, examples: Sequence[Example], out: Path | None = None
 ) -> list[Prediction]:
     """Return the predictions on all examples as `run_predictions` does, but with one example in each batch."""
-    context, done = context_length(job.answering.model), list[Prediction]()
+    context, done = job.answering.context, list[Prediction]()
     with Progress(job.title, len(examples)) as progress, name_model_in_errors(job.title):
         for example in examples:
             done += predict(
@@ -121,7 +118,7 @@ def run_predictions_distributed(
     # Every process checks all prompts, so that all of them stop with the same error.
     if job.on_too_long == "stop":
         for example in examples:
-            fit(task, example, job.answering.tokenizer, context_length(job.answering.model), "stop")
+            fit(task, example, job.answering.tokenizer, job.answering.context, "stop")
 
     def work(rank_path: Path | None) -> bytes:
         # Strided, so that a file sorted by length is divided evenly.

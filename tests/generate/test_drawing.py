@@ -286,7 +286,7 @@ def test_pieces_join_to_the_whole_and_no_character_is_half(byte_tokenizer: Any, 
 def test_a_token_that_goes_beyond_a_stop_string_hides_the_stop_string() -> None:
     class Whole:
         def decode(self, ids: list[int], **_: Any) -> str:
-            return "".join(["Yes.", "\n###", " Instruction", ":\n"][: len(ids)])
+            return "".join(["Yes.", "\n###", " Instruction", ":\n"][id] for id in ids)
 
     pieces = StreamingDetokenizer(Whole(), ("\n### Instruction:",))  # type: ignore[arg-type]
     assert [pieces.add_token(number) for number in range(4)] == ["Yes.", "", "", ""]

@@ -19,7 +19,7 @@ from lotune.generate.requests import Event, Request, TokenEvent
 from lotune.generate.sampling import Sampling
 from lotune.model.loading import LoadedModel, load_model
 from lotune.model.settings import BaseSettings
-from lotune.stages.chat import ChatSession, _input_lines, converse
+from lotune.stages.chat import ChatSession, LocalAnswerer, _input_lines, converse
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def base(small_base: Path) -> LoadedModel:
 
 @pytest.fixture
 def talk(base: LoadedModel) -> ChatSession:
-    return ChatSession(base, TEMPLATES["alpaca"], Sampling(), 6)
+    return ChatSession(LocalAnswerer(base, TEMPLATES["alpaca"], Sampling(), 6))
 
 
 def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,19 +51,19 @@ def test_turns_commands_and_saving(talk: ChatSession, tmp_path: Path, capsys: py
 def test_reset_clears_the_conversation_and_keeps_the_system_message(
     talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen, real = list[Request](), talk.engine.submit
+    seen, real = list[Request](), talk.answerer.engine.submit
 
     def submit(request: Request) -> int:
         seen.append(request)
         return real(request)
 
-    monkeypatch.setattr(talk.engine, "submit", submit)
+    monkeypatch.setattr(talk.answerer.engine, "submit", submit)
     converse(talk, ["/system Be brief.", "Hello.", "/reset"])
     assert talk.conversation == Conversation(system="Be brief.")
     assert "new conversation" in capsys.readouterr().err
     converse(talk, ["And now?"])
     assert talk.conversation.questions == ("And now?",)
-    tokenizer: Any = talk.base.tokenizer
+    tokenizer: Any = talk.answerer.base.tokenizer
     asked = tokenizer.decode(seen[-1].prompt_ids)
     assert "Hello." in tokenizer.decode(seen[0].prompt_ids)
     assert "Hello." not in asked
@@ -123,17 +123,17 @@ def test_a_turn_has_the_prompt_of_its_training(talk: ChatSession, monkeypatch: p
     seen: list[Request] = []
     talk.reset("Be brief.")
 
-    real = talk.engine.submit
+    real = talk.answerer.engine.submit
 
     def submit(request: Request) -> int:
         seen.append(request)
         return real(request)
 
-    monkeypatch.setattr(talk.engine, "submit", submit)
+    monkeypatch.setattr(talk.answerer.engine, "submit", submit)
     converse(talk, ["One?", "Two?"])
-    tokenizer: Any = talk.base.tokenizer
+    tokenizer: Any = talk.answerer.base.tokenizer
     before = replace(talk.conversation, answers=talk.conversation.answers[:1])
-    example = conversation_example("row 1", before, talk.form)
+    example = conversation_example("row 1", before, talk.answerer.form)
     assert list(seen[1].prompt_ids) == encode_prompt(tokenizer, example, 10**6)[0]
     text = tokenizer.decode(seen[1].prompt_ids)
     assert text.startswith("Be brief.\n\n")
@@ -141,7 +141,7 @@ def test_a_turn_has_the_prompt_of_its_training(talk: ChatSession, monkeypatch: p
 
 
 def test_turns_that_do_not_fit_the_context(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
-    talk.form = TEMPLATES["plain"]
+    talk.answerer.form = TEMPLATES["plain"]
     converse(talk, ["a" * 600, "b" * 600, "c" * 2000])
     displayed = capsys.readouterr()
     assert "[the first 1 turns no longer fit in the context and are left out]" in displayed.out
@@ -157,8 +157,8 @@ def test_an_interrupted_answer_is_kept(
         yield TokenEvent(6, "of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(talk.engine, "events", events)
-    talk.form = TEMPLATES["plain"]
+    monkeypatch.setattr(talk.answerer.engine, "events", events)
+    talk.answerer.form = TEMPLATES["plain"]
     converse(talk, ["Go on."])
     assert talk.conversation.answers == ("part of it",)
     assert "part of it [stopped]" in capsys.readouterr().out
