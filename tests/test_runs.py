@@ -139,6 +139,8 @@ def test_a_file_renamed_in_a_folder_of_rows_is_noticed(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_run_stands_for_its_model(tmp_path: Path) -> None:
     from lotune.cli.execution import model_of_run
+    from lotune.model.loading import base_folder
+    from lotune.model.settings import BaseSettings
 
     assert model_of_run("nano") == "nano"
     run = tmp_path / "run"
@@ -151,4 +153,8 @@ def test_the_folder_of_a_run_stands_for_its_model(tmp_path: Path) -> None:
     (run / "checkpoints" / "step-000002" / "merged").mkdir(parents=True)
     assert model_of_run(str(run)) == str(run / "checkpoints" / "step-000002" / "merged")
     (run / "pretraining.json").write_text("{}")
-    assert model_of_run(str(run)) == str(run / "model")
+    for name in ("model", "model-best"):
+        (run / name).mkdir()
+        (run / name / "config.json").write_text("{}")
+        assert model_of_run(str(run)) == str(run / name)
+    assert base_folder(BaseSettings(model=str(run))) == run / "model-best"

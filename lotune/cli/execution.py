@@ -119,7 +119,7 @@ def _use_threads(recipe: Recipe) -> None:
 def model_of_run(model: str) -> str:
     """Return the folder of the model that the folder of a run stands for; any other name of a model as it is.
 
-    It is the chosen checkpoint of a tuning, merged if it is, or the last model of a pre-training.
+    It is the chosen checkpoint of a tuning, merged if it is, or the best model of a pre-training.
 
     Raises: RunError for a run that is not finished.
     """
@@ -127,7 +127,9 @@ def model_of_run(model: str) -> str:
     if not _is_run(folder):
         return model
     if (folder / "pretraining.json").is_file():
-        return str(folder / "model")
+        from lotune.model.loading import pretrained_model
+
+        return str(pretrained_model(folder))
     checkpoint = _chosen_checkpoint(folder)
     return str(checkpoint / ("merged" if (checkpoint / "merged").is_dir() else "adapter"))
 
@@ -145,7 +147,9 @@ def models_of_run(run: str) -> tuple[dict[str, str], dict[str, str]]:
         raise RunError(run, "is not a run", "the folder of a run", f"--model {shlex.quote(run)} serves a model")
     name = folder.resolve().name
     if (folder / "pretraining.json").is_file():
-        return {name: str(folder / "model")}, {}
+        from lotune.model.loading import pretrained_model
+
+        return {name: str(pretrained_model(folder))}, {}
     adapter, settings = _chosen_checkpoint(folder) / "adapter", read_yaml(folder / "recipe.yaml")
     base = str(settings.get("base", {}).get("model", "nano"))
     base_name = Path(base).name

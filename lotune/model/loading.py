@@ -35,6 +35,8 @@ DEFAULT_ATTENTION = {"attn_implementation": None}
 """With None, transformers uses torch's fused attention (sdpa) or, if an architecture has none, its own (eager)."""
 CONTEXT_LENGTH_FIELDS = ("max_position_embeddings", "seq_length", "max_seq_len", "max_target_positions")
 """Names of the context length in config.json; the last three are those of BLOOM, MPT and Whisper."""
+PRETRAINED_FOLDERS = ("model-best", "model")
+"""Models in the folder of a pre-training's run: the best one on validation, if it is not the last, and the last."""
 DEFAULT_CONTEXT_LENGTH = 8192
 """Maximum number of tokens of prompt and answer if the architecture sets no bound (states, ALiBi); it bounds memory."""
 
@@ -267,10 +269,18 @@ def _folder(name: str) -> Path | None:
         return folder
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
+        return pretrained_model(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
         raise ModelError(name, "is not a folder", "a folder in Hugging Face's layout", "check the path")
     return None
+
+
+def pretrained_model(folder: Path) -> Path:
+    """Return the best model of a pre-training for the folder of its run; any other folder as it is."""
+    if (folder / "config.json").exists() or not (folder / "recipe.yaml").is_file():
+        return folder
+    models = (folder / name for name in PRETRAINED_FOLDERS)
+    return next((model for model in models if (model / "config.json").is_file()), folder)
 
 
 def _check_folder(folder: Path, name: str) -> None:

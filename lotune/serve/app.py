@@ -41,6 +41,10 @@ GRACE_SECONDS = 30
 ERRORS: Any = {status: {"model": ErrorBody} for status in (400, 401, 404, 413, 421, 429, 500, 503)}
 
 
+STREAM: Any = {200: {"content": {"text/event-stream": {}}}}
+PLAIN_TEXT: Any = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
 @dataclass(frozen=True)
 class ServerOptions:
     """Who may ask: the names of the host (none: any), the keys (None: everybody), other sites whose pages may."""
@@ -70,6 +74,8 @@ def build_app(gateway: Gateway, options: ServerOptions) -> Any:
         yield
         gateway.draining = True
         gateway.worker.close(gateway.limits.request_seconds)
+        for remote in gateway.models.remotes.values():
+            await remote.close()
 
     app = FastAPI(
         title="lotune", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -94,21 +100,24 @@ def build_app(gateway: Gateway, options: ServerOptions) -> Any:
 def _answer(app: FastAPI, gateway: Gateway) -> None:
     """Add the paths that answer prompts."""
 
-    @app.post("/v1/completions", tags=["OpenAI"], summary="Continue a text")
+    @app.post("/v1/completions", tags=["OpenAI"], summary="Continue a text", responses=STREAM)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await respond(CompletionCall(gateway, body), bool(body.stream), request, gateway)
 
-    @app.post("/v1/chat/completions", tags=["OpenAI"], summary="Answer a conversation")
+    @app.post("/v1/chat/completions", tags=["OpenAI"], summary="Answer a conversation", responses=STREAM)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         if (remote := gateway.models.remotes.get(body.model or "")) is not None:
             return await remote.respond(body)
         return await respond(ChatCall(gateway, body), bool(body.stream), request, gateway)
 
-    @app.post("/v1/responses", tags=["OpenAI"], summary="Answer a text or a conversation")
+    @app.post("/v1/responses", tags=["OpenAI"], summary="Answer a text or a conversation", responses=STREAM)
     async def responses(body: ResponsesRequest, request: Request) -> Response:
         return await respond(ResponsesCall(gateway, body), bool(body.stream), request, gateway)
 
-    @app.post("/generate", tags=["lotune"], summary="Answer a question as a stream of plain text")
+    @app.post(
+        "/generate", tags=["lotune"], summary="Answer a question as a stream of plain text", responses=PLAIN_TEXT,
+        response_class=Response,
+    )  # fmt: skip
     async def generate(body: GenerateRequest, request: Request) -> Response:
         return await respond(GenerateCall(gateway, body), True, request, gateway)
 
@@ -163,7 +172,9 @@ def _describe(app: FastAPI, gateway: Gateway) -> None:
             raise ApiError(503, "the server accepts no requests", "server_error", code="not_ready")
         return {"status": "ready"}
 
-    @app.get("/metrics", tags=["server"], summary="Figures for Prometheus")
+    @app.get(
+        "/metrics", tags=["server"], summary="Figures for Prometheus", responses=PLAIN_TEXT, response_class=Response
+    )
     async def metrics() -> Response:
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
 

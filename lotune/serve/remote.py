@@ -60,6 +60,10 @@ class RemoteModel:
             return Response(orjson.dumps(await self._whole(body)), media_type="application/json")
         return StreamedResponse(self._stream(body), lambda: None, seconds=self.seconds)
 
+    async def close(self) -> None:
+        """Close the connections to the server."""
+        await self._client.aclose()
+
     async def _whole(self, body: ChatRequest) -> Any:
         if self.is_plain:
             text = "".join([piece async for piece in self._texts(body)])
