@@ -127,7 +127,8 @@ def process(*words: object, folder: Path | None = None) -> Iterator[Address]:
 
 
 def _wait_until_ready(address: Address) -> None:
-    assert address.process is not None and address.process.stderr is not None
+    assert address.process is not None
+    assert address.process.stderr is not None
     while select.select([address.process.stderr], [], [], PATIENCE)[0]:
         line = address.process.stderr.readline()
         address.log.append(line)
@@ -147,5 +148,3 @@ def load(folder: Path, name: str = "small", *, prefix_cache_bytes: int = 2**26) 
     base = load_model(BaseSettings(model=str(folder), dtype="float32"), "cpu")
     answering = AnsweringModel(base.model, base.tokenizer, prefix_cache_bytes=prefix_cache_bytes)
     return ServedModel(name, answering, TEMPLATES["alpaca"])
-
-

@@ -20,7 +20,7 @@ from lotune.generate.requests import GrammarState
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 """The schema of any JSON object."""
 # Blanks between tokens of JSON are left out: a weak model could otherwise write blanks without end.
-FORM = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+FORM: Any = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 
 
 class _Vocabulary:

@@ -103,15 +103,11 @@ class ServerClient:
         choice = reply.choices[0]
         return Completion(choice.message.content or "", (), REASONS.get(choice.finish_reason, "eos"))
 
-    def stream_chat(
-        self, messages: Sequence[dict[str, str]], sampling: Sampling, max_new_tokens: int
-    ) -> Iterator[str]:
+    def stream_chat(self, messages: Sequence[dict[str, str]], sampling: Sampling, max_new_tokens: int) -> Iterator[str]:
         """Yield the answer to a conversation piece by piece; closing the iterator ends the answer."""
         fields = {**_sampled(Request((0,), max_new_tokens, sampling=sampling)), "max_tokens": max_new_tokens}
         stream = self._call(
-            lambda: self.api.chat.completions.create(
-                model=self.model, messages=list(messages), stream=True, **fields
-            )
+            lambda: self.api.chat.completions.create(model=self.model, messages=list(messages), stream=True, **fields)
         )
         try:
             chunks = iter(stream)

@@ -18,7 +18,7 @@ def chat_logprobs(served: ServedModel, tokens: Sequence[TokenEvent]) -> dict[str
 
 
 def _chat_token(served: ServedModel, id: int, logprob: float | None, top: TopLogprobs | None) -> dict[str, Any]:
-    entry = {"token": served.token_text(id), "logprob": logprob, "bytes": list(served.bytes_of(id))}
+    entry: dict[str, Any] = {"token": served.token_text(id), "logprob": logprob, "bytes": list(served.bytes_of(id))}
     if top is not None:
         entry["top_logprobs"] = [_chat_token(served, other, value, None) for other, value in top]
     return entry

@@ -40,7 +40,7 @@ class Metrics:
 
     def watch(self, worker: Worker) -> None:
         """Report the state of a worker, too."""
-        self.registry.register(_WorkerFigures(worker))  # type: ignore[arg-type]  # it only needs `collect`
+        self.registry.register(_WorkerFigures(worker))
 
     def count(self, job: AnswerJob, events: Sequence[Event], now: float) -> None:
         """Count the events that a job got at `now`, in seconds of the monotonic clock."""

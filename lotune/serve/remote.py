@@ -22,7 +22,7 @@ from lotune.serve.usage import Usage, new_id
 try:
     import httpx2 as httpx  # the name of httpx since its second version
 except ImportError:  # pragma: no cover - older environments
-    import httpx  # type: ignore[no-redef]
+    import httpx  # type: ignore[no-redef, import-not-found]
 
 MAX_BYTES = 8 * 2**20
 """Longest answer of another server that is passed on."""

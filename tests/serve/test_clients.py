@@ -26,7 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(small_base: Path, folder: Path) -> Iterator[Address]:
-    with process("--model", f"small={small_base}", "--timeout", 120, "evaluate.dtype=float32", folder=folder) as address:
+    with process(
+        "--model", f"small={small_base}", "--timeout", 120, "evaluate.dtype=float32", folder=folder
+    ) as address:
         yield address
 
 
@@ -175,7 +177,8 @@ def test_lotune_evaluates_a_server_as_it_evaluates_the_model(server: Address, fo
             rows = map(json.loads, (folder / out).read_text().splitlines())
             answers.append({row["id"]: (row["answer"], row["correct"]) for row in rows})
         assert metrics[0] == metrics[1]
-        assert answers[0] == answers[1] and len(answers[0]) == 12
+        assert answers[0] == answers[1]
+        assert len(answers[0]) == 12
 
 
 def test_lotune_chats_with_a_server(server: Address, folder: Path) -> None:
@@ -197,7 +200,9 @@ def test_a_server_that_is_not_there_is_named(folder: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_streams(server: Address, folder: Path) -> None:
     body = json.dumps({"prompt": "1 + 1?", "max_new_tokens": 9, "temperature": 0})
-    printed = run("curl", "-sN", f"{server.url}/generate", "-H", "Content-Type: application/json", "-d", body, folder=folder)
+    printed = run(
+        "curl", "-sN", f"{server.url}/generate", "-H", "Content-Type: application/json", "-d", body, folder=folder
+    )
     chat = server.post("/v1/chat/completions", messages=MESSAGES, temperature=0, max_tokens=9).json
     assert printed == chat["choices"][0]["message"]["content"]
 
@@ -231,7 +236,8 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(small_base: Path, fol
         asking.join()
         assert whole.endswith(b"data: [DONE]\n\n")
         assert b'"finish_reason":"length"' in whole or b'"finish_reason":"stop"' in whole
-        assert refused and refused[0] != 200
+        assert refused
+        assert refused[0] != 200
         assert address.process.wait(60) in (0, -signal.SIGTERM)
         idle.close()
         running.close()

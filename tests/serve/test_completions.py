@@ -60,7 +60,10 @@ def test_a_stream_joins_to_the_whole_answer_and_ends_with_usage(server: Address,
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert reply.body.endswith(b"data: [DONE]\n\n")
     *chunks, usage = reply.events
-    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == answer(engine, engine.tokenizer(PROMPT)["input_ids"]).text
+    assert (
+        "".join(chunk["choices"][0]["text"] for chunk in chunks)
+        == answer(engine, engine.tokenizer(PROMPT)["input_ids"]).text
+    )
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-2:] in ([None, "length"], ["length"])
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 12)
     assert len({chunk["id"] for chunk in reply.events}) == 1
@@ -72,18 +75,24 @@ def test_several_prompts_and_answers_are_numbered_in_order(server: Address, engi
     sampling = Sampling(0.8, 20, 0.9, 1.1, seed=5)
     fields = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 5, "n": 2}
     reply = server.post("/v1/completions", prompt=prompts, max_tokens=8, **fields).json
-    requests = [Request(tuple(engine.tokenizer(text)["input_ids"]), 8, sampling=sampling, samples=2) for text in prompts]
+    requests = [
+        Request(tuple(engine.tokenizer(text)["input_ids"]), 8, sampling=sampling, samples=2) for text in prompts
+    ]
     expected = dict(engine.stream(requests))
     assert [choice["text"] for choice in reply["choices"]] == [expected[number].text for number in range(4)]
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
     assert reply["usage"]["prompt_tokens"] == sum(len(request.prompt_ids) for request in requests)
     greedy = server.post("/v1/completions", prompt=PROMPT, n=3, temperature=0, max_tokens=4).json["choices"]
-    assert len(greedy) == 3 and len({choice["text"] for choice in greedy}) == 1
+    assert len(greedy) == 3
+    assert len({choice["text"] for choice in greedy}) == 1
     assert server.post("/v1/completions", prompt=prompts, n=4).status == 400  # 8 answers, at most 6
 
 
 def test_without_a_seed_answers_differ(server: Address) -> None:
-    texts = {server.post("/v1/completions", prompt=PROMPT, max_tokens=20, temperature=2).json["choices"][0]["text"] for _ in range(3)}
+    texts = {
+        server.post("/v1/completions", prompt=PROMPT, max_tokens=20, temperature=2).json["choices"][0]["text"]
+        for _ in range(3)
+    }
     assert len(texts) > 1
 
 
@@ -93,7 +102,9 @@ def test_an_answer_ends_before_a_stop_text(server: Address, engine: Any) -> None
     for fields in ({"stop": stop}, {"stop": ["never there", stop]}):
         [choice] = server.post("/v1/completions", prompt=PROMPT, max_tokens=30, temperature=0, **fields).json["choices"]
         assert (choice["text"], choice["finish_reason"]) == (whole[: whole.index(stop)], "stop")
-    streamed = server.post("/v1/completions", prompt=PROMPT, max_tokens=30, temperature=0, stop=stop, stream=True).events
+    streamed = server.post(
+        "/v1/completions", prompt=PROMPT, max_tokens=30, temperature=0, stop=stop, stream=True
+    ).events
     assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == whole[: whole.index(stop)]
 
 
@@ -102,9 +113,12 @@ def test_echo_scores_the_prompt_as_the_loglikelihood_does(server: Address, small
     ids = model.tokenizer(PROMPT)["input_ids"]
     reply = server.post("/v1/completions", prompt=ids, max_tokens=1, temperature=0, logprobs=3, echo=True).json
     [choice] = reply["choices"]
-    [scores] = LogLikelihood(model.answering.model).score([Continuation(tuple(ids[:1]), tuple(ids[1:]))], batch_tokens=999)
+    [scores] = LogLikelihood(model.answering.model).score(
+        [Continuation(tuple(ids[:1]), tuple(ids[1:]))], batch_tokens=999
+    )
     found = choice["logprobs"]
-    assert found["token_logprobs"][0] is None and found["top_logprobs"][0] is None
+    assert found["token_logprobs"][0] is None
+    assert found["top_logprobs"][0] is None
     assert found["token_logprobs"][1:-1] == pytest.approx(scores, abs=1e-5)
     assert {len(values) for values in found.values()} == {len(ids) + 1}
     assert choice["text"] == "".join(found["tokens"])
@@ -147,7 +161,9 @@ def test_parts_of_a_message_are_joined(server: Address) -> None:
     whole = [{"role": "user", "content": "1 + 1?"}]
     parts = [{"role": "user", "content": [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?"}]}]
     fields = {"max_tokens": 6, "temperature": 0}
-    first, second = (server.post("/v1/chat/completions", messages=messages, **fields).json for messages in (whole, parts))
+    first, second = (
+        server.post("/v1/chat/completions", messages=messages, **fields).json for messages in (whole, parts)
+    )
     assert first["choices"] == second["choices"]
 
 
@@ -156,7 +172,9 @@ def test_the_logprobs_of_a_chat_have_their_bytes(server: Address, model: ServedM
     fields = {"messages": messages, "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 2}
     [choice] = server.post("/v1/chat/completions", **fields).json["choices"]
     content = choice["logprobs"]["content"]
-    assert b"".join(bytes(entry["bytes"]) for entry in content).decode("utf-8", "replace") == choice["message"]["content"]
+    assert (
+        b"".join(bytes(entry["bytes"]) for entry in content).decode("utf-8", "replace") == choice["message"]["content"]
+    )
     for entry in content:
         assert [top["logprob"] for top in entry["top_logprobs"]] == sorted(
             (top["logprob"] for top in entry["top_logprobs"]), reverse=True
@@ -235,7 +253,14 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(
 
 
 def test_fields_that_change_nothing_are_accepted(server: Address) -> None:
-    fields = {"frequency_penalty": 0, "presence_penalty": 0, "user": "me", "logit_bias": {}, "tools": [], "store": False}
+    fields = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "user": "me",
+        "logit_bias": {},
+        "tools": [],
+        "store": False,
+    }
     assert server.post("/v1/chat/completions", messages=MESSAGES, max_tokens=2, **fields).status == 200
 
 

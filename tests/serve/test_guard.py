@@ -38,7 +38,9 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.mark.parametrize("header", [{}, bearer("wrong"), bearer(""), {"Authorization": FIRST}, {"Authorization": f"Basic {FIRST}"}])
+@pytest.mark.parametrize(
+    "header", [{}, bearer("wrong"), bearer(""), {"Authorization": FIRST}, {"Authorization": f"Basic {FIRST}"}]
+)
 def test_without_a_key_nothing_is_answered(server: Address, header: dict[str, str]) -> None:
     for path in ("/v1/completions", "/tokenize", "/nowhere"):
         reply = server.post(path, header, **BODY)
@@ -80,7 +82,8 @@ def test_a_file_of_keys_that_cannot_be_used_is_named_without_its_keys(tmp_path: 
     file.write_text(text)
     with pytest.raises(SettingsError, match=found) as caught:
         read_keys(file)
-    assert FIRST not in str(caught.value) and SECOND not in str(caught.value)
+    assert FIRST not in str(caught.value)
+    assert SECOND not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""])
@@ -108,7 +111,9 @@ def test_limits_on_prompt_and_answer(server: Address) -> None:
     reply = server.post("/v1/completions", bearer(FIRST), prompt=[3] * 51)
     assert reply.status == 400
     assert reply.json["error"]["message"] == "the prompt has 51 tokens, this server takes at most 50"
-    assert server.post("/v1/completions", bearer(FIRST), prompt=[3], max_tokens=50).json["usage"]["completion_tokens"] <= 3
+    assert (
+        server.post("/v1/completions", bearer(FIRST), prompt=[3], max_tokens=50).json["usage"]["completion_tokens"] <= 3
+    )
 
 
 def test_only_pages_of_named_sites_may_ask(server: Address, model: ServedModel) -> None:

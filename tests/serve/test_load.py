@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Address, Reply, load, running
+from servers import Reply, load, running
 
 from lotune.generate.requests import Request
 from lotune.serve.limits import Limits
@@ -112,7 +112,9 @@ def test_clients_that_leave_while_they_read_leave_nothing_behind(model: ServedMo
     with running([model]) as server:
         assert server.gateway is not None
         worker = server.gateway.worker
-        body = json.dumps({"prompt": "1 + 1", "max_tokens": 900, "temperature": 1, "stream": True, "logprobs": 1}).encode()
+        body = json.dumps(
+            {"prompt": "1 + 1", "max_tokens": 900, "temperature": 1, "stream": True, "logprobs": 1}
+        ).encode()
         for _ in range(6):
             connection = server.connection()
             connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
@@ -155,9 +157,7 @@ def test_an_answer_that_takes_too_long_ends_with_what_there_is(model: ServedMode
     assert reply["usage"]["completion_tokens"] < 900
 
 
-def test_a_request_that_fails_in_the_engine_fails_alone(
-    model: ServedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_fails_in_the_engine_fails_alone(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """No text of the error leaves the process."""
     import torch
 
@@ -176,7 +176,8 @@ def test_a_request_that_fails_in_the_engine_fails_alone(
         failing.set()
         reply = server.post("/v1/completions", prompt="1 + 1", max_tokens=5, temperature=0)
         assert reply.status == 500
-        assert b"secret" not in reply.body and b"Traceback" not in reply.body
+        assert b"secret" not in reply.body
+        assert b"Traceback" not in reply.body
         failing.set()
         streamed = server.post("/v1/completions", prompt="1 + 1", max_tokens=5, temperature=0, stream=True)
         assert streamed.events[-1]["error"]["code"] == "internal_error"

@@ -58,9 +58,7 @@ def alone(base: Path, adapter: str | None, new: int = 8) -> str:
     return completion.text
 
 
-def test_adapters_share_the_weights_of_their_base(
-    recipe: Recipe, small_base: Path, adapters: dict[str, str]
-) -> None:
+def test_adapters_share_the_weights_of_their_base(recipe: Recipe, small_base: Path, adapters: dict[str, str]) -> None:
     served = load_served_models(recipe, {"base": str(small_base)}, adapters)
     by_name = {model.name: model for model in served}
     assert by_name["one"].answering is by_name["two"].answering is by_name["base"].answering
@@ -68,7 +66,10 @@ def test_adapters_share_the_weights_of_their_base(
     with running(served) as server:
         listed = {model["id"]: model for model in server.get("/v1/models").json["data"]}
         assert {name: model["parent"] for name, model in listed.items()}["one"] == "base"
-        expected = {"base": alone(small_base, None), **{name: alone(small_base, folder) for name, folder in adapters.items()}}
+        expected = {
+            "base": alone(small_base, None),
+            **{name: alone(small_base, folder) for name, folder in adapters.items()},
+        }
         assert len(set(expected.values())) == 4
         for name, text in expected.items():
             fields = {"model": name, "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
@@ -88,12 +89,13 @@ def test_a_conversation_is_not_continued_from_the_cache_of_another_adapter(
     served = load_served_models(recipe, {"base": str(small_base)}, {"one": adapters["one"]})
     prompt = [5, 6, 7, 8] * 12
     with running(served) as server:
-        texts = [
-            server.post("/v1/completions", model=name, prompt=prompt, max_tokens=6, temperature=0).json["choices"][0]["text"]
-            for name in ("base", "one", "base", "one")
-        ]  # fmt: skip
+        fields = {"prompt": prompt, "max_tokens": 6, "temperature": 0}
+        names = ("base", "one", "base", "one")
+        replies = [server.post("/v1/completions", model=name, **fields).json for name in names]
+        texts = [reply["choices"][0]["text"] for reply in replies]
         assert server.metric("prefix_cache_hits_total") >= 2 * (len(prompt) - 1)
-    assert texts[:2] == texts[2:] and texts[0] != texts[1]
+    assert texts[:2] == texts[2:]
+    assert texts[0] != texts[1]
 
 
 def test_an_adapter_alone_brings_its_base(recipe: Recipe, small_base: Path, adapters: dict[str, str]) -> None:

@@ -53,7 +53,8 @@ function curve(title, lines) {
   const [width, height, left, bottom] = [640, 220, 56, 24];
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y).sort((a, b) => a - b);
-  const [low, high] = [ys[0], ys[Math.floor(0.99 * (ys.length - 1))]];
+  const most = ys.length > 100 ? Math.floor(0.99 * ys.length) : ys.length - 1; // a few first steps would flatten the rest
+  const [low, high] = [ys[0], ys[most]];
   const [first, last] = [Math.min(...xs), Math.max(...xs)];
   const px = (x) => left + ((x - first) / (last - first || 1)) * (width - left - 8);
   const py = (y) => 8 + (1 - (Math.min(y, high) - low) / (high - low || 1)) * (height - bottom - 8);
