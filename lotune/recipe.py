@@ -177,6 +177,13 @@ def check_method(recipe: Recipe) -> None:
         raise SettingsError("retention.strength", fault, "auto or 1", "adapter.method=lora")
 
 
+def check_run_settings(recipe: Recipe) -> None:
+    """Raise SettingsError for settings that a run does not have."""
+    if recipe.evaluate.quantize != "none":
+        found = "a run's scorecard is that of the models as they were tuned"
+        raise SettingsError("evaluate.quantize", found, "none", "measure one model with lotune evaluate --model")
+
+
 def check_extras(recipe: Recipe) -> None:
     """Raise SettingsError if a recipe needs TensorBoard and it is not installed."""
     parts = {"tune": recipe.tune.tensorboard, "pretrain": recipe.pretrain is not None and recipe.pretrain.tensorboard}

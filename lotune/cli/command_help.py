@@ -31,5 +31,11 @@ class ModelCommand(RecipeCommand):
     settings_title = "Settings (as key=value)"
     settings_shown = (
         *("device", "threads", "base.dtype", "task.", "data.max_row_bytes", "adapter.force_base"),
-        *("evaluate.max_batch_tokens", "evaluate.dtype", "evaluate.on_too_long", "evaluate.engine"),
+        *(
+            "evaluate.max_batch_tokens",
+            "evaluate.dtype",
+            "evaluate.quantize",
+            "evaluate.on_too_long",
+            "evaluate.engine",
+        ),
     )

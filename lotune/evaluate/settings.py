@@ -26,6 +26,9 @@ class EvaluateSettings(Settings):
     on_too_long: OnTooLong = "wrong"
     """Rows whose prompt is too long and has no passage to shorten: count them as wrong, stop, or truncate the middle of
     the prompt."""
+    quantize: Literal["none", "int8"] = "none"
+    """Linear layers of `evaluate --model`, `generate`, `chat` and `serve` on a CPU: int8 multiplies in 8 bits where
+    that is faster; adapters stay in float32, and figures say so."""
     engine: Literal["lotune", "vllm"] = "lotune"
     """Engine of `evaluate --model` and `generate`; vllm needs a GPU and pip install '.[vllm]'."""
 

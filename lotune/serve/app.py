@@ -184,6 +184,7 @@ def model_entry(served: Any) -> dict[str, Any]:
     return {
         "id": served.name, "object": "model", "created": served.created, "owned_by": "lotune",
         "root": served.parent or served.name, "parent": served.parent, "max_model_len": served.context,
+        "int8_agreement": served.int8_agreement,
     }  # fmt: skip
 
 

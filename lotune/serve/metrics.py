@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from lotune.generate.requests import Event, FinishEvent, TokenEvent
@@ -31,6 +31,9 @@ class Metrics:
             "lotune:request_success", "Answers that ended, by their reason.", ["finished_reason"],
             registry=self.registry,
         )  # fmt: skip
+        self.int8_agreement = Gauge(
+            "lotune:int8_agreement", "Share of float32's tokens that int8 chooses.", ["model"], registry=self.registry
+        )
         self._refused = Counter(
             "lotune:requests_refused", "Requests refused, by status.", ["status"], registry=self.registry
         )

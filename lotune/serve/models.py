@@ -27,7 +27,8 @@ class ServedModel:
     """A model under the `name` that requests choose it by.
 
     `form` renders conversations. `adapter` is the engine's name of the adapter, or None for a model without adapters.
-    `parent` is the name of the base, None for a base.
+    `parent` is the name of the base, None for a base. `int8_agreement` is the share of float32's tokens that the model
+    chooses in int8, None for one in another number format.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ServedModel:
     form: Template | ChatTemplate
     adapter: str | None = None
     parent: str | None = None
+    int8_agreement: float | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

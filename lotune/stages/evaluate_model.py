@@ -131,8 +131,8 @@ def evaluate_model(
     file = test.data.name if test.data else ""
     rows = EvaluationSetCounts(name="test", rows=len(predictions), file=file, file_rows=tested.file_rows)
     figures = {
-        "model": model, "task": task.name, **device_and_dtype(recipe), **metric_figures(task, predictions, effect),
-        "asked": with_long_prompt_counts(rows, predictions),
+        "model": model, "task": task.name, **device_and_dtype(recipe, answering.model),
+        **metric_figures(task, predictions, effect), "asked": with_long_prompt_counts(rows, predictions),
     }  # fmt: skip
     if not options.json:
         show_figures(figures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lotune.console import print_status
-from lotune.recipe import Recipe, check_extras, require_input_files
+from lotune.recipe import Recipe, check_extras, check_run_settings, require_input_files
 from lotune.runs import Run
 from lotune.stages.auto_settings import with_stored_settings
 from lotune.stages.dependencies import Stage, stage_inputs
@@ -30,9 +30,11 @@ def report_changes(run: Run, recipe: Recipe, dry_run: bool = False) -> None:
 
     If it invalidates none, the recipe becomes that of the run; a dry run writes nothing.
 
-    Raises: DataError if a file of rows is missing; SettingsError if a tuning needs an extra that is not installed.
+    Raises: DataError if a file of rows is missing; SettingsError if a tuning needs an extra that is not installed, or
+    for settings that a run does not have.
     """
     require_input_files(recipe)
+    check_run_settings(recipe)
     changes = invalidated(run, recipe)
     if run.stage_state("tune", {}) == "fresh" or any("tune" in stages for stages in changes.values()):
         check_extras(recipe)

@@ -26,6 +26,7 @@ from lotune.tasks.task import Task
 
 if TYPE_CHECKING:
     from lotune.generate.answering_model import AnsweringModel
+    from lotune.model.int8 import Int8Report
 
 
 def check_engine(recipe: Recipe, task: Task) -> None:
@@ -47,6 +48,8 @@ def _not_with_vllm(feature: str) -> SettingsError:
 
 def resolve_answer_dtype(recipe: Recipe, settings: BaseSettings) -> AnswerDtype:
     """Return the dtype that the settings give a model's answers, and the reason."""
+    if recipe.evaluate.quantize != "none":
+        return AnswerDtype("float32", "the weights that become int8")
     dtype = recipe.base.dtype if recipe.evaluate.dtype == "auto" else recipe.evaluate.dtype
     return choose_answer_dtype(dtype, settings, resolve_device(recipe.device))
 
@@ -68,6 +71,18 @@ def with_resolved_dtype(recipe: Recipe, model: str) -> Recipe:
 def with_evaluate_dtype(recipe: Recipe, dtype: str) -> Recipe:
     """Return the recipe with another `evaluate.dtype`."""
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"dtype": dtype})})
+
+
+def check_quantize(recipe: Recipe) -> None:
+    """Raise SettingsError if the settings ask for int8 together with what it does not go with."""
+    if recipe.evaluate.quantize == "none":
+        return
+    if not resolve_device(recipe.device).startswith("cpu"):
+        raise SettingsError("evaluate.quantize", "int8 is for a CPU", "device=cpu, or none")
+    if recipe.evaluate.dtype not in ("auto", "float32"):
+        raise SettingsError("evaluate.quantize", f"int8 beside evaluate.dtype={recipe.evaluate.dtype}", "float32")
+    if recipe.evaluate.engine != "lotune":
+        raise _not_with_vllm("evaluate.quantize")
 
 
 def with_answer_dtype(recipe: Recipe, settings: BaseSettings) -> BaseSettings:
@@ -105,8 +120,30 @@ def folders_of(recipe: Recipe, model: str) -> tuple[Path | None, ...]:
 def load_model_or_adapter(recipe: Recipe, model: str) -> LoadedModel:
     """Load the model that `model` names; an adapter stays unmerged beside the weights of its base.
 
-    Raises: ModelError as `resolve_weights`, `load_model` and `load_adapter`.
+    Raises: ModelError as `resolve_weights`, `load_model` and `load_adapter`; SettingsError as `check_quantize`.
     """
+    check_quantize(recipe)
+    loaded = load_unquantized(recipe, model)
+    if recipe.evaluate.quantize == "int8":
+        quantize_and_tell(loaded.model, model)
+    return loaded
+
+
+def quantize_and_tell(model: Any, name: str) -> Int8Report:
+    """Replace a model's linear layers by int8 ones where that is faster, say what was done, and return it."""
+    from lotune.model.int8 import quantize_int8
+
+    report = quantize_int8(model)
+    if report.layers:
+        faster = f"their products are {report.speedup:.1f} times as fast as in float32 here"
+        print_status(f"{name}: {report.layers} linear layers in int8; {faster}")
+    else:
+        print_status(f"{name} stays in float32: {report.why}")
+    return report
+
+
+def load_unquantized(recipe: Recipe, model: str) -> LoadedModel:
+    """Load a model as `load_model_or_adapter` does, without `evaluate.quantize`."""
     from lotune.model.checkpoints import base_digest, load_adapter
 
     settings, adapter = resolve_weights(recipe, model)
@@ -159,6 +196,9 @@ def load_for_generation(recipe: Recipe, model: str) -> AnsweringModel:
     return AnsweringModel(base.model, base.tokenizer)
 
 
-def device_and_dtype(recipe: Recipe) -> dict[str, str]:
-    """Return the device and the dtype that a model answers in, by the settings."""
-    return {"device": resolve_device(recipe.device), "dtype": resolve_answer_dtype(recipe, recipe.base).dtype}
+def device_and_dtype(recipe: Recipe, model: Any = None) -> dict[str, str]:
+    """Return the device and the dtype that a model answers in: by the settings, and int8 if the model's layers are."""
+    from lotune.model.int8 import is_int8
+
+    dtype = "int8" if model is not None and is_int8(model) else resolve_answer_dtype(recipe, recipe.base).dtype
+    return {"device": resolve_device(recipe.device), "dtype": dtype}

@@ -151,6 +151,7 @@ def answers_fingerprint(recipe: Recipe, model: str, task: TaskSettings, **more: 
     # A scorer does not change an answer, except where the answer is chosen by comparing likelihoods.
     inputs = {
         "model": base_folder(settings) or settings.model, "adapter": adapter, "dtype": dtype,
+        **({} if recipe.evaluate.quantize == "none" else {"quantize": recipe.evaluate.quantize}),
         "engine": recipe.evaluate.engine, "on_too_long": recipe.evaluate.on_too_long,
         "task": task.model_dump(exclude=set() if task.chooses_by_likelihood else {"scorer"}), **more,
     }  # fmt: skip

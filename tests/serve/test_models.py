@@ -20,7 +20,7 @@ from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
 from lotune.serve.remote import remote_model
 from lotune.settings import read_settings
-from lotune.stages.serve import load_served_models
+from lotune.stages.served_models import load_served_models
 from lotune.tasks.registry import CONVERSATION_TASK
 
 PROMPT = "计算 1 + 1 the answer"
