@@ -21,6 +21,7 @@ from lotune.cli.compare import compare
 from lotune.cli.convert import convert
 from lotune.cli.corpus import corpus
 from lotune.cli.evaluate import evaluate
+from lotune.cli.export import export
 from lotune.cli.generate import generate
 from lotune.cli.grade import grade
 from lotune.cli.init import init
@@ -102,6 +103,7 @@ app.command(cls=ModelCommand)(serve)
 app.command()(convert)
 app.command()(merge)
 app.command()(compare)
+app.add_typer(export, name="export")
 app.command()(audit)
 app.command()(bundle)
 app.command()(leaderboard)

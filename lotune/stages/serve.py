@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lotune.serve.limits import Limits
 
 EXAMPLES_FILE, FLAGS_FILE = Path("examples.csv"), Path("flagged.jsonl")
-EXAMPLE_HEADERS = ("prompt", "question", "example", "examples", "text", "input", "instruction", "问题", "示例", "提示")
+EXAMPLE_HEADERS = ("prompt", "question", "example", "examples", "input", "instruction", "问题", "示例", "提示")
 """Names that the first row of a file of examples may have in place of an example."""
 MAX_EXAMPLES, MAX_EXAMPLE_CHARACTERS = 50, 2000
 

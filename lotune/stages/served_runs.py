@@ -44,7 +44,7 @@ class ServedRuns:
             "loss": _means(steps), "report": (folder / "report.html").is_file(),
             "validation": [(one["step"], one["loss"]) for one in found if isinstance(one.get("loss"), float)],
             "samples": [
-                {"step": one["step"], "prompt": one["prompt"], "text": one["continuation"]}
+                {"step": one["step"], "prompt": one["prompt"], "continuation": one["continuation"]}
                 for one in _records(folder / SAMPLES_FILE)[-60:]
             ],
         }  # fmt: skip

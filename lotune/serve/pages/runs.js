@@ -88,8 +88,8 @@ async function one(name) {
     $("curves").replaceChildren(curve(t("loss"), [run.loss]), curve(t("validation"), [run.validation]));
     $("samples-title").hidden = !run.samples.length;
     $("samples").replaceChildren(
-      ...run.samples.slice(-12).reverse().map(({ step, prompt, text }) =>
-        make("article", { class: "message" }, make("h3", {}, `${t("step")} ${step}`), make("p", { class: "text", dir: "auto" }, `${prompt}${text}`))),
+      ...run.samples.slice(-12).reverse().map(({ step, prompt, continuation }) =>
+        make("article", { class: "message" }, make("h3", {}, `${t("step")} ${step}`), make("p", { class: "text", dir: "auto" }, `${prompt}${continuation}`))),
     );
     const link = make("a", { href: `report?run=${encodeURIComponent(name)}`, target: "_blank", rel: "noopener" }, t("open"));
     $("report").replaceChildren(run.report ? link : t("noreport"));
