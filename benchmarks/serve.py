@@ -205,7 +205,7 @@ def contestants(args: argparse.Namespace, folder: Path) -> list[Contestant]:
         Contestant(
             "llama.cpp",
             [args.llama_python, "-m", "llama_cpp.server", "--model", str(folder / "model.gguf"), "--port", "{port}",
-             "--n_ctx", "4096", "--verbose", "false", "--n_threads", str(os.cpu_count())],
+             "--n_ctx", "4096", "--interrupt_requests", "false", "--verbose", "false", "--n_threads", str(os.cpu_count())],
             model="",
         ),
     ]  # fmt: skip
@@ -306,7 +306,16 @@ def make(folder: Path, shape: str, count: int, tiny: bool) -> tuple[Path, list[t
     made.get_input_embeddings().weight.data[0] = 0
     made.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    _fill_vocabulary(folder / "model" / "tokenizer.json", config.vocab_size)
     return folder / "model", texts
+
+
+def _fill_vocabulary(file: Path, size: int) -> None:
+    """Give every row of the embedding a token with a text; no text is encoded as one of the new ones."""
+    tokenizer = json.loads(file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary |= {f"\u0120w{number}": number for number in range(len(vocabulary), size)}
+    file.write_text(json.dumps(tokenizer))
 
 
 def export(model: Path, folder: Path) -> None:
@@ -339,17 +348,20 @@ def engine_speed(model: Path, texts: Sequence[tuple[str, int]], rounds: int) -> 
 
 
 def measure_clients(args: argparse.Namespace, folder: Path, figures: list[dict[str, Any]]) -> None:
-    model, texts = make(folder, args.shape, args.prompts, args.tiny)
+    # No prompt is asked twice, as a server may keep what it has read.
+    model, texts = make(folder, args.shape, args.prompts * args.rounds * len(args.clients), args.tiny)
     export(model, folder)
-    print(f"\n{args.shape}, {len(texts)} prompts, {sum(new for _, new in texts)} new tokens, {os.cpu_count()} cores")
+    new_tokens = sum(new for _, new in texts)
+    print(f"\n{args.shape}, {args.prompts} prompts a run, {new_tokens} new tokens in all, {os.cpu_count()} cores")
     print(f"{'':20}{'clients':>8}{'tokens/s':>10}{'first p50':>11}{'p95 ms':>8}{'whole p50 s':>13}{'load CPU s':>12}")
     results: dict[tuple[str, int], Load] = {}
     for contestant in contestants(args, folder):
         try:
             with Running(contestant, model) as server:
                 server.wait(texts[0][0])
-                for clients in args.clients:
-                    results[contestant.name, clients] = _run(server, texts, clients, args)
+                for place, clients in enumerate(args.clients):
+                    part = texts[place * args.prompts * args.rounds :][: args.prompts * args.rounds]
+                    results[contestant.name, clients] = _run(server, part, clients, args)
                     _print(contestant.name, results[contestant.name, clients])
         except (RuntimeError, subprocess.CalledProcessError, ValueError) as error:
             print(f"{contestant.name:20}{error}")
@@ -358,11 +370,14 @@ def measure_clients(args: argparse.Namespace, folder: Path, figures: list[dict[s
 
 
 def _run(server: Running, texts: Sequence[tuple[str, int]], clients: int, args: argparse.Namespace) -> Load:
-    # One client alone gets fewer prompts, as it takes as long for an eighth of them.
-    part = texts[: max(8, len(texts) // 8)] if clients == 1 else texts
-    bodies, new = [server.body(text, count) for text, count in part], [count for _, count in part]
-    plan = {"port": server.port, "path": server.contestant.path, "bodies": bodies, "new": new, "clients": clients}
-    runs = [load({**plan, "order": list(range(len(part)))}) for _ in range(args.rounds)]
+    """Return the run of median speed; each has prompts of its own."""
+    size, runs = len(texts) // args.rounds, []
+    for first in range(0, len(texts), size):
+        # One client alone gets fewer prompts, as it takes as long for an eighth of them.
+        part = texts[first : first + (max(8, size // 8) if clients == 1 else size)]
+        bodies, new = [server.body(text, count) for text, count in part], [count for _, count in part]
+        plan = {"port": server.port, "path": server.contestant.path, "bodies": bodies, "new": new, "clients": clients}
+        runs.append(load({**plan, "order": list(range(len(part)))}))
     failed = [answer.status for run in runs for answer in run.answers if answer.status != 200]
     if failed:
         raise RuntimeError(f"{len(failed)} answers failed, the first with status {failed[0]}")
@@ -397,10 +412,10 @@ def measure_own(args: argparse.Namespace, folder: Path, figures: list[dict[str, 
     """The server beside the engine alone, and texts of many clients beside those of one."""
     model, texts = make(folder, args.shape, args.prompts, args.tiny)
     speed, expected = engine_speed(model, texts, args.rounds)
-    [ours] = [one for one in contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)]
+    [ours] = contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)
     with Running(ours, model) as server:
         server.wait(texts[0][0])
-        _run(server, texts, 64, args)
+        _run(server, texts, 64, argparse.Namespace(rounds=1))
         before = server.memory()
         bodies, new = [server.body(text, count) for text, count in texts], [count for _, count in texts]
         plan = {"port": server.port, "path": ours.path, "bodies": bodies, "new": new, "clients": 64}
@@ -411,12 +426,13 @@ def measure_own(args: argparse.Namespace, folder: Path, figures: list[dict[str, 
     ties = sum(_is_tie(model, texts[index], expected[index]) for index in other)
     print(
         f"\n64 clients for {run.seconds:.0f} s on {args.shape}: {len(run.answers)} answers, {failed} failed, "
-        f"{len(other)} prompts with another text than alone, {ties} of them at a tie; memory {before:.0f} to {after:.0f} "
-        f"MiB; {run.tokens_per_second:.0f} tokens/s, the engine alone {speed:.0f}; the load took {run.cpu_seconds:.0f} CPU s"
+        f"{len(other)} prompts with another text than alone, {ties} of them at a tie; memory {before:.0f} to "
+        f"{after:.0f} MiB; {run.tokens_per_second:.0f} tokens/s, the engine alone {speed:.0f}; the load took "
+        f"{run.cpu_seconds:.0f} CPU s"
     )
     figures.append({
-        "name": f"serve-{args.shape}-own", "ours": run.tokens_per_second, "peer": speed, "peer_name": "the engine alone",
-        "ratio": run.tokens_per_second / speed, "reach": 0.85, "unit": "tokens/s",
+        "name": f"serve-{args.shape}-own", "ours": run.tokens_per_second, "peer": speed,
+        "peer_name": "the engine alone", "ratio": run.tokens_per_second / speed, "reach": 0.85, "unit": "tokens/s",
     })  # fmt: skip
 
 
@@ -438,7 +454,7 @@ def _is_tie(model: Path, asked: tuple[str, int], text: str) -> bool:
 def measure_crowd(args: argparse.Namespace, folder: Path, figures: list[dict[str, Any]]) -> None:
     """1,000 requests at once, and 200 that are left."""
     model, texts = make(folder, args.shape, 64, args.tiny)
-    [ours] = [one for one in contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)]
+    [ours] = contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)
     with Running(ours, model) as server:
         server.wait(texts[0][0])
         bodies = [server.body(text, 8) for text, _ in texts]
@@ -461,15 +477,15 @@ def measure_crowd(args: argparse.Namespace, folder: Path, figures: list[dict[str
         answer = Answer(0)
         asyncio.run(ask(server.port, ours.path, bodies[0], answer))
         print(
-            f"{left.clients} clients left within 1.5 s: {open_requests:.0f} requests open afterwards, the next answer is "
-            f"{'right' if answer.text == expected else 'WRONG'}"
+            f"{left.clients} clients left within 1.5 s: {open_requests:.0f} requests open afterwards, the next answer "
+            f"is {'right' if answer.text == expected else 'WRONG'}"
         )
 
 
 def measure_start(args: argparse.Namespace, folder: Path, figures: list[dict[str, Any]]) -> None:
     """Seconds from the command to the first answer."""
     model, texts = make(folder, "nano", 8, True)
-    [ours] = [one for one in contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)]
+    [ours] = contestants(argparse.Namespace(**{**vars(args), "contestants": "lotune"}), folder)
     times = []
     for _ in range(args.rounds):
         with Running(ours, model) as server:
@@ -479,9 +495,8 @@ def measure_start(args: argparse.Namespace, folder: Path, figures: list[dict[str
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "lotune", "serve", "--help"], check=True, capture_output=True)
         helps.append(time.perf_counter() - started)
-    print(
-        f"\nstart to the first answer of nano: {statistics.median(times):.2f} s; --help {statistics.median(helps):.2f} s"
-    )
+    start, shown = statistics.median(times), statistics.median(helps)
+    print(f"\nstart to the first answer of nano: {start:.2f} s; --help {shown:.2f} s")
 
 
 MEASURES = {"clients": measure_clients, "own": measure_own, "crowd": measure_crowd, "start": measure_start}

@@ -45,7 +45,7 @@ class Completions(litserve.LitAPI):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
-    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe reads annotations, but not as strings
         return request
 
     def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -34,6 +34,8 @@ MAX_RUNNING = {"cpu": 128, "cuda": 1024}
 """Maximum number of running rows: more rows take memory and make a step longer, but no token cheaper."""
 MAX_STEP_TOKENS = {"cpu": 64, "cuda": 256}
 """Maximum number of tokens in a step with drafts: up to here, more tokens cost little more than one."""
+MAX_JOINED_ELEMENTS = 2**19
+"""Maximum size of the attention mask of a step that also reads a new prompt, as its rows are padded for attention."""
 MAX_MASK_ELEMENTS = 2**24
 """Maximum size of an attention mask, queries times keys, above which a short shared prefix is not used."""
 
@@ -55,6 +57,8 @@ class ContinuousBatcher:
         self.prompt_tokens = self.shared_tokens = 0
         self.running: list[RunningRequest] = []
         self.waiting: list[RunningRequest] = []
+        # Numbers of computed tokens of running rows whose prompt the next step reads, by the number of the row.
+        self._entering: dict[int, int] = {}
         self.whole_answers = False
         self._timed = False
 
@@ -115,6 +119,7 @@ class ContinuousBatcher:
     def reset(self) -> None:
         """Forget the running rows and all cached prompts."""
         self.running.clear()
+        self._entering.clear()
         self.slots.clear()
         self.prefix_cache.clear()
         self.draft_history = NgramIndex()
@@ -161,7 +166,7 @@ class ContinuousBatcher:
                 rows.append(waiting.pop())
             if len(rows) > 1:
                 self.prefill(rows)
-            else:
+            elif not self._enter(rows[0]):
                 self._prefill_one(rows[0], selector)
 
     def _resize(self, slots: int, capacity: int) -> None:
@@ -189,6 +194,27 @@ class ContinuousBatcher:
             self.slots.copy(slot_of[id(leader)], slot, shared)
         self._prefill_suffix([(shared, row) for shared, _, row in followers])
         self._count(rows, [shared for shared, *_ in (*sharing, *followers)])
+
+    def _enter(self, row: RunningRequest) -> bool:
+        """Let the next step read a prompt beside the tokens of the running rows; return whether that pays.
+
+        The weights are then read once for both, which is most of the time of a step of a few rows on a CPU.
+        """
+        slots, slot = self.slots, len(self.running)
+        if not self.running or slots.fast is None or (row.request.adapter is not None and not slots.fast_with_names):
+            return False
+        shared, source = self._cached_prefix(row)
+        if (slot + 1) * (row.length + 1 - shared) * max(
+            one.length for one in (*self.running, row)
+        ) > MAX_JOINED_ELEMENTS:
+            return False
+        if shared:
+            self._copy_prefix(source, slot, shared)
+        self._count([row], [shared])
+        slots.cached_ids[slot], slots.adapters[slot] = list(row.prompt[:shared]), row.request.adapter
+        self._entering[row.index] = shared
+        self.running.append(row)
+        return True
 
     def _prefill_one(self, row: RunningRequest, selector: TokenSelector) -> None:
         """Compute one whole prompt and choose the first tokens of its answer, which may end with them."""
@@ -272,22 +298,36 @@ class ContinuousBatcher:
         return [row.draft(self.draft_history, max_tokens) for row in self.running]
 
     def _decode_step(self, drafts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return logits (L, V) after one more token of each running row, and after those of its draft."""
+        """Return logits (L, V) after one more token of each running row, and after those of its draft.
+
+        The prompts of rows that have just entered are read in the same pass.
+        """
         if not self.running:
             return torch.empty(0)
-        longest = max(map(len, drafts))
+        lines, unread = [], [self._unread(row) for row in self.running]
+        for cached, row, prompt, draft in zip(self.slots.cached_ids, self.running, unread, drafts, strict=False):
+            cached += [*prompt, row.last]
+            lines.append([*prompt, row.last, *draft])
+        self._entering.clear()
+        longest = max(map(len, lines))
         ids, positions = [], []
-        for cached, row, draft in zip(self.slots.cached_ids, self.running, drafts, strict=False):
-            cached.append(row.last)
-            tokens = [row.last, *draft]
+        for row, prompt, line in zip(self.running, unread, lines, strict=True):
+            first = row.length - len(prompt)
             # The padding repeats the last token at its own position, so it writes the same keys again.
-            ids.append([*tokens, *tokens[-1:] * (longest - len(draft))])
-            positions.append([row.length + min(offset, len(draft)) for offset in range(longest + 1)])
-        attended, lengths = max(map(max, positions)) + 1, [1 + len(draft) for draft in drafts]
+            ids.append([*line, *line[-1:] * (longest - len(line))])
+            positions.append([first + min(offset, len(line) - 1) for offset in range(longest)])
+        attended = max(map(max, positions)) + 1
         read, at = torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)  # (n, T) each
-        if longest == 0:
+        if longest == 1:
             return self._forward(self.running, ForwardInput(0, read, at, attended, key_spans=self._key_spans()))
-        return self._forward(self.running, ForwardInput(0, read, at, attended, lengths), keep=None)
+        scored = [1 + len(draft) for draft in drafts] if any(unread) else None
+        inputs = ForwardInput(0, read, at, attended, list(map(len, lines)), scored=scored)
+        return self._forward(self.running, inputs, keep=None)
+
+    def _unread(self, row: RunningRequest) -> tuple[int, ...]:
+        """Return the tokens of a prompt, except its last one, that are not computed yet."""
+        computed = self._entering.get(row.index)
+        return () if computed is None else row.prompt[computed:]
 
     def _accept_tokens(
         self,

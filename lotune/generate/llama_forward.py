@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class ForwardInput:
 
     `attended_length` is W, the largest position of a real token + 1. `lengths` has the number of real tokens of each
     row if there is padding. `fresh`: rows start at their beginning. `key_spans` has the attended length of blocks of
-    rows if each row has one token. `adapter_names` has the adapter of each row if any row names one.
+    rows if each row has one token. `adapter_names` has the adapter of each row if any row names one. `scored` has the
+    number of last tokens of each row whose logits are wanted if they are not wanted of all; only the fast pass has it.
     """
 
     first_slot: int
@@ -49,6 +51,7 @@ class ForwardInput:
     fresh: bool = False
     key_spans: Sequence[KeySpan] | None = None
     adapter_names: Sequence[str] | None = None
+    scored: Sequence[int] | None = None
 
     def with_adapters(self, names: Sequence[str] | None) -> ForwardInput:
         """Return the input with the adapter of each row."""
@@ -61,6 +64,13 @@ class ForwardInput:
         rows, length = self.input_ids.shape
         lengths = self.lengths if self.lengths is not None else [length] * rows
         return [name for name, count in zip(self.adapter_names, lengths, strict=True) for _ in range(count)]
+
+    def scored_tokens(self) -> list[int] | None:
+        """Return the indices of the real tokens whose logits are wanted, or None if those of all are."""
+        if self.scored is None or self.lengths is None:
+            return None
+        ends = accumulate(self.lengths)
+        return [place for end, count in zip(ends, self.scored, strict=True) for place in range(end - count, end)]
 
 
 class LlamaForward:

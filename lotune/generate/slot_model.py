@@ -138,7 +138,10 @@ class SlotModel:
             mask = self._mask(inputs.position_ids, inputs.attended_length, None)
         hidden = fast.forward(inputs, mask, self.cache)  # (L, D)
         if keep is None:
-            return fast.logits(hidden, inputs.token_adapters())
+            names, scored = inputs.token_adapters(), inputs.scored_tokens()
+            if scored is None:
+                return fast.logits(hidden, names)
+            return fast.logits(hidden[scored], None if names is None else [names[place] for place in scored])
         if inputs.lengths is not None:
             return hidden
         last = hidden.unflatten(0, (rows, length))[:, -keep:].flatten(0, 1)  # (L, D) -> (n * keep, D)

@@ -13,9 +13,9 @@ from tiny_models import causal_lm
 from lotune.errors import DataError
 from lotune.generate.backends import attention_windows
 from lotune.generate.continuous_batching import MAX_STEP_TOKENS, ContinuousBatcher
-from lotune.generate.engine import generate_completions
+from lotune.generate.engine import Engine, generate_completions
 from lotune.generate.llama_forward import ForwardInput
-from lotune.generate.requests import Completion, Request, eos_token_ids
+from lotune.generate.requests import Completion, FinishEvent, Request, eos_token_ids
 from lotune.generate.slot_model import SlotModel
 
 if TYPE_CHECKING:
@@ -160,6 +160,35 @@ def ids(completions: list[Completion]) -> list[tuple[int, ...]]:
     return [completion.token_ids for completion in completions]
 
 
+def test_a_prompt_is_read_in_the_step_of_the_running_rows(
+    tiny_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are read once for both, and the answers are those of rows that are read alone."""
+    first, second = (
+        Request(tuple(range(2, 40)), 20, min_new_tokens=20),
+        Request(tuple(range(9, 60)), 20, min_new_tokens=20),
+    )
+    expected = [dict(Engine(tiny_llama, byte_tokenizer).stream([request]))[0].token_ids for request in (first, second)]
+    engine, passes, forward = Engine(tiny_llama, byte_tokenizer), list[ForwardInput](), SlotModel.logits
+
+    def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
+        passes.append(inputs)
+        return forward(self, inputs, keep)
+
+    monkeypatch.setattr(SlotModel, "logits", watched)
+    ids = [engine.submit(first)]
+    for _ in range(5):
+        engine.step()
+    passes.clear()
+    ids.append(engine.submit(second))
+    engine.step()
+    [joined] = passes
+    assert joined.lengths is not None
+    assert joined.lengths[1] >= len(second.prompt_ids)
+    answers = [[event for event in engine.events(id) if isinstance(event, FinishEvent)] for id in ids]
+    assert [finish.completion.token_ids for [finish] in answers] == expected
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("shape", [*SLOTTED, *ALIGNED], ids=lambda shape: shape.__name__)
 def test_answers_are_those_of_transformers(
@@ -205,7 +234,7 @@ def test_never_more_tokens_than_the_budget_and_slots_are_refilled(
 
     def watched(self: SlotModel, inputs: ForwardInput, keep: int | None = 1) -> torch.Tensor:
         sizes.append(self.slots * self.capacity)
-        if inputs.input_ids.shape[1] == 1 and not reading:
+        if (inputs.input_ids.shape[1] == 1 or inputs.scored is not None) and not reading:
             heights.append(len(inputs.input_ids))
         return forward(self, inputs, keep)
 
