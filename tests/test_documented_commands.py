@@ -39,6 +39,11 @@ NOT_RUN = {
     "pip install '.[corpus]'": "needs the network",
     "pip install '.[tensorboard]'": "needs the network",
     "pip install '.[vllm]'": "needs the network",
+    "pip install '.[serve]'": "needs the network",
+    "pip install '.[gguf]'": "needs the network",
+    "vllm serve runs/demo/checkpoints/step-000825/merged --served-model-name tuned": "needs vLLM",
+    "vllm serve BASE --enable-lora --lora-modules tuned=runs/demo/checkpoints/step-000825/adapter": "needs vLLM",
+    "llama-server -m demo.gguf --port 8080": "needs llama.cpp",
     "lotune generate --model FOLDER --task arithmetic --data test.jsonl --out answers.jsonl evaluate.engine=vllm": (
         "needs CUDA and vLLM; tests/generate/test_vllm.py runs it with a stand-in for vLLM"
     ),
@@ -124,11 +129,11 @@ model:
 """
 GUIDES = [path for path in PAGES if path.name not in ("CHANGELOG.md", "log.md", "reference.md")]
 COMMANDS = {page_name(path): commands(path) for path in [*GUIDES, ROOT / "lotune" / "nano" / "weights" / "README.md"]}
-"""The commands of each page that tells a reader what to do."""
+"""The commands of each page that tells a reader what to do; tests/serve/test_documented_serving.py runs serve.md."""
 TO_RUN = {
     page: to_run
     for page, lines in COMMANDS.items()
-    if (to_run := [line for line in lines if line not in NOT_RUN]) and not page.endswith(".zh.md")
+    if (to_run := [line for line in lines if line not in NOT_RUN]) and not page.endswith((".zh.md", "how-to/serve.md"))
 }
 
 

@@ -57,7 +57,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which an answer ends, waiting included.")] = 600,
     debug: Debug = False,
 ) -> None:
-    """Serve models over HTTP in the form of OpenAI's API."""
+    """Serve models over HTTP in the form of OpenAI's API. `lotune chat --help` lists the settings."""
 
     def work() -> None:
         from lotune.serve.limits import Limits
