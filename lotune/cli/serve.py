@@ -50,6 +50,9 @@ def serve(
     flags: Annotated[
         Path | None, typer.Option(help="File for answers that are flagged on the pages. Default: flagged.jsonl.")
     ] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.001, help="GiB that all weights may take. Default: most of the free memory.")
+    ] = None,
     quantize: Annotated[str, typer.Option(help="int8: multiply in 8 bits on a CPU, where that is faster.")] = "none",
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused with 429.")] = 256,
     max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longest prompt in tokens.")] = None,
@@ -79,7 +82,8 @@ def serve(
         recipe = recipe_from_options("serve", CONVERSATION_TASK, [*overrides, f"evaluate.quantize={quantize}"])
         limits = Limits(max_waiting, max_prompt_tokens, max_new_tokens, request_seconds=timeout)
         files = {"runs": expand_user(runs), "examples": expand_user(examples), "flags": expand_user(flags)}
-        options = ServeOptions(host, port, expand_user(keys), allow_host or (), cors or (), ui, **files)
+        memory_bytes = int(memory * 2**30) if memory else None
+        options = ServeOptions(host, port, expand_user(keys), allow_host or (), cors or (), memory_bytes, ui, **files)
         serve(recipe, models, adapters, remotes, limits, options)
 
     run_verb(work, json=False, debug=debug)

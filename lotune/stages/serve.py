@@ -34,6 +34,7 @@ class ServeOptions:
     keys: Path | None = None
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
+    memory_bytes: int | None = None
     ui: bool = False
     runs: Path | None = None
     examples: Path | None = None
@@ -70,7 +71,7 @@ def serve(
     pages = _pages(options)
     bound = listening_socket(options.host, options.port)  # before the models, which take longer
     hosts = _hosts(options)
-    served = load_served_models(recipe, models, adapters)
+    served = load_served_models(recipe, models, adapters, options.memory_bytes)
     metrics = Metrics()
     gateway = Gateway(Models(served, others), limits, metrics)
     metrics.watch(gateway.worker)

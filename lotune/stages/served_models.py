@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lotune.console import print_status
-from lotune.errors import ModelError
-from lotune.model.loading import base_folder
+from lotune.disk_space import format_bytes
+from lotune.errors import ModelError, SettingsError
+from lotune.memory import free_memory_bytes
+from lotune.model.loading import base_folder, count_parameters, meta_model, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
-from lotune.stages.model_loading import load_unquantized, quantize_and_tell, resolve_weights, with_resolved_dtype
+from lotune.stages.model_loading import (
+    load_unquantized,
+    quantize_and_tell,
+    resolve_answer_dtype,
+    resolve_weights,
+    with_resolved_dtype,
+)
 from lotune.stages.prompt_template import conversation_format, resolve_auto, with_stored_template
 
 if TYPE_CHECKING:
     from lotune.serve.models import ServedModel
 
+FREE_MEMORY_SHARE = 0.9
+"""Part of the free memory that weights may take if no limit is given."""
 PREFIX_CACHE_BYTES = 256 * 2**20
 """Memory for keys and values of ended conversations, for each set of weights."""
 AGREEMENT_QUESTIONS = (
@@ -30,18 +40,41 @@ AGREEMENT_TOKENS = 24
 """Tokens of each answer that are compared."""
 
 
-def load_served_models(recipe: Recipe, models: Mapping[str, str], adapters: Mapping[str, str]) -> list[ServedModel]:
+def load_served_models(
+    recipe: Recipe, models: Mapping[str, str], adapters: Mapping[str, str], memory_bytes: int | None = None
+) -> list[ServedModel]:
     """Load models, and adapters beside the weights of their bases, which are loaded once.
 
     A model is a folder, a name on the hub or nano. An adapter that cannot be chosen per request has weights of its own.
 
-    Raises: SettingsError for two models of one name; ModelError as `load_model_or_adapter` does.
+    Raises: SettingsError if the weights together need more than `memory_bytes`, by default most of the free memory;
+    ModelError as `load_model_or_adapter` does.
     """
     groups = _grouped(recipe, models, adapters)
+    _check_memory(recipe, groups, memory_bytes)
     served: list[ServedModel] = []
     for group in groups:
         served += group.load(recipe)
     return served
+
+
+def _check_memory(recipe: Recipe, groups: Sequence[_Group], memory_bytes: int | None) -> None:
+    """Raise SettingsError if the weights of all models together do not fit, with the size of each."""
+    import torch
+
+    device = torch.device(resolve_device(recipe.device))
+    limit = memory_bytes or int(FREE_MEMORY_SHARE * (free_memory_bytes(device) or sys.maxsize))
+    sizes = {}
+    for group in groups:
+        settings, _ = resolve_weights(recipe, group.source)
+        dtype = resolve_dtype(resolve_answer_dtype(recipe, settings).dtype, str(device))
+        sizes[group.source] = count_parameters(meta_model(settings)) * dtype.itemsize
+    if sum(sizes.values()) > limit:
+        each = ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes.items())
+        found = f"the weights take {format_bytes(sum(sizes.values()))} ({each})"
+        raise SettingsError(
+            "--memory", found, f"{format_bytes(limit)} at most", "serve fewer models, or raise --memory"
+        )
 
 
 @dataclass

@@ -18,8 +18,10 @@ from lotune.model.loading import load_model
 from lotune.model.methods.registry import adapter_settings
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
+from lotune.serve.limits import Limits
 from lotune.serve.remote import remote_model
 from lotune.settings import read_settings
+from lotune.stages import served_models
 from lotune.stages.served_models import load_served_models
 from lotune.tasks.registry import CONVERSATION_TASK
 
@@ -108,6 +110,15 @@ def test_an_adapter_alone_brings_its_base(recipe: Recipe, small_base: Path, adap
         assert server.post("/v1/completions", model="nano", **fields).status == 404
 
 
+def test_models_that_do_not_fit_are_refused_before_they_are_loaded(
+    recipe: Recipe, small_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_models, "load_unquantized", lambda *_: pytest.fail("was loaded"))
+    models = {"one": str(small_base), "two": "nano"}
+    with pytest.raises(SettingsError, match=r"the weights take .* \(.*nano .*\)\nexpected: 1\.0 MiB at most"):
+        load_served_models(recipe, models, {}, 2**20)
+
+
 def test_a_complete_model_is_no_adapter(recipe: Recipe, small_base: Path) -> None:
     with pytest.raises(ModelError, match="is a complete model, not an adapter"):
         load_served_models(recipe, {}, {"one": str(small_base)})
@@ -188,3 +199,22 @@ def test_a_schema_that_cannot_be_followed_is_refused(small_base: Path, form: Any
         reply = server.post("/v1/completions", prompt="x", response_format=form)
     assert reply.status == 400
     assert message in reply.json["error"]["message"]
+
+
+@pytest.mark.soak
+def test_a_thousand_answers_of_nano_under_a_schema_are_valid() -> None:
+    validate = pytest.importorskip("jsonschema_rs").validate
+    from lotune.model.loading import base_folder
+
+    folder = base_folder(BaseSettings(model="nano"))
+    assert folder is not None
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    valid = 0
+    with running([load(folder)], Limits(max_prompts=200)) as server:
+        for number in range(10):
+            fields = {"prompt": f"{number} things", "n": 100, "temperature": 1 + number / 5, "max_tokens": 400}
+            reply = server.post("/v1/completions", response_format=form, seed=number, **fields).json
+            for choice in reply["choices"]:
+                validate(SCHEMA, json.loads(choice["text"]))
+                valid += 1
+    assert valid == 1000
