@@ -12,7 +12,8 @@ batch generates beyond, because another of its rows is longer, does not count, a
 length. On a GPU the most memory that PyTorch's tensors took is told, weights included.
 
 Figures: `mixed`, contest questions and passages together, against `generate` in batches of 1, 16 and 64 (of 1 with an
-eighth of the prompts) and transformers' continuous batching where it runs; `stream`, one prompt alone, beside what the
+eighth of the prompts) and transformers' continuous batching where it runs; `mixed-int8`, the same with lotune's int8
+layers, and with torchao's in `generate`, without a comparison of texts; `stream`, one prompt alone, beside what the
 memory's bandwidth and the dispatch of operations allow a token at a time; `sentences`, short sentences under one
 instruction, one after the other; `nano`, what nano answers to prompts as in `mixed`, one after the other; `retention`,
 the seconds that nano takes for all questions of the retention protocol; `deviations`, how many of nano's answers
@@ -384,6 +385,37 @@ def mixed(options: argparse.Namespace) -> dict[str, Any]:
     return {**lines, "ratio": best(lines), "reach": 4.0}
 
 
+def mixed_int8(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the same prompts in int8: lotune's, and transformers' generate with torchao's int8 layers."""
+    import copy
+
+    from lotune.model.int8 import quantize_int8
+
+    asks, model = prompts(32 if options.tiny else 256, 3), model_40m(options)
+    peers = {f"generate-{size}": generate_in_batches(size) for size in (16, 64)}
+    lines = compare(model, asks, {"lotune": ours, **peers}, {}, options.rounds)
+    quantized, exact = copy.deepcopy(model), ours(model, asks)
+    report = quantize_int8(quantized)
+    lines |= compare(quantized, asks, {"lotune-int8": ours}, {}, options.rounds)
+    pairs = [
+        pair for one, other in zip(exact, ours(quantized, asks), strict=True) for pair in zip(one, other, strict=True)
+    ]
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        other = copy.deepcopy(model)
+        quantize_(other, Int8DynamicActivationInt8WeightConfig())
+        lines |= compare(other, asks, {"generate-64-torchao": generate_in_batches(64)}, {}, options.rounds)
+    except (ImportError, RuntimeError, AttributeError, NotImplementedError) as error:
+        lines["generate-64-torchao"] = {"failed": str(error).splitlines()[0]}
+    in_float32 = {name: line for name, line in lines.items() if name not in ("lotune", "generate-64-torchao")}
+    in_int8 = {name: lines[name] for name in ("lotune-int8", "generate-64-torchao")}
+    return {
+        **lines, "ratio": best(in_float32, "lotune-int8"), "ratio_in_int8": best(in_int8, "lotune-int8"),
+        "layers": report.layers, "same_tokens": sum(a == b for a, b in pairs) / len(pairs), "reach": 3.5,
+    }  # fmt: skip
+
+
 def stream(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one prompt alone, and the fraction of the lower limit that lotune reaches."""
     asks, model = [Ask(prompts(2, 5)[1].ids, 16 if options.tiny else 128)], model_40m(options)
@@ -428,6 +460,7 @@ def model_40m(options: argparse.Namespace) -> Any:
 
 FIGURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "mixed": mixed,
+    "mixed-int8": mixed_int8,
     "stream": stream,
     "sentences": one_by_one,
     "nano": nano,

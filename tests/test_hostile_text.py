@@ -120,14 +120,14 @@ def test_evaluate_generate_and_compare_of_a_model(folder: Path, small_base: Path
 
 
 def test_answers_of_a_model(small_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lotune.stages.chat import ChatSession
+    from lotune.stages.chat import LocalAnswerer
 
-    def answer(self: ChatSession, said: object, show: Any) -> str:
+    def answer(self: LocalAnswerer, said: object, show: Any) -> str:
         for piece in ODD:
             show(piece)
         return ODD
 
-    monkeypatch.setattr(ChatSession, "answer", answer)
+    monkeypatch.setattr(LocalAnswerer, "answer", answer)
     words = ["chat", "--model", str(small_base)]
     result = clean(CliRunner().invoke(app, words, input=f"Hello.\n/what{STEERS}\n/save /none{STEERS}/x.jsonl\n"))
     assert "␛[31m" in result.stdout

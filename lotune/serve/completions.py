@@ -57,6 +57,7 @@ class CompletionCall:
 
     def _encoded(self, prompt: str | list[int]) -> tuple[list[int], str]:
         if isinstance(prompt, str):
+            self.served.check_size(prompt)
             return self.served.encode(prompt, special=self.body.add_special_tokens), prompt
         # checked here, as decoding an unknown id fails before the engine sees it
         vocabulary = self.served.answering.model.config.get_text_config().vocab_size

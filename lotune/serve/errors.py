@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lotune.errors import LotuneError
+from lotune.errors import LotuneError, RunError
 from lotune.generate.worker import QueueFullError
 from lotune.text_display import show_control_characters
 
@@ -44,6 +44,8 @@ def api_error(error: BaseException) -> ApiError:
             429, f"{error.found}; try again in {RETRY_SECONDS} s", "rate_limit_error", code="queue_full",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )  # fmt: skip
+    if isinstance(error, RunError):
+        return ApiError(503, error.found, "server_error", code="unavailable")
     if isinstance(error, LotuneError):
         return invalid(" ".join(str(error).splitlines()))
     return ApiError(500, "the server failed to answer this request", "server_error", code="internal_error")

@@ -14,6 +14,7 @@ from lotune.serve.keys import ApiKeys
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = ("/health", "/ready")
 """Paths that need no key, so that a supervisor can ask."""
+PAGE_COOKIE = "lotune_key"
 SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -47,7 +48,7 @@ class Guard:
         if self.hosts and _host(headers.get("host", "")) not in self.hosts:
             raise ApiError(421, "this server is not asked under this name", code="unknown_host")
         if self.keys is not None and scope["path"] not in self.open_paths and scope["method"] != "OPTIONS":
-            self.keys.check(headers.get("authorization", ""))
+            self.keys.check(headers.get("authorization", "") or _key_of_page(scope, headers.get("cookie", "")))
         if self.gateway.draining and scope["method"] == "POST":
             raise shutting_down()
         length = headers.get("content-length", "")
@@ -99,6 +100,14 @@ async def _refuse(error: ApiError, send: Any) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _key_of_page(scope: Any, cookies: str) -> str:
+    """Return the key in a cookie as an Authorization header: a page's frame, such as a report, has no other way."""
+    if scope["method"] != "GET" or not scope["path"].startswith("/ui/"):
+        return ""
+    found = (part.strip().partition("=") for part in cookies.split(";"))
+    return next((f"Bearer {value}" for name, _, value in found if name == PAGE_COOKIE), "")
 
 
 def _host(header: str) -> str:

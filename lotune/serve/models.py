@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lotune.data.chat_template import ChatTemplate, render_messages
+from lotune.data.chat_template import ChatTemplate
 from lotune.data.conversation import Conversation, conversation_example
 from lotune.data.templates import Template
 from lotune.data.token_bytes import token_bytes
@@ -69,6 +69,17 @@ class ServedModel:
         """
         return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
+    @cached_property
+    def max_prompt_bytes(self) -> int:
+        """A size in bytes above which no text fits into the context, whatever its tokens."""
+        return self.context * max(map(len, self.token_bytes))
+
+    def check_size(self, text: str) -> None:
+        """Raise ApiError for a text that is too long, without the time that encoding it would take."""
+        if len(text) > self.max_prompt_bytes:
+            message = f"the prompt has {len(text)} characters, which are more than {self.context} tokens"
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids, with or without the names of special tokens."""
         text: str = self.tokenizer.decode(
@@ -81,14 +92,10 @@ class ServedModel:
 
         Raises: ApiError for roles in an order that the template does not render; DataError as the template does.
         """
+        for message in messages:
+            self.check_size(message["content"])
         example = conversation_example("messages", conversation_of(messages), self.form)
         return encode_prompt(self.tokenizer, example, NO_LIMIT)[0]
-
-    def rendered_text(self, messages: Sequence[dict[str, str]]) -> str:
-        """Return the text that `render` encodes."""
-        if isinstance(self.form, ChatTemplate):
-            return render_messages(self.tokenizer, self.form.source, list(messages), "messages", generate=True)
-        return conversation_example("messages", conversation_of(messages), self.form).prompt
 
 
 def conversation_of(messages: Sequence[dict[str, str]]) -> Conversation:

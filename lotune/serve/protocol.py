@@ -20,6 +20,7 @@ UNSUPPORTED = {
 }  # fmt: skip
 """Fields that are refused, each with the values that change nothing."""
 MAX_STOPS = 16
+StopText = Annotated[str, Field(max_length=1000)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(max_length=4_000_000)]
 
@@ -66,7 +67,7 @@ class SamplingFields(_Request):
     """Divide the logits of tokens that are there already by this."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed gives the same answer."""
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     """Texts that end the answer, which is cut before them."""
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
     """Number of answers."""

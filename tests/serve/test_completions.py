@@ -224,6 +224,8 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("/v1/completions", {"prompt": ""}, 400, "the prompt is empty"),
     ("/v1/completions", {"prompt": [5000]}, 400, "a token id of 5000, the vocabulary ends at 399"),
     ("/v1/completions", {"prompt": [3] * 1024}, 400, "1024 tokens, and the model's context of 1024"),
+    ("/v1/completions", {"prompt": "x" * 3_000_000}, 400, "3000000 characters, which are more than 1024 tokens"),
+    ("/v1/completions", {"prompt": "x", "stop": "y" * 1001}, 400, "stop"),
     ("/v1/completions", {"prompt": "x", "model": "other"}, 404, "'other' is not served here; these are: small"),
     ("/v1/completions", {"prompt": "x", "temperature": -1}, 400, "temperature"),
     ("/v1/completions", {"prompt": "x", "frequency_penalty": 0.5}, 400, "frequency_penalty is not supported"),

@@ -15,6 +15,7 @@ from lotune.serve.guard import LOOPBACK_HOSTS
 from lotune.serve.keys import ApiKey, read_keys
 from lotune.serve.limits import Limits
 from lotune.serve.models import ServedModel
+from lotune.serve.pages_app import PageOptions
 
 FIRST, SECOND = "first-key-of-some-length", "second-key-of-some-length"
 BODY = {"prompt": "1 + 1", "max_tokens": 2, "temperature": 0}
@@ -50,6 +51,22 @@ def test_without_a_key_nothing_is_answered(server: Address, header: dict[str, st
     assert server.get("/metrics", header).status == 401
     assert server.get("/health", header).status == 200  # a supervisor has no key
     assert server.get("/ready", header).status == 200
+
+
+def test_the_pages_ask_for_data_with_the_key_of_their_cookie(model: ServedModel, tmp_path: Path) -> None:
+    """A frame cannot send a header; a cookie counts for reading the pages' data, and for nothing else."""
+    file = tmp_path / "keys.txt"
+    file.write_text(f"ana {FIRST}\n")
+    options = ServerOptions(LOOPBACK_HOSTS, read_keys(file), pages=PageOptions())
+    cookie = {"Cookie": f"other=1; lotune_key={FIRST}"}
+    with running([model], options=options) as server:
+        assert server.get("/ui/chat").status == 200  # the page itself asks for the key
+        assert server.get("/ui/config").status == 401
+        assert server.get("/ui/config", cookie).status == 200
+        assert server.get("/ui/config", {"Cookie": "lotune_key=wrong"}).status == 401
+        assert server.get("/v1/models", cookie).status == 401
+        assert server.post("/ui/flags", cookie).status == 401
+        assert server.post("/v1/completions", cookie, **BODY).status == 401
 
 
 def test_each_key_has_its_own_limit(server: Address) -> None:

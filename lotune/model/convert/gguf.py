@@ -277,10 +277,10 @@ def pre_tokenizer_name(backend: Any, name: str) -> str:
 
 
 def jinja_of(template: Template) -> str:
-    r"""Return a prompt template of lotune as a chat template, which renders what `Template.render_conversation` does.
+    """Return a prompt template of lotune as a chat template, which renders what `Template.render_conversation` does.
 
-    >>> jinja_of(Template("qa", "{instruction}##", "{instruction}##"))[-60:]
-    "ontent'] + eos_token }}{%- endif %}{%- endfor %}"
+    >>> jinja_of(Template("qa", "{instruction}##", "{instruction}##"))[-70:]
+    "- else %}{{ message['content'] + eos_token }}{%- endif %}{%- endfor %}"
     """
 
     def text(part: str) -> str:

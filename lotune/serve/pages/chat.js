@@ -1,5 +1,7 @@
 // A conversation with one model; conversations are kept in this browser.
-import { $, answer, copy, download, figures, getJson, headers, load, make, page, save, settings, settingsFields, t, visible } from "./common.js";
+import {
+  $, answer, askForm, copy, download, examples, figures, getJson, headers, load, make, page, save, settings, settingsFields, t, visible,
+} from "./common.js";
 
 const MOST = 100;
 let conversations = load("conversations", []);
@@ -120,16 +122,7 @@ async function ask() {
 }
 
 page("chat");
-$("ask").onsubmit = (event) => {
-  event.preventDefault();
-  ask();
-};
-$("question").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    ask();
-  }
-};
+askForm(ask);
 $("stop").onclick = () => stopper?.abort();
 $("clear").onclick = () => {
   current.messages = [];
@@ -159,11 +152,4 @@ $("model").append(...config.models.map((name) => make("option", { value: name },
 if (config.models.includes(load("model", ""))) $("model").value = load("model", "");
 $("model").onchange = () => save("model", $("model").value);
 settingsFields($("settings"), config.preset);
-for (const example of config.examples) {
-  const element = make("button", { type: "button", title: visible(example) }, example);
-  element.onclick = () => {
-    $("question").value = example;
-    $("question").focus();
-  };
-  $("examples").append(element);
-}
+examples(config.examples);

@@ -100,6 +100,7 @@ export async function request(path, options = {}) {
     const given = prompt(t("key"));
     if (given) {
       sessionStorage.setItem("lotune.key", given);
+      document.cookie = `lotune_key=${given}; path=${location.pathname.replace(/[^/]*$/, "")}; SameSite=Strict`; // for frames
       return request(path, options);
     }
   }
@@ -185,6 +186,31 @@ export function settingsFields(form, values) {
     save("settings", settings(form));
   };
   form.append(preset);
+}
+
+// Enter sends the question, and Shift+Enter begins a line.
+export function askForm(ask) {
+  $("ask").onsubmit = (event) => {
+    event.preventDefault();
+    ask();
+  };
+  $("question").onkeydown = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      ask();
+    }
+  };
+}
+
+export function examples(texts) {
+  for (const text of texts) {
+    const button = make("button", { type: "button", title: visible(text) }, text);
+    button.onclick = () => {
+      $("question").value = text;
+      $("question").focus();
+    };
+    $("examples").append(button);
+  }
 }
 
 export async function copy(text, button) {

@@ -1,5 +1,5 @@
 // Two to four models answer one question side by side.
-import { $, answer, copy, figures, getJson, load, make, page, save, settings, settingsFields, t, visible } from "./common.js";
+import { $, answer, askForm, copy, examples, figures, getJson, load, make, page, save, settings, settingsFields, t, visible } from "./common.js";
 
 const LEAST = 2;
 const MOST = 4;
@@ -62,24 +62,8 @@ for (const name of known.length >= LEAST ? known.slice(0, MOST) : config.models.
 while (columns.length < LEAST) column("");
 keep();
 settingsFields($("settings"), config.preset);
-for (const example of config.examples) {
-  const element = make("button", { type: "button", title: visible(example) }, example);
-  element.onclick = () => {
-    $("question").value = example;
-    $("question").focus();
-  };
-  $("examples").append(element);
-}
-$("ask").onsubmit = (event) => {
-  event.preventDefault();
-  ask();
-};
-$("question").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    ask();
-  }
-};
+examples(config.examples);
+askForm(ask);
 $("stop").onclick = () => stopper?.abort();
 $("clear").onclick = () => {
   for (const { text, meta } of columns) text.textContent = meta.textContent = "";
