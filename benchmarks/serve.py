@@ -36,6 +36,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,8 @@ class Running:
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115  # closed with the server
         words = [word.format(port=self.port, model=model) for word in contestant.command]
         self.started = time.perf_counter()
-        self.process = subprocess.Popen(words, stdout=self.log, stderr=self.log, env={**os.environ})
+        # A group of its own, as some servers have workers that outlive them.
+        self.process = subprocess.Popen(words, stdout=self.log, stderr=self.log, start_new_session=True)
 
     def __enter__(self) -> Running:
         return self
@@ -234,6 +236,8 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def body(self, prompt: str, new: int) -> dict[str, Any]:
         """Return the request for one greedy answer as a stream."""
