@@ -28,6 +28,8 @@ class AnswerSettings:
     logprobs: bool
     top_logprobs: int
     grammar: Grammar | None = None
+    min_tokens: int | None = 0
+    """No end before so many tokens; None: not before the longest answer."""
 
 
 def answer_settings(
@@ -44,7 +46,7 @@ def answer_settings(
     sampling = Sampling(temperature, top_k, fields.top_p or 1.0, fields.repetition_penalty or 1.0, seed)
     return AnswerSettings(
         sampling, fields.n or 1, max_tokens, (*fields.stop_texts, *stop), top_logprobs is not None, top_logprobs or 0,
-        grammar,
+        grammar, None if fields.ignore_eos else fields.min_tokens or 0,
     )  # fmt: skip
 
 
@@ -68,8 +70,10 @@ def engine_requests(served: ServedModel, ids: Sequence[int], settings: AnswerSet
         message = f"the prompt has {len(ids)} tokens, and the model's context of {served.context} leaves no room"
         raise ApiError(400, message, param="prompt", code="context_length_exceeded")
     asked = [count for count in (left, settings.max_tokens, limits.max_new_tokens) if count is not None]
+    longest = min(asked)
+    least = longest if settings.min_tokens is None else min(settings.min_tokens, longest)
     request = Request(
-        tuple(ids), min(asked), 0, settings.stop, sampling=settings.sampling, logprobs=settings.logprobs,
+        tuple(ids), longest, least, settings.stop, sampling=settings.sampling, logprobs=settings.logprobs,
         timeout_seconds=limits.request_seconds, adapter=served.adapter, top_logprobs=settings.top_logprobs,
         grammar=settings.grammar,
     )  # fmt: skip

@@ -14,8 +14,8 @@ UNSUPPORTED = {
     "frequency_penalty": (0, None), "presence_penalty": (0, None), "logit_bias": ({}, None), "min_p": (0, None),
     "tools": ([], None), "functions": ([], None), "tool_choice": ("none", "auto", None), "best_of": (1, None),
     "suffix": ("", None), "audio": (None,), "modalities": (["text"], None), "prediction": (None,),
-    "use_beam_search": (False, None), "length_penalty": (1, None), "min_tokens": (0, None),
-    "ignore_eos": (False, None), "guided_json": (None,), "guided_regex": (None,), "guided_grammar": (None,),
+    "use_beam_search": (False, None), "length_penalty": (1, None),
+    "guided_json": (None,), "guided_regex": (None,), "guided_grammar": (None,),
     "structured_outputs": (None,), "store": (False, None), "previous_response_id": (None,), "background": (False, None),
 }  # fmt: skip
 """Fields that are refused, each with the values that change nothing."""
@@ -69,6 +69,10 @@ class SamplingFields(_Request):
     """The same seed gives the same answer."""
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     """Texts that end the answer, which is cut before them."""
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = 0
+    """No end before so many tokens."""
+    ignore_eos: bool | None = False
+    """Go on to the longest answer; for benchmarks."""
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
     """Number of answers."""
     stream: bool | None = False

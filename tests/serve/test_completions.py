@@ -266,6 +266,21 @@ def test_fields_that_change_nothing_are_accepted(server: Address) -> None:
     assert server.post("/v1/chat/completions", messages=MESSAGES, max_tokens=2, **fields).status == 200
 
 
+def test_an_end_can_be_put_off(server: Address, engine: Any) -> None:
+    """`min_tokens` and `ignore_eos` are vLLM's; a prompt whose answer ends soon goes on."""
+    ids = next(
+        ids for start in range(3, 380)
+        if len(answer(engine, ids := [start, start + 1, start + 2], 200).token_ids) < 200
+    )  # fmt: skip
+    fields = {"prompt": ids, "max_tokens": 200, "temperature": 0}
+    soon = server.post("/v1/completions", **fields).json["usage"]["completion_tokens"]
+    assert soon < 200
+    later = server.post("/v1/completions", **fields, min_tokens=soon + 1).json
+    assert soon + 1 <= later["usage"]["completion_tokens"] <= 200
+    never = server.post("/v1/completions", **fields, ignore_eos=True).json
+    assert never["usage"]["completion_tokens"] == 200
+
+
 def test_an_answer_is_never_longer_than_the_context_leaves(server: Address) -> None:
     reply = server.post("/v1/completions", prompt=[3] * 1020, max_tokens=500, temperature=0).json
     assert reply["usage"]["completion_tokens"] <= 4
