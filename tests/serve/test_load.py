@@ -101,19 +101,26 @@ def test_the_openai_package_tries_again(model: ServedModel, held: threading.Even
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_place(
-    model: ServedModel, held: threading.Event, stream: bool, small_base: Path
+    model: ServedModel, held: threading.Event, stream: bool, small_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it waits or runs: the step after that finds the request ended, and the next answer is right."""
     fields: dict[str, Any] = {"prompt": "1 + 1", "max_tokens": 900, "temperature": 0}
     with running([model]) as server:
         assert server.gateway is not None
-        worker = server.gateway.worker
+        worker, cancelled = server.gateway.worker, threading.Event()
+        cancel = worker.cancel
+
+        def seen_cancel(jobs: Any) -> None:
+            cancel(jobs)
+            cancelled.set()
+
+        monkeypatch.setattr(worker, "cancel", seen_cancel)
         connection = server.connection()
         headers = {"Content-Type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": stream}).encode(), headers)
         until(lambda: worker.num_waiting == 1)
         connection.close()
-        until(lambda: bool(worker._cancelled))
+        assert cancelled.wait(PATIENCE)
         held.set()
         until(lambda: worker.num_waiting + worker.num_running == 0)
         assert model.answering.engine.is_idle

@@ -220,7 +220,14 @@ def test_stop_ends_an_answer_and_frees_its_place(
         assert next(steps) < 1 or go.wait(60)
         step()
 
+    cancelled, cancel = threading.Event(), worker.cancel
+
+    def seen_cancel(jobs: Any) -> None:
+        cancel(jobs)
+        cancelled.set()
+
     monkeypatch.setattr(engine, "step", held_step)
+    monkeypatch.setattr(worker, "cancel", seen_cancel)
     with opened(browser, server, "/ui/chat") as page:
         page.fill("input[name=max_tokens]", "60")
         page.fill("#question", "1 + 1?")
@@ -228,11 +235,13 @@ def test_stop_ends_an_answer_and_frees_its_place(
         page.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Retry").wait_for()
         assert "stopped" in page.locator("article.assistant .meta").inner_text()
-        while not worker._cancelled:
-            page.wait_for_timeout(20)
+        assert cancelled.wait(60)
         go.set()
-        while worker.num_running + worker.num_waiting:
+        for _ in range(3000):
+            if not worker.num_running + worker.num_waiting:
+                break
             page.wait_for_timeout(20)
+        assert not worker.num_running + worker.num_waiting
         page.get_by_role("button", name="Retry").click()  # the next answer comes
         page.get_by_role("button", name="Retry").wait_for()
         page.locator("article.assistant .meta").get_by_text("tokens/s").wait_for()
