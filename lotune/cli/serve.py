@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lotune.cli.execution import expand_user, models_of_run, recipe_from_options, run_verb
+from lotune.cli.execution import expand_user, model_of_run, models_of_run, recipe_from_options, run_verb
 from lotune.cli.options import Debug
 from lotune.errors import SettingsError
 
@@ -99,8 +99,6 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _add(target: dict[str, str], text: str, option: str, given: tuple[dict[str, str], ...]) -> None:
     """Add [NAME=]SOURCE to models or adapters by name. Raises: SettingsError for a name that is taken."""
-    from lotune.cli.execution import model_of_run
-
     name, separator, source = text.partition("=")
     if not separator or "/" in name:  # a folder may have = in its name
         name, source = "", text

@@ -28,14 +28,13 @@ class QueueFullError(LotuneError):
 
 @dataclass(eq=False)
 class Job:
-    """A request to a model; its events go to `Worker.deliver`. `began` is the time at which it got its first token."""
+    """A request to a model; its events go to `Worker.deliver`. `submitted` is in seconds of the monotonic clock."""
 
     model: AnsweringModel
     request: Request
     submitted: float = field(default_factory=time.monotonic)
     reader: EventReader | None = None
     id: int = -1
-    cancelled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +159,6 @@ class Worker:
         with self._changed:
             arrivals, cancelled = list(self._arrivals), self._cancelled
             self._cancelled = []
-            for job in cancelled:
-                job.cancelled = True
             for job in arrivals:  # within the lock, so that each is counted as waiting at all times
                 self._submit(job)
             self._arrivals.clear()

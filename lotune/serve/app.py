@@ -119,21 +119,18 @@ def _answer(app: FastAPI, gateway: Gateway) -> None:
         response_class=Response,
     )  # fmt: skip
     async def generate(body: GenerateRequest, request: Request) -> Response:
-        return await respond(GenerateCall(gateway, body), True, request, gateway)
+        form = {"media_type": "text/plain; charset=utf-8", "failed": GenerateCall.failed}
+        return await respond(GenerateCall(gateway, body), True, request, gateway, **form)
 
 
-async def respond(call: Call, stream: bool, request: Request, gateway: Gateway) -> Response:
-    """Return the response of a call; its places are freed if the client goes away."""
+async def respond(call: Call, stream: bool, request: Request, gateway: Gateway, **form: Any) -> Response:
+    """Return the response of a call, whose places are freed if the client goes away; `form` is for StreamedResponse."""
     async with closing_on_disconnect(request.receive, call.close):
         await call.start()
         if not stream:
             return Response(orjson.dumps(await call.whole()), media_type="application/json")
     seconds = gateway.limits.request_seconds + GRACE_SECONDS
-    if isinstance(call, GenerateCall):
-        return StreamedResponse(
-            call.stream(), call.close, seconds=seconds, media_type="text/plain; charset=utf-8", failed=call.failed
-        )
-    return StreamedResponse(call.stream(), call.close, seconds=seconds)
+    return StreamedResponse(call.stream(), call.close, seconds=seconds, **form)
 
 
 def _describe(app: FastAPI, gateway: Gateway) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from lotune.generate.requests import TokenEvent
 from lotune.serve.completions import reason_of
 from lotune.serve.engine_requests import answer_settings, engine_requests
 from lotune.serve.errors import ApiError, invalid
@@ -56,7 +57,8 @@ class ChatCall:
     async def whole(self) -> dict[str, Any]:
         """Return the response that does not stream."""
         count = len(self.requests)
-        texts, reasons, tokens = [""] * count, [""] * count, [[] for _ in range(count)]  # type: list[str], list[str], list[list[Any]]
+        texts, reasons = [""] * count, [""] * count
+        tokens: list[list[TokenEvent]] = [[] for _ in range(count)]
         async for pieces in self.pieces():
             for piece in pieces:
                 texts[piece.number] += piece.text

@@ -60,9 +60,9 @@ class CompletionCall:
             self.served.check_size(prompt)
             return self.served.encode(prompt, special=self.body.add_special_tokens), prompt
         # checked here, as decoding an unknown id fails before the engine sees it
-        vocabulary = self.served.answering.model.config.get_text_config().vocab_size
-        if max(prompt) >= vocabulary:
-            raise invalid(f"a token id of {max(prompt)}, the vocabulary ends at {vocabulary - 1}", "prompt")
+        if max(prompt) >= self.served.vocab_size:
+            last = self.served.vocab_size - 1
+            raise invalid(f"a token id of {max(prompt)}, the vocabulary ends at {last}", "prompt")
         return prompt, self.served.decode(prompt, special=True) if self.body.echo else ""
 
     def _choice(self, ids: Sequence[int], text: str) -> _Choice:

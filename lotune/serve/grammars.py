@@ -30,7 +30,7 @@ def grammar_of(served: ServedModel, form: ResponseFormat | None) -> JsonGrammar 
     text = orjson.dumps(schema)
     if len(text) > MAX_SCHEMA_BYTES:
         raise invalid(f"the schema has {len(text)} bytes, at most {MAX_SCHEMA_BYTES}", "response_format")
-    return _grammar(served.answering.model.config.get_text_config().vocab_size, served.tokenizer, text)
+    return _grammar(served.vocab_size, served.tokenizer, text)
 
 
 @lru_cache(maxsize=8)

@@ -49,6 +49,11 @@ class ServedModel:
         """The maximum number of tokens of prompt and answer together."""
         return context_length(self.answering.model)
 
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens that the model takes."""
+        return int(self.answering.model.config.get_text_config().vocab_size)
+
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes of each token by its id."""

@@ -164,6 +164,8 @@ def _grouped(recipe: Recipe, models: Mapping[str, str], adapters: Mapping[str, s
         groups.append(_Group(source, name, {}))
     for name, folder in adapters.items():
         base, adapter = resolve_weights(recipe, folder)
+        if adapter is None and base_folder(BaseSettings(model=folder)) is None:
+            raise ModelError(folder, "is not a folder", "the folder of an adapter", "check the path")
         if adapter is None:
             raise ModelError(folder, "is a complete model, not an adapter", remedy=f"--model {folder}")
         group = next((group for group in groups if _same_model(group.source, base.model)), None)
