@@ -15,8 +15,10 @@ are greedy, streamed, and of the length that is asked for. A token counts once i
 token is that of the first text. The load is made by another process, whose CPU seconds are given apart.
 
 Figures: `clients`, tokens a second and time to the first token at 1, 8 and 64 clients; `own`, the same at 64 clients
-beside what lotune's engine does with the same requests and no server; `crowd`, 64 clients for some minutes, whose
-texts are those of a single client, with the memory at the beginning and at the end; `refused`, 1,000 requests at once;
+beside what lotune's engine does with the same requests and no server; `engines`, lotune's engine beside
+CTranslate2's and OpenVINO GenAI's (`serve_engines.py`, --engines-python), without servers; `crowd`, 64 clients for some
+minutes, whose texts are those of a single client, with the memory at the beginning and at the end; `refused`, 1,000
+requests at once;
 `leaving`, 200 clients that leave at random moments; `start`, the seconds from the command to the first answer.
 """
 
@@ -323,27 +325,34 @@ def _fill_vocabulary(file: Path, size: int) -> None:
     file.write_text(json.dumps(tokenizer))
 
 
-def export(model: Path, folder: Path) -> None:
-    """Write the GGUF file for llama.cpp."""
-    words = [sys.executable, "-m", "lotune", "export", "gguf", str(model), "--out", str(folder / "model.gguf")]
+def export(model: Path, folder: Path, dtype: str = "float32") -> Path:
+    """Write the GGUF file for llama.cpp or OpenVINO, and return its path."""
+    file = folder / "model.gguf"
+    words = [sys.executable, "-m", "lotune", "export", "gguf", str(model), "--out", str(file), "--dtype", dtype]
     subprocess.run(words, check=True, capture_output=True)
+    return file
 
 
-def engine_speed(model: Path, texts: Sequence[tuple[str, int]], rounds: int) -> tuple[float, dict[int, str]]:
-    """Return the tokens a second of the engine alone, with 64 requests under way at any time, and its texts."""
+def engine_speed(
+    model: Path, texts: Sequence[tuple[str, int]], rounds: int, clients: int = max(CLIENTS), quantize: str | None = None
+) -> tuple[float, dict[int, str]]:
+    """Return the tokens a second of the engine alone, with so many requests under way at any time, and its texts."""
     from lotune.generate.engine import Engine
     from lotune.generate.requests import Completion, Request
+    from lotune.model.int8 import quantize_int8
     from lotune.model.loading import load_model
     from lotune.model.settings import BaseSettings
 
     base = load_model(BaseSettings(model=str(model), dtype="float32"), "cpu")
+    if quantize == "int8":
+        quantize_int8(base.model)
     requests = [Request(tuple(base.tokenizer(text)["input_ids"]), new) for text, new in texts]
     speeds, found = [], dict[int, str]()
     for _ in range(rounds):
         engine, waiting, open_ = Engine(base.model, base.tokenizer), list(enumerate(requests)), dict[int, Any]()
         started, tokens = time.perf_counter(), 0
         while waiting or open_:
-            while waiting and len(open_) < max(CLIENTS):
+            while waiting and len(open_) < clients:
                 number, request = waiting.pop(0)
                 open_[number] = engine.reader(engine.submit(request))
             engine.step()
@@ -495,6 +504,33 @@ def measure_crowd(args: argparse.Namespace, folder: Path, figures: list[dict[str
         )
 
 
+def measure_engines(args: argparse.Namespace, folder: Path, figures: list[dict[str, Any]]) -> None:
+    """Our engine beside other engines, all without a server: tokens a second with 1, 8 and 64 prompts at a time."""
+    model, texts = make(folder, args.shape, args.prompts, args.tiny)
+    file = export(model, folder, "float16")
+    peers = [name for name in ("ctranslate2", "ctranslate2-int8", "openvino") if name in args.engines.split(",")]
+    print(f"\n{args.shape}, engines without a server, tokens/s\n{'':20}{'clients':>8}{'tokens/s':>10}")
+    for clients in args.clients:
+        part = texts[: max(8, len(texts) // 8)] if clients == 1 else texts
+        speeds = {
+            "lotune": engine_speed(model, part, args.rounds, clients)[0],
+            "lotune-int8": engine_speed(model, part, args.rounds, clients, "int8")[0],
+        }
+        for name in peers:
+            words = [args.engines_python, str(HERE / "serve_engines.py"), name, str(model), str(file)]
+            plan, seconds = json.dumps({"texts": part, "clients": clients}), []
+            for _ in range(args.rounds):
+                done = subprocess.run(words, input=plan, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{name:20}{done.stderr.strip().splitlines()[-1:]}")
+                    break
+                seconds.append(json.loads(done.stdout.splitlines()[-1]))
+            if seconds:
+                speeds[name] = sum(new for _, new in part) / statistics.median(seconds)
+        for name, speed in speeds.items():
+            print(f"{name:20}{clients:>8}{speed:>10.0f}", flush=True)
+
+
 def measure_start(args: argparse.Namespace, folder: Path, figures: list[dict[str, Any]]) -> None:
     """Seconds from the command to the first answer."""
     model, texts = make(folder, "nano", 8, True)
@@ -513,6 +549,7 @@ def measure_start(args: argparse.Namespace, folder: Path, figures: list[dict[str
 
 
 MEASURES = {"clients": measure_clients, "own": measure_own, "crowd": measure_crowd, "start": measure_start}
+MEASURES["engines"] = measure_engines
 
 
 def main() -> None:
@@ -527,6 +564,8 @@ def main() -> None:
     parser.add_argument("--crowd", type=int, default=1000)
     parser.add_argument("--litserve-python", default=sys.executable)
     parser.add_argument("--llama-python", default=sys.executable)
+    parser.add_argument("--engines-python", default=sys.executable)
+    parser.add_argument("--engines", default="ctranslate2,ctranslate2-int8,openvino")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)

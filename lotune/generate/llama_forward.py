@@ -130,8 +130,8 @@ class LlamaForward:
             x = _rms_norm(layer.input_layernorm, hidden)
             # (L, D) -> (L, H, E) and twice (L, G, E)
             query, key, value = (
-                self.linears(part, x, names).unflatten(-1, (-1, self.head_size))
-                for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+                part.unflatten(-1, (-1, self.head_size))
+                for part in self.linears.apply_each((attention.q_proj, attention.k_proj, attention.v_proj), x, names)
             )
             if hasattr(attention, "q_norm"):
                 query, key = _rms_norm(attention.q_norm, query), _rms_norm(attention.k_norm, key)
@@ -140,8 +140,8 @@ class LlamaForward:
             attended = _unpad(self._attention(query, keys, values, mask, inputs), real).flatten(1)  # (L, H * E)
             hidden += self.linears(attention.o_proj, attended, names)  # (L, D)
             x = _rms_norm(layer.post_attention_layernorm, hidden)
-            gate = mlp.act_fn(self.linears(mlp.gate_proj, x, names))  # (L, intermediate size)
-            hidden += self.linears(mlp.down_proj, gate.mul_(self.linears(mlp.up_proj, x, names)), names)  # (L, D)
+            gate, up = self.linears.apply_each((mlp.gate_proj, mlp.up_proj), x, names)  # (L, intermediate size) each
+            hidden += self.linears(mlp.down_proj, mlp.act_fn(gate).mul_(up), names)  # (L, D)
         return hidden
 
     def logits(self, hidden: Tensor, adapter_names: Sequence[str] | None = None) -> Tensor:

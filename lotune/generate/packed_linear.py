@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from lotune.model.int8 import Int8Linear, ScaledRows
+
 MAX_PACKED_ROWS = 512
 """More rows are multiplied as fast with plain weights."""
 PACKED_ROWS_HINT = 64
@@ -59,6 +61,15 @@ class PackedLinears:
         if self.enabled and 1 < len(rows) <= MAX_PACKED_ROWS and (packed := self._packed(layer)) is not None:
             return _multiply(rows, packed, layer.weight, layer.bias)
         return linear(rows, layer.weight, layer.bias)
+
+    def apply_each(
+        self, layers: Sequence[Any], rows: Tensor, adapter_names: Sequence[str] | None = None
+    ) -> list[Tensor]:
+        """Apply layers with the same input (L, I), which int8 layers scale once, and return an (L, O) of each."""
+        if all(type(layer) is Int8Linear for layer in layers):
+            scaled = ScaledRows.of(rows)
+            return [layer.apply_to(scaled) for layer in layers]
+        return [self(layer, rows, adapter_names) for layer in layers]
 
     def _packed(self, layer: nn.Linear) -> Tensor | None:
         weight, stored = layer.weight, self._weights.get(layer)

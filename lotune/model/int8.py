@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,6 +40,37 @@ class Int8Report:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class ScaledRows:
+    """Rows as int8 layers take them; layers with the same input share the work.
+
+    The operator finds one range for all rows. Each row is divided by its largest entry, and a row with 1 and -1 is
+    added, so that the range is the same for any rows, and each row has a scale of its own.
+    """
+
+    values: Tensor
+    """Rows (L + 1, I) between -1 and 1, the last one with both."""
+    scales: Tensor
+    """The largest entry of each row, (L, 1)."""
+
+    @classmethod
+    def of(cls, rows: Tensor) -> ScaledRows:
+        """Return rows (L, I) as int8 layers take them."""
+        rows = rows.detach().float()
+        scales = rows.abs().amax(1, keepdim=True).clamp_min_(SMALLEST)
+        values = rows.new_empty(len(rows) + 1, rows.shape[1])
+        torch.div(rows, scales, out=values[:-1])
+        values[-1] = _bounds(rows.shape[1])
+        return cls(values, scales)
+
+
+@cache
+def _bounds(size: int) -> Tensor:
+    bounds = torch.zeros(size)
+    bounds[0], bounds[-1] = 1.0, -1.0
+    return bounds
+
+
 class Int8Linear(nn.Module):
     """A linear layer whose weight (O, I) is held in int8."""
 
@@ -52,21 +84,19 @@ class Int8Linear(nn.Module):
             quantized = torch.quantize_per_channel(weight.detach().float(), scales.double(), zeros, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
-        # The operator finds one range for all rows. Each row is divided by its largest entry and a row with 1 and -1 is
-        # added, so that the range is the same for any rows, and each row has a scale of its own.
-        bounds = torch.zeros(1, self.in_features)
-        bounds[0, 0], bounds[0, -1] = 1.0, -1.0
-        self._bounds = bounds
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to (..., I), and return (..., O) in float32."""
-        rows = x.reshape(-1, self.in_features).float()  # (..., I) -> (L, I)
-        largest = rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST)  # (L, 1)
-        product = torch.ops.quantized.linear_dynamic(torch.cat((rows / largest, self._bounds)), self._packed)
-        result: Tensor = product[:-1].mul_(largest)  # (L + 1, O) -> (L, O)
+        result = self.apply_to(ScaledRows.of(x.reshape(-1, self.in_features)))  # (..., I) -> (L, O)
+        return result.reshape(*x.shape[:-1], self.out_features)
+
+    def apply_to(self, rows: ScaledRows) -> Tensor:
+        """Apply the layer to rows (L, I) that are scaled already, and return (L, O) in float32."""
+        product = torch.ops.quantized.linear_dynamic(rows.values, self._packed)
+        result: Tensor = product[:-1].mul_(rows.scales)  # (L + 1, O) -> (L, O)
         if self.bias is not None:
             result += self.bias
-        return result.reshape(*x.shape[:-1], self.out_features)
+        return result
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

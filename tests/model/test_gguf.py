@@ -197,3 +197,12 @@ def test_llama_cpp_answers_as_the_engine_does(tmp_path: Path) -> None:
         [(_, ours)] = Engine(base.model, base.tokenizer).stream([Request(tuple(ids), 24)])
         theirs = other.create_completion(ids, max_tokens=24, temperature=0)["choices"][0]["text"]
         assert theirs == ours.text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_file_names_the_format_of_its_tensors(dtype: str, tokenizer: Any, tmp_path: Path) -> None:
+    """OpenVINO reads no file without it."""
+    write_gguf(made("llama"), tokenizer, tmp_path / "model.gguf", GgufOptions(dtype))
+    [kind] = gguf.GGUFReader(tmp_path / "model.gguf").fields["general.file_type"].parts[-1]
+    names = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
+    assert gguf.LlamaFileType(kind).name == names[dtype]

@@ -59,6 +59,8 @@ PROBE_TEXTS = (
     "a<b>c & d|e ^f ~g $h +i =j \\k /l @m %n _o `p` {q} [r]",
 )
 """Texts that a tokeniser must split in one way here and there."""
+FILE_TYPES = {"float32": 0, "float16": 1, "bfloat16": 32}
+"""GGUF's number of the format of most tensors (`LlamaFileType` of the gguf package), without which OpenVINO refuses."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 """Types of tokens in GGUF."""
 
@@ -175,6 +177,7 @@ def _add(writer: Any, gguf: Any, name: str, tensor: torch.Tensor, dtype: str) ->
 def _write_shape(writer: Any, config: Any, options: GgufOptions) -> None:
     rope = dict(getattr(config, "rope_parameters", None) or {})
     writer.add_name(options.name)
+    writer.add_file_type(FILE_TYPES[options.dtype])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
