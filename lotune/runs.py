@@ -130,7 +130,7 @@ def open_run(folder: Path, recipe: Settings) -> Iterator[Run]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     # Everything below reads or changes what another process could be writing.
-    with _lock(folder / ".lock"):
+    with lock_file(folder / ".lock"):
         _refuse_newer(folder)
         _remove_stale_temp_files(folder)
         run = Run(folder, recipe, _recipe_changes(folder / "recipe.yaml", as_yaml(recipe)))
@@ -228,7 +228,7 @@ def _format_value(value: Any) -> str:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     """Hold a lock file, which contains the process id.
 
     Raises: RunError if another process holds it, or the file system does not support locks.

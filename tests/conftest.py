@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -235,3 +236,16 @@ def _write_made_up_results(folder: Path, steps: dict[str, int], losses: dict[str
         notes=["3 training rows were removed because an evaluation set contains them"],
     )  # fmt: skip
     write_scorecard(folder / "scorecard.json", card)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browsers import BROWSER, OPTIONS
+
+    if BROWSER is None:
+        pytest.skip("Chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=BROWSER, args=list(OPTIONS))
+        yield launched
+        launched.close()

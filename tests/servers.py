@@ -108,9 +108,9 @@ def running(
 
 
 @contextmanager
-def process(*words: object, folder: Path | None = None) -> Iterator[Address]:
-    """Run `lotune serve` in a process of its own on a free port; it is told to end, and must end well."""
-    command = [sys.executable, "-m", "lotune", "serve", "--port", "0", *map(str, words)]
+def process(*words: object, folder: Path | None = None, verb: str = "serve") -> Iterator[Address]:
+    """Run `lotune serve`, or another verb, in a process of its own on a free port; it must end well when told to."""
+    command = [sys.executable, "-m", "lotune", verb, "--port", "0", *map(str, words)]
     started = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=folder, env={**os.environ}
     )

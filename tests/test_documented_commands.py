@@ -129,11 +129,13 @@ model:
 """
 GUIDES = [path for path in PAGES if path.name not in ("CHANGELOG.md", "log.md", "reference.md")]
 COMMANDS = {page_name(path): commands(path) for path in [*GUIDES, ROOT / "lotune" / "nano" / "weights" / "README.md"]}
-"""The commands of each page that tells a reader what to do; tests/serve/test_documented_serving.py runs serve.md."""
+"""The commands of each page that tells a reader what to do."""
+ELSEWHERE = ("how-to/serve.md", "how-to/arena.md", "how-to/synthesis.md")
+"""Pages whose commands need servers: tests/serve/test_documented_serving.py and test_documented_arena.py run them."""
 TO_RUN = {
     page: to_run
     for page, lines in COMMANDS.items()
-    if (to_run := [line for line in lines if line not in NOT_RUN]) and not page.endswith((".zh.md", "how-to/serve.md"))
+    if (to_run := [line for line in lines if line not in NOT_RUN]) and not page.endswith((".zh.md", *ELSEWHERE))
 }
 
 

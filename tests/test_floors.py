@@ -21,7 +21,7 @@ FLOORS = (
     ("data",),
     ("model", "tasks"),
     ("train", "generate", "nano"),
-    ("evaluate",),
+    ("evaluate", "arena", "synthesis"),
     ("report", "serve"),
     ("contest",),
     ("recipe",),

@@ -13,6 +13,7 @@ import typer
 
 from lotune import __doc__ as PURPOSE
 from lotune import __version__
+from lotune.cli.arena import arena
 from lotune.cli.audit import audit
 from lotune.cli.bundle import bundle
 from lotune.cli.chat import chat
@@ -35,6 +36,7 @@ from lotune.cli.run import run
 from lotune.cli.sample import sample
 from lotune.cli.serve import serve
 from lotune.cli.study import study
+from lotune.cli.synthesize import synthesize
 from lotune.cli.tokenizer import tokenizer
 from lotune.cli.tune import tune
 from lotune.cli.watch import watch
@@ -100,6 +102,7 @@ app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(serve)
+app.add_typer(arena, name="arena")
 app.command()(convert)
 app.command()(merge)
 app.command()(compare)
@@ -109,6 +112,7 @@ app.command()(bundle)
 app.command()(leaderboard)
 app.add_typer(grade, name="grade")
 app.command()(sample)
+app.command()(synthesize)
 app.command()(corpus)
 app.command()(inspect)
 app.add_typer(tokenizer, name="tokenizer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,9 @@ def serve(
     flags: Annotated[
         Path | None, typer.Option(help="File for answers that are flagged on the pages. Default: flagged.jsonl.")
     ] = None,
+    arena: Annotated[
+        Path | None, typer.Option(help="File of votes for blind battles on the pages; it is made if it is missing.")
+    ] = None,
     memory: Annotated[
         float | None, typer.Option(min=0.001, help="GiB that all weights may take. Default: most of the free memory.")
     ] = None,
@@ -81,7 +84,12 @@ def serve(
             remotes[name] = address
         recipe = recipe_from_options("serve", CONVERSATION_TASK, [*overrides, f"evaluate.quantize={quantize}"])
         limits = Limits(max_waiting, max_prompt_tokens, max_new_tokens, request_seconds=timeout)
-        files = {"runs": expand_user(runs), "examples": expand_user(examples), "flags": expand_user(flags)}
+        files: dict[str, Any] = {
+            "runs": expand_user(runs),
+            "examples": expand_user(examples),
+            "flags": expand_user(flags),
+            "votes": expand_user(arena),
+        }
         memory_bytes = int(memory * 2**30) if memory else None
         options = ServeOptions(host, port, expand_user(keys), allow_host or (), cors or (), memory_bytes, ui, **files)
         serve(recipe, models, adapters, remotes, limits, options)

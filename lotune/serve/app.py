@@ -85,7 +85,7 @@ def build_app(gateway: Gateway, options: ServerOptions) -> Any:
     _answer(app, gateway)
     _describe(app, gateway)
     if options.pages is not None:
-        add_pages(app, gateway, options.pages)
+        add_pages(app, gateway, options.pages, options.keys)
     guarded: Any = Guard(app, gateway, options.keys, options.hosts, page_paths() if options.pages else ())
     if options.cors_origins:
         from starlette.middleware.cors import CORSMiddleware

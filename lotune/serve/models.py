@@ -28,7 +28,7 @@ class ServedModel:
 
     `form` renders conversations. `adapter` is the engine's name of the adapter, or None for a model without adapters.
     `parent` is the name of the base, None for a base. `int8_agreement` is the share of float32's tokens that the model
-    chooses in int8, None for one in another number format.
+    chooses in int8, None for one in another number format. `digest` names the weights, where it is known.
     """
 
     name: str
@@ -37,6 +37,7 @@ class ServedModel:
     adapter: str | None = None
     parent: str | None = None
     int8_agreement: float | None = None
+    digest: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -134,7 +135,7 @@ class Models:
     def __init__(self, models: Sequence[ServedModel], remotes: Sequence[RemoteModel] = ()) -> None:
         self.by_name = {model.name: model for model in models}
         self.remotes = {remote.name: remote for remote in remotes}
-        self.default = models[0]
+        self.default = models[0] if models else None
 
     @property
     def names(self) -> list[str]:
@@ -143,13 +144,18 @@ class Models:
 
     def named(self, name: str | None) -> ServedModel:
         """Return a model. Raises: ApiError with the names that there are."""
-        if not name:
+        if not name and self.default is not None:
             return self.default
+        name = name or ""
         if name not in self.by_name:
             choices = ", ".join(self.by_name)
             message = f"the model {name[:NAME_CHARACTERS]!r} is not served here; these are: {choices}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return self.by_name[name]
+
+    def add_remote(self, remote: RemoteModel) -> None:
+        """Add a model of another server."""
+        self.remotes[remote.name] = remote
 
     @property
     def answering(self) -> list[AnsweringModel]:

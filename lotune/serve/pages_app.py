@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -16,17 +16,20 @@ from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from lotune.arena.battles import Arena
 from lotune.record_files import append_record
+from lotune.serve.arena_app import ArenaOptions, add_arena
 from lotune.serve.errors import ApiError
 from lotune.serve.gateway import Gateway
+from lotune.serve.keys import ApiKeys
 from lotune.serve.protocol import Message
 
 PREFIX = "/ui"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 FILES: Mapping[str, str] = {
-    **{name: f"{name}.html" for name in ("chat", "compare", "runs", "api")},
+    **{name: f"{name}.html" for name in ("chat", "compare", "runs", "api", "arena")},
     **{name: name for name in (
-        "style.css", "common.js", "texts.js", "chat.js", "compare.js", "runs.js", "api.js"
+        "style.css", "common.js", "texts.js", "chat.js", "compare.js", "runs.js", "api.js", "arena.js"
     )},
 }  # fmt: skip
 """Files of the pages by the last part of their path."""
@@ -58,11 +61,13 @@ class RunSource(Protocol):
 
 @dataclass(frozen=True)
 class PageOptions:
-    """What the pages show beside the models: example questions, a file for flagged answers, runs (None: no page)."""
+    """What the pages show beside the models: example questions, a file for flagged answers, runs, an arena."""
 
     examples: Sequence[str] = ()
     flags: Path | None = None
     runs: RunSource | None = None
+    arena: Arena | None = None
+    arena_options: ArenaOptions = field(default_factory=ArenaOptions)
 
 
 class Flag(BaseModel):
@@ -77,10 +82,13 @@ def page_paths() -> Collection[str]:
     return {"/", PREFIX, *(f"{PREFIX}/{name}" for name in FILES)}
 
 
-def add_pages(app: FastAPI, gateway: Gateway, options: PageOptions) -> None:
-    """Add the pages and their data to an application."""
+def add_pages(app: FastAPI, gateway: Gateway, options: PageOptions, keys: ApiKeys | None = None) -> None:
+    """Add the pages and their data to an application; `keys` are those of the server."""
     folder = importlib.resources.files("lotune.serve") / "pages"
     contents = {name: (folder / file).read_bytes() for name, file in FILES.items()}
+    if options.arena is not None:  # the pages link to it
+        contents = {name: content.replace(b"<html ", b"<html data-arena ", 1) for name, content in contents.items()}
+        add_arena(app, gateway, options.arena, options.arena_options, keys)
 
     @app.get("/", include_in_schema=False)
     @app.get(PREFIX, include_in_schema=False)
@@ -113,7 +121,7 @@ def add_pages(app: FastAPI, gateway: Gateway, options: PageOptions) -> None:
 
     @app.get(PREFIX + "/{name}", include_in_schema=False)
     async def page(name: str) -> Response:
-        if name not in FILES:
+        if name not in FILES or (name.startswith("arena") and options.arena is None):
             raise ApiError(404, "there is no such page", code="not_found")
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
         return Response(contents[name], media_type=TYPES[Path(FILES[name]).suffix], headers=headers)

@@ -5,7 +5,7 @@ A request for the answer to a conversation is passed on, and the answer is passe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -34,19 +34,23 @@ GENERATE = "/generate"
 class RemoteModel:
     """A model of another server; `url` ends with /generate, or is the address of an OpenAI-compatible server.
 
-    `model` is the name of the model there, empty for the first one.
+    `model` is the name of the model there, empty for the first one. `key` is sent to that server, and shown nowhere.
     """
 
     name: str
     url: str
     model: str = ""
+    key: str = field(default="", repr=False)
     seconds: float = 600.0
     _client: Any = field(init=False)
 
     def __post_init__(self) -> None:
         # Another server may send a request elsewhere; it is not followed.
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(self.seconds, connect=CONNECT_SECONDS), follow_redirects=False, trust_env=False
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=httpx.Timeout(self.seconds, connect=CONNECT_SECONDS),
+            follow_redirects=False,
+            trust_env=False,
         )
 
     @property
@@ -59,6 +63,32 @@ class RemoteModel:
         if not body.stream:
             return Response(orjson.dumps(await self._whole(body)), media_type="application/json")
         return StreamedResponse(self._stream(body), lambda: None, seconds=self.seconds)
+
+    async def texts(self, body: ChatRequest) -> AsyncGenerator[str]:
+        """Yield the pieces of the answer to a conversation. Raises: ApiError if there is none."""
+        if self.is_plain:
+            async for text in self._texts(body):
+                yield text
+            return
+        rest = b""
+        async for chunk in self._send("/v1/chat/completions", await self._openai(body)):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data: {") and (text := self._text_of(line[6:])):
+                    yield text
+
+    def _text_of(self, data: bytes) -> str:
+        try:
+            content = orjson.loads(data)
+            choices = content["choices"] if "error" not in content else None
+            return str((choices[0].get("delta") or {}).get("content") or "") if choices else self._empty(choices)
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            raise self._fault("sent no answer") from None
+
+    def _empty(self, choices: Any) -> str:
+        if choices is None:
+            raise self._fault("sent an error")
+        return ""  # a last chunk with the usage has no choices
 
     async def close(self) -> None:
         """Close the connections to the server."""
@@ -136,8 +166,8 @@ class RemoteModel:
         return {"id": new_id("chatcmpl"), "object": kind, "created": usage.created, "model": self.name}
 
 
-def remote_model(name: str, address: str) -> RemoteModel:
-    """Return the model at an address, `URL` or `URL#MODEL`.
+def remote_model(name: str, address: str, key: str = "") -> RemoteModel:
+    """Return the model at an address, `URL` or `URL#MODEL`, whose server may want a key.
 
     >>> remote_model("peer", "http://10.0.0.7:8000/v1#nano").url
     'http://10.0.0.7:8000'
@@ -148,4 +178,4 @@ def remote_model(name: str, address: str) -> RemoteModel:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError("--remote", f"{address} is no address", "NAME=http://HOST:PORT, or ending with /generate")
     path = parts.path.rstrip("/").removesuffix("/v1")
-    return RemoteModel(name, urlunsplit((parts.scheme, parts.netloc, path, "", "")), parts.fragment)
+    return RemoteModel(name, urlunsplit((parts.scheme, parts.netloc, path, "", "")), parts.fragment, key)

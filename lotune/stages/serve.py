@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from lotune.stages.served_models import load_served_models
 
 if TYPE_CHECKING:
     from lotune.serve.limits import Limits
+    from lotune.serve.models import ServedModel
 
 EXAMPLES_FILE, FLAGS_FILE = Path("examples.csv"), Path("flagged.jsonl")
 EXAMPLE_HEADERS = ("prompt", "question", "example", "examples", "input", "instruction", "问题", "示例", "提示")
@@ -39,6 +40,10 @@ class ServeOptions:
     runs: Path | None = None
     examples: Path | None = None
     flags: Path | None = None
+    votes: Path | None = None
+    """File of the arena's votes; None for a server without an arena."""
+    remote_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Keys of other servers, by the name of the model there."""
 
 
 def serve(
@@ -57,18 +62,22 @@ def serve(
     require_single_process("serve")
     check_quantize(recipe)
     try:
+        from lotune.arena.battles import Arena, Opponent
+        from lotune.arena.store import VoteStore
         from lotune.serve.app import ServerOptions, build_app
         from lotune.serve.gateway import Gateway
         from lotune.serve.keys import read_keys
         from lotune.serve.metrics import Metrics
         from lotune.serve.models import Models
+        from lotune.serve.pages_app import PRESET
         from lotune.serve.remote import remote_model
         from lotune.serve.server import listening_socket, run_server
     except ModuleNotFoundError as error:
         raise SettingsError("serve", f"the package {error.name} is missing", remedy=install_extra("serve")) from None
     keys = read_keys(options.keys) if options.keys else None
-    others = [remote_model(name, address) for name, address in remotes.items()]
+    others = [remote_model(name, address, options.remote_keys.get(name, "")) for name, address in remotes.items()]
     pages = _pages(options)
+    store = VoteStore(options.votes) if options.votes is not None else None
     bound = listening_socket(options.host, options.port)  # before the models, which take longer
     hosts = _hosts(options)
     served = load_served_models(recipe, models, adapters, options.memory_bytes)
@@ -82,10 +91,19 @@ def serve(
     address = f"[{options.host}]" if ":" in options.host else options.host
     if keys is None and not _is_loopback(options.host):
         print_status(f"warning: everybody who reaches {options.host} can use this server; --keys FILE asks for a key")
-    names = ", ".join(model.name for model in served)
+    names = ", ".join(gateway.models.names)
+    if store is not None and pages is not None:
+        opponents = [Opponent(model.name, model.digest, _template_name(model)) for model in served]
+        arena = Arena([*opponents, *(Opponent(other.name) for other in others)], store, PRESET)
+        pages = replace(pages, arena=arena)
     app = build_app(gateway, ServerOptions(hosts, keys, options.cors_origins, pages))
-    path = "/ui/chat" if pages else ""
+    path = f"/ui/{'arena' if store is not None else 'chat'}" if pages else ""
     run_server(app, gateway, bound, lambda: print_status(f"{names}: ready on http://{address}:{port}{path}"))
+
+
+def _template_name(model: ServedModel) -> str:
+    """Return the name of a model's prompt template, "chat" for a template of its tokeniser."""
+    return str(getattr(model.form, "name", "chat"))
 
 
 def _pages(options: ServeOptions) -> Any:
@@ -94,8 +112,11 @@ def _pages(options: ServeOptions) -> Any:
     Raises: SettingsError for a folder of runs that is not there; DataError for a file of examples that cannot be read.
     """
     if not options.ui:
-        if given := next((name for name in ("runs", "examples", "flags") if getattr(options, name) is not None), None):
-            raise SettingsError(f"--{given}", "is for the pages", remedy="add --ui")
+        if given := next(
+            (name for name in ("runs", "examples", "flags", "votes") if getattr(options, name) is not None), None
+        ):
+            option = "--arena" if given == "votes" else f"--{given}"
+            raise SettingsError(option, "is for the pages", remedy="add --ui")
         return None
     from lotune.serve.pages_app import PageOptions
     from lotune.stages.served_runs import ServedRuns

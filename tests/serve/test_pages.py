@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import DESKTOP, PHONE, browser_test, opened
 from conftest import WRITTEN
 from servers import Address, load, running
 
+from lotune.arena.battles import Arena, Opponent
+from lotune.arena.store import VoteStore
 from lotune.data.templates import TEMPLATES
 from lotune.serve.app import ServerOptions
 from lotune.serve.models import ServedModel
 from lotune.serve.pages_app import FILES, PageOptions
 from lotune.stages.served_runs import ServedRuns
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-browser_test = pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
-DESKTOP, PHONE = (1280, 900), (390, 844)
 SCORECARD = {
     "target": {"task": "arithmetic", "metric": "accuracy", "value": 0.71, "base_value": 0.12},
     "retention": [{"retained": 0.98, "is_gated": True}, {"retained": 0.5, "is_gated": False}],
@@ -64,7 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(small_base: Path, folder: Path) -> Iterator[Address]:
     first = load(small_base, "small")
     second = ServedModel("plain <b>model</b>", first.answering, TEMPLATES["plain"])
-    pages = PageOptions(["1 + 1?", WRITTEN], folder / "flags.jsonl", ServedRuns(make_runs(folder / "runs")))
+    opponents = [Opponent("small", "digest"), Opponent("plain <b>model</b>")]
+    arena = Arena(opponents, VoteStore(folder / "votes.sqlite"), {"temperature": 0, "max_tokens": 8}, seed=1)
+    runs = ServedRuns(make_runs(folder / "runs"))
+    pages = PageOptions(["1 + 1?", WRITTEN], folder / "flags.jsonl", runs, arena)
     with running([first, second], options=ServerOptions(("127.0.0.1",), pages=pages)) as address:
         yield address
 
@@ -118,36 +115,6 @@ def test_the_index_has_the_figures_of_the_scorecards(server: Address) -> None:
 def test_without_pages_there_are_none(small_base: Path) -> None:
     with running([load(small_base)]) as server:
         assert server.get("/ui/chat").status == 404
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("Chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=BROWSER, args=list(OPTIONS))
-        yield launched
-        launched.close()
-
-
-@contextmanager
-def opened(browser: Any, server: Address, path: str, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Any]:
-    """Open a page; at its end, nothing was written to the console, and no other place was asked."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale="en-GB", **options)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    console: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: console.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: console.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"{server.url}{path}")
-    page.wait_for_load_state("networkidle")
-    yield page
-    assert console == []
-    assert all(url.startswith((server.url, "blob:", "data:")) for url in asked), asked
-    context.close()
 
 
 def reply_of(server: Address, text: str, **fields: Any) -> str:
@@ -320,7 +287,7 @@ def test_no_page_has_a_serious_fault_for_people_with_disabilities(
     """axe-core finds none, and no page is wider than the screen."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     scheme = "dark" if dark else "light"
-    for path in ("/ui/chat", "/ui/compare", "/ui/runs", "/ui/runs?run=demo", "/ui/api"):
+    for path in ("/ui/chat", "/ui/compare", "/ui/runs", "/ui/runs?run=demo", "/ui/api", "/ui/arena"):
         with opened(browser, server, path, size, color_scheme=scheme, bypass_csp=True) as page:
             if path == "/ui/chat":
                 page.locator("details").evaluate("panel => panel.open = true")

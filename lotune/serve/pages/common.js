@@ -56,6 +56,7 @@ export function make(tag, properties = {}, ...children) {
 
 export function page(current) {
   const links = [["chat", "./chat"], ["compare", "./compare"], ["runs", "./runs"], ["api", "./api"]];
+  if ("arena" in document.documentElement.dataset) links.splice(2, 0, ["arena", "./arena"]);
   const nav = make("nav", { "aria-label": t("pages") });
   for (const [name, href] of links) {
     const link = make("a", { href, "data-t": name }, t(name));
@@ -113,7 +114,7 @@ export async function request(path, options = {}) {
 export const getJson = async (path) => (await request(path)).json();
 
 // Yield the JSON of each server-sent event of a response.
-async function* events(response) {
+export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
