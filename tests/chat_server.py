@@ -39,6 +39,7 @@ class FakeServer:
     largest: int = 0
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    names: tuple[str, ...] = ("writer",)
     _open: int = 0
     _draw: random.Random = field(default_factory=lambda: random.Random(3))
 
@@ -81,7 +82,7 @@ class FakeServer:
         return text[:-5] if kind == "broken" else text
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"data": [{"id": "writer"}]})
+        return JSONResponse({"data": [{"id": name} for name in self.names]})
 
     @contextmanager
     def running(self) -> Iterator[FakeServer]:

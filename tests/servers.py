@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,12 @@ class Address:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
-        connection = self.connection()
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
-        response = connection.getresponse()
-        reply = Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
-        connection.close()
-        return reply
+        with closing(self.connection()) as connection:
+            connection.request(method, path, content, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, named, response.read())
 
     def post(self, path: str, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
         return self.send("POST", path, fields, headers)

@@ -35,6 +35,7 @@ def serve_arena(
         Path | None,
         typer.Option(help="Example questions of the page, a csv file. Default: examples.csv, if it is there."),
     ] = None,
+    battles: Annotated[int, typer.Option(min=1, help="Battles a minute that one person, or address, may start.")] = 30,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -51,7 +52,9 @@ def serve_arena(
         if opponents is None:
             raise SettingsError("arena", "--opponents is missing", "a file such as opponents.yaml")
         recipe = recipe_from_options("arena", CONVERSATION_TASK, [])
-        options = ServeOptions(host, port, expand_user(keys), allow_host or (), examples=expand_user(examples))
+        options = ServeOptions(
+            host, port, expand_user(keys), allow_host or (), examples=expand_user(examples), battles=battles
+        )
         limits = Limits(max_new_tokens=max_new_tokens)
         run(recipe, expand_user(opponents) or opponents, expand_user(votes) or votes, limits, options)
 
@@ -142,3 +145,27 @@ def redact(
         print_status(f"{redact_votes(votes, battle or [], texts, match)} votes changed")
 
     run_verb(work, json=False, debug=debug)
+
+
+@arena.command("judge")
+def judge(
+    prompts: Annotated[Path, typer.Argument(help="Questions: lines of text, or of JSON with prompt and answer.")],
+    server: Annotated[str, typer.Option(help="OpenAI-compatible server of the models.")],
+    model: Annotated[list[str], typer.Option(help="Model that battles; name two or more.")],
+    judge: Annotated[str, typer.Option(help="Model that judges, with the answers in both orders.")] = "",
+    judge_server: Annotated[str, typer.Option(help="Server of the judge. Default: that of the models.")] = "",
+    scorer: Annotated[str, typer.Option(help="Scorer that judges instead, such as number or exact.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of questions.")] = None,
+    votes: Annotated[Path, typer.Option(help="File of the votes; it is made if it is missing.")] = VOTES,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let a model or a scorer decide battles, and compare it with people."""
+
+    def work() -> object:
+        from lotune.stages.arena_judge import JudgeOptions, judge_battles
+
+        options = JudgeOptions(server, model, judge, judge_server, scorer, limit)
+        return judge_battles(votes, expand_user(prompts) or prompts, options)
+
+    run_verb(work, json=json, debug=debug, resumes=True)

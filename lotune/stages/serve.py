@@ -42,6 +42,8 @@ class ServeOptions:
     flags: Path | None = None
     votes: Path | None = None
     """File of the arena's votes; None for a server without an arena."""
+    battles: int = 30
+    """Battles a minute that one person, or address, may start in the arena."""
     remote_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keys of other servers, by the name of the model there."""
 
@@ -65,6 +67,7 @@ def serve(
         from lotune.arena.battles import Arena, Opponent
         from lotune.arena.store import VoteStore
         from lotune.serve.app import ServerOptions, build_app
+        from lotune.serve.arena_app import ArenaOptions
         from lotune.serve.gateway import Gateway
         from lotune.serve.keys import read_keys
         from lotune.serve.metrics import Metrics
@@ -95,7 +98,7 @@ def serve(
     if store is not None and pages is not None:
         opponents = [Opponent(model.name, model.digest, _template_name(model)) for model in served]
         arena = Arena([*opponents, *(Opponent(other.name) for other in others)], store, PRESET)
-        pages = replace(pages, arena=arena)
+        pages = replace(pages, arena=arena, arena_options=ArenaOptions(per_minute=options.battles))
     app = build_app(gateway, ServerOptions(hosts, keys, options.cors_origins, pages))
     path = f"/ui/{'arena' if store is not None else 'chat'}" if pages else ""
     run_server(app, gateway, bound, lambda: print_status(f"{names}: ready on http://{address}:{port}{path}"))

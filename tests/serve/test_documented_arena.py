@@ -17,7 +17,7 @@ from servers import process
 from test_docs import ROOT, commands, fenced
 
 ARENA, SYNTHESIS = (ROOT / "docs" / "how-to" / f"{name}.md" for name in ("arena", "synthesis"))
-NOT_RUN = ("pip install", "lotune arena --opponents", "lotune serve")
+NOT_RUN = ("pip install", "lotune arena --opponents", "lotune serve", "lotune arena judge")
 ADMIN = "the-administrator's-key"
 
 
@@ -29,6 +29,10 @@ def test_the_arena_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("keys.txt").write_text(f"admin {ADMIN}\n")
     options = ("--opponents", "opponents.yaml", "--votes", "votes.sqlite")
     key = {"Authorization": f"Bearer {ADMIN}"}
+    Path("questions.jsonl").write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    with process(*options, verb="arena") as server:
+        [judged] = (shlex.split(line)[1:] for line in commands(ARENA) if line.startswith("lotune arena judge"))
+        call(*(word.replace("http://127.0.0.1:8000", server.url) for word in judged), status=0)
     with process(*options, "--keys", "keys.txt", verb="arena") as server:
         [add] = (shlex.split(line) for line in commands(ARENA) if line.startswith("curl"))
         words = [word.replace("http://127.0.0.1:8000", server.url).replace("KEY", ADMIN) for word in add]
