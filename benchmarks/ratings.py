@@ -112,7 +112,7 @@ def main() -> None:
         theirs = np.array(peer["ratings"])
         difference = np.abs(theirs - theirs.mean() - ours).max()
         table, whole = peer["table"], peer["seconds"] + peer["table"]
-        print(f"{'arena-rank, intervals':24}{peer['seconds']:>9.3f}{difference:>22.3f}   and {table:.3f} s of its table")
+        print(f"{'arena-rank, intervals':24}{peer['seconds']:>9.3f}{difference:>22.3f}  + {table:.2f} s of its table")
         print(f"ratio to arena-rank {peer['seconds'] / seconds:.1f}, its table included {whole / seconds:.1f}")
     styled = simulated(args.models, args.votes, EFFECTS)
     seconds, estimate = timed(lambda: rated(styled), args.rounds)

@@ -1,4 +1,4 @@
-"""From articles to a rating: pairs by a model behind a server, a small GPT, tuned, served, in a battle with its base."""
+"""From articles to a rating: pairs by a model on a server, a small GPT, tuned, served, in a battle with its base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from servers import Address, process
 
 ARTICLES = 120
 PRETRAINING = [
-    "device=cpu", "pretrain.steps=2", "pretrain.step_tokens=128", "pretrain.block_size=64", "pretrain.corpus=articles.jsonl",
+    "device=cpu", "pretrain.steps=2", "pretrain.step_tokens=128", "pretrain.block_size=64",
+    "pretrain.corpus=articles.jsonl",
     "pretrain.validation_fraction=0.2", "pretrain.compile=off", "pretrain.autocast_dtype=float32", "name=small",
     "pretrain.llama_config.vocab_size=600", "pretrain.llama_config.hidden_size=32",
     "pretrain.llama_config.num_hidden_layers=1", "pretrain.llama_config.intermediate_size=64",
