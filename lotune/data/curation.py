@@ -29,14 +29,16 @@ from lotune.errors import DataError, SettingsError
 class Contamination:
     """Overlap of the training rows with one evaluation set, in rows.
 
-    `exact` training rows have a prompt of the set, `normalised` ones only have one of its `forms` in common. `seen` is
-    the number of rows of the set that were in the training data either way, and `rows` is the size of the set.
+    `exact` training rows have a prompt of the set, `normalised` ones only have one of its `forms` in common, and
+    `same_source` ones have neither, but are made from the same article as a row of the set. `seen` is the number of
+    rows of the set that were in the training data by prompt or form, and `rows` is the size of the set.
     """
 
     exact: int
     normalised: int
     seen: int
     rows: int
+    same_source: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,19 @@ def split(
 
     `rows` may be a function of the number of examples that are no augmented copies.
 
-    Both are in the original order. Augmented copies are for training only: they come last, and are dropped if their
+    Both are in the original order. Examples of one source stay on one side: whole sources are drawn until there are
+    enough rows, and what is left of the last one stays among the training examples, from which `remove_contaminated`
+    takes it. Augmented copies are for training only: they come last, and are dropped if their
     original is in the evaluation set. Two examples with the same prompt can end up on different sides;
     `remove_contaminated` finds them.
 
     Raises: DataError if no example would remain to train on.
     """
-    is_copy = np.fromiter((bool(example.augmented_from) for example in examples), dtype=bool, count=len(examples))
+    is_copy, sources = np.zeros(len(examples), dtype=bool), dict[int, str]()
+    for index, example in enumerate(examples):  # one pass, as they may lie on the disk
+        is_copy[index] = bool(example.augmented_from)
+        if example.source:
+            sources[index] = example.source
     originals = np.flatnonzero(~is_copy)  # (originals,)
     if callable(rows):
         rows = rows(len(originals))
@@ -202,9 +210,22 @@ def split(
         )
     # Another text than `sample_examples` uses: with the same one, a sample would not be random in respect of the split.
     order = _shuffled(len(originals), f"split:{seed}")
+    if sources:
+        order = _by_source(order, [sources.get(int(index), "") for index in originals])
     evaluation, remaining = np.sort(originals[order[:rows]]), np.sort(originals[order[rows:]])
     train = select(examples, np.concatenate([remaining, np.flatnonzero(is_copy)]))
     return drop_orphaned_copies(train, select(examples, remaining)), select(examples, evaluation)
+
+
+def _by_source(order: np.ndarray, sources: Sequence[str]) -> np.ndarray:
+    """Return an order (n,) in which the rows of a source follow each other, each source where its first row was.
+
+    `sources` (n,) has the source of each row, empty for a row without one.
+    """
+    places: dict[str | int, int] = {}
+    for place, index in enumerate(order):
+        places.setdefault(sources[index] or int(index), place)
+    return np.array(sorted(order, key=lambda index: places[sources[index] or int(index)]), dtype=np.int64)
 
 
 def drop_orphaned_copies(examples: Sequence[Example], originals: Iterable[Example]) -> Sequence[Example]:
@@ -219,7 +240,7 @@ def drop_orphaned_copies(examples: Sequence[Example], originals: Iterable[Exampl
 def remove_contaminated(
     train: Sequence[Example], evaluation: Mapping[str, Sequence[Example]]
 ) -> tuple[Sequence[Example], ContaminationReport]:
-    """Return the training examples whose prompt is in no evaluation set, and a report by set.
+    """Return the training examples whose prompt and source are in no evaluation set, and a report by set.
 
     Prompts are compared verbatim and by their `forms`. Of a conversation, the text before each answer in the loss is
     compared.
@@ -228,14 +249,19 @@ def remove_contaminated(
     eval_forms = {name: set().union(*map(forms, examples)) for name, examples in evaluation.items()}
     exact: Counter[str] = Counter()
     normalised: Counter[str] = Counter()
+    same_source: Counter[str] = Counter()
+    sources = {name: {row.source for row in rows} - {""} for name, rows in evaluation.items()}
     removed_forms: set[Form] = set()
     remaining = array("q")
     for index, example in enumerate(train):
         # Equal prompts have equal forms, so the forms alone tell whether a row is removed.
         example_forms = forms(example)
         sets = [name for name in evaluation if not example_forms.isdisjoint(eval_forms[name])]
+        related = [name for name in evaluation if example.source in sources[name] and name not in sets]
+        same_source.update(related)
         if not sets:
-            remaining.append(index)
+            if not related:
+                remaining.append(index)
             continue
         removed_forms |= example_forms
         for name in sets:
@@ -244,7 +270,7 @@ def remove_contaminated(
     by_set = {}
     for name, rows in evaluation.items():
         seen = sum(not removed_forms.isdisjoint(forms(row)) for row in rows)
-        by_set[name] = Contamination(exact[name], normalised[name], seen, len(rows))
+        by_set[name] = Contamination(exact[name], normalised[name], seen, len(rows), same_source[name])
     return select(train, remaining), ContaminationReport(by_set, len(train) - len(remaining))
 
 

@@ -46,6 +46,8 @@ class Example:
     turn_end: str = ""
     """Special token that ends an answer, instead of end-of-text, if the tokeniser's chat template rendered the prompt.
     Only in such prompts are the names of special tokens encoded as special tokens."""
+    source: str = ""
+    """What the row was made from, such as an article: rows of one source are not divided between training and test."""
 
     @property
     def question(self) -> str:
@@ -88,7 +90,7 @@ def from_record(record: Mapping[str, Any]) -> Example:
         record["id"], record["prompt"], record["target"], tuple(record["references"]), record["category"],
         tuple(record["choices"]), None if parts is None else tuple(parts),
         tuple(Turn(**turn) for turn in record.get("earlier_turns", ())), record.get("augmented_from", ""),
-        record.get("stem", ""), record.get("turn_end", ""),
+        record.get("stem", ""), record.get("turn_end", ""), record.get("source", ""),
     )  # fmt: skip
 
 

@@ -420,8 +420,9 @@ def describe_counts(counts: dict[str, Any]) -> str:
         f"{rows['not_sampled']} not sampled, {rows['validation']} to validation, {rows['test']} to the test, "
         f"{rows['kept']} kept",
         *(
-            f"overlap with {name}: {overlap['exact']} exact, {overlap['normalised']} after normalising "
-            "(removed from training)"
+            f"overlap with {name}: {overlap['exact']} exact, {overlap['normalised']} after normalising"
+            + (f", {overlap['same_source']} of the same articles" if overlap.get("same_source") else "")
+            + " (removed from training)"
             for name, overlap in rows["overlap"]["sets"].items()
         ),
         f"tokens: {tokens['tokens']:,} in {tokens['rows']} rows, {fraction:.0%} supervised, "

@@ -6,7 +6,7 @@ Rows are deduplicated, then split, then sampled. Training rows whose question is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lotune.data.bounded import MAX_ROW_BYTES
@@ -86,7 +86,7 @@ def build_datasets(
     source = _source(task, settings, settings.train, generated, seed, training=True)
     if not source.examples:
         raise DataError(str(settings.train), "holds no rows", "training rows", "check data.train")
-    train, duplicates = remove_duplicates(source.examples)
+    train, duplicates = remove_duplicates(_with_sources(source.examples))
     train = drop_orphaned_copies(train, train)
     # The test rows are split off before the validation rows, so that `data.validation_rows` does not change the test.
     train, test_set = _test_rows(task, settings, seed, train)
@@ -117,6 +117,13 @@ def build_datasets(
     )  # fmt: skip
     file_rows = {"validation": validation_file_rows, "test": test_set.file_rows}
     return Datasets(remaining, validation, test, counts, {name: n for name, n in file_rows.items() if n is not None})
+
+
+def _with_sources(examples: Sequence[Example]) -> Sequence[Example]:
+    """Return the examples, without their source if all have the same one, which could not be divided."""
+    if examples and examples[0].source and len({example.source for example in examples}) == 1:
+        return [replace(example, source="") for example in examples]
+    return examples
 
 
 def right_by_rule(

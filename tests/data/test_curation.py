@@ -242,7 +242,9 @@ def test_counts_can_be_written(tmp_path: Path) -> None:
     )
     write_json(tmp_path / "counts.json", counts)
     value = orjson.loads((tmp_path / "counts.json").read_bytes())
-    assert value["overlap"]["sets"]["test"] == {"exact": 2, "normalised": 1, "seen": 2, "rows": 10}
+    assert value["overlap"]["sets"]["test"] == {
+        "exact": 2, "normalised": 1, "seen": 2, "rows": 10, "same_source": 0,
+    }  # fmt: skip
     assert value["kept"] == 5
 
 

@@ -33,6 +33,9 @@ class InstructionsSettings(RowSettings):
     template: str = AUTO
     """Prompt template: alpaca, plain, qa, retention, internlm, or chat, the tokeniser's chat template. auto takes the
     template that the model was trained with, else the tokeniser's, else alpaca."""
+    source: str = "article"
+    """Column that names what a row was made from, as the files of `lotune synthesize` do: rows of one article are not
+    divided between training and test. Nothing happens in a file without this column."""
     train_on_turns: Literal["all", "last"] = "all"
     """Turns of the assistant to train on: all of them, or only the last."""
 
@@ -86,7 +89,9 @@ class InstructionsTask(TextScored):
                     "name its column in task.columns, such as {output: COLUMN}, or use it as a test row (data.test)"
                 )
                 raise DataError(id, f"has no answer to train on (it has {', '.join(row)})", "an answer", remedy)
-            yield conversation_example(id, conversation, template, train_on_earlier=all_turns)
+            example = conversation_example(id, conversation, template, train_on_earlier=all_turns)
+            source = row.get(self.settings.source)
+            yield replace(example, source=source) if isinstance(source, str) and source else example
 
     def with_chat_template(self, chat_template: ChatTemplate) -> InstructionsTask:
         """Return the task with prompts in a tokeniser's chat template."""
