@@ -32,6 +32,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
     tag_field: ClassVar[str] = "name"
     """The setting that selects the model of a group if it has several."""
+    remedy: ClassVar[str] = "`lotune run --help` lists every setting"
+    """What an error says that names a setting which there is not."""
 
     @field_validator("*")
     @classmethod
@@ -240,7 +242,7 @@ def _as_settings_error(
     model: type[Settings], error: ValidationError, where: str, overridden: set[str]
 ) -> SettingsError:
     faults: dict[str, str] = {}
-    remedy = "`lotune run --help` lists every setting"
+    remedy = model.remedy
     for fault in error.errors(include_url=False, include_context=False):
         key = _dotted_key(model, fault["loc"])
         variant = _variant(model, fault["loc"])
@@ -294,7 +296,7 @@ def _unknown_tag(model: type[Settings], key: str, value: Any) -> tuple[str, str]
     tags, tag_field = [tag_of(group) for group in groups], groups[0].tag_field
     name = str(value.get(tag_field) if isinstance(value, dict) else value)
     near = difflib.get_close_matches(name, tags, 1)
-    remedy = f"did you mean {near[0]}?" if near else "`lotune run --help` lists every setting"
+    remedy = f"did you mean {near[0]}?" if near else model.remedy
     return f"{key}.{tag_field}: {name!r} is unknown; expected one of {', '.join(tags)}", remedy
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -40,6 +40,8 @@ class OpponentSettings(Settings):
 
 class OpponentsFile(Settings):
     """The content of the file."""
+
+    remedy: ClassVar[str] = "an opponent has name, and model, adapter or url"
 
     opponents: list[OpponentSettings]
     """The opponents."""

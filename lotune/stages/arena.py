@@ -16,6 +16,7 @@ from lotune.errors import DataError, SettingsError
 from lotune.files import write_atomically
 from lotune.recipe import Recipe
 from lotune.stages.serve import ServeOptions, serve
+from lotune.text_display import print_visible
 
 if TYPE_CHECKING:
     from lotune.serve.limits import Limits
@@ -69,7 +70,32 @@ def vote_leaderboard(votes: Path, filters: Filters, out: Path | None) -> Leaderb
     if out is not None:
         content: Any = {".json": board.to_json, ".csv": board.to_csv, ".svg": lambda: leaderboard_svg(board)}
         write_atomically(out, content[out.suffix]())
+    print_visible("\n".join(_lines(board)))
     return board
+
+
+def _lines(board: Leaderboard) -> list[str]:
+    """Return the leaderboard for a terminal."""
+    width = max([len(place.model) for place in board.places], default=0)
+    lines = [f"{'rank':>7}  {'model':{width}}  {'rating':>6}  {'95 % interval':>15}  {'Elo':>6}  {'votes':>7}"]
+    for place in board.places:
+        if place.rating is None or place.interval is None:
+            lines.append(f"{'–':>7}  {place.model:{width}}  not rated: {place.unrated} ({place.games} votes)")
+            continue
+        rank = f"{place.rank}" if place.rank == place.worst_rank else f"{place.rank}–{place.worst_rank}"
+        interval = f"{place.interval[0]:.0f} … {place.interval[1]:.0f}"
+        elo = f"{place.elo:.0f}" if place.elo is not None else ""
+        lines.append(
+            f"{rank:>7}  {place.model:{width}}  {place.rating:>6.0f}  {interval:>15}  {elo:>6}  {place.games:>7}"
+        )
+    lines.append(f"votes that count: {board.votes}")
+    lines += [f"left out: {count} ({reason})" for reason, count in board.left_out.items()]
+    if board.few_votes is not None:
+        few = board.few_votes
+        lines.append(f"without {few['votes']} certain votes ({few['fraction']:.2%}), {few['model']} would be first")
+    for name, (effect, low, high) in board.effects.items():
+        lines.append(f"effect of {name}: {effect:+.0f} points for one standard deviation ({low:+.0f} to {high:+.0f})")
+    return lines
 
 
 def _store(votes: Path) -> VoteStore:

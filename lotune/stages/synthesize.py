@@ -145,8 +145,8 @@ def _write_pairs(folder: Path, ledger: Ledger) -> None:
 
 def _described(account: Account, settings: SynthesisSettings) -> str:
     lines = [
-        f"{account.articles} articles: {account.done} done with {account.pairs} pairs, {account.refused} refused, "
-        f"{account.pending} pending"
+        f"articles: {account.articles} = {account.done} done + {account.refused} refused + {account.pending} pending; "
+        f"pairs: {account.pairs}"
     ]
     for name, counts in (("refused", account.refused_by_reason), ("rejected replies", account.rejected_by_reason)):
         if counts:
@@ -156,7 +156,7 @@ def _described(account: Account, settings: SynthesisSettings) -> str:
         lines.append(f"left pending by the server: {account.failed_requests} (reasons: {settings.out / LEDGER})")
     cost = f", cost {account.cost:g}" if account.cost else ""
     lines.append(f"tokens: {account.prompt_tokens:,} of prompts, {account.completion_tokens:,} of replies{cost}")
-    lines.append(f"pairs: {settings.out / PAIRS}")
+    lines.append(f"written: {settings.out / PAIRS}")
     return "\n".join(lines)
 
 
@@ -192,10 +192,10 @@ def _show_requests(settings: SynthesisSettings, total: int) -> None:
         characters += sum(len(message["content"]) for message in messages)
         if number < SHOWN_REQUESTS:
             shown += 1
-            body = orjson.dumps(server.body(messages, pairs_schema(settings.rules)), option=orjson.OPT_INDENT_2)
+            body = orjson.dumps(server.body(messages, pairs_schema(settings.pair_rules)), option=orjson.OPT_INDENT_2)
             print_visible(f"--- {id}\n{body.decode()}")
     tokens = characters / CHARACTERS_PER_TOKEN[settings.language]
-    rules = settings.rules
+    rules = settings.pair_rules
     reply = (rules.fewest + rules.most) / 2 * (rules.question_characters[1] + rules.answer_characters[1] / 3 + 20)
     replies = total * reply / CHARACTERS_PER_TOKEN[settings.language]
     cost = (tokens * settings.prices.prompt + replies * settings.prices.completion) / 1e6

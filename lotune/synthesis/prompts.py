@@ -57,7 +57,7 @@ Does the article answer all of them, and are they right and clear? Grade from 1 
 
 def request_messages(settings: SynthesisSettings, article: str) -> Messages:
     """Return the messages that ask for pairs about an article."""
-    rules = settings.rules
+    rules = settings.pair_rules
     values = {
         "fewest": rules.fewest, "most": rules.most,
         "question_min": rules.question_characters[0], "question_max": rules.question_characters[1],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from lotune.data.corpus import Corpus
 from lotune.settings import Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+DEFAULT_LANGUAGE, LONGER_QUESTIONS = "zh", (1, 100)
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -42,7 +43,7 @@ class PairRules(Settings):
     most: Count = 6
     """Most pairs of a reply."""
     question_characters: tuple[int, int] = (1, 15)
-    """Shortest and longest question, in characters."""
+    """Shortest and longest question, in characters; in English 1 to 100 if it is not set."""
     answer_characters: tuple[int, int] = (1, 300)
     """Shortest and longest answer, in characters."""
     pronouns: bool = False
@@ -93,6 +94,8 @@ class PriceSettings(Settings):
 class SynthesisSettings(Settings):
     """A recipe of `lotune synthesize`."""
 
+    remedy: ClassVar[str] = "`docs/how-to/synthesis.md` shows the settings, `--dry-run` what they make"
+
     articles: Path
     """File or folder of articles, as for a corpus."""
     out: Path = Path("synthesis")
@@ -122,6 +125,13 @@ class SynthesisSettings(Settings):
     """A second model that grades the replies; null: none."""
     prices: PriceSettings = PriceSettings()
     """Prices of tokens."""
+
+    @property
+    def pair_rules(self) -> PairRules:
+        """The rules, with longer questions where the language needs more characters for as much and none were set."""
+        if self.language == DEFAULT_LANGUAGE or "question_characters" in self.rules.model_fields_set:
+            return self.rules
+        return self.rules.model_copy(update={"question_characters": LONGER_QUESTIONS})
 
     @model_validator(mode="after")
     def _prompt_has_the_article(self) -> SynthesisSettings:

@@ -99,7 +99,7 @@ class Writer:
         error = ReplyError("form", "")
         for number in range(1, tries + 1):
             try:
-                reply = await self._ask(self.server, conversation, pairs_schema(self.settings.rules))
+                reply = await self._ask(self.server, conversation, pairs_schema(self.settings.pair_rules))
                 pairs = await self._checked(article, reply, tokens)
             except ServerFaultError as fault:
                 self.ledger.failed(article.id, str(fault))
@@ -129,7 +129,7 @@ class Writer:
         tokens["prompt_tokens"] += reply.prompt_tokens
         tokens["completion_tokens"] += reply.completion_tokens
         text = article.text[: self.settings.article_characters]
-        pairs = check_reply(reply.text, text, self.settings.rules, self.ledger.known)
+        pairs = check_reply(reply.text, text, self.settings.pair_rules, self.ledger.known)
         if self.judge is not None and self.settings.quality is not None:
             listed = "\n".join(f"{pair.question}\n{pair.answer}" for pair in pairs)
             graded = await self._ask(self.judge, grade_messages(self.settings, article.text, listed), None)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from arena_votes import scores, vote
+from command_line import call
 
 from lotune.arena.leaderboard import Filters, Leaderboard, leaderboard
 from lotune.arena.picture import leaderboard_svg
@@ -132,6 +133,17 @@ def test_one_side_is_the_binomial_test() -> None:
     for left, right in ((9, 1), (10, 0), (6, 5), (0, 12)):
         ballots = [Ballot("v", str(n), 0, 1, 1.0 if n < left else 0.0) for n in range(left + right)]
         assert one_side(ballots) == pytest.approx(binomtest(left, left + right).pvalue)
+
+
+def test_the_terminal_shows_the_leaderboard(tmp_path: Path) -> None:
+    VoteStore(tmp_path / "votes.sqlite").replace([*crowd(600), vote(3000, model_a="new", model_b="m1")])
+    out = tmp_path / "board.csv"
+    shown = call("arena", "leaderboard", "--votes", tmp_path / "votes.sqlite", "--out", out, "--style", status=0).stdout
+    assert [line.split()[1] for line in shown.splitlines()[1:5]] == ["m0", "m1", "m2", "new"]
+    assert "not rated: fewer than 20 votes (1 votes)" in shown
+    assert "certain votes" in shown
+    assert "effect of length" in shown
+    assert out.read_text().startswith("rank,")
 
 
 def test_the_files_hold_the_leaderboard_and_no_markup(tmp_path: Path) -> None:

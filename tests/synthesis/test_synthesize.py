@@ -21,6 +21,7 @@ from chat_server import FakeServer, article
 from lotune.errors import ModelError, RunError, SettingsError
 from lotune.stages.synthesize import Account, synthesize
 from lotune.synthesis.ledger import Ledger
+from lotune.synthesis.prompts import request_messages
 from lotune.synthesis.server import ChatServer
 from lotune.synthesis.settings import ServerSettings, SynthesisSettings
 from lotune.synthesis.writer import Article, Writer
@@ -187,6 +188,16 @@ def test_a_dry_run_shows_three_requests_and_asks_nothing(tmp_path: Path, capsys:
 def test_wrong_settings_are_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         synthesize(make(tmp_path, 1, **settings), [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [({}, 15), ({"language": "en"}, 100), ({"language": "en", "rules": {"question_characters": [1, 40]}}, 40)],
+)
+def test_english_questions_may_be_longer(tmp_path: Path, settings: dict[str, Any], longest: int) -> None:
+    read = SynthesisSettings(articles=tmp_path, **settings)
+    assert read.pair_rules.question_characters[1] == longest
+    assert str(longest) in request_messages(read, "Text.")[1]["content"]
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
