@@ -242,11 +242,11 @@ def test_a_missing_device_is_reported_first(recipe: Path, tmp_path: Path, monkey
 def test_a_second_run_in_one_folder(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    from lotune.runs import _lock
+    from lotune.runs import lock_file
 
     (tmp_path / "small").mkdir()
     words = ("run", recipe, f"runs={tmp_path}")
-    with _lock(tmp_path / "small" / ".lock"):
+    with lock_file(tmp_path / "small" / ".lock"):
         output = refused(*words)
     assert f"{tmp_path / 'small'}: is in use by process {os.getpid()}" in output
     assert "remedy: wait for it to finish, or stop it" in output

@@ -94,7 +94,7 @@ def test_a_full_disk_is_reported_for_the_lock(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(RunError, match=r"\.lock: cannot be written \(File too large\)"),
-            runs._lock(tmp_path / ".lock"),
+            runs.lock_file(tmp_path / ".lock"),
         ):
             pass
     finally:
@@ -111,8 +111,8 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 def test_a_second_run_is_refused(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from lotune.runs import _lock\n"
-        "with _lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from lotune.runs import lock_file\n"
+        "with lock_file(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", script, str(tmp_path / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
