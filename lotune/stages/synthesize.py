@@ -85,7 +85,7 @@ def _write(settings: SynthesisSettings, total: int) -> Account:
         at_once = settings.requests.at_once
         server = ChatServer(settings.server, at_once)
         judge = ChatServer(settings.quality.server, at_once) if settings.quality else None
-        writer = Writer(settings, ledger, server, judge, _Reporter(ledger, total))
+        writer = Writer(settings, ledger, server, judge, _Reporter(settings, ledger, total))
         try:
             await server.connect()
             if judge is not None:
@@ -163,8 +163,9 @@ def _described(account: Account, settings: SynthesisSettings) -> str:
 class _Reporter:
     """Prints a line of progress every few seconds."""
 
-    def __init__(self, ledger: Ledger, total: int) -> None:
-        self._ledger, self._total, self._last = ledger, total, time.monotonic()
+    def __init__(self, settings: SynthesisSettings, ledger: Ledger, total: int) -> None:
+        self._settings, self._ledger, self._total = settings, ledger, total
+        self._last = time.monotonic()
 
     def __call__(self, progress: Any, concurrency: Any) -> None:
         now = time.monotonic()
@@ -173,11 +174,15 @@ class _Reporter:
         self._last = now
         seconds, ended = now - progress.started, progress.done + progress.refused
         left = self._total - self._ledger.counts[DONE] - self._ledger.counts[REFUSED]
+        account = _account(self._settings, self._ledger, self._total)
+        tokens = f"{account.prompt_tokens + account.completion_tokens:,} tokens"
+        tokens += f", cost {account.cost:.2f}" if account.cost else ""
         reasons = ", ".join(f"{name} {count}" for name, count in self._ledger.rejections.most_common(3))
         print_status(
             f"{self._total - left} of {self._total} articles, {progress.pairs / seconds:.1f} pairs/s, "
             f"{progress.acceptance:.0%} accepted, {concurrency.limit} at once, about "
-            f"{left * seconds / max(1, ended) / 60:.0f} min left" + (f"; rejected: {reasons}" if reasons else "")
+            f"{left * seconds / max(1, ended) / 60:.0f} min left, {tokens}"
+            + (f"; rejected: {reasons}" if reasons else "")
         )
 
 

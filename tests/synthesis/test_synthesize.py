@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,25 @@ def test_each_article_becomes_pairs_with_their_origin(tmp_path: Path) -> None:
     assert body["temperature"] == 0.45
     assert body["response_format"]["json_schema"]["schema"]["properties"]["pairs"]["minItems"] == 3
     assert "3 到 6 个问答对" in body["messages"][1]["content"]
+
+
+def test_progress_has_speed_acceptance_tokens_and_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lotune.stages.synthesize.REPORT_SECONDS", 0.0)
+    tries = Counter[str]()
+
+    def reply(asked: str) -> str:
+        tries[asked] += 1
+        body = {"messages": [{"role": "user", "content": asked}]}
+        return "no JSON" if tries[asked] == 1 else FakeServer().text(body, "")
+
+    with FakeServer(reply=reply).running() as server:
+        run(tmp_path, server, count=4, prices={"prompt": 1000.0}, requests={"at_once": 1})
+    lines = [line for line in capsys.readouterr().err.splitlines() if "at once" in line]
+    assert len(lines) == 4
+    assert re.search(r"4 of 4 articles, [\d.]+ pairs/s, 100% accepted, 1 at once, about 0 min left, ", lines[-1])
+    assert lines[-1].endswith("1,200 tokens, cost 0.80; rejected: form 4")
 
 
 def test_a_broken_rule_is_asked_for_again_with_the_reason(tmp_path: Path) -> None:
