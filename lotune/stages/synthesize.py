@@ -110,6 +110,9 @@ def _write(settings: SynthesisSettings, total: int) -> Account:
         raise RunError(
             str(settings.out), f"{account.pending} articles are pending", remedy="run the same command again"
         )
+    if account.articles and not account.done:
+        remedy = f"read the replies in {settings.out / LEDGER}, and take another model, prompt or rules"
+        raise RunError(str(settings.out), "no reply followed the rules", remedy=remedy)
     return account
 
 

@@ -121,9 +121,11 @@ def test_a_broken_rule_is_asked_for_again_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_an_article_without_a_good_reply_is_refused_with_its_reason(tmp_path: Path) -> None:
-    with FakeServer(reply=lambda asked: "I cannot.").running() as server:
-        account = run(tmp_path, server, count=3, requests={"retries": 2})
-    assert (account.done, account.refused, account.refused_by_reason) == (0, 3, {"form": 3})
+    refusing = FakeServer(reply=lambda asked: "I cannot.")
+    with refusing.running() as server, pytest.raises(RunError, match="no reply followed the rules"):
+        run(tmp_path, server, count=3, requests={"retries": 2})
+    account = json.loads((tmp_path / "out" / "account.json").read_text())
+    assert (account["done"], account["refused"], account["refused_by_reason"]) == (0, 3, {"form": 3})
     assert server.seen["requests"] == 9
     assert pairs_of(tmp_path) == []
 
