@@ -27,14 +27,27 @@ collect_ignore = ["warm.py"]  # whoever imports it holds libraries back
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
+LONG_FILES = (
+    "test_documented_commands.py", "test_repair.py", "test_clients.py", "test_distributed_run.py", "test_end_to_end.py",
+    "test_train_benchmark.py", "test_kills.py", "test_strength.py", "test_documented_serving.py", "test_own_rows.py",
+    "test_docs.py", "test_pretrain.py", "test_serve_benchmark.py", "test_contest_recipes.py", "test_blocks.py",
+    "test_pages.py", "test_story.py",
+)  # fmt: skip
+"""Files of tests that take a quarter of a minute or more, the longest first."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the same examples each time, or many at random in the soak."""
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "lotune")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked soak are left out, or alone; those marked gpu are skipped where there is no CUDA device."""
+    """Tests marked soak are left out, or alone; those marked gpu are skipped where there is no CUDA device.
+
+    Long files come first, so that no core waits for the last one at the end.
+    """
     select(config, items)
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
