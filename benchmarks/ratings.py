@@ -16,9 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from arena_votes import simulated, strengths_of  # votes of the tests
 
 from lotune.arena.ratings import CENTRE, SCALE, Votes, fit
 
@@ -42,21 +47,6 @@ for _ in range(2):
 order = np.argsort(np.array(found["competitors"]))
 print(json.dumps({"seconds": seconds, "table": table_seconds, "ratings": np.array(found["ratings"])[order].tolist()}))
 """
-
-
-def simulated(models: int, count: int, effects: Any = None) -> Votes:
-    """Return votes on models of normal strengths, 30 % of them tied between equals."""
-    generator = np.random.default_rng(0)
-    strengths = generator.normal(size=models)
-    first = generator.integers(0, models, count)
-    second = (first + generator.integers(1, models, count)) % models
-    style = np.zeros((count, 0)) if effects is None else generator.normal(size=(count, len(effects)))
-    logits = strengths[first] - strengths[second] + (0 if effects is None else style @ effects)
-    expected = 1 / (1 + np.exp(-logits))
-    tie = 1.2 * expected * (1 - expected)
-    drawn = generator.random(count)
-    score = np.where(drawn < expected - tie / 2, 1.0, np.where(drawn < expected + tie / 2, 0.5, 0.0))
-    return Votes(models, first, second, score, style)
 
 
 def timed(work: Callable[[], Any], rounds: int) -> tuple[float, Any]:
@@ -93,7 +83,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arena-python", default=sys.executable)
     args = parser.parse_args()
-    votes = simulated(args.models, args.votes)
+    generator = np.random.default_rng(0)
+    strengths = strengths_of(args.models, generator)
+    votes = simulated(strengths, args.votes, generator)
     seconds, estimate = timed(lambda: rated(votes), args.rounds)
     ours = estimate.ratings - CENTRE
     print(f"{args.votes:,} votes on {args.models} models\n{'':24}{'seconds':>9}{'difference, points':>22}")
@@ -114,7 +106,7 @@ def main() -> None:
         table, whole = peer["table"], peer["seconds"] + peer["table"]
         print(f"{'arena-rank, intervals':24}{peer['seconds']:>9.3f}{difference:>22.3f}  + {table:.2f} s of its table")
         print(f"ratio to arena-rank {peer['seconds'] / seconds:.1f}, its table included {whole / seconds:.1f}")
-    styled = simulated(args.models, args.votes, EFFECTS)
+    styled = simulated(strengths, args.votes, generator, EFFECTS)
     seconds, estimate = timed(lambda: rated(styled), args.rounds)
     found = np.round(estimate.effects, 3).tolist()
     print(f"{'lotune, with style':24}{seconds:>9.3f}   effects {found}, true {EFFECTS.tolist()}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -20,24 +19,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from chat_server import FAULTS, FakeServer, article  # a server of the tests
+from chat_server import FakeServer, article, one_percent_each  # a server of the tests
 
 from lotune.synthesis.ledger import DONE, Ledger
 from lotune.synthesis.server import ChatServer
 from lotune.synthesis.settings import RequestSettings, ServerSettings, SynthesisSettings
 from lotune.synthesis.writer import Article, Writer
 
-LATENCY, TIMEOUT, SHARE = 0.2, 1.0, 0.01
-
-
-def five_percent(draw: random.Random) -> str:
-    drawn = draw.random()
-    return next((kind for number, kind in enumerate(FAULTS) if drawn < (number + 1) * SHARE), "")
+LATENCY, TIMEOUT = 0.2, 1.0
 
 
 def serve(capacity: int, faults: bool) -> None:
     """Serve until the process is told to end, then print what was seen; the address is the first line."""
-    server = FakeServer(LATENCY, capacity, five_percent if faults else lambda draw: "", stall=TIMEOUT + 1)
+    server = FakeServer(LATENCY, capacity, one_percent_each if faults else lambda draw: "", stall=TIMEOUT + 1)
     with server.running():
         print(server.url, flush=True)
         sys.stdin.read()

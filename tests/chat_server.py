@@ -24,6 +24,12 @@ from lotune.serve.server import listening_socket
 FAULTS = ("busy", "error", "stall", "broken", "count")
 
 
+def one_percent_each(draw: random.Random) -> str:
+    """Draw each of FAULTS with one percent."""
+    drawn = draw.random()
+    return next((kind for number, kind in enumerate(FAULTS) if drawn < (number + 1) / 100), "")
+
+
 @dataclass
 class FakeServer:
     """What the server does, and what it saw. `latency` and `stall` are seconds; `fault` draws one of FAULTS or ""."""

@@ -14,13 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lotune.arena.categories import category, language
-from lotune.arena.identity import names_itself
+from lotune.arena.battle_fields import battle_fields
 from lotune.arena.leaderboard import FEWEST_GAMES
 from lotune.arena.pairing import Pairing, next_pair
-from lotune.arena.ratings import Votes, connected, fit, restrict
-from lotune.arena.store import SCORES, Verdict, Vote, VoteStore
-from lotune.arena.style import style_counts
+from lotune.arena.ratings import Votes, connected, fit
+from lotune.arena.store import SCORES, Summary, Verdict, Vote, VoteStore
 from lotune.errors import DataError, LotuneError
 
 Side = Literal["a", "b"]
@@ -185,11 +183,11 @@ class _PairCounts:
 
     def __init__(self, store: VoteStore) -> None:
         self._counts: dict[tuple[str, str, float], int] = defaultdict(int)
-        for row in store.summaries():
-            if not row[7]:
-                self._counts[row[2], row[3], SCORES[row[4]]] += 1
+        for vote in store.summaries():
+            self.count(vote)
 
-    def count(self, vote: Vote) -> None:
+    def count(self, vote: Vote | Summary) -> None:
+        """Count a vote that gave no name away."""
         if not vote.named:
             self._counts[vote.model_a, vote.model_b, SCORES[vote.verdict]] += 1
 
@@ -205,20 +203,12 @@ class _PairCounts:
             if a in number and b in number
         ]
         columns = np.array(cells, np.float64).reshape(-1, 4).T
-        whole = Votes(
-            len(names), columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2], count=columns[3]
-        )
-        return restrict(whole, range(len(names)))
+        return Votes(len(names), columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2], count=columns[3])
 
 
 def _vote(battle: Battle, verdict: Verdict) -> Vote:
     a, b = battle.opponents["a"], battle.opponents["b"]
-    prompts = [turn[0] for turn in battle.turns]
-    texts = {place: "\n\n".join(turn[place] for turn in battle.turns) for place in (1, 2)}
     return Vote(
         battle.id, time.time(), battle.visitor, a.name, b.name, verdict, tuple(battle.turns),
-        a.digest, b.digest, a.template, b.template, battle.settings,
-        language(prompts[0]), category(prompts[0]),
-        names_itself(prompts, [answer for turn in battle.turns for answer in turn[1:]], [a.name, b.name]),
-        style_a=style_counts(texts[1]), style_b=style_counts(texts[2]),
+        a.digest, b.digest, a.template, b.template, battle.settings, **battle_fields(battle.turns, [a.name, b.name]),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any
 
 import orjson
 
-from lotune.arena.categories import category, language
-from lotune.arena.identity import names_itself
+from lotune.arena.battle_fields import battle_fields
 from lotune.arena.store import COLUMNS, PEOPLE, VERDICTS, Verdict, Vote, VoteStore
-from lotune.arena.style import FEATURES, style_counts
+from lotune.arena.style import FEATURES
 from lotune.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -74,7 +74,7 @@ def redact(
     With `texts`, prompts and answers are removed, else what a pattern matches in them. Verdicts, models, language,
     category and style stay, so ratings do not change; visitors get other names, the same for one visitor.
     """
-    salt = hashlib.sha256(repr([store.file.stat().st_ino, store.count()]).encode()).digest()
+    salt = secrets.token_bytes(32)  # nobody can try prompts out
 
     def cleaned(text: str) -> str:
         return REDACTED if texts else pattern.sub(REDACTED, text)
@@ -190,17 +190,13 @@ def _made(
     verdict: Verdict,
     turns: tuple[tuple[str, str, str], ...],
 ) -> Vote:
-    prompts, answers = [turn[0] for turn in turns], [answer for turn in turns for answer in turn[1:]]
     time = float(record.get("tstamp") or 0)
     whole = orjson.dumps([time, str(a), str(b), verdict, turns], option=orjson.OPT_NON_STR_KEYS)
-    first = prompts[0] if prompts else ""
-    texts = ["\n\n".join(turn[place] for turn in turns) for place in (1, 2)]
+    fields = battle_fields(turns, [str(a), str(b)])
+    fields["named"] = fields["named"] or record.get("anony") is False
     return Vote(
         f"fastchat-{id or hashlib.sha256(whole).hexdigest()[:32]}", time,
-        _digest(b"fastchat", visitor or id), str(a), str(b), verdict, turns,
-        language=language(first), category=category(first), judge=PEOPLE,
-        named=names_itself(prompts, answers, [str(a), str(b)]) or record.get("anony") is False,
-        style_a=style_counts(texts[0]), style_b=style_counts(texts[1]),
+        _digest(b"fastchat", visitor or id), str(a), str(b), verdict, turns, judge=PEOPLE, **fields,
     )  # fmt: skip
 
 

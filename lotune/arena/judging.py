@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from lotune.arena.categories import category, language
+from lotune.arena.battle_fields import battle_fields
 from lotune.arena.store import PEOPLE, SCORES, Verdict, Vote, VoteStore
-from lotune.arena.style import style_counts
 
 ASKED = """Compare two answers to a question. Judge whether they are right, complete and clear; neither length nor
 order counts. Write one sentence of reason, and end with [[A]] if answer A is better, [[B]] if answer B is better, or
@@ -99,11 +98,12 @@ def battles(
             if id in known:
                 continue
             verdict = judge(question, *texts)
-            yield None if verdict is None else Vote(
-                id, time.time(), f"judge:{name}", a, b, verdict, ((question.prompt, *texts),),
-                language=language(question.prompt), category=category(question.prompt), judge=name,
-                style_a=style_counts(texts[0]), style_b=style_counts(texts[1]),
-            )  # fmt: skip
+            if verdict is None:
+                yield None
+                continue
+            turns = ((question.prompt, *texts),)
+            fields = {**battle_fields(turns, (a, b)), "named": False}  # a judge does not know the names
+            yield Vote(id, time.time(), f"judge:{name}", a, b, verdict, turns, judge=name, **fields)
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def agreement(store: VoteStore, name: str) -> Agreement:
 def _sides(store: VoteStore, judge: str) -> dict[tuple[str, str, str], float]:
     """Return by question and models how much more often the first one won, 0 for as often."""
     sides: dict[tuple[str, str, str], float] = {}
-    for row in store.summaries():
-        if row[8] == judge and not row[7]:
-            a, b, score = row[2], row[3], SCORES[row[4]] - 0.5
-            key, score = ((row[9], a, b), score) if a <= b else ((row[9], b, a), -score)
+    for vote in store.summaries():
+        if vote.judge == judge and not vote.named:
+            a, b, score = vote.model_a, vote.model_b, SCORES[vote.verdict] - 0.5
+            key, score = ((vote.prompt, a, b), score) if a <= b else ((vote.prompt, b, a), -score)
             sides[key] = sides.get(key, 0.0) + score
     return sides

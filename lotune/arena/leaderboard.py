@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import orjson
 
 from lotune.arena.influence import few_votes
 from lotune.arena.ratings import CENTRE, SCALE, Z95, Floats, Votes, bootstrap, connected, fit, restrict
-from lotune.arena.store import PEOPLE, SCORES
+from lotune.arena.store import PEOPLE, SCORES, Summary
 from lotune.arena.style import FEATURES, style_differences
 from lotune.arena.voters import Ballot, exclusions
 
@@ -97,14 +97,16 @@ class Leaderboard:
 
 
 def leaderboard(
-    summaries: Sequence[tuple[Any, ...]], filters: Filters | None = None, *, samples: int = BOOTSTRAP_SAMPLES
+    summaries: Sequence[Summary], filters: Filters | None = None, *, samples: int = BOOTSTRAP_SAMPLES
 ) -> Leaderboard:
     """Return the leaderboard of votes, given as `VoteStore.summaries` has them; `samples` is for the bootstrap."""
     filters = filters or Filters()
     rows, left_out = _counted(summaries, filters)
-    names = sorted({name for row in rows for name in (row[2], row[3])})
+    names = sorted({name for row in rows for name in (row.model_a, row.model_b)})
     number = {name: place for place, name in enumerate(names)}
-    ballots = [Ballot(row[1], row[9], number[row[2]], number[row[3]], SCORES[row[4]]) for row in rows]
+    ballots = [
+        Ballot(row.visitor, row.prompt, number[row.model_a], number[row.model_b], SCORES[row.verdict]) for row in rows
+    ]
     voters = 0
     if filters.judge == PEOPLE:
         found = exclusions(ballots, len(names))
@@ -118,26 +120,29 @@ def leaderboard(
     return Leaderboard(filters, len(rows), places, _matrix(votes, names), counted, voters, **extra)
 
 
-def _counted(summaries: Sequence[tuple[Any, ...]], filters: Filters) -> tuple[list[tuple[Any, ...]], Counter[str]]:
+def _counted(summaries: Sequence[Summary], filters: Filters) -> tuple[list[Summary], Counter[str]]:
     """Return the votes of the filters that show no name, and the count of the others of the filters."""
     chosen = [
         row
         for row in summaries
-        if row[8] == filters.judge
-        and filters.language in (None, row[5])
-        and filters.category in (None, row[6])
-        and row[2] != row[3]
+        if row.judge == filters.judge
+        and filters.language in (None, row.language)
+        and filters.category in (None, row.category)
+        and row.model_a != row.model_b
     ]
-    rows = [row for row in chosen if not row[7]]
+    rows = [row for row in chosen if not row.named]
     return rows, Counter({"a name was given away": len(chosen) - len(rows)})
 
 
-def _arrays(rows: Sequence[tuple[Any, ...]], ballots: Sequence[Ballot], models: int, style: bool) -> Votes:
+def _arrays(rows: Sequence[Summary], ballots: Sequence[Ballot], models: int, style: bool) -> Votes:
     first, second = (np.array([getattr(one, side) for one in ballots], np.int64) for side in ("left", "right"))
     scores = np.array([one.score for one in ballots], np.float64)
     if not style or not rows:
         return Votes(models, first, second, scores)
-    counts = ([orjson.loads(row[column]) or [0] * len(FEATURES) for row in rows] for column in (10, 11))
+    counts = (
+        [orjson.loads(text) or [0] * len(FEATURES) for text in texts]
+        for texts in ((row.style_a for row in rows), (row.style_b for row in rows))
+    )
     return Votes(models, first, second, scores, style_differences(*counts))
 
 
@@ -160,22 +165,20 @@ def _places(
     }
     if len(rated) < 2:
         reasons = {**dict.fromkeys(rated, "no other model is rated"), **unrated}
-        return tuple(_unrated(plain[model], reasons[model]) for model in sorted(plain, key=lambda m: -games[m])), {}
+        return tuple(
+            replace(plain[model], unrated=reasons[model]) for model in sorted(plain, key=lambda m: -games[m])
+        ), {}
     estimate = fit(restrict(votes, rated))
     drawn = bootstrap(estimate, samples) if samples and not filters.style else np.zeros((0, len(rated)))
     ranks, intervals = estimate.rank_ranges(), estimate.intervals()
     places = [
-        Place(
-            **{
-                **asdict(plain[model]),
-                "rating": float(estimate.ratings[place]),
-                "interval": _pair(intervals[place]),
-                "bootstrap": _pair(CENTRE + SCALE * np.percentile(drawn[:, place], (2.5, 97.5)))
-                if len(drawn)
-                else None,
-                "rank": int(ranks[place, 0]),
-                "worst_rank": int(ranks[place, 1]),
-            }
+        replace(
+            plain[model],
+            rating=float(estimate.ratings[place]),
+            interval=_pair(intervals[place]),
+            bootstrap=_pair(CENTRE + SCALE * np.percentile(drawn[:, place], (2.5, 97.5))) if len(drawn) else None,
+            rank=int(ranks[place, 0]),
+            worst_rank=int(ranks[place, 1]),
         )
         for place, model in enumerate(rated)
     ]
@@ -192,11 +195,7 @@ def _places(
             name: tuple(float(SCALE * value) for value in (effect, effect - Z95 * error, effect + Z95 * error))
             for name, effect, error in zip(FEATURES, estimate.effects, errors, strict=True)
         }
-    return (*places, *(_unrated(plain[model], unrated[model]) for model in left)), extra
-
-
-def _unrated(place: Place, reason: str) -> Place:
-    return Place(**{**asdict(place), "unrated": reason})
+    return (*places, *(replace(plain[model], unrated=unrated[model]) for model in left)), extra
 
 
 def _pair(values: Floats) -> tuple[float, float]:

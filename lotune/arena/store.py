@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -57,6 +57,23 @@ class Vote:
     style_b: tuple[int, ...] = ()
 
 
+class Summary(NamedTuple):
+    """What ratings need of a vote: `prompt` is the first one; the styles are JSON, which few readers need."""
+
+    battle: str
+    visitor: str
+    model_a: str
+    model_b: str
+    verdict: Verdict
+    language: str
+    category: str
+    named: int
+    judge: str
+    prompt: str
+    style_a: str
+    style_b: str
+
+
 COLUMNS = tuple(one.name for one in fields(Vote))
 JSON_COLUMNS = ("turns", "settings", "style_a", "style_b")
 _TYPES = {"time": "REAL NOT NULL", "named": "INTEGER NOT NULL"}
@@ -88,36 +105,23 @@ class VoteStore:
 
     def add_all(self, votes: Iterable[Vote]) -> int:
         """Write votes of battles that have none, all or none of them, and return their number."""
-        words = f"INSERT OR IGNORE INTO votes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
         with self._connection() as connection:
-            before = connection.total_changes
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.executemany(words, map(_row, votes))
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-            return connection.total_changes - before
+            return _write(connection, "INSERT OR IGNORE", votes)
 
-    def votes(self, after: float = float("-inf")) -> Iterator[Vote]:
-        """Yield the votes of a time later than `after`, in the order in which they were given."""
-        words = f"SELECT {', '.join(COLUMNS)} FROM votes WHERE time > ? ORDER BY time, battle"
+    def votes(self) -> Iterator[Vote]:
+        """Yield the votes in the order in which they were given."""
         with self._connection() as connection:
-            for row in connection.execute(words, (after,)):
+            for row in connection.execute(f"SELECT {', '.join(COLUMNS)} FROM votes ORDER BY time, battle"):
                 yield _vote(row)
 
-    def summaries(self) -> list[tuple[Any, ...]]:
-        """Return what ratings need of each vote, in the order in which they were given.
-
-        A tuple has battle, visitor, both models, verdict, language, category, named, judge, first prompt, both styles.
-        """
+    def summaries(self) -> list[Summary]:
+        """Return what ratings need of each vote, in the order in which they were given."""
         words = (
             "SELECT battle, visitor, model_a, model_b, verdict, language, category, named, judge, "
             "COALESCE(json_extract(turns, '$[0][0]'), battle), style_a, style_b FROM votes ORDER BY time, battle"
         )
         with self._connection() as connection:
-            return connection.execute(words).fetchall()
+            return [Summary(*row) for row in connection.execute(words)]
 
     def count(self) -> int:
         """Return the number of votes."""
@@ -126,15 +130,13 @@ class VoteStore:
 
     def replace(self, votes: Iterable[Vote]) -> int:
         """Write votes in place of those of the same battles, and return their number."""
-        words = f"REPLACE INTO votes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+        votes = list(votes)
         with self._connection() as connection:
             connection.execute("PRAGMA secure_delete = ON")  # what is removed must not remain in the file
-            connection.execute("BEGIN IMMEDIATE")
-            count = connection.executemany(words, map(_row, votes)).rowcount
-            connection.execute("COMMIT")
+            _write(connection, "REPLACE", votes)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("VACUUM")
-            return max(count, 0)
+        return len(votes)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -148,6 +150,16 @@ class VoteStore:
             except sqlite3.DatabaseError as error:
                 raise DataError(str(self.file), f"is no file of votes: {error}", "one that lotune wrote") from None
             yield connection
+
+
+def _write(connection: sqlite3.Connection, verb: str, votes: Iterable[Vote]) -> int:
+    """Write votes in one transaction, which a connection that closes before its end rolls back; return the changes."""
+    before = connection.total_changes
+    connection.execute("BEGIN IMMEDIATE")
+    words = f"{verb} INTO votes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+    connection.executemany(words, map(_row, votes))
+    connection.execute("COMMIT")
+    return connection.total_changes - before
 
 
 def _row(vote: Vote) -> tuple[Any, ...]:

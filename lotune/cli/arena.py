@@ -10,6 +10,7 @@ import typer
 from lotune.cli.execution import expand_user, recipe_from_options, run_verb
 from lotune.cli.options import Debug, Json
 from lotune.errors import SettingsError
+from lotune.serve.limits import BATTLES_PER_MINUTE
 
 arena = typer.Typer(help="Blind battles between models, and their ratings.", rich_markup_mode=None)
 VOTES = Path("votes.sqlite")
@@ -35,7 +36,9 @@ def serve_arena(
         Path | None,
         typer.Option(help="Example questions of the page, a csv file. Default: examples.csv, if it is there."),
     ] = None,
-    battles: Annotated[int, typer.Option(min=1, help="Battles a minute that one person, or address, may start.")] = 30,
+    battles: Annotated[
+        int, typer.Option(min=1, help="Battles a minute that one person, or address, may start.")
+    ] = BATTLES_PER_MINUTE,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
     debug: Debug = False,
 ) -> None:

@@ -187,9 +187,8 @@ def split(
 
     Both are in the original order. Examples of one source stay on one side: whole sources are drawn until there are
     enough rows, and what is left of the last one stays among the training examples, from which `remove_contaminated`
-    takes it. Augmented copies are for training only: they come last, and are dropped if their
-    original is in the evaluation set. Two examples with the same prompt can end up on different sides;
-    `remove_contaminated` finds them.
+    takes it. Augmented copies are for training only: they come last, and are dropped if their original is in the
+    evaluation set. Two examples with the same prompt can end up on different sides; `remove_contaminated` finds them.
 
     Raises: DataError if no example would remain to train on.
     """

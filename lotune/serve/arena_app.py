@@ -26,6 +26,8 @@ from lotune.arena.store import Verdict
 from lotune.serve.chat import ChatCall
 from lotune.serve.errors import ApiError
 from lotune.serve.gateway import Gateway
+from lotune.serve.keys import ApiKeys
+from lotune.serve.limits import BATTLES_PER_MINUTE
 from lotune.serve.protocol import ChatRequest
 from lotune.serve.remote import remote_model
 from lotune.serve.streaming import StreamedResponse, event
@@ -49,7 +51,7 @@ class ArenaOptions:
     """
 
     stall_seconds: float = 60.0
-    per_minute: int = 30
+    per_minute: int = BATTLES_PER_MINUTE
 
 
 class Prompt(BaseModel):
@@ -95,7 +97,7 @@ class RateLimit:
         times.append(now)
 
 
-def add_arena(app: FastAPI, gateway: Gateway, arena: Arena, options: ArenaOptions, keys: Any = None) -> None:
+def add_arena(app: FastAPI, gateway: Gateway, arena: Arena, options: ArenaOptions, keys: ApiKeys | None) -> None:
     """Add the arena's paths to an application; `keys` are those of the server, with the administrator's among them."""
     limit, boards = RateLimit(options.per_minute), _Boards(arena)
 
@@ -275,7 +277,7 @@ def _anonymous(visitor: str) -> str:
     return hashlib.sha256(visitor.encode()).hexdigest()[:32]
 
 
-def _administrator(keys: Any, request: Request) -> None:
+def _administrator(keys: ApiKeys | None, request: Request) -> None:
     """Raise ApiError unless the request has the administrator's key."""
     if keys is None:
         raise ApiError(403, f"opponents are added with the key {ADMINISTRATOR} of the server's --keys file")

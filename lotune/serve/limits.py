@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BATTLES_PER_MINUTE = 30
+"""Battles that one person, or address, may start in the arena in a minute, unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class Limits:

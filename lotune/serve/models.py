@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lotune.data.chat_template import ChatTemplate
@@ -14,6 +15,7 @@ from lotune.data.templates import Template
 from lotune.data.token_bytes import token_bytes
 from lotune.data.tokenized import encode_prompt
 from lotune.generate.answering_model import AnsweringModel
+from lotune.model.digest import weights_digest
 from lotune.model.loading import context_length
 from lotune.serve.errors import ApiError, invalid
 from lotune.serve.remote import RemoteModel
@@ -28,7 +30,8 @@ class ServedModel:
 
     `form` renders conversations. `adapter` is the engine's name of the adapter, or None for a model without adapters.
     `parent` is the name of the base, None for a base. `int8_agreement` is the share of float32's tokens that the model
-    chooses in int8, None for one in another number format. `digest` names the weights, where it is known.
+    chooses in int8, None for one in another number format. `weights` are the files of its
+    own weights, none for a model that was not read from files.
     """
 
     name: str
@@ -37,13 +40,18 @@ class ServedModel:
     adapter: str | None = None
     parent: str | None = None
     int8_agreement: float | None = None
-    digest: str = ""
+    weights: tuple[Path, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def tokenizer(self) -> Any:
         """The tokeniser of the model."""
         return self.answering.tokenizer
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model's own weights, which names them; empty if they were not read from files."""
+        return weights_digest(self.weights) if self.weights else ""
 
     @cached_property
     def context(self) -> int:

@@ -176,6 +176,6 @@ def remote_model(name: str, address: str, key: str = "") -> RemoteModel:
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError("--remote", f"{address} is no address", "NAME=http://HOST:PORT, or ending with /generate")
+        raise SettingsError(name, f"{address} is no address", "http://HOST:PORT, or ending with /generate")
     path = parts.path.rstrip("/").removesuffix("/v1")
     return RemoteModel(name, urlunsplit((parts.scheme, parts.netloc, path, "", "")), parts.fragment, key)

@@ -27,10 +27,9 @@ FORMS = (".json", ".csv", ".svg")
 def arena(recipe: Recipe, opponents: Path, votes: Path, limits: Limits, options: ServeOptions) -> None:
     """Serve battles between the opponents of a file until the process is told to end; `votes` is the file of votes.
 
-    Raises: as `read_opponents`, `VoteStore` and `serve`.
+    Raises: as `read_opponents` and `serve`, before the models are loaded.
     """
     found = read_opponents(opponents)
-    VoteStore(votes)  # refused before the models are loaded
     options = replace(options, ui=True, votes=votes, remote_keys=found.keys)
     serve(recipe, found.models, found.adapters, found.remotes, limits, options)
 

@@ -55,7 +55,7 @@ def judge_battles(votes: Path, file: Path, options: JudgeOptions) -> dict[str, o
     clients = {name: ServerClient(options.server, name) for name in options.models}
     answers = {name: _answers(client, questions) for name, client in clients.items()}
     name = options.judge or options.scorer
-    known = {row[0] for row in store.summaries() if row[8] == name}
+    known = {vote.battle for vote in store.summaries() if vote.judge == name}
     judge, added, without = _judge(options), 0, 0
     for vote in battles(questions, answers, judge, name, known):
         if vote is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lotune.console import print_status
 from lotune.errors import DataError, SettingsError, install_extra
 from lotune.recipe import Recipe
+from lotune.serve.limits import BATTLES_PER_MINUTE
 from lotune.stages.model_loading import check_quantize
 from lotune.stages.output_files import require_single_process
 from lotune.stages.served_models import load_served_models
@@ -42,7 +43,7 @@ class ServeOptions:
     flags: Path | None = None
     votes: Path | None = None
     """File of the arena's votes; None for a server without an arena."""
-    battles: int = 30
+    battles: int = BATTLES_PER_MINUTE
     """Battles a minute that one person, or address, may start in the arena."""
     remote_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Keys of other servers, by the name of the model there."""

@@ -12,7 +12,6 @@ from lotune.console import print_status
 from lotune.disk_space import format_bytes
 from lotune.errors import ModelError, SettingsError
 from lotune.memory import free_memory_bytes
-from lotune.model.digest import weights_digest
 from lotune.model.loading import base_folder, count_parameters, meta_model, resolve_device, resolve_dtype
 from lotune.model.settings import BaseSettings
 from lotune.recipe import Recipe
@@ -110,14 +109,13 @@ class _Group:
         served = []
         if self.name is not None:
             form = conversation_form(recipe, self.source)
-            own, digest = NO_ADAPTER if self.adapters else None, weights_digest(base.weights) if base.weights else ""
-            served.append(ServedModel(self.name, answering, form, own, int8_agreement=agreement, digest=digest))
+            own = NO_ADAPTER if self.adapters else None
+            served.append(ServedModel(self.name, answering, form, own, int8_agreement=agreement, weights=base.weights))
         for name, folder in self.adapters.items():
             form = conversation_form(recipe, folder)
-            digest = weights_digest(sorted(Path(folder).glob("*.safetensors")))
-            parent = self.name or base.name
+            files, parent = tuple(sorted(Path(folder).glob("*.safetensors"))), self.name or base.name
             served.append(
-                ServedModel(name, answering, form, names[name], parent, int8_agreement=agreement, digest=digest)
+                ServedModel(name, answering, form, names[name], parent, int8_agreement=agreement, weights=files)
             )
         return served
 

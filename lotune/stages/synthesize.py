@@ -117,11 +117,11 @@ def _write(settings: SynthesisSettings, total: int) -> Account:
 
 
 def _articles(settings: SynthesisSettings) -> Iterator[tuple[str, str]]:
-    """Yield id and text of each article; the id begins with the file's name, wherever the folder lies."""
+    """Yield id and text of each article, cut; the id begins with the file's name, wherever the folder lies."""
     corpus = Corpus(settings.articles, settings.cleaning, text_key=settings.text_key)
     root = settings.articles if settings.articles.is_dir() else settings.articles.parent
     for article in islice(corpus.articles(), settings.limit):
-        yield article.id.removeprefix(f"{root}/"), article.target
+        yield article.id.removeprefix(f"{root}/"), article.target[: settings.article_characters]
 
 
 def _account(settings: SynthesisSettings, ledger: Ledger, total: int) -> Account:

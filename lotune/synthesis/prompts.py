@@ -62,7 +62,7 @@ def request_messages(settings: SynthesisSettings, article: str) -> Messages:
         "fewest": rules.fewest, "most": rules.most,
         "question_min": rules.question_characters[0], "question_max": rules.question_characters[1],
         "answer_min": rules.answer_characters[0], "answer_max": rules.answer_characters[1],
-        "article": article[: settings.article_characters],
+        "article": article,
     }  # fmt: skip
     system = SYSTEM[settings.language] if settings.system is None else settings.system
     prompt = PROMPT[settings.language] if settings.prompt is None else settings.prompt
@@ -80,7 +80,7 @@ def again_messages(settings: SynthesisSettings, reply: str, reason: str) -> Mess
 
 def grade_messages(settings: SynthesisSettings, article: str, pairs: str) -> Messages:
     """Return the messages that ask for a grade."""
-    values = {"article": article[: settings.article_characters], "pairs": pairs}
+    values = {"article": article, "pairs": pairs}
     return [{"role": "user", "content": filled(GRADE[settings.language], values)}]
 
 

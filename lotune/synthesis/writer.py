@@ -42,9 +42,7 @@ class Progress:
     done: int = 0
     refused: int = 0
     pairs: int = 0
-    replies: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    failed: int = 0
 
     @property
     def acceptance(self) -> float:
@@ -66,6 +64,8 @@ class Writer:
         self.settings, self.ledger, self.server, self.judge = settings, ledger, server, judge
         self.report, self.progress = report, Progress()
         self.concurrency = Concurrency(settings.requests.at_once)
+        self._rules = settings.pair_rules
+        self._schema = pairs_schema(self._rules)
         self._random = random.Random(0)
         self._failed_in_row = 0
 
@@ -99,11 +99,10 @@ class Writer:
         error = ReplyError("form", "")
         for number in range(1, tries + 1):
             try:
-                reply = await self._ask(self.server, conversation, pairs_schema(self.settings.pair_rules))
+                reply = await self._ask(self.server, conversation, self._schema)
                 pairs = await self._checked(article, reply, tokens)
             except ServerFaultError as fault:
                 self.ledger.failed(article.id, str(fault))
-                self.progress.failed += 1
                 self._failed_in_row += 1
                 self.report(self.progress, self.concurrency)
                 return
@@ -125,11 +124,9 @@ class Writer:
 
     async def _checked(self, article: Article, reply: Reply, tokens: Counter[str]) -> list[Pair]:
         """Return the pairs of a reply. Raises: ReplyError; ServerFaultError if the judge fails."""
-        self.progress.replies += 1
         tokens["prompt_tokens"] += reply.prompt_tokens
         tokens["completion_tokens"] += reply.completion_tokens
-        text = article.text[: self.settings.article_characters]
-        pairs = check_reply(reply.text, text, self.settings.pair_rules, self.ledger.known)
+        pairs = check_reply(reply.text, article.text, self._rules, self.ledger.known)
         if self.judge is not None and self.settings.quality is not None:
             listed = "\n".join(f"{pair.question}\n{pair.answer}" for pair in pairs)
             graded = await self._ask(self.judge, grade_messages(self.settings, article.text, listed), None)

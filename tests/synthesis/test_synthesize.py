@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chat_server import FakeServer, article
+from chat_server import FAULTS, FakeServer, article, one_percent_each
 
 from lotune.errors import ModelError, RunError, SettingsError
 from lotune.stages.synthesize import Account, synthesize
@@ -53,18 +52,6 @@ def pairs_of(folder: Path) -> list[dict[str, Any]]:
 
 def ledger_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out" / "ledger.jsonl").read_text().splitlines()]
-
-
-def five_percent(draw: random.Random) -> str:
-    drawn = draw.random()
-    return next(
-        (
-            kind
-            for number, kind in enumerate(("busy", "error", "stall", "broken", "count"))
-            if drawn < (number + 1) / 100
-        ),
-        "",
-    )
 
 
 def test_each_article_becomes_pairs_with_their_origin(tmp_path: Path) -> None:
@@ -146,11 +133,11 @@ def test_a_server_without_schemas_is_asked_without(tmp_path: Path) -> None:
 
 
 def test_faults_are_sent_again(tmp_path: Path) -> None:
-    server = FakeServer(fault=five_percent, latency=0.1)
+    server = FakeServer(fault=one_percent_each, latency=0.1)
     with server.running():
         account = run(tmp_path, server, count=400)
     assert account.done == 400
-    assert sum(server.seen[kind] for kind in ("busy", "error", "stall", "broken", "count")) > 5
+    assert sum(server.seen[kind] for kind in FAULTS) > 5
     assert len({pair["article"] for pair in pairs_of(tmp_path)}) == 400
 
 
