@@ -12,6 +12,9 @@ A message names the place, the fault, what was expected and the remedy, in at mo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class LotuneError(Exception):
     """Something the caller can fix.
@@ -35,6 +38,9 @@ class LotuneError(Exception):
 
 class SettingsError(LotuneError):
     """A recipe, an override or an option cannot be read or is out of range."""
+
+    faults: Mapping[str, str] = MappingProxyType({})
+    """A clause for each setting at fault by its dotted key; empty if the whole file or an option is at fault."""
 
 
 class DataError(LotuneError):

@@ -252,9 +252,12 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-def running_process(folder: Path) -> str | None:
-    """Return the id of the process that works on a run, "unknown" if it cannot be read; None if there is none."""
-    path = folder / ".lock"
+def running_process(folder: Path, lock: str = ".lock") -> str | None:
+    """Return the id of the process that works on a run, "unknown" if it cannot be read; None if there is none.
+
+    `lock` is the name of the lock file.
+    """
+    path = folder / lock
     if not path.exists():
         return None
     try:

@@ -6,7 +6,7 @@ The settings models are in `lotune/*/settings.py`, beside the code that uses the
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -87,6 +87,14 @@ def read_settings(model: type[SettingsType], path: Path | None, overrides: Seque
     overridden = _read_overrides(model, overrides)
     for key, value in overridden.items():
         _set_nested(values, key, value, where)
+    return validated(model, values, where, set(overridden))
+
+
+def validated(model: type[SettingsType], values: Any, where: str, overridden: Collection[str] = ()) -> SettingsType:
+    """Return values as settings; `overridden` are the keys of those from the command line.
+
+    Raises: SettingsError listing all errors at once.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -187,11 +195,12 @@ def _read_overrides(model: type[Settings], overrides: Sequence[str]) -> dict[str
             "command line", "cannot read " + ", ".join(map(repr, wrong)), "key=value, as in data.generated_rows=100"
         )
     pairs = [(key.strip(), value) for key, _, value in (text.partition("=") for text in overrides)]
-    return {key: _read_value(_annotation(model, key), value, f"command line, {key}") for key, value in pairs}
+    return {key: override_value(model, key, value) for key, value in pairs}
 
 
-def _read_value(annotation: Any, value: str, where: str) -> Any:
-    """Return the value of an override for a setting of this type."""
+def override_value(model: type[Settings], key: str, value: str) -> Any:
+    """Return the value that a text stands for in an override of a setting. Raises: SettingsError if it is not YAML."""
+    annotation, where = _annotation(model, key), f"command line, {key}"
     # A text such as 007, no or a: b is meant as it stands, though YAML would read a number, False or a mapping.
     choices = union_members(annotation)
     if str not in choices and Path not in choices:
@@ -261,7 +270,9 @@ def _as_settings_error(
         # A union reports one fault per branch; they become alternatives in one clause.
         faults[key] = f"{faults[key]}, or {text.partition(': ')[2]}" if key in faults else text
     clauses = [f"{text} (command line)" if _is_overridden(key, overridden) else text for key, text in faults.items()]
-    return SettingsError(where, "; ".join(clauses), remedy=remedy)
+    settings_error = SettingsError(where, "; ".join(clauses), remedy=remedy)
+    settings_error.faults = faults
+    return settings_error
 
 
 def _is_overridden(key: str, overridden: set[str]) -> bool:

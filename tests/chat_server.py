@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lotune.serve.server import listening_socket
+from lotune.serve.listening import listening_socket
 
 FAULTS = ("busy", "error", "stall", "broken", "count")
 

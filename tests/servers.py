@@ -20,10 +20,11 @@ from lotune.generate.answering_model import AnsweringModel
 from lotune.serve.app import ServerOptions, build_app
 from lotune.serve.gateway import Gateway
 from lotune.serve.limits import Limits
+from lotune.serve.listening import listening_socket
 from lotune.serve.metrics import Metrics
 from lotune.serve.models import Models, ServedModel
 from lotune.serve.remote import RemoteModel
-from lotune.serve.server import listening_socket, make_server
+from lotune.serve.server import make_server
 
 PATIENCE = 120.0
 

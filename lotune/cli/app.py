@@ -35,6 +35,7 @@ from lotune.cli.report import report
 from lotune.cli.run import run
 from lotune.cli.sample import sample
 from lotune.cli.serve import serve
+from lotune.cli.studio import studio
 from lotune.cli.study import study
 from lotune.cli.synthesize import synthesize
 from lotune.cli.tokenizer import tokenizer
@@ -102,6 +103,7 @@ app.command()(report)
 app.command(cls=ModelCommand)(generate)
 app.command(cls=ModelCommand)(chat)
 app.command()(serve)
+app.command()(studio)
 app.add_typer(arena, name="arena")
 app.command()(convert)
 app.command()(merge)

@@ -29,7 +29,7 @@ TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 FILES: Mapping[str, str] = {
     **{name: f"{name}.html" for name in ("chat", "compare", "runs", "api", "arena")},
     **{name: name for name in (
-        "style.css", "common.js", "texts.js", "chat.js", "compare.js", "runs.js", "api.js", "arena.js"
+        "style.css", "common.js", "texts.js", "curves.js", "chat.js", "compare.js", "runs.js", "api.js", "arena.js"
     )},
 }  # fmt: skip
 """Files of the pages by the last part of their path."""

@@ -14,19 +14,14 @@ import orjson
 from starlette.responses import Response
 
 from lotune.errors import SettingsError
+from lotune.http_client import http_client, httpx
 from lotune.serve.errors import ApiError
 from lotune.serve.protocol import ChatRequest
 from lotune.serve.streaming import DONE, StreamedResponse, event
 from lotune.serve.usage import Usage, new_id
 
-try:
-    import httpx2 as httpx  # the name of httpx since its second version
-except ImportError:  # pragma: no cover - older environments
-    import httpx  # type: ignore[no-redef, import-not-found]
-
 MAX_BYTES = 8 * 2**20
 """Longest answer of another server that is passed on."""
-CONNECT_SECONDS = 5.0
 GENERATE = "/generate"
 
 
@@ -45,13 +40,7 @@ class RemoteModel:
     _client: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        # Another server may send a request elsewhere; it is not followed.
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
-            timeout=httpx.Timeout(self.seconds, connect=CONNECT_SECONDS),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client = http_client(self.seconds, self.key)
 
     @property
     def is_plain(self) -> bool:

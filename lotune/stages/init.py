@@ -35,6 +35,22 @@ MAX_SKIPPED = 0.1
 """Largest fraction of unusable rows that the recipe skips; more of them are a fault of the file."""
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A first recipe for a file of rows: how they are read, why, and what the first rows give."""
+
+    settings: TaskSettings
+    task: Task
+    file: RowFile
+    survey: Survey
+    skips: bool
+    """Whether the recipe skips the rows that cannot be used."""
+    decisions: tuple[Decision, ...]
+    others: tuple[Decision, ...]
+    recipe: str
+    """The recipe as YAML."""
+
+
 def init(file: Path, out: Path | None, force: bool, options: RunOptions, wanted: Wanted, base: str) -> dict[str, Any]:
     """Write a first recipe for a file of rows, print its decisions, and show three rows as they would be trained on.
 
@@ -42,41 +58,53 @@ def init(file: Path, out: Path | None, force: bool, options: RunOptions, wanted:
     already and `force` is not given.
     """
     candidate = candidate_of(file, wanted)
-    settings = candidate.settings
     target = out or Path(f"{file.resolve().name if file.is_dir() else file.stem}.yaml")
     refuse_overwriting_inputs(target, file)
     check_new(target, force)
-    task = build_task(settings)
-    read = task.read(file, on_error="skip")
-    survey = _survey(task, read)
-    tokenizer = _nano_tokenizer()
+    proposal = propose(file, candidate, base)
+    settings, task, survey = proposal.settings, proposal.task, proposal.survey
+    tokenizer = nano_tokenizer()
     for example in survey.shown:
         print_status(f"--- {example.id}\n{render_supervision(tokenizer, encode_row(tokenizer, example))}")
-    skips = bool(survey.unusable) and len(survey.unusable) <= MAX_SKIPPED * survey.read
-    decisions = [*candidate.decisions, *_decisions(task, candidate, survey, skips, base)]
-    write_atomically(target, _recipe_text(settings, file, base, skips))
+    write_atomically(target, proposal.recipe)
     print_status(f"of the {len(survey.shown)} rows above, what is trained on stands between ⟦ and ⟧")
-    for decision in decisions:
+    for decision in proposal.decisions:
         print_status(str(decision))
-    for other in candidate.others:
+    for other in proposal.others:
         print_status(f"another reading: {other}")
     print_status(f"recipe written: lotune run {shlex.quote(str(target))}")
     columns = settings.columns if isinstance(settings, RowSettings) else {}
     return {
         "task": task.name, "columns": columns, "scorer": task.scorer, "metric": task.metric, "kinds": survey.kinds,
-        "rows": len(read.rows), "malformed": len(read.malformed), "decisions": list(map(str, decisions)),
-        "other_readings": list(map(str, candidate.others)), "base": base, "recipe": str(target),
+        "rows": len(proposal.file.rows), "malformed": len(proposal.file.malformed),
+        "decisions": list(map(str, proposal.decisions)), "other_readings": list(map(str, proposal.others)),
+        "base": base, "recipe": str(target),
     }  # fmt: skip
 
 
-def _nano_tokenizer() -> LightTokenizer:
+def propose(file: Path, candidate: Candidate, base: str) -> Proposal:
+    """Return a first recipe for the rows of a file that a candidate reads.
+
+    Raises: DataError if no row can be trained on.
+    """
+    task = build_task(candidate.settings)
+    read = task.read(file, on_error="skip")
+    found = survey_rows(task, read)
+    skips = bool(found.unusable) and len(found.unusable) <= MAX_SKIPPED * found.read
+    decisions = (*candidate.decisions, *_decisions(task, candidate, found, skips, base))
+    recipe = _recipe_text(candidate.settings, file, base, skips)
+    return Proposal(candidate.settings, task, read, found, skips, decisions, candidate.others, recipe)
+
+
+def nano_tokenizer() -> LightTokenizer:
+    """Return the tokeniser of nano, which is loaded without transformers."""
     folder = base_folder(BaseSettings())
     assert folder is not None  # nano is part of the package
     return LightTokenizer(folder)
 
 
 @dataclass
-class _Survey:
+class Survey:
     """What the first MAX_COUNTED_ROWS rows of a file give; larger files are extrapolated."""
 
     shown: list[Example] = field(default_factory=list)
@@ -86,30 +114,30 @@ class _Survey:
     unusable: list[Malformed] = field(default_factory=list)
 
 
-def _survey(task: Task, file: RowFile) -> _Survey:
+def survey_rows(task: Task, file: RowFile, shown: int = SHOWN_ROWS) -> Survey:
     """Return the first examples and the counts of a file.
 
     Raises: DataError of the first row if none can be trained on; it suggests `lotune generate` for rows without
     references.
     """
-    survey, faults = _Survey(unusable=list(file.malformed)), list[DataError]()
+    found, faults = Survey(unusable=list(file.malformed)), list[DataError]()
     prompts, kinds = set(), set()
     for row in islice(file.rows, MAX_COUNTED_ROWS):
         try:
             for example in task.examples([row], training=True):
                 prompts.add(hash((example.prompt, example.target)))
                 kinds.add(example.category)
-                survey.shown += [example] if len(survey.shown) < SHOWN_ROWS else []
+                found.shown += [example] if len(found.shown) < shown else []
         except DataError as error:
             faults.append(error)
-            survey.unusable.append(Malformed(error.where, error.found, error.remedy))
-    if not survey.shown:
+            found.unusable.append(Malformed(error.where, error.found, error.remedy))
+    if not found.shown:
         raise _without_answers(task, faults[0])
     counted = min(len(file.rows), MAX_COUNTED_ROWS)
-    survey.kinds = len(kinds - {""})
-    survey.read = len(file.rows) + len(file.malformed)
-    survey.distinct = len(prompts) * len(file.rows) // counted
-    return survey
+    found.kinds = len(kinds - {""})
+    found.read = len(file.rows) + len(file.malformed)
+    found.distinct = len(prompts) * len(file.rows) // counted
+    return found
 
 
 def _without_answers(task: Task, fault: DataError) -> DataError:
@@ -119,7 +147,7 @@ def _without_answers(task: Task, fault: DataError) -> DataError:
     return DataError(fault.where, fault.found, fault.expected, "; ".join(filter(None, remedies)))
 
 
-def _decisions(task: Task, candidate: Candidate, survey: _Survey, skips: bool, base: str) -> Iterator[Decision]:
+def _decisions(task: Task, candidate: Candidate, survey: Survey, skips: bool, base: str) -> Iterator[Decision]:
     """Yield the decisions about measure, rows and base."""
     if not any(decision.text.startswith("measure") for decision in candidate.decisions):
         scorer = f", judged by {task.scorer}" if task.scorer else ""

@@ -71,11 +71,12 @@ def serve(
         from lotune.serve.arena_app import ArenaOptions
         from lotune.serve.gateway import Gateway
         from lotune.serve.keys import read_keys
+        from lotune.serve.listening import listening_socket
         from lotune.serve.metrics import Metrics
         from lotune.serve.models import Models
         from lotune.serve.pages_app import PRESET
         from lotune.serve.remote import remote_model
-        from lotune.serve.server import listening_socket, run_server
+        from lotune.serve.server import run_server
     except ModuleNotFoundError as error:
         raise SettingsError("serve", f"the package {error.name} is missing", remedy=install_extra("serve")) from None
     keys = read_keys(options.keys) if options.keys else None

@@ -28,7 +28,8 @@ class ServedRuns:
 
     def list(self) -> Sequence[Mapping[str, Any]]:
         """Return name, state and scorecard figures of each run."""
-        return [_row(name, folder) for name, folder in sorted(self._runs().items())[:MAX_RUNS]]
+        runs = sorted(self._runs().items())[:MAX_RUNS]
+        return [{"name": name, "state": _state(folder), **scorecard_figures(folder)} for name, folder in runs]
 
     def describe(self, name: str) -> Mapping[str, Any] | None:
         """Return the state of a run with its losses and samples, None if there is none of that name."""
@@ -38,10 +39,10 @@ class ServedRuns:
         records = _records(folder / METRICS_FILE)
         steps = [(record["number"], record["loss"]) for record in records if "number" in record]
         found = [record["validation"] for record in records if "validation" in record]
-        plan = _json(folder / PLAN_FILE)
+        plan = read_object(folder / PLAN_FILE)
         return {
             "name": name, "state": _state(folder), "step": steps[-1][0] if steps else 0, "steps": plan.get("steps"),
-            "loss": _means(steps), "report": (folder / "report.html").is_file(),
+            "loss": means(steps), "report": (folder / "report.html").is_file(),
             "validation": [(one["step"], one["loss"]) for one in found if isinstance(one.get("loss"), float)],
             "samples": [
                 {"step": one["step"], "prompt": one["prompt"], "continuation": one["continuation"]}
@@ -60,12 +61,13 @@ class ServedRuns:
         return {path.name: path for path in folders if (path / "recipe.yaml").is_file()}
 
 
-def _row(name: str, folder: Path) -> dict[str, Any]:
-    card = _json(folder / "scorecard.json")
+def scorecard_figures(folder: Path) -> dict[str, Any]:
+    """Return the figures of a run's scorecard that a list of runs shows; each is None without a scorecard."""
+    card = read_object(folder / "scorecard.json")
     target, gated = card.get("target", {}), [one for one in card.get("retention", []) if one.get("is_gated", True)]
     kept = [one["retained"] for one in gated if one.get("retained") is not None]
     return {
-        "name": name, "state": _state(folder), "task": target.get("task"), "metric": target.get("metric"),
+        "task": target.get("task"), "metric": target.get("metric"),
         "base": target.get("base_value"), "tuned": target.get("value"), "kept": min(kept, default=None),
         "ratio": card.get("parameters", {}).get("ratio"), "score": (card.get("score") or {}).get("value"),
         "valid": card.get("valid"),
@@ -83,7 +85,8 @@ def _state(folder: Path) -> str:
     return "done" if {"tune", "pretrain"} & stages else "started"
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if it is missing or damaged."""
     try:
         content = read_json(path) if path.is_file() else {}
     except (LotuneError, ValueError):  # half a file is no reason to show no run
@@ -95,10 +98,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for _, line in record_lines(path.read_bytes())] if path.exists() else []
 
 
-def _means(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def means(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """Return at most MAX_POINTS points, each the last step and the mean value of a part.
 
-    >>> _means([(1, 4.0), (2, 2.0)])
+    >>> means([(1, 4.0), (2, 2.0)])
     [(1, 4.0), (2, 2.0)]
     """
     size = -(-len(points) // MAX_POINTS) or 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,7 +50,7 @@ from lotune.stages.tuning_session import (
     with_early_end,
 )
 from lotune.stages.validate import CheckpointResult, checkpoint_result, with_retention
-from lotune.stages.validation_rows import ANSWERS, BASE, ValidationRows
+from lotune.stages.validation_rows import ANSWERS, BASE, SHOWN_ROWS, ValidationRows
 
 if TYPE_CHECKING:
     from lotune.evaluate.predict import Prediction
@@ -98,7 +98,7 @@ def tuning(run: Run, recipe: Recipe, options: RunOptions, goal: Goal | None = No
     options.world.send_to_followers([given.model_dump(mode="json", exclude_unset=True), choices, dtypes])
     session = set_up_tuning(settled, options.world, inputs_fingerprint(inputs))
     forecast = estimate_tuning(session, settled)
-    yield forecast
+    yield replace(forecast, settings=choices["settings"])
     written = [run.folder / "checkpoints", run.folder / STATES_FOLDER]
     require_free_space(run.folder, forecast.disk_bytes, "tuning", written)
     if options.dry_run:
@@ -161,13 +161,13 @@ def _train(
     steps, at_most = tuning.plan.steps, "at most " if tuning.plan.decisions else ""
     print_status(f"{trainable:,} of {total:,} parameters are trained ({trainable / total:.3%}), {at_most}{steps} steps")
     validation = validation_set(recipe, tuning)
-    base = _base_answers(recipe, tuning, validation)
+    shown, *base = _base_answers(recipe, tuning, validation)
     torch.manual_seed(recipe.seed)  # the estimate may have drawn random numbers
     state = resume(tuning.session)
     if state.step == 0:  # any checkpoints belong to another tuning
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.folder / ANSWERS, ignore_errors=True)
-    for rows, answers in zip(validation.watched, base, strict=True):
+    for rows, answers in zip((validation.rows, *validation.watched), (shown, *base), strict=True):
         rows.store(recipe, BASE, answers)
     progress = TuningProgress.resumed(state.step, state.notes)
     world = tuning.session.training.world
@@ -265,14 +265,16 @@ def _measure(recipe: Recipe, tuning: TuningSession, validation: ValidationSet, n
 
 
 def _base_answers(recipe: Recipe, tuning: TuningSession, validation: ValidationSet) -> list[list[Prediction]]:
-    """Return the base's answers to the rows of each watched ability; with sharded weights, all processes call it."""
+    """Return the base's answers to the first rows of the task, and to all rows of each watched ability.
+
+    With sharded weights, all processes call it.
+    """
     from lotune.model.adapters import base_alone
 
-    if not validation.watched:
-        return []
+    first = replace(validation.rows, examples=validation.rows.examples[:SHOWN_ROWS])
     tuning.model.eval()
     with base_alone(tuning.model) as base:
-        return _answer(recipe, tuning, base, validation.watched, "the base, before tuning")
+        return _answer(recipe, tuning, base, [first, *validation.watched], "the base, before tuning")
 
 
 def _answer(

@@ -23,6 +23,9 @@ ANSWERS = "validation"
 BASE = "base"
 """Name of the untuned model's answers."""
 
+SHOWN_ROWS = 5
+"""Number of the task's rows that the base answers, too: its answers are shown beside those of checkpoints."""
+
 
 @dataclass(frozen=True)
 class ValidationRows:

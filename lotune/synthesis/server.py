@@ -9,14 +9,9 @@ from typing import Any
 import orjson
 
 from lotune.errors import ModelError, RunError
+from lotune.http_client import http_client, httpx
 from lotune.synthesis.settings import ServerSettings
 
-try:
-    import httpx2 as httpx  # the name of httpx since its second version
-except ImportError:  # pragma: no cover - older environments
-    import httpx  # type: ignore[no-redef, import-not-found]
-
-CONNECT_SECONDS = 10.0
 OVERLOAD = (429, 503, 529)
 """Statuses by which a server says that it has too much to do."""
 MAX_REPLY_BYTES = 8 * 2**20
@@ -55,11 +50,7 @@ class ChatServer:
             raise ModelError("server.url", f"{settings.url} is no address", "such as http://127.0.0.1:8000")
         self._schema = settings.json_schema != "off"
         key = os.environ.get(settings.key_env, "")
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, follow_redirects=False, trust_env=False,
-            timeout=httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=at_once + 1, max_keepalive_connections=at_once + 1),
-        )  # fmt: skip
+        self._client = http_client(settings.timeout, key, connections=at_once + 1)
 
     async def connect(self) -> None:
         """Find the model, if none is named."""

@@ -23,6 +23,15 @@ from lotune.tasks.user_rows import label_word, text_or_empty
 _NAMES = re.compile(r"\{([^{}]+)\}")
 
 
+def prompt_columns(prompt: str) -> list[str]:
+    """Return the names of columns in a prompt, each once.
+
+    >>> prompt_columns("{text} {} {question}")
+    ['text', 'question']
+    """
+    return list(dict.fromkeys(_NAMES.findall(prompt)))
+
+
 class CustomSettings(PromptSettings):
     """Prompt, answer column and scorer of a task of the user's own."""
 
@@ -96,8 +105,7 @@ class CustomTask(TextScored):
             yield Example(id, template.render(self._fill_prompt(id, row)), target, references)
 
     def _fill_prompt(self, id: str, row: Row) -> str:
-        names = _NAMES.findall(self.settings.prompt)
-        missing = [name for name in names if row.get(name) is None]
+        missing = [name for name in prompt_columns(self.settings.prompt) if row.get(name) is None]
         if missing:
             message = f"has no {', '.join(missing)} (it has {', '.join(row)}{closest_columns_hint(missing, row)})"
             raise DataError(

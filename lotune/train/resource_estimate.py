@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ class Estimate:
 
     free_bytes: int | None = None
     """Memory that the rest of the system leaves free; None if unknown."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What stands for each setting that is "auto", by dotted key: its `value`, and `why`."""
 
     def describe(self) -> str:
         """Return the estimate as a line of text."""

@@ -25,7 +25,7 @@ export const save = (name, value) => {
   }
 };
 
-let language = load("language", navigator.language.startsWith("zh") ? "zh" : "en");
+export let language = load("language", navigator.language.startsWith("zh") ? "zh" : "en");
 let theme = load("theme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 
 export const t = (name, values = {}) =>
@@ -54,9 +54,15 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-export function page(current) {
+const serverLinks = () => {
+  const { arena, home } = document.documentElement.dataset;
+  if (home) return [["studio", `/run?run=${home}`], ["chat", "./chat"], ["compare", "./compare"]];
   const links = [["chat", "./chat"], ["compare", "./compare"], ["runs", "./runs"], ["api", "./api"]];
-  if ("arena" in document.documentElement.dataset) links.splice(2, 0, ["arena", "./arena"]);
+  if (arena !== undefined) links.splice(2, 0, ["arena", "./arena"]);
+  return links;
+};
+
+export function page(current, links = serverLinks()) {
   const nav = make("nav", { "aria-label": t("pages") });
   for (const [name, href] of links) {
     const link = make("a", { href, "data-t": name }, t(name));

@@ -1,5 +1,6 @@
 // The runs of a folder in one table, and one run with its curves while it trains.
 import { $, getJson, make, page, t, visible } from "./common.js";
+import { curve } from "./curves.js";
 
 const POLL = 3000;
 const percent = (value) => (value == null ? "" : `${(100 * value).toFixed(1)} %`);
@@ -46,38 +47,6 @@ function table() {
   $("note").textContent = runs.length ? "" : t("none");
 }
 
-// Draw lines of [x, y] in one picture, with the extent of both axes.
-function curve(title, lines) {
-  const points = lines.flat();
-  if (points.length < 2) return "";
-  const [width, height, left, bottom] = [640, 220, 56, 24];
-  const xs = points.map(([x]) => x);
-  const ys = points.map(([, y]) => y).sort((a, b) => a - b);
-  const most = ys.length > 100 ? Math.floor(0.99 * ys.length) : ys.length - 1; // a few first steps would flatten the rest
-  const [low, high] = [ys[0], ys[most]];
-  const [first, last] = [Math.min(...xs), Math.max(...xs)];
-  const px = (x) => left + ((x - first) / (last - first || 1)) * (width - left - 8);
-  const py = (y) => 8 + (1 - (Math.min(y, high) - low) / (high - low || 1)) * (height - bottom - 8);
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const shape = (tag, attributes, text = "") => {
-    const element = document.createElementNS(svg.namespaceURI, tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.textContent = text;
-    svg.append(element);
-  };
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${title}: ${low.toPrecision(3)} – ${high.toPrecision(3)}`);
-  const font = { fill: "currentColor", "font-size": 12 };
-  for (const y of [low, (low + high) / 2, high]) {
-    shape("line", { x1: left, x2: width - 8, y1: py(y), y2: py(y), stroke: "currentColor", opacity: 0.2 });
-    shape("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end", ...font }, y.toPrecision(3));
-  }
-  for (const [x, anchor] of [[first, "start"], [last, "end"]]) shape("text", { x: px(x), y: height - 6, "text-anchor": anchor, ...font }, String(x));
-  for (const line of lines) shape("polyline", { points: line.map(([x, y]) => `${px(x)},${py(y)}`).join(" "), fill: "none", stroke: "var(--accent)", "stroke-width": 2 });
-  return make("figure", {}, make("figcaption", {}, title), svg);
-}
-
 async function one(name) {
   $("index").hidden = true;
   $("one").hidden = false;
@@ -85,7 +54,7 @@ async function one(name) {
   const show = async () => {
     const run = await getJson(`runs.json?run=${encodeURIComponent(name)}`);
     $("progress").textContent = `${t(run.state)}${run.steps ? ` · ${t("steps", { n: run.step, of: run.steps })}` : ""}`;
-    $("curves").replaceChildren(curve(t("loss"), [run.loss]), curve(t("validation"), [run.validation]));
+    $("curves").replaceChildren(curve(t("loss"), [{ points: run.loss }]), curve(t("validation"), [{ points: run.validation }]));
     $("samples-title").hidden = !run.samples.length;
     $("samples").replaceChildren(
       ...run.samples.slice(-12).reverse().map(({ step, prompt, continuation }) =>

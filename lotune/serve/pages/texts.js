@@ -1,7 +1,7 @@
 // What the pages say, in English and Chinese.
 export const texts = {
   en: {
-    pages: "Pages", skip: "Skip to the content", chat: "Chat", compare: "Compare", runs: "Runs", api: "API", run: "Run",
+    studio: "Studio", pages: "Pages", skip: "Skip to the content", chat: "Chat", compare: "Compare", runs: "Runs", api: "API", run: "Run",
     dark: "Dark", light: "Light", key: "This server needs an API key:",
     model: "Model", system: "System prompt", temperature: "Temperature (0: the best token)", top_k: "Top-k (0: all tokens)",
     top_p: "Top-p", max_tokens: "Maximum number of new tokens", repetition_penalty: "Repetition penalty (1: none)", seed: "Seed (empty: random)",
@@ -27,7 +27,7 @@ export const texts = {
     apihint: "The paths of this server, from its OpenAPI description.", body: "Body", field: "Field", kind: "Type", default: "Default", meaning: "Meaning",
   },
   zh: {
-    pages: "页面", skip: "跳到正文", chat: "对话", compare: "对比", runs: "训练记录", api: "接口", run: "训练",
+    studio: "工作台", pages: "页面", skip: "跳到正文", chat: "对话", compare: "对比", runs: "训练记录", api: "接口", run: "训练",
     dark: "深色", light: "浅色", key: "此服务器需要 API 密钥：",
     model: "模型", system: "系统提示", temperature: "温度（0：取最可能的词元）", top_k: "Top-k（0：全部词元）",
     top_p: "Top-p", max_tokens: "最多生成的词元数", repetition_penalty: "重复惩罚（1：无）", seed: "随机种子（空：随机）",

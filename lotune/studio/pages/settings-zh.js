@@ -1,0 +1,2 @@
+// The help of settings in Chinese, by key; a setting without one has its English help.
+export const help = {};
