@@ -108,9 +108,9 @@ class AnswerIndex:
 
     def _search(self, selection: Selection) -> array[int]:
         wanted = BITS[selection.verdict]
-        kind = self.kinds.index(selection.kind) if selection.kind in self.kinds else -1
-        if selection.kind and kind < 0:
+        if selection.kind and selection.kind not in self.kinds:
             return array("q")
+        kind = self.kinds.index(selection.kind) if selection.kind else -1
         holding = self._holding(selection.text) if selection.text else None
         return array("q", (
             row for row in range(len(self._tuned))

@@ -159,9 +159,9 @@ class JobStore:
     def add(self, kind: str, run: str, words: Sequence[str]) -> Job:
         """Write a job that waits."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = max((int(job.id) for job in self), default=0) + 1
+        number = time.time_ns()  # no number is used twice, also if the latest job is deleted
         while True:
-            folder = self.folder / f"{number:06d}"
+            folder = self.folder / f"{number:020d}"
             with suppress(FileExistsError):
                 folder.mkdir()
                 break
@@ -194,6 +194,10 @@ class JobStore:
             job = Job(self.folder / name, record["kind"], record["run"], words, created)
             self._known[name] = job
         return job
+
+    def forget(self, job: Job) -> None:
+        """Keep a deleted job no longer."""
+        self._known.pop(job.id, None)
 
 
 def command_line(words: Sequence[str]) -> list[str]:

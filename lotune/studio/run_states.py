@@ -98,6 +98,7 @@ class Runs:
                 _remove(folder)
         for job in self.jobs.of_run(name):
             _remove(job.folder)
+            self.jobs.forget(job)
         self._figures.pop(name, None)
 
     def _folders(self) -> list[Path]:

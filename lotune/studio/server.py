@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ def studio(folder: Path, options: StudioServerOptions) -> None:
     token = studio_token(working.workspace.own)
     app = build_app(working, StudioOptions(token, port, loopback, options.allowed_hosts))
     address = _address(options.host, port)
-    os.chdir(working.workspace.folder)  # paths in a recipe begin there
     if not loopback:
         print_status(f"warning: whoever reaches {options.host} and has the address can start commands on this machine")
 

@@ -55,7 +55,8 @@ class Workspace:
         parts = name.split("/")
         if not name.isprintable() or len(name.encode()) > MAX_NAME or "\\" in name or ":" in name:
             raise CallError(400, "bad_name", "a name of a file has printable characters, no \\ and no :")
-        if any(not part or part.startswith(".") or part != part.strip() for part in parts):
+        # A hyphen at the start would make it an option of the command that gets it.
+        if any(not part or part.startswith((".", "-")) or part != part.strip() for part in parts):
             raise CallError(400, "bad_name", f"{name!r} is not the name of a file here", "name a file of this folder")
         path = self.folder.joinpath(*parts)
         if not self.contains(path):
