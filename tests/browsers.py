@@ -20,8 +20,19 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
 @contextmanager
-def opened(browser: Any, server: Address, path: str, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Any]:
-    """Open a page; at its end, nothing was written to the console, and no other place was asked."""
+def opened(
+    browser: Any,
+    server: Address,
+    path: str,
+    size: tuple[int, int] = DESKTOP,
+    *,
+    refused: int | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Open a page; at its end, nothing was written to the console, and no other place was asked.
+
+    `refused` is the status of calls that are meant to fail, which the browser notes in the console.
+    """
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale="en-GB", **options)
     context.set_default_timeout(60_000)
     page = context.new_page()
@@ -33,6 +44,6 @@ def opened(browser: Any, server: Address, path: str, size: tuple[int, int] = DES
     page.goto(f"{server.url}{path}")
     page.wait_for_load_state("networkidle")
     yield page
-    assert console == []
+    assert [text for text in console if refused is None or f"status of {refused}" not in text] == []
     assert all(url.startswith((server.url, "blob:", "data:")) for url in asked), asked
     context.close()

@@ -103,6 +103,8 @@ def write_recipe(folder: Path, base: Path, name: str = "small", epochs: int = 1)
 
 def write_rows(folder: Path, name: str = "mood.csv", rows: int = 60) -> str:
     """Write a file of labelled texts, and return its name."""
-    lines = (f'"table {row} was {"warm" if row % 2 else "cold"}",{"pos" if row % 2 else "neg"}\n' for row in range(rows))
+    lines = (
+        f'"table {row} was {"warm" if row % 2 else "cold"}",{"pos" if row % 2 else "neg"}\n' for row in range(rows)
+    )
     (folder / name).write_text("review,mood\n" + "".join(lines))
     return name

@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 import os
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -73,8 +73,8 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             self._check_origin(scope, headers)
-            given = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-            if scope["method"] == "GET" and self._is_token(given.get("token", "")):
+            given = parse_qsl(scope["query_string"].decode("latin-1"))
+            if scope["method"] == "GET" and self._is_token(dict(given).get("token", "")):
                 await self._let_in(scope, given, send)
                 return
             self._check_token(headers)
@@ -123,10 +123,10 @@ class Guard:
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self.token.encode())
 
-    async def _let_in(self, scope: Any, given: dict[str, str], send: Any) -> None:
+    async def _let_in(self, scope: Any, given: Sequence[tuple[str, str]], send: Any) -> None:
         """Put the token of the address into a cookie, and take it out of the address."""
-        given.pop("token")
-        place = scope["path"] + (f"?{urlencode(given)}" if given else "")
+        rest = urlencode([(name, value) for name, value in given if name != "token"])
+        place = scope["path"] + (f"?{rest}" if rest else "")
         cookie = f"{self.cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
         place = "/" + place.lstrip("/")  # two slashes would lead to another host
         headers = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import threading
@@ -24,6 +25,8 @@ StateName = Literal["waiting", "running", "stopping", "stopped", "died", "out_of
 ACTIVE: Sequence[StateName] = ("waiting", "running", "stopping")
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended."""
+RAN_OUT = re.compile(r"memory: ran out|[\w.]+: memory ran out")
+"""How an error about memory begins."""
 FILES = ("recipe.yaml", "stages.json", "scorecard.json")
 
 
@@ -151,7 +154,7 @@ def _ended_state(job: Job, ended: Ended) -> RunState:
     lines = job.last_lines()
     if ended.stopped or ended.status == INTERRUPTED:
         return RunState("stopped")
-    if ended.oom or (lines and any(line.startswith("memory: ran out") for line in lines)):
+    if ended.oom or any(RAN_OUT.match(line) for line in lines):
         why = "the system ended it, as memory ran out" if ended.oom else "memory ran out"
         return RunState("out_of_memory", why=why, cause=lines)
     if ended.status is None:

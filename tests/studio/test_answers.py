@@ -36,7 +36,9 @@ def row(id: int, correct: bool | None, text: str, kind: str = "") -> Row:
 
 def some_rows(seed: int, count: int = 40) -> tuple[list[Row], list[Row]]:
     draw = random.Random(seed)
-    tuned = [row(n, draw.choice((True, False, None)), draw.choice(WORDS), draw.choice(("", "a", "b"))) for n in range(count)]
+    tuned = [
+        row(n, draw.choice((True, False, None)), draw.choice(WORDS), draw.choice(("", "a", "b"))) for n in range(count)
+    ]
     base = [row(n, draw.choice((True, False)), draw.choice(WORDS)) for n in range(count) if draw.random() < 0.9]
     draw.shuffle(base)
     return base, tuned

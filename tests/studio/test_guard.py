@@ -20,9 +20,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudioAddress]:
         yield address
 
 
-@pytest.mark.parametrize("path", ["/", "/runs", "/runs.js", "/api/runs", "/openapi.json", "/report/x", "/talk/x/", "/no"])
+@pytest.mark.parametrize(
+    "path", ["/", "/runs", "/runs.js", "/api/runs", "/openapi.json", "/report/x", "/talk/x/", "/no"]
+)
 def test_nothing_answers_without_the_token(server: StudioAddress, path: str) -> None:
-    for headers in (NO_TOKEN, {"Authorization": ""}, {"Authorization": f"Basic {TOKEN}"}, {"Cookie": "lotune_studio_1=x"}):
+    for headers in (
+        NO_TOKEN,
+        {"Authorization": ""},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Cookie": "lotune_studio_1=x"},
+    ):
         reply = server.get(path, {"Authorization": "", **headers})
         assert reply.status == 401
         assert reply.json["error"]["code"] == "no_token"
@@ -37,8 +44,8 @@ def test_a_person_is_told_in_both_languages_how_to_get_in(server: StudioAddress)
 
 
 def test_the_token_of_the_address_becomes_a_cookie(server: StudioAddress) -> None:
-    reply = server.get(f"/run?run=a%20b&token={TOKEN}", NO_TOKEN)
-    assert (reply.status, reply.headers["location"]) == (303, "/run?run=a+b")
+    reply = server.get(f"/compare?run=a%20b&run=c&token={TOKEN}", NO_TOKEN)
+    assert (reply.status, reply.headers["location"]) == (303, "/compare?run=a+b&run=c")
     cookie = reply.headers["set-cookie"]
     assert all(word in cookie for word in ("HttpOnly", "SameSite=Strict", f"lotune_studio_{server.port}={TOKEN}"))
     given = {"Authorization": "", "Cookie": f"other=1; {cookie.split(';')[0]}"}

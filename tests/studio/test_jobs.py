@@ -43,14 +43,17 @@ def working(tmp_path: Path, jobs: JobStore, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_job_waits_runs_and_ends_with_its_status(working: Dispatcher, jobs: JobStore) -> None:
-    good, bad = jobs.add("run", "a", ["print('hello')"]), jobs.add("run", "b", ["import sys; sys.exit('no: such thing')"])
+    good, bad = (
+        jobs.add("run", "a", ["print('hello')"]),
+        jobs.add("run", "b", ["import sys; sys.exit('no: such thing')"]),
+    )
     assert [job.state for job in jobs] == ["waiting", "waiting"]
     wait_for(lambda: not working.look())
     assert [job.ended and job.ended.status for job in (good, bad)] == [0, 1]
     assert (good.last_lines(), bad.last_lines()) == (["hello"], ["no: such thing"])
     again = JobStore(jobs.folder)
     assert [job.state for job in again] == ["ended", "ended"]
-    assert [(job.run, job.command) for job in again][0] == ("a", "lotune 'print('\"'\"'hello'\"'\"')'")
+    assert next((job.run, job.command) for job in again) == ("a", "lotune 'print('\"'\"'hello'\"'\"')'")
     assert good.id < bad.id
 
 
@@ -177,8 +180,11 @@ def test_a_file_in_the_folder_that_is_called_like_a_module_is_not_imported(tmp_p
 def test_ctrl_c_ignored_by_a_shell_reaches_a_job_all_the_same(tmp_path: Path, jobs: JobStore) -> None:
     """A shell starts background processes with SIGINT ignored, and the dispatcher's children would inherit that."""
     job = jobs.add("chat", "a", ["chat", "--model", "nano"])
-    program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import os, sys; os.execv(sys.executable, " \
-        f"[sys.executable, '-P', '-m', 'lotune.studio.dispatcher', {str(tmp_path)!r}])"  # fmt: skip
+    program = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-P", "-m", "lotune.studio.dispatcher", {str(tmp_path)!r}])
+"""
     started = subprocess.Popen([sys.executable, "-c", program])
     wait_for(lambda: job.process)
     ignored = int(next(line.split()[1] for line in Path(f"/proc/{job.process.pid}/status").read_text().splitlines()

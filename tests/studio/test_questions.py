@@ -15,9 +15,10 @@ from lotune.tasks.question_fields import question_fields, question_row
 from lotune.tasks.registry import TASKS, build_task, task_settings
 
 LABELS = {"neg": "bad", "pos": "good"}
+PAIR = {"first": "a", "second": "b"}
 TASKS_ASKED = [
     ({"name": "sentences", "labels": LABELS}, {"sentence": "So warm"}),
-    ({"name": "sentences", "labels": LABELS, "columns": {"first": "a", "second": "b"}}, {"first": "A.", "second": "B."}),
+    ({"name": "sentences", "labels": LABELS, "columns": PAIR}, {"first": "A.", "second": "B."}),
     ({"name": "instructions"}, {"instruction": "Say it", "input": "hello"}),
     ({"name": "arithmetic"}, {"problem": "计算 1 + 1 等于多少？"}),
     ({"name": "reading"}, {"context": "Anna is at home.", "question": "Who is at home?"}),

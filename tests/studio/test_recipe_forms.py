@@ -141,8 +141,8 @@ def test_a_copy_has_the_comments_and_no_name(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("line", [
-    "data: {train: ../elsewhere.csv}", "data: {train: /etc/passwd}", "base: {model: ../model}", "data: {test: link.csv}",
-    "retention: {data: ../q.json}",
+    "data: {train: ../elsewhere.csv}", "data: {train: /etc/passwd}", "base: {model: ../model}",
+    "data: {test: link.csv}", "retention: {data: ../q.json}",
 ])  # fmt: skip
 def test_files_outside_are_asked_about_first(workspace: Workspace, line: str) -> None:
     (workspace.folder / "link.csv").symlink_to("/etc/passwd")

@@ -38,7 +38,9 @@ def test_the_tokens_are_those_of_the_training(workspace: Workspace) -> None:
     for shown, example in zip(seen["rows"], examples, strict=True):
         row = encode_row(tokenizer, example)
         assert "".join(text for text, _ in shown) == tokenizer.decode(row.token_ids)
-        assert "".join(text for text, trained in shown if trained) == tokenizer.decode(row.token_ids[row.completion_start :])
+        assert "".join(text for text, trained in shown if trained) == tokenizer.decode(
+            row.token_ids[row.completion_start :]
+        )
     assert seen["counts"] == {
         "read": 60, "malformed": 0, "kinds": 2, "different": 60, "duplicates": 0, "encoded": 60, "limit": 1024,
         "too_long": 0, "longest": max(len(encode_row(tokenizer, one).token_ids) for one in task.examples(
@@ -61,7 +63,7 @@ def test_other_columns_change_the_recipe_and_the_rows(workspace: Workspace) -> N
 
 
 def test_a_character_of_several_tokens_is_one_piece(workspace: Workspace) -> None:
-    rows = "".join(f"{{\"instruction\": \"𠮷{n}🙂\", \"output\": \"好🙂\"}}\n" for n in range(20))
+    rows = "".join(f'{{"instruction": "𠮷{n}🙂", "output": "好🙂"}}\n' for n in range(20))
     (workspace.folder / "odd.jsonl").write_text(rows)
     shown = preview(workspace, made(workspace, "odd.jsonl")["file"])["rows"][0]
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(text for text, _ in shown)
@@ -86,7 +88,9 @@ def test_duplicates_and_unusable_rows_are_counted(workspace: Workspace) -> None:
 def test_of_a_large_file_the_head_is_read(workspace: Workspace) -> None:
     with (workspace.folder / "large.csv").open("w") as file:
         file.write("review,mood\n")
-        file.writelines(f'"table {n} was {"warm and so on " * 5}",{"pos" if n % 2 else "neg"}\n' for n in range(120_000))
+        file.writelines(
+            f'"table {n} was {"warm and so on " * 5}",{"pos" if n % 2 else "neg"}\n' for n in range(120_000)
+        )
     with head_of(workspace.folder / "large.csv") as (part, is_part):
         assert is_part
         assert HEAD_BYTES - 1000 < part.stat().st_size <= HEAD_BYTES
@@ -128,5 +132,8 @@ def test_the_reader_answers_every_call_that_it_lists(workspace: Workspace) -> No
     assert answer(workspace, {"call": "form", "recipe": "no.yaml"})["status"] == 404
     assert answer(workspace, {"call": "startable", "recipe": "mood.yaml", "allow_outside": False})["result"] == "mood"
     settings = answer(workspace, {"call": "settings"})["result"]
-    assert [one["key"] for one in settings if one["main"]] and all(one["help"] for one in settings)
-    assert {"key": "tune.lr_schedule"}.items() <= next(one for one in settings if one["choices"] and "cosine" in one["choices"]).items()
+    assert sum(one["main"] for one in settings) == 6
+    assert all(one["help"] for one in settings)
+    assert {"key": "tune.lr_schedule"}.items() <= next(
+        one for one in settings if one["choices"] and "cosine" in one["choices"]
+    ).items()

@@ -34,7 +34,9 @@ def make_run(runs: Runs, name: str, *stages: str) -> Path:
     return folder
 
 
-def ended_job(runs: Runs, name: str, status: int | None, output: str = "", *, oom: bool = False, stopped: bool = False) -> Job:
+def ended_job(
+    runs: Runs, name: str, status: int | None, output: str = "", *, oom: bool = False, stopped: bool = False
+) -> Job:
     job = runs.jobs.add("run", name, ["run", f"{name}.yaml"])
     job.claim()
     job.output.write_text(output)
@@ -58,7 +60,9 @@ ERROR = "preparing the rows\nmood.csv: has no column 'label'\nremedy: name it\n"
     (None, {"stopped": True}, "stopped", ""),
     (0, {}, "stopped", ""),
 ])  # fmt: skip
-def test_an_unfinished_run_ended_as_its_job_did(runs: Runs, status: int, options: dict[str, bool], state: str, why: str) -> None:
+def test_an_unfinished_run_ended_as_its_job_did(
+    runs: Runs, status: int, options: dict[str, bool], state: str, why: str
+) -> None:
     folder = make_run(runs, "mood", "prepare")
     job = ended_job(runs, "mood", status, ERROR, **options)
     found = state_of(folder, job)
@@ -68,8 +72,10 @@ def test_an_unfinished_run_ended_as_its_job_did(runs: Runs, status: int, options
 
 
 def test_memory_that_ran_out_in_python_is_told_from_its_words(runs: Runs) -> None:
-    job = ended_job(runs, "mood", 2, "memory: ran out (DefaultCPUAllocator)\nremedy: use a smaller base\n")
-    assert state_of(None, job).name == "out_of_memory"
+    for words in ("memory: ran out (DefaultCPUAllocator)", "max_batch_tokens: memory ran out in a forward pass"):
+        job = ended_job(runs, "mood", 2, f"tuning\n{words}\nremedy: use a smaller base\n")
+        assert state_of(None, job).name == "out_of_memory"
+    assert state_of(None, ended_job(runs, "mood", 2, "a row about memory: ran out\n")).name == "died"
 
 
 def test_a_finished_run_is_done_whatever_its_job_says(runs: Runs) -> None:

@@ -82,7 +82,9 @@ def test_runs_are_compared_in_pairs(server: StudioAddress, finished: str) -> Non
 
 def test_a_bundle_and_a_model_are_downloaded(server: StudioAddress, finished: str, tmp_path: Path) -> None:
     assert server.call("POST", "run/bundle", status=202, body={"run": finished, "team": "Us"})["state"] != "done"
-    made = wait_for(lambda: (now := server.call("GET", "run", run=finished)["made"]["bundle"])["state"] == "done" and now)
+    made = wait_for(
+        lambda: (now := server.call("GET", "run", run=finished)["made"]["bundle"])["state"] == "done" and now
+    )
     assert made["command"] == "lotune bundle runs/small --team Us --out downloads/small.zip"
     reply = server.get(f"/api/run/file?run={finished}&name=bundle")
     assert reply.headers["content-type"] == "application/octet-stream"
@@ -100,7 +102,9 @@ def test_a_bundle_and_a_model_are_downloaded(server: StudioAddress, finished: st
         assert server.call("GET", "run/file", status=404, run=finished, name=name)["error"]
     team = {"run": finished, "team": "!!!"}
     server.call("POST", "run/bundle", status=202, body=team)
-    failed = wait_for(lambda: (now := server.call("GET", "run", run=finished)["made"]["bundle"])["state"] == "failed" and now)
+    failed = wait_for(
+        lambda: (now := server.call("GET", "run", run=finished)["made"]["bundle"])["state"] == "failed" and now
+    )
     assert "team" in " ".join(failed["cause"])
 
 
@@ -126,7 +130,9 @@ def test_somebody_talks_to_base_and_tuned(server: StudioAddress, finished: str) 
     assert not (server.studio.workspace.own / "talk-key").exists()
 
 
-def test_a_run_is_stopped_continued_and_made_again_with_a_change(server: StudioAddress, folder: Path, finished: str) -> None:
+def test_a_run_is_stopped_continued_and_made_again_with_a_change(
+    server: StudioAddress, folder: Path, finished: str
+) -> None:
     recipe = write_recipe(folder, Path("base"), "long", ENDLESS)
     server.call("POST", "runs", status=201, body={"recipe": recipe})
     server.call("POST", "runs", status=409, body={"recipe": recipe})

@@ -45,7 +45,9 @@ def test_a_file_is_there_when_it_is_whole(server: StudioAddress) -> None:
     assert nothing_left(server)
 
 
-@pytest.mark.parametrize("name", ["page.html", "image.svg", "run.sh", "rows", "model.safetensors", "x.py", ".hidden.csv"])
+@pytest.mark.parametrize(
+    "name", ["page.html", "image.svg", "run.sh", "rows", "model.safetensors", "x.py", ".hidden.csv"]
+)
 def test_what_is_no_file_of_rows_is_refused(server: StudioAddress, name: str) -> None:
     status, body = put(server, name, b"<script>alert(1)</script>")
     assert status in (400, 415)
@@ -53,7 +55,9 @@ def test_what_is_no_file_of_rows_is_refused(server: StudioAddress, name: str) ->
     assert not (folder_of(server) / name).exists()
 
 
-@pytest.mark.parametrize("name", ["..%2Frows.csv", "%2Ftmp%2Fx.csv", "a%2F..%2F..%2Fx.csv", "a%5Cb.csv", "%00.csv", ".lotune%2Fx.csv"])
+@pytest.mark.parametrize(
+    "name", ["..%2Frows.csv", "%2Ftmp%2Fx.csv", "a%2F..%2F..%2Fx.csv", "a%5Cb.csv", "%00.csv", ".lotune%2Fx.csv"]
+)
 def test_a_name_that_leads_elsewhere_is_refused(server: StudioAddress, name: str) -> None:
     assert put(server, name, b"a\n")[0] in (400, 403)
 
@@ -94,8 +98,9 @@ def test_a_disk_that_fills_up_meanwhile_is_named_and_nothing_remains(
 
 def test_an_upload_that_breaks_off_leaves_nothing(server: StudioAddress) -> None:
     with closing(socket.create_connection(("127.0.0.1", server.port))) as connection:
-        head = f"PUT /api/files?name=broken.csv HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
-        connection.sendall(f"{head}Content-Length: 5000000\r\n\r\n".encode() + b"x" * 2_000_000)
+        head = f"PUT /api/files?name=broken.csv HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        rest = f"Authorization: Bearer {TOKEN}\r\nContent-Length: 5000000\r\n\r\n"
+        connection.sendall(f"{head}{rest}".encode() + b"x" * 2_000_000)
         wait_for(lambda: not nothing_left(server))
     wait_for(lambda: nothing_left(server))
     assert not (folder_of(server) / "broken.csv").exists()
@@ -106,5 +111,7 @@ def test_other_calls_take_no_large_body(server: StudioAddress) -> None:
     assert reply.status == 413
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         chunks = (b"x" * 2**20 for _ in range(6))
-        connection.request("POST", "/api/recipe", chunks, {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"})
+        connection.request(
+            "POST", "/api/recipe", chunks, {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        )
         assert connection.getresponse().status == 413

@@ -27,7 +27,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.mark.parametrize("name", [
-    "..", "../outside/secret.csv", "sub/../../outside/secret.csv", "/etc/passwd", "", ".", ".lotune/token", "sub/.hidden",
+    "..", "../outside/secret.csv", "sub/../../outside/secret.csv", "/etc/passwd", "", ".", ".lotune/token",
+    "sub/.hidden",
     "a//b", "a\\b", "C:x", "a\x00b", "a\nb", " rows.csv", "rows.csv ", "x" * 300, "link.csv", "leading/secret.csv",
     "leading/new.csv", "\u202efig.csv", "-x.csv", "--out",
 ])  # fmt: skip
