@@ -20,6 +20,7 @@ from lotune.evaluate.settings import EvaluateSettings, ScoreSettings
 from lotune.model.methods.registry import DEFAULT_METHOD, METHODS, AnyAdapterSettings, adapter_settings
 from lotune.model.settings import BaseSettings
 from lotune.recipes.shipped import recipe_file, recipe_names
+from lotune.report.languages import Language
 from lotune.settings import Settings, Switch, join_names, read_settings
 from lotune.tasks.registry import DEFAULT_TASK, AnyTaskSettings, task_settings
 from lotune.train.settings import CheckpointSettings, PretrainSettings, TuneSettings
@@ -85,6 +86,8 @@ class RunOptions:
     dry_run: bool = False
     json: bool = False
     debug: bool = False
+    language: Language = "en"
+    """Language of the scorecard in the terminal, and of the report."""
     world: ProcessGroup = SINGLE_PROCESS
     """The processes that run the command together."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lotune.cli.execution import expand_user, model_of_run, recipe_from_options, run_options, run_recipe_verb, run_verb
-from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json, Server
+from lotune.cli.options import BaseModel, Debug, DryRun, ForceTemplate, Json, Lang, Server
 from lotune.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Output file for the predictions of --model (jsonl).")] = None,
     force_template: ForceTemplate = False,
     dry_run: DryRun = False,
+    lang: Lang = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -54,7 +55,7 @@ def evaluate(
             "--out": out, "--base": base,
         }  # fmt: skip
         run_verb(lambda: _require_recipe(recipe_file, model_options), json=False, debug=debug)
-        run_recipe_verb("evaluate", Path(recipe_file), overrides, dry_run, json, debug)
+        run_recipe_verb("evaluate", Path(recipe_file), overrides, dry_run, json, debug, lang)
     else:
         rows = {"data": expand_user(data), "limit": limit, "shots": shots, "shots_data": expand_user(shots_data)}
         options = run_options(dry_run, json, debug)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from lotune.recipe import Recipe, RunOptions
 
 
-def run_options(dry_run: bool, json: bool, debug: bool) -> RunOptions:
-    """Return the options of a command as stages take them."""
+def run_options(dry_run: bool, json: bool, debug: bool, lang: str | None = None) -> RunOptions:
+    """Return the options of a command as stages take them; without `lang`, the language is that of the locale."""
     from lotune.recipe import RunOptions
+    from lotune.report.languages import LANGUAGES, language_of_locale
 
-    return RunOptions(dry_run=dry_run, json=json, debug=debug)
+    language = next((one for one in LANGUAGES if one == lang), language_of_locale())
+    return RunOptions(dry_run=dry_run, json=json, debug=debug, language=language)
 
 
 def run_verb(work: Callable[[], Any], *, json: bool, debug: bool, resumes: bool = False) -> None:
@@ -60,14 +62,16 @@ def _print_result(result: Any, json: bool) -> None:
         print(as_json(result))
 
 
-def run_recipe_verb(verb: str, path: Path, overrides: list[str] | None, dry_run: bool, json: bool, debug: bool) -> None:
+def run_recipe_verb(
+    verb: str, path: Path, overrides: list[str] | None, dry_run: bool, json: bool, debug: bool, lang: str | None = None
+) -> None:
     """Run the stage of a command that takes a recipe, together with the other processes under torchrun."""
 
     def work() -> Any:
         recipe = recipe_with_threads(path, overrides)
         # By name, so that a command imports its own stage alone; `import_module` of all would load torch for --help.
         stage: Callable[[Recipe, RunOptions], Any] = getattr(import_module(f"lotune.stages.{verb}"), verb)
-        options = run_options(dry_run, json, debug)
+        options = run_options(dry_run, json, debug, lang)
         from lotune.distributed import world_size
 
         if world_size() > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,4 +40,8 @@ RepetitionPenalty = Annotated[
     float, typer.Option(help="Divide the logits of tokens already present by this; 1 is off.")
 ]
 Seed = Annotated[int, typer.Option(help="Random seed for sampling.")]
+Lang = Annotated[
+    Literal["en", "zh"] | None,
+    typer.Option("--lang", help="Language of scorecard and report. Default: that of the locale."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lotune.cli.execution import run_options, run_verb
-from lotune.cli.options import Debug, Json
+from lotune.cli.options import Debug, Json, Lang
 
 
 def report(
@@ -16,6 +16,7 @@ def report(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
     ] = None,
+    lang: Lang = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -24,6 +25,6 @@ def report(
     def work() -> Any:
         from lotune.stages.report import report
 
-        return report(target, overrides or [], run_options(False, json, debug))
+        return report(target, overrides or [], run_options(False, json, debug, lang))
 
     run_verb(work, json=json, debug=debug)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lotune.cli.execution import run_recipe_verb, run_verb
-from lotune.cli.options import RECIPE_HELP, Debug, DryRun, Json, Overrides
+from lotune.cli.options import RECIPE_HELP, Debug, DryRun, Json, Lang, Overrides
 from lotune.text_display import print_visible
 
 
@@ -17,6 +17,7 @@ def run(
     overrides: Overrides = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the recipes of lotune.")] = False,
     dry_run: DryRun = False,
+    lang: Lang = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -24,7 +25,7 @@ def run(
     if list_recipes or recipe is None:
         run_verb(lambda: _recipes(list_recipes, json), json=json, debug=debug)
     else:
-        run_recipe_verb("run", recipe, overrides, dry_run, json, debug)
+        run_recipe_verb("run", recipe, overrides, dry_run, json, debug, lang)
 
 
 def _recipes(requested: bool, json: bool) -> Any:

@@ -7,6 +7,7 @@ their own labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from markupsafe import Markup
 from lotune.evaluate.scorecard import Scorecard
 from lotune.report import provenance, sections, strengths
 from lotune.report.canvas import LabelledPoint, Point
+from lotune.report.languages import Language, translated
 from lotune.report.plots import (
     NARROW,
     WIDE,
@@ -37,10 +39,11 @@ from lotune.text_display import show_control_characters
 HTML_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(report: Report) -> str:
+def render_page(report: Report, language: Language = "en") -> str:
     """Return the report as HTML."""
+    card = report.card
     return (
-        page_environment()
+        page_environment(language)
         .get_template("report.html.jinja")
         .render(
             report=report,
@@ -48,16 +51,39 @@ def render_page(report: Report) -> str:
             provenance=provenance,
             strengths=strengths,
             style=page_style(),
-            kinds=list(zip(sections.kinds_table(report.card.target).rows, kind_strips(report), strict=True)),
-            kept=list(zip(sections.retention_table(report.card.retention).rows, retention_bars(report), strict=True)),
+            kinds=list(
+                zip(sections.kinds_table(card.target).translated(language).rows, kind_strips(report), strict=True)
+            ),
+            kept=list(
+                zip(
+                    sections.retention_table(card.retention).translated(language).rows,
+                    retention_bars(report),
+                    strict=True,
+                )
+            ),
             scale=scale_marks(report.card.target),
-            plots=plots(report),
+            plots={name: in_language(plot, language) for name, plot in plots(report).items()},
         )
     )
 
 
-def page_environment() -> Environment:
-    """Return the environment of the pages: it escapes every text, and has the filters plain, isolated and unbroken."""
+def in_language(plot: Markup, language: Language) -> Markup:
+    """Return a plot with its texts in a language; they are lotune's own."""
+
+    def told(found: re.Match[str]) -> str:
+        return f"{found[1]}{Markup.escape(translated(Markup(found[2]).unescape(), language))}{found[3]}"
+
+    return plot if language == "en" else Markup(_PLOT_TEXT.sub(told, str(plot)))
+
+
+_PLOT_TEXT = re.compile(r"(<text[^>]*>)([^<]*)(</text>)")
+
+
+def page_environment(language: Language = "en") -> Environment:
+    """Return the environment of the pages: it escapes every text, and has the filters plain, isolated and unbroken.
+
+    Its function `t` returns a text of lotune in the language of the page.
+    """
     loader = FileSystemLoader(HTML_TEMPLATES)
     # StrictUndefined makes a misspelt name in the template an error instead of an empty text.
     environment = Environment(
@@ -67,8 +93,18 @@ def page_environment() -> Environment:
     environment.filters["isolated"] = _isolate
     environment.filters["unbroken"] = lambda text: _isolate(text.replace(" %", "\N{NO-BREAK SPACE}%"))
     environment.filters["stacked"] = _stack
+    environment.filters["filled"] = lambda text, base, name: Markup.escape(text).format(
+        base=_isolate(base), name=_isolate(name)
+    )
+    environment.globals["t"] = partial(translated, language=language)
+    environment.globals["capitalised"] = lambda text: _capitalised(translated(text, language))
+    environment.globals["language"] = language
     environment.globals["key"] = lambda kind: Markup(legend_swatch(kind))
     return environment
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def page_style() -> Markup:
@@ -84,8 +120,8 @@ def _isolate(text: str) -> Markup:
 def _stack(text: str) -> Markup:
     """Return a figure with the text in brackets after it on a line below."""
     # A phone's narrow cell has no space for a figure and its interval on one line.
-    figure, _, span = text.replace(" %", "\N{NO-BREAK SPACE}%").partition(" (")
-    return Markup("{}<small>{}</small>").format(_isolate(figure), show_control_characters(span.removesuffix(")")))
+    figure, span, *_ = [*re.split(r" \(|（", text.replace(" %", "\N{NO-BREAK SPACE}%"), maxsplit=1), ""]
+    return Markup("{}<small>{}</small>").format(_isolate(figure), show_control_characters(span.rstrip(")）")))
 
 
 def kind_strips(report: Report) -> list[Markup]:

@@ -4,139 +4,158 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.scorecard import Scorecard, Target
 from lotune.report import provenance, sections, strengths
+from lotune.report.languages import Language, translated
 from lotune.report.report_data import ExamplePair, Report
 from lotune.report.sections import Table
 from lotune.text_display import show_control_characters
 
 
-def render_markdown(report: Report) -> str:
+def render_markdown(report: Report, language: Language = "en") -> str:
     """Return the report as Markdown."""
-    card = report.card
-    lines = [f"# {escape_markdown(report.name)}", "", f"**{escape_markdown(sections.verdict_headline(card))}**", ""]
+    card, told = report.card, partial(_told, language=language)
+    lines = [f"# {escape_markdown(report.name)}", "", f"**{told(sections.verdict_headline(card))}**", ""]
     if report.altered:
-        lines += [f"**{escape_markdown(sections.altered_note(report.altered))}**", ""]
+        lines += [f"**{told(sections.altered_note(report.altered))}**", ""]
     # The headline names a single reason itself.
     if len(card.reasons) > 1:
-        lines += [*(f"- not met: {escape_markdown(reason)}" for reason in card.reasons), ""]
-    lines += [f"{escape_markdown(card.learning)}.", ""] if card.learning else []
+        lines += [*(f"- {told(f'not met: {reason}')}" for reason in card.reasons), ""]
+    lines += [f"{told(card.learning)}.", ""] if card.learning else []
     for step in card.next_steps:
-        lines += [f"To try next: {escape_markdown(step.reason)}.", "", *fenced(step.command), ""]
-    lines += [
-        f"- {escape_markdown(label)}: **{escape_markdown(value)}** ({escape_markdown(note)})"
-        for label, value, note in sections.key_figures(card)
-    ]
-    lines += [f"- base model {escape_markdown(card.base)}, checkpoint {escape_markdown(card.chosen_checkpoint)}"]
-    lines += [f"- {escape_markdown(note)}" for note in card.notes]
+        lines += [told(f"To try next: {step.reason}."), "", *fenced(step.command), ""]
+    lines += [f"- {told(label)}: **{told(value)}** ({told(note)})" for label, value, note in sections.key_figures(card)]
+    lines += [f"- {told(f'base model {card.base}, checkpoint {card.chosen_checkpoint}')}"]
+    lines += [f"- {told(note)}" for note in card.notes]
     for anchor in sections.SECTIONS:
-        title = escape_markdown(sections.section_title(anchor, card.target))
-        lines += ["", f"## {title}", "", *_section(report, anchor)]
+        title = told(sections.section_title(anchor, card.target))
+        lines += ["", f"## {title}", "", *_section(report, anchor, language)]
     return "\n".join(lines) + "\n"
 
 
-def _section(report: Report, anchor: str) -> list[str]:
-    card = report.card
+def _section(report: Report, anchor: str, language: Language) -> list[str]:
+    card, told = report.card, partial(_told, language=language)
+
+    def lines_of(content: Table) -> list[str]:
+        return table_lines(content.translated(language))
+
     match anchor:
         case "kinds":
-            lines = [*table_lines(sections.kinds_table(card.target)), escape_markdown(sections.kinds_note(card.target))]
+            lines = [*lines_of(sections.kinds_table(card.target)), told(sections.kinds_note(card.target))]
             if report.examples.scores:
-                title = f"### Distribution of {escape_markdown(card.target.metric)}"
-                lines += ["", title, "", *table_lines(sections.scores_table(report.examples))]
+                title = f"### {told(f'Distribution of {card.target.metric}')}"
+                lines += ["", title, "", *lines_of(sections.scores_table(report.examples))]
             return lines
         case "kept":
-            return [*table_lines(sections.retention_table(card.retention)), escape_markdown(sections.RETENTION_NOTE)]
+            return [*lines_of(sections.retention_table(card.retention)), told(sections.RETENTION_NOTE)]
         case "training":
             return [
-                *table_lines(provenance.losses_table(report)),
-                escape_markdown(provenance.training_note(report.training)),
+                *lines_of(provenance.losses_table(report)),
+                told(provenance.training_note(report.training)),
             ]
         case "checkpoints":
             return [
-                *table_lines(sections.checkpoints_table(card)),
-                escape_markdown(sections.checkpoints_note(card)),
-                *_strength(card),
+                *lines_of(sections.checkpoints_table(card)),
+                told(sections.checkpoints_note(card)),
+                *_strength(card, language),
             ]
         case "examples":
-            return [escape_markdown(sections.examples_note(report.examples)), *_examples(report)]
+            return [told(sections.examples_note(report.examples)), *_examples(report, language)]
         case "data":
-            return _data(report)
+            return _data(report, language)
         case "settings":
             return [
-                *table_lines(provenance.settings_table(report.settings)),
-                *folded("The whole recipe", report.recipe),
+                *lines_of(provenance.settings_table(report.settings)),
+                *folded(told("The whole recipe"), report.recipe),
             ]
         case "checks":
-            claims = ["### Claims", "", *table_lines(sections.claims_table(card))] if card.claims else []
-            return [*table_lines(sections.checks_table(card)), *claims]
+            claims = [f"### {told('Claims')}", "", *lines_of(sections.claims_table(card))] if card.claims else []
+            return [*lines_of(sections.checks_table(card)), *claims]
         case "environment":
-            return table_lines(provenance.environment_table(report.environment))
+            return lines_of(provenance.environment_table(report.environment))
         case _:
-            return [*fenced(report.command), "", provenance.REPEAT_NOTE]
+            return [*fenced(report.command), "", told(provenance.REPEAT_NOTE)]
 
 
-def _strength(card: Scorecard) -> list[str]:
+def _strength(card: Scorecard, language: Language) -> list[str]:
     if card.strength is None:
         return []
-    table = table_lines(strengths.strength_table(card.strength, card.target))
-    return ["", "### Strength of the adapter", "", escape_markdown(strengths.strength_note(card.strength)), "", *table]
+    table = table_lines(strengths.strength_table(card.strength, card.target).translated(language))
+    title, note = (
+        _told(text, language) for text in ("Strength of the adapter", strengths.strength_note(card.strength))
+    )
+    return ["", f"### {title}", "", note, "", *table]
 
 
-def _examples(report: Report) -> Iterator[str]:
+def _examples(report: Report, language: Language) -> Iterator[str]:
     if report.examples.side_by_side:
         for row in report.examples.side_by_side:
-            yield from _side_by_side(row)
+            yield from _side_by_side(row, language)
         return
     for title, rows in (("Highest scores", report.examples.highest), ("Lowest scores", report.examples.lowest)):
         if rows:
-            yield from ["", f"### {title}"]
+            yield from ["", f"### {_told(title, language)}"]
         for row in rows:
-            yield from _example(row, report.card.target)
+            yield from _example(row, report.card.target, language)
     groups = {"won": report.examples.won, "lost": report.examples.lost, "unsolved": report.examples.unsolved}
     for group, rows in groups.items():
-        yield from ["", f"### {sections.EXAMPLE_GROUPS[group]} ({report.examples.numbers[group]})"]
+        yield from ["", f"### {_told(sections.EXAMPLE_GROUPS[group], language)} ({report.examples.numbers[group]})"]
         for row in rows:
-            yield from _example(row, report.card.target)
+            yield from _example(row, report.card.target, language)
 
 
-def _example(row: ExamplePair, target: Target) -> Iterator[str]:
+def _example(row: ExamplePair, target: Target, language: Language) -> Iterator[str]:
     judged, kind = row.tuned.score, f"{row.tuned.category}, " if row.tuned.category else ""
     yield from [
         "",
         *fenced(row.question),
         "",
-        escape_markdown(f"{kind}{row.tuned.example_id}, key {judged.reference}"),
+        escape_markdown(f"{kind}{row.tuned.example_id}, {translated('reference', language)} {judged.reference}"),
         "",
     ]
-    yield from folded(_summary("Base", row.base, target), row.base.text)
-    yield from folded(_summary("Tuned", row.tuned, target), row.tuned.text)
+    yield from folded(_summary("Base", row.base, target, language), row.base.text)
+    yield from folded(_summary("Tuned", row.tuned, target, language), row.tuned.text)
 
 
-def _side_by_side(row: ExamplePair) -> Iterator[str]:
+def _side_by_side(row: ExamplePair, language: Language) -> Iterator[str]:
     """Yield question and reference of a row, and a table of both answers, each in a cell of its own."""
-    yield from ["", *fenced(row.question), "", escape_markdown(f"{row.tuned.example_id}, reference:"), ""]
+    yield from [
+        "",
+        *fenced(row.question),
+        "",
+        escape_markdown(f"{row.tuned.example_id}, {translated('reference', language)}:"),
+        "",
+    ]
     yield from [*fenced(row.tuned.score.reference), ""]
     texts = tuple(answer.text.strip() or "nothing" for answer in (row.base, row.tuned))
     figures = tuple(sections.answer_figures(answer) for answer in (row.base, row.tuned))
-    yield from table_lines(Table(("base", "tuned"), (texts, figures)))
+    head = translated("base", language), translated("tuned", language)
+    yield from table_lines(Table(head, (texts, figures)))
 
 
-def _summary(title: str, answer: Prediction, target: Target) -> str:
-    verdict = f"{'right' if answer.score.correct else 'wrong'}{sections.score_clause(answer, target)}"
-    return f"{title}: {answer.score.extracted or 'nothing'} ({verdict})"
+def _summary(title: str, answer: Prediction, target: Target, language: Language) -> str:
+    verdict = translated("right" if answer.score.correct else "wrong", language) + sections.score_clause(answer, target)
+    given = answer.score.extracted or translated("nothing", language)
+    return f"{translated(title, language)}: {given} ({verdict})"
 
 
-def _data(report: Report) -> list[str]:
+def _data(report: Report, language: Language) -> list[str]:
     rows, kinds = report.counts["rows"], provenance.kind_counts(report.counts)
-    lines = table_lines(provenance.counts_table(report.counts))
+    lines = table_lines(provenance.counts_table(report.counts).translated(language))
     if kinds:
-        lines += [escape_markdown(f"Training rows by kind: {kinds}."), ""]
-    lines += folded("The first training row", report.counts["tokens"]["first"])
+        lines += [_told(f"Training rows by kind: {kinds}.", language), ""]
+    lines += folded(translated("The first training row", language), report.counts["tokens"]["first"])
     if rows["malformed_rows"]:
-        lines += folded("Malformed rows", "\n".join(rows["malformed_rows"]))
+        lines += folded(translated("Malformed rows", language), "\n".join(rows["malformed_rows"]))
     return lines
+
+
+def _told(text: str, language: Language) -> str:
+    """Return a text of lotune in a language, escaped."""
+    return escape_markdown(translated(text, language))
 
 
 def folded(title: str, text: str) -> list[str]:

@@ -7,13 +7,14 @@ HTML page and Markdown have the same texts. They are plain here: each renderer e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lotune.evaluate.predict import Prediction
 from lotune.evaluate.retention import RetentionMetric, min_retained
 from lotune.evaluate.scorecard import CategoryResult, Checkpoint, Scorecard, Target
 from lotune.evaluate.statistics import SIGNIFICANCE, Interval, wilson
+from lotune.report.languages import Language, translated
 from lotune.report.plots import BINS, score_counts
 from lotune.report.report_data import Examples
 from lotune.report.terminal import (
@@ -73,6 +74,19 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: bool = False
+
+    def translated(self, language: Language) -> Table:
+        """Return the table in a language; names of kinds and the texts of settings stay."""
+        if language == "en" or not self.rows:
+            return replace(self, head=tuple(translated(name, language) for name in self.head))
+        named_by_users = self.head[0] == "kind"
+        rows = [
+            (cells[0] if named_by_users and number else translated(cells[0], language),
+             *(translated(cell, language) for cell in cells[1:]))
+            for number, cells in enumerate(self.rows)
+        ]  # fmt: skip
+        rows = list(self.rows) if self.head[0] == "setting" else rows
+        return replace(self, head=tuple(translated(name, language) for name in self.head), rows=tuple(rows))
 
 
 class KindLine(NamedTuple):

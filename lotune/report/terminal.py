@@ -5,10 +5,11 @@ Only the intervals that a verdict depends on are shown; the report has all of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from lotune.evaluate.scorecard import Check, Scorecard, Target
 from lotune.evaluate.statistics import Interval
+from lotune.report.languages import Language, translated
 from lotune.text_display import show_control_characters
 
 if TYPE_CHECKING:
@@ -16,22 +17,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def show_scorecard(card: Scorecard, console: Console) -> None:
+def show_scorecard(card: Scorecard, console: Console, language: Language = "en") -> None:
     """Print a scorecard: verdict, target, kinds, retention, parameters, score, checkpoints and checks."""
     # Importing rich at the top would slow down every command that only formats figures with this module.
     from rich.rule import Rule
     from rich.text import Text
 
-    console.print(Rule("scorecard", style="dim"))
-    colour = "green" if card.valid else "red"
-    console.print(Text(show_control_characters(verdict_sentence(card)), style=f"bold {colour}"))
+    def told(text: str, style: str = "") -> Text:
+        return Text(show_control_characters(translated(text, language)), style=style)
+
+    console.print(Rule(translated("scorecard", language), style="dim"))
+    console.print(told(verdict_sentence(card), f"bold {'green' if card.valid else 'red'}"))
     for reason in card.reasons:
-        console.print(Text(show_control_characters(f"  - {reason}")))
-    for table in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
-        if table is not None:
-            console.print(table)
+        console.print(Text("  - "), told(reason), sep="")
+    for rows in (_figures(card), _kinds(card.target), _retention(card), _checkpoints(card)):
+        if rows is not None:
+            console.print(_table(rows, language))
     for line in _closing_lines(card):
-        console.print(Text(show_control_characters(line)))
+        console.print(told(line))
 
 
 def verdict_sentence(card: Scorecard) -> str:
@@ -68,9 +71,13 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
-def _figures(card: Scorecard) -> Table:
+Rows: TypeAlias = "list[tuple[str, ...]]"
+"""The rows of a table as texts, the first one with the names of the columns."""
+
+
+def _figures(card: Scorecard) -> Rows:
     target, parameters = card.target, card.parameters
-    table = _table("figure", "base", "tuned", "95 % interval")
+    table = [("figure", "base", "tuned", "95 % interval")]
     rows = f"{metric_label(target)}, {target.n} rows" + (f", scorer {target.scorer}" if target.scorer else "")
     _add(
         table,
@@ -92,11 +99,11 @@ def _figures(card: Scorecard) -> Table:
     return table
 
 
-def _kinds(target: Target) -> Table | None:
+def _kinds(target: Target) -> Rows | None:
     # A single kind would repeat the figures of the target.
     if len(target.by_category) < 2:
         return None
-    table = _table("kind", "rows", "base", "tuned", "95 % interval")
+    table = [("kind", "rows", "base", "tuned", "95 % interval")]
     for name, kind in target.by_category.items():
         if kind.value is None or kind.base_value is None:
             _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
@@ -111,10 +118,10 @@ def _kinds(target: Target) -> Table | None:
     return table
 
 
-def _retention(card: Scorecard) -> Table | None:
+def _retention(card: Scorecard) -> Rows | None:
     if not card.retention:
         return None
-    table = _table("retained", "base", "tuned", "kept", "95 % interval", "gate")
+    table = [("retained", "base", "tuned", "kept", "95 % interval", "gate")]
     for line in card.retention:
         retained = "not measurable" if line.retained is None else percent(line.retained)
         interval = "-" if line.retained is None else format_percent_interval(line.retained_interval)
@@ -124,11 +131,11 @@ def _retention(card: Scorecard) -> Table | None:
     return table
 
 
-def _checkpoints(card: Scorecard) -> Table | None:
+def _checkpoints(card: Scorecard) -> Rows | None:
     # A single checkpoint is the chosen one, which the other tables show.
     if len(card.checkpoints) < 2:
         return None
-    table = _table("checkpoint", "validation", "loss", "test, 95 % interval", "score")
+    table = [("checkpoint", "validation", "loss", "test, 95 % interval", "score")]
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
         validation = "-" if point.validation_value is None else format_metric(point.validation_value, card.target)
@@ -227,19 +234,23 @@ def format_percent_interval(interval: Interval | None) -> str:
     return format_limits(interval, ".1f", 100) + ("" if interval is None else " %")
 
 
-def _table(*columns: str) -> Table:
+def _table(rows: Rows, language: Language) -> Table:
+    """Return texts as a table. Names of kinds are the user's, and stay."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
+    head, *lines = rows
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+    for number, column in enumerate(head):
+        table.add_column(translated(column, language), justify="left" if number == 0 else "right")
+    for name, *cells in lines:
+        shown = [name if head[0] == "kind" else translated(name, language)]
+        shown += [translated(cell, language) for cell in cells]
+        # rich would read "[red]" or "[/]" in a label as markup; a Text object is shown as it is.
+        table.add_row(*(Text(show_control_characters(cell)) for cell in shown))
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
-    """Add a row of plain texts."""
-    # rich would read "[red]" or "[/]" in a model's answer as markup; a Text object is shown as it is.
-    from rich.text import Text
-
-    table.add_row(*(Text(show_control_characters(cell)) for cell in cells))
+def _add(table: Rows, *cells: str) -> None:
+    table.append(cells)

@@ -35,6 +35,7 @@ from lotune.files import read_json, write_json
 from lotune.fingerprints import inputs_fingerprint
 from lotune.model.loading import count_parameters, load_model
 from lotune.recipe import Recipe, RunOptions
+from lotune.report.languages import Language
 from lotune.report.terminal import show_scorecard
 from lotune.runs import Run
 from lotune.stages.abilities import abilities_of
@@ -85,16 +86,16 @@ def evaluate(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
         if options.dry_run:
             return {"counts": counts, **tuning}
         card = ensure_evaluated(run, recipe, tuning, counts)
-    show(card)
+    show(card, options.language)
     print_status(f"results: {recipe.folder}")
     return card
 
 
-def show(card: Scorecard) -> None:
+def show(card: Scorecard, language: Language = "en") -> None:
     """Print the scorecard for people."""
     from rich.console import Console
 
-    show_scorecard(card, Console())
+    show_scorecard(card, Console(), language)
 
 
 def ensure_evaluated(run: Run, recipe: Recipe, tuning: dict[str, Any], counts: dict[str, Any]) -> Scorecard:

@@ -15,6 +15,7 @@ from lotune.errors import CheckError, RunError, SettingsError
 from lotune.files import write_atomically
 from lotune.recipe import Recipe, RunOptions, read_recipe
 from lotune.report.html import render_page
+from lotune.report.languages import Language
 from lotune.report.markdown import render_markdown
 from lotune.report.report_data import Setting, collect_report, needed_files
 from lotune.runs import Run
@@ -35,12 +36,13 @@ def report(target: Path, overrides: Sequence[str], options: RunOptions) -> dict[
         recipe = read_recipe(target, overrides)
         if _is_pretraining(recipe.folder):
             return write_pretraining_report(recipe.folder)
-        return write_report(recipe.folder, shlex.join(["lotune", "run", str(target), *overrides]))
+        finish = shlex.join(["lotune", "run", str(target), *overrides])
+        return write_report(recipe.folder, finish, options.language)
     if overrides:
         raise SettingsError("report", f"settings with a run folder: {' '.join(overrides)}", "a run folder alone")
     if _is_pretraining(target):
         return write_pretraining_report(target)
-    return write_report(target, shlex.join(["lotune", "run", str(target / "recipe.yaml")]))
+    return write_report(target, shlex.join(["lotune", "run", str(target / "recipe.yaml")]), options.language)
 
 
 def _is_pretraining(folder: Path) -> bool:
@@ -65,7 +67,7 @@ def write_pretraining_report(folder: Path) -> dict[str, Any]:
     return {form: str(path) for form, path in pages.items()}
 
 
-def write_report(folder: Path, finish: str) -> dict[str, Any]:
+def write_report(folder: Path, finish: str, language: Language = "en") -> dict[str, Any]:
     """Write report.html, report.md and the logs into a run folder; `finish` is the command that finishes the run.
 
     The reports list files that have changed since the run wrote them.
@@ -78,8 +80,8 @@ def write_report(folder: Path, finish: str) -> dict[str, Any]:
     again = shlex.join(["lotune", "run", str(folder / "recipe.yaml"), f"name={name}-again"])
     contents = replace(collect_report(folder, name, changed_settings(recipe), again), altered=altered)
     pages = {"html": folder / "report.html", "markdown": folder / "report.md"}
-    write_atomically(pages["html"], render_page(contents))
-    write_atomically(pages["markdown"], render_markdown(contents))
+    write_atomically(pages["html"], render_page(contents, language))
+    write_atomically(pages["markdown"], render_markdown(contents, language))
     write_logs(folder, recipe)
     print_status(f"report: {pages['html']} and {pages['markdown'].name}")
     # After the report is written, as it names the changed files for whoever investigates.

@@ -21,7 +21,7 @@ def run(recipe: Recipe, options: RunOptions) -> Scorecard | dict[str, Any]:
     result = evaluate(recipe, options)
     # A dry run returns estimates, which need no report.
     if isinstance(result, Scorecard):
-        write_report(recipe.folder, "lotune run")
+        write_report(recipe.folder, "lotune run", options.language)
         if recipe.exam is not None:
             write_exam(recipe, recipe.exam, result)
     return result

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
@@ -27,6 +27,7 @@ from lotune.studio.workspace import RUNS
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 NameQuery = Annotated[str, Query(min_length=1, max_length=200)]
+Language = Literal["en", "zh"]
 DOWNLOADS = "downloads"
 """Folder for bundles and exported models, below the studio's folder."""
 RUN_FILES: Mapping[str, str] = {
@@ -46,6 +47,8 @@ class Start(BaseModel):
 
     recipe: Name
     allow_outside: bool = False
+    lang: Language | None = None
+    """Language of the report; None for that of the studio's locale."""
 
 
 class OfRun(BaseModel):
@@ -91,7 +94,8 @@ def _add_start_calls(app: FastAPI, studio: Studio) -> None:
     @app.post("/api/runs", tags=["runs"], summary="Start a recipe: it waits for its turn", status_code=201)
     async def start(body: Start) -> Response:
         name = await studio.readers.ask("startable", recipe=body.recipe, allow_outside=body.allow_outside)
-        return _json(await asyncio.to_thread(_start, studio, name, ["run", body.recipe]), 201)
+        words = ["run", body.recipe, *(["--lang", body.lang] if body.lang else [])]
+        return _json(await asyncio.to_thread(_start, studio, name, words), 201)
 
     @app.post("/api/example", tags=["runs"], summary="Start the demo: nano learns arithmetic", status_code=201)
     async def example() -> Response:
@@ -135,8 +139,8 @@ def _add_look_calls(app: FastAPI, studio: Studio) -> None:
         return _json(await asyncio.to_thread(_picture, studio, run))
 
     @app.get("/api/run/scorecard", tags=["results"], summary="The scorecard in the words and digits of the report")
-    async def scorecard(run: NameQuery) -> Response:
-        return _json(await asyncio.to_thread(scorecard_tables, runs.folder(run)))
+    async def scorecard(run: NameQuery, lang: Language = "en") -> Response:
+        return _json(await asyncio.to_thread(scorecard_tables, runs.folder(run), lang))
 
     @app.get("/api/run/answers", tags=["results"], summary="Answers of base and tuned model, filtered, in pages")
     async def answers(

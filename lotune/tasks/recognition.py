@@ -33,6 +33,8 @@ from lotune.tasks.task import Row
 from lotune.tasks.text_pairs import ANSWERS, paired
 from lotune.tasks.user_rows import text_or_empty
 
+PRIME = 7919
+"""Factor by which the place of a sampled row within its part goes on."""
 KNOWN_COLUMNS: Mapping[tuple[str, ...], TaskSettings] = {
     ("problem", "solution"): ArithmeticSettings(),
     ("context", "qas"): ReadingSettings(),
@@ -82,9 +84,7 @@ def candidate_of(path: Path, wanted: Wanted | None = None) -> Candidate:
         file = read_rows(path, on_error="skip", headed=multiple_choice.names_columns)
     except HeaderError as error:
         raise with_map(error, _settings) from None
-    # Spread over the file: the first rows of a sorted file have one label only.
-    step = -(-len(file.rows) // SAMPLE)
-    sample = [row for _, row in file.rows[::step]]
+    sample = [file.rows[index][1] for index in spread_indices(len(file.rows))]
     columns = columns_of(sample)
     _check_columns(path, wanted, columns)
     rows = (row for _, row in file.rows)
@@ -94,6 +94,19 @@ def candidate_of(path: Path, wanted: Wanted | None = None) -> Candidate:
         found = _known(sample)
         candidate = found or labelled(sample, columns, rows, {}) or paired(sample, columns, {}) or _refuse(path, sample)
     return _with_left_out(candidate, columns)
+
+
+def spread_indices(count: int) -> list[int]:
+    """Return indices of up to SAMPLE rows of a file, one of each part of equal length.
+
+    The first rows of a sorted file have one label only, and so have every second rows where two labels take turns: the
+    place within its part differs from row to row.
+
+    >>> spread_indices(3), spread_indices(3000)[:4]
+    ([0, 1, 2], [0, 5, 7, 9])
+    """
+    step = -(-count // SAMPLE)
+    return [min(start + (start // step) * PRIME % step, count - 1) for start in range(0, count, step)]
 
 
 def _settings(rows: Sequence[Row]) -> TaskSettings | None:

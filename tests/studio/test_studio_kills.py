@@ -107,7 +107,7 @@ def test_reloads_show_what_is_there(browser: Any, small_base: Path, tmp_path: Pa
             page.locator("#state").get_by_text("ing").or_(page.locator("#state").get_by_text("done")).wait_for()
             before = server.call("GET", "run", run="watched").get("step", 0)
             wait_for(lambda before=before: shown_step(page) >= before or page.locator("#state").inner_text() == "done")
-    server.call("POST", "run/stop", body={"run": "watched"})
+    server.post("/api/run/stop", run="watched")  # it may have ended
     server.wait("watched", "stopped", "done")
     end(server, signal.SIGTERM)
 

@@ -19,6 +19,7 @@ from studios import TOKEN, StudioAddress, studio_at, wait_for, write_recipe, wri
 
 from lotune.files import read_json
 from lotune.studio.pages_app import OWN_FILES, PAGES, page_files
+from lotune.studio.settings_list import settings_list
 
 MAX_BYTES = 150 * 1024
 MAX_CLICKS = 12
@@ -116,6 +117,13 @@ def story(browser: Any, server: StudioAddress, file: Path, settings: dict[str, s
             link.click()
         assert download.value.suggested_filename == f"{file.stem}-{file.stem}.zip"
         assert int(page.evaluate("sessionStorage.clicks")) <= MAX_CLICKS
+
+
+def test_every_setting_is_explained_in_chinese() -> None:
+    text = page_files()["settings-zh.js"].decode()
+    explained = set(re.findall(r"(?:^|[ ,{])\"?([a-z][\w.]+)\"?: \"[^\"]*[\u4e00-\u9fff]", text, re.M))
+    keys = [one["key"] for one in settings_list()]
+    assert [key for key in keys if not {key, key.replace("pretrain.", "tune.")} & explained] == []
 
 
 @browser_test

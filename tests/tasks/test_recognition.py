@@ -298,3 +298,13 @@ def test_kinds_of_columns() -> None:
         "id": "identifier", "key": "identifier", "n": "identifier", "price": "number", "name": "text", "size": "label",
         "empty": "empty", "same": "constant", "url": "metadata", "turns": "nested",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("period", [2, 3, 7, 10])
+def test_labels_that_take_turns_are_all_seen(tmp_path: Path, period: int) -> None:
+    """Every n-th row of a long file would have the same label."""
+    names = [f"kind{number}" for number in range(period)]
+    rows = (f"the text of line {number} is here,{names[number % period]}\n" for number in range(4 * 2520))
+    file = tmp_path / "turns.csv"
+    file.write_text("text,label\n" + "".join(rows))
+    assert candidate_of(file).settings.prompt_settings["labels"] == {name: name for name in names}

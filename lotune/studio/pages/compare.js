@@ -1,7 +1,7 @@
 // Two runs or more: figures, settings that differ, curves over each other, and a paired comparison.
 import { $, make, t, visible } from "/common.js";
 import { curve, pareto } from "/curves.js";
-import { call, command, number, page, percent, problem, query, runPage, table } from "/studio.js";
+import { call, command, metricValue, page, percent, problem, query, runPage, table } from "/studio.js";
 
 const wanted = new URLSearchParams(location.search).getAll("run");
 let found = null;
@@ -18,7 +18,7 @@ function draw() {
   const names = runs.map(({ figures }) => figures.name);
   const line = (title, show) => [title, ...runs.map(({ figures }) => show(figures))];
   const rows = [
-    line(t("task"), ({ task, metric }) => [task, metric].filter(Boolean).join(": ")), line(t("base"), ({ base }) => number(base)), line(t("tuned"), ({ tuned }) => number(tuned)),
+    line(t("task"), ({ task, metric }) => [task, metric].filter(Boolean).join(": ")), line(t("base"), (run) => metricValue(run, run.base)), line(t("tuned"), (run) => metricValue(run, run.tuned)),
     line(t("kept"), ({ kept }) => percent(kept)), line(t("ratio"), ({ ratio }) => percent(ratio, 3)), line(t("score"), ({ score }) => (score == null ? "" : score.toFixed(4))),
     line(t("valid"), ({ valid }) => (valid == null ? "" : t(valid ? "yes" : "no"))),
   ];

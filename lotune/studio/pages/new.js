@@ -1,7 +1,7 @@
 // A new run: a file of rows becomes a recipe, and each change of the form is written into it.
 import { $, language, make, t, visible } from "/common.js";
 import { act, bytes, call, clock, command, count, page, problem, query, runPage, settled } from "/studio.js";
-import { help as chineseHelp } from "/settings-zh.js";
+import { chinese } from "/settings-zh.js";
 
 const SMALL = 20 * 2 ** 20; // rows of a larger file are not estimated without being asked to
 let form = null;
@@ -220,7 +220,7 @@ function settingField(setting) {
   input.onchange = () => change({ [key]: input.value === "" ? null : input.value }, input);
   input.disabled = form.run_state !== null;
   const resolved = estimated?.settings?.[key];
-  const sentence = (language === "zh" && chineseHelp[key]) || setting.help;
+  const sentence = (language === "zh" && chinese(key)) || setting.help;
   const note = resolved && value === undefined ? t("resolved", { value: shown(resolved.value), why: resolved.why }) : "";
   const label = field(`s-${key}`, key, input, note);
   label.append(make("span", { class: "help" }, sentence));
@@ -239,7 +239,7 @@ function drawSettings() {
 function drawOthers() {
   const word = $("search").value.trim().toLowerCase();
   const others = settings.filter(({ main, own }) => !main && !own);
-  const text = ({ key, help }) => `${key} ${help} ${chineseHelp[key] ?? ""}`.toLowerCase();
+  const text = ({ key, help }) => `${key} ${help} ${chinese(key)}`.toLowerCase();
   const given = others.filter(({ key }) => key in form.given || form.faults[key]);
   const matching = word ? others.filter((setting) => text(setting).includes(word)) : given;
   $("search-note").textContent = word ? t("found", { n: matching.length }) : "";
@@ -338,7 +338,7 @@ async function baseChanged() {
 
 async function start(allowOutside = false) {
   try {
-    const { run } = await call("runs", { method: "POST", body: { recipe: form.file, allow_outside: allowOutside } });
+    const { run } = await call("runs", { method: "POST", body: { recipe: form.file, allow_outside: allowOutside, ...(language === "zh" ? { lang: language } : {}) } });
     location.href = runPage(run);
   } catch (error) {
     if (!error.outside || allowOutside) throw error;

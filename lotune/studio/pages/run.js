@@ -1,5 +1,5 @@
 // A run while it works and when it is done.
-import { $, events, getJson, make, request, t, visible } from "/common.js";
+import { $, events, getJson, language, make, request, t, visible } from "/common.js";
 import { curve } from "/curves.js";
 import { act, bytes, call, clock, command, count, number, page, percent, problem, query, runPage, scrolled, stateClass, stateText, table, watch } from "/studio.js";
 
@@ -108,10 +108,14 @@ async function result() {
   cardAt = stamp;
   $("result").hidden = $("scorecard").hidden = !run.scorecard;
   if (!run.scorecard) return;
-  card = await call(`run/scorecard?${query({ run: name })}`);
-  drawCard();
+  await readCard();
   $("explorer").hidden = false;
   await Promise.all([drawTalk(), answers()]);
+}
+
+async function readCard() {
+  card = await call(`run/scorecard?${query({ run: name, lang: language })}`);
+  drawCard();
 }
 
 function drawCard() {
@@ -290,9 +294,6 @@ document.addEventListener("language", async () => {
   drawHead();
   drawFiles();
   drawCurves();
-  if (card) {
-    drawCard();
-    await answers();
-  }
+  if (card) await Promise.all([readCard(), answers()]);
 });
 watch(look);

@@ -1,13 +1,13 @@
 // The runs of the folder: states that follow by themselves, figures, a filter, and those to compare.
 import { $, make, t } from "/common.js";
-import { act, call, page, percent, number, problem, query, runPage, stateClass, stateText, watch } from "/studio.js";
+import { act, call, metricValue, page, percent, number, problem, query, runPage, stateClass, stateText, watch } from "/studio.js";
 
 const POLL = 3000;
 let runs = [];
 let order = { column: "at", down: true };
 const chosen = new Set();
 const when = (run) => (run.at ? new Date(run.at * 1000).toLocaleString(document.documentElement.lang) : "");
-const gain = (run) => (run.tuned == null ? "" : `${number(run.base)} → ${number(run.tuned)}`);
+const gain = (run) => (run.tuned == null ? "" : `${metricValue(run, run.base)} → ${metricValue(run, run.tuned)}`);
 const COLUMNS = [
   ["name", (run) => run.name], ["state", (run) => stateText(run.state)], ["task", (run) => run.task ?? ""],
   ["metric", (run) => run.metric ?? ""], ["tuned", gain, true, "gain"], ["kept", (run) => percent(run.kept), true],

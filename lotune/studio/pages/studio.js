@@ -66,6 +66,8 @@ export function watch(look) {
 
 export const percent = (value, digits = 1) => (value == null ? "" : `${(100 * value).toFixed(digits)} %`);
 export const number = (value) => (value == null ? "" : Math.abs(value) < 1 ? value.toFixed(3) : value.toFixed(1));
+// A value of a run's metric: an accuracy as a percentage.
+export const metricValue = ({ metric }, value) => (metric === "accuracy" ? percent(value) : number(value));
 export const count = (value) => value.toLocaleString("en");
 export function bytes(size) {
   for (const [unit, power] of [["GiB", 30], ["MiB", 20], ["KiB", 10]]) if (size >= 2 ** power) return `${(size / 2 ** power).toFixed(1)} ${unit}`;
