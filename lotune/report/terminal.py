@@ -77,7 +77,7 @@ Rows: TypeAlias = "list[tuple[str, ...]]"
 
 def _figures(card: Scorecard) -> Rows:
     target, parameters = card.target, card.parameters
-    table = [("figure", "base", "tuned", "95 % interval")]
+    table: Rows = [("figure", "base", "tuned", "95 % interval")]
     rows = f"{metric_label(target)}, {target.n} rows" + (f", scorer {target.scorer}" if target.scorer else "")
     _add(
         table,
@@ -103,7 +103,7 @@ def _kinds(target: Target) -> Rows | None:
     # A single kind would repeat the figures of the target.
     if len(target.by_category) < 2:
         return None
-    table = [("kind", "rows", "base", "tuned", "95 % interval")]
+    table: Rows = [("kind", "rows", "base", "tuned", "95 % interval")]
     for name, kind in target.by_category.items():
         if kind.value is None or kind.base_value is None:
             _add(table, name, f"0 (+{kind.unjudgeable} unjudgeable)", "-", "-", "-")
@@ -121,7 +121,7 @@ def _kinds(target: Target) -> Rows | None:
 def _retention(card: Scorecard) -> Rows | None:
     if not card.retention:
         return None
-    table = [("retained", "base", "tuned", "kept", "95 % interval", "gate")]
+    table: Rows = [("retained", "base", "tuned", "kept", "95 % interval", "gate")]
     for line in card.retention:
         retained = "not measurable" if line.retained is None else percent(line.retained)
         interval = "-" if line.retained is None else format_percent_interval(line.retained_interval)
@@ -135,7 +135,7 @@ def _checkpoints(card: Scorecard) -> Rows | None:
     # A single checkpoint is the chosen one, which the other tables show.
     if len(card.checkpoints) < 2:
         return None
-    table = [("checkpoint", "validation", "loss", "test, 95 % interval", "score")]
+    table: Rows = [("checkpoint", "validation", "loss", "test, 95 % interval", "score")]
     for point in card.checkpoints:
         loss = "-" if point.validation_loss is None else f"{point.validation_loss:.4f}"
         validation = "-" if point.validation_value is None else format_metric(point.validation_value, card.target)

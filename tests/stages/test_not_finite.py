@@ -109,13 +109,22 @@ def test_adapters_and_merged_models_too(small_base: Path, rows: Path, tmp_path: 
     assert stopped(COMMANDS["letters"], merged, rows, tmp_path).endswith("is that of model.layers.1.self_attn.v_proj")
 
 
+def test_a_run_stops_at_the_answers_of_a_damaged_base(nan_base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text(RECIPE.format(base=nan_base))
+    result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", "checkpoints.count=1", "tune.steps=1")
+    assert result.exit_code == 1, result.stderr
+    assert result.stderr.splitlines()[-3].startswith("the base, before tuning, row ")
+
+
 def test_a_run_stops_at_the_validation_of_a_damaged_model(nan_base: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """The loss of the training is not looked at here, so that validation meets the model first."""
-    from lotune.stages import training_session
+    """Neither the base's answers nor the loss of the training are looked at here: validation meets the model first."""
+    from lotune.stages import training_session, tuning
     from lotune.train.loop import Step
 
     recipe = tmp_path / "run.yaml"
     recipe.write_text(RECIPE.format(base=nan_base))
+    monkeypatch.setattr(tuning, "_base_answers", lambda *_: [[]])
     monkeypatch.setattr(training_session, "train_steps", lambda *_: iter([Step(1, 1.0, 0.1, 1, 1, 0.1, 1.0)]))
     words = ("checkpoints.count=1", "tune.steps=1", "retention.validation_rows=0")
     result = invoke("tune", recipe, f"runs={tmp_path / 'runs'}", *words)

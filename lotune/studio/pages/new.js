@@ -359,7 +359,9 @@ drop.addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
 });
-$("file").onchange = () => $("file").files[0] && take($("file").files[0]);
+const chosen = () => $("file").files[0] && take($("file").files[0]);
+$("file").onchange = chosen;
+chosen(); // somebody may have been faster than this script
 act($("run"), () => start());
 act($("ask-estimate"), estimate);
 act($("used-copy"), async () => show(await call("recipe/copy", { method: "POST", body: { run: form.run } }), true));
