@@ -41,6 +41,7 @@ NOT_RUN = {
     "pip install '.[vllm]'": "needs the network",
     "pip install '.[serve]'": "needs the network",
     "pip install '.[gguf]'": "needs the network",
+    "pip install '.[studio]'": "needs the network",
     "vllm serve runs/demo/checkpoints/step-000825/merged --served-model-name tuned": "needs vLLM",
     "vllm serve BASE --enable-lora --lora-modules tuned=runs/demo/checkpoints/step-000825/adapter": "needs vLLM",
     "llama-server -m demo.gguf --port 8080": "needs llama.cpp",
@@ -63,6 +64,7 @@ RUN = [
     "retention.rows=4",
     "retention.validation_rows=2",
     "retention.replay.rows=0",
+    "retention.repair_steps=5",
     "task.max_new_tokens=8",
 ]
 PRETRAINING = [
@@ -130,8 +132,8 @@ model:
 GUIDES = [path for path in PAGES if path.name not in ("CHANGELOG.md", "log.md", "reference.md")]
 COMMANDS = {page_name(path): commands(path) for path in [*GUIDES, ROOT / "lotune" / "nano" / "weights" / "README.md"]}
 """The commands of each page that tells a reader what to do."""
-ELSEWHERE = ("how-to/serve.md", "how-to/arena.md", "how-to/synthesis.md")
-"""Pages whose commands need servers: tests/serve/test_documented_serving.py and test_documented_arena.py run them."""
+ELSEWHERE = ("how-to/serve.md", "how-to/arena.md", "how-to/synthesis.md", "how-to/studio.md")
+"""Pages whose commands need servers: test_documented_*.py in tests/serve and tests/studio run them."""
 TO_RUN = {
     page: to_run
     for page, lines in COMMANDS.items()

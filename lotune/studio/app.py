@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Body, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -86,6 +86,13 @@ class Changes(BaseModel):
 
     recipe: Name
     changes: Annotated[dict[str, Any], Field(max_length=500)]
+
+
+class Estimated(BaseModel):
+    """A recipe to estimate; `allow_outside` lets it read files outside of the folder."""
+
+    name: Name
+    allow_outside: bool = False
 
 
 class OfRun(BaseModel):
@@ -179,13 +186,14 @@ def _add_recipe_calls(app: FastAPI, studio: Studio) -> None:
         return json(await _with_run(studio, await read("copy", run=body.run)), 201)
 
     @app.get("/api/recipe/preview", tags=["recipes"], summary="The first rows as the model will see them")
-    async def preview(name: NameQuery) -> Response:
-        return json(await read("preview", recipe=name))
+    async def preview(name: NameQuery, allow_outside: bool = False) -> Response:
+        return json(await read("preview", recipe=name, allow_outside=allow_outside))
 
     @app.post("/api/recipe/estimate", tags=["recipes"], summary="Time, memory and disk space of a run; ask until done")
-    async def estimate(name: Annotated[str, Body(embed=True, min_length=1, max_length=200)]) -> Response:
-        studio.workspace.recipe(name)
-        return json(studio.estimates.ask(name))
+    async def estimate(body: Estimated) -> Response:
+        if not studio.estimates.is_running(body.name):
+            await read("startable", recipe=body.name, allow_outside=body.allow_outside)
+        return json(studio.estimates.ask(body.name))
 
 
 async def _with_run(studio: Studio, form: dict[str, Any]) -> dict[str, Any]:

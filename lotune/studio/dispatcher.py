@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import psutil
 from lotune.errors import LotuneError, RunError
 from lotune.files import read_json, write_json
 from lotune.runs import lock_file, running_process
-from lotune.studio.jobs import RUN_JOB, Job, JobStore, command_line, process_record
+from lotune.studio.jobs import JOBS, RUN_JOB, Job, JobStore, command_line, process_record
 from lotune.studio.workspace import OWN_FOLDER
 
 QUEUE_FILE, QUEUE_LOCK = "queue.json", "queue.lock"
@@ -47,10 +48,10 @@ class Dispatcher:
         pending = [job for job in self.jobs if job.id not in self._done]
         states = {job.id: job.state for job in pending}
         for job in pending:
-            if states[job.id] == "ended":
+            if states[job.id] == "ended" and (
+                not job.is_orphan or _ended(job, None)
+            ):  # of a dispatcher that was killed
                 self._done.add(job.id)
-                if job.is_orphan:  # of a dispatcher that was killed
-                    job.end(None)
         free = at_once(self.folder) - sum(states[job.id] == "running" and job.kind == RUN_JOB for job in pending)
         for job in pending:
             if states[job.id] == "waiting" and (job.kind != RUN_JOB or free > 0):
@@ -59,42 +60,51 @@ class Dispatcher:
         return any(state != "ended" for state in states.values())
 
     def _start(self, job: Job) -> None:
-        if not job.claim():  # it was cancelled
-            return
         try:
+            if not job.claim():  # it was cancelled
+                return
             with job.output.open("ab") as output:
                 child = subprocess.Popen(
                     command_line(job.words), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
-        except OSError as error:
-            job.output.write_text(f"the process cannot be started: {error.strerror}\n")
-            job.end(None)
+        except (OSError, RunError):  # of a full disk, for example: it waits on
             return
         self._children[job.id] = (job, child, oom_kills())
-        write_json(job.folder / "process.json", process_record(psutil.Process(child.pid)))
+        with suppress(OSError, RunError, psutil.Error):
+            write_json(job.folder / "process.json", process_record(psutil.Process(child.pid)))
 
     def _reap(self) -> None:
         for id, (job, child, kills) in list(self._children.items()):
             status = child.poll()
-            if status is not None:
-                job.end(status, oom=status == -signal.SIGKILL and oom_kills() > kills)
+            # While the disk is full, the status is kept, and written once there is space.
+            if status is not None and _ended(job, status, oom=status == -signal.SIGKILL and oom_kills() > kills):
                 del self._children[id]
+
+
+def _ended(job: Job, status: int | None, *, oom: bool = False) -> bool:
+    """Record that a job has ended; return whether there was space for it."""
+    try:
+        job.end(status, oom=oom)
+    except (OSError, RunError):
+        return False
+    return True
 
 
 def dispatch(folder: Path) -> None:
     """Start the jobs of a folder until none waits or runs; return at once if another process does so."""
     own = folder / OWN_FOLDER
-    dispatcher = Dispatcher(folder, JobStore(own / "jobs"))
-    try:
-        with lock_file(own / QUEUE_LOCK):
-            idle = time.monotonic()
-            while time.monotonic() - idle < IDLE_SECONDS:
-                if dispatcher.look():
-                    idle = time.monotonic()
-                time.sleep(SECONDS)
-    except RunError:
-        return  # another one is at work
+    dispatcher = Dispatcher(folder, JobStore(own / JOBS))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_file(own / QUEUE_LOCK))
+        except RunError:
+            return  # another one is at work
+        idle = time.monotonic()
+        while time.monotonic() - idle < IDLE_SECONDS:
+            if dispatcher.look():
+                idle = time.monotonic()
+            time.sleep(SECONDS)
 
 
 @dataclass(eq=False)

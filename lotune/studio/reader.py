@@ -38,7 +38,7 @@ CALLS: Mapping[str, Callable[[Workspace, Mapping[str, Any]], Any]] = {
     "example": lambda at, asked: shipped_recipe(at, asked["name"]),
     "fields": lambda at, asked: fields_of(at, asked["run"]),
     "prompt": lambda at, asked: prompt_of(at, asked["run"], asked["values"]),
-    "preview": lambda at, asked: preview(at, asked["recipe"]),
+    "preview": lambda at, asked: preview(at, asked["recipe"], allow_outside=asked["allow_outside"]),
     "startable": lambda at, asked: check_startable(at, asked["recipe"], allow_outside=asked["allow_outside"]),
     "settings": lambda at, asked: settings_list(),
 }

@@ -131,6 +131,16 @@ def outside(workspace: Workspace, recipe: Recipe) -> list[str]:
     return sorted({str(path) for path in paths if not workspace.contains(workspace.folder / path.expanduser())})
 
 
+def require_inside(workspace: Workspace, recipe: Recipe, *, allow_outside: bool) -> None:
+    """Raise CallError for a recipe that names files outside of the folder, unless somebody has allowed it."""
+    leading = outside(workspace, recipe)
+    if leading and not allow_outside:
+        raise CallError(
+            403, "outside", f"the recipe reads files outside of this folder: {', '.join(leading)}",
+            "allow it, or copy them here", outside=leading,
+        )  # fmt: skip
+
+
 def check_startable(workspace: Workspace, name: str, *, allow_outside: bool) -> str:
     """Return the name of the run that a recipe starts.
 
@@ -142,12 +152,7 @@ def check_startable(workspace: Workspace, name: str, *, allow_outside: bool) -> 
         raise CallError(
             403, "outside", f"the recipe keeps its runs in {recipe.runs}", f"take out runs, or set it to {RUNS}"
         )
-    leading = outside(workspace, recipe)
-    if leading and not allow_outside:
-        raise CallError(
-            403, "outside", f"the recipe reads files outside of this folder: {', '.join(leading)}",
-            "allow it, or copy them here", outside=leading,
-        )  # fmt: skip
+    require_inside(workspace, recipe, allow_outside=allow_outside)
     run = recipe.name or Path(name).stem
     workspace.run(run)
     return run

@@ -22,7 +22,7 @@ from lotune.settings import load_yaml, validated
 from lotune.stages.init import MAX_COUNTED_ROWS, nano_tokenizer, propose, survey_rows
 from lotune.stages.served_runs import read_object
 from lotune.studio.errors import CallError
-from lotune.studio.recipe_forms import read_form, replace_task
+from lotune.studio.recipe_forms import read_form, replace_task, require_inside
 from lotune.studio.workspace import Workspace
 from lotune.tasks import multiple_choice
 from lotune.tasks.candidates import Wanted
@@ -30,7 +30,7 @@ from lotune.tasks.columns import SAMPLE, columns_of
 from lotune.tasks.found_labels import with_found_labels
 from lotune.tasks.recognition import ROLES, candidate_of
 from lotune.tasks.registry import build_task
-from lotune.tasks.settings import RowSettings
+from lotune.tasks.settings import RowSettings, TaskSettings
 from lotune.tasks.task import Task
 from lotune.tasks.user_rows import generating
 
@@ -70,26 +70,26 @@ def read_again(workspace: Workspace, recipe: str, wanted: Wanted) -> dict[str, A
     return replace_task(workspace, recipe, proposal.settings, proposal.skips)
 
 
-def preview(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Return what a recipe makes of its training rows.
+def preview(workspace: Workspace, name: str, *, allow_outside: bool = False) -> dict[str, Any]:
+    """Return what a recipe makes of its training rows; files outside of the folder are read only if that is allowed.
 
     `decisions` say how the rows are read and why; `columns` and `roles` are what can be chosen from; `rows` are the
     first ones, as tokens of prompt and answer; `counts` are of the rows that were read.
 
-    Raises: SettingsError for a recipe at fault; DataError for rows that it cannot use.
+    Raises: SettingsError for a recipe at fault; CallError for one that reads files elsewhere; DataError for rows that
+    it cannot use.
     """
     text = workspace.recipe(name).read_text(encoding="utf-8-sig")
     recipe = validated(Recipe, load_yaml(text, name) or {}, name)
-    task_settings = with_found_labels(recipe.task, recipe.data.train, recipe.data.max_row_bytes)
-    task = build_task(task_settings)
-    columns = task_settings.columns if isinstance(task_settings, RowSettings) else {}
-    told = {
-        "task": task.name, "roles": list(ROLES.get(task.name, ())), "mapped": columns, "tasks": list(ROLES),
-        "labels": dict(getattr(task_settings, "labels", {}) or {}), "metric": task.metric, "scorer": task.scorer,
-    }  # fmt: skip
+    require_inside(workspace, recipe, allow_outside=allow_outside)
     if recipe.data.train is None:
-        return {**told, "generated": True, "rows": _generated(task, recipe), "columns": [], "decisions": []}
+        task = build_task(recipe.task)
+        rows = _generated(task, recipe)
+        return {**_told(task, recipe.task), "generated": True, "rows": rows, "columns": [], "decisions": []}
     with head_of(recipe.data.train) as (path, is_part):
+        settings = with_found_labels(recipe.task, path, recipe.data.max_row_bytes)
+        task = build_task(settings)
+        columns = settings.columns if isinstance(settings, RowSettings) else {}
         read = task.read(path, on_error="skip")
         found = survey_rows(task, read, SHOWN)
         tokenizer, borrowed = tokenizer_of(recipe)
@@ -98,7 +98,7 @@ def preview(workspace: Workspace, name: str) -> dict[str, Any]:
         validation, test = split_sizes(found.distinct)
         counted = min(len(read.rows), MAX_COUNTED_ROWS)
         return {
-            **told, "generated": False, "is_part": is_part, "borrowed_tokenizer": borrowed,
+            **_told(task, settings), "generated": False, "is_part": is_part, "borrowed_tokenizer": borrowed,
             "columns": _columns(path), "decisions": _decisions(path, recipe, columns),
             "rows": [_tokens(tokenizer, encode_row(tokenizer, example)) for example in found.shown],
             "counts": {
@@ -111,6 +111,15 @@ def preview(workspace: Workspace, name: str) -> dict[str, Any]:
             },
             "malformed": [f"{row.where} {row.reason}" for row in found.unusable[:MAX_LISTED]],
         }  # fmt: skip
+
+
+def _told(task: Task, settings: TaskSettings) -> dict[str, Any]:
+    """Return what is told of a task: its columns by role, its labels, its measure, and what else could be chosen."""
+    return {
+        "task": task.name, "roles": list(ROLES.get(task.name, ())), "tasks": list(ROLES),
+        "mapped": settings.columns if isinstance(settings, RowSettings) else {},
+        "labels": dict(getattr(settings, "labels", {}) or {}), "metric": task.metric, "scorer": task.scorer,
+    }  # fmt: skip
 
 
 @contextmanager
@@ -202,4 +211,9 @@ def _decisions(path: Path, recipe: Recipe, columns: Mapping[str, str]) -> list[d
         candidate = candidate_of(path, Wanted(recipe.task.name, dict(columns)))
     except LotuneError:
         return []
-    return [{"text": decision.text, "change": decision.change} for decision in candidate.decisions]
+    others = [f"another reading: {other.text}" for other in candidate.others]
+    found = [
+        *((one.text, one.change) for one in candidate.decisions),
+        *zip(others, (o.change for o in candidate.others), strict=True),
+    ]
+    return [{"text": text, "change": change} for text, change in found]

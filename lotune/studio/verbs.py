@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from lotune.studio.errors import CallError
+from lotune.studio.errors import CallError, not_found
 from lotune.studio.jobs import command_line
 
 SECONDS = 900.0
@@ -84,6 +84,10 @@ class Estimates:
         except CallError as error:
             return {"state": "failed", **error.body()}
 
+    def is_running(self, recipe: str) -> bool:
+        """Return whether the dry run of a recipe as it is now has been started."""
+        return self._task is not None and self._key == self._key_of(recipe)
+
     def cancel(self) -> None:
         """End the dry run that works."""
         if self._task is not None and not self._task.done():
@@ -96,7 +100,10 @@ class Estimates:
         return {"estimate": found, "settings": found.get("settings", {}), "counts": counts}
 
     def _key_of(self, recipe: str) -> str:
-        digest = hashlib.sha256((self.folder / recipe).read_bytes())
+        try:
+            digest = hashlib.sha256((self.folder / recipe).read_bytes())
+        except OSError:
+            raise not_found(recipe) from None
         return f"{recipe} {digest.hexdigest()}"
 
 

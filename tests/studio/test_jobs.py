@@ -13,10 +13,11 @@ import psutil
 import pytest
 from studios import wait_for
 
+from lotune.errors import RunError
 from lotune.files import write_json
 from lotune.studio import dispatcher
 from lotune.studio.dispatcher import Dispatcher, Queue, at_once, dispatch, set_at_once
-from lotune.studio.jobs import JobStore, process_record
+from lotune.studio.jobs import Job, JobStore, process_record
 
 SLEEP = "import time; print('begun', flush=True); time.sleep(100)"
 
@@ -192,3 +193,25 @@ os.execv(sys.executable, [sys.executable, "-P", "-m", "lotune.studio.dispatcher"
     job.stop()
     started.wait()
     assert not ignored & (1 << (signal.SIGINT - 1))
+
+
+def test_a_status_is_written_once_there_is_space(
+    working: Dispatcher, jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, end = jobs.add("run", "a", ["print('done')"]), Job.end
+    full = True
+
+    def limited(job: Job, status: int | None, *, oom: bool = False) -> None:
+        if full:
+            raise RunError("ended.json", "cannot be written")
+        end(job, status, oom=oom)
+
+    monkeypatch.setattr(Job, "end", limited)
+    working.look()
+    wait_for(lambda: job.last_lines() == ["done"])
+    assert working.look()
+    assert job.state == "running"
+    full = False
+    wait_for(lambda: not working.look())
+    assert job.ended is not None
+    assert job.ended.status == 0

@@ -137,3 +137,21 @@ def test_the_reader_answers_every_call_that_it_lists(workspace: Workspace) -> No
     assert {"key": "tune.lr_schedule"}.items() <= next(
         one for one in settings if one["choices"] and "cosine" in one["choices"]
     ).items()
+
+
+def test_rows_outside_of_the_folder_are_read_only_if_allowed(workspace: Workspace, tmp_path_factory: Any) -> None:
+    outside = tmp_path_factory.mktemp("outside") / write_rows(tmp_path_factory.getbasetemp())
+    outside.write_text((workspace.folder / "mood.csv").read_text())
+    task = "task: {name: sentences, columns: {sentence: review, label: mood}}"
+    (workspace.folder / "far.yaml").write_text(f"{task}\ndata: {{train: {outside}}}\n")
+    refused = answer(workspace, {"call": "preview", "recipe": "far.yaml", "allow_outside": False})
+    assert (refused["status"], refused["error"]["outside"]) == (403, [str(outside)])
+    seen = answer(workspace, {"call": "preview", "recipe": "far.yaml", "allow_outside": True})["result"]
+    assert seen["counts"]["read"] == 60
+
+
+def test_another_reading_is_told(workspace: Workspace) -> None:
+    rows = "".join(f"the table {n} was set,{('warm', 'cold')[n % 2]},{('in', 'out')[n % 3 % 2]}\n" for n in range(90))
+    (workspace.folder / "both.csv").write_text(f"text,mood,place\n{rows}")
+    told = [one["text"] for one in preview(workspace, made(workspace, "both.csv")["file"])["decisions"]]
+    assert any(text.startswith("another reading: ") for text in told)

@@ -28,8 +28,11 @@ ACTIVE = ("waiting", "running", "stopping")
 
 def start_studio(folder: Path, port: int = 0) -> StudioAddress:
     words = [sys.executable, "-m", "lotune", "studio", str(folder), "--port", str(port), "--no-browser"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    address = StudioAddress(0, process=process)
+    return started(words, folder)
+
+
+def started(words: list[str], folder: Path) -> StudioAddress:
+    address = StudioAddress(0, process=subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
     _wait_until_ready(address)
     address.token = (folder / ".lotune" / "token").read_text().strip()
     return address
@@ -58,11 +61,11 @@ def is_true(server: StudioAddress, run: str) -> None:
         assert alive or server.state(run) != "running"  # it may have ended between the two looks
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_kills_of_server_and_run(small_base: Path, tmp_path: Path, kills: int) -> None:
     draw = random.Random(kills)
     shutil.copytree(small_base, tmp_path / "base")
-    recipe = write_recipe(tmp_path, Path("base"), "killed", 6 * kills)
+    recipe = write_recipe(tmp_path, Path("base"), "killed", 5 * kills)
     with undisturbed(tmp_path, recipe) as alone:
         server = start_studio(tmp_path)
         server.call("POST", "runs", status=201, body={"recipe": recipe})
@@ -126,13 +129,31 @@ runpy.run_module("lotune", run_name="__main__")
     text = (tmp_path / recipe).read_text().replace("generated_rows: 40", "generated_rows: 6000")
     step = "micro_batch_rows: 6000, max_batch_tokens: 10000000"
     (tmp_path / recipe).write_text(text.replace("micro_batch_rows: 8", step))
-    server = StudioAddress(
-        0, process=subprocess.Popen([sys.executable, "-c", limit], stderr=subprocess.PIPE, text=True)
-    )
-    _wait_until_ready(server)
-    server.token = (tmp_path / ".lotune" / "token").read_text().strip()
+    server = started([sys.executable, "-c", limit], tmp_path)
     server.call("POST", "runs", status=201, body={"recipe": recipe})
     seen = server.wait("large", "out_of_memory", "died", "done")
     end(server, signal.SIGTERM)
     assert seen["state"] == "out_of_memory", seen["cause"]
     assert seen["why"] == "memory ran out"
+
+
+def test_a_full_disk_is_named(small_base: Path, tmp_path: Path) -> None:
+    """No file of the studio and its runs may grow beyond a limit, as on a disk that is full."""
+    shutil.copytree(small_base, tmp_path / "base")
+    recipe = write_recipe(tmp_path, Path("base"), "full")
+    limit = f"""
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+sys.argv = ["studio", "studio", {str(tmp_path)!r}, "--port", "0", "--no-browser"]
+runpy.run_module("lotune", run_name="__main__")
+"""
+    server = started([sys.executable, "-c", limit], tmp_path)
+    refused = server.send("PUT", "/api/files?name=rows.csv", b"a,b\n" * 5000)
+    assert (refused.status, refused.json["error"]["code"]) == (507, "disk_full")
+    assert not (tmp_path / "rows.csv").exists()
+    server.call("POST", "runs", status=201, body={"recipe": recipe})
+    died = server.wait("full", "died", "done")
+    end(server, signal.SIGTERM)
+    assert died["state"] == "died"
+    assert any("cannot be written" in line for line in died["cause"])

@@ -182,9 +182,19 @@ function drawReading() {
   for (const input of $("reading").querySelectorAll("input, select")) input.disabled = used;
 }
 
+// Files outside of the folder are read only once somebody has allowed it.
+const allowed = new Set();
+function mayRead() {
+  if (!form.outside?.length || allowed.has(form.file)) return true;
+  if (!confirm(t("outsideAsk", { files: form.outside.join("\n") }))) return false;
+  allowed.add(form.file);
+  return true;
+}
+
 async function preview() {
+  if (!mayRead()) return;
   try {
-    view = await call(`recipe/preview?${query({ name: form.file })}`);
+    view = await call(`recipe/preview?${query({ name: form.file, allow_outside: allowed.has(form.file) })}`);
   } catch (error) {
     problem(error);
     return;
@@ -255,7 +265,7 @@ async function estimate() {
   for (;;) {
     let found;
     try {
-      found = await call("recipe/estimate", { method: "POST", body: { name } });
+      found = await call("recipe/estimate", { method: "POST", body: { name, allow_outside: allowed.has(name) } });
     } catch (error) {
       found = { state: "failed", error };
     }
@@ -292,7 +302,7 @@ function drawEstimate(found) {
 const estimateLater = settled(async () => {
   const size = folder.rows.find(({ name }) => name === form.rows)?.bytes ?? 0;
   const base = form.values["base.model"];
-  if (form.run_state !== null || form.fault || size > SMALL || (base !== "nano" && base?.includes("/") && !bases.some(({ name }) => name === base))) return;
+  if (form.run_state !== null || form.fault || (form.outside.length && !allowed.has(form.file)) || size > SMALL || (base !== "nano" && base?.includes("/") && !bases.some(({ name }) => name === base))) return;
   const { runs } = await call("runs");
   if (runs.some(({ state }) => state === "running")) $("estimate").textContent = t("estimateBusy");
   else estimate();
@@ -336,14 +346,10 @@ async function baseChanged() {
 
 // Start --------------------------------------------------------------------------------------------------------------
 
-async function start(allowOutside = false) {
-  try {
-    const { run } = await call("runs", { method: "POST", body: { recipe: form.file, allow_outside: allowOutside, ...(language === "zh" ? { lang: language } : {}) } });
-    location.href = runPage(run);
-  } catch (error) {
-    if (!error.outside || allowOutside) throw error;
-    if (confirm(t("outsideAsk", { files: error.outside.join("\n") }))) await start(true);
-  }
+async function start() {
+  if (!mayRead()) return;
+  const body = { recipe: form.file, allow_outside: allowed.has(form.file), ...(language === "zh" ? { lang: language } : {}) };
+  location.href = runPage((await call("runs", { method: "POST", body })).run);
 }
 
 page("newRun");
@@ -362,7 +368,7 @@ drop.addEventListener("drop", (event) => {
 const chosen = () => $("file").files[0] && take($("file").files[0]);
 $("file").onchange = chosen;
 chosen(); // somebody may have been faster than this script
-act($("run"), () => start());
+act($("run"), start);
 act($("ask-estimate"), estimate);
 act($("used-copy"), async () => show(await call("recipe/copy", { method: "POST", body: { run: form.run } }), true));
 $("search").oninput = settled(drawOthers, 120);

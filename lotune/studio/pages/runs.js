@@ -1,6 +1,6 @@
 // The runs of the folder: states that follow by themselves, figures, a filter, and those to compare.
 import { $, make, t } from "/common.js";
-import { act, call, metricValue, page, percent, number, problem, query, runPage, stateClass, stateText, watch } from "/studio.js";
+import { act, call, command, metricValue, page, percent, number, problem, query, runPage, stateClass, stateText, watch } from "/studio.js";
 
 const POLL = 3000;
 let runs = [];
@@ -37,12 +37,20 @@ function row(run) {
     if (box.checked) chosen.add(run.name);
     else chosen.delete(run.name);
     $("compare").disabled = chosen.size < 2;
+    drawCommand();
   };
   return make("tr", {}, make("td", {}, box), ...COLUMNS.map(([name, show, numeric]) => {
     if (name === "name") return make("td", {}, make("a", { href: runPage(run.name) }, run.name));
     const look = name === "state" ? stateClass(run.state) : name === "valid" && run.valid != null ? (run.valid ? "good" : "problem") : "";
     return make("td", { class: numeric ? "number" : look }, show(run));
   }));
+}
+
+// What the page does with the chosen runs, in the terminal.
+function drawCommand() {
+  const names = chosen.size ? [...chosen] : runs.slice(0, 1).map(({ name }) => name);
+  const words = names.map((name) => `runs/${name}`);
+  $("command").replaceChildren(...(words.length > 1 ? words.slice(1).map((other) => command(`lotune compare ${words[0]} ${other}`)) : words.map((word) => command(`lotune watch ${word}`))));
 }
 
 function body() {
@@ -57,10 +65,12 @@ function body() {
   if (focused) [...$("rows").querySelectorAll("input")].find((box) => box.getAttribute("aria-label") === focused)?.focus();
   $("empty").hidden = runs.length > 0;
   $("table").hidden = runs.length === 0;
+  drawCommand();
 }
 
 page("runs");
 $("filter").oninput = body;
+$("demo-command").append(command("lotune run demo"));
 document.addEventListener("language", () => {
   head();
   body();
