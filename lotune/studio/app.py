@@ -37,12 +37,16 @@ NameQuery = Annotated[str, Query(min_length=1, max_length=200)]
 
 @dataclass(frozen=True)
 class StudioOptions:
-    """Who may ask: the token, the port in the address, and the names under which the studio may be asked."""
+    """Who may ask: the token, the port in the address, and the names under which the studio may be asked.
+
+    `once` opens the pages a single time in place of the token.
+    """
 
     token: str
     port: int
     loopback: bool = True
     hosts: Collection[str] = ()
+    once: str = ""
 
 
 class Fault(BaseModel):
@@ -118,7 +122,10 @@ def build_app(studio: Studio, options: StudioOptions) -> Any:
     _add_recipe_calls(app, studio)
     add_run_calls(app, studio)
     add_pages(app, studio)
-    return Guard(_Bounded(app), options.token, options.port, loopback=options.loopback, hosts=options.hosts)
+    return Guard(
+        _Bounded(app), options.token, options.port,
+        loopback=options.loopback, hosts=options.hosts, once=options.once,
+    )  # fmt: skip
 
 
 def json(value: Any, status: int = 200) -> Response:

@@ -58,11 +58,14 @@ class Guard:
     """An ASGI application around another that lets pass who has the token.
 
     `loopback` tells that the server listens on this machine alone; otherwise it may also be asked by any address in
-    numbers. `hosts` are further names.
+    numbers. `hosts` are further names. `once` opens the pages a single time in place of the token: the address that a
+    browser is started with can be seen by other users of the machine.
     """
 
-    def __init__(self, app: Any, token: str, port: int, *, loopback: bool, hosts: Collection[str] = ()) -> None:
-        self.app, self.token, self.loopback = app, token, loopback
+    def __init__(
+        self, app: Any, token: str, port: int, *, loopback: bool, hosts: Collection[str] = (), once: str = ""
+    ) -> None:
+        self.app, self.token, self.loopback, self.once = app, token, loopback, once
         self.hosts = frozenset((*LOOPBACK_HOSTS, *hosts))
         self.cookie = f"lotune_studio_{port}"  # a cookie is sent to all ports of a host
 
@@ -74,7 +77,7 @@ class Guard:
         try:
             self._check_origin(scope, headers)
             given = parse_qsl(scope["query_string"].decode("latin-1"))
-            if scope["method"] == "GET" and self._is_token(dict(given).get("token", "")):
+            if scope["method"] == "GET" and self._opens(dict(given).get("token", "")):
                 await self._let_in(scope, given, send)
                 return
             self._check_token(headers)
@@ -119,6 +122,12 @@ class Guard:
         cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
         if not any(name == self.cookie and self._is_token(value) for name, _, value in cookies):
             raise CallError(401, "no_token", "the token is missing", "open the address that lotune studio printed")
+
+    def _opens(self, text: str) -> bool:
+        if self.once and hmac.compare_digest(text.encode(), self.once.encode()):
+            self.once = ""
+            return True
+        return self._is_token(text)
 
     def _is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode(), self.token.encode())

@@ -27,6 +27,8 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended."""
 RAN_OUT = re.compile(r"memory: ran out|[\w.]+: memory ran out")
 """How an error about memory begins."""
+DELETED = ".deleted-"
+"""Beginning of the name of a folder that is being deleted."""
 FILES = ("recipe.yaml", "stages.json", "scorecard.json")
 
 
@@ -198,6 +200,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder: at once for who looks, and its files in the background."""
-    gone = folder.with_name(f".deleted-{folder.name}-{threading.get_native_id()}")
+    gone = folder.with_name(f"{DELETED}{folder.name}-{threading.get_native_id()}")
     folder.rename(gone)
     threading.Thread(target=shutil.rmtree, args=(gone,), kwargs={"ignore_errors": True}).start()

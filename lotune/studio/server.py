@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ def studio(folder: Path, options: StudioServerOptions) -> None:
     bound = listening_socket(options.host, *_port(options))
     port = int(bound.getsockname()[1])
     loopback = options.host in ("localhost", "::1") or options.host.startswith("127.")
-    token = studio_token(working.workspace.own)
-    app = build_app(working, StudioOptions(token, port, loopback, options.allowed_hosts))
+    token, once = studio_token(working.workspace.own), secrets.token_urlsafe(32)
+    app = build_app(working, StudioOptions(token, port, loopback, options.allowed_hosts, once))
     address = _address(options.host, port)
     if not loopback:
         print_status(f"warning: whoever reaches {options.host} and has the address can start commands on this machine")
@@ -62,7 +63,7 @@ def studio(folder: Path, options: StudioServerOptions) -> None:
     def started() -> None:
         print_status(f"studio of {working.workspace.folder}: ready on {address}/?token={token}")
         if options.opens_browser:
-            webbrowser.open(f"{address}/?token={token}")
+            webbrowser.open(f"{address}/?token={once}")
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from lotune.studio.dispatcher import Queue
 from lotune.studio.jobs import JOBS, JobStore
 from lotune.studio.readers import Readers
 from lotune.studio.run_live import LiveRuns
-from lotune.studio.run_states import Runs
+from lotune.studio.run_states import DELETED, Runs
 from lotune.studio.talk import Talk
 from lotune.studio.verbs import Estimates
 from lotune.studio.workspace import OWN_FOLDER, Workspace
@@ -53,7 +54,7 @@ class Studio:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Keep the queue going, and a reader ready; at the end, only the queue and its runs go on."""
-        await asyncio.to_thread(self.talk.end_leftover)
+        await asyncio.to_thread(self._clear)
         tasks = [asyncio.create_task(self._keep_queue()), asyncio.create_task(self.readers.start())]
         try:
             yield
@@ -64,6 +65,15 @@ class Studio:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.readers.close()
             await self.talk.close()
+
+    def _clear(self) -> None:
+        """Remove what a studio that was killed has left: its server, estimates, and what it was deleting."""
+        self.talk.end_leftover()
+        left = [self.workspace.folder / SCRATCH]
+        for folder in (self.workspace.runs, self.jobs.folder):
+            left += folder.glob(f"{DELETED}*")
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
 
     async def _keep_queue(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class Estimates:
     scratch: str
     """Folder for the rows that a dry run prepares, below the studio's folder."""
     _key: str = field(default="", init=False)
+    _number: int = field(default=0, init=False)
     _task: asyncio.Task[Any] | None = field(default=None, init=False)
 
     def ask(self, recipe: str) -> dict[str, Any]:
@@ -95,7 +97,12 @@ class Estimates:
         self._task = None
 
     async def _estimate(self, recipe: str) -> dict[str, Any]:
-        result = await run_json(self.folder, ["run", recipe, "--dry-run", f"runs={self.scratch}"])
+        self._number += 1
+        scratch = f"{self.scratch}/{self._number}"  # an older one may not have been removed yet
+        try:
+            result = await run_json(self.folder, ["run", recipe, "--dry-run", f"runs={scratch}"])
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self.folder / scratch, ignore_errors=True)
         counts, found = result.get("counts", {}), result.get("estimate") or {}
         return {"estimate": found, "settings": found.get("settings", {}), "counts": counts}
 

@@ -53,6 +53,14 @@ def test_the_token_of_the_address_becomes_a_cookie(server: StudioAddress) -> Non
     assert Address.get(server, f"//evil.example?token={TOKEN}", NO_TOKEN).headers["location"] == "/evil.example"
 
 
+def test_the_address_of_the_browser_works_once(tmp_path: Path) -> None:
+    with studio_at(tmp_path, once="o" * 40) as server:
+        assert server.get(f"/?token={'o' * 40}", NO_TOKEN).status == 303
+        assert server.get(f"/?token={'o' * 40}", NO_TOKEN).status == 401
+        assert server.get(f"/?token={TOKEN}", NO_TOKEN).status == 303
+        assert server.get("/api/runs", {"Authorization": f"Bearer {'o' * 40}"}).status == 401
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", ""])
 def test_another_name_of_this_machine_is_refused(server: StudioAddress, host: str) -> None:
     reply = server.get("/api/runs", {"Host": host})
