@@ -234,8 +234,7 @@ def test_the_task_of_the_how_to_page_completes_a_run(with_labels: Path, small_ba
         return completed.stdout
 
     assert "accuracy" in call("evaluate", "--model", str(small_base), "--task", "labels", "--data", str(file))
-    for verb in ("prepare", "tune", "evaluate"):
-        call(verb, str(recipe))
+    call("evaluate", str(recipe))  # the stages before it, too
     call("report", str(tmp_path / "labelled"))
     assert json.loads((tmp_path / "labelled" / "data" / "counts.json").read_text())["rows"]["kept"] == 14
     card = json.loads((tmp_path / "labelled" / "scorecard.json").read_text())

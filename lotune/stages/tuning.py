@@ -50,7 +50,7 @@ from lotune.stages.tuning_session import (
     with_early_end,
 )
 from lotune.stages.validate import CheckpointResult, checkpoint_result, with_retention
-from lotune.stages.validation_rows import ANSWERS, BASE, SHOWN_ROWS, ValidationRows
+from lotune.stages.validation_rows import ANSWERS, BASE, ValidationRows
 
 if TYPE_CHECKING:
     from lotune.evaluate.predict import Prediction
@@ -271,10 +271,9 @@ def _base_answers(recipe: Recipe, tuning: TuningSession, validation: ValidationS
     """
     from lotune.model.adapters import base_alone
 
-    first = replace(validation.rows, examples=validation.rows.examples[:SHOWN_ROWS])
     tuning.model.eval()
     with base_alone(tuning.model) as base:
-        return _answer(recipe, tuning, base, [first, *validation.watched], "the base, before tuning")
+        return _answer(recipe, tuning, base, [validation.rows.first(), *validation.watched], "the base, before tuning")
 
 
 def _answer(

@@ -88,6 +88,8 @@ def validate(run: Run, recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any
     """
     rows, watched = task_validation_rows(recipe), retention_validation_rows(recipe)
     base = [stored_answers(run, recipe, retained, BASE) for retained in watched]
+    if rows.file(BASE).exists():  # shown beside those of the checkpoints; earlier versions wrote none
+        stored_answers(run, recipe, rows.first(), BASE)
     results, scores = [], {}
     for checkpoint in trained["checkpoints"]:
         name = checkpoint["name"]

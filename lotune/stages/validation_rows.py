@@ -42,6 +42,10 @@ class ValidationRows:
         """Return the file with the answers of a checkpoint, or of the base."""
         return self.folder / f"{name}.jsonl"
 
+    def first(self) -> ValidationRows:
+        """Return the first rows alone, those that the base answers for a page to show."""
+        return replace(self, examples=self.examples[:SHOWN_ROWS])
+
     def facts(self, recipe: Recipe) -> Facts:
         """Return the facts that answers to these rows have in common."""
         return facts_of(self.settings, self.task, on_too_long=recipe.evaluate.on_too_long)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from browsers import DESKTOP, PHONE, browser_test, opened
 from conftest import WRITTEN
 from studios import TOKEN, StudioAddress, studio_at, wait_for, write_recipe, write_rows
@@ -41,13 +42,29 @@ def server(folder: Path) -> Iterator[StudioAddress]:
 
 
 @pytest.fixture(scope="module")
-def runs(server: StudioAddress, folder: Path) -> list[str]:
-    """Two finished runs."""
-    for name, epochs in (("first", 1), ("second", 2)):
-        server.call("POST", "runs", status=201, body={"recipe": write_recipe(folder, Path("base"), name, epochs)})
-    for name in ("first", "second"):
-        assert server.wait(name, "done", "died")["state"] == "done"
-    return ["first", "second"]
+def runs(folder: Path, finished_run: Path) -> list[str]:
+    """Two finished runs with different seeds."""
+    names = ["first", "second"]
+    for seed, name in enumerate(names):
+        copied = folder / "runs" / name
+        shutil.copytree(finished_run, copied)
+        recipe = yaml.safe_load((copied / "recipe.yaml").read_text())
+        (copied / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "name": name, "seed": seed}))
+        given = next((copied / "predictions" / "arithmetic").glob("base.jsonl")).read_text().splitlines(keepends=True)
+        (copied / "validation").mkdir()
+        with (copied / "metrics.jsonl").open("a") as metrics:
+            for step in (10, 20):
+                found = {
+                    "name": f"step-{step:06d}",
+                    "step": step,
+                    "value": step / 40,
+                    "loss": 1 / step,
+                    "retained": 0.95,
+                }
+                metrics.write(json.dumps({"validation": found}) + "\n")
+                (copied / "validation" / f"step-{step:06d}.jsonl").write_text("".join(given[:5]))
+        (copied / "validation" / "base.jsonl").write_text("".join(given[:5]))
+    return names
 
 
 @contextmanager
@@ -216,7 +233,7 @@ def test_runs_are_compared(browser: Any, server: StudioAddress, runs: list[str])
             page.get_by_label(f"Choose {name}").click()
         page.get_by_role("button", name="Compare the chosen").click()
         page.get_by_text("Verdict:").wait_for()
-        assert page.locator("#settings").get_by_text("tune.epochs").count() == 1
+        assert page.locator("#settings").get_by_text("seed").count() == 1
         assert page.locator("#curves svg").count() >= 2
         assert page.locator("#figures th a").all_inner_texts() == runs
 
@@ -224,7 +241,7 @@ def test_runs_are_compared(browser: Any, server: StudioAddress, runs: list[str])
 @browser_test
 def test_answers_are_filtered(browser: Any, server: StudioAddress, runs: list[str]) -> None:
     with studio_page(browser, server, f"/run?run={runs[0]}") as page:
-        page.locator("#found").get_by_text("6 rows").wait_for()
+        page.locator("#found").get_by_text("60 rows").wait_for()
         page.locator("#text").fill("no such text")
         page.locator("#found").get_by_text("No row").wait_for()
         page.locator("#text").fill("")
