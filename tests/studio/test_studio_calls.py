@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,19 +16,6 @@ from studios import StudioAddress, studio_at, wait_for, write_recipe, write_rows
 from lotune.files import read_json
 
 ENDLESS = 400
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
-    folder = tmp_path_factory.mktemp("studio")
-    shutil.copytree(small_base, folder / "base")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[StudioAddress]:
-    with studio_at(folder) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -29,19 +29,6 @@ COUNT_CLICKS = "let n = Number(sessionStorage.clicks ?? 0); addEventListener('cl
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
-    folder = tmp_path_factory.mktemp("studio")
-    shutil.copytree(small_base, folder / "base")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[StudioAddress]:
-    with studio_at(folder) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def runs(folder: Path, finished_run: Path) -> list[str]:
     """Two finished runs with different seeds."""
     names = ["first", "second"]
