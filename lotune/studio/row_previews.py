@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lotune.data.examples import Example
 from lotune.data.rows import MAX_LISTED, read_rows
 from lotune.data.settings import split_sizes
 from lotune.data.tokenized import EncodedRow, encode_row
@@ -36,8 +37,8 @@ from lotune.tasks.user_rows import generating
 
 SHOWN = 5
 """Number of rows that are shown."""
-ENCODED_ROWS = 2_000
-"""Number of rows whose tokens are counted."""
+ENCODED_CHARACTERS = 300_000
+"""Number of characters, at the head of the file, whose tokens are counted: more would take longer than a moment."""
 HEAD_BYTES = 4 * 2**20
 """Of a larger file, a preview reads the rows in so many bytes at its head."""
 LINE_FORMATS = (".csv", ".tsv", ".jsonl", ".txt")
@@ -157,10 +158,16 @@ def context_of(recipe: Recipe) -> int:
     return int(read_object(folder / "config.json").get("max_position_embeddings") or 2**17)
 
 
-def _examples(task: Task, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Any]:
-    for row in islice(rows, ENCODED_ROWS):
+def _examples(task: Task, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Example]:
+    """Yield the first examples, ENCODED_CHARACTERS long together, or the first one alone if it is longer."""
+    characters = 0
+    for row in rows:
         try:
-            yield from task.examples([row], training=True)
+            for example in task.examples([row], training=True):
+                characters += len(example.prompt) + len(example.target)
+                yield example
+                if characters > ENCODED_CHARACTERS:
+                    return
         except LotuneError:
             continue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def test_other_columns_change_the_recipe_and_the_rows(workspace: Workspace) -> N
     assert changed["given"]["task.columns.output"] == "a"
     first = preview(workspace, form["file"])["rows"][0]
     assert "".join(text for text, trained in first if trained).startswith("question 0?")
+
+
+def test_of_long_rows_only_the_first_are_encoded(workspace: Workspace) -> None:
+    rows = (json.dumps({"instruction": f"{n} " + "word " * 500, "output": f"{n}"}) + "\n" for n in range(400))
+    (workspace.folder / "long.jsonl").write_text("".join(rows))
+    counts = preview(workspace, made(workspace, "long.jsonl")["file"])["counts"]
+    assert (counts["read"], 100 < counts["encoded"] < 200) == (400, True)
 
 
 def test_a_character_of_several_tokens_is_one_piece(workspace: Workspace) -> None:
