@@ -26,13 +26,26 @@ from lotune.files import read_json
 ACTIVE = ("waiting", "running", "stopping")
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_studio_is_left() -> Iterator[None]:
+    yield
+    while STARTED:
+        if (process := STARTED.pop()).poll() is None:  # the test has failed
+            process.terminate()
+            process.communicate()
+
+
 def start_studio(folder: Path, port: int = 0) -> StudioAddress:
     words = [sys.executable, "-m", "lotune", "studio", str(folder), "--port", str(port), "--no-browser"]
     return started(words, folder)
 
 
 def started(words: list[str], folder: Path) -> StudioAddress:
-    address = StudioAddress(0, process=subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
+    STARTED.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
+    address = StudioAddress(0, process=STARTED[-1])
     _wait_until_ready(address)
     address.token = (folder / ".lotune" / "token").read_text().strip()
     return address
