@@ -17,10 +17,9 @@ from typing import Any, Literal
 import orjson
 
 from lotune.stages.served_runs import read_object
+from lotune.stages.validation_rows import BASE
 from lotune.studio.errors import CallError
-
-BASE = "base"
-"""Name of the untuned model's file of predictions."""
+from lotune.studio.workspace import file_stamp
 
 Filter = Literal["all", "won", "lost", "right", "wrong", "unjudged"]
 MAX_PAGE = 100
@@ -50,7 +49,7 @@ class AnswerIndex:
     score: str | None
     """The score that the metric is the mean of; None for an accuracy."""
     lower_is_better: bool
-    stamp: tuple[int, ...]
+    stamp: tuple[tuple[int, int] | None, ...]
     kinds: list[str] = field(default_factory=list)
     _base: array[int] = field(default_factory=lambda: array("q"))
     _tuned: array[int] = field(default_factory=lambda: array("q"))
@@ -196,10 +195,9 @@ class RunAnswers:
         target = card.get("target", {})
         answers = folder / "predictions" / str(target.get("task"))
         base, tuned = answers / f"{BASE}.jsonl", answers / f"{card.get('chosen_checkpoint')}.jsonl"
-        try:
-            stamp = tuple(part for file in (base, tuned) for part in _stamp(file))
-        except OSError:
-            raise CallError(409, "no_answers", "this run has no answers to its test rows yet") from None
+        stamp = tuple(file_stamp(file) for file in (base, tuned))
+        if None in stamp:
+            raise CallError(409, "no_answers", "this run has no answers to its test rows yet")
         known = self._indexes.pop(folder, None)
         if known is None or known.stamp != stamp:
             known = AnswerIndex(base, tuned, target.get("score"), bool(target.get("lower_is_better")), stamp).build()
@@ -207,11 +205,6 @@ class RunAnswers:
         if len(self._indexes) > MAX_KEPT:
             self._indexes.pop(next(iter(self._indexes)))
         return known
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _mapped(file: Path) -> mmap.mmap | None:

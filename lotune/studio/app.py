@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from lotune import __version__
 from lotune.errors import LotuneError
-from lotune.files import to_json
 from lotune.library_errors import translate_error
 from lotune.studio.bases import hub_base, local_bases
 from lotune.studio.errors import CallError, call_error
 from lotune.studio.guard import Guard
 from lotune.studio.pages_app import add_pages
+from lotune.studio.protocol import Name, NameQuery, OfRun, json
 from lotune.studio.run_calls import add_run_calls
 from lotune.studio.studio import Studio
 from lotune.studio.uploads import save_upload
@@ -31,8 +31,6 @@ from lotune.studio.workspace import MAX_LISTED, RECIPE_SUFFIXES, is_row_file
 MAX_BODY_BYTES = 4 * 2**20
 """Largest body of a call that is no upload."""
 UPLOADS = "/api/files"
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-NameQuery = Annotated[str, Query(min_length=1, max_length=200)]
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,6 @@ class Estimated(BaseModel):
     allow_outside: bool = False
 
 
-class OfRun(BaseModel):
-    """The name of a run."""
-
-    run: Name
-
-
 def build_app(studio: Studio, options: StudioOptions) -> Any:
     """Return the ASGI application of a studio."""
 
@@ -126,11 +118,6 @@ def build_app(studio: Studio, options: StudioOptions) -> Any:
         _Bounded(app), options.token, options.port,
         loopback=options.loopback, hosts=options.hosts, once=options.once,
     )  # fmt: skip
-
-
-def json(value: Any, status: int = 200) -> Response:
-    """Return a value as the body of a response."""
-    return Response(to_json(value), status, media_type="application/json")
 
 
 def _add_file_calls(app: FastAPI, studio: Studio) -> None:

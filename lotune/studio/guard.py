@@ -97,10 +97,9 @@ class Guard:
         if not self._is_own(host):
             raise CallError(421, "unknown_host", "this studio is not asked under this name")
         if scope["method"] not in SAFE_METHODS:
-            origin = headers.get("origin")
-            if origin is not None and origin != f"{scope.get('scheme', 'http')}://{host}":
-                raise CallError(403, "other_site", "the page of another site may not ask this studio")
-            if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            own = f"{scope.get('scheme', 'http')}://{host}"
+            from_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+            if headers.get("origin", own) != own or not from_own:
                 raise CallError(403, "other_site", "the page of another site may not ask this studio")
 
     def _is_own(self, host: str) -> bool:

@@ -13,28 +13,23 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from lotune.files import to_json
 from lotune.settings import flatten, read_yaml
 from lotune.studio.answers import MAX_PAGE, MAX_QUERY, Filter, Selection
 from lotune.studio.dispatcher import at_once, set_at_once
 from lotune.studio.errors import CallError, not_found
 from lotune.studio.jobs import RUN_JOB, Job, interrupt
-from lotune.studio.run_states import ACTIVE, process_of
+from lotune.studio.protocol import Name, NameQuery, OfRun, json
+from lotune.studio.run_states import ACTIVE, process_of, state_of
 from lotune.studio.scorecards import scorecard_tables
 from lotune.studio.studio import Studio
 from lotune.studio.verbs import compare_runs
 from lotune.studio.workspace import RUNS
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-NameQuery = Annotated[str, Query(min_length=1, max_length=200)]
 Language = Literal["en", "zh"]
 DOWNLOADS = "downloads"
 """Folder for bundles and exported models, below the studio's folder."""
-RUN_FILES: Mapping[str, str] = {
-    "report.html": "report.html", "report.md": "report.md", "scorecard.json": "scorecard.json",
-    "recipe.yaml": "recipe.yaml", "metrics.jsonl": "metrics.jsonl",
-}  # fmt: skip
-"""Files of a run that can be downloaded, by the name in the call."""
+RUN_FILES = ("report.html", "report.md", "scorecard.json", "recipe.yaml", "metrics.jsonl")
+"""Files of a run that can be downloaded."""
 MADE_FILES: Mapping[str, str] = {"bundle": ".zip", "gguf": ".gguf"}
 """Files that a command makes of a run: the kind of its job, and the suffix of the file."""
 MAX_COMPARED = 8
@@ -49,12 +44,6 @@ class Start(BaseModel):
     allow_outside: bool = False
     lang: Language | None = None
     """Language of the report; None for that of the studio's locale."""
-
-
-class OfRun(BaseModel):
-    """The name of a run."""
-
-    run: Name
 
 
 class Bundle(BaseModel):
@@ -77,10 +66,6 @@ class QueueSize(BaseModel):
     at_once: Annotated[int, Field(ge=1, le=64)]
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(to_json(value), status, media_type="application/json")
-
-
 def add_run_calls(app: FastAPI, studio: Studio) -> None:
     """Add the calls about runs to an application."""
     _add_start_calls(app, studio)
@@ -95,36 +80,36 @@ def _add_start_calls(app: FastAPI, studio: Studio) -> None:
     async def start(body: Start) -> Response:
         name = await studio.readers.ask("startable", recipe=body.recipe, allow_outside=body.allow_outside)
         words = ["run", body.recipe, *(["--lang", body.lang] if body.lang else [])]
-        return _json(await asyncio.to_thread(_start, studio, name, words), 201)
+        return json(await asyncio.to_thread(_start, studio, name, words), 201)
 
     @app.post("/api/example", tags=["runs"], summary="Start the demo: nano learns arithmetic", status_code=201)
     async def example() -> Response:
         recipe = await studio.readers.ask("example", name=EXAMPLE)
-        return _json(await asyncio.to_thread(_start, studio, Path(recipe).stem, ["run", recipe]), 201)
+        return json(await asyncio.to_thread(_start, studio, Path(recipe).stem, ["run", recipe]), 201)
 
     @app.post("/api/run/stop", tags=["runs"], summary="Stop a run as Ctrl-C does, or take it out of the queue")
     async def stop(body: OfRun) -> Response:
-        return _json(await asyncio.to_thread(_stop, studio, body.run))
+        return json(await asyncio.to_thread(_stop, studio, body.run))
 
     @app.post("/api/run/continue", tags=["runs"], summary="Continue a run that has stopped or died", status_code=201)
     async def continue_(body: OfRun) -> Response:
         folder, job = await asyncio.to_thread(runs.find, body.run)
         words = continue_words(studio, body.run, folder, job)
-        return _json(await asyncio.to_thread(_start, studio, body.run, words, again=True), 201)
+        return json(await asyncio.to_thread(_start, studio, body.run, words, again=True), 201)
 
     @app.delete("/api/run", tags=["runs"], summary="Delete a run and all its files")
     async def delete(run: NameQuery) -> Response:
         await asyncio.to_thread(runs.delete, run)
-        return _json({"deleted": run})
+        return json({"deleted": run})
 
     @app.get("/api/queue", tags=["runs"], summary="How many runs may work at the same time")
     async def queue() -> Response:
-        return _json({"at_once": at_once(studio.workspace.folder)})
+        return json({"at_once": at_once(studio.workspace.folder)})
 
     @app.put("/api/queue", tags=["runs"], summary="Set how many runs may work at the same time")
     async def set_queue(body: QueueSize) -> Response:
         set_at_once(studio.workspace.folder, body.at_once)
-        return _json({"at_once": body.at_once})
+        return json({"at_once": body.at_once})
 
 
 def _add_look_calls(app: FastAPI, studio: Studio) -> None:
@@ -132,15 +117,15 @@ def _add_look_calls(app: FastAPI, studio: Studio) -> None:
 
     @app.get("/api/runs", tags=["runs"], summary="List the runs with state and figures, the latest first")
     async def list_() -> Response:
-        return _json({"runs": await asyncio.to_thread(runs.rows)})
+        return json({"runs": await asyncio.to_thread(runs.rows)})
 
     @app.get("/api/run", tags=["runs"], summary="A run: state, curves, validations, samples, answers, scorecard")
     async def picture(run: NameQuery) -> Response:
-        return _json(await asyncio.to_thread(_picture, studio, run))
+        return json(await asyncio.to_thread(_picture, studio, run))
 
     @app.get("/api/run/scorecard", tags=["results"], summary="The scorecard in the words and digits of the report")
     async def scorecard(run: NameQuery, lang: Language = "en") -> Response:
-        return _json(await asyncio.to_thread(scorecard_tables, runs.folder(run), lang))
+        return json(await asyncio.to_thread(scorecard_tables, runs.folder(run), lang))
 
     @app.get("/api/run/answers", tags=["results"], summary="Answers of base and tuned model, filtered, in pages")
     async def answers(
@@ -150,17 +135,18 @@ def _add_look_calls(app: FastAPI, studio: Studio) -> None:
     ) -> Response:  # fmt: skip
         folder = runs.folder(run)
         page = studio.answers.page
-        return _json(await asyncio.to_thread(page, folder, Selection(verdict, kind, text), first, rows))
+        return json(await asyncio.to_thread(page, folder, Selection(verdict, kind, text), first, rows))
 
     @app.get("/api/compare", tags=["results"], summary="Settings, curves and figures of several runs")
     async def compare(run: Annotated[list[NameQuery], Query(min_length=2, max_length=MAX_COMPARED)]) -> Response:
-        return _json(await asyncio.to_thread(_side_by_side, studio, run))
+        return json(await asyncio.to_thread(_side_by_side, studio, run))
 
     @app.get("/api/compare/answers", tags=["results"], summary="Paired comparison of the answers of two runs")
     async def paired(a: NameQuery, b: NameQuery) -> Response:
         folders = [runs.folder(name) for name in (a, b)]
         found = await compare_runs(studio.workspace.folder, *folders)
-        return _json({**found, "command": shlex.join(["lotune", "compare", f"runs/{a}", f"runs/{b}"])})
+        words = ["lotune", "compare", *(_shown(studio, folder) for folder in folders)]
+        return json({**found, "command": shlex.join(words)})
 
 
 def _add_result_calls(app: FastAPI, studio: Studio) -> None:
@@ -169,12 +155,12 @@ def _add_result_calls(app: FastAPI, studio: Studio) -> None:
     @app.post("/api/run/bundle", tags=["results"], summary="Make the hand-in of a run", status_code=202)
     async def bundle(body: Bundle) -> Response:
         folder = runs.folder(body.run)
-        return _json(_make(studio, "bundle", body.run, ["bundle", _shown(studio, folder), "--team", body.team]), 202)
+        return json(_make(studio, "bundle", body.run, ["bundle", _shown(studio, folder), "--team", body.team]), 202)
 
     @app.post("/api/run/export", tags=["results"], summary="Write the tuned model as a GGUF file", status_code=202)
     async def export(body: OfRun) -> Response:
         words = ["export", "gguf", _shown(studio, runs.folder(body.run)), "--overwrite"]
-        return _json(_make(studio, "gguf", body.run, words), 202)
+        return json(_make(studio, "gguf", body.run, words), 202)
 
     @app.get("/api/run/file", tags=["results"], summary="Download a file of a run, its bundle or its exported model",
              response_class=FileResponse)  # fmt: skip
@@ -186,17 +172,17 @@ def _add_result_calls(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/run/question", tags=["results"], summary="The fields of a question to the models of a run")
     async def fields(run: NameQuery) -> Response:
         runs.folder(run)
-        return _json({"fields": await studio.readers.ask("fields", run=run)})
+        return json({"fields": await studio.readers.ask("fields", run=run)})
 
     @app.post("/api/run/question", tags=["results"], summary="The prompt of a question, as the task of a run asks it")
     async def question(body: Question) -> Response:
         runs.folder(body.run)
-        return _json(await studio.readers.ask("prompt", run=body.run, values=body.values))
+        return json(await studio.readers.ask("prompt", run=body.run, values=body.values))
 
     @app.post("/api/run/talk", tags=["results"], summary="Load base and tuned model, to talk to them")
     async def talk(body: OfRun) -> Response:
         await studio.talk.open(body.run, runs.folder(body.run))
-        return _json({"address": f"/talk/{quote(body.run)}"})
+        return json({"address": f"/talk/{quote(body.run)}"})
 
     @app.api_route("/talk/{run}/{path:path}", methods=["GET", "POST"], include_in_schema=False)
     async def passed_on(run: str, path: str, request: Request) -> Response:
@@ -241,7 +227,7 @@ def _stop(studio: Studio, name: str) -> dict[str, Any]:
 
 def _picture(studio: Studio, name: str) -> dict[str, Any]:
     folder, job = studio.runs.find(name)
-    state = studio.runs.state(name)
+    state = state_of(folder, job)
     seen: dict[str, Any] = {}
     if folder is not None:
         seen = studio.live.picture(folder, process_of(folder))
@@ -253,7 +239,6 @@ def _picture(studio: Studio, name: str) -> dict[str, Any]:
         "output": job.last_lines() if job is not None else [],
         "command": job.command if job is not None else shlex.join(["lotune", *words]),
         "continue_command": shlex.join(["lotune", *words]), "commands": _commands(name), "files": files, "made": made,
-        "task_name": _task_name(folder), "started": job.created if job is not None else None,
     }  # fmt: skip
 
 
@@ -265,19 +250,6 @@ def _commands(name: str) -> list[str]:
     return [shlex.join(["lotune", *one]) for one in words]
 
 
-def _task_name(folder: Path | None) -> str | None:
-    """Return the name of a run's task, from the settings that it has stored."""
-    if folder is None or not (folder / "recipe.yaml").is_file():
-        return None
-    inside = False
-    for line in (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines():
-        if not line.startswith(" "):
-            inside = line.rstrip() == "task:"
-        elif inside and line.startswith("  name: "):
-            return line.removeprefix("  name: ").strip()
-    return None
-
-
 def _side_by_side(studio: Studio, names: Sequence[str]) -> dict[str, Any]:
     """Return the settings that differ, and curves and figures of each run."""
     folders = [studio.runs.folder(name) for name in names]
@@ -285,12 +257,12 @@ def _side_by_side(studio: Studio, names: Sequence[str]) -> dict[str, Any]:
     keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key not in ("name", "runs")]
     differing = {key: [one.get(key) for one in settings] for key in keys}
     differing = {key: values for key, values in differing.items() if any(value != values[0] for value in values)}
-    figures = {row["name"]: row for row in studio.runs.rows()}
+    rows = [studio.runs.row(name) for name in names]
     pictures = [studio.live.picture(folder, None) for folder in folders]
     return {
         "runs": [
-            {"figures": figures[name], "loss": seen["loss"], "validations": seen["validations"], "gate": seen["gate"]}
-            for name, seen in zip(names, pictures, strict=True)
+            {"figures": row, "loss": seen["loss"], "validations": seen["validations"], "gate": seen["gate"]}
+            for row, seen in zip(rows, pictures, strict=True)
         ],
         "differing": differing,
     }  # fmt: skip
@@ -329,7 +301,7 @@ def _download(studio: Studio, run: str, name: str) -> Path:
     if name in MADE_FILES:
         path = _made_file(studio, run, name)
     elif name in RUN_FILES:
-        path = folder / RUN_FILES[name]
+        path = folder / name
     else:
         raise not_found(name)
     if not path.is_file() or not studio.workspace.contains(path):

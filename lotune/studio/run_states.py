@@ -19,7 +19,7 @@ from lotune.runs import Run, running_process
 from lotune.stages.served_runs import scorecard_figures
 from lotune.studio.errors import CallError, not_found
 from lotune.studio.jobs import Ended, Job, JobStore, running
-from lotune.studio.workspace import Workspace
+from lotune.studio.workspace import Workspace, file_stamp
 
 StateName = Literal["waiting", "running", "stopping", "stopped", "died", "out_of_memory", "done"]
 ACTIVE: Sequence[StateName] = ("waiting", "running", "stopping")
@@ -65,6 +65,10 @@ class Runs:
         rows = [self._row(name, folders.get(name), latest.get(name)) for name in {*folders, *latest}]
         return sorted(rows, key=lambda row: (-row["at"], row["name"]))
 
+    def row(self, name: str) -> dict[str, Any]:
+        """Return name, state and figures of a run. Raises: CallError if there is no such run."""
+        return self._row(name, *self.find(name))
+
     def state(self, name: str) -> RunState:
         """Return the state of a run. Raises: CallError if there is no such run."""
         folder, job = self.find(name)
@@ -93,8 +97,8 @@ class Runs:
 
         Raises: CallError for a run that is at work.
         """
-        folder, _ = self.find(name)
-        if self.state(name).name in ACTIVE:
+        folder, latest = self.find(name)
+        if state_of(folder, latest).name in ACTIVE:
             raise CallError(409, "at_work", f"the run {name} is waiting or at work", "stop it first")
         if folder is not None:
             if folder.is_symlink():
@@ -118,7 +122,7 @@ class Runs:
         return {**figures, "name": name, "state": state.name, "why": state.why, "at": at}
 
     def _figures_of(self, name: str, folder: Path) -> Mapping[str, Any]:
-        stamp = tuple(_stamp(folder / file) for file in FILES)
+        stamp = tuple(file_stamp(folder / file) for file in FILES)
         known = self._figures.get(name)
         if known is None or known[0] != stamp:
             at = max((float(one[0]) / 1e9 for one in stamp if one), default=0.0)
@@ -188,14 +192,6 @@ def process_of(folder: Path) -> psutil.Process | None:
         process = psutil.Process(int(holder))
         return running({"pid": process.pid, "started": process.create_time()})
     return None
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def _remove(folder: Path) -> None:

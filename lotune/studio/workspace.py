@@ -128,6 +128,15 @@ class Workspace:
         return name + suffix
 
 
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes with a file's content, its time in nanoseconds and its bytes; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 def is_row_file(name: str) -> bool:
     """Return whether a file may hold rows, by its suffix."""
     return Path(name).suffix.lower() in READERS
